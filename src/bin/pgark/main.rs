@@ -1,0 +1,2 @@
+//! `pgark`: the companion that an operator calls.
+fn main() {}

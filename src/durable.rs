@@ -1,0 +1,177 @@
+//! The only fsyncs, renames and removals of pgark, behind one small trait.
+//!
+//! Owns: what "durable" means. When a function here returns, what its name says survives a power cut; what it does
+//! not say may be lost. The trait exists so that tests can play faults and power cuts through every use of it.
+//! Does not own: which files there are (that is the store, the spool and the restore).
+
+use crate::error::{Context, Error, Result};
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
+use std::fmt::Debug;
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::Path;
+
+/// The operations of a file system on which durability hangs.
+pub trait Disk: Send + Sync + Debug {
+    /// Creates a file that must not exist yet, readable and writable, with these permissions. Nothing is durable.
+    fn create_new(&self, path: &Path, mode: u32) -> io::Result<File>;
+
+    /// Creates one directory that must not exist yet. Nothing is durable.
+    fn create_directory(&self, path: &Path, mode: u32) -> io::Result<()>;
+
+    /// Makes the content and the length of `file`, which is open as `path`, survive a power cut; not its name.
+    fn sync_file(&self, file: &File, path: &Path) -> io::Result<()>;
+
+    /// Makes the names in a directory survive a power cut: those created, renamed and removed before the call.
+    fn sync_directory(&self, path: &Path) -> io::Result<()>;
+
+    /// Gives a file a new name on the same file system, atomically, unless that name exists
+    /// ([`io::ErrorKind::AlreadyExists`]). Durable only after [`Disk::sync_directory`].
+    fn rename_new(&self, from: &Path, to: &Path) -> io::Result<()>;
+
+    /// Gives a file a new name on the same file system, atomically, in place of whatever had that name.
+    fn rename_over(&self, from: &Path, to: &Path) -> io::Result<()>;
+
+    /// Removes a file's name.
+    fn remove_file(&self, path: &Path) -> io::Result<()>;
+}
+
+/// The operating system's file system.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RealDisk;
+
+impl Disk for RealDisk {
+    fn create_new(&self, path: &Path, mode: u32) -> io::Result<File> {
+        OpenOptions::new().read(true).write(true).create_new(true).mode(mode).open(path)
+    }
+
+    fn create_directory(&self, path: &Path, mode: u32) -> io::Result<()> {
+        DirBuilder::new().mode(mode).create(path)
+    }
+
+    fn sync_file(&self, file: &File, _path: &Path) -> io::Result<()> {
+        // fdatasync also writes the length, which is all that is needed to read the bytes back.
+        file.sync_data()
+    }
+
+    fn sync_directory(&self, path: &Path) -> io::Result<()> {
+        File::open(path)?.sync_all()
+    }
+
+    fn rename_new(&self, from: &Path, to: &Path) -> io::Result<()> {
+        match renameat2(AT_FDCWD, from, AT_FDCWD, to, RenameFlags::RENAME_NOREPLACE) {
+            Ok(()) => Ok(()),
+            // NFS and some FUSE file systems do not know the flag; a hard link is as atomic, in two steps.
+            Err(Errno::EINVAL | Errno::ENOSYS | Errno::EOPNOTSUPP) => {
+                fs::hard_link(from, to)?;
+                fs::remove_file(from)
+            }
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    fn rename_over(&self, from: &Path, to: &Path) -> io::Result<()> {
+        fs::rename(from, to)
+    }
+
+    fn remove_file(&self, path: &Path) -> io::Result<()> {
+        fs::remove_file(path)
+    }
+}
+
+/// Creates a directory and whatever is missing above it; every new name is durable when this returns.
+///
+/// # Errors
+/// The operating system's, with the directory's name. A directory that somebody else creates meanwhile is fine.
+pub fn create_directories(disk: &dyn Disk, path: &Path, mode: u32) -> Result<()> {
+    if path.as_os_str().is_empty() || path.is_dir() {
+        return Ok(());
+    }
+    let parent = path.parent().unwrap_or(Path::new("/"));
+    create_directories(disk, parent, mode)?;
+    let directory_name = || format!("could not create directory \"{}\"", path.display());
+    match disk.create_directory(path, mode) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        other => other.context(directory_name)?,
+    }
+    // Also when another process created it: its own fsync may still be on the way.
+    disk.sync_directory(if parent.as_os_str().is_empty() { Path::new(".") } else { parent })
+        .context(directory_name)
+}
+
+/// Puts `content` under `path` in place of whatever was there; when this returns it survives a power cut, and at any
+/// moment before, `path` holds either all of the old content or all of the new.
+///
+/// # Errors
+/// The operating system's, with the file's name; the temporary name beside it is removed.
+pub fn replace_file(disk: &dyn Disk, path: &Path, content: &[u8], mode: u32) -> Result<()> {
+    let mut temporary = path.as_os_str().to_owned();
+    temporary.push(format!(".{}.pgark", std::process::id()));
+    let temporary = Path::new(&temporary);
+    let attempt = || -> io::Result<()> {
+        match disk.remove_file(temporary) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let mut file = disk.create_new(temporary, mode)?;
+        file.write_all(content)?;
+        disk.sync_file(&file, temporary)?;
+        disk.rename_over(temporary, path)?;
+        disk.sync_directory(parent_directory(path))
+    };
+    attempt().map_err(|error| {
+        // Best effort: the name carries our process id, and the next run of this process number replaces it.
+        let _ = disk.remove_file(temporary);
+        Error::io(format!("could not write \"{}\"", path.display()), error)
+    })
+}
+
+/// The directory that holds `path`'s name.
+pub fn parent_directory(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_new_name_never_replaces_an_old_one() {
+        let scratch = tempfile::tempdir().unwrap();
+        let (from, to) = (scratch.path().join("from"), scratch.path().join("to"));
+        fs::write(&from, b"new").unwrap();
+        fs::write(&to, b"old").unwrap();
+        assert_eq!(RealDisk.rename_new(&from, &to).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(fs::read(&to).unwrap(), b"old");
+        fs::remove_file(&to).unwrap();
+        RealDisk.rename_new(&from, &to).unwrap();
+        assert_eq!(fs::read(&to).unwrap(), b"new");
+        assert!(!from.exists());
+    }
+
+    #[test]
+    fn replaced_files_leave_no_other_name() {
+        let scratch = tempfile::tempdir().unwrap();
+        let path = scratch.path().join("a");
+        replace_file(&RealDisk, &path, b"one", 0o600).unwrap();
+        replace_file(&RealDisk, &path, b"two", 0o600).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"two");
+        assert_eq!(fs::read_dir(scratch.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn directories_are_created_with_their_parents() {
+        let scratch = tempfile::tempdir().unwrap();
+        let deep = scratch.path().join("a/b/c");
+        create_directories(&RealDisk, &deep, 0o700).unwrap();
+        create_directories(&RealDisk, &deep, 0o700).unwrap();
+        assert!(deep.is_dir());
+        fs::write(scratch.path().join("file"), b"").unwrap();
+        assert!(create_directories(&RealDisk, &scratch.path().join("file/d"), 0o700).is_err());
+    }
+}

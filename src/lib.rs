@@ -1,0 +1,22 @@
+//! pgark archives PostgreSQL's WAL, takes base backups and brings a cluster back to any point in time.
+//!
+//! # Journeys
+//! * A WAL file is archived: `bin/archive-push` → [`push`] → the socket in [`spool`] → `agent` → `repository`
+//!   → `store`.
+//! * A WAL file is restored: `bin/archive-get` → [`get`] → the same socket → `agent`, which fetches ahead.
+//! * A base backup: `pgark base-backup` → `backup` → `repository`.
+//! * A recovery: `pgark recover` → `recover`, which plans, restores and configures; PostgreSQL then calls
+//!   `archive-get`.
+//!
+//! # Layers
+//! Imports point downwards only; `tests/architecture.rs` holds them to this order.
+//! [`error`] → [`postgres`], [`config`], [`durable`] → [`spool`] → [`push`], [`get`] ═ the small programs end here ═
+//! `monitor`, `clock` → `codec` → `store` → `repository` → `agent`, `backup`, `recover` and the other use cases →
+//! `terminal` → `bin`.
+//!
+//! Start reading at [`postgres`] for the words, then at the use case that interests you.
+
+pub mod config;
+pub mod durable;
+pub mod error;
+pub mod postgres;

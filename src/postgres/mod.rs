@@ -3,10 +3,17 @@
 //! Owns: every format and name that PostgreSQL prescribes, each with its source. Does no I/O and links only std
 //! and serde, because the small programs need half of it.
 
+mod little_endian;
 pub mod lsn;
+pub mod major_version;
+pub mod system_identifier;
 pub mod timeline;
 pub mod wal_file;
+pub mod wal_header;
 
 pub use lsn::{Lsn, SegmentNumber, SegmentSize};
+pub use major_version::MajorVersion;
+pub use system_identifier::SystemIdentifier;
 pub use timeline::{TimelineHistory, TimelineId, TimelineSwitch};
 pub use wal_file::{SegmentName, WalFileName};
+pub use wal_header::{LongPageHeader, WalPageHeader};

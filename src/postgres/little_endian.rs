@@ -1,0 +1,33 @@
+//! Integers at given offsets of foreign bytes: `None` instead of a panic where the bytes end.
+//!
+//! Every supported PostgreSQL writes its files in the byte order of its machine; pgark supports little-endian ones.
+
+/// The `N` bytes at `offset`.
+pub(super) fn array_at<const N: usize>(bytes: &[u8], offset: usize) -> Option<[u8; N]> {
+    bytes.get(offset..)?.first_chunk().copied()
+}
+
+/// The byte at `offset`.
+pub(super) fn u8_at(bytes: &[u8], offset: usize) -> Option<u8> {
+    bytes.get(offset).copied()
+}
+
+/// The two bytes at `offset`.
+pub(super) fn u16_at(bytes: &[u8], offset: usize) -> Option<u16> {
+    array_at(bytes, offset).map(u16::from_le_bytes)
+}
+
+/// The four bytes at `offset`.
+pub(super) fn u32_at(bytes: &[u8], offset: usize) -> Option<u32> {
+    array_at(bytes, offset).map(u32::from_le_bytes)
+}
+
+/// The eight bytes at `offset`.
+pub(super) fn u64_at(bytes: &[u8], offset: usize) -> Option<u64> {
+    array_at(bytes, offset).map(u64::from_le_bytes)
+}
+
+/// The eight bytes at `offset`, signed.
+pub(super) fn i64_at(bytes: &[u8], offset: usize) -> Option<i64> {
+    array_at(bytes, offset).map(i64::from_le_bytes)
+}

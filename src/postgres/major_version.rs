@@ -1,0 +1,110 @@
+//! The major versions of PostgreSQL that pgark supports, and the marks by which its files tell them.
+
+use std::fmt;
+
+/// A major version of PostgreSQL; formats differ between them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[allow(missing_docs)]
+pub enum MajorVersion {
+    V13,
+    V14,
+    V15,
+    V16,
+    V17,
+    V18,
+}
+
+impl MajorVersion {
+    /// Every supported version, oldest first.
+    pub const ALL: [MajorVersion; 6] = [
+        MajorVersion::V13,
+        MajorVersion::V14,
+        MajorVersion::V15,
+        MajorVersion::V16,
+        MajorVersion::V17,
+        MajorVersion::V18,
+    ];
+
+    /// The number, as in `PG_VERSION`.
+    pub const fn as_u32(self) -> u32 {
+        match self {
+            MajorVersion::V13 => 13,
+            MajorVersion::V14 => 14,
+            MajorVersion::V15 => 15,
+            MajorVersion::V16 => 16,
+            MajorVersion::V17 => 17,
+            MajorVersion::V18 => 18,
+        }
+    }
+
+    /// The first two bytes of every WAL page. Source: `access/xlog_internal.h`, `XLOG_PAGE_MAGIC`.
+    pub const fn wal_magic(self) -> u16 {
+        match self {
+            MajorVersion::V13 => 0xD106,
+            MajorVersion::V14 => 0xD10D,
+            MajorVersion::V15 => 0xD110,
+            MajorVersion::V16 => 0xD113,
+            MajorVersion::V17 => 0xD116,
+            MajorVersion::V18 => 0xD118,
+        }
+    }
+
+    /// The format of the system catalogs. Source: `catalog/catversion.h`, `CATALOG_VERSION_NO`.
+    pub const fn catalog_version(self) -> u32 {
+        match self {
+            MajorVersion::V13 => 202007201,
+            MajorVersion::V14 => 202107181,
+            MajorVersion::V15 => 202209061,
+            MajorVersion::V16 => 202307071,
+            MajorVersion::V17 => 202406281,
+            MajorVersion::V18 => 202506291,
+        }
+    }
+
+    /// The format of `pg_control`. Source: `catalog/pg_control.h`, `PG_CONTROL_VERSION`.
+    pub const fn control_version(self) -> u32 {
+        match self {
+            MajorVersion::V13 | MajorVersion::V14 | MajorVersion::V15 | MajorVersion::V16 => 1300,
+            MajorVersion::V17 => 1700,
+            MajorVersion::V18 => 1800,
+        }
+    }
+
+    /// The version with this number; `None` if pgark does not support it.
+    pub fn new(number: u32) -> Option<MajorVersion> {
+        MajorVersion::ALL.into_iter().find(|version| version.as_u32() == number)
+    }
+
+    /// The version that writes WAL pages with this magic.
+    pub fn of_wal_magic(magic: u16) -> Option<MajorVersion> {
+        MajorVersion::ALL.into_iter().find(|version| version.wal_magic() == magic)
+    }
+
+    /// The version whose catalogs have this format. Development versions of PostgreSQL have none.
+    pub fn of_catalog_version(catalog_version: u32) -> Option<MajorVersion> {
+        MajorVersion::ALL.into_iter().find(|version| version.catalog_version() == catalog_version)
+    }
+}
+
+impl fmt::Display for MajorVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.as_u32())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_mark_leads_back_to_its_version() {
+        for version in MajorVersion::ALL {
+            assert_eq!(MajorVersion::new(version.as_u32()), Some(version));
+            assert_eq!(MajorVersion::of_wal_magic(version.wal_magic()), Some(version));
+            assert_eq!(MajorVersion::of_catalog_version(version.catalog_version()), Some(version));
+        }
+        assert_eq!(MajorVersion::new(12), None);
+        assert_eq!(MajorVersion::of_wal_magic(0xD101), None);
+        assert_eq!(MajorVersion::of_catalog_version(0), None);
+    }
+}

@@ -3,6 +3,7 @@
 //! Owns: every format and name that PostgreSQL prescribes, each with its source. Does no I/O and links only std
 //! and serde, because the small programs need half of it.
 
+pub mod control_file;
 mod little_endian;
 pub mod lsn;
 pub mod major_version;
@@ -11,6 +12,7 @@ pub mod timeline;
 pub mod wal_file;
 pub mod wal_header;
 
+pub use control_file::{ClusterState, ControlFile};
 pub use lsn::{Lsn, SegmentNumber, SegmentSize};
 pub use major_version::MajorVersion;
 pub use system_identifier::SystemIdentifier;

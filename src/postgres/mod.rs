@@ -3,6 +3,8 @@
 //! Owns: every format and name that PostgreSQL prescribes, each with its source. Does no I/O and links only std
 //! and serde, because the small programs need half of it.
 
+#[cfg(feature = "companion")]
+pub mod backup_manifest;
 pub mod control_file;
 mod little_endian;
 pub mod lsn;
@@ -12,6 +14,10 @@ pub mod timeline;
 pub mod wal_file;
 pub mod wal_header;
 
+#[cfg(feature = "companion")]
+pub use backup_manifest::{
+    BackupManifestReader, BackupManifestWriter, ManifestFile, ManifestVersion, WalRange,
+};
 pub use control_file::{ClusterState, ControlFile};
 pub use lsn::{Lsn, SegmentNumber, SegmentSize};
 pub use major_version::MajorVersion;

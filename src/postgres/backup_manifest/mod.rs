@@ -1,0 +1,59 @@
+//! `backup_manifest`: PostgreSQL's own list of the files of a base backup.
+//!
+//! Owns: the text form, exactly as the server writes it, so that `pg_verifybackup` and `pg_combinebackup` accept ours.
+//! Does not own: which files belong to a backup.
+//!
+//! Source: PostgreSQL `backup/backup_manifest.c` and `common/parse_manifest.c`; manual, "Backup Manifest Format".
+
+mod reader;
+mod writer;
+
+pub use reader::BackupManifestReader;
+pub use writer::BackupManifestWriter;
+
+use super::lsn::Lsn;
+use super::major_version::MajorVersion;
+use super::system_identifier::SystemIdentifier;
+use super::timeline::TimelineId;
+use std::borrow::Cow;
+
+/// The version of the format, with what only that version holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ManifestVersion {
+    /// Version 1, of PostgreSQL up to 16.
+    One,
+    /// Version 2, of PostgreSQL 17 and later, which names the cluster.
+    Two(SystemIdentifier),
+}
+
+/// One file of a base backup.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ManifestFile<'a> {
+    /// Path below the data directory, with `/`; what lies in a tablespace is below `pg_tblspc/<oid>/`. File names may be
+    /// any bytes.
+    pub path: Cow<'a, [u8]>,
+    /// Length in bytes.
+    pub size_bytes: u64,
+    /// Last modification, in seconds since 1970.
+    pub modified_unix_s: i64,
+    /// CRC-32C of the content; `None` if the backup was taken without checksums.
+    pub crc32c: Option<u32>,
+}
+
+/// A stretch of WAL that the backup needs: from `start` to `end` on `timeline`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WalRange {
+    /// The timeline.
+    pub timeline: TimelineId,
+    /// The first position that is needed.
+    pub start: Lsn,
+    /// The position after the last byte that is needed.
+    pub end: Lsn,
+}
+
+impl ManifestVersion {
+    /// The version that the server of this major version writes.
+    pub fn written_by(version: MajorVersion, system: SystemIdentifier) -> ManifestVersion {
+        if version >= MajorVersion::V17 { ManifestVersion::Two(system) } else { ManifestVersion::One }
+    }
+}

@@ -9,6 +9,8 @@ pub mod control_file;
 mod little_endian;
 pub mod lsn;
 pub mod major_version;
+#[cfg(feature = "companion")]
+pub mod page;
 pub mod system_identifier;
 pub mod timeline;
 pub mod wal_file;

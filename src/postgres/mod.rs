@@ -4,6 +4,8 @@
 //! and serde, because the small programs need half of it.
 
 #[cfg(feature = "companion")]
+pub mod backup_label;
+#[cfg(feature = "companion")]
 pub mod backup_manifest;
 pub mod control_file;
 mod little_endian;
@@ -12,6 +14,8 @@ pub mod major_version;
 #[cfg(feature = "companion")]
 pub mod page;
 pub mod system_identifier;
+#[cfg(feature = "companion")]
+pub mod tablespace_map;
 pub mod timeline;
 pub mod wal_file;
 pub mod wal_header;

@@ -1,0 +1,304 @@
+//! `backup_label` and the backup history file: where a base backup began and, in the latter, ended.
+//!
+//! Owns: reading both, and the two lines that mark an incremental backup. Does not own: writing a label; the server does.
+
+use super::lsn::Lsn;
+use super::timeline::TimelineId;
+use super::wal_file::SegmentName;
+use crate::error::{Error, Result};
+
+/// The longest label that is read, in bytes; the server writes a few hundred, and a label of at most 1024.
+pub const BACKUP_LABEL_BYTES_MAX: usize = 16 << 10;
+
+/// What `backup_label` says.
+///
+/// Text form: a line `KEY: value` for each field. Source: PostgreSQL `access/transam/xlogbackup.c`,
+/// `build_backup_content`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BackupLabel {
+    /// Where replay must begin.
+    pub start_point: Lsn,
+    /// The segment that holds the start point.
+    pub start_segment: SegmentName,
+    /// The checkpoint's record.
+    pub checkpoint: Lsn,
+    /// How the copy came to be.
+    pub method: BackupMethod,
+    /// What kind of server it was taken from.
+    pub source: BackupSource,
+    /// When it began, in the zone of the server's log; for people.
+    pub start_time: String,
+    /// The label that was given to it; bytes that are not UTF-8 are replaced.
+    pub label: String,
+    /// The timeline of the start point.
+    pub start_timeline: TimelineId,
+    /// Of an incremental backup: its parent's start point.
+    pub incremental_from: Option<IncrementalFrom>,
+}
+
+/// What the backup history file `<segment>.<offset>.backup` says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BackupHistory {
+    /// What it shares with the label.
+    pub label: BackupLabel,
+    /// The position after the record that ends the backup; recovery must reach it.
+    pub stop_point: Lsn,
+    /// The segment of the stop point.
+    pub stop_segment: SegmentName,
+    /// When it ended, in the zone of the server's log; for people.
+    pub stop_time: String,
+    /// The timeline of the stop point.
+    pub stop_timeline: TimelineId,
+}
+
+/// The start point of the backup on which an incremental one builds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IncrementalFrom {
+    /// Where the parent's replay begins.
+    pub start_point: Lsn,
+    /// The timeline of that point.
+    pub timeline: TimelineId,
+}
+
+/// How the copy of a data directory came to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BackupMethod {
+    /// Copied while the server ran: recovery must see the backup's end.
+    Streamed,
+    /// Left behind by `pg_rewind`.
+    PgRewind,
+}
+
+/// What kind of server a backup was taken from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BackupSource {
+    /// A server in production.
+    Primary,
+    /// A server in recovery: there is no end record, and `pg_control` must be copied last.
+    Standby,
+}
+
+const INCREMENTAL_LSN: &str = "INCREMENTAL FROM LSN";
+const INCREMENTAL_TIMELINE: &str = "INCREMENTAL FROM TLI";
+
+impl BackupLabel {
+    /// Reads the content of `backup_label`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Damaged`](crate::error::ErrorKind::Damaged) if a field is missing, comes twice (a label with a line
+    /// feed in it can forge one), contradicts another, or is not what the server writes. Unknown fields are passed over.
+    pub fn parse(content: &[u8]) -> Result<BackupLabel> {
+        Fields::split("backup_label", content)?.label()
+    }
+}
+
+impl BackupHistory {
+    /// Reads the content of a backup history file; errors as for [`BackupLabel::parse`].
+    pub fn parse(content: &[u8]) -> Result<BackupHistory> {
+        let fields = Fields::split("backup history file", content)?;
+        let (stop_point, stop_segment) = fields.location("STOP WAL LOCATION")?;
+        let stop_timeline = fields.parsed("STOP TIMELINE")?;
+        let label = fields.label()?;
+        if stop_point < label.start_point || stop_segment.timeline() != stop_timeline {
+            return Err(fields.damaged("its stop point contradicts the rest"));
+        }
+        let stop_time = fields.required("STOP TIME")?.to_owned();
+        Ok(BackupHistory { label, stop_point, stop_segment, stop_time, stop_timeline })
+    }
+}
+
+/// The content of a `backup_label` as that of an incremental backup, as 17 and later write it themselves.
+pub fn with_incremental_from(label: &[u8], parent: IncrementalFrom) -> Vec<u8> {
+    let mut content = without_incremental_from(label);
+    let lines =
+        format!("{INCREMENTAL_LSN}: {}\n{INCREMENTAL_TIMELINE}: {}\n", parent.start_point, parent.timeline);
+    content.extend_from_slice(lines.as_bytes());
+    content
+}
+
+/// The content of a `backup_label` without the lines that mark an incremental backup: the server refuses to start from
+/// such a label, because the files beside it are not whole until they are combined.
+pub fn without_incremental_from(label: &[u8]) -> Vec<u8> {
+    let marks = |line: &&[u8]| {
+        !line.starts_with(INCREMENTAL_LSN.as_bytes()) && !line.starts_with(INCREMENTAL_TIMELINE.as_bytes())
+    };
+    label.split_inclusive(|byte| *byte == b'\n').filter(marks).collect::<Vec<_>>().concat()
+}
+
+/// The lines of a file, as keys and values.
+struct Fields {
+    file: &'static str,
+    lines: Vec<(String, String)>,
+}
+
+impl Fields {
+    fn split(file: &'static str, content: &[u8]) -> Result<Fields> {
+        if content.len() > BACKUP_LABEL_BYTES_MAX {
+            return Err(Error::damaged(format!("{file} has {} bytes", content.len())));
+        }
+        let lines = String::from_utf8_lossy(content)
+            .lines()
+            .filter_map(|line| line.split_once(": "))
+            .map(|(key, value)| (key.to_owned(), value.to_owned()))
+            .collect();
+        Ok(Fields { file, lines })
+    }
+
+    fn label(&self) -> Result<BackupLabel> {
+        let (start_point, start_segment) = self.location("START WAL LOCATION")?;
+        let start_timeline = self.parsed("START TIMELINE")?;
+        let checkpoint = self.parsed("CHECKPOINT LOCATION")?;
+        if start_segment.timeline() != start_timeline || checkpoint < start_point {
+            return Err(self.damaged("its start point contradicts the rest"));
+        }
+        let method = match self.required("BACKUP METHOD")? {
+            "streamed" => BackupMethod::Streamed,
+            "pg_rewind" => BackupMethod::PgRewind,
+            other => return Err(self.damaged(&format!("the backup method \"{other}\" is unknown"))),
+        };
+        let source = match self.required("BACKUP FROM")? {
+            "primary" | "master" => BackupSource::Primary,
+            "standby" => BackupSource::Standby,
+            other => return Err(self.damaged(&format!("a backup from \"{other}\" is unknown"))),
+        };
+        let incremental_from = match (self.value(INCREMENTAL_LSN)?, self.value(INCREMENTAL_TIMELINE)?) {
+            (None, None) => None,
+            _ => Some(IncrementalFrom {
+                start_point: self.parsed(INCREMENTAL_LSN)?,
+                timeline: self.parsed(INCREMENTAL_TIMELINE)?,
+            }),
+        };
+        Ok(BackupLabel {
+            start_point,
+            start_segment,
+            checkpoint,
+            method,
+            source,
+            start_time: self.required("START TIME")?.to_owned(),
+            label: self.value("LABEL")?.unwrap_or_default().to_owned(),
+            start_timeline,
+            incremental_from,
+        })
+    }
+
+    /// A value `0/3000028 (file 000000010000000000000003)`.
+    fn location(&self, key: &str) -> Result<(Lsn, SegmentName)> {
+        self.required(key)?
+            .strip_suffix(')')
+            .and_then(|value| value.split_once(" (file "))
+            .and_then(|(position, segment)| Some((position.parse().ok()?, segment.parse().ok()?)))
+            .ok_or_else(|| self.damaged(&format!("its {key} is not one")))
+    }
+
+    fn parsed<T: std::str::FromStr>(&self, key: &str) -> Result<T> {
+        self.required(key)?.parse().map_err(|_| self.damaged(&format!("its {key} is not one")))
+    }
+
+    fn required(&self, key: &str) -> Result<&str> {
+        self.value(key)?.ok_or_else(|| self.damaged(&format!("it has no {key}")))
+    }
+
+    fn value(&self, key: &str) -> Result<Option<&str>> {
+        let mut values = self.lines.iter().filter(|(name, _)| name == key).map(|(_, value)| value.as_str());
+        let value = values.next();
+        match values.next() {
+            None => Ok(value),
+            Some(_) => Err(self.damaged(&format!("it has {key} twice"))),
+        }
+    }
+
+    fn damaged(&self, why: &str) -> Error {
+        Error::damaged(format!("{} is damaged: {why}", self.file))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::ErrorKind;
+
+    /// Of `pg_backup_stop` of PostgreSQL 15.
+    const LABEL: &str = "START WAL LOCATION: 0/1400028 (file 000000010000000000000014)\n\
+        CHECKPOINT LOCATION: 0/1400060\n\
+        BACKUP METHOD: streamed\n\
+        BACKUP FROM: primary\n\
+        START TIME: 2026-11-20 17:21:51 UTC\n\
+        LABEL: a label: with a colon\n\
+        START TIMELINE: 1\n";
+
+    const HISTORY: &str = "START WAL LOCATION: 0/1400028 (file 000000010000000000000014)\n\
+        STOP WAL LOCATION: 0/1400100 (file 000000010000000000000014)\n\
+        CHECKPOINT LOCATION: 0/1400060\n\
+        BACKUP METHOD: streamed\n\
+        BACKUP FROM: primary\n\
+        START TIME: 2026-11-20 17:21:51 UTC\n\
+        LABEL: a label\n\
+        START TIMELINE: 1\n\
+        STOP TIME: 2026-11-20 17:21:52 UTC\n\
+        STOP TIMELINE: 1\n";
+
+    #[test]
+    fn reads_a_label() {
+        let label = BackupLabel::parse(LABEL.as_bytes()).unwrap();
+        assert_eq!(label.start_point.to_string(), "0/1400028");
+        assert_eq!(label.start_segment.to_string(), "000000010000000000000014");
+        assert_eq!(label.checkpoint.to_string(), "0/1400060");
+        assert_eq!((label.method, label.source), (BackupMethod::Streamed, BackupSource::Primary));
+        assert_eq!(label.start_time, "2026-11-20 17:21:51 UTC");
+        assert_eq!(label.label, "a label: with a colon");
+        assert_eq!(label.start_timeline, TimelineId::FIRST);
+        assert_eq!(label.incremental_from, None);
+    }
+
+    #[test]
+    fn reads_a_backup_history_file() {
+        let history = BackupHistory::parse(HISTORY.as_bytes()).unwrap();
+        assert_eq!(history.stop_point.to_string(), "0/1400100");
+        assert_eq!(history.stop_time, "2026-11-20 17:21:52 UTC");
+        assert_eq!(history.label.label, "a label");
+        assert!(BackupHistory::parse(LABEL.as_bytes()).is_err(), "a label has no stop point");
+        let before = HISTORY.replace("0/1400100", "0/1300100");
+        assert!(BackupHistory::parse(before.as_bytes()).is_err());
+    }
+
+    #[test]
+    fn marks_and_unmarks_an_incremental_backup() {
+        let parent =
+            IncrementalFrom { start_point: "0/1300028".parse().unwrap(), timeline: TimelineId::FIRST };
+        let marked = with_incremental_from(LABEL.as_bytes(), parent);
+        assert!(marked.ends_with(b"INCREMENTAL FROM LSN: 0/1300028\nINCREMENTAL FROM TLI: 1\n"));
+        assert_eq!(BackupLabel::parse(&marked).unwrap().incremental_from, Some(parent));
+        assert_eq!(with_incremental_from(&marked, parent), marked);
+        assert_eq!(without_incremental_from(&marked), LABEL.as_bytes());
+        let half = LABEL.to_owned() + "INCREMENTAL FROM TLI: 1\n";
+        assert!(BackupLabel::parse(half.as_bytes()).is_err());
+    }
+
+    #[test]
+    fn refuses_what_is_missing_forged_or_contradictory() {
+        for line in LABEL.lines().filter(|line| !line.starts_with("LABEL")) {
+            let without = LABEL.replace(&format!("{line}\n"), "");
+            assert_eq!(
+                BackupLabel::parse(without.as_bytes()).unwrap_err().kind(),
+                ErrorKind::Damaged,
+                "{line}"
+            );
+            let twice = LABEL.to_owned() + line + "\n";
+            assert_eq!(
+                BackupLabel::parse(twice.as_bytes()).unwrap_err().kind(),
+                ErrorKind::Damaged,
+                "{line}"
+            );
+        }
+        for (from, to) in [
+            ("START TIMELINE: 1", "START TIMELINE: 2"),
+            ("CHECKPOINT LOCATION: 0/1400060", "CHECKPOINT LOCATION: 0/1300060"),
+            ("(file 000000010000000000000014)", "(file 14)"),
+            ("streamed", "stolen"),
+            ("primary", "tape"),
+        ] {
+            assert!(BackupLabel::parse(LABEL.replace(from, to).as_bytes()).is_err(), "{to}");
+        }
+        assert!(BackupLabel::parse(&vec![b'\n'; BACKUP_LABEL_BYTES_MAX + 1]).is_err());
+    }
+}

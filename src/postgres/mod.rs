@@ -13,12 +13,21 @@ pub mod lsn;
 pub mod major_version;
 #[cfg(feature = "companion")]
 pub mod page;
+#[cfg(feature = "companion")]
+pub mod recovery_target;
+#[cfg(feature = "companion")]
+pub mod setting;
 pub mod system_identifier;
 #[cfg(feature = "companion")]
 pub mod tablespace_map;
+#[cfg(feature = "companion")]
+pub mod target_time;
 pub mod timeline;
+#[cfg(feature = "companion")]
+pub mod timestamp;
 pub mod wal_file;
 pub mod wal_header;
+pub mod xid;
 
 #[cfg(feature = "companion")]
 pub use backup_manifest::{
@@ -27,7 +36,14 @@ pub use backup_manifest::{
 pub use control_file::{ClusterState, ControlFile};
 pub use lsn::{Lsn, SegmentNumber, SegmentSize};
 pub use major_version::MajorVersion;
+#[cfg(feature = "companion")]
+pub use recovery_target::{
+    RecoveryTarget, RestorePointName, TargetAction, TargetBound, TargetSettings, TargetTimeline,
+};
 pub use system_identifier::SystemIdentifier;
 pub use timeline::{TimelineHistory, TimelineId, TimelineSwitch};
+#[cfg(feature = "companion")]
+pub use timestamp::PgTimestamp;
 pub use wal_file::{SegmentName, WalFileName};
 pub use wal_header::{LongPageHeader, WalPageHeader};
+pub use xid::Xid;

@@ -1,0 +1,76 @@
+//! Transaction numbers.
+
+use crate::error::{Error, Result};
+use std::fmt;
+use std::str::FromStr;
+
+/// The number of a transaction, without the epoch; 0 where a WAL record belongs to none.
+///
+/// Source: PostgreSQL `access/transam.h`; 1 and 2 are reserved.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Xid(u32);
+
+impl Xid {
+    /// The first number that a transaction can have.
+    const FIRST_NORMAL: u32 = 3;
+
+    /// The transaction with this number.
+    pub const fn new(number: u32) -> Xid {
+        Xid(number)
+    }
+
+    /// The number.
+    pub const fn as_u32(self) -> u32 {
+        self.0
+    }
+
+    /// Whether a transaction can have this number.
+    pub const fn is_normal(self) -> bool {
+        self.0 >= Xid::FIRST_NORMAL
+    }
+}
+
+impl fmt::Display for Xid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+impl fmt::Debug for Xid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl FromStr for Xid {
+    type Err = Error;
+
+    /// Reads the number of a transaction that can have committed: decimal digits, with or without the epoch that
+    /// `pg_current_xact_id()` adds in the upper 32 bits. WAL does not know the epoch, so it is dropped, as
+    /// `recovery_target_xid` does.
+    fn from_str(text: &str) -> Result<Xid> {
+        let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+        let number: Option<u64> = if digits { text.parse().ok() } else { None };
+        number.map(|number| Xid((number & 0xFFFF_FFFF) as u32)).filter(|xid| xid.is_normal()).ok_or_else(
+            || {
+                Error::usage(format!("\"{text}\" is not the number of a transaction"))
+                    .hint("pg_current_xact_id() and txid_current() print it; the first one is 3.")
+            },
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_epoch_is_dropped() {
+        assert_eq!("731".parse::<Xid>().unwrap(), Xid::new(731));
+        assert_eq!("4294968027".parse::<Xid>().unwrap(), Xid::new(731));
+        assert_eq!("4294967295".parse::<Xid>().unwrap().to_string(), "4294967295");
+        for text in ["", "0", "2", "4294967296", "-1", "+3", "0x10", "18446744073709551616"] {
+            assert!(text.parse::<Xid>().is_err(), "{text:?}");
+        }
+    }
+}

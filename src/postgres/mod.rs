@@ -1,7 +1,7 @@
 //! What PostgreSQL defines: bytes and names in, types out.
 //!
-//! Owns: every format and name that PostgreSQL prescribes, each with its source. Does no I/O and links only std
-//! and serde, because the small programs need half of it.
+//! Owns: every format and name that PostgreSQL prescribes, each with its source. Does no I/O. What the small programs
+//! need links only std, serde and crc32c; the rest is behind the feature `companion`.
 
 #[cfg(feature = "companion")]
 pub mod backup_label;
@@ -27,6 +27,13 @@ pub mod timeline;
 pub mod timestamp;
 pub mod wal_file;
 pub mod wal_header;
+#[cfg(feature = "companion")]
+mod wal_payload;
+#[cfg(feature = "companion")]
+pub mod wal_reader;
+#[cfg(feature = "companion")]
+pub mod wal_record;
+#[cfg(feature = "companion")]
 pub mod xid;
 
 #[cfg(feature = "companion")]
@@ -46,4 +53,9 @@ pub use timeline::{TimelineHistory, TimelineId, TimelineSwitch};
 pub use timestamp::PgTimestamp;
 pub use wal_file::{SegmentName, WalFileName};
 pub use wal_header::{LongPageHeader, WalPageHeader};
+#[cfg(feature = "companion")]
+pub use wal_reader::{WalEnd, WalEndCause, WalProgress, WalReader};
+#[cfg(feature = "companion")]
+pub use wal_record::{CheckpointKind, ResourceManager, TransactionEnd, WalPayload, WalRecord};
+#[cfg(feature = "companion")]
 pub use xid::Xid;

@@ -1,0 +1,524 @@
+//! Finds what a WAL record says while its bytes pass by, so that no record is ever held as a whole.
+
+use super::little_endian::{i64_at, u8_at, u16_at, u32_at, u64_at};
+use super::lsn::Lsn;
+use super::major_version::MajorVersion;
+use super::timeline::TimelineId;
+use super::timestamp::PgTimestamp;
+use super::wal_record::{CheckpointKind, RecordHeader, ResourceManager, TransactionEnd, WalPayload};
+use super::xid::Xid;
+
+/// The most bytes that the headers before a record's data can have: 33 blocks of at most 27 bytes, the origin, the
+/// top-level transaction and the length of the main data.
+///
+/// Source: PostgreSQL `access/xlogrecord.h`, `XLR_MAX_BLOCK_ID` and `MaxSizeOfXLogRecordBlockHeader`.
+const HEADERS_BYTES_MAX: usize = 33 * 27 + 3 + 5 + 5;
+
+/// The longest part of a main data that is kept: a restore point's, a time and 64 bytes of name.
+const KEPT_BYTES_MAX: usize = 72;
+
+/// Takes the bytes of one record after another.
+pub(super) struct PayloadDecoder {
+    kind: Kind,
+    version: MajorVersion,
+    xid: Xid,
+    body_bytes: u64,
+    phase: Phase,
+    headers: Kept<HEADERS_BYTES_MAX>,
+    main: MainData,
+}
+
+/// What is taken from the main data: its first bytes, or what the end of a transaction says.
+struct MainData {
+    kept: Kept<KEPT_BYTES_MAX>,
+    transaction: TransactionWalk,
+}
+
+/// What kind of record is passing.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Commit,
+    CommitPrepared,
+    Abort,
+    AbortPrepared,
+    RestorePoint,
+    Checkpoint(CheckpointKind),
+    EndOfRecovery,
+    BackupEnd,
+    Switch,
+    Other,
+}
+
+#[derive(Clone, Copy)]
+enum Phase {
+    /// The headers before the data are being kept.
+    Headers,
+    /// This many bytes of block data come before the main data.
+    Blocks(u64),
+    /// The main data passes.
+    Main,
+    /// The headers made no sense.
+    Broken,
+}
+
+impl Kind {
+    /// Source: PostgreSQL `catalog/pg_control.h`, `XLOG_*`; `access/xact.h`, `XLOG_XACT_*`.
+    fn of(header: &RecordHeader) -> Kind {
+        match (header.resource_manager, header.info & 0xF0) {
+            (ResourceManager::XLOG, 0x00) => Kind::Checkpoint(CheckpointKind::Shutdown),
+            (ResourceManager::XLOG, 0x10) => Kind::Checkpoint(CheckpointKind::Online),
+            (ResourceManager::XLOG, 0x40) => Kind::Switch,
+            (ResourceManager::XLOG, 0x50) => Kind::BackupEnd,
+            (ResourceManager::XLOG, 0x70) => Kind::RestorePoint,
+            (ResourceManager::XLOG, 0x90) => Kind::EndOfRecovery,
+            // The highest bit says whether flags follow.
+            (ResourceManager::TRANSACTION, info) => match info & 0x70 {
+                0x00 => Kind::Commit,
+                0x20 => Kind::Abort,
+                0x30 => Kind::CommitPrepared,
+                0x40 => Kind::AbortPrepared,
+                _ => Kind::Other,
+            },
+            _ => Kind::Other,
+        }
+    }
+
+    fn is_transaction_end(self) -> bool {
+        matches!(self, Kind::Commit | Kind::CommitPrepared | Kind::Abort | Kind::AbortPrepared)
+    }
+}
+
+impl PayloadDecoder {
+    pub(super) fn new() -> PayloadDecoder {
+        PayloadDecoder {
+            kind: Kind::Other,
+            version: MajorVersion::V13,
+            xid: Xid::new(0),
+            body_bytes: 0,
+            phase: Phase::Headers,
+            headers: Kept::new(),
+            main: MainData { kept: Kept::new(), transaction: TransactionWalk::new() },
+        }
+    }
+
+    /// Begins a record that has `body_bytes` after its fixed header.
+    pub(super) fn begin(&mut self, header: &RecordHeader, body_bytes: u64, version: MajorVersion) {
+        self.kind = Kind::of(header);
+        self.version = version;
+        self.xid = header.xid;
+        self.body_bytes = body_bytes;
+        self.phase = Phase::Headers;
+        self.headers.length = 0;
+        self.main.kept.length = 0;
+        self.main.transaction = TransactionWalk::new();
+        self.main.transaction.has_flags = header.info & 0x80 != 0;
+    }
+
+    /// Takes the next bytes of the body.
+    pub(super) fn push(&mut self, bytes: &[u8]) {
+        if matches!(self.kind, Kind::Other | Kind::Switch) {
+            return;
+        }
+        let mut bytes = bytes;
+        if let Phase::Headers = self.phase {
+            bytes = self.headers.push(bytes, HEADERS_BYTES_MAX);
+            let kept = self.headers.get();
+            let seen_bytes = kept.len() as u64;
+            if seen_bytes < self.body_bytes.min(HEADERS_BYTES_MAX as u64) {
+                return;
+            }
+            let Some(main_offset) = main_data_offset(kept, self.body_bytes, self.version) else {
+                self.phase = Phase::Broken;
+                return;
+            };
+            // What was kept may reach into the main data already.
+            self.phase = Phase::Blocks(main_offset.saturating_sub(seen_bytes));
+            let main = usize::try_from(main_offset).ok().and_then(|offset| kept.get(offset..));
+            self.main.push(self.kind, self.version, main.unwrap_or_default());
+        }
+        if let Phase::Blocks(left) = self.phase {
+            let skipped = left.min(bytes.len() as u64);
+            bytes = bytes.get(skipped as usize..).unwrap_or_default();
+            self.phase = if skipped == left { Phase::Main } else { Phase::Blocks(left - skipped) };
+        }
+        if let Phase::Main = self.phase {
+            self.main.push(self.kind, self.version, bytes);
+        }
+    }
+
+    /// What the record said, after its last byte; `None` if a record of this kind cannot be like that.
+    pub(super) fn finish(&self) -> Option<WalPayload<'_>> {
+        let main = self.main.kept.get();
+        let lsn = |offset| u64_at(main, offset).and_then(Lsn::new);
+        let timeline = |offset| u32_at(main, offset).and_then(TimelineId::new);
+        let time = |offset| i64_at(main, offset).map(PgTimestamp::new);
+        let transaction = || -> Option<TransactionEnd> {
+            let prepared = matches!(self.kind, Kind::CommitPrepared | Kind::AbortPrepared);
+            let xid = if prepared { self.main.transaction.prepared? } else { self.xid };
+            Some(TransactionEnd { xid, time: self.main.transaction.time? })
+        };
+        Some(match self.kind {
+            Kind::Commit | Kind::CommitPrepared => WalPayload::Commit(transaction()?),
+            Kind::Abort | Kind::AbortPrepared => WalPayload::Abort(transaction()?),
+            Kind::RestorePoint => {
+                let name = main.get(8..)?;
+                let length = name.iter().position(|byte| *byte == 0)?;
+                WalPayload::RestorePoint { time: time(0)?, name: name.get(..length)? }
+            }
+            Kind::Checkpoint(kind) => WalPayload::Checkpoint {
+                kind,
+                redo: lsn(0)?,
+                timeline: timeline(8)?,
+                previous_timeline: timeline(12)?,
+            },
+            Kind::EndOfRecovery => WalPayload::EndOfRecovery {
+                time: time(0)?,
+                timeline: timeline(8)?,
+                previous_timeline: timeline(12)?,
+            },
+            Kind::BackupEnd => WalPayload::BackupEnd { start_point: lsn(0)? },
+            Kind::Switch => WalPayload::Switch,
+            Kind::Other => WalPayload::Other,
+        })
+    }
+}
+
+impl MainData {
+    fn push(&mut self, kind: Kind, version: MajorVersion, bytes: &[u8]) {
+        if kind.is_transaction_end() {
+            self.transaction.push(bytes, version);
+        } else {
+            self.kept.push(bytes, KEPT_BYTES_MAX);
+        }
+    }
+}
+
+/// Where the main data begins in the body of a record, whose headers `headers` holds; `None` if they make no sense.
+///
+/// Shape of a body: headers of the blocks; perhaps the origin and the top-level transaction; the header of the main data
+/// with its length; the data of the blocks; the main data. Source: PostgreSQL `access/xlogrecord.h`;
+/// `access/transam/xlogreader.c`, `DecodeXLogRecord`.
+fn main_data_offset(headers: &[u8], body_bytes: u64, version: MajorVersion) -> Option<u64> {
+    let mut at = 0_usize;
+    let mut block_bytes = 0_u64;
+    let mut main_bytes = 0_u64;
+    while body_bytes.checked_sub(at as u64)? > block_bytes {
+        let id = u8_at(headers, at)?;
+        at += 1;
+        match id {
+            // The length of the main data, short or long, always last.
+            255 => {
+                main_bytes = u8_at(headers, at)?.into();
+                at += 1;
+                break;
+            }
+            254 => {
+                main_bytes = u32_at(headers, at)?.into();
+                at += 4;
+                break;
+            }
+            // The replication origin; the top-level transaction.
+            253 => at += 2,
+            252 => at += 4,
+            // A block.
+            0..=32 => {
+                let flags = u8_at(headers, at)?;
+                block_bytes += u64::from(u16_at(headers, at + 1)?);
+                at += 3;
+                if flags & 0x10 != 0 {
+                    block_bytes += u64::from(u16_at(headers, at)?);
+                    let image_flags = u8_at(headers, at + 4)?;
+                    at += 5;
+                    // The length of a compressed page's hole is stored; else it follows.
+                    if image_flags & 0x01 != 0 && is_compressed(image_flags, version) {
+                        at += 2;
+                    }
+                }
+                // The relation, unless it is that of the block before; then the block number.
+                at += if flags & 0x80 == 0 { 12 + 4 } else { 4 };
+            }
+            _ => return None,
+        }
+    }
+    let main_offset = at as u64 + block_bytes;
+    (main_offset.checked_add(main_bytes)? == body_bytes).then_some(main_offset)
+}
+
+/// Whether a page image is compressed. Source: `access/xlogrecord.h`, `BKPIMAGE_*`, which changed in 15.
+fn is_compressed(image_flags: u8, version: MajorVersion) -> bool {
+    let compressed = if version >= MajorVersion::V15 { 0x04 | 0x08 | 0x10 } else { 0x02 };
+    image_flags & compressed != 0
+}
+
+/// The first bytes of something, up to `N`.
+#[derive(Clone, Copy)]
+struct Kept<const N: usize> {
+    bytes: [u8; N],
+    length: usize,
+}
+
+impl<const N: usize> Kept<N> {
+    const fn new() -> Kept<N> {
+        Kept { bytes: [0; N], length: 0 }
+    }
+
+    fn get(&self) -> &[u8] {
+        self.bytes.get(..self.length).unwrap_or_default()
+    }
+
+    /// Keeps what is missing up to `wanted` bytes; gives back the rest.
+    fn push<'a>(&mut self, bytes: &'a [u8], wanted: usize) -> &'a [u8] {
+        let taken = wanted.min(N).saturating_sub(self.length).min(bytes.len());
+        let (kept, rest) = bytes.split_at_checked(taken).unwrap_or((bytes, &[]));
+        if let Some(place) = self.bytes.get_mut(self.length..self.length + taken) {
+            place.copy_from_slice(kept);
+            self.length += taken;
+        }
+        rest
+    }
+}
+
+/// Walks over the main data of a commit or abort up to the number of a prepared transaction, which stands behind lists of
+/// any length.
+///
+/// Source: PostgreSQL `access/xact.h`, `xl_xact_commit`; `access/rmgrdesc/xactdesc.c`, `ParseCommitRecord`.
+struct TransactionWalk {
+    has_flags: bool,
+    flags: u32,
+    part: Option<Part>,
+    kept: Kept<8>,
+    skipped_bytes: u64,
+    time: Option<PgTimestamp>,
+    prepared: Option<Xid>,
+}
+
+/// The parts of the main data, in this order; all but the first are optional.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Part {
+    Time,
+    Flags,
+    Database,
+    Subtransactions,
+    Relations,
+    Statistics,
+    Invalidations,
+    Prepared,
+}
+
+impl TransactionWalk {
+    const fn new() -> TransactionWalk {
+        TransactionWalk {
+            has_flags: false,
+            flags: 0,
+            part: Some(Part::Time),
+            kept: Kept::new(),
+            skipped_bytes: 0,
+            time: None,
+            prepared: None,
+        }
+    }
+
+    fn push(&mut self, bytes: &[u8], version: MajorVersion) {
+        let mut bytes = bytes;
+        while let Some(part) = self.part {
+            let skipped = self.skipped_bytes.min(bytes.len() as u64);
+            self.skipped_bytes -= skipped;
+            bytes = bytes.get(skipped as usize..).unwrap_or_default();
+            let wanted = if matches!(part, Part::Time | Part::Database) { 8 } else { 4 };
+            if self.skipped_bytes == 0 {
+                bytes = self.kept.push(bytes, wanted);
+            }
+            if self.kept.length < wanted {
+                return;
+            }
+            self.take(part, version);
+            self.kept.length = 0;
+            self.part = self.after(part);
+        }
+    }
+
+    /// A part's fixed bytes are complete.
+    fn take(&mut self, part: Part, version: MajorVersion) {
+        let kept = self.kept.get();
+        // Four bytes, or the count of a list.
+        let number = u32_at(kept, 0).unwrap_or_default();
+        let element_bytes = match part {
+            Part::Time => {
+                self.time = i64_at(kept, 0).map(PgTimestamp::new);
+                0
+            }
+            Part::Flags => {
+                self.flags = number;
+                0
+            }
+            Part::Prepared => {
+                self.prepared = Some(Xid::new(number));
+                0
+            }
+            Part::Database => 0,
+            Part::Subtransactions => 4,
+            Part::Relations => 12,
+            // From 18 on an object's identifier has 64 bits.
+            Part::Statistics if version >= MajorVersion::V18 => 16,
+            Part::Statistics => 12,
+            Part::Invalidations => 16,
+        };
+        self.skipped_bytes = u64::from(number) * element_bytes;
+    }
+
+    /// The part after this one; `None` if nothing of interest follows.
+    fn after(&self, part: Part) -> Option<Part> {
+        const OPTIONAL: [(Part, u32); 6] = [
+            (Part::Database, 1 << 0),
+            (Part::Subtransactions, 1 << 1),
+            (Part::Relations, 1 << 2),
+            (Part::Statistics, 1 << 8),
+            (Part::Invalidations, 1 << 3),
+            (Part::Prepared, 1 << 4),
+        ];
+        if part == Part::Time {
+            return self.has_flags.then_some(Part::Flags);
+        }
+        if self.flags & (1 << 4) == 0 {
+            return None;
+        }
+        let mut following = OPTIONAL.iter();
+        if part != Part::Flags {
+            following.find(|(other, _)| *other == part)?;
+        }
+        following.find(|(_, flag)| self.flags & flag != 0).map(|(part, _)| *part)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A record's fixed header of this kind.
+    fn header(resource_manager: u8, info: u8) -> RecordHeader {
+        let mut bytes = [0; RecordHeader::BYTES];
+        bytes[4] = 77;
+        bytes[16] = info;
+        bytes[17] = resource_manager;
+        RecordHeader::parse(&bytes)
+    }
+
+    /// What is found in this body, whatever the pieces in which it comes.
+    fn decoded(resource_manager: u8, info: u8, body: &[u8], version: MajorVersion) -> Option<String> {
+        let whole = decoded_in_pieces(resource_manager, info, body, version, usize::MAX);
+        for piece in [1, 3, 8, 1000] {
+            assert_eq!(decoded_in_pieces(resource_manager, info, body, version, piece), whole);
+        }
+        whole
+    }
+
+    fn decoded_in_pieces(
+        resource_manager: u8,
+        info: u8,
+        body: &[u8],
+        version: MajorVersion,
+        piece: usize,
+    ) -> Option<String> {
+        let mut decoder = PayloadDecoder::new();
+        decoder.begin(&header(resource_manager, info), body.len() as u64, version);
+        for bytes in body.chunks(piece.min(body.len().max(1))) {
+            decoder.push(bytes);
+        }
+        decoder.finish().map(|payload| format!("{payload:?}"))
+    }
+
+    /// The header of a main data of this length.
+    fn main_header(length: usize) -> Vec<u8> {
+        if length < 256 {
+            vec![255, length as u8]
+        } else {
+            [&[254][..], &(length as u32).to_le_bytes()].concat()
+        }
+    }
+
+    /// A commit of a prepared transaction with every list, each of this many elements.
+    fn prepared_commit(elements: u32, statistics: Option<usize>) -> Vec<u8> {
+        let list =
+            |bytes: usize| [&elements.to_le_bytes()[..], &vec![0xAB; bytes * elements as usize]].concat();
+        let flags = 0b1_1111_u32 | if statistics.is_some() { 1 << 8 } else { 0 };
+        let main = [
+            1_000_000_i64.to_le_bytes().to_vec(),
+            flags.to_le_bytes().to_vec(),
+            vec![0xAB; 8],
+            list(4),
+            list(12),
+            statistics.map(list).unwrap_or_default(),
+            list(16),
+            4242_u32.to_le_bytes().to_vec(),
+        ]
+        .concat();
+        [main_header(main.len()), main].concat()
+    }
+
+    #[test]
+    fn finds_the_prepared_transaction_behind_lists_of_any_length() {
+        let expected =
+            Some("Commit(TransactionEnd { xid: 4242, time: 2000-01-01 00:00:01.000000 UTC })".to_owned());
+        for (version, statistics) in [
+            (MajorVersion::V13, None),
+            (MajorVersion::V15, Some(12)),
+            (MajorVersion::V17, Some(12)),
+            (MajorVersion::V18, Some(16)),
+        ] {
+            for elements in [0, 1, 3, 1000] {
+                let body = prepared_commit(elements, statistics);
+                assert_eq!(decoded(1, 0x80 | 0x30, &body, version), expected, "{version}, {elements}");
+            }
+        }
+        let wrong = decoded(1, 0x80 | 0x30, &prepared_commit(3, Some(16)), MajorVersion::V17);
+        assert_ne!(wrong, expected, "17 has shorter statistics");
+    }
+
+    #[test]
+    fn finds_the_main_data_behind_blocks() {
+        // One block with data, one of the same relation with a compressed image that has a hole, an origin, a top-level
+        // transaction, and main data.
+        for (version, image_flags) in [
+            (MajorVersion::V13, 0x01 | 0x02),
+            (MajorVersion::V14, 0x01 | 0x02),
+            (MajorVersion::V15, 0x01 | 0x04),
+            (MajorVersion::V18, 0x01 | 0x10),
+        ] {
+            let main = [0x28, 0, 0x40, 1, 0, 0, 0, 0];
+            let body = [
+                &[0, 0x20, 5, 0][..],
+                &[0; 16],
+                &[1, 0x10 | 0x80, 0, 0, 0x2C, 1, 0, 0, image_flags, 9, 9],
+                &[0; 4],
+                &[253, 1, 0],
+                &[252, 1, 0, 0, 0],
+                &[255, 8],
+                &[0xCD; 305],
+                &main,
+            ]
+            .concat();
+            assert_eq!(
+                decoded(0, 0x50, &body, version).as_deref(),
+                Some("BackupEnd { start_point: 0/1400028 }"),
+                "{version}"
+            );
+        }
+    }
+
+    #[test]
+    fn refuses_records_that_are_too_short_or_nonsense() {
+        for (resource_manager, info) in
+            [(0, 0x00), (0, 0x10), (0, 0x50), (0, 0x70), (0, 0x90), (1, 0x00), (1, 0x20), (1, 0xB0)]
+        {
+            for body in
+                [&[][..], &[255, 0], &[255, 7, 1, 2, 3, 4, 5, 6, 7], &[200, 1, 2], &[254, 255, 255, 255, 255]]
+            {
+                assert_eq!(decoded(resource_manager, info, body, MajorVersion::V16), None, "{body:?}");
+            }
+        }
+        let unterminated = [main_header(72), vec![b'x'; 72]].concat();
+        assert_eq!(decoded(0, 0x70, &unterminated, MajorVersion::V16), None);
+        let endless_list = [main_header(16), vec![0xFF; 16]].concat();
+        assert_eq!(decoded(1, 0xB0, &endless_list, MajorVersion::V16), None);
+    }
+}

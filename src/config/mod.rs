@@ -1,5 +1,233 @@
 //! The configuration file: TOML in, validated settings out.
+//!
+//! One strict file is one cluster and one repository. Owns: the keys, their defaults and limits, and how a wrong
+//! file is answered. Does not own: what the settings do, and the environment (it comes in as an argument).
+//!
+//! The way through: [`Config::locate`] → `read` (TOML → values with lines) → `settings` (defaults, missing keys)
+//! → `sections` (typed fields). What is known about a key stands in [`keys`] alone.
 
+mod cluster_name;
 mod compression;
+mod conninfo;
+mod effective;
+mod fingerprint;
+pub mod keys;
+mod location;
+mod read;
+mod sections;
+mod settings;
+#[cfg(test)]
+mod tests;
+mod unknown;
+mod url;
+mod value;
 
+pub use cluster_name::ClusterName;
 pub use compression::Compression;
+pub use conninfo::Conninfo;
+pub use effective::EffectiveSetting;
+pub use fingerprint::Fingerprint;
+pub use location::{ConfigLocation, ConfigOrigin, DEFAULT_PATH, ENVIRONMENT_VARIABLE};
+pub use sections::{
+    AgentSettings, BackupSettings, Checkpoint, ConnectionSettings, GetSettings, PushSettings,
+    RecoverSettings, RepositorySettings, SpoolSettings,
+};
+pub use settings::SettingOrigin;
+pub use url::RepositoryUrl;
+
+use crate::error::{Context, Error, Result};
+use keys::KEYS;
+use settings::{Setting, Settings};
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use toml::de::DeValue;
+use value::Value;
+
+/// Larger than any configuration, smaller than a WAL segment given by mistake.
+const FILE_MAX_BYTES: u64 = 1 << 20;
+
+/// Everything that can be set, validated. `Debug` shows no secrets.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The file it was read from, as an absolute path; `None` if it was made without one.
+    pub path: Option<PathBuf>,
+    /// The name of the cluster.
+    pub cluster: ClusterName,
+    /// The cluster's data directory, an absolute path.
+    pub data_directory: PathBuf,
+    /// The only system identifier to serve; `None`: whichever the data directory has.
+    pub system_identifier: Option<u64>,
+    /// `[repository]`
+    pub repository: RepositorySettings,
+    /// `[connection]`
+    pub connection: ConnectionSettings,
+    /// `[spool]`
+    pub spool: SpoolSettings,
+    /// `[compression]`
+    pub compression: Compression,
+    /// `[push]`
+    pub push: PushSettings,
+    /// `[get]`
+    pub get: GetSettings,
+    /// `[agent]`
+    pub agent: AgentSettings,
+    /// `[backup]`
+    pub backup: BackupSettings,
+    /// `[recover]`
+    pub recover: RecoverSettings,
+    fingerprint: Fingerprint,
+    settings: Settings,
+}
+
+impl Config {
+    /// Reads the file at `path`, which may be relative to the working directory.
+    ///
+    /// # Errors
+    /// Usage: the file is absent, unreadable, larger than 1 MiB or wrong; the message names the line.
+    /// Unavailable: the file system failed.
+    pub fn load(path: &Path) -> Result<Config> {
+        let path = std::path::absolute(path).context(|| format!("could not find \"{}\"", path.display()))?;
+        let content = read_file(&path)?;
+        Config::parse(&path, &content)
+    }
+
+    /// Reads `content` as that of the file at `path`, an absolute one.
+    ///
+    /// # Errors
+    /// Usage: the first thing in the file that is wrong.
+    pub fn parse(path: &Path, content: &[u8]) -> Result<Config> {
+        let settings = Settings::new(Some(path.to_owned()), read::read(path, content)?)?;
+        Config::build(settings, Fingerprint::new(path, content))
+    }
+
+    /// The configuration of a cluster that is to be recovered where there is no file yet: these three settings and
+    /// the defaults.
+    ///
+    /// # Errors
+    /// Usage: one of them is not what it must be.
+    pub fn for_recovery(cluster: &str, repository_url: &str, data_directory: &Path) -> Result<Config> {
+        let given = vec![
+            give("cluster", cluster)?,
+            give("data_directory", utf8(data_directory)?)?,
+            give("repository.url", repository_url)?,
+        ];
+        Config::without_file(given)
+    }
+
+    /// The same configuration for another place of the data directory; it belongs to no file any more.
+    ///
+    /// # Errors
+    /// Usage: the path is not absolute, not UTF-8, or holds the repository or the spool.
+    pub fn with_data_directory(&self, data_directory: &Path) -> Result<Config> {
+        let mut given = vec![give("data_directory", utf8(data_directory)?)?];
+        for setting in self.settings.all() {
+            let kept = setting.origin != SettingOrigin::Default && setting.key.name != "data_directory";
+            if kept {
+                given.push(Setting { origin: SettingOrigin::Given, ..setting.clone() });
+            }
+        }
+        Config::without_file(given)
+    }
+
+    /// What the agent of this configuration is known by.
+    pub fn fingerprint(&self) -> Fingerprint {
+        self.fingerprint
+    }
+
+    fn without_file(given: Vec<Setting>) -> Result<Config> {
+        let settings = Settings::new(None, given)?;
+        let fingerprint = Fingerprint::new(Path::new(""), settings.to_toml().as_bytes());
+        Config::build(settings, fingerprint)
+    }
+
+    fn build(settings: Settings, fingerprint: Fingerprint) -> Result<Config> {
+        let config = Config {
+            path: settings.file().map(Path::to_owned),
+            cluster: settings.cluster_name("cluster"),
+            data_directory: settings.path("data_directory"),
+            system_identifier: settings.system_identifier("system_identifier"),
+            repository: RepositorySettings::read(&settings),
+            connection: ConnectionSettings::read(&settings),
+            spool: SpoolSettings::read(&settings),
+            compression: Compression::read(&settings)?,
+            push: PushSettings::read(&settings),
+            get: GetSettings::read(&settings),
+            agent: AgentSettings::read(&settings),
+            backup: BackupSettings::read(&settings),
+            recover: RecoverSettings::read(&settings),
+            fingerprint,
+            settings,
+        };
+        config.check_places()?;
+        Ok(config)
+    }
+
+    /// What pgark writes must not lie in what it backs up.
+    fn check_places(&self) -> Result<()> {
+        let RepositoryUrl::Directory(repository) = &self.repository.url;
+        for (name, directory) in [("repository.url", repository), ("spool.directory", &self.spool.directory)]
+        {
+            if directory.starts_with(&self.data_directory) {
+                let error = Error::usage(format!(
+                    "\"{name}\" lies inside the data directory \"{}\"",
+                    self.data_directory.display()
+                ))
+                .hint("Choose a directory elsewhere: a base backup would copy it into itself.");
+                return Err(self.settings.blame(name, error));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A setting from the command line, judged as if it stood in a file.
+fn give(name: &str, text: &str) -> Result<Setting> {
+    let key = KEYS.iter().find(|key| key.name == name).expect("only names of the table are given");
+    let value = Value::read(key, &DeValue::String(text.into()))?;
+    Ok(Setting { key, value: Some(value), origin: SettingOrigin::Given })
+}
+
+/// The path as a TOML file can hold it.
+fn utf8(path: &Path) -> Result<&str> {
+    path.to_str().ok_or_else(|| {
+        Error::usage(format!("the data directory \"{}\" is not UTF-8", path.display()))
+            .hint("A configuration file cannot name it; rename the directory.")
+    })
+}
+
+fn read_file(path: &Path) -> Result<Vec<u8>> {
+    let attempt = || format!("could not read \"{}\"", path.display());
+    let mut content = Vec::new();
+    let mut read = || -> io::Result<bool> {
+        // A pipe would be empty for the agent, which reads the same path again.
+        if !std::fs::metadata(path)?.is_file() {
+            return Ok(false);
+        }
+        File::open(path)?.take(FILE_MAX_BYTES + 1).read_to_end(&mut content)?;
+        Ok(true)
+    };
+    match read() {
+        Ok(true) if content.len() as u64 > FILE_MAX_BYTES => {
+            Err(Error::usage(format!("\"{}\" is larger than 1 MiB", path.display()))
+                .hint("This is not a configuration file of pgark, which has a few lines."))
+        }
+        Ok(true) => Ok(content),
+        Ok(false) => Err(Error::usage(format!("\"{}\" is not a file", path.display()))
+            .hint("Name the configuration file itself.")),
+        Err(error) => Err(unreadable(error.kind(), Error::io(attempt(), error))),
+    }
+}
+
+/// Judges why the file could not be read: what the operator has to put right is a wrong call.
+fn unreadable(cause: io::ErrorKind, error: Error) -> Error {
+    use crate::error::ErrorKind::Usage;
+    match cause {
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => error.with_kind(Usage).hint(format!(
+            "Write that file (three lines are enough), or name another with --config or {ENVIRONMENT_VARIABLE}; \
+             without both it is {DEFAULT_PATH}."
+        )),
+        io::ErrorKind::PermissionDenied => error.with_kind(Usage),
+        _ => error,
+    }
+}

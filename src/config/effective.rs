@@ -1,0 +1,56 @@
+//! A configuration told again: to people, setting by setting, and as a file.
+
+use super::Config;
+use super::keys::DefaultValue;
+use super::settings::{Setting, SettingOrigin, Settings};
+
+/// One setting as `pgark config` shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EffectiveSetting {
+    /// The full name of the key.
+    pub name: &'static str,
+    /// What holds, without secrets.
+    pub value: String,
+    /// Who decided it.
+    pub origin: SettingOrigin,
+    /// What the key is for, in one sentence.
+    pub description: &'static str,
+}
+
+impl Config {
+    /// Every setting with what holds for it, in the order of the table of keys.
+    pub fn effective(&self) -> Vec<EffectiveSetting> {
+        let shown = |setting: &Setting| EffectiveSetting {
+            name: setting.key.name,
+            value: match (&setting.value, setting.key.default) {
+                (Some(value), _) => value.to_string(),
+                (None, DefaultValue::Absent(meaning)) => meaning.to_owned(),
+                (None, _) => String::new(),
+            },
+            origin: setting.origin,
+            description: setting.key.description,
+        };
+        self.settings.all().iter().map(shown).collect()
+    }
+
+    /// A configuration file that means the same, with what differs from the defaults.
+    ///
+    /// It repeats a password in `connection.conninfo`: write it for the owner's eyes only.
+    pub fn to_toml(&self) -> String {
+        self.settings.to_toml()
+    }
+}
+
+impl Settings {
+    /// See [`Config::to_toml`].
+    pub(super) fn to_toml(&self) -> String {
+        let mut toml = String::new();
+        for setting in self.all() {
+            let Some(value) = &setting.value else { continue };
+            if self.default_of(setting.key).as_ref() != Some(value) {
+                toml.push_str(&format!("{} = {}\n", setting.key.name, value.to_toml()));
+            }
+        }
+        toml
+    }
+}

@@ -1,0 +1,58 @@
+//! Which configuration an agent serves, in sixteen digits.
+
+use std::fmt;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+/// A 64-bit digest of pgark's version, the path of the configuration file and its content, shown as 16
+/// hexadecimal digits. Two programs with the same fingerprint mean the same by everything they say to each other.
+///
+/// It is FNV-1a and not the hasher of std, because that one may change from one compiler to the next, while
+/// programs that were built apart must find the same agent. It guards against mix-ups, not against attackers.
+///
+/// Source: <http://www.isthe.com/chongo/tech/comp/fnv/>.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Fingerprint(u64);
+
+const FNV_OFFSET_BASIS: u64 = 0xCBF2_9CE4_8422_2325;
+const FNV_PRIME: u64 = 0x0000_0100_0000_01B3;
+
+impl Fingerprint {
+    /// The fingerprint of this version of pgark with the file at `path` that holds `content`.
+    pub(super) fn new(path: &Path, content: &[u8]) -> Fingerprint {
+        // Neither a version nor a path holds a zero byte, so it tells the parts apart.
+        let parts = [env!("CARGO_PKG_VERSION").as_bytes(), &[0], path.as_os_str().as_bytes(), &[0], content];
+        Fingerprint(parts.into_iter().fold(FNV_OFFSET_BASIS, fnv1a))
+    }
+}
+
+fn fnv1a(state: u64, bytes: &[u8]) -> u64 {
+    bytes.iter().fold(state, |state, byte| (state ^ u64::from(*byte)).wrapping_mul(FNV_PRIME))
+}
+
+impl fmt::Display for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn agrees_with_the_published_test_vectors() {
+        assert_eq!(fnv1a(FNV_OFFSET_BASIS, b""), 0xCBF2_9CE4_8422_2325);
+        assert_eq!(fnv1a(FNV_OFFSET_BASIS, b"a"), 0xAF63_DC4C_8601_EC8C);
+        assert_eq!(fnv1a(FNV_OFFSET_BASIS, b"foobar"), 0x8594_4171_F739_67E8);
+    }
+
+    #[test]
+    fn differs_with_path_and_content() {
+        let one = Fingerprint::new(Path::new("/a"), b"bc");
+        assert_eq!(one, Fingerprint::new(Path::new("/a"), b"bc"));
+        assert_ne!(one, Fingerprint::new(Path::new("/ab"), b"c"));
+        assert_ne!(one, Fingerprint::new(Path::new("/a"), b"bd"));
+        assert_eq!(Fingerprint(0xAB).to_string(), "00000000000000ab");
+    }
+}

@@ -1,0 +1,315 @@
+//! The table of all keys of the configuration file: what the reader, the errors, `pgark config` and the
+//! documentation know about a key, they know from here.
+//!
+//! A new key is a row here and a field in `sections.rs`.
+
+use std::fmt;
+
+/// One key of the configuration file.
+#[derive(Debug)]
+pub struct Key {
+    /// The full name with its section: `agent.workers`.
+    pub name: &'static str,
+    /// What its value must be.
+    pub kind: Kind,
+    /// What holds when it is not set.
+    pub default: DefaultValue,
+    /// One sentence for people.
+    pub description: &'static str,
+}
+
+/// What the value of a key must be; `Display` completes the sentence "must be …".
+#[derive(Clone, Copy, Debug)]
+pub enum Kind {
+    /// The name of a cluster.
+    ClusterName,
+    /// A path from the root.
+    AbsolutePath,
+    /// A system identifier, as a number or as a string.
+    SystemIdentifier,
+    /// The place of a repository.
+    RepositoryUrl,
+    /// Connection parameters as libpq reads them; may hold a password, so it is never shown as it is.
+    Conninfo,
+    /// One of these words.
+    OneOf(&'static [&'static str]),
+    /// A whole number, both limits included.
+    Number {
+        /// What is counted.
+        unit: Unit,
+        /// The least.
+        min: u64,
+        /// The most.
+        max: u64,
+    },
+}
+
+/// What a number counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unit {
+    /// Things, or a level.
+    Plain,
+    /// Seconds; such a key ends in `_s`.
+    Seconds,
+    /// Mebibytes; such a key ends in `_mib`.
+    Mebibytes,
+}
+
+/// What holds for a key that is not in the file.
+#[derive(Clone, Copy, Debug)]
+pub enum DefaultValue {
+    /// The file is refused without it.
+    Required,
+    /// This text; `<cluster>` in it stands for the cluster's name.
+    Text(&'static str),
+    /// This number.
+    Number(u64),
+    /// No value; the text says what happens then.
+    Absent(&'static str),
+}
+
+use DefaultValue::{Absent, Number, Required, Text};
+
+/// A day: longer than anybody wants to wait, short enough to catch milliseconds written for seconds.
+const DAY_S: u64 = 86_400;
+
+const WORKERS: Kind = Kind::Number { unit: Unit::Plain, min: 1, max: 64 };
+const SECONDS: Kind = Kind::Number { unit: Unit::Seconds, min: 1, max: DAY_S };
+
+/// Every key, in the order in which they are shown.
+pub static KEYS: &[Key] = &[
+    Key {
+        name: "cluster",
+        kind: Kind::ClusterName,
+        default: Required,
+        description: "The name of the cluster; its place in the repository and in the spool is called so.",
+    },
+    Key {
+        name: "data_directory",
+        kind: Kind::AbsolutePath,
+        default: Required,
+        description: "The cluster's data directory, as PostgreSQL's setting of the same name shows it.",
+    },
+    Key {
+        name: "system_identifier",
+        kind: Kind::SystemIdentifier,
+        default: Absent("any"),
+        description: "Only a cluster with this system identifier is served.",
+    },
+    Key {
+        name: "repository.url",
+        kind: Kind::RepositoryUrl,
+        default: Required,
+        description: "Where WAL and base backups are kept.",
+    },
+    Key {
+        name: "connection.conninfo",
+        kind: Kind::Conninfo,
+        default: Text(""),
+        description: "How base-backup, check and status reach the server; what it leaves out is \
+                      host=/var/run/postgresql and dbname=postgres.",
+    },
+    Key {
+        name: "spool.directory",
+        kind: Kind::AbsolutePath,
+        default: Text("/var/spool/pgark/<cluster>"),
+        description: "Where the archive programs meet the agent and where WAL that was fetched ahead waits.",
+    },
+    Key {
+        name: "compression.method",
+        kind: Kind::OneOf(&["lz4", "zstd", "none"]),
+        default: Text("lz4"),
+        description: "How new WAL files and backups are compressed.",
+    },
+    Key {
+        name: "compression.level",
+        kind: Kind::Number { unit: Unit::Plain, min: 1, max: 19 },
+        default: Number(1),
+        description: "How hard zstd compresses; only with compression.method = \"zstd\".",
+    },
+    Key {
+        name: "push.deadline_s",
+        kind: SECONDS,
+        default: Number(60),
+        description: "How long archive-push waits until a WAL file is stored, before PostgreSQL has to call it again.",
+    },
+    Key {
+        name: "get.deadline_s",
+        kind: SECONDS,
+        default: Number(300),
+        description: "How long archive-get retries while the repository does not answer, before it stops recovery.",
+    },
+    Key {
+        name: "get.standby_segment_deadline_s",
+        kind: SECONDS,
+        default: Number(5),
+        description: "The same for a WAL segment on a standby, which may stream as soon as archive-get gives up.",
+    },
+    Key {
+        name: "get.standby_history_deadline_s",
+        kind: SECONDS,
+        default: Number(30),
+        description: "The same for a timeline history file on a standby.",
+    },
+    Key {
+        name: "get.prefetch_max_mib",
+        kind: Kind::Number { unit: Unit::Mebibytes, min: 0, max: 65_536 },
+        default: Number(256),
+        description: "How much WAL is fetched ahead into the spool; 0 fetches nothing ahead.",
+    },
+    Key {
+        name: "agent.program",
+        kind: Kind::AbsolutePath,
+        default: Absent("the pgark beside the running program"),
+        description: "The pgark that archive-push and archive-get start as their agent.",
+    },
+    Key {
+        name: "agent.idle_s",
+        kind: SECONDS,
+        default: Number(300),
+        description: "How long an agent that nobody asks stays.",
+    },
+    Key {
+        name: "agent.workers",
+        kind: WORKERS,
+        default: Number(2),
+        description: "How many WAL files are stored or fetched at once.",
+    },
+    Key {
+        name: "agent.log_max_mib",
+        kind: Kind::Number { unit: Unit::Mebibytes, min: 1, max: 1024 },
+        default: Number(10),
+        description: "How large the agent's log grows before it is begun anew.",
+    },
+    Key {
+        name: "backup.workers",
+        kind: WORKERS,
+        default: Number(2),
+        description: "How many packs of a base backup are written at once.",
+    },
+    Key {
+        name: "backup.wal_deadline_s",
+        kind: SECONDS,
+        default: Number(300),
+        description: "How long a base backup waits for its WAL to arrive in the repository.",
+    },
+    Key {
+        name: "backup.checkpoint",
+        kind: Kind::OneOf(&["spread", "fast"]),
+        default: Text("spread"),
+        description: "Whether the checkpoint that begins a base backup spares the disks or the time.",
+    },
+    Key {
+        name: "recover.workers",
+        kind: WORKERS,
+        default: Number(2),
+        description: "How many packs are restored at once.",
+    },
+];
+
+impl Key {
+    /// The key of this full name.
+    pub fn find(name: &str) -> Option<&'static Key> {
+        KEYS.iter().find(|key| key.name == name)
+    }
+
+    /// The section that the key stands in; empty for those above the first section.
+    pub fn section(&self) -> &'static str {
+        self.name.split_once('.').map_or("", |(section, _)| section)
+    }
+
+    /// The name within its section.
+    pub fn leaf(&self) -> &'static str {
+        self.name.split_once('.').map_or(self.name, |(_, leaf)| leaf)
+    }
+
+    /// The names of all sections, in the order of the table.
+    pub fn sections() -> Vec<&'static str> {
+        let mut sections: Vec<_> = KEYS.iter().map(Key::section).filter(|name| !name.is_empty()).collect();
+        sections.dedup();
+        sections
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Kind::ClusterName => f.write_str(
+                "1 to 63 letters, digits or characters of \"_.-\" that begin with neither \".\" nor \"-\"",
+            ),
+            Kind::AbsolutePath => f.write_str("an absolute path"),
+            Kind::SystemIdentifier => f.write_str("a positive decimal number of 64 bits"),
+            Kind::RepositoryUrl => f.write_str("an absolute directory, file:///… or s3://bucket/prefix"),
+            Kind::Conninfo => f.write_str("a string of key=value pairs"),
+            Kind::OneOf(words) => {
+                let quoted: Vec<_> = words.iter().map(|word| format!("\"{word}\"")).collect();
+                f.write_str(&list(&quoted, "or"))
+            }
+            Kind::Number { unit, min, max } => write!(f, "a whole number{unit} from {min} to {max}"),
+        }
+    }
+}
+
+impl fmt::Display for Unit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Unit::Plain => "",
+            Unit::Seconds => " of seconds",
+            Unit::Mebibytes => " of MiB",
+        })
+    }
+}
+
+impl fmt::Display for DefaultValue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Required => f.write_str("required"),
+            Text(text) => write!(f, "\"{text}\""),
+            Number(number) => write!(f, "{number}"),
+            Absent(meaning) => f.write_str(meaning),
+        }
+    }
+}
+
+/// `a`, `a and b`, `a, b and c`.
+pub(super) fn list<T: AsRef<str>>(words: &[T], conjunction: &str) -> String {
+    let words: Vec<&str> = words.iter().map(AsRef::as_ref).collect();
+    match words.split_last() {
+        Some((last, [])) => (*last).to_owned(),
+        Some((last, rest)) => format!("{} {conjunction} {last}", rest.join(", ")),
+        None => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_is_well_formed() {
+        for (index, key) in KEYS.iter().enumerate() {
+            assert!(KEYS[..index].iter().all(|earlier| earlier.name != key.name), "{} twice", key.name);
+            assert!(key.name.matches('.').count() <= 1, "{}: one level of sections", key.name);
+            assert!(key.description.ends_with('.'), "{}: one sentence", key.name);
+            if let Kind::Number { unit, min, max } = key.kind {
+                assert_eq!(unit == Unit::Seconds, key.name.ends_with("_s"), "{}", key.name);
+                assert_eq!(unit == Unit::Mebibytes, key.name.ends_with("_mib"), "{}", key.name);
+                let Number(default) = key.default else { panic!("{} has no number as default", key.name) };
+                assert!((min..=max).contains(&default), "{}", key.name);
+            }
+        }
+        let mut sections = Key::sections();
+        sections.sort_unstable();
+        sections.dedup();
+        assert_eq!(sections.len(), Key::sections().len(), "the keys of a section stand together");
+    }
+
+    #[test]
+    fn says_what_a_value_must_be() {
+        let expected = |name| Key::find(name).unwrap().kind.to_string();
+        assert_eq!(expected("agent.workers"), "a whole number from 1 to 64");
+        assert_eq!(expected("push.deadline_s"), "a whole number of seconds from 1 to 86400");
+        assert_eq!(expected("get.prefetch_max_mib"), "a whole number of MiB from 0 to 65536");
+        assert_eq!(expected("compression.method"), "\"lz4\", \"zstd\" or \"none\"");
+    }
+}

@@ -1,0 +1,178 @@
+//! The sections of the configuration as fields. A field's description and default are in `keys.rs`.
+
+use super::compression::Compression;
+use super::conninfo::Conninfo;
+use super::settings::Settings;
+use super::url::RepositoryUrl;
+use crate::error::{Error, Result};
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// `[repository]`
+#[derive(Clone, Debug)]
+pub struct RepositorySettings {
+    /// Where WAL and base backups are kept.
+    pub url: RepositoryUrl,
+}
+
+/// `[connection]`
+#[derive(Clone, Debug)]
+pub struct ConnectionSettings {
+    /// How to reach the server.
+    pub conninfo: Conninfo,
+}
+
+/// `[spool]`
+#[derive(Clone, Debug)]
+pub struct SpoolSettings {
+    /// Where the archive programs meet the agent.
+    pub directory: PathBuf,
+}
+
+/// `[push]`
+#[derive(Clone, Debug)]
+pub struct PushSettings {
+    /// How long `archive-push` waits for a verdict.
+    pub deadline: Duration,
+}
+
+/// `[get]`
+#[derive(Clone, Debug)]
+pub struct GetSettings {
+    /// How long `archive-get` retries in a one-shot recovery.
+    pub deadline: Duration,
+    /// How long it retries for a segment on a standby.
+    pub standby_segment_deadline: Duration,
+    /// How long it retries for a history file on a standby.
+    pub standby_history_deadline: Duration,
+    /// How much WAL lies fetched ahead in the spool; 0: nothing is fetched ahead.
+    pub prefetch_max_bytes: u64,
+}
+
+/// `[agent]`
+#[derive(Clone, Debug)]
+pub struct AgentSettings {
+    /// The `pgark` to start; `None`: the one beside the running program.
+    pub program: Option<PathBuf>,
+    /// How long an agent that nobody asks stays.
+    pub idle: Duration,
+    /// How many WAL files move at once.
+    pub workers: NonZeroUsize,
+    /// How large the log grows.
+    pub log_max_bytes: u64,
+}
+
+/// `[backup]`
+#[derive(Clone, Debug)]
+pub struct BackupSettings {
+    /// How many packs are written at once.
+    pub workers: NonZeroUsize,
+    /// How long to wait for the backup's WAL to arrive in the repository.
+    pub wal_deadline: Duration,
+    /// The checkpoint that begins the backup.
+    pub checkpoint: Checkpoint,
+}
+
+/// `[recover]`
+#[derive(Clone, Debug)]
+pub struct RecoverSettings {
+    /// How many packs are restored at once.
+    pub workers: NonZeroUsize,
+}
+
+/// How a checkpoint is made: the argument `fast` of PostgreSQL's `pg_backup_start`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Checkpoint {
+    /// Spread over time, as the server's own are; may take minutes.
+    Spread,
+    /// At once, with all the I/O that takes.
+    Fast,
+}
+
+impl RepositorySettings {
+    pub(super) fn read(settings: &Settings) -> RepositorySettings {
+        RepositorySettings { url: settings.repository_url("repository.url") }
+    }
+}
+
+impl ConnectionSettings {
+    pub(super) fn read(settings: &Settings) -> ConnectionSettings {
+        ConnectionSettings { conninfo: settings.conninfo("connection.conninfo") }
+    }
+}
+
+impl SpoolSettings {
+    pub(super) fn read(settings: &Settings) -> SpoolSettings {
+        SpoolSettings { directory: settings.path("spool.directory") }
+    }
+}
+
+impl PushSettings {
+    pub(super) fn read(settings: &Settings) -> PushSettings {
+        PushSettings { deadline: settings.duration("push.deadline_s") }
+    }
+}
+
+impl GetSettings {
+    pub(super) fn read(settings: &Settings) -> GetSettings {
+        GetSettings {
+            deadline: settings.duration("get.deadline_s"),
+            standby_segment_deadline: settings.duration("get.standby_segment_deadline_s"),
+            standby_history_deadline: settings.duration("get.standby_history_deadline_s"),
+            prefetch_max_bytes: settings.bytes_of_mib("get.prefetch_max_mib"),
+        }
+    }
+}
+
+impl AgentSettings {
+    pub(super) fn read(settings: &Settings) -> AgentSettings {
+        AgentSettings {
+            program: settings.optional_path("agent.program"),
+            idle: settings.duration("agent.idle_s"),
+            workers: settings.count("agent.workers"),
+            log_max_bytes: settings.bytes_of_mib("agent.log_max_mib"),
+        }
+    }
+}
+
+impl BackupSettings {
+    pub(super) fn read(settings: &Settings) -> BackupSettings {
+        BackupSettings {
+            workers: settings.count("backup.workers"),
+            wal_deadline: settings.duration("backup.wal_deadline_s"),
+            checkpoint: match settings.word("backup.checkpoint") {
+                "fast" => Checkpoint::Fast,
+                _ => Checkpoint::Spread,
+            },
+        }
+    }
+}
+
+impl RecoverSettings {
+    pub(super) fn read(settings: &Settings) -> RecoverSettings {
+        RecoverSettings { workers: settings.count("recover.workers") }
+    }
+}
+
+impl Compression {
+    /// Reads `[compression]`.
+    ///
+    /// # Errors
+    /// Usage: a level without zstd.
+    pub(super) fn read(settings: &Settings) -> Result<Compression> {
+        let method = settings.word("compression.method");
+        if method != "zstd" && settings.is_given("compression.level") {
+            let error = Error::usage(format!("\"compression.level\" has no meaning for {method}"))
+                .hint("Set compression.method = \"zstd\", or leave the level out.");
+            return Err(settings.blame("compression.level", error));
+        }
+        Ok(match method {
+            "zstd" => Compression::Zstd {
+                level: u8::try_from(settings.number("compression.level")).unwrap_or(u8::MAX),
+            },
+            "none" => Compression::None,
+            _ => Compression::Lz4,
+        })
+    }
+}

@@ -1,0 +1,212 @@
+//! All settings of a configuration by name: what was given, what is the default, and who said so.
+
+use super::cluster_name::ClusterName;
+use super::conninfo::Conninfo;
+use super::keys::{DefaultValue, KEYS, Key, list};
+use super::url::RepositoryUrl;
+use super::value::Value;
+use crate::error::{Error, Result};
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// One key with its value.
+#[derive(Clone, Debug)]
+pub(super) struct Setting {
+    pub(super) key: &'static Key,
+    pub(super) value: Option<Value>,
+    pub(super) origin: SettingOrigin,
+}
+
+/// Who decided on the value of a setting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SettingOrigin {
+    /// The configuration file.
+    File {
+        /// The line, counted from 1.
+        line: usize,
+    },
+    /// The command line.
+    Given,
+    /// Nobody.
+    Default,
+}
+
+/// A setting for each key of the table, in its order.
+#[derive(Clone, Debug)]
+pub(super) struct Settings {
+    path: Option<PathBuf>,
+    all: Vec<Setting>,
+}
+
+/// The smallest file there can be, for the operator who has none yet.
+const SMALLEST_FILE: &str = "cluster = \"main\"\n\
+                             data_directory = \"/var/lib/postgresql/15/main\"\n\
+                             repository.url = \"/srv/pgark\"";
+
+/// A line of a file as errors begin with it.
+pub(super) fn place(path: &Path, line: usize) -> String {
+    format!("\"{}\", line {line}", path.display())
+}
+
+impl Settings {
+    /// Adds the defaults to the `given` settings, which stand in the file at `path` if there is one.
+    ///
+    /// # Errors
+    /// Usage: a required key is missing.
+    pub(super) fn new(path: Option<PathBuf>, mut given: Vec<Setting>) -> Result<Settings> {
+        let missing: Vec<_> = KEYS
+            .iter()
+            .filter(|key| matches!(key.default, DefaultValue::Required))
+            .filter(|key| given.iter().all(|setting| setting.key.name != key.name))
+            .map(|key| format!("\"{}\"", key.name))
+            .collect();
+        if !missing.is_empty() {
+            return Err(missing_keys(path.as_deref(), &missing));
+        }
+        let cluster = match given.iter().find(|setting| setting.key.name == "cluster").map(|s| &s.value) {
+            Some(Some(Value::ClusterName(name))) => name.clone(),
+            _ => unreachable!("cluster is required and a name"),
+        };
+        let mut all = Vec::with_capacity(KEYS.len());
+        for key in KEYS {
+            let found = given.iter().position(|setting| setting.key.name == key.name);
+            all.push(match found {
+                Some(index) => given.swap_remove(index),
+                None => {
+                    let value = Value::default_of(key, &cluster)?;
+                    Setting { key, value, origin: SettingOrigin::Default }
+                }
+            });
+        }
+        Ok(Settings { path, all })
+    }
+
+    /// The file that the settings stand in.
+    pub(super) fn file(&self) -> Option<&Path> {
+        self.path.as_deref()
+    }
+
+    /// What holds for `key` in this cluster when nobody sets it.
+    pub(super) fn default_of(&self, key: &Key) -> Option<Value> {
+        Value::default_of(key, &self.cluster_name("cluster")).ok().flatten()
+    }
+
+    /// Every setting in the order of the table.
+    pub(super) fn all(&self) -> &[Setting] {
+        &self.all
+    }
+
+    /// Whether somebody set this key.
+    pub(super) fn is_given(&self, name: &str) -> bool {
+        self.setting(name).origin != SettingOrigin::Default
+    }
+
+    /// `error`, which is about the key `name`, with the place where that was set.
+    pub(super) fn blame(&self, name: &str, error: Error) -> Error {
+        match (&self.path, self.setting(name).origin) {
+            (Some(path), SettingOrigin::File { line }) => error.context(place(path, line)),
+            (Some(path), _) => error.context(format!("\"{}\"", path.display())),
+            (None, _) => error,
+        }
+    }
+
+    /// The value of a key that has seconds.
+    pub(super) fn duration(&self, name: &str) -> Duration {
+        Duration::from_secs(self.number(name))
+    }
+
+    /// The value, in bytes, of a key that has mebibytes.
+    pub(super) fn bytes_of_mib(&self, name: &str) -> u64 {
+        self.number(name) << 20
+    }
+
+    /// The value of a key whose least is 1.
+    pub(super) fn count(&self, name: &str) -> NonZeroUsize {
+        let number = usize::try_from(self.number(name)).unwrap_or(usize::MAX);
+        NonZeroUsize::new(number).unwrap_or(NonZeroUsize::MIN)
+    }
+
+    /// The value of a key that has a number.
+    pub(super) fn number(&self, name: &str) -> u64 {
+        match &self.setting(name).value {
+            Some(Value::Number(number)) => *number,
+            _ => wrong_kind(name),
+        }
+    }
+
+    /// The value of a key that has one of several words.
+    pub(super) fn word(&self, name: &str) -> &'static str {
+        match &self.setting(name).value {
+            Some(Value::Word(word)) => word,
+            _ => wrong_kind(name),
+        }
+    }
+
+    /// The value of a key that always has a path.
+    pub(super) fn path(&self, name: &str) -> PathBuf {
+        self.optional_path(name).unwrap_or_else(|| wrong_kind(name))
+    }
+
+    /// The value of a key that may have a path.
+    pub(super) fn optional_path(&self, name: &str) -> Option<PathBuf> {
+        match &self.setting(name).value {
+            Some(Value::Path(path)) => Some(path.clone()),
+            None => None,
+            Some(_) => wrong_kind(name),
+        }
+    }
+
+    /// The value of a key that has the name of a cluster.
+    pub(super) fn cluster_name(&self, name: &str) -> ClusterName {
+        match &self.setting(name).value {
+            Some(Value::ClusterName(cluster)) => cluster.clone(),
+            _ => wrong_kind(name),
+        }
+    }
+
+    /// The value of a key that may have a system identifier.
+    pub(super) fn system_identifier(&self, name: &str) -> Option<u64> {
+        match &self.setting(name).value {
+            Some(Value::SystemIdentifier(number)) => Some(*number),
+            None => None,
+            Some(_) => wrong_kind(name),
+        }
+    }
+
+    /// The value of a key that has the place of a repository.
+    pub(super) fn repository_url(&self, name: &str) -> RepositoryUrl {
+        match &self.setting(name).value {
+            Some(Value::RepositoryUrl(url)) => url.clone(),
+            _ => wrong_kind(name),
+        }
+    }
+
+    /// The value of a key that has connection parameters.
+    pub(super) fn conninfo(&self, name: &str) -> Conninfo {
+        match &self.setting(name).value {
+            Some(Value::Conninfo(conninfo)) => conninfo.clone(),
+            _ => wrong_kind(name),
+        }
+    }
+
+    fn setting(&self, name: &str) -> &Setting {
+        self.all.iter().find(|setting| setting.key.name == name).unwrap_or_else(|| wrong_kind(name))
+    }
+}
+
+/// A name in `sections.rs` and its row in `keys.rs` do not fit: every configuration would end here, so the first
+/// test does.
+fn wrong_kind(name: &str) -> ! {
+    unreachable!("the table of keys knows {name} otherwise")
+}
+
+fn missing_keys(path: Option<&Path>, missing: &[String]) -> Error {
+    let verb = if missing.len() == 1 { "is" } else { "are" };
+    let error = Error::usage(format!("{} {verb} missing", list(missing, "and")))
+        .hint(format!("The smallest file has three lines:\n{SMALLEST_FILE}"));
+    match path {
+        Some(path) => error.context(format!("\"{}\"", path.display())),
+        None => error,
+    }
+}

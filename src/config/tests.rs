@@ -1,0 +1,475 @@
+//! What every wrong file is answered with, word for word, and what a right one means.
+
+use super::*;
+use crate::error::ErrorKind;
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+use std::time::Duration;
+
+const SMALLEST: &str = "cluster = \"main\"\n\
+                        data_directory = \"/var/lib/postgresql/15/main\"\n\
+                        repository.url = \"/srv/pgark\"\n";
+
+const SNIPPET: &str = include_str!("../../pg-config-snippets/pgark.toml");
+
+fn parse(content: impl AsRef<[u8]>) -> Result<Config> {
+    Config::parse(Path::new("/etc/pgark/pgark.toml"), content.as_ref())
+}
+
+/// The smallest file with more lines, the first of which is line 4.
+fn with(lines: &str) -> Result<Config> {
+    parse(format!("{SMALLEST}{lines}\n"))
+}
+
+fn report(result: Result<Config>) -> String {
+    let error = result.expect_err("the file is wrong");
+    assert_eq!(error.kind(), ErrorKind::Usage);
+    error.report()
+}
+
+/// The message without the hint, and the file's name taken away.
+fn message(result: Result<Config>) -> String {
+    let report = report(result);
+    let message = report.lines().next().unwrap();
+    message.strip_prefix("\"/etc/pgark/pgark.toml\"").expect("the file is named").to_owned()
+}
+
+#[test]
+fn three_lines_are_enough() {
+    let config = parse(SMALLEST).unwrap();
+    assert_eq!(config.path.as_deref(), Some(Path::new("/etc/pgark/pgark.toml")));
+    assert_eq!(config.cluster.as_str(), "main");
+    assert_eq!(config.data_directory, Path::new("/var/lib/postgresql/15/main"));
+    assert_eq!(config.system_identifier, None);
+    assert_eq!(config.repository.url, RepositoryUrl::Directory("/srv/pgark".into()));
+    assert_eq!(config.connection.conninfo.reveal(), "");
+    assert_eq!(config.spool.directory, Path::new("/var/spool/pgark/main"));
+    assert_eq!(config.compression, Compression::Lz4);
+    assert_eq!(config.push.deadline, Duration::from_secs(60));
+    assert_eq!(config.get.deadline, Duration::from_secs(300));
+    assert_eq!(config.get.standby_segment_deadline, Duration::from_secs(5));
+    assert_eq!(config.get.standby_history_deadline, Duration::from_secs(30));
+    assert_eq!(config.get.prefetch_max_bytes, 256 << 20);
+    assert_eq!(config.agent.program, None);
+    assert_eq!(config.agent.idle, Duration::from_secs(300));
+    assert_eq!(config.agent.workers.get(), 2);
+    assert_eq!(config.agent.log_max_bytes, 10 << 20);
+    assert_eq!(config.backup.workers.get(), 2);
+    assert_eq!(config.backup.wal_deadline, Duration::from_secs(300));
+    assert_eq!(config.backup.checkpoint, Checkpoint::Spread);
+    assert_eq!(config.recover.workers.get(), 2);
+}
+
+/// Every key but the required ones, each with another value than its default.
+const OTHER_VALUES: [&str; 18] = [
+    "system_identifier = 7312345678901234567",
+    "connection.conninfo = \"host=/tmp\"",
+    "spool.directory = \"/spool\"",
+    "compression.method = \"none\"",
+    "compression = { method = \"zstd\", level = 3 }",
+    "push.deadline_s = 1",
+    "get.deadline_s = 1",
+    "get.standby_segment_deadline_s = 1",
+    "get.standby_history_deadline_s = 1",
+    "get.prefetch_max_mib = 0",
+    "agent.program = \"/usr/bin/pgark\"",
+    "agent.idle_s = 1",
+    "agent.workers = 64",
+    "agent.log_max_mib = 1",
+    "backup.workers = 64",
+    "backup.wal_deadline_s = 1",
+    "backup.checkpoint = \"fast\"",
+    "recover.workers = 64",
+];
+
+#[test]
+fn every_key_reaches_a_field_of_its_own() {
+    // `settings` and `fingerprint` differ always.
+    let fields = |config: Config| {
+        let Config { repository, connection, spool, push, get, agent, backup, recover, .. } = &config;
+        let sections = format!("{repository:?}{connection:?}{spool:?}{push:?}{get:?}{agent:?}{backup:?}");
+        format!("{sections}{recover:?}{:?}{:?}", config.system_identifier, config.compression)
+    };
+    let mut seen = vec![fields(parse(SMALLEST).unwrap())];
+    for line in OTHER_VALUES {
+        let fields = fields(with(line).unwrap());
+        assert!(!seen.contains(&fields), "{line}");
+        seen.push(fields);
+    }
+    let optional = KEYS.iter().filter(|key| !matches!(key.default, keys::DefaultValue::Required));
+    assert_eq!(optional.count(), OTHER_VALUES.len(), "a key without an example");
+}
+
+#[test]
+fn refuses_unknown_keys() {
+    assert_eq!(
+        report(parse("cluster = \"a\"\n\nrepository.ulr = \"/x\"\n")),
+        "\"/etc/pgark/pgark.toml\", line 3: unknown key \"repository.ulr\"\n\
+         HINT: Did you mean \"repository.url\"?"
+    );
+    assert_eq!(
+        report(parse("[repositry]\nurl = \"/x\"\n")),
+        "\"/etc/pgark/pgark.toml\", line 2: unknown key \"repositry.url\"\n\
+         HINT: Did you mean \"repository.url\"?"
+    );
+    assert_eq!(
+        report(parse("[repository]\nurl = \"/x\"\ncluster = \"main\"\n")),
+        "\"/etc/pgark/pgark.toml\", line 3: unknown key \"repository.cluster\"\n\
+         HINT: Did you mean \"cluster\"? It stands above the first section."
+    );
+    assert_eq!(
+        report(with("[agent]\nworkers = 3\ncolour = 1")),
+        "\"/etc/pgark/pgark.toml\", line 6: unknown key \"agent.colour\"\n\
+         HINT: The keys of [agent] are program, idle_s, workers and log_max_mib."
+    );
+    assert_eq!(message(with("'repository.url' = 1")), ", line 4: unknown key \"'repository.url'\"");
+    assert_eq!(message(with("a.b.c.d = 1")), ", line 4: unknown section \"a.b\"");
+    assert_eq!(message(with("agent.x = {}")), ", line 4: unknown section \"agent.x\"");
+    assert_eq!(message(with("\"x\\ny\" = 1")), ", line 4: unknown key \"'x\\ny'\"");
+    assert_eq!(
+        report(with("[agnet]")),
+        "\"/etc/pgark/pgark.toml\", line 4: unknown section \"agnet\"\nHINT: Did you mean \"agent\"?"
+    );
+    assert!(with("[agent]").is_ok(), "a section may be empty");
+}
+
+#[test]
+fn the_first_error_of_the_file_is_told() {
+    assert_eq!(message(parse("z = 1\na = 1\n")), ", line 1: unknown key \"z\"");
+}
+
+#[test]
+fn refuses_values_of_another_type() {
+    assert_eq!(
+        report(with("agent.workers = \"two\"")),
+        "\"/etc/pgark/pgark.toml\", line 4: \"agent.workers\" must be a whole number from 1 to 64, not \"two\"\n\
+         HINT: How many WAL files are stored or fetched at once. The default is 2."
+    );
+    for (found, shown) in [
+        ("1.5", "1.5"),
+        ("true", "true"),
+        ("1979-05-27", "a date or time"),
+        ("[1]", "an array"),
+        ("{ count = 1 }", "a table"),
+    ] {
+        assert_eq!(
+            message(with(&format!("agent.workers = {found}"))),
+            format!(", line 4: \"agent.workers\" must be a whole number from 1 to 64, not {shown}")
+        );
+    }
+    assert_eq!(
+        report(parse("cluster = 15\n")),
+        format!(
+            "\"/etc/pgark/pgark.toml\", line 1: \"cluster\" must be {}, not 15\nHINT: {}",
+            KEYS[0].kind, KEYS[0].description
+        )
+    );
+    assert_eq!(
+        message(with("compression.method = \"gzip\"")),
+        ", line 4: \"compression.method\" must be \"lz4\", \"zstd\" or \"none\", not \"gzip\""
+    );
+}
+
+#[test]
+fn refuses_numbers_out_of_range() {
+    for number in ["0", "-2", "65", "99999999999999999999", "0xFF"] {
+        assert_eq!(
+            message(with(&format!("agent.workers = {number}"))),
+            format!(", line 4: \"agent.workers\" must be a whole number from 1 to 64, not {number}")
+        );
+    }
+    assert_eq!(
+        message(with("push.deadline_s = 86401")),
+        ", line 4: \"push.deadline_s\" must be a whole number of seconds from 1 to 86400, not 86401"
+    );
+    assert_eq!(with("agent.workers = 6_4").unwrap().agent.workers.get(), 64);
+    assert_eq!(with("get.prefetch_max_mib = 65536").unwrap().get.prefetch_max_bytes, 64 << 30);
+}
+
+#[test]
+fn refuses_tables_and_values_in_each_others_place() {
+    assert_eq!(
+        report(parse("repository = \"/srv/pgark\"\n")),
+        "\"/etc/pgark/pgark.toml\", line 1: \"repository\" must be a section, not a string\n\
+         HINT: What can be set there: \"repository.url\"."
+    );
+    assert_eq!(
+        message(parse("[[repository]]\nurl = 1")),
+        ", line 1: \"repository\" must be a section, not an array"
+    );
+    assert_eq!(
+        message(with("[agent.workers]\ncount = 1")),
+        ", line 4: \"agent.workers\" must be a whole number from 1 to 64, not a table"
+    );
+    assert!(message(parse("[cluster]\nname = 1")).ends_with(", not a table"));
+}
+
+#[test]
+fn tells_where_the_syntax_ends() {
+    assert_eq!(
+        report(parse("cluster = \"main\"\n\ndata_directory = /var\n")),
+        "\"/etc/pgark/pgark.toml\", line 3, column 18: string values must be quoted, expected literal string\n\
+         HINT: The file is written in TOML; strings stand in double quotes."
+    );
+    assert_eq!(message(parse("cluster = \"a\"\ncluster = \"b\"\n")), ", line 2, column 1: duplicate key");
+    assert_eq!(
+        message(parse("repository.url = \"ä")),
+        ", line 1, column 20: invalid basic string, expected `\"`"
+    );
+    assert!(message(parse("a.".repeat(10_000))).contains("line 1"));
+    assert!(message(parse("[".repeat(100_000))).contains("line 1"));
+    assert!(message(parse(format!("x = {}", "[".repeat(100_000)))).contains("line 1"));
+}
+
+#[test]
+fn names_all_missing_keys() {
+    assert_eq!(
+        report(parse("cluster = \"main\"\n")),
+        format!(
+            "\"/etc/pgark/pgark.toml\": \"data_directory\" and \"repository.url\" are missing\n\
+             HINT: The smallest file has three lines:\n{}",
+            SMALLEST.trim_end()
+        )
+    );
+    assert_eq!(message(parse("")), ": \"cluster\", \"data_directory\" and \"repository.url\" are missing");
+    assert_eq!(message(parse("cluster = \"a\"\ndata_directory = \"/a\"")), ": \"repository.url\" is missing");
+}
+
+#[test]
+fn refuses_text_that_is_not_utf_8() {
+    assert_eq!(
+        report(parse(b"cluster = \"main\"\n# \xFF\n")),
+        "\"/etc/pgark/pgark.toml\", line 2: not valid UTF-8\nHINT: Save the file in the encoding UTF-8."
+    );
+}
+
+#[test]
+fn refuses_relative_paths() {
+    assert_eq!(
+        message(with("spool.directory = \"spool\"")),
+        ", line 4: \"spool.directory\" must be an absolute path, not \"spool\""
+    );
+    assert_eq!(
+        message(with("spool.directory = \"/a\\u0000b\"")),
+        ", line 4: \"spool.directory\" must be an absolute path, not \"/a\\0b\""
+    );
+    assert_eq!(
+        message(parse("repository.url = \"backups\"\n")),
+        ", line 1: \"repository.url\" must be an absolute directory, file:///… or s3://bucket/prefix, not \"backups\""
+    );
+}
+
+#[test]
+fn understands_s3_and_says_that_it_is_not_there() {
+    assert_eq!(
+        report(parse("repository.url = \"s3://bucket/prefix\"\n")),
+        "\"/etc/pgark/pgark.toml\", line 1: S3 repositories are not built in yet\n\
+         HINT: Use a directory, such as repository.url = \"/srv/pgark\"."
+    );
+}
+
+#[test]
+fn system_identifiers_are_numbers_or_strings() {
+    for value in ["18446744073709551615", "\"18446744073709551615\""] {
+        let config = with(&format!("system_identifier = {value}")).unwrap();
+        assert_eq!(config.system_identifier, Some(u64::MAX));
+    }
+    for value in ["0", "-1", "\"\"", "\"+1\"", "0x10", "\"18446744073709551616\"", "1.0"] {
+        assert!(
+            message(with(&format!("system_identifier = {value}"))).starts_with(
+                ", line 4: \"system_identifier\" must be a positive decimal number of 64 bits, not "
+            ),
+            "{value}"
+        );
+    }
+}
+
+#[test]
+fn levels_belong_to_zstd() {
+    let zstd = with("compression.level = 19\ncompression.method = \"zstd\"").unwrap();
+    assert_eq!(zstd.compression, Compression::Zstd { level: 19 });
+    assert_eq!(with("compression.method = \"zstd\"").unwrap().compression, Compression::Zstd { level: 1 });
+    assert_eq!(
+        report(with("compression.level = 1")),
+        "\"/etc/pgark/pgark.toml\", line 4: \"compression.level\" has no meaning for lz4\n\
+         HINT: Set compression.method = \"zstd\", or leave the level out."
+    );
+}
+
+#[test]
+fn refuses_to_write_into_the_data_directory() {
+    assert_eq!(
+        report(parse(SMALLEST.replace("/srv/pgark", "/var/lib/postgresql/15/main/wal"))),
+        "\"/etc/pgark/pgark.toml\", line 3: \"repository.url\" lies inside the data directory \
+         \"/var/lib/postgresql/15/main\"\n\
+         HINT: Choose a directory elsewhere: a base backup would copy it into itself."
+    );
+    let mine = Config::for_recovery("main", "/srv/pgark", Path::new("/var/spool/pgark"));
+    assert_eq!(
+        report(mine).lines().next(),
+        Some("\"spool.directory\" lies inside the data directory \"/var/spool/pgark\"")
+    );
+}
+
+#[test]
+fn secrets_are_shown_nowhere() {
+    let config = with("connection.conninfo = \"host=a password=geheim\"").unwrap();
+    assert!(!format!("{config:?}").contains("geheim"));
+    let shown = config.effective().into_iter().find(|setting| setting.name == "connection.conninfo").unwrap();
+    assert_eq!(shown.value, "host=a password=***");
+    assert_eq!(config.connection.conninfo.reveal(), "host=a password=geheim");
+
+    for wrong in ["connection = \"password=geheim\"", "connection.conninfo = \"password geheim\""] {
+        assert!(!report(with(wrong)).contains("geheim"));
+    }
+    assert_eq!(
+        message(with("connection.conninfo = \"postgresql://u:geheim@h/d\"")),
+        ", line 4: \"connection.conninfo\" must be a string of key=value pairs"
+    );
+}
+
+#[test]
+fn effective_settings_tell_who_decided() {
+    let effective = with("agent.workers = 3").unwrap().effective();
+    assert_eq!(effective.len(), KEYS.len());
+    let found = |name| {
+        let setting = effective.iter().find(|setting| setting.name == name).unwrap();
+        (setting.value.as_str(), setting.origin)
+    };
+    assert_eq!(found("agent.workers"), ("3", SettingOrigin::File { line: 4 }));
+    assert_eq!(found("repository.url"), ("/srv/pgark", SettingOrigin::File { line: 3 }));
+    assert_eq!(found("spool.directory"), ("/var/spool/pgark/main", SettingOrigin::Default));
+    assert_eq!(found("agent.program"), ("the pgark beside the running program", SettingOrigin::Default));
+    assert_eq!(found("system_identifier"), ("any", SettingOrigin::Default));
+}
+
+#[test]
+fn writes_a_file_that_means_the_same() {
+    assert_eq!(with("agent.workers = 2\n[agent]").map(|_| ()).unwrap_err().kind(), ErrorKind::Usage);
+    assert_eq!(with("agent.workers = 2").unwrap().to_toml(), SMALLEST, "defaults are left out");
+    assert_eq!(
+        parse(SMALLEST.replace("/srv/pgark", "file:///srv/a \\\"b\\\"")).unwrap().to_toml(),
+        SMALLEST.replace("/srv/pgark", "/srv/a \\\"b\\\"")
+    );
+    let values = |config: &Config| -> Vec<_> { config.effective().into_iter().map(|s| s.value).collect() };
+    for lines in OTHER_VALUES {
+        let config = with(lines).unwrap();
+        let again = parse(config.to_toml()).unwrap();
+        assert_eq!(values(&again), values(&config));
+        assert_eq!(again.to_toml(), config.to_toml());
+    }
+}
+
+#[test]
+fn recovery_needs_no_file() {
+    let config = Config::for_recovery("main", "file:///srv/pgark", Path::new("/restored")).unwrap();
+    assert_eq!(config.path, None);
+    assert_eq!(config.to_toml(), SMALLEST.replace("/var/lib/postgresql/15/main", "/restored"));
+    assert_eq!(config.effective()[0].origin, SettingOrigin::Given);
+
+    let refused = |cluster: &str, url: &str, directory: &Path| {
+        report(Config::for_recovery(cluster, url, directory)).lines().next().unwrap().to_owned()
+    };
+    let directory = Path::new("/restored");
+    assert!(refused("a/b", "/srv", directory).starts_with("\"cluster\" must be 1 to 63 letters"));
+    assert_eq!(
+        refused("a", "srv", directory),
+        "\"repository.url\" must be an absolute directory, file:///… or s3://bucket/prefix, not \"srv\""
+    );
+    assert_eq!(refused("a", "s3://b/c", directory), "S3 repositories are not built in yet");
+    assert_eq!(
+        refused("a", "/srv", Path::new("restored")),
+        "\"data_directory\" must be an absolute path, not \"restored\""
+    );
+    let not_utf8 = PathBuf::from(OsString::from_vec(b"/\xFF".to_vec()));
+    assert_eq!(refused("a", "/srv", &not_utf8), "the data directory \"/\u{FFFD}\" is not UTF-8");
+}
+
+#[test]
+fn another_data_directory_keeps_the_other_settings() {
+    let config = with("agent.workers = 3").unwrap();
+    let moved = config.with_data_directory(Path::new("/restored")).unwrap();
+    assert_eq!(moved.data_directory, Path::new("/restored"));
+    assert_eq!(moved.path, None);
+    assert_ne!(moved.fingerprint(), config.fingerprint());
+    assert_eq!(moved.agent.workers.get(), 3);
+    assert_eq!(moved.to_toml(), config.to_toml().replace("/var/lib/postgresql/15/main", "/restored"));
+}
+
+#[test]
+fn loads_a_file_whose_path_is_not_utf_8() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join(OsString::from_vec(b"\xFF.toml".to_vec()));
+    std::fs::write(&path, SMALLEST).unwrap();
+    let config = Config::load(&path).unwrap();
+    assert_eq!(config.path.as_ref(), Some(&path));
+    assert_eq!(config.fingerprint(), Config::parse(&path, SMALLEST.as_bytes()).unwrap().fingerprint());
+    assert_ne!(config.fingerprint(), parse(SMALLEST).unwrap().fingerprint());
+
+    std::fs::write(&path, "x = 1").unwrap();
+    assert!(report(Config::load(&path)).contains("\u{FFFD}.toml\", line 1: unknown key \"x\""));
+}
+
+#[test]
+fn relative_paths_become_absolute() {
+    let report = report(Config::load(Path::new("no/such.toml")));
+    let here = std::env::current_dir().unwrap();
+    assert!(report.starts_with(&format!("could not read \"{}/no/such.toml\": no such file", here.display())));
+}
+
+#[test]
+fn says_why_a_file_cannot_be_read() {
+    let directory = tempfile::tempdir().unwrap();
+    let place = directory.path().display();
+    let path = directory.path().join("pgark.toml");
+    assert_eq!(
+        report(Config::load(&path)),
+        format!(
+            "could not read \"{place}/pgark.toml\": no such file or directory\n\
+             HINT: Write that file (three lines are enough), or name another with --config or PGARK_CONFIG; \
+             without both it is /etc/pgark/pgark.toml."
+        )
+    );
+    assert_eq!(
+        report(Config::load(directory.path())),
+        format!("\"{place}\" is not a file\nHINT: Name the configuration file itself.")
+    );
+    std::fs::write(&path, vec![b'#'; (1 << 20) + 1]).unwrap();
+    assert_eq!(
+        report(Config::load(&path)),
+        format!(
+            "\"{place}/pgark.toml\" is larger than 1 MiB\n\
+             HINT: This is not a configuration file of pgark, which has a few lines."
+        )
+    );
+}
+
+#[test]
+fn a_file_that_may_not_be_read_is_a_wrong_call() {
+    let error = Error::io("could not read \"x\"", io::Error::from_raw_os_error(13));
+    let error = unreadable(io::ErrorKind::PermissionDenied, error);
+    assert_eq!(error.kind(), ErrorKind::Usage);
+    assert_eq!(
+        error.report(),
+        "could not read \"x\": permission denied\n\
+         HINT: Check owner and permissions: pgark runs as the owner of the data directory."
+    );
+}
+
+#[test]
+fn the_sample_file_parses() {
+    assert_eq!(parse(SNIPPET).unwrap().to_toml(), SMALLEST);
+}
+
+#[test]
+fn the_sample_file_parses_with_everything_enabled() {
+    let enabled: Vec<_> = SNIPPET
+        .lines()
+        .map(|line| {
+            line.strip_prefix('#').filter(|rest| rest.starts_with(char::is_alphabetic)).unwrap_or(line)
+        })
+        .collect();
+    let config = parse(enabled.join("\n")).unwrap();
+    let offered = SNIPPET.lines().filter(|line| line.starts_with('#') && line.contains(" = ")).count();
+    assert_eq!(config.to_toml().lines().count(), 3 + offered, "each differs from its default");
+}

@@ -1,0 +1,182 @@
+//! One value of a key: from TOML, to people, and back to TOML.
+
+use super::cluster_name::ClusterName;
+use super::conninfo::Conninfo;
+use super::keys::{DefaultValue, Key, Kind};
+use super::url::{RepositoryUrl, absolute_path};
+use crate::error::{Error, Result};
+use std::fmt::{self, Write};
+use std::path::PathBuf;
+use toml::de::DeValue;
+
+/// A value that is what its key wants; one variant for each [`Kind`].
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Value {
+    ClusterName(ClusterName),
+    Path(PathBuf),
+    SystemIdentifier(u64),
+    RepositoryUrl(RepositoryUrl),
+    Conninfo(Conninfo),
+    Word(&'static str),
+    Number(u64),
+}
+
+/// As much of a wrong value as an error repeats, in characters.
+const REPEATED_MAX: usize = 60;
+
+impl Value {
+    /// Reads the value of `key`.
+    ///
+    /// # Errors
+    /// Usage, beginning with the key's name: another type, out of range, or not of the form.
+    pub(super) fn read(key: &Key, raw: &DeValue<'_>) -> Result<Value> {
+        let value = match (key.kind, raw) {
+            (Kind::Number { min, max, .. }, DeValue::Integer(digits)) => {
+                u64::from_str_radix(digits.as_str(), digits.radix())
+                    .ok()
+                    .filter(|number| (min..=max).contains(number))
+                    .map(Value::Number)
+            }
+            (Kind::SystemIdentifier, DeValue::Integer(digits)) if digits.radix() == 10 => {
+                system_identifier(digits.as_str())
+            }
+            (kind, DeValue::String(text)) => Value::from_text(kind, text)?,
+            _ => None,
+        };
+        value.ok_or_else(|| mismatch(key, raw))
+    }
+
+    /// What holds for `key` in `cluster` when nobody sets it.
+    pub(super) fn default_of(key: &Key, cluster: &ClusterName) -> Result<Option<Value>> {
+        match key.default {
+            DefaultValue::Required | DefaultValue::Absent(_) => Ok(None),
+            DefaultValue::Number(number) => Ok(Some(Value::Number(number))),
+            DefaultValue::Text(text) => {
+                Value::from_text(key.kind, &text.replace("<cluster>", cluster.as_str()))
+            }
+        }
+    }
+
+    fn from_text(kind: Kind, text: &str) -> Result<Option<Value>> {
+        Ok(match kind {
+            Kind::ClusterName => ClusterName::new(text).map(Value::ClusterName),
+            Kind::AbsolutePath => absolute_path(text).map(Value::Path),
+            Kind::SystemIdentifier => system_identifier(text),
+            Kind::RepositoryUrl => RepositoryUrl::read(text)?.map(Value::RepositoryUrl),
+            Kind::Conninfo => Conninfo::new(text).map(Value::Conninfo),
+            Kind::OneOf(words) => words.iter().find(|word| **word == text).map(|word| Value::Word(word)),
+            Kind::Number { .. } => None,
+        })
+    }
+
+    /// The value as it stands in a configuration file, secrets included.
+    pub(super) fn to_toml(&self) -> String {
+        match self {
+            Value::Number(number) => number.to_string(),
+            Value::Conninfo(conninfo) => quoted(conninfo.reveal()),
+            // A TOML integer ends at 2^63 for most readers, a system identifier does not.
+            other => quoted(&other.to_string()),
+        }
+    }
+}
+
+impl fmt::Display for Value {
+    /// The value for people: without quotes and without secrets.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Value::ClusterName(name) => write!(f, "{name}"),
+            Value::Path(path) => write!(f, "{}", path.display()),
+            Value::SystemIdentifier(number) | Value::Number(number) => write!(f, "{number}"),
+            Value::RepositoryUrl(url) => write!(f, "{url}"),
+            Value::Conninfo(conninfo) => write!(f, "{conninfo}"),
+            Value::Word(word) => f.write_str(word),
+        }
+    }
+}
+
+fn system_identifier(digits: &str) -> Option<Value> {
+    let decimal = digits.bytes().all(|byte| byte.is_ascii_digit());
+    digits.parse().ok().filter(|number| decimal && *number > 0).map(Value::SystemIdentifier)
+}
+
+fn mismatch(key: &Key, raw: &DeValue<'_>) -> Error {
+    let found = match (key.kind, raw) {
+        // It may hold a password.
+        (Kind::Conninfo, DeValue::String(_)) => String::new(),
+        _ => format!(", not {}", describe(raw)),
+    };
+    let hint = match key.default {
+        DefaultValue::Required => key.description.to_owned(),
+        default => format!("{} The default is {default}.", key.description),
+    };
+    Error::usage(format!("\"{}\" must be {}{found}", key.name, key.kind)).hint(hint)
+}
+
+/// The wrong value `raw` on one line.
+fn describe(raw: &DeValue<'_>) -> String {
+    match raw {
+        DeValue::String(text) => format!("{:?}", shortened(text)),
+        DeValue::Integer(digits) => shortened(&digits.to_string()),
+        DeValue::Float(float) => shortened(float.as_str()),
+        DeValue::Boolean(truth) => truth.to_string(),
+        DeValue::Datetime(_) => "a date or time".to_owned(),
+        DeValue::Array(_) => "an array".to_owned(),
+        DeValue::Table(_) => "a table".to_owned(),
+    }
+}
+
+fn shortened(text: &str) -> String {
+    match text.char_indices().nth(REPEATED_MAX) {
+        Some((end, _)) => format!("{}…", text.get(..end).unwrap_or_default()),
+        None => text.to_owned(),
+    }
+}
+
+/// `text` as a basic string of TOML.
+fn quoted(text: &str) -> String {
+    let mut toml = String::from("\"");
+    for letter in text.chars() {
+        match letter {
+            '"' | '\\' => toml.extend(['\\', letter]),
+            '\u{0}'..='\u{1F}' | '\u{7F}' => {
+                write!(toml, "\\u{:04X}", u32::from(letter)).expect("a string takes all that is written")
+            }
+            _ => toml.push(letter),
+        }
+    }
+    toml.push('"');
+    toml
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::keys::KEYS;
+
+    #[test]
+    fn quotes_what_toml_wants_quoted() {
+        for text in ["", "plain", "a \"b\" \\c\\", "line\nbreak\ttab", "\u{7F}\u{1}", "ä € 🐘"] {
+            let toml = quoted(text);
+            let raw = DeValue::parse(&toml).unwrap();
+            assert_eq!(raw.get_ref().as_str(), Some(text), "{toml}");
+            assert_eq!(toml.lines().count(), 1);
+        }
+    }
+
+    #[test]
+    fn every_default_fits_its_key() {
+        let cluster = ClusterName::new("main").unwrap();
+        for key in KEYS {
+            let value = Value::default_of(key, &cluster).unwrap();
+            let expected = matches!(key.default, DefaultValue::Text(_) | DefaultValue::Number(_));
+            assert_eq!(value.is_some(), expected, "{}", key.name);
+        }
+    }
+
+    #[test]
+    fn repeats_a_wrong_value_only_in_part() {
+        let text = format!("\"{}\"", "ä".repeat(100));
+        let shown = describe(DeValue::parse(&text).unwrap().get_ref());
+        assert_eq!(shown, format!("\"{}…\"", "ä".repeat(60)));
+    }
+}

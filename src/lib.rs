@@ -16,6 +16,8 @@
 //!
 //! Start reading at [`postgres`] for the words, then at the use case that interests you.
 
+#[cfg(feature = "companion")]
+pub mod codec;
 pub mod config;
 pub mod durable;
 pub mod error;

@@ -1,0 +1,187 @@
+//! Checksums: of stored bytes against damage on the way, of raw bytes as the identity of a file.
+
+use crate::error::{Error, Result};
+use std::fmt;
+use std::str::FromStr;
+
+/// The CRC-32 of bytes, taken piece by piece (the polynomial of zip and PNG, which S3 calls `CRC32`).
+///
+/// Against accidents only: finding other bytes of the same CRC is easy.
+#[derive(Clone, Default)]
+pub struct Crc32(crc32fast::Hasher);
+
+/// The 32 bytes of a BLAKE3 hash, written as 64 hexadecimal digits.
+///
+/// Two contents of equal digest are equal. Anybody can compute it, so it proves nothing about who wrote them.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Digest([u8; 32]);
+
+/// The length and digest of some content: what tells whether two files are the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ContentSum {
+    /// How many bytes it is.
+    pub length_bytes: u64,
+    /// The digest of all of them.
+    pub digest: Digest,
+}
+
+/// Computes a [`ContentSum`] in one pass over content that comes in pieces of any length.
+///
+/// Fastest in pieces of 64 KiB or more, of which it hashes several parts at once.
+#[derive(Clone, Default)]
+pub struct ContentHasher {
+    length_bytes: u64,
+    hasher: blake3::Hasher,
+}
+
+impl Crc32 {
+    /// The CRC of no bytes: 0.
+    pub fn new() -> Crc32 {
+        Crc32::default()
+    }
+
+    /// Adds the next bytes.
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    /// Adds the bytes that `following` has seen, as if they had been added here: parts of one object can be
+    /// summed apart from each other.
+    pub fn combine(&mut self, following: &Crc32) {
+        self.0.combine(&following.0);
+    }
+
+    /// The CRC of the bytes so far.
+    pub fn value(&self) -> u32 {
+        self.0.clone().finalize()
+    }
+}
+
+impl fmt::Debug for Crc32 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Crc32({:08x})", self.value())
+    }
+}
+
+impl Digest {
+    /// The digest of `content`.
+    pub fn of(content: &[u8]) -> Digest {
+        Digest(*blake3::hash(content).as_bytes())
+    }
+
+    /// A digest that was stored as bytes.
+    pub const fn from_bytes(bytes: [u8; 32]) -> Digest {
+        Digest(bytes)
+    }
+
+    /// The bytes to store.
+    pub const fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&blake3::Hash::from_bytes(self.0).to_hex())
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl FromStr for Digest {
+    type Err = Error;
+
+    /// Reads 64 hexadecimal digits, upper or lower case. Errors are
+    /// [`Damaged`](crate::error::ErrorKind::Damaged): digests come from stored documents, not from people.
+    fn from_str(text: &str) -> Result<Digest> {
+        match blake3::Hash::from_hex(text) {
+            Ok(hash) => Ok(Digest(*hash.as_bytes())),
+            Err(_) => Err(Error::damaged(format!("\"{text}\" is not a BLAKE3 digest"))),
+        }
+    }
+}
+
+impl serde::Serialize for Digest {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for Digest {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> std::result::Result<Digest, D::Error> {
+        let text = <std::borrow::Cow<'de, str>>::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+impl ContentHasher {
+    /// A hasher that has seen nothing.
+    pub fn new() -> ContentHasher {
+        ContentHasher::default()
+    }
+
+    /// Adds the next bytes.
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.length_bytes += bytes.len() as u64;
+        self.hasher.update(bytes);
+    }
+
+    /// Length and digest of all bytes so far.
+    pub fn finish(&self) -> ContentSum {
+        let digest = Digest(*self.hasher.finalize().as_bytes());
+        ContentSum { length_bytes: self.length_bytes, digest }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// From BLAKE3's reference test vectors.
+    const DIGEST_OF_NOTHING: &str = "af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262";
+
+    #[test]
+    fn crcs_of_parts_combine_to_the_crc_of_the_whole() {
+        let mut whole = Crc32::new();
+        assert_eq!(whole.value(), 0);
+        whole.update(b"123456789");
+        assert_eq!(whole.value(), 0xCBF4_3926, "the check value of every CRC catalogue");
+        for cut in 0..=9 {
+            let (mut first, mut second) = (Crc32::new(), Crc32::new());
+            first.update(&b"123456789"[..cut]);
+            second.update(&b"123456789"[cut..]);
+            first.combine(&second);
+            assert_eq!(first.value(), whole.value());
+        }
+    }
+
+    #[test]
+    fn pieces_sum_to_the_same_content() {
+        let nothing = ContentHasher::new().finish();
+        assert_eq!((nothing.length_bytes, nothing.digest.to_string().as_str()), (0, DIGEST_OF_NOTHING));
+        let content = vec![7; 100_000];
+        let mut hasher = ContentHasher::new();
+        for piece in content.chunks(777) {
+            hasher.update(piece);
+        }
+        let expected = ContentSum { length_bytes: 100_000, digest: Digest::of(&content) };
+        assert_eq!(hasher.finish(), expected);
+    }
+
+    #[test]
+    fn digests_print_and_parse() {
+        let digest: Digest = DIGEST_OF_NOTHING.parse().unwrap();
+        assert_eq!(digest, Digest::of(b""));
+        assert_eq!(Digest::from_bytes(*digest.as_bytes()), digest);
+        let json = serde_json::to_string(&digest).unwrap();
+        assert_eq!(json, format!("\"{DIGEST_OF_NOTHING}\""));
+        assert_eq!(serde_json::from_str::<Digest>(&json).unwrap(), digest);
+        for text in ["", "af", &DIGEST_OF_NOTHING[1..], &DIGEST_OF_NOTHING.replace('a', "g")] {
+            assert!(text.parse::<Digest>().is_err(), "{text:?} is no digest");
+        }
+    }
+}

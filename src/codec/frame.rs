@@ -1,0 +1,261 @@
+//! Writing and reading a sequence of frames, whatever their format.
+
+use super::{Block, FRAME_RAW_BYTES_MAX, FRAME_STORED_BYTES_MAX, SKIPPABLE_BYTES_MAX, lz4, u32_at, zstd};
+use crate::config::Compression;
+use crate::error::{Error, Result};
+
+/// The magic of a skippable frame of kind 0; the kind is in the four lowest bits.
+const SKIPPABLE_MAGIC: u32 = 0x184D_2A50;
+const SKIPPABLE_KIND_MASK: u32 = 0xF;
+
+/// Magic and length.
+const SKIPPABLE_HEADER_BYTES: usize = 8;
+
+/// After the last block of a frame of either format.
+const CONTENT_CHECKSUM_BYTES: usize = 4;
+
+/// Turns raw bytes into frames, one a call. The compressor's memory is used again for every frame.
+pub struct FrameEncoder {
+    format: Encoder,
+}
+
+enum Encoder {
+    Lz4(lz4::Encoder),
+    Zstd(zstd::Encoder),
+}
+
+impl FrameEncoder {
+    /// An encoder whose frames are compressed as `compression` says.
+    pub fn new(compression: Compression) -> FrameEncoder {
+        let format = match compression {
+            Compression::None => Encoder::Lz4(lz4::Encoder::storing()),
+            Compression::Lz4 => Encoder::Lz4(lz4::Encoder::compressing()),
+            Compression::Zstd { level } => Encoder::Zstd(zstd::Encoder::new(level)),
+        };
+        FrameEncoder { format }
+    }
+
+    /// Appends exactly one frame that holds `raw`, 0 to [`FRAME_RAW_BYTES_MAX`] bytes, to `out`.
+    ///
+    /// The frame is never longer than `raw` by more than 1 in 255 and a few bytes.
+    ///
+    /// Errors: [`Usage`](crate::error::ErrorKind::Usage) if `raw` is longer,
+    /// [`Unavailable`](crate::error::ErrorKind::Unavailable) if zstd finds no memory. `out` is then unchanged.
+    pub fn encode(&mut self, raw: &[u8], out: &mut Vec<u8>) -> Result<()> {
+        if raw.len() > FRAME_RAW_BYTES_MAX {
+            return Err(Error::usage(format!(
+                "{} bytes are more than the {FRAME_RAW_BYTES_MAX} that a frame may hold",
+                raw.len()
+            )));
+        }
+        match &mut self.format {
+            Encoder::Lz4(encoder) => {
+                encoder.encode(raw, out);
+                Ok(())
+            }
+            Encoder::Zstd(encoder) => encoder.encode(raw, out),
+        }
+    }
+}
+
+/// Appends a skippable frame of `kind` 0 to 15 to `out`: stock tools pass over it.
+///
+/// Errors: [`Usage`](crate::error::ErrorKind::Usage) if `kind` is above 15 or `payload` longer than
+/// [`SKIPPABLE_BYTES_MAX`]. `out` is then unchanged.
+pub fn skippable_frame(kind: u8, payload: &[u8], out: &mut Vec<u8>) -> Result<()> {
+    if u32::from(kind) > SKIPPABLE_KIND_MASK {
+        return Err(Error::usage(format!("there is no skippable frame of kind {kind}")));
+    }
+    if payload.len() > SKIPPABLE_BYTES_MAX {
+        return Err(Error::usage(format!(
+            "{} bytes are more than the {SKIPPABLE_BYTES_MAX} that a skippable frame may hold",
+            payload.len()
+        )));
+    }
+    out.extend_from_slice(&(SKIPPABLE_MAGIC | u32::from(kind)).to_le_bytes());
+    // At most 64 KiB.
+    out.extend_from_slice(&(payload.len() as u32).to_le_bytes());
+    out.extend_from_slice(payload);
+    Ok(())
+}
+
+/// Turns stored bytes, pushed in pieces of any length, back into the content of their frames.
+///
+/// The format of each frame is told by its magic. What is pushed is not trusted: lengths are compared with the
+/// limits before anything is allocated for them, and content is handed out only after its checksum matched.
+/// Skippable frames have no checksum. Memory: a small multiple of the longest frame and of one push; no frame is
+/// waited for that is longer than [`FRAME_RAW_BYTES_MAX`] and 64 KiB.
+pub struct FrameDecoder {
+    buffer: Vec<u8>,
+    /// How many bytes at the beginning of `buffer` have been taken out.
+    taken_bytes: usize,
+    /// The frame at the front, once its header is complete.
+    front: Option<Front>,
+    zstd: zstd::Decoder,
+}
+
+/// What [`FrameDecoder::next`] found.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Decoded {
+    /// A frame; its content is in `raw`.
+    Frame,
+    /// A skippable frame.
+    Skippable {
+        /// 0 to 15.
+        kind: u8,
+        /// At most [`SKIPPABLE_BYTES_MAX`], not checked by anything.
+        payload: Vec<u8>,
+    },
+    /// The next frame is not complete, or there is none: push more, or finish.
+    NeedMore,
+}
+
+/// A frame that is being looked at for its end. It is kept between calls so that no block header is read twice.
+#[derive(Clone, Copy)]
+struct Front {
+    header: Header,
+    /// The length in bytes up to the next block header, or of the whole frame once `complete`.
+    measured_bytes: usize,
+    complete: bool,
+}
+
+#[derive(Clone, Copy)]
+enum Header {
+    Lz4(lz4::Header),
+    Zstd(zstd::Header),
+}
+
+impl Default for FrameDecoder {
+    fn default() -> FrameDecoder {
+        FrameDecoder::new()
+    }
+}
+
+impl FrameDecoder {
+    /// A decoder at the beginning of a sequence of frames.
+    pub fn new() -> FrameDecoder {
+        FrameDecoder { buffer: Vec::new(), taken_bytes: 0, front: None, zstd: zstd::Decoder::new() }
+    }
+
+    /// Adds the next stored bytes. Call [`next`](FrameDecoder::next) until it needs more before pushing again.
+    pub fn push(&mut self, bytes: &[u8]) {
+        // Moving the rest only once at least as much has been taken out costs one copy of each byte at most.
+        if self.taken_bytes >= self.unread().len() {
+            self.buffer.drain(..self.taken_bytes);
+            self.taken_bytes = 0;
+        }
+        self.buffer.extend_from_slice(bytes);
+    }
+
+    /// Takes out the next frame. [`Decoded::Frame`] replaces what is in `raw`; the others leave it alone. Hand in
+    /// the same buffer every time: it is then neither allocated nor cleared again.
+    ///
+    /// Errors: [`Damaged`](crate::error::ErrorKind::Damaged) if the bytes are no frame that a reader accepts.
+    /// `raw` then holds anything, and every later call fails in the same way.
+    pub fn next(&mut self, raw: &mut Vec<u8>) -> Result<Decoded> {
+        let Some(magic) = u32_at(self.unread(), 0) else { return Ok(Decoded::NeedMore) };
+        if magic & !SKIPPABLE_KIND_MASK == SKIPPABLE_MAGIC {
+            return self.next_skippable((magic & SKIPPABLE_KIND_MASK) as u8);
+        }
+        let front = match self.front {
+            Some(front) => Some(front),
+            None => Front::parse(magic, self.unread())?,
+        };
+        let Some(mut front) = front else { return Ok(Decoded::NeedMore) };
+        front.measure(self.unread())?;
+        self.front = Some(front);
+        // Not `unread()`, which would borrow the zstd context too.
+        let frame = self.buffer.get(self.taken_bytes..).and_then(|bytes| bytes.get(..front.measured_bytes));
+        let Some(frame) = frame.filter(|_| front.complete) else { return Ok(Decoded::NeedMore) };
+        match front.header {
+            Header::Lz4(header) => header.decode(frame, raw)?,
+            Header::Zstd(header) => self.zstd.decode(&header, frame, raw)?,
+        }
+        self.take(front.measured_bytes);
+        Ok(Decoded::Frame)
+    }
+
+    /// Says that no bytes follow, after [`next`](FrameDecoder::next) needed more.
+    ///
+    /// Errors: [`Damaged`](crate::error::ErrorKind::Damaged) if a frame was begun and is not complete. Whole
+    /// frames that are missing are not noticed.
+    pub fn finish(&self) -> Result<()> {
+        if self.unread().is_empty() {
+            return Ok(());
+        }
+        Err(Error::damaged("stored data ends in the middle of a frame"))
+    }
+
+    fn next_skippable(&mut self, kind: u8) -> Result<Decoded> {
+        let Some(length) = u32_at(self.unread(), 4) else { return Ok(Decoded::NeedMore) };
+        let length = length as usize;
+        if length > SKIPPABLE_BYTES_MAX {
+            return Err(Error::damaged(format!(
+                "skippable frame of {length} bytes, more than the {SKIPPABLE_BYTES_MAX} that it may hold"
+            )));
+        }
+        let end = SKIPPABLE_HEADER_BYTES + length;
+        let Some(payload) = self.unread().get(SKIPPABLE_HEADER_BYTES..end) else {
+            return Ok(Decoded::NeedMore);
+        };
+        let payload = payload.to_vec();
+        self.take(end);
+        Ok(Decoded::Skippable { kind, payload })
+    }
+
+    fn unread(&self) -> &[u8] {
+        self.buffer.get(self.taken_bytes..).unwrap_or_default()
+    }
+
+    fn take(&mut self, bytes: usize) {
+        self.taken_bytes += bytes;
+        self.front = None;
+    }
+
+    #[cfg(test)]
+    pub(super) fn held_bytes(&self) -> usize {
+        self.buffer.capacity()
+    }
+}
+
+impl Front {
+    /// The frame that begins `bytes` with `magic`; `None` if more bytes are needed for its header.
+    fn parse(magic: u32, bytes: &[u8]) -> Result<Option<Front>> {
+        let parsed = match magic {
+            lz4::MAGIC => lz4::Header::parse(bytes)?.map(|(header, length)| (Header::Lz4(header), length)),
+            zstd::MAGIC => zstd::Header::parse(bytes)?.map(|(header, length)| (Header::Zstd(header), length)),
+            _ => {
+                return Err(Error::damaged(format!(
+                    "no lz4, zstd or skippable frame begins with {magic:#010x}"
+                )));
+            }
+        };
+        Ok(parsed.map(|(header, length)| Front { header, measured_bytes: length, complete: false }))
+    }
+
+    /// Goes on from block to block as far as `bytes`, which begin with the frame, reach.
+    fn measure(&mut self, bytes: &[u8]) -> Result<()> {
+        while !self.complete {
+            let rest = bytes.get(self.measured_bytes..).unwrap_or_default();
+            let Some(block) = self.header.block(rest)? else { break };
+            self.measured_bytes += block.stored_bytes;
+            if block.last {
+                self.measured_bytes += CONTENT_CHECKSUM_BYTES;
+                self.complete = true;
+            }
+            if self.measured_bytes > FRAME_STORED_BYTES_MAX {
+                return Err(Error::damaged("frame is longer than its content can need"));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Header {
+    fn block(&self, bytes: &[u8]) -> Result<Option<Block>> {
+        match self {
+            Header::Lz4(header) => header.block(bytes),
+            Header::Zstd(header) => header.block(bytes),
+        }
+    }
+}

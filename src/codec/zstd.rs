@@ -1,0 +1,163 @@
+//! Zstandard frames by the reference library, and their extent, found before it sees them.
+//!
+//! Source: RFC 8878, section 3.1.1. All numbers are little-endian.
+
+use super::{Block, bytes_at, checked_raw_bytes};
+use crate::error::{Error, Result};
+use std::io::{self, Cursor};
+use zstd::bulk::{Compressor, Decompressor};
+use zstd::zstd_safe::compress_bound;
+
+/// The first four bytes of a frame.
+pub(super) const MAGIC: u32 = 0xFD2F_B528;
+
+// The frame header descriptor, after the magic.
+const DESCRIPTOR_AT: usize = 4;
+const CONTENT_SIZE_FLAG_SHIFT: u8 = 6;
+const SINGLE_SEGMENT: u8 = 0b0010_0000;
+const RESERVED: u8 = 0b0000_1000;
+const CONTENT_CHECKSUM: u8 = 0b0000_0100;
+const DICTIONARY_MASK: u8 = 0b0000_0011;
+
+// The block header.
+const LAST_BLOCK: u32 = 1;
+const BLOCK_TYPE_SHIFT: u32 = 1;
+const BLOCK_SIZE_SHIFT: u32 = 3;
+const BLOCK_HEADER_BYTES: usize = 3;
+const BLOCK_BYTES_MAX: usize = 128 << 10;
+
+/// Writes frames; the library's context is made at the first one and used for all.
+pub(super) struct Encoder {
+    level: u8,
+    context: Option<Compressor<'static>>,
+}
+
+/// Reads frames; the library's context is made at the first one and used for all.
+pub(super) struct Decoder {
+    context: Option<Decompressor<'static>>,
+}
+
+/// What the header of a frame says.
+#[derive(Clone, Copy)]
+pub(super) struct Header {
+    pub(super) raw_bytes: usize,
+}
+
+impl Encoder {
+    /// An encoder for `level`, 1 to 19.
+    pub(super) fn new(level: u8) -> Encoder {
+        Encoder { level, context: None }
+    }
+
+    /// Appends one frame of `raw` to `out`, which is unchanged if that fails.
+    pub(super) fn encode(&mut self, raw: &[u8], out: &mut Vec<u8>) -> Result<()> {
+        let failed = |error| Error::io("could not compress with zstd", error);
+        let context = match &mut self.context {
+            Some(context) => context,
+            none => none.insert(new_compressor(self.level).map_err(failed)?),
+        };
+        out.reserve(compress_bound(raw.len()));
+        let mut end = Cursor::new(&mut *out);
+        end.set_position(end.get_ref().len() as u64);
+        context.compress_to_buffer(raw, &mut end).map_err(failed)?;
+        Ok(())
+    }
+}
+
+impl Decoder {
+    pub(super) fn new() -> Decoder {
+        Decoder { context: None }
+    }
+
+    /// Replaces `raw` by the content of `frame`, which is complete and begins with `header`.
+    pub(super) fn decode(&mut self, header: &Header, frame: &[u8], raw: &mut Vec<u8>) -> Result<()> {
+        let context = match &mut self.context {
+            Some(context) => context,
+            none => none.insert(
+                Decompressor::new().map_err(|error| Error::io("could not decompress with zstd", error))?,
+            ),
+        };
+        // Not cleared first: only what is longer than last time is filled with zeros. The library cannot write
+        // past the slice and verifies the content checksum.
+        raw.resize(header.raw_bytes, 0);
+        let length = context
+            .decompress_to_buffer(frame, raw.as_mut_slice())
+            .map_err(|error| Error::damaged(format!("zstd frame {}", complaint(&error))))?;
+        if length != header.raw_bytes {
+            return Err(Error::damaged("zstd frame holds less than it announces"));
+        }
+        Ok(())
+    }
+}
+
+impl Header {
+    /// The header at the beginning of `bytes`, which begin with the magic, and its length; `None` if more bytes
+    /// are needed.
+    ///
+    /// Errors: [`Damaged`](crate::error::ErrorKind::Damaged) if it is no header that a reader accepts.
+    pub(super) fn parse(bytes: &[u8]) -> Result<Option<(Header, usize)>> {
+        let Some(&descriptor) = bytes.get(DESCRIPTOR_AT) else { return Ok(None) };
+        check_descriptor(descriptor)?;
+        let single_segment = descriptor & SINGLE_SEGMENT != 0;
+        // A window descriptor is there only where the window is not the whole content.
+        let size_at = DESCRIPTOR_AT + 1 + usize::from(!single_segment);
+        let (announced, size_bytes) = match descriptor >> CONTENT_SIZE_FLAG_SHIFT {
+            0 if !single_segment => return Err(Error::damaged("zstd frame has no content size")),
+            0 => (bytes_at(bytes, size_at).map(|size| u64::from(u8::from_le_bytes(size))), 1),
+            // Two bytes count from 256.
+            1 => (bytes_at(bytes, size_at).map(|size| 256 + u64::from(u16::from_le_bytes(size))), 2),
+            2 => (bytes_at(bytes, size_at).map(|size| u64::from(u32::from_le_bytes(size))), 4),
+            _ => (bytes_at(bytes, size_at).map(u64::from_le_bytes), 8),
+        };
+        let Some(announced) = announced else { return Ok(None) };
+        Ok(Some((Header { raw_bytes: checked_raw_bytes(announced)? }, size_at + size_bytes)))
+    }
+
+    /// The block whose header is at the beginning of `bytes`; `None` if more bytes are needed.
+    pub(super) fn block(&self, bytes: &[u8]) -> Result<Option<Block>> {
+        let Some([low, middle, high]) = bytes_at(bytes, 0) else { return Ok(None) };
+        let word = u32::from_le_bytes([low, middle, high, 0]);
+        let size = (word >> BLOCK_SIZE_SHIFT) as usize;
+        if size > BLOCK_BYTES_MAX {
+            return Err(Error::damaged("zstd block is longer than the format allows"));
+        }
+        let body_bytes = match (word >> BLOCK_TYPE_SHIFT) & 0b11 {
+            // Raw and compressed.
+            0 | 2 => size,
+            // One byte, repeated `size` times.
+            1 => 1,
+            _ => return Err(Error::damaged("zstd block is of an unknown type")),
+        };
+        let stored_bytes = BLOCK_HEADER_BYTES + body_bytes;
+        Ok(Some(Block { stored_bytes, last: word & LAST_BLOCK != 0 }))
+    }
+}
+
+/// Refuses every frame whose descriptor is not one that a reader accepts.
+fn check_descriptor(descriptor: u8) -> Result<()> {
+    let refused = if descriptor & RESERVED != 0 {
+        "is of an unknown version"
+    } else if descriptor & DICTIONARY_MASK != 0 {
+        "needs a dictionary"
+    } else if descriptor & CONTENT_CHECKSUM == 0 {
+        "has no checksum"
+    } else {
+        return Ok(());
+    };
+    Err(Error::damaged(format!("zstd frame {refused}")))
+}
+
+fn new_compressor(level: u8) -> io::Result<Compressor<'static>> {
+    let mut context = Compressor::new(i32::from(level))?;
+    context.include_checksum(true)?;
+    context.include_contentsize(true)?;
+    Ok(context)
+}
+
+/// What the library says is wrong, as the end of a sentence. The texts are those of zstd's `error_private.c`.
+fn complaint(error: &io::Error) -> String {
+    match error.to_string() {
+        text if text.contains("checksum") => "checksum does not match".to_owned(),
+        text => format!("does not decompress: {}", text.to_lowercase()),
+    }
+}

@@ -6,12 +6,18 @@
 
 use crate::error::{Context, Error, Result};
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
+use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, RenameFlags, renameat2};
+use nix::unistd::{linkat, syncfs};
 use std::fmt::Debug;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Makes the temporary names of one process differ.
+static REPLACED: AtomicU64 = AtomicU64::new(0);
 
 /// The operations of a file system on which durability hangs.
 pub trait Disk: Send + Sync + Debug {
@@ -36,6 +42,12 @@ pub trait Disk: Send + Sync + Debug {
 
     /// Removes a file's name.
     fn remove_file(&self, path: &Path) -> io::Result<()>;
+
+    /// Makes all that was written before the call to the file system on which `opened` lies survive a power cut: contents
+    /// and names. For many new files at once, of which it costs less than a call for each.
+    ///
+    /// What could not be written since `opened` was opened is reported, from Linux 5.8 on: open it before writing.
+    fn sync_file_system(&self, opened: &File) -> io::Result<()>;
 }
 
 /// The operating system's file system.
@@ -79,26 +91,51 @@ impl Disk for RealDisk {
     fn remove_file(&self, path: &Path) -> io::Result<()> {
         fs::remove_file(path)
     }
+
+    fn sync_file_system(&self, opened: &File) -> io::Result<()> {
+        Ok(syncfs(opened)?)
+    }
 }
 
-/// Creates a directory and whatever is missing above it; every new name is durable when this returns.
+/// Creates `relative` below `base`, which must exist, and whatever is missing between them; every one of the names is
+/// durable when this returns, also those that somebody else created and may not have made durable yet.
 ///
 /// # Errors
 /// The operating system's, with the directory's name. A directory that somebody else creates meanwhile is fine.
-pub fn create_directories(disk: &dyn Disk, path: &Path, mode: u32) -> Result<()> {
-    if path.as_os_str().is_empty() || path.is_dir() {
-        return Ok(());
+pub fn create_directories(disk: &dyn Disk, base: &Path, relative: &Path, mode: u32) -> Result<()> {
+    let mut parent = base.to_owned();
+    for part in relative.components() {
+        let path = parent.join(part);
+        let what = || format!("could not create directory \"{}\"", path.display());
+        match disk.create_directory(&path, mode) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => {}
+            other => other.context(what)?,
+        }
+        disk.sync_directory(&parent).context(what)?;
+        parent = path;
     }
-    let parent = path.parent().unwrap_or(Path::new("/"));
-    create_directories(disk, parent, mode)?;
-    let directory_name = || format!("could not create directory \"{}\"", path.display());
-    match disk.create_directory(path, mode) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-        other => other.context(directory_name)?,
+    Ok(())
+}
+
+/// Removes all that a directory holds but the file `kept`. Symbolic links are removed, never followed. Nothing is durable.
+///
+/// # Errors
+/// The operating system's, with the name of what could not be removed.
+pub fn clear_directory(directory: &Path, kept: &str) -> Result<()> {
+    let what = |path: &Path| format!("could not remove \"{}\"", path.display());
+    for entry in fs::read_dir(directory).context(|| format!("could not list \"{}\"", directory.display()))? {
+        let entry = entry.context(|| format!("could not list \"{}\"", directory.display()))?;
+        if entry.file_name() == kept {
+            continue;
+        }
+        let path = entry.path();
+        if entry.file_type().context(|| what(&path))?.is_dir() {
+            fs::remove_dir_all(&path).context(|| what(&path))?;
+        } else {
+            fs::remove_file(&path).context(|| what(&path))?;
+        }
     }
-    // Also when another process created it: its own fsync may still be on the way.
-    disk.sync_directory(if parent.as_os_str().is_empty() { Path::new(".") } else { parent })
-        .context(directory_name)
+    Ok(())
 }
 
 /// Puts `content` under `path` in place of whatever was there; when this returns it survives a power cut, and at any
@@ -108,7 +145,7 @@ pub fn create_directories(disk: &dyn Disk, path: &Path, mode: u32) -> Result<()>
 /// The operating system's, with the file's name; the temporary name beside it is removed.
 pub fn replace_file(disk: &dyn Disk, path: &Path, content: &[u8], mode: u32) -> Result<()> {
     let mut temporary = path.as_os_str().to_owned();
-    temporary.push(format!(".{}.pgark", std::process::id()));
+    temporary.push(format!(".{}.{}.pgark", std::process::id(), REPLACED.fetch_add(1, Ordering::Relaxed)));
     let temporary = Path::new(&temporary);
     let attempt = || -> io::Result<()> {
         match disk.remove_file(temporary) {
@@ -122,10 +159,40 @@ pub fn replace_file(disk: &dyn Disk, path: &Path, content: &[u8], mode: u32) -> 
         disk.sync_directory(parent_directory(path))
     };
     attempt().map_err(|error| {
-        // Best effort: the name carries our process id, and the next run of this process number replaces it.
+        // Best effort: a name that stays is never read.
         let _ = disk.remove_file(temporary);
         Error::io(format!("could not write \"{}\"", path.display()), error)
     })
+}
+
+/// Copies `from` to `to` by way of a file without a name, so that a kill leaves nothing behind beside `to`: there is
+/// all of it or nothing. Nothing is durable. What was at `to` before is removed first.
+///
+/// # Errors
+/// The operating system's.
+pub fn copy_nameless(from: &Path, to: &Path) -> io::Result<()> {
+    match fs::remove_file(to) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let nameless = OpenOptions::new()
+        .write(true)
+        .mode(0o600)
+        .custom_flags(OFlag::O_TMPFILE.bits())
+        .open(parent_directory(to));
+    match nameless {
+        Ok(mut file) => {
+            io::copy(&mut File::open(from)?, &mut file)?;
+            let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+            Ok(linkat(AT_FDCWD, path.as_str(), AT_FDCWD, to, AtFlags::AT_SYMLINK_FOLLOW)?)
+        }
+        // A file system without nameless files (NFS): a name of our own beside the destination.
+        Err(_) => {
+            let temporary = to.with_extension("pgark");
+            let copied = fs::copy(from, &temporary).and_then(|_| fs::rename(&temporary, to));
+            copied.inspect_err(|_| drop(fs::remove_file(&temporary)))
+        }
+    }
 }
 
 /// The directory that holds `path`'s name.
@@ -167,11 +234,22 @@ mod tests {
     #[test]
     fn directories_are_created_with_their_parents() {
         let scratch = tempfile::tempdir().unwrap();
-        let deep = scratch.path().join("a/b/c");
-        create_directories(&RealDisk, &deep, 0o700).unwrap();
-        create_directories(&RealDisk, &deep, 0o700).unwrap();
-        assert!(deep.is_dir());
+        let deep = Path::new("a/b/c");
+        create_directories(&RealDisk, scratch.path(), deep, 0o700).unwrap();
+        create_directories(&RealDisk, scratch.path(), deep, 0o700).unwrap();
+        assert!(scratch.path().join(deep).is_dir());
         fs::write(scratch.path().join("file"), b"").unwrap();
-        assert!(create_directories(&RealDisk, &scratch.path().join("file/d"), 0o700).is_err());
+        assert!(create_directories(&RealDisk, scratch.path(), Path::new("file/d"), 0o700).is_err());
+    }
+
+    #[test]
+    fn a_copy_leaves_only_its_destination() {
+        let scratch = tempfile::tempdir().unwrap();
+        let (from, to) = (scratch.path().join("from"), scratch.path().join("to"));
+        fs::write(&from, b"new").unwrap();
+        fs::write(&to, b"old").unwrap();
+        copy_nameless(&from, &to).unwrap();
+        assert_eq!(fs::read(&to).unwrap(), b"new");
+        assert_eq!(fs::read_dir(scratch.path()).unwrap().count(), 2);
     }
 }

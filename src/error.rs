@@ -194,6 +194,12 @@ impl Error {
         self
     }
 
+    /// The same failure for another listener, its causes folded into its message.
+    #[must_use]
+    pub fn replica(&self) -> Error {
+        Error { kind: self.kind, message: self.to_string(), hint: self.hint.clone(), source: None }
+    }
+
     /// What kind of failure it is.
     pub fn kind(&self) -> ErrorKind {
         self.kind

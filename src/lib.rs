@@ -19,6 +19,8 @@
 #[cfg(feature = "companion")]
 pub mod codec;
 pub mod config;
+pub mod data_directory;
 pub mod durable;
 pub mod error;
 pub mod postgres;
+pub mod spool;

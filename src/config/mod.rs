@@ -36,6 +36,7 @@ pub use settings::SettingOrigin;
 pub use url::RepositoryUrl;
 
 use crate::error::{Context, Error, Result};
+use crate::postgres::SystemIdentifier;
 use keys::KEYS;
 use settings::{Setting, Settings};
 use std::fs::File;
@@ -57,7 +58,7 @@ pub struct Config {
     /// The cluster's data directory, an absolute path.
     pub data_directory: PathBuf,
     /// The only system identifier to serve; `None`: whichever the data directory has.
-    pub system_identifier: Option<u64>,
+    pub system_identifier: Option<SystemIdentifier>,
     /// `[repository]`
     pub repository: RepositorySettings,
     /// `[connection]`
@@ -115,15 +116,26 @@ impl Config {
         Config::without_file(given)
     }
 
-    /// The same configuration for another place of the data directory; it belongs to no file any more.
+    /// The configuration of a copy of this cluster that was recovered into `data_directory`: with a spool of its own, and
+    /// without what leads to the original server (and may hold a password). It belongs to no file yet.
     ///
     /// # Errors
-    /// Usage: the path is not absolute, not UTF-8, or holds the repository or the spool.
-    pub fn with_data_directory(&self, data_directory: &Path) -> Result<Config> {
-        let mut given = vec![give("data_directory", utf8(data_directory)?)?];
+    /// Usage: a path is not absolute, not UTF-8, or one holds the other or the repository.
+    pub fn of_recovered(
+        &self,
+        data_directory: &Path,
+        spool_directory: &Path,
+        system: SystemIdentifier,
+    ) -> Result<Config> {
+        let mut given = vec![
+            give("data_directory", utf8(data_directory)?)?,
+            give("spool.directory", utf8(spool_directory)?)?,
+            give("system_identifier", &system.to_string())?,
+        ];
         for setting in self.settings.all() {
-            let kept = setting.origin != SettingOrigin::Default && setting.key.name != "data_directory";
-            if kept {
+            let replaced = given.iter().any(|given| given.key.name == setting.key.name);
+            let of_the_original = setting.key.section() == "connection";
+            if setting.origin != SettingOrigin::Default && !replaced && !of_the_original {
                 given.push(Setting { origin: SettingOrigin::Given, ..setting.clone() });
             }
         }

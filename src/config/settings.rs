@@ -6,6 +6,7 @@ use super::keys::{DefaultValue, KEYS, Key, list};
 use super::url::RepositoryUrl;
 use super::value::Value;
 use crate::error::{Error, Result};
+use crate::postgres::SystemIdentifier;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -166,7 +167,7 @@ impl Settings {
     }
 
     /// The value of a key that may have a system identifier.
-    pub(super) fn system_identifier(&self, name: &str) -> Option<u64> {
+    pub(super) fn system_identifier(&self, name: &str) -> Option<SystemIdentifier> {
         match &self.setting(name).value {
             Some(Value::SystemIdentifier(number)) => Some(*number),
             None => None,

@@ -272,7 +272,7 @@ fn understands_s3_and_says_that_it_is_not_there() {
 fn system_identifiers_are_numbers_or_strings() {
     for value in ["18446744073709551615", "\"18446744073709551615\""] {
         let config = with(&format!("system_identifier = {value}")).unwrap();
-        assert_eq!(config.system_identifier, Some(u64::MAX));
+        assert_eq!(config.system_identifier, SystemIdentifier::new(u64::MAX));
     }
     for value in ["0", "-1", "\"\"", "\"+1\"", "0x10", "\"18446744073709551616\"", "1.0"] {
         assert!(
@@ -386,14 +386,16 @@ fn recovery_needs_no_file() {
 }
 
 #[test]
-fn another_data_directory_keeps_the_other_settings() {
-    let config = with("agent.workers = 3").unwrap();
-    let moved = config.with_data_directory(Path::new("/restored")).unwrap();
-    assert_eq!(moved.data_directory, Path::new("/restored"));
-    assert_eq!(moved.path, None);
-    assert_ne!(moved.fingerprint(), config.fingerprint());
-    assert_eq!(moved.agent.workers.get(), 3);
-    assert_eq!(moved.to_toml(), config.to_toml().replace("/var/lib/postgresql/15/main", "/restored"));
+fn a_recovered_copy_keeps_the_settings_that_do_not_lead_to_the_original() {
+    let config = with("agent.workers = 3\nconnection.conninfo = \"password=secret\"").unwrap();
+    let system = SystemIdentifier::new(7).unwrap();
+    let copy = config.of_recovered(Path::new("/restored"), Path::new("/restored.spool"), system).unwrap();
+    assert_eq!((copy.data_directory.as_path(), copy.path.as_deref()), (Path::new("/restored"), None));
+    assert_ne!(copy.fingerprint(), config.fingerprint());
+    assert_eq!((copy.agent.workers.get(), copy.system_identifier), (3, Some(system)));
+    assert_eq!(copy.spool.directory, Path::new("/restored.spool"));
+    assert!(!copy.to_toml().contains("secret"), "{}", copy.to_toml());
+    assert!(config.of_recovered(Path::new("/a"), Path::new("/a/spool"), system).is_err());
 }
 
 #[test]

@@ -5,6 +5,7 @@ use super::conninfo::Conninfo;
 use super::keys::{DefaultValue, Key, Kind};
 use super::url::{RepositoryUrl, absolute_path};
 use crate::error::{Error, Result};
+use crate::postgres::SystemIdentifier;
 use std::fmt::{self, Write};
 use std::path::PathBuf;
 use toml::de::DeValue;
@@ -14,7 +15,7 @@ use toml::de::DeValue;
 pub(super) enum Value {
     ClusterName(ClusterName),
     Path(PathBuf),
-    SystemIdentifier(u64),
+    SystemIdentifier(SystemIdentifier),
     RepositoryUrl(RepositoryUrl),
     Conninfo(Conninfo),
     Word(&'static str),
@@ -86,7 +87,8 @@ impl fmt::Display for Value {
         match self {
             Value::ClusterName(name) => write!(f, "{name}"),
             Value::Path(path) => write!(f, "{}", path.display()),
-            Value::SystemIdentifier(number) | Value::Number(number) => write!(f, "{number}"),
+            Value::SystemIdentifier(system) => write!(f, "{system}"),
+            Value::Number(number) => write!(f, "{number}"),
             Value::RepositoryUrl(url) => write!(f, "{url}"),
             Value::Conninfo(conninfo) => write!(f, "{conninfo}"),
             Value::Word(word) => f.write_str(word),
@@ -96,7 +98,7 @@ impl fmt::Display for Value {
 
 fn system_identifier(digits: &str) -> Option<Value> {
     let decimal = digits.bytes().all(|byte| byte.is_ascii_digit());
-    digits.parse().ok().filter(|number| decimal && *number > 0).map(Value::SystemIdentifier)
+    digits.parse().ok().filter(|_| decimal).and_then(SystemIdentifier::new).map(Value::SystemIdentifier)
 }
 
 fn mismatch(key: &Key, raw: &DeValue<'_>) -> Error {

@@ -32,8 +32,8 @@ pub struct TimelineSwitch {
     pub switch_point: Lsn,
 }
 
-/// The largest history file that is read, in bytes. A line is some 60 bytes; ten thousand promotions fit.
-pub const HISTORY_BYTES_MAX: usize = 1 << 20;
+/// The largest history file that is read, in bytes. A line is some 60 bytes; four thousand promotions fit.
+pub const HISTORY_BYTES_MAX: usize = 256 << 10;
 
 impl TimelineId {
     /// The timeline of every new cluster.
@@ -92,7 +92,12 @@ impl FromStr for TimelineId {
 impl TimelineHistory {
     /// The history of timeline 1, which has no ancestors and no file.
     pub fn of_first() -> TimelineHistory {
-        TimelineHistory { timeline: TimelineId::FIRST, switches: Vec::new() }
+        TimelineHistory::without_ancestors(TimelineId::FIRST)
+    }
+
+    /// The history of a timeline of which no ancestor is known.
+    pub fn without_ancestors(timeline: TimelineId) -> TimelineHistory {
+        TimelineHistory { timeline, switches: Vec::new() }
     }
 
     /// Reads the content of `<timeline>.history`.

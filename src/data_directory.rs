@@ -1,0 +1,144 @@
+//! The server's data directory, as its neighbours see it from outside.
+//!
+//! Owns: which data directory a call is about, whose it is, which system it holds and how it recovers. Reads only;
+//! nothing of pgark is ever kept in it.
+
+use crate::error::{Context, Error, RecoveryMode, Result};
+use crate::postgres::control_file::ControlFile;
+use nix::unistd::Uid;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
+
+/// How often `pg_control` is read again when its checksum does not hold: the server may be writing it.
+const CONTROL_FILE_READS_MAX: u32 = 20;
+/// The pause between two such reads; the server's write takes microseconds.
+const CONTROL_FILE_PAUSE: Duration = Duration::from_millis(5);
+
+/// A data directory that exists and belongs to the effective user.
+#[derive(Clone, Debug)]
+pub struct DataDirectory {
+    path: PathBuf,
+}
+
+impl DataDirectory {
+    /// The data directory at `path`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) when there is no directory, or when it belongs to another
+    /// user: what root's cron job makes in a spool or repository, the server could not use any more.
+    pub fn open(path: &Path) -> Result<DataDirectory> {
+        let metadata = fs::metadata(path).map_err(|error| {
+            Error::io(format!("could not look at the data directory \"{}\"", path.display()), error)
+                .with_kind(crate::error::ErrorKind::Usage)
+                .hint("Set data_directory to the server's own: SHOW data_directory.")
+        })?;
+        if !metadata.is_dir() {
+            return Err(Error::usage(format!(
+                "the data directory \"{}\" is not a directory",
+                path.display()
+            )));
+        }
+        let (owner, we) = (Uid::from_raw(metadata.uid()), Uid::effective());
+        if owner != we {
+            return Err(Error::usage(format!(
+                "the data directory \"{}\" belongs to user {}, but this program runs as user {}",
+                path.display(),
+                user_name(owner),
+                user_name(we)
+            ))
+            .hint(format!(
+                "Run it as the owner of the data directory: runuser -u {} -- …",
+                user_name(owner)
+            )));
+        }
+        Ok(DataDirectory { path: path.to_owned() })
+    }
+
+    /// Its path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether `other` is the same directory, however it is spelt.
+    pub fn is(&self, other: &Path) -> bool {
+        let identity = |path: &Path| fs::metadata(path).map(|m| (m.dev(), m.ino())).ok();
+        identity(&self.path).is_some_and(|ours| identity(other) == Some(ours))
+    }
+
+    /// The server that runs in it: the process that `postmaster.pid` names, if there is one.
+    pub fn server_process_id(&self) -> Option<u32> {
+        let content = fs::read_to_string(self.path.join("postmaster.pid")).ok()?;
+        let process_id: u32 = content.lines().next()?.trim().parse().ok()?;
+        // The file outlives a crash. A process of another owner is not our server either.
+        let process = fs::metadata(format!("/proc/{process_id}")).ok()?;
+        (process.uid() == Uid::effective().as_raw()).then_some(process_id)
+    }
+
+    /// Where the server that runs in it listens locally: the directory of its socket, and its port.
+    ///
+    /// Source: PostgreSQL `miscadmin.h`, `LOCK_FILE_LINE_PORT` and its neighbours.
+    pub fn socket(&self) -> Option<(PathBuf, u16)> {
+        self.server_process_id()?;
+        let content = fs::read_to_string(self.path.join("postmaster.pid")).ok()?;
+        let mut lines = content.lines().skip(3).map(str::trim);
+        let port = lines.next()?.parse().ok()?;
+        let directory = lines.next().filter(|directory| !directory.is_empty())?;
+        Some((PathBuf::from(directory), port))
+    }
+
+    /// What `global/pg_control` says, read again while its checksum does not hold.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Damaged`](crate::error::ErrorKind::Damaged) when it stays unreadable,
+    /// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) when the directory has none.
+    pub fn control_file(&self) -> Result<ControlFile> {
+        let path = self.path.join("global/pg_control");
+        let mut read = 1;
+        loop {
+            let bytes = fs::read(&path).map_err(|error| {
+                Error::io(format!("could not read \"{}\"", path.display()), error)
+                    .with_kind(crate::error::ErrorKind::Usage)
+                    .hint("Is this a PostgreSQL data directory?")
+            })?;
+            match ControlFile::parse(&bytes) {
+                Ok(control_file) => return Ok(control_file),
+                Err(error) if read == CONTROL_FILE_READS_MAX => {
+                    return Err(error).context(|| format!("could not use \"{}\"", path.display()));
+                }
+                Err(_) => thread::sleep(CONTROL_FILE_PAUSE),
+            }
+            read += 1;
+        }
+    }
+}
+
+/// How the server recovers whose `restore_command` asks for `destination` (`pg_wal/RECOVERYXLOG`, relative to the data
+/// directory, or absolute).
+///
+/// Works on names alone, because the answer decides the exit status of every other failure.
+pub fn recovery_mode(destination: &Path) -> RecoveryMode {
+    if data_directory_of(destination).join("standby.signal").exists() {
+        RecoveryMode::Standby
+    } else {
+        RecoveryMode::OneShot
+    }
+}
+
+/// The data directory that `…/pg_wal/<name>` lies in, by its names: `pg_wal` may be a symbolic link.
+pub fn data_directory_of(wal_path: &Path) -> PathBuf {
+    match wal_path.parent().and_then(Path::parent) {
+        Some(directory) if !directory.as_os_str().is_empty() => directory.to_owned(),
+        _ => PathBuf::from("."),
+    }
+}
+
+/// A user's name, or the number where it has none: for messages.
+pub fn user_name(uid: Uid) -> String {
+    match nix::unistd::User::from_uid(uid) {
+        Ok(Some(user)) => user.name,
+        _ => uid.to_string(),
+    }
+}

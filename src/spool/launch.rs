@@ -1,0 +1,103 @@
+//! Starting an agent.
+
+use super::path::Spool;
+use super::protocol::{Answer, read_answer};
+use crate::config::Config;
+use crate::error::{Context, Error, Result};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use std::env;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+/// What became of an agent.
+#[derive(Debug)]
+pub(super) enum Started {
+    /// One listens: this one, or one that was faster.
+    Listens,
+    /// It ended without a word: it was killed, or has a defect.
+    Ended(Error),
+}
+
+/// Starts an agent for this configuration, detached from us, and returns when it listens.
+///
+/// The agent has no descriptor, no working directory and none of the `PG*` environment of its caller: it outlives the
+/// server that calls us. It tells through a pipe, its standard output, that it listens or why it cannot.
+///
+/// # Errors
+/// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) when there is no such program, what the agent itself said when
+/// it could not start, [`ErrorKind::Unavailable`](crate::error::ErrorKind::Unavailable) when it takes too long.
+pub(super) fn start(config: &Config, spool: &Spool, deadline: Instant) -> Result<Started> {
+    let program = program(config)?;
+    let Some(configuration) = &config.path else {
+        return Err(Error::usage("an agent needs a configuration file")
+            .hint("Write the settings to a file, and name it with --config."));
+    };
+    let mut command = Command::new(&program);
+    command
+        .arg("agent")
+        .arg("--detach")
+        .arg("--config")
+        .arg(configuration)
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null());
+    for (name, _) in env::vars_os() {
+        // PGDATA, PGPASSWORD and the like are this server's; PGARK_* are ours.
+        let bytes = name.as_encoded_bytes();
+        if bytes.starts_with(b"PG") && !bytes.starts_with(b"PGARK_") {
+            command.env_remove(&name);
+        }
+    }
+    let what = || format!("could not start the agent \"{}\"", program.display());
+    let mut child = command.spawn().context(what)?;
+    // Never waited for: it lives as long as the agent, and the init process reaps it when we are gone.
+    let Some(mut said) = child.stdout.take() else { return Err(Error::unavailable(what())) };
+    if !readable(said.as_fd(), deadline).context(what)? {
+        return Err(Error::unavailable("the agent did not start before the deadline").hint(log_hint(spool)));
+    }
+    match read_answer(&mut said).context(what)? {
+        Some(Answer::Failed(error)) => Err(error.context("the agent could not start")),
+        Some(_) => Ok(Started::Listens),
+        None => {
+            Ok(Started::Ended(Error::unavailable("the agent ended while it started").hint(log_hint(spool))))
+        }
+    }
+}
+
+/// The configured program, else the `pgark` beside our own; never one from `PATH`, which is the server's.
+fn program(config: &Config) -> Result<PathBuf> {
+    let program = match &config.agent.program {
+        Some(program) => program.clone(),
+        None => env::current_exe()
+            .context(|| "could not find out where this program lies")?
+            .with_file_name("pgark"),
+    };
+    if program.is_file() {
+        return Ok(program);
+    }
+    Err(Error::usage(format!("the agent's program \"{}\" does not exist", program.display())).hint(
+        "Install pgark beside archive-push and archive-get, or set agent.program to its absolute path.",
+    ))
+}
+
+/// Waits until something can be read, or the other side has closed; `false` when the deadline passes first.
+fn readable(pipe: BorrowedFd<'_>, deadline: Instant) -> nix::Result<bool> {
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let timeout = PollTimeout::try_from(left.as_millis().saturating_add(1)).unwrap_or(PollTimeout::MAX);
+        match poll(&mut [PollFd::new(pipe, PollFlags::POLLIN)], timeout) {
+            Err(Errno::EINTR) => {}
+            Ok(0) if Instant::now() < deadline => {}
+            Ok(ready) => return Ok(ready > 0),
+            Err(errno) => return Err(errno),
+        }
+    }
+}
+
+fn log_hint(spool: &Spool) -> String {
+    format!("Its log is \"{}\".", spool.log().display())
+}

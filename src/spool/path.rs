@@ -1,0 +1,125 @@
+//! Where everything in a spool lies.
+
+use crate::config::Config;
+use crate::data_directory::user_name;
+use crate::durable::{self, RealDisk};
+use crate::error::{Context, Error, Result};
+use nix::unistd::Uid;
+use std::fs;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+/// The longest path of a Unix socket, in bytes: `sockaddr_un.sun_path` less its final NUL (`unix(7)`).
+pub const SOCKET_PATH_BYTES_MAX: usize = 107;
+
+/// The paths of one cluster's spool.
+#[derive(Clone, Debug)]
+pub struct Spool {
+    directory: PathBuf,
+    socket: PathBuf,
+}
+
+impl Spool {
+    /// The spool that a configuration names. Touches nothing.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) when the socket's path would be longer than the operating
+    /// system takes.
+    pub fn of(config: &Config) -> Result<Spool> {
+        let directory = config.spool.directory.clone();
+        // The configuration's fingerprint is in the name, so that a changed one never speaks to an old agent.
+        let socket = directory.join(format!("agent-{}.sock", config.fingerprint()));
+        let length = socket.as_os_str().as_bytes().len();
+        if length > SOCKET_PATH_BYTES_MAX {
+            return Err(Error::usage(format!(
+                "the path of the agent's socket is {length} bytes long, the limit is {SOCKET_PATH_BYTES_MAX}: \"{}\"",
+                socket.display()
+            ))
+            .hint("Set spool.directory to a shorter path."));
+        }
+        Ok(Spool { directory, socket })
+    }
+
+    /// The same spool with another agent's socket.
+    pub fn with_socket(&self, socket: PathBuf) -> Spool {
+        Spool { directory: self.directory.clone(), socket }
+    }
+
+    /// The spool's directory.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// The agent's socket, which exists while an agent with this configuration runs.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// The file whose lock the one agent of this spool holds. Its first line is the agent's process id.
+    pub fn lock(&self) -> PathBuf {
+        self.directory.join("agent.lock")
+    }
+
+    /// The agent's log.
+    pub fn log(&self) -> PathBuf {
+        self.directory.join("agent.log")
+    }
+
+    /// The file that remembers which places in the repository have been seen.
+    pub fn places(&self) -> PathBuf {
+        self.directory.join("places")
+    }
+
+    /// Where WAL lies that was fetched ahead.
+    pub fn prefetch(&self) -> PathBuf {
+        self.directory.join("prefetch")
+    }
+
+    /// Creates the spool where it is missing, and makes sure that it is nobody else's.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) when the directory above it is missing, or the spool
+    /// belongs to another user or may be written by others; otherwise what the operating system says.
+    pub fn prepare(&self) -> Result<()> {
+        let parent = durable::parent_directory(&self.directory);
+        if !parent.is_dir() {
+            return Err(Error::usage(format!(
+                "the spool cannot be created: directory \"{}\" does not exist",
+                parent.display()
+            ))
+            .hint(format!(
+                "Create it for the owner of the data directory: install -d -o {} -m 0755 \"{}\"",
+                user_name(Uid::effective()),
+                parent.display()
+            )));
+        }
+        let name = self.directory.file_name().unwrap_or_default();
+        durable::create_directories(&RealDisk, parent, Path::new(name), 0o700).map_err(|error| {
+            error.hint(format!(
+                "Create it for the owner of the data directory: install -d -o {} -m 0700 \"{}\"",
+                user_name(Uid::effective()),
+                self.directory.display()
+            ))
+        })?;
+        let metadata = fs::symlink_metadata(&self.directory)
+            .context(|| format!("could not look at the spool \"{}\"", self.directory.display()))?;
+        if metadata.uid() != Uid::effective().as_raw() || metadata.mode() & 0o022 != 0 {
+            return Err(Error::usage(format!(
+                "the spool \"{}\" belongs to another user, or others may write to it",
+                self.directory.display()
+            ))
+            .hint(format!(
+                "It must belong to {} with mode 0700. A spool made by another user can be removed while no agent runs.",
+                user_name(Uid::effective())
+            )));
+        }
+        let prefetch = self.prefetch();
+        match fs::create_dir(&prefetch) {
+            // Two agents may begin at once; one of them goes on.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            other => other.context(|| format!("could not create directory \"{}\"", prefetch.display())),
+        }
+    }
+}

@@ -1,0 +1,430 @@
+//! What the small programs and the agent say to each other.
+//!
+//! A message is a length (u32, little-endian, at most [`MESSAGE_BYTES_MAX`]) and that many bytes: one byte that tells
+//! which message it is, then its fields in order. Integers are little-endian, texts and paths have their length (u32)
+//! in front. Both sides are of one version, because it is part of the socket's name; so the protocol has no versions.
+
+use crate::error::{Context, Error, ErrorKind, RecoveryMode, Result};
+use crate::postgres::{SegmentSize, SystemIdentifier, TimelineId, WalFileName};
+use std::ffi::OsString;
+use std::io::{Read, Write};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// The longest message, in bytes; paths and error texts are far shorter.
+pub const MESSAGE_BYTES_MAX: usize = 64 << 10;
+
+/// What a small program, or `pgark`, asks of the agent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Request {
+    /// Store a WAL file, and say so when it is stored.
+    Push(PushRequest),
+    /// Fetch a WAL file into the spool, and say where it lies.
+    Get(GetRequest),
+    /// Say what goes on.
+    Status,
+    /// Finish what is in flight and end.
+    Stop,
+}
+
+/// "Is this file stored?"
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PushRequest {
+    /// The system in the data directory's `pg_control`.
+    pub system: SystemIdentifier,
+    /// Its segment size.
+    pub segment_size: SegmentSize,
+    /// The file's name.
+    pub name: WalFileName,
+    /// The file, absolute.
+    pub path: PathBuf,
+}
+
+/// "Give me this file."
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GetRequest {
+    /// The system in the data directory's `pg_control`.
+    pub system: SystemIdentifier,
+    /// Its segment size.
+    pub segment_size: SegmentSize,
+    /// The file's name.
+    pub name: WalFileName,
+    /// How the server recovers.
+    pub mode: RecoveryMode,
+    /// What a missing segment means.
+    pub target: TargetRule,
+    /// The timeline that recovery is on the way to, where it is known.
+    pub timeline: Option<TimelineId>,
+    /// Whether more files of this timeline will be asked for: not for `pg_rewind`.
+    pub prefetch: bool,
+    /// How long the agent may try.
+    pub deadline: Duration,
+}
+
+/// Whether recovery has a target, which decides what a hole in the WAL means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TargetRule {
+    /// Recovery ends where the archive ends: a hole would end it early and in silence.
+    NoTarget,
+    /// PostgreSQL itself fails when it does not reach the target.
+    WithTarget,
+}
+
+/// What the agent answers.
+#[derive(Debug)]
+pub enum Answer {
+    /// The file is stored in the repository.
+    Stored,
+    /// The file lies here, complete and checked. It is the asker's until the connection ends.
+    Fetched(PathBuf),
+    /// What goes on, as JSON.
+    Status(String),
+    /// The agent listens: said once, to whoever started it.
+    Ready,
+    /// The agent will end.
+    Stopping,
+    /// It could not be done.
+    Failed(Error),
+}
+
+/// Writes one request.
+///
+/// # Errors
+/// [`ErrorKind::Unavailable`] when the other side is gone.
+pub fn write_request(stream: &mut dyn Write, request: &Request) -> Result<()> {
+    let mut message = Writer::default();
+    match request {
+        Request::Push(push) => {
+            message.byte(1);
+            message.system(push.system, push.segment_size);
+            message.text(push.name.to_string().as_bytes());
+            message.text(push.path.as_os_str().as_bytes());
+        }
+        Request::Get(get) => {
+            message.byte(2);
+            message.system(get.system, get.segment_size);
+            message.text(get.name.to_string().as_bytes());
+            message.byte(u8::from(get.mode == RecoveryMode::Standby));
+            message.byte(u8::from(get.target == TargetRule::WithTarget));
+            message.u64(get.timeline.map_or(0, |timeline| u64::from(timeline.as_u32())));
+            message.byte(u8::from(get.prefetch));
+            message.u64(u64::try_from(get.deadline.as_millis()).unwrap_or(u64::MAX));
+        }
+        Request::Status => message.byte(3),
+        Request::Stop => message.byte(4),
+    }
+    message.send(stream)
+}
+
+/// Reads one request; `None` when the other side has closed instead.
+///
+/// # Errors
+/// [`ErrorKind::Damaged`] for anything that [`write_request`] does not write.
+pub fn read_request(stream: &mut dyn Read) -> Result<Option<Request>> {
+    let Some(message) = receive(stream)? else { return Ok(None) };
+    let mut fields = Reader(&message);
+    let request = match fields.byte()? {
+        1 => Request::Push(PushRequest {
+            system: fields.system()?,
+            segment_size: fields.segment_size()?,
+            name: fields.name()?,
+            path: fields.path()?,
+        }),
+        2 => Request::Get(GetRequest {
+            system: fields.system()?,
+            segment_size: fields.segment_size()?,
+            name: fields.name()?,
+            mode: if fields.flag()? { RecoveryMode::Standby } else { RecoveryMode::OneShot },
+            target: if fields.flag()? { TargetRule::WithTarget } else { TargetRule::NoTarget },
+            timeline: u32::try_from(fields.u64()?).ok().and_then(TimelineId::new),
+            prefetch: fields.flag()?,
+            deadline: Duration::from_millis(fields.u64()?),
+        }),
+        3 => Request::Status,
+        4 => Request::Stop,
+        _ => return Err(nonsense()),
+    };
+    fields.end()?;
+    Ok(Some(request))
+}
+
+/// Writes one answer.
+///
+/// # Errors
+/// [`ErrorKind::Unavailable`] when the other side is gone.
+pub fn write_answer(stream: &mut dyn Write, answer: &Answer) -> Result<()> {
+    let mut message = Writer::default();
+    match answer {
+        Answer::Stored => message.byte(1),
+        Answer::Fetched(path) => {
+            message.byte(2);
+            message.text(path.as_os_str().as_bytes());
+        }
+        Answer::Status(json) => {
+            message.byte(3);
+            message.text(json.as_bytes());
+        }
+        Answer::Stopping => message.byte(4),
+        Answer::Ready => message.byte(6),
+        Answer::Failed(error) => {
+            message.byte(5);
+            message.text(error.kind().name().as_bytes());
+            message.text(clipped(&error.to_string()));
+            message.text(clipped(error.hint_text().unwrap_or_default()));
+        }
+    }
+    message.send(stream)
+}
+
+/// Reads one answer; `None` when the other side has closed instead: it has died, and the question stands.
+///
+/// # Errors
+/// [`ErrorKind::Damaged`] for anything that [`write_answer`] does not write.
+pub fn read_answer(stream: &mut dyn Read) -> Result<Option<Answer>> {
+    let Some(message) = receive(stream)? else { return Ok(None) };
+    let mut fields = Reader(&message);
+    let answer = match fields.byte()? {
+        1 => Answer::Stored,
+        2 => Answer::Fetched(fields.path()?),
+        3 => Answer::Status(fields.string()?),
+        4 => Answer::Stopping,
+        6 => Answer::Ready,
+        5 => {
+            let name = fields.string()?;
+            let kind = ErrorKind::ALL.into_iter().find(|kind| kind.name() == name).ok_or_else(nonsense)?;
+            let error = Error::new(kind, fields.string()?);
+            let hint = fields.string()?;
+            Answer::Failed(if hint.is_empty() { error } else { error.hint(hint) })
+        }
+        _ => return Err(nonsense()),
+    };
+    fields.end()?;
+    Ok(Some(answer))
+}
+
+fn nonsense() -> Error {
+    Error::damaged("a message on the agent's socket is not one of pgark's")
+        .hint("Does another program use this spool? Each cluster needs a spool of its own.")
+}
+
+/// As much of a text as surely fits into a message with its neighbours.
+fn clipped(text: &str) -> &[u8] {
+    let bytes = text.as_bytes();
+    let mut length = bytes.len().min(MESSAGE_BYTES_MAX / 4);
+    while !text.is_char_boundary(length) {
+        length -= 1;
+    }
+    bytes.get(..length).unwrap_or_default()
+}
+
+fn receive(stream: &mut dyn Read) -> Result<Option<Vec<u8>>> {
+    let what = || "could not read from the agent's socket";
+    let mut length = [0_u8; 4];
+    match stream.read_exact(&mut length) {
+        Err(error)
+            if matches!(
+                error.kind(),
+                std::io::ErrorKind::UnexpectedEof | std::io::ErrorKind::ConnectionReset
+            ) =>
+        {
+            return Ok(None);
+        }
+        other => other.context(what)?,
+    }
+    let length = u32::from_le_bytes(length) as usize;
+    if length > MESSAGE_BYTES_MAX {
+        return Err(nonsense());
+    }
+    let mut message = vec![0; length];
+    match stream.read_exact(&mut message) {
+        Err(error)
+            if matches!(
+                error.kind(),
+                std::io::ErrorKind::UnexpectedEof | std::io::ErrorKind::ConnectionReset
+            ) =>
+        {
+            Ok(None)
+        }
+        other => other.context(what).map(|()| Some(message)),
+    }
+}
+
+#[derive(Default)]
+struct Writer(Vec<u8>);
+
+impl Writer {
+    fn byte(&mut self, value: u8) {
+        self.0.push(value);
+    }
+
+    fn u64(&mut self, value: u64) {
+        self.0.extend_from_slice(&value.to_le_bytes());
+    }
+
+    fn text(&mut self, value: &[u8]) {
+        // Longer than the whole message may be: `send` refuses it.
+        self.0.extend_from_slice(&u32::try_from(value.len()).unwrap_or(u32::MAX).to_le_bytes());
+        self.0.extend_from_slice(value);
+    }
+
+    fn system(&mut self, system: SystemIdentifier, segment_size: SegmentSize) {
+        self.u64(system.as_u64());
+        self.u64(segment_size.as_u64());
+    }
+
+    fn send(self, stream: &mut dyn Write) -> Result<()> {
+        if self.0.len() > MESSAGE_BYTES_MAX {
+            return Err(Error::usage(format!(
+                "a message of {} bytes is too long for the agent's socket",
+                self.0.len()
+            )));
+        }
+        let mut bytes = Vec::with_capacity(4 + self.0.len());
+        bytes.extend_from_slice(&(self.0.len() as u32).to_le_bytes());
+        bytes.extend_from_slice(&self.0);
+        stream.write_all(&bytes).context(|| "could not write to the agent's socket")
+    }
+}
+
+struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    fn take(&mut self, length: usize) -> Result<&'a [u8]> {
+        let (taken, rest) = self.0.split_at_checked(length).ok_or_else(nonsense)?;
+        self.0 = rest;
+        Ok(taken)
+    }
+
+    fn byte(&mut self) -> Result<u8> {
+        self.take(1)?.first().copied().ok_or_else(nonsense)
+    }
+
+    fn flag(&mut self) -> Result<bool> {
+        match self.byte()? {
+            0 => Ok(false),
+            1 => Ok(true),
+            _ => Err(nonsense()),
+        }
+    }
+
+    fn u64(&mut self) -> Result<u64> {
+        let bytes = self.take(8)?.try_into().map_err(|_| nonsense())?;
+        Ok(u64::from_le_bytes(bytes))
+    }
+
+    fn text(&mut self) -> Result<&'a [u8]> {
+        let length = self.take(4)?.try_into().map_err(|_| nonsense())?;
+        self.take(u32::from_le_bytes(length) as usize)
+    }
+
+    fn string(&mut self) -> Result<String> {
+        String::from_utf8(self.text()?.to_vec()).map_err(|_| nonsense())
+    }
+
+    fn path(&mut self) -> Result<PathBuf> {
+        let path = PathBuf::from(OsString::from_vec(self.text()?.to_vec()));
+        if Path::is_absolute(&path) { Ok(path) } else { Err(nonsense()) }
+    }
+
+    fn name(&mut self) -> Result<WalFileName> {
+        self.string()?.parse().map_err(|_| nonsense())
+    }
+
+    fn system(&mut self) -> Result<SystemIdentifier> {
+        SystemIdentifier::new(self.u64()?).ok_or_else(nonsense)
+    }
+
+    fn segment_size(&mut self) -> Result<SegmentSize> {
+        u32::try_from(self.u64()?).ok().and_then(SegmentSize::new).ok_or_else(nonsense)
+    }
+
+    fn end(&self) -> Result<()> {
+        if self.0.is_empty() { Ok(()) } else { Err(nonsense()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn requests() -> Vec<Request> {
+        vec![
+            Request::Push(PushRequest {
+                system: SystemIdentifier::new(u64::MAX).unwrap(),
+                segment_size: SegmentSize::DEFAULT,
+                name: "000000010000000000000001.00000028.backup".parse().unwrap(),
+                path: PathBuf::from(OsString::from_vec(b"/data \xFF/pg_wal/x".to_vec())),
+            }),
+            Request::Get(GetRequest {
+                system: SystemIdentifier::new(1).unwrap(),
+                segment_size: SegmentSize::DEFAULT,
+                name: "00000002.history".parse().unwrap(),
+                mode: RecoveryMode::Standby,
+                target: TargetRule::WithTarget,
+                timeline: TimelineId::new(7),
+                prefetch: true,
+                deadline: Duration::from_millis(5),
+            }),
+            Request::Status,
+            Request::Stop,
+        ]
+    }
+
+    #[test]
+    fn requests_arrive_as_they_were_sent() {
+        for request in requests() {
+            let mut bytes = Vec::new();
+            write_request(&mut bytes, &request).unwrap();
+            assert_eq!(read_request(&mut bytes.as_slice()).unwrap(), Some(request));
+        }
+    }
+
+    #[test]
+    fn answers_arrive_as_they_were_sent() {
+        let failed = Error::new(ErrorKind::Conflict, "no").hint("do");
+        for answer in [
+            Answer::Stored,
+            Answer::Fetched("/a".into()),
+            Answer::Status("{}".into()),
+            Answer::Failed(failed),
+        ] {
+            let mut bytes = Vec::new();
+            write_answer(&mut bytes, &answer).unwrap();
+            let arrived = read_answer(&mut bytes.as_slice()).unwrap().unwrap();
+            assert_eq!(format!("{arrived:?}"), format!("{answer:?}"));
+        }
+    }
+
+    #[test]
+    fn a_cut_message_is_a_dead_peer_and_never_an_answer() {
+        for request in requests() {
+            let mut bytes = Vec::new();
+            write_request(&mut bytes, &request).unwrap();
+            for length in 0..bytes.len() {
+                assert_eq!(read_request(&mut &bytes[..length]).unwrap(), None);
+            }
+        }
+    }
+
+    #[test]
+    fn nonsense_is_refused_without_a_panic() {
+        let mut seed = 7_u32;
+        for _ in 0..20_000 {
+            let mut payload = Vec::new();
+            for _ in 0..seed % 40 {
+                seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                payload.push((seed >> 24) as u8 % 6);
+            }
+            seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223) | 1;
+            let mut bytes = (payload.len() as u32).to_le_bytes().to_vec();
+            bytes.extend_from_slice(&payload);
+            let _ = read_request(&mut bytes.as_slice());
+            let _ = read_answer(&mut bytes.as_slice());
+        }
+        assert!(
+            read_request(&mut u32::MAX.to_le_bytes().as_slice()).is_err(),
+            "a length of 4 GiB is not allocated"
+        );
+    }
+}

@@ -22,5 +22,7 @@ pub mod config;
 pub mod data_directory;
 pub mod durable;
 pub mod error;
+pub mod get;
 pub mod postgres;
+pub mod push;
 pub mod spool;

@@ -1,2 +1,54 @@
 //! `archive-push %p`: what PostgreSQL's archiver calls for each WAL file.
-fn main() {}
+
+mod small;
+
+use lexopt::prelude::*;
+use pgark::config::Config;
+use pgark::error::{Context, Error, ErrorKind, Result};
+use std::env;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+const HELP: &str = "\
+archive-push stores one WAL file in the repository. PostgreSQL calls it:
+
+    archive_command = 'archive-push %p'
+
+Usage: archive-push [--config FILE] PATH
+
+Arguments:
+  PATH             the file, as %p: relative to the data directory, which is the working directory
+
+Options:
+  --config FILE    the configuration [default: $PGARK_CONFIG, else /etc/pgark/pgark.toml]
+  --help           print this
+  --version        print the version
+
+Exit status: 0 stored and confirmed; 2 wrong call or configuration; 3 not possible now, PostgreSQL tries again;
+4 the file is damaged, belongs to another cluster, or the repository holds another file of this name.";
+
+fn main() -> ExitCode {
+    small::run("archive-push", ErrorKind::Damaged.push_status(), |error| error.kind().push_status(), run)
+}
+
+fn run() -> Result<()> {
+    let mut config = None;
+    let mut path: Option<PathBuf> = None;
+    let mut arguments = lexopt::Parser::from_env();
+    while let Some(argument) = arguments.next().map_err(small::usage)? {
+        match argument {
+            Long("config") => config = Some(arguments.value().map_err(small::usage)?.into()),
+            Long("help") | Short('h') => return small::print(HELP),
+            Long("version") | Short('V') => return small::print(small::VERSION),
+            Value(value) if path.is_none() => path = Some(value.into()),
+            other => return Err(small::usage(other.unexpected())),
+        }
+    }
+    let path = path.ok_or_else(|| {
+        Error::usage("no path was given")
+            .hint("archive_command must pass %p: archive_command = 'archive-push %p'.")
+    })?;
+    let config = Config::load(&Config::locate(config, env::var_os("PGARK_CONFIG")).path)?;
+    let working_directory = env::current_dir().context(|| "could not find the working directory")?;
+    pgark::push::archive(&config, &path, &working_directory)
+}

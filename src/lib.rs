@@ -26,3 +26,5 @@ pub mod get;
 pub mod postgres;
 pub mod push;
 pub mod spool;
+#[cfg(feature = "companion")]
+pub mod store;

@@ -130,6 +130,11 @@ impl ContentHasher {
         self.hasher.update(bytes);
     }
 
+    /// The number of bytes so far.
+    pub fn length_bytes(&self) -> u64 {
+        self.length_bytes
+    }
+
     /// Length and digest of all bytes so far.
     pub fn finish(&self) -> ContentSum {
         let digest = Digest(*self.hasher.finalize().as_bytes());

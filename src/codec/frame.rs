@@ -147,6 +147,12 @@ impl FrameDecoder {
         self.buffer.extend_from_slice(bytes);
     }
 
+    /// How many of the pushed bytes have not been taken out: where the next frame begins, counted from the end of what
+    /// was pushed.
+    pub fn pending_bytes(&self) -> usize {
+        self.unread().len()
+    }
+
     /// Takes out the next frame. [`Decoded::Frame`] replaces what is in `raw`; the others leave it alone. Hand in
     /// the same buffer every time: it is then neither allocated nor cleared again.
     ///

@@ -1,0 +1,331 @@
+//! A store in a directory of the local or a mounted file system.
+//!
+//! An object is written under a temporary name, synced, read back and compared, and then given its name by a rename
+//! that replaces nothing; at last the directory is synced. Whoever sees a name sees the whole object.
+
+mod reader;
+mod temporary;
+mod writer;
+
+use super::{Listing, ObjectInfo, ObjectKey, ObjectReader, ObjectWriter, PutOutcome, Store};
+use crate::durable::{self, Disk};
+use crate::error::{Context, Error, ErrorKind, Result};
+use reader::FileReader;
+use std::collections::HashSet;
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use writer::FileWriter;
+
+/// Permissions of what is created: the repository is the database, so it is nobody else's.
+const DIRECTORY_MODE: u32 = 0o750;
+const FILE_MODE: u32 = 0o640;
+
+/// How many directories are remembered as durable, so that each is synced once and not for every object.
+const KNOWN_DIRECTORIES_MAX: usize = 1024;
+
+/// A store in a directory, which must exist: pgark never makes it, because the mount point of a file system that is
+/// not mounted must not pass for an empty repository.
+#[derive(Clone, Debug)]
+pub struct DirectoryStore {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    root: PathBuf,
+    disk: Arc<dyn Disk>,
+    /// Directories below the root whose names this process has made durable.
+    known: Mutex<HashSet<PathBuf>>,
+}
+
+impl DirectoryStore {
+    /// The store in `root`. Touches nothing.
+    pub fn new(root: PathBuf, disk: Arc<dyn Disk>) -> DirectoryStore {
+        DirectoryStore { inner: Arc::new(Inner { root, disk, known: Mutex::default() }) }
+    }
+}
+
+impl Inner {
+    fn path(&self, key: &ObjectKey) -> PathBuf {
+        self.root.join(key.as_str())
+    }
+
+    /// That the root is there, which is what makes "no such file" an answer of the repository.
+    fn check_root(&self) -> Result<()> {
+        match fs::metadata(&self.root) {
+            Ok(metadata) if metadata.is_dir() => Ok(()),
+            Ok(_) => Err(Error::unavailable(format!("the repository \"{}\" is not a directory", self.root.display()))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                Err(Error::unavailable(format!("the repository \"{}\" does not exist", self.root.display())).hint(format!(
+                    "Is its file system mounted? A new repository is created with: install -d -o OWNER -m 0750 \"{}\"",
+                    self.root.display()
+                )))
+            }
+            Err(error) => Err(Error::io(format!("could not look at the repository \"{}\"", self.root.display()), error)),
+        }
+    }
+
+    /// Creates the directories above an object and makes their names durable, once per process.
+    fn prepare_parent(&self, key: &ObjectKey) -> Result<()> {
+        let Some((parent, _)) = key.as_str().rsplit_once('/') else { return self.check_root() };
+        let parent = Path::new(parent);
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.contains(parent) {
+            return Ok(());
+        }
+        self.check_root()?;
+        durable::create_directories(self.disk.as_ref(), &self.root, parent, DIRECTORY_MODE)?;
+        if known.len() >= KNOWN_DIRECTORIES_MAX {
+            known.clear();
+        }
+        known.insert(parent.to_owned());
+        Ok(())
+    }
+
+    fn forget_directories(&self) {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    /// Gives a synced temporary file its name, durably.
+    fn publish(&self, temporary: &Path, key: &ObjectKey) -> Result<PutOutcome> {
+        let path = self.path(key);
+        let what = || format!("could not store \"{}\"", path.display());
+        self.prepare_parent(key)?;
+        let mut renamed = self.disk.rename_new(temporary, &path);
+        if renamed.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+            // Somebody has removed a directory that we knew: expire does, when the last object in it goes.
+            self.forget_directories();
+            self.prepare_parent(key)?;
+            renamed = self.disk.rename_new(temporary, &path);
+        }
+        match renamed {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(PutOutcome::Exists),
+            other => other.context(what)?,
+        }
+        self.disk.sync_directory(durable::parent_directory(&path)).context(what)?;
+        Ok(PutOutcome::Created)
+    }
+
+    /// Whether an error says that an object does not exist; the repository must be there to say it.
+    fn is_absent(&self, error: &io::Error) -> Result<bool> {
+        match error.kind() {
+            io::ErrorKind::NotFound => self.check_root().map(|()| true),
+            _ => Ok(false),
+        }
+    }
+}
+
+impl Store for DirectoryStore {
+    fn location(&self) -> String {
+        self.inner.root.display().to_string()
+    }
+
+    fn create(&self, key: &ObjectKey) -> Result<Box<dyn ObjectWriter>> {
+        self.inner.check_root()?;
+        Ok(Box::new(FileWriter::begin(self.inner.clone(), key.clone())?))
+    }
+
+    fn replace(&self, key: &ObjectKey, content: &[u8]) -> Result<()> {
+        self.inner.check_root()?;
+        let mut writer = FileWriter::begin(self.inner.clone(), key.clone())?;
+        writer.write(content)?;
+        writer.finish_over()
+    }
+
+    fn open(&self, key: &ObjectKey, from: u64) -> Result<Option<Box<dyn ObjectReader>>> {
+        let path = self.inner.path(key);
+        match File::open(&path) {
+            Ok(file) => Ok(Some(Box::new(FileReader::new(file, path, from)?))),
+            Err(error) if self.inner.is_absent(&error)? => Ok(None),
+            Err(error) => Err(Error::io(format!("could not open \"{}\"", path.display()), error)),
+        }
+    }
+
+    fn stat(&self, key: &ObjectKey) -> Result<Option<ObjectInfo>> {
+        let path = self.inner.path(key);
+        match fs::metadata(&path) {
+            Ok(metadata) if metadata.is_file() => Ok(Some(ObjectInfo { length_bytes: metadata.len() })),
+            Ok(_) => Err(Error::damaged(format!("\"{}\" is not a file", path.display()))),
+            Err(error) if self.inner.is_absent(&error)? => Ok(None),
+            Err(error) => Err(Error::io(format!("could not look at \"{}\"", path.display()), error)),
+        }
+    }
+
+    fn list(&self, below: Option<&ObjectKey>) -> Result<Listing> {
+        let path = below.map_or_else(|| self.inner.root.clone(), |key| self.inner.path(key));
+        let what = || format!("could not list \"{}\"", path.display());
+        let entries = match fs::read_dir(&path) {
+            Ok(entries) => entries,
+            Err(error) if self.inner.is_absent(&error)? => return Ok(Listing::default()),
+            Err(error) => return Err(Error::io(what(), error)),
+        };
+        let mut listing = Listing::default();
+        for entry in entries {
+            let entry = entry.context(what)?;
+            // Names that cannot be keys are somebody else's, or our temporary ones.
+            let Some(name) =
+                entry.file_name().to_str().filter(|name| ObjectKey::new(*name).is_ok()).map(str::to_owned)
+            else {
+                continue;
+            };
+            match entry.metadata() {
+                Ok(metadata) if metadata.is_dir() => listing.directories.push(name),
+                Ok(metadata) => listing.objects.push((name, ObjectInfo { length_bytes: metadata.len() })),
+                // Removed while we list.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(Error::io(what(), error)),
+            }
+        }
+        listing.directories.sort_unstable();
+        listing.objects.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+        Ok(listing)
+    }
+
+    fn still_holds(&self, key: &ObjectKey) -> Result<bool> {
+        self.stat(key).map(|info| info.is_some())
+    }
+
+    fn make_durable(&self, key: &ObjectKey) -> Result<()> {
+        let path = self.inner.path(key);
+        let what = || format!("could not make \"{}\" durable", path.display());
+        let file = match File::open(&path) {
+            Err(error) if self.inner.is_absent(&error)? => {
+                return Err(Error::new(ErrorKind::Absent, format!("\"{}\" is gone", path.display())));
+            }
+            other => other.context(what)?,
+        };
+        self.inner.disk.sync_file(&file, &path).context(what)?;
+        self.inner.prepare_parent(key)?;
+        self.inner.disk.sync_directory(durable::parent_directory(&path)).context(what)
+    }
+
+    fn delete(&self, key: &ObjectKey) -> Result<()> {
+        let path = self.inner.path(key);
+        let what = || format!("could not remove \"{}\"", path.display());
+        match self.inner.disk.remove_file(&path) {
+            Err(error) if self.inner.is_absent(&error)? => return Ok(()),
+            other => other.context(what)?,
+        }
+        self.inner.disk.sync_directory(durable::parent_directory(&path)).context(what)
+    }
+
+    fn sweep(&self) -> Result<u64> {
+        self.inner.check_root()?;
+        temporary::sweep(self.inner.disk.as_ref(), &self.inner.root)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::durable::RealDisk;
+
+    fn store() -> (tempfile::TempDir, DirectoryStore) {
+        let scratch = tempfile::tempdir().unwrap();
+        let store = DirectoryStore::new(scratch.path().to_owned(), Arc::new(RealDisk));
+        (scratch, store)
+    }
+
+    fn key(text: &str) -> ObjectKey {
+        ObjectKey::new(text).unwrap()
+    }
+
+    #[test]
+    fn an_object_is_written_once() {
+        let (_scratch, store) = store();
+        assert_eq!(store.put_new(&key("a/b/c"), &[b"one", b" two"]).unwrap(), PutOutcome::Created);
+        assert_eq!(store.put_new(&key("a/b/c"), &[b"three"]).unwrap(), PutOutcome::Exists);
+        assert_eq!(store.read_small(&key("a/b/c"), 100).unwrap().unwrap(), b"one two");
+        assert_eq!(store.stat(&key("a/b/c")).unwrap(), Some(ObjectInfo { length_bytes: 7 }));
+        assert!(store.read_small(&key("a/b/c"), 3).is_err());
+    }
+
+    #[test]
+    fn of_many_writers_one_wins() {
+        let (_scratch, store) = store();
+        let created = std::thread::scope(|scope| {
+            let writers: Vec<_> = (0..8)
+                .map(|number| {
+                    let store = store.clone();
+                    scope.spawn(move || {
+                        store.put_new(&key("race"), &[format!("{number}").as_bytes()]).unwrap()
+                    })
+                })
+                .collect();
+            writers
+                .into_iter()
+                .map(|writer| writer.join().unwrap())
+                .filter(|o| *o == PutOutcome::Created)
+                .count()
+        });
+        assert_eq!(created, 1);
+        assert_eq!(store.read_small(&key("race"), 10).unwrap().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn nothing_is_seen_before_it_is_finished_and_nothing_stays_of_what_was_dropped() {
+        let (scratch, store) = store();
+        let mut writer = store.create(&key("a/b")).unwrap();
+        writer.write(b"half").unwrap();
+        assert_eq!(store.stat(&key("a/b")).unwrap(), None);
+        assert_eq!(store.list(None).unwrap(), Listing::default());
+        drop(writer);
+        let temporary = scratch.path().join(temporary::DIRECTORY);
+        assert_eq!(fs::read_dir(temporary).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn sweeps_what_the_dead_left_and_spares_the_living() {
+        let (scratch, store) = store();
+        let mut writer = store.create(&key("alive")).unwrap();
+        writer.write(b"alive").unwrap();
+        fs::write(scratch.path().join(temporary::DIRECTORY).join("host.1.1"), b"dead").unwrap();
+        assert_eq!(store.sweep().unwrap(), 1);
+        assert_eq!(writer.finish().unwrap(), PutOutcome::Created);
+    }
+
+    #[test]
+    fn absent_is_told_apart_from_unavailable() {
+        let (scratch, store) = store();
+        assert!(store.open(&key("a"), 0).unwrap().is_none());
+        assert_eq!(store.list(Some(&key("a"))).unwrap(), Listing::default());
+        let gone = DirectoryStore::new(scratch.path().join("gone"), Arc::new(RealDisk));
+        for error in [
+            gone.open(&key("a"), 0).err().unwrap(),
+            gone.stat(&key("a")).unwrap_err(),
+            gone.list(None).unwrap_err(),
+            gone.put_new(&key("a"), &[b"x"]).unwrap_err(),
+            gone.replace(&key("a"), b"x").unwrap_err(),
+            gone.sweep().unwrap_err(),
+        ] {
+            assert_eq!(error.kind(), ErrorKind::Unavailable);
+            assert!(error.hint_text().unwrap().contains("mounted"));
+        }
+    }
+
+    #[test]
+    fn lists_one_level_sorted() {
+        let (scratch, store) = store();
+        for name in ["b/1", "b/2", "a/x/y", "c"] {
+            store.put_new(&key(name), &[name.as_bytes()]).unwrap();
+        }
+        fs::write(scratch.path().join(".hidden"), b"").unwrap();
+        let listing = store.list(None).unwrap();
+        assert_eq!(listing.directories, ["a", "b"]);
+        assert_eq!(listing.objects, [("c".to_owned(), ObjectInfo { length_bytes: 1 })]);
+    }
+
+    #[test]
+    fn removed_directories_are_made_again() {
+        let (scratch, store) = store();
+        store.put_new(&key("a/b"), &[b"1"]).unwrap();
+        fs::remove_dir_all(scratch.path().join("a")).unwrap();
+        assert_eq!(store.put_new(&key("a/c"), &[b"2"]).unwrap(), PutOutcome::Created);
+        store.make_durable(&key("a/c")).unwrap();
+        assert_eq!(store.make_durable(&key("a/b")).unwrap_err().kind(), ErrorKind::Absent);
+        store.delete(&key("a/c")).unwrap();
+        store.delete(&key("a/c")).unwrap();
+    }
+}

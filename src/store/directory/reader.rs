@@ -1,0 +1,38 @@
+//! One object on its way out of a directory.
+
+use super::ObjectReader;
+use crate::error::{Context, Result};
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+
+/// How much is read at a time: large enough for a disk, small enough for a cache.
+const READ_BYTES: usize = 256 << 10;
+
+/// An open file and a position in it.
+pub struct FileReader {
+    file: File,
+    path: PathBuf,
+    position: u64,
+}
+
+impl FileReader {
+    pub fn new(file: File, path: PathBuf, from: u64) -> Result<FileReader> {
+        Ok(FileReader { file, path, position: from })
+    }
+}
+
+impl ObjectReader for FileReader {
+    fn read(&mut self, buffer: &mut Vec<u8>) -> Result<usize> {
+        let start = buffer.len();
+        buffer.resize(start + READ_BYTES, 0);
+        let target = buffer.get_mut(start..).unwrap_or_default();
+        let length = self
+            .file
+            .read_at(target, self.position)
+            .context(|| format!("could not read \"{}\"", self.path.display()))?;
+        buffer.truncate(start + length);
+        self.position += length as u64;
+        Ok(length)
+    }
+}

@@ -1,0 +1,120 @@
+//! Bytes under keys. Knows nothing of WAL.
+//!
+//! Owns: the port between pgark and wherever bytes are kept, and its implementations. Its calls block: they are made
+//! from worker threads, and a store that works asynchronously waits inside. Does not own: what lies where (that is
+//! `repository/`), and how often a failed call is tried again (that is its caller).
+
+mod directory;
+mod key;
+
+pub use directory::DirectoryStore;
+pub use key::ObjectKey;
+
+use crate::error::Result;
+use std::fmt::Debug;
+
+/// The port. Every object is written once, whole, and never changed; only [`Store::replace`] is different.
+pub trait Store: Send + Sync + Debug {
+    /// Where it is, as the configuration says it: for messages.
+    fn location(&self) -> String;
+
+    /// Begins an object that must not exist yet. Nothing is visible before [`ObjectWriter::finish`]; a writer that is
+    /// dropped leaves nothing that anybody sees.
+    fn create(&self, key: &ObjectKey) -> Result<Box<dyn ObjectWriter>>;
+
+    /// Stores an object that may exist already; of two at once, one wins whole. For heartbeats, never for data.
+    fn replace(&self, key: &ObjectKey, content: &[u8]) -> Result<()>;
+
+    /// Opens an object, from byte `from` on; `None` when the store has said that it does not exist.
+    fn open(&self, key: &ObjectKey, from: u64) -> Result<Option<Box<dyn ObjectReader>>>;
+
+    /// Looks whether an object exists; `None` when the store has said that it does not.
+    fn stat(&self, key: &ObjectKey) -> Result<Option<ObjectInfo>>;
+
+    /// What lies directly below a key, or below the root: sorted by name. Empty when nothing does.
+    fn list(&self, below: Option<&ObjectKey>) -> Result<Listing>;
+
+    /// Whether an object that this process has stored is still there, as far as that can be told without a request
+    /// over a network: a file system that was unmounted meanwhile must not be answered for.
+    fn still_holds(&self, key: &ObjectKey) -> Result<bool>;
+
+    /// Makes sure that an object which somebody else created survives a power cut.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Absent`](crate::error::ErrorKind::Absent) when it is gone.
+    fn make_durable(&self, key: &ObjectKey) -> Result<()>;
+
+    /// Removes an object; that it does not exist is fine.
+    fn delete(&self, key: &ObjectKey) -> Result<()>;
+
+    /// Removes what dead writers left behind; returns how many objects that were.
+    fn sweep(&self) -> Result<u64>;
+
+    /// Stores `parts`, one after the other, as one object.
+    fn put_new(&self, key: &ObjectKey, parts: &[&[u8]]) -> Result<PutOutcome> {
+        let mut writer = self.create(key)?;
+        for part in parts {
+            writer.write(part)?;
+        }
+        writer.finish()
+    }
+
+    /// The whole of a small object; `None` when the store has said that it does not exist.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Damaged`](crate::error::ErrorKind::Damaged) when it has more than `bytes_max` bytes.
+    fn read_small(&self, key: &ObjectKey, bytes_max: u64) -> Result<Option<Vec<u8>>> {
+        let Some(mut reader) = self.open(key, 0)? else { return Ok(None) };
+        let mut content = Vec::new();
+        while reader.read(&mut content)? > 0 {
+            if content.len() as u64 > bytes_max {
+                return Err(crate::error::Error::damaged(format!(
+                    "object \"{key}\" has more than {bytes_max} bytes"
+                )));
+            }
+        }
+        Ok(Some(content))
+    }
+}
+
+/// An object on its way into the store.
+pub trait ObjectWriter: Send {
+    /// Appends bytes.
+    fn write(&mut self, bytes: &[u8]) -> Result<()>;
+
+    /// Makes the object durable, confirms what the store holds, and gives it its name unless that name exists.
+    ///
+    /// When this returns [`PutOutcome::Created`], the object survives a power cut and its bytes were confirmed.
+    fn finish(self: Box<Self>) -> Result<PutOutcome>;
+}
+
+/// An object on its way out of the store.
+pub trait ObjectReader: Send {
+    /// Appends the next bytes to `buffer`; how many they were, 0 at the object's end.
+    fn read(&mut self, buffer: &mut Vec<u8>) -> Result<usize>;
+}
+
+/// What became of a put.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PutOutcome {
+    /// The object is ours.
+    Created,
+    /// An object of this name exists, and nothing was changed.
+    Exists,
+}
+
+/// What a store says of an object without reading it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ObjectInfo {
+    /// Its length in bytes.
+    pub length_bytes: u64,
+}
+
+/// What lies directly below a key.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Listing {
+    /// The last parts of longer keys, each once, sorted.
+    pub directories: Vec<String>,
+    /// The last parts of objects' keys with what is known of them, sorted.
+    pub objects: Vec<(String, ObjectInfo)>,
+}

@@ -25,6 +25,8 @@ pub mod error;
 pub mod get;
 pub mod postgres;
 pub mod push;
+#[cfg(feature = "companion")]
+pub mod repository;
 pub mod spool;
 #[cfg(feature = "companion")]
 pub mod store;

@@ -1,0 +1,124 @@
+//! The names of all objects of one system.
+
+use super::backup::Label;
+use crate::error::Result;
+use crate::postgres::{SegmentName, SystemIdentifier, TimelineId, WalFileName};
+use crate::store::ObjectKey;
+
+/// Where the objects of one system identifier of one cluster lie.
+#[derive(Clone, Debug)]
+pub struct Layout {
+    cluster: String,
+    system: SystemIdentifier,
+    root: ObjectKey,
+}
+
+impl Layout {
+    /// `<cluster>/<system identifier>`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Damaged`](crate::error::ErrorKind::Damaged) when the cluster's name cannot be part of a key.
+    pub fn new(cluster: &str, system: SystemIdentifier) -> Result<Layout> {
+        let root = ObjectKey::new(cluster)?.join(system)?;
+        Ok(Layout { cluster: cluster.to_owned(), system, root })
+    }
+
+    /// The cluster's name.
+    pub fn cluster(&self) -> &str {
+        &self.cluster
+    }
+
+    /// The system identifier.
+    pub fn system(&self) -> SystemIdentifier {
+        self.system
+    }
+
+    /// `format.json`: that the place exists, and in which version.
+    pub fn format(&self) -> Result<ObjectKey> {
+        self.root.join("format.json")
+    }
+
+    /// `wal`: below it lie history files, and a directory per timeline.
+    pub fn wal(&self) -> Result<ObjectKey> {
+        self.root.join("wal")
+    }
+
+    /// `wal/<timeline>`: below it lies a directory per log number.
+    pub fn wal_timeline(&self, timeline: TimelineId) -> Result<ObjectKey> {
+        self.wal()?.join(timeline.file_digits())
+    }
+
+    /// `wal/<timeline>/<log number>`: below it lie segments, partial segments and backup history files.
+    pub fn wal_log(&self, timeline: TimelineId, log: u32) -> Result<ObjectKey> {
+        self.wal_timeline(timeline)?.join(format!("{log:08X}"))
+    }
+
+    /// The object of a WAL file.
+    pub fn wal_file(&self, name: WalFileName) -> Result<ObjectKey> {
+        match name.segment() {
+            Some(segment) => self.wal_log(segment.timeline(), segment.log())?.join(name),
+            None => self.wal()?.join(name),
+        }
+    }
+
+    /// The object of a segment.
+    pub fn segment(&self, name: SegmentName) -> Result<ObjectKey> {
+        self.wal_file(WalFileName::Segment(name))
+    }
+
+    /// `backup`: below it lies a directory per backup.
+    pub fn backups(&self) -> Result<ObjectKey> {
+        self.root.join("backup")
+    }
+
+    /// `backup/<label>`: all that belongs to one backup.
+    pub fn backup(&self, label: &Label) -> Result<ObjectKey> {
+        self.backups()?.join(label)
+    }
+
+    /// `backup/<label>/running`: that the backup is being taken.
+    pub fn backup_running(&self, label: &Label) -> Result<ObjectKey> {
+        self.backup(label)?.join("running")
+    }
+
+    /// `backup/<label>/pack-<number>`: files, compressed; numbers begin at 1.
+    pub fn backup_pack(&self, label: &Label, number: u32) -> Result<ObjectKey> {
+        self.backup(label)?.join(format_args!("pack-{number:06}"))
+    }
+
+    /// `backup/<label>/files`: the index.
+    pub fn backup_index(&self, label: &Label) -> Result<ObjectKey> {
+        self.backup(label)?.join("files")
+    }
+
+    /// `backup/<label>/backup_manifest`: PostgreSQL's own list of the files.
+    pub fn postgres_manifest(&self, label: &Label) -> Result<ObjectKey> {
+        self.backup(label)?.join("backup_manifest")
+    }
+
+    /// `backup/<label>/manifest.json`: that the backup exists, and what it is.
+    pub fn stored_backup(&self, label: &Label) -> Result<ObjectKey> {
+        self.backup(label)?.join("manifest.json")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_file_has_its_place() {
+        let layout = Layout::new("main", SystemIdentifier::new(7).unwrap()).unwrap();
+        for (name, key) in [
+            ("00000002.history", "main/7/wal/00000002.history"),
+            ("0000000100000002000000A1", "main/7/wal/00000001/00000002/0000000100000002000000A1"),
+            (
+                "0000000100000002000000A1.partial",
+                "main/7/wal/00000001/00000002/0000000100000002000000A1.partial",
+            ),
+        ] {
+            assert_eq!(layout.wal_file(name.parse().unwrap()).unwrap().as_str(), key);
+        }
+        assert!(Layout::new("../x", SystemIdentifier::new(7).unwrap()).is_err());
+    }
+}

@@ -1,0 +1,151 @@
+//! What lies where in a store, and in which format.
+//!
+//! Owns: the names of all objects of one cluster, how WAL files and backups are encoded, checked and decoded. Both
+//! the agent and the other use cases go through here, so that what is verified is what is served.
+//! `docs/repository-format.md` specifies the formats. Does not own: when anything is stored, fetched or removed.
+
+mod format;
+mod layout;
+pub mod wal;
+
+pub use layout::Layout;
+
+use crate::config::RepositoryUrl;
+use crate::durable::Disk;
+use crate::error::{Context, Error, Result};
+use crate::postgres::{SystemIdentifier, TimelineHistory, TimelineId, WalFileName};
+use crate::store::{DirectoryStore, ObjectKey, Store};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// The place of one cluster, more exactly of one system identifier, in a repository.
+#[derive(Debug)]
+pub struct Repository {
+    store: Arc<dyn Store>,
+    layout: Layout,
+    /// Whether this process has seen that the place exists in a format that it understands.
+    checked: AtomicBool,
+}
+
+impl Repository {
+    /// The place of a system in `store`. Touches nothing.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Damaged`](crate::error::ErrorKind::Damaged) when the cluster's name cannot be part of a key.
+    pub fn new(store: Arc<dyn Store>, cluster: &str, system: SystemIdentifier) -> Result<Repository> {
+        Ok(Repository { store, layout: Layout::new(cluster, system)?, checked: AtomicBool::new(false) })
+    }
+
+    /// The names of the objects.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// The store below.
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.store
+    }
+
+    /// Makes the place unless it exists, and checks that its format is one that we write.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) for a format of a newer version, and the store's own.
+    pub fn make(&self) -> Result<()> {
+        if self.checked.load(Ordering::Relaxed) {
+            // A file system that was unmounted meanwhile leaves an empty directory, which must not be filled.
+            return match self.store.still_holds(&self.layout.format()?)? {
+                true => Ok(()),
+                false => Err(self.vanished()),
+            };
+        }
+        format::create(self.store.as_ref(), &self.layout)?;
+        self.checked.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Whether this process has made or seen the place.
+    pub fn was_made(&self) -> bool {
+        self.checked.load(Ordering::Relaxed)
+    }
+
+    /// Makes sure that the place exists, now: only a repository that is there can say that a file is not.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unavailable`](crate::error::ErrorKind::Unavailable) when there is no such place.
+    pub fn check(&self) -> Result<()> {
+        if self.exists()? {
+            return Ok(());
+        }
+        Err(self.nothing_of_it())
+    }
+
+    /// Whether the place exists, now.
+    ///
+    /// # Errors
+    /// As [`Repository::make`].
+    pub fn exists(&self) -> Result<bool> {
+        format::check(self.store.as_ref(), &self.layout)
+    }
+
+    /// The place was there, and is not any more.
+    pub fn vanished(&self) -> Error {
+        self.nothing_of_it()
+            .context("the repository was there before, and is not any more")
+            .hint("Is its file system mounted? Nothing is archived into an empty directory in its stead.")
+    }
+
+    fn nothing_of_it(&self) -> Error {
+        Error::unavailable(format!(
+            "the repository \"{}\" holds nothing of cluster \"{}\" with system identifier {}",
+            self.store.location(),
+            self.layout.cluster(),
+            self.layout.system()
+        ))
+        .hint("Is it the right repository, and is its file system mounted? The first archived file makes the place.")
+    }
+
+    /// The history of a timeline; `None` when the repository does not hold it, as for timeline 1.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Damaged`](crate::error::ErrorKind::Damaged) and the store's own.
+    pub fn history(&self, timeline: TimelineId) -> Result<Option<TimelineHistory>> {
+        if timeline == TimelineId::FIRST {
+            return Ok(None);
+        }
+        let name = WalFileName::History(timeline);
+        let mut content = Vec::new();
+        match wal::read(self, name, &mut content)? {
+            Some(_) => TimelineHistory::parse(timeline, &content)
+                .context(|| format!("could not use {name}"))
+                .map(Some),
+            None => Ok(None),
+        }
+    }
+}
+
+/// The clusters that a store holds, sorted.
+///
+/// # Errors
+/// The store's own.
+pub fn clusters(store: &dyn Store) -> Result<Vec<String>> {
+    Ok(store.list(None)?.directories)
+}
+
+/// The systems that a store holds of a cluster, in the order of their identifiers, which is mostly that of their birth.
+///
+/// # Errors
+/// The store's own.
+pub fn systems(store: &dyn Store, cluster: &str) -> Result<Vec<SystemIdentifier>> {
+    let listing = store.list(Some(&ObjectKey::new(cluster)?))?;
+    let mut systems: Vec<SystemIdentifier> =
+        listing.directories.iter().filter_map(|name| name.parse().ok()).collect();
+    systems.sort_unstable();
+    Ok(systems)
+}
+
+/// The store that a URL names.
+pub fn open_store(url: &RepositoryUrl, disk: Arc<dyn Disk>) -> Arc<dyn Store> {
+    match url {
+        RepositoryUrl::Directory(root) => Arc::new(DirectoryStore::new(root.clone(), disk)),
+    }
+}

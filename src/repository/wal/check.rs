@@ -1,0 +1,120 @@
+//! Whether a file is what its name says.
+
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::postgres::timeline::HISTORY_BYTES_MAX;
+use crate::postgres::wal_header::LongPageHeader;
+use crate::postgres::{SegmentName, SegmentSize, SystemIdentifier, TimelineHistory, TimelineId, WalFileName};
+
+/// The longest file of each form, in bytes: what decodes to more is not looked at further.
+pub fn length_max(name: WalFileName) -> u64 {
+    match name {
+        // The largest segment size that there is.
+        WalFileName::Segment(_) | WalFileName::Partial(_) => 1 << 30,
+        WalFileName::History(_) => HISTORY_BYTES_MAX as u64,
+        WalFileName::BackupHistory(..) => 64 << 10,
+    }
+}
+
+/// How to look up the history of a timeline.
+pub type HistoryLookup<'a> = &'a dyn Fn(TimelineId) -> Result<Option<TimelineHistory>>;
+
+/// What a WAL file must be.
+#[derive(Clone, Copy, Debug)]
+pub struct WalExpectation {
+    /// Its name.
+    pub name: WalFileName,
+    /// The system that it belongs to.
+    pub system: SystemIdentifier,
+    /// The length of that system's segments, where it is known; else the one that the file itself names.
+    pub segment_size: Option<SegmentSize>,
+}
+
+impl WalExpectation {
+    /// Checks a file by its first bytes (its first page at least, where it has one; of small files all) and its length.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Damaged`] or [`ErrorKind::Foreign`], and what `history` fails with.
+    pub fn check(&self, start: &[u8], length_bytes: u64, history: HistoryLookup<'_>) -> Result<()> {
+        if length_bytes == 0 {
+            return Err(Error::damaged("the file is empty"));
+        }
+        match self.name {
+            WalFileName::Segment(segment) | WalFileName::Partial(segment) => {
+                self.check_segment(segment, start, length_bytes, history)
+            }
+            WalFileName::History(timeline) => TimelineHistory::parse(timeline, start).map(drop),
+            WalFileName::BackupHistory(segment, _) => check_backup_history(segment, start),
+        }
+    }
+
+    fn check_segment(
+        &self,
+        name: SegmentName,
+        start: &[u8],
+        length_bytes: u64,
+        history: HistoryLookup<'_>,
+    ) -> Result<()> {
+        let header = LongPageHeader::parse(start).context(|| "the file does not begin as a WAL segment")?;
+        if header.system != self.system {
+            return Err(Error::new(
+                ErrorKind::Foreign,
+                format!(
+                    "the file has the system identifier {}, this cluster has {}",
+                    header.system, self.system
+                ),
+            )
+            .hint("Was it copied from another cluster?"));
+        }
+        let size = self.segment_size.unwrap_or(header.segment_size);
+        if header.segment_size != size || length_bytes != size.as_u64() {
+            return Err(Error::damaged(format!(
+                "the file has {length_bytes} bytes and says that a segment has {}; {} are right",
+                header.segment_size.as_u64(),
+                size.as_u64()
+            )));
+        }
+        let expected = name.number(size).and_then(|number| number.start(size)).ok_or_else(|| {
+            Error::damaged(format!("there is no segment {name} with {} bytes a segment", size.as_u64()))
+        })?;
+        if header.page.address != expected {
+            return Err(Error::damaged(format!(
+                "the file holds the WAL from {} on, its name says {expected}",
+                header.page.address
+            ))
+            .hint("A segment under another segment's name; PostgreSQL never makes one."));
+        }
+        let (timeline, in_page) = (name.timeline(), header.page.timeline);
+        if in_page == timeline {
+            return Ok(());
+        }
+        // The segment that a timeline begins in is a copy of its parent's up to the switch point: the first page was
+        // written before.
+        let history = history(timeline)?;
+        if history.is_none() {
+            return Err(Error::damaged(format!(
+                "the file begins on timeline {in_page}, and without {} nobody can tell whether that is right for {timeline}",
+                WalFileName::History(timeline)
+            ))
+            .hint("Archive that history file first: archive-push pg_wal/ and its name, in the server's data directory."));
+        }
+        if history.is_some_and(|history| {
+            history.timeline_at(expected) == in_page
+                && history.timeline_of_segment(expected.segment(size), size) == timeline
+        }) {
+            return Ok(());
+        }
+        Err(Error::damaged(format!("the file holds the WAL of timeline {in_page}, its name says {timeline}")))
+    }
+}
+
+fn check_backup_history(name: SegmentName, content: &[u8]) -> Result<()> {
+    // Only people read these files, and one that is odd must not stop archiving: it has to be about this segment.
+    let text = String::from_utf8_lossy(content);
+    let first = text.lines().next().unwrap_or_default();
+    if first.starts_with("START WAL LOCATION: ") && first.ends_with(&format!("(file {name})")) {
+        return Ok(());
+    }
+    Err(Error::damaged(format!(
+        "the backup history file does not begin with the start of a backup in {name}"
+    )))
+}

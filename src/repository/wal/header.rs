@@ -1,0 +1,44 @@
+//! The first frame of a WAL object: what the other frames hold.
+
+use crate::codec::{ContentSum, Digest};
+use crate::error::{Error, Result};
+
+/// The nibble that tells our skippable frame from those of other tools: the frame's magic is `0x184D2A57`.
+pub const FRAME_KIND: u8 = 7;
+
+const MAGIC: &[u8; 8] = b"pgarkwal";
+const VERSION: u32 = 1;
+
+/// The length of the frame's payload in version 1.
+const PAYLOAD_BYTES: usize = 8 + 4 + 8 + 32;
+
+/// The payload: magic (8), version (4), raw length (8), BLAKE3 digest of the raw bytes (32); little-endian.
+pub fn encode(sum: &ContentSum) -> Vec<u8> {
+    let mut payload = Vec::with_capacity(PAYLOAD_BYTES);
+    payload.extend_from_slice(MAGIC);
+    payload.extend_from_slice(&VERSION.to_le_bytes());
+    payload.extend_from_slice(&sum.length_bytes.to_le_bytes());
+    payload.extend_from_slice(sum.digest.as_bytes());
+    payload
+}
+
+/// What the payload says.
+///
+/// # Errors
+/// [`ErrorKind::Damaged`](crate::error::ErrorKind::Damaged) when it is not ours,
+/// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) when a newer version wrote it.
+pub fn decode(payload: &[u8]) -> Result<ContentSum> {
+    let damaged = || Error::damaged("the object does not begin as pgark writes WAL");
+    let rest = payload.strip_prefix(MAGIC.as_slice()).ok_or_else(damaged)?;
+    let (version, rest) = rest.split_first_chunk::<4>().ok_or_else(damaged)?;
+    let version = u32::from_le_bytes(*version);
+    if version != VERSION {
+        return Err(Error::usage(format!(
+            "the object has version {version} of the WAL format; this pgark knows {VERSION}"
+        ))
+        .hint("Upgrade pgark on this host."));
+    }
+    let (length, rest) = rest.split_first_chunk::<8>().ok_or_else(damaged)?;
+    let digest: [u8; 32] = rest.try_into().map_err(|_| damaged())?;
+    Ok(ContentSum { length_bytes: u64::from_le_bytes(*length), digest: Digest::from_bytes(digest) })
+}

@@ -1,0 +1,125 @@
+//! Which WAL files the repository holds, by listing.
+
+use crate::error::Result;
+use crate::postgres::{SegmentName, SegmentNumber, SegmentSize, TimelineId, WalFileName};
+use crate::repository::Repository;
+use crate::store::ObjectInfo;
+use std::ops::ControlFlow;
+
+/// The timelines that have segments, in order, and those that have a history file.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Timelines {
+    /// Timelines below which a segment, partial segment or backup history file lies.
+    pub with_files: Vec<TimelineId>,
+    /// Timelines whose history file is stored.
+    pub with_history: Vec<TimelineId>,
+}
+
+/// Which timelines the repository knows.
+///
+/// # Errors
+/// The store's own.
+pub fn timelines(repository: &Repository) -> Result<Timelines> {
+    let listing = repository.store().list(Some(&repository.layout().wal()?))?;
+    let with_files = listing
+        .directories
+        .iter()
+        .filter_map(|name| eight_hex_digits(name).and_then(TimelineId::new))
+        .collect();
+    let with_history = listing
+        .objects
+        .iter()
+        .filter_map(|(name, _)| match name.parse() {
+            Ok(WalFileName::History(timeline)) => Some(timeline),
+            _ => None,
+        })
+        .collect();
+    Ok(Timelines { with_files, with_history })
+}
+
+/// Visits the complete segments of a timeline in order, from `from` on, until `visit` breaks.
+///
+/// Lists a log number at a time, so memory does not grow with the archive.
+///
+/// # Errors
+/// The store's own.
+pub fn visit_segments(
+    repository: &Repository,
+    timeline: TimelineId,
+    from: Option<SegmentName>,
+    visit: &mut dyn FnMut(SegmentName, ObjectInfo) -> ControlFlow<()>,
+) -> Result<()> {
+    let (store, layout) = (repository.store(), repository.layout());
+    for log in store.list(Some(&layout.wal_timeline(timeline)?))?.directories {
+        let Some(log) = eight_hex_digits(&log).filter(|log| from.is_none_or(|from| *log >= from.log()))
+        else {
+            continue;
+        };
+        for (name, info) in store.list(Some(&layout.wal_log(timeline, log)?))?.objects {
+            let Ok(WalFileName::Segment(name)) = name.parse() else { continue };
+            if from.is_none_or(|from| name >= from) && visit(name, info).is_break() {
+                return Ok(());
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Segments of one timeline without a gap between them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SegmentRun {
+    /// The first.
+    pub first: SegmentNumber,
+    /// The last, which may be the first.
+    pub last: SegmentNumber,
+    /// What they take in the repository, in bytes.
+    pub stored_bytes: u64,
+}
+
+/// The runs of a timeline's segments, in order. Lists all of them; memory grows with the gaps only.
+///
+/// # Errors
+/// The store's own.
+pub fn segment_runs(
+    repository: &Repository,
+    timeline: TimelineId,
+    size: SegmentSize,
+) -> Result<Vec<SegmentRun>> {
+    let mut runs: Vec<SegmentRun> = Vec::new();
+    visit_segments(repository, timeline, None, &mut |name, info| {
+        if let Some(number) = name.number(size) {
+            match runs.last_mut().filter(|run| run.last.next() == number) {
+                Some(run) => {
+                    run.last = number;
+                    run.stored_bytes += info.length_bytes;
+                }
+                None => {
+                    runs.push(SegmentRun { first: number, last: number, stored_bytes: info.length_bytes })
+                }
+            }
+        }
+        ControlFlow::Continue(())
+    })?;
+    Ok(runs)
+}
+
+/// The first segment of the same timeline after `name`; `None` when the store says that there is none.
+///
+/// # Errors
+/// The store's own.
+pub fn later_segment(repository: &Repository, name: SegmentName) -> Result<Option<SegmentName>> {
+    let mut later = None;
+    visit_segments(repository, name.timeline(), Some(name), &mut |found, _| {
+        if found == name {
+            return ControlFlow::Continue(());
+        }
+        later = Some(found);
+        ControlFlow::Break(())
+    })?;
+    Ok(later)
+}
+
+fn eight_hex_digits(text: &str) -> Option<u32> {
+    let well_formed = text.len() == 8 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'A'..=b'F'));
+    if well_formed { u32::from_str_radix(text, 16).ok() } else { None }
+}

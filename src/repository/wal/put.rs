@@ -1,0 +1,175 @@
+//! Storing one WAL file, once.
+
+use super::check::WalExpectation;
+use super::decode;
+use super::encode::{EncodedWal, Encoding, PageCheck};
+use crate::codec::ContentSum;
+use crate::config::Compression;
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::postgres::timeline::HISTORY_BYTES_MAX;
+use crate::postgres::{SegmentSize, TimelineHistory, TimelineId, WalFileName};
+use crate::repository::Repository;
+use crate::store::PutOutcome;
+use std::fs::{self, File, Metadata};
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+/// A WAL file of the server.
+#[derive(Clone, Debug)]
+pub struct WalSource {
+    /// The name that it is archived under.
+    pub name: WalFileName,
+    /// Where it lies, absolute; its directory is the server's `pg_wal`.
+    pub path: PathBuf,
+    /// The server's segment size.
+    pub segment_size: SegmentSize,
+    /// How closely it is looked at.
+    pub pages: PageCheck,
+}
+
+/// How to tell that a name still means the same bytes: any write or rename changes one of these.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileIdentity {
+    device: u64,
+    inode: u64,
+    length_bytes: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+/// What was stored.
+#[derive(Clone, Copy, Debug)]
+pub struct StoredWal {
+    /// The file whose bytes are stored.
+    pub identity: FileIdentity,
+    /// Length and digest of those bytes.
+    pub sum: ContentSum,
+    /// Whether the object is ours, or was there with the same content.
+    pub outcome: PutOutcome,
+}
+
+impl FileIdentity {
+    /// The identity of the file that `path` names now.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub fn of(path: &Path) -> io::Result<FileIdentity> {
+        fs::metadata(path).map(|metadata| FileIdentity::from(&metadata))
+    }
+}
+
+impl From<&Metadata> for FileIdentity {
+    fn from(metadata: &Metadata) -> FileIdentity {
+        FileIdentity {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            length_bytes: metadata.len(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+        }
+    }
+}
+
+/// Stores a WAL file. When this returns without an error, the repository durably holds exactly the bytes that the file
+/// with the returned identity had.
+///
+/// The place must have been made. `scratch` is a directory for what does not fit into memory.
+///
+/// # Errors
+/// [`ErrorKind::Conflict`] when the repository holds other bytes under this name, [`ErrorKind::Usage`] when there is no
+/// such file, what [`WalExpectation::check`] says, and the store's own.
+pub fn put(
+    repository: &Repository,
+    source: &WalSource,
+    compression: Compression,
+    scratch: &Path,
+) -> Result<StoredWal> {
+    let (identity, mut encoded) = read(repository, source, compression, scratch)?;
+    let key = repository.layout().wal_file(source.name)?;
+    let mut writer = repository.store().create(&key)?;
+    encoded.write_to(|piece| writer.write(piece))?;
+    let outcome = writer.finish()?;
+    if outcome == PutOutcome::Exists {
+        confirm_same(repository, source.name, &encoded.sum)?;
+    }
+    Ok(StoredWal { identity, sum: encoded.sum, outcome })
+}
+
+/// Reads and encodes the file, which must not change meanwhile.
+fn read(
+    repository: &Repository,
+    source: &WalSource,
+    compression: Compression,
+    scratch: &Path,
+) -> Result<(FileIdentity, EncodedWal)> {
+    let path = &source.path;
+    let what = || format!("could not read \"{}\"", path.display());
+    let file = File::open(path).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => Error::usage(format!("there is no file \"{}\"", path.display())),
+        _ => Error::io(what(), error),
+    })?;
+    let identity = FileIdentity::from(&file.metadata().context(what)?);
+    let expected = WalExpectation {
+        name: source.name,
+        system: repository.layout().system(),
+        segment_size: Some(source.segment_size),
+    };
+    let pg_wal = path.parent().unwrap_or(Path::new("/"));
+    let history = |timeline| history_beside(repository, pg_wal, timeline);
+    let encoding =
+        Encoding { expected, length_bytes: identity.length_bytes, pages: source.pages, compression };
+    let encoded = encoding.run(&file, &history, scratch).context(what)?;
+    let after = FileIdentity::from(&file.metadata().context(what)?);
+    if after == identity && FileIdentity::of(path).context(what)? == identity {
+        return Ok((identity, encoded));
+    }
+    Err(Error::unavailable(format!("\"{}\" changed while it was read", path.display()))
+        .hint("PostgreSQL does not write to a WAL file that it archives: does another program?"))
+}
+
+/// A timeline's history, as the repository holds it, or as it lies in the server's `pg_wal`: after a promotion the new
+/// timeline's first segment may be looked at before its history file is stored.
+///
+/// # Errors
+/// Damage, and the store's own.
+pub fn history_beside(
+    repository: &Repository,
+    pg_wal: &Path,
+    timeline: TimelineId,
+) -> Result<Option<TimelineHistory>> {
+    if let Some(history) = repository.history(timeline)? {
+        return Ok(Some(history));
+    }
+    let path = pg_wal.join(WalFileName::History(timeline).to_string());
+    match fs::metadata(&path) {
+        Ok(metadata) if metadata.len() <= HISTORY_BYTES_MAX as u64 => {}
+        _ => return Ok(None),
+    }
+    let content = fs::read(&path).context(|| format!("could not read \"{}\"", path.display()))?;
+    TimelineHistory::parse(timeline, &content).map(Some)
+}
+
+/// Makes sure that what the repository holds under our name is what we would have stored.
+fn confirm_same(repository: &Repository, name: WalFileName, ours: &ContentSum) -> Result<()> {
+    let stored = decode::sum(repository, name)
+        .context(|| "the repository already holds a file of this name")?
+        .ok_or_else(|| Error::unavailable("the repository held a file of this name, and then did not"))?;
+    if stored.sum != *ours {
+        return Err(Error::new(
+            ErrorKind::Conflict,
+            "the repository already holds another file of this name",
+        )
+        .hint(format!(
+            "Two servers may be archiving into \"{}\". Check that the old primary is stopped.",
+            repository.store().location()
+        )));
+    }
+    // Its writer may have died before the name was durable; only now may we say that it is stored.
+    let durable = repository.store().make_durable(&repository.layout().wal_file(name)?);
+    durable.map_err(|error| match error.kind() {
+        // Removed between the two: PostgreSQL tries again.
+        ErrorKind::Absent => error.with_kind(ErrorKind::Unavailable),
+        _ => error,
+    })
+}

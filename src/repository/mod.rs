@@ -4,6 +4,7 @@
 //! the agent and the other use cases go through here, so that what is verified is what is served.
 //! `docs/repository-format.md` specifies the formats. Does not own: when anything is stored, fetched or removed.
 
+pub mod backup;
 mod format;
 mod layout;
 pub mod wal;

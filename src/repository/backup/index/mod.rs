@@ -1,0 +1,280 @@
+//! `files`: the index of a backup's files, sorted by path, a line of JSON each.
+//!
+//! A skippable frame says that it is an index and of which version; then come frames whose content is the lines. The
+//! last line counts the others, so that frames that are missing are noticed even without the manifest.
+
+mod line;
+mod reader;
+mod writer;
+
+pub use reader::IndexReader;
+pub use writer::IndexWriter;
+
+use super::framed::StoredObject;
+use super::text::StoredText;
+use serde::{Deserialize, Serialize};
+
+/// The nibble that tells our skippable frame from those of other tools: the frame's magic is `0x184D2A57`.
+const FRAME_KIND: u8 = 7;
+
+/// How the payload of that frame begins; the version follows, little-endian.
+const MAGIC: &[u8; 8] = b"pgarkidx";
+
+const VERSION: u32 = 1;
+
+/// What lies at one path of the data directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum IndexEntry {
+    /// A directory.
+    Directory(DirectoryEntry),
+    /// A file.
+    File(FileEntry),
+}
+
+/// A directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DirectoryEntry {
+    /// Path below the data directory, without a slash at its end.
+    pub path: StoredText,
+    /// Last modification, in seconds since 1970.
+    pub modified_unix_s: i64,
+    /// Permission bits.
+    pub mode: u32,
+}
+
+/// A file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileEntry {
+    /// Path below the data directory; what lies in a tablespace is below `pg_tblspc/<oid>/`.
+    pub path: StoredText,
+    /// Length in bytes.
+    pub bytes: u64,
+    /// Last modification, in seconds since 1970.
+    pub modified_unix_s: i64,
+    /// Permission bits.
+    pub mode: u32,
+    /// CRC-32C of the content.
+    pub crc32c: u32,
+    /// Where the content lies.
+    pub place: FilePlace,
+}
+
+/// Where the content of a file lies: whole in one pack, in neighbouring frames.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct FilePlace {
+    /// The pack's number.
+    pub pack: u32,
+    /// Where in the pack the frame begins that holds the first byte.
+    pub frame_offset: u64,
+    /// How many raw bytes of that frame come before the first byte.
+    pub skip_bytes: u32,
+    /// The length of the frames that hold the content, from `frame_offset` on; 0 for an empty file.
+    pub stored_bytes: u64,
+}
+
+/// What the manifest records of the index.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoredIndex {
+    /// How many files and directories it lists.
+    pub entries: u64,
+    /// The object.
+    #[serde(flatten)]
+    pub object: StoredObject,
+}
+
+impl IndexEntry {
+    /// Path below the data directory.
+    pub fn path(&self) -> &StoredText {
+        match self {
+            IndexEntry::Directory(directory) => &directory.path,
+            IndexEntry::File(file) => &file.path,
+        }
+    }
+}
+
+/// Whether a path stays below the directory that it is relative to, and has one spelling.
+fn stays_below(path: &[u8]) -> bool {
+    let plain = |part: &[u8]| !part.is_empty() && part != b"." && part != b".." && !part.contains(&0);
+    path.split(|byte| *byte == b'/').all(plain)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Compression;
+    use crate::durable::RealDisk;
+    use crate::error::{ErrorKind, Result};
+    use crate::repository::backup::framed::FramedWriter;
+    use crate::store::{DirectoryStore, ObjectKey};
+    use std::sync::Arc;
+
+    fn scratch() -> (tempfile::TempDir, DirectoryStore, ObjectKey) {
+        let scratch = tempfile::tempdir().unwrap();
+        let store = DirectoryStore::new(scratch.path().to_owned(), Arc::new(RealDisk));
+        (scratch, store, ObjectKey::new("files").unwrap())
+    }
+
+    fn file(path: &[u8], bytes: u64) -> IndexEntry {
+        IndexEntry::File(FileEntry {
+            path: StoredText::new(path),
+            bytes,
+            modified_unix_s: -1,
+            mode: 0o600,
+            crc32c: 0x0102_0304,
+            place: FilePlace { pack: 3, frame_offset: 1 << 40, skip_bytes: 512, stored_bytes: 77 },
+        })
+    }
+
+    fn directory(path: &[u8]) -> IndexEntry {
+        IndexEntry::Directory(DirectoryEntry {
+            path: StoredText::new(path),
+            modified_unix_s: 1_767_225_600,
+            mode: 0o750,
+        })
+    }
+
+    fn read_all(store: &DirectoryStore, key: &ObjectKey, stored: StoredIndex) -> Result<Vec<IndexEntry>> {
+        let mut reader = IndexReader::open(store, key, stored)?.unwrap();
+        let mut entries = Vec::new();
+        while let Some(entry) = reader.next_entry()? {
+            entries.push(entry);
+        }
+        assert_eq!(reader.next_entry().unwrap(), None, "the end stays the end");
+        Ok(entries)
+    }
+
+    #[test]
+    fn what_was_written_is_read_across_many_frames() {
+        for compression in [Compression::Lz4, Compression::Zstd { level: 1 }, Compression::None] {
+            let (_scratch, store, key) = scratch();
+            let mut entries = vec![directory(b"base"), file(b"base/\xff\"\n", 0)];
+            entries.extend((0..5000).map(|number| file(format!("pg_xact/{number:08}").as_bytes(), number)));
+            let mut writer = IndexWriter::create(&store, &key, compression).unwrap();
+            for entry in &entries {
+                writer.add(entry).unwrap();
+            }
+            let stored = writer.finish().unwrap();
+            assert_eq!(stored.entries, 5002);
+            assert!(stored.object.raw_bytes > 2 * crate::codec::FRAME_RAW_BYTES as u64);
+            assert_eq!(read_all(&store, &key, stored).unwrap(), entries);
+        }
+    }
+
+    #[test]
+    fn an_index_is_text() {
+        let (_scratch, store, key) = scratch();
+        let mut writer = IndexWriter::create(&store, &key, Compression::None).unwrap();
+        for entry in [directory(b"base"), file(b"base/1", 8192)] {
+            writer.add(&entry).unwrap();
+        }
+        let stored = writer.finish().unwrap();
+        let mut reader =
+            super::super::framed::FramedReader::open(&store, &key, stored.object).unwrap().unwrap();
+        let mut text = String::new();
+        std::io::Read::read_to_string(&mut reader, &mut text).unwrap();
+        assert_eq!(
+            text,
+            "{\"path\":\"base\",\"kind\":\"directory\",\"modified_unix_s\":1767225600,\"mode\":\"0750\"}\n\
+             {\"path\":\"base/1\",\"kind\":\"file\",\"modified_unix_s\":-1,\"mode\":\"0600\",\"bytes\":8192,\
+             \"crc32c\":\"04030201\",\"pack\":3,\"frame_offset\":1099511627776,\"skip_bytes\":512,\"stored_bytes\":77}\n\
+             {\"kind\":\"end\",\"entries\":2,\"bytes\":8192}\n"
+        );
+    }
+
+    #[test]
+    fn refuses_to_write_what_it_could_not_read() {
+        let (_scratch, store, key) = scratch();
+        let mut writer = IndexWriter::create(&store, &key, Compression::Lz4).unwrap();
+        writer.add(&file(b"b", 1)).unwrap();
+        for path in [&b"b"[..], b"a", b"/x", b"c/../d", b"", b"c//d", b"c/"] {
+            assert!(writer.add(&file(path, 1)).is_err(), "{}", path.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn hostile_lines_are_damage() {
+        let end = "{\"kind\":\"end\",\"entries\":1,\"bytes\":0}\n";
+        let directory = |path: &str| {
+            format!("{{\"path\":{path},\"kind\":\"directory\",\"modified_unix_s\":0,\"mode\":\"0700\"}}\n")
+        };
+        let file = |fields: &str| {
+            format!("{{\"path\":\"a\",\"kind\":\"file\",\"modified_unix_s\":0,\"mode\":\"0600\"{fields}}}\n")
+        };
+        let complete = ",\"bytes\":0,\"crc32c\":\"00000000\",\"pack\":1,\"frame_offset\":0,\"skip_bytes\":0,\"stored_bytes\":0";
+        let good = directory("\"a\"") + end;
+        let cases = [
+            String::new(),
+            directory("\"a\""),
+            directory("\"../a\"") + end,
+            directory("\"/a\"") + end,
+            directory("\"a/./b\"") + end,
+            directory("\"a\\u0000\"") + end,
+            directory("{\"hex\":\"2e2e\"}") + end,
+            directory("\"a\"") + &directory("\"a\"") + "{\"kind\":\"end\",\"entries\":2,\"bytes\":0}\n",
+            directory("\"b\"") + &directory("\"a\"") + "{\"kind\":\"end\",\"entries\":2,\"bytes\":0}\n",
+            good.clone() + &directory("\"b\""),
+            good.clone() + end,
+            good.replace("\"entries\":1", "\"entries\":2"),
+            good.replace("\"bytes\":0", "\"bytes\":1"),
+            good.trim_end().to_owned(),
+            good.replace("0700", "0999"),
+            good.replace("0700", "100700"),
+            good.replace("\"a\"", &format!("\"{}\"", "a".repeat(70_000))),
+            "x".repeat(300_000),
+            file("") + end,
+            file(&complete.replace("00000000", "0000000")) + end,
+            file(&complete.replace("\"pack\":1", "\"pack\":0")) + end,
+            file(&complete.replace("\"bytes\":0", "\"bytes\":-1")) + end,
+            "{}\n".to_owned() + end,
+            "[]\n".to_owned() + end,
+            "\n".to_owned() + end,
+        ];
+        let read = |content: &str| {
+            let (_scratch, store, key) = scratch();
+            let mut writer = FramedWriter::create(&store, &key, Compression::Lz4).unwrap();
+            let mut header = MAGIC.to_vec();
+            header.extend_from_slice(&VERSION.to_le_bytes());
+            writer.skippable(FRAME_KIND, &header).unwrap();
+            writer.append(content.as_bytes()).unwrap();
+            let (object, _) = writer.finish().unwrap();
+            read_all(&store, &key, StoredIndex { entries: 1, object })
+        };
+        assert_eq!(read(&good).unwrap().len(), 1);
+        assert_eq!(read(&(file(complete) + end)).unwrap().len(), 1);
+        for content in cases {
+            let error = read(&content).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Damaged, "{:.100}", content);
+        }
+    }
+
+    #[test]
+    fn another_index_than_the_recorded_one_is_damage() {
+        let (_scratch, store, key) = scratch();
+        let mut writer = IndexWriter::create(&store, &key, Compression::Lz4).unwrap();
+        writer.add(&file(b"a", 1)).unwrap();
+        let stored = writer.finish().unwrap();
+        let mut other = stored;
+        other.object.raw_digest = crate::codec::Digest::of(b"");
+        assert_eq!(read_all(&store, &key, other).unwrap_err().kind(), ErrorKind::Damaged);
+        let other = StoredIndex { entries: 2, ..stored };
+        assert_eq!(read_all(&store, &key, other).unwrap_err().kind(), ErrorKind::Damaged);
+        read_all(&store, &key, stored).unwrap();
+    }
+
+    #[test]
+    fn a_newer_version_is_not_guessed_at() {
+        let (_scratch, store, key) = scratch();
+        for (header, kind) in [
+            (&b"pgarkidx\x02\0\0\0"[..], ErrorKind::Usage),
+            (b"pgarkwal\x01\0\0\0", ErrorKind::Damaged),
+            (b"pgarkidx", ErrorKind::Damaged),
+        ] {
+            let mut writer = FramedWriter::create(&store, &key, Compression::Lz4).unwrap();
+            writer.skippable(FRAME_KIND, header).unwrap();
+            let (object, _) = writer.finish().unwrap();
+            let error = IndexReader::open(&store, &key, StoredIndex { entries: 0, object }).err().unwrap();
+            assert_eq!(error.kind(), kind);
+            crate::store::Store::delete(&store, &key).unwrap();
+        }
+    }
+}

@@ -1,0 +1,79 @@
+//! Writes the index.
+
+use super::line::Line;
+use super::{FRAME_KIND, IndexEntry, MAGIC, StoredIndex, VERSION, stays_below};
+use crate::config::Compression;
+use crate::error::{Error, ErrorKind, Result};
+use crate::repository::backup::framed::FramedWriter;
+use crate::store::{ObjectKey, PutOutcome, Store};
+
+/// Writes an index as a stream; it holds one frame in memory.
+pub struct IndexWriter {
+    output: FramedWriter,
+    key: ObjectKey,
+    entries: u64,
+    bytes: u64,
+    last_path: Vec<u8>,
+    line: Vec<u8>,
+}
+
+impl IndexWriter {
+    /// Begins an index.
+    ///
+    /// # Errors
+    /// The store's, here and in the other functions.
+    pub fn create(store: &dyn Store, key: &ObjectKey, compression: Compression) -> Result<IndexWriter> {
+        let mut output = FramedWriter::create(store, key, compression)?;
+        let mut header = MAGIC.to_vec();
+        header.extend_from_slice(&VERSION.to_le_bytes());
+        output.skippable(FRAME_KIND, &header)?;
+        Ok(IndexWriter {
+            output,
+            key: key.clone(),
+            entries: 0,
+            bytes: 0,
+            last_path: Vec::new(),
+            line: Vec::new(),
+        })
+    }
+
+    /// Adds an entry. Entries come sorted by the bytes of their paths.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Damaged`] for a path out of order or outside of the data directory.
+    pub fn add(&mut self, entry: &IndexEntry) -> Result<()> {
+        let path = entry.path().as_bytes();
+        if !stays_below(path) || path <= self.last_path.as_slice() {
+            return Err(Error::damaged(format!("the index cannot list \"{}\" here", entry.path())));
+        }
+        self.last_path.clear();
+        self.last_path.extend_from_slice(path);
+        self.entries += 1;
+        if let IndexEntry::File(file) = entry {
+            self.bytes += file.bytes;
+        }
+        self.put(&Line::of(entry))
+    }
+
+    /// Ends the index and makes it exist.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Conflict`] when there is an index of this name.
+    pub fn finish(mut self) -> Result<StoredIndex> {
+        self.put(&Line::end(self.entries, self.bytes))?;
+        match self.output.finish()? {
+            (object, PutOutcome::Created) => Ok(StoredIndex { entries: self.entries, object }),
+            (_, PutOutcome::Exists) => {
+                Err(Error::new(ErrorKind::Conflict, format!("the repository already holds \"{}\"", self.key)))
+            }
+        }
+    }
+
+    fn put(&mut self, line: &Line<'_>) -> Result<()> {
+        self.line.clear();
+        serde_json::to_writer(&mut self.line, line)
+            .map_err(|error| Error::damaged("could not write a line of the index").caused_by(error))?;
+        self.line.push(b'\n');
+        self.output.append(&self.line)
+    }
+}

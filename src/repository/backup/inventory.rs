@@ -1,0 +1,164 @@
+//! Which backups the repository holds.
+
+use super::label::Label;
+use super::manifest::StoredBackup;
+use super::running::Running;
+use crate::error::{Error, ErrorKind, Result};
+use crate::repository::Repository;
+use jiff::Timestamp;
+
+/// A label below which something lies.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListedBackup {
+    /// The label.
+    pub label: Label,
+    /// What lies there.
+    pub state: BackupState,
+}
+
+/// What lies below a label.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BackupState {
+    /// A backup.
+    Complete,
+    /// A backup that is being taken.
+    Running(Running),
+    /// What is left of one that was not finished.
+    Abandoned,
+}
+
+/// A backup whose manifest cannot be used, and why.
+pub type DamagedBackup = (Label, Error);
+
+/// All labels, sorted, at the cost of a listing and a look at each. The manifests are not read.
+///
+/// # Errors
+/// The store's own.
+pub fn list(repository: &Repository, now: Timestamp) -> Result<Vec<ListedBackup>> {
+    let (store, layout) = (repository.store(), repository.layout());
+    let mut backups = Vec::new();
+    for name in store.list(Some(&layout.backups()?))?.directories {
+        // What has another name is not ours.
+        let Ok(label) = name.parse::<Label>() else { continue };
+        let state = match store.stat(&layout.stored_backup(&label)?)? {
+            Some(_) => Some(BackupState::Complete),
+            None => unfinished(repository, &label, now)?,
+        };
+        backups.extend(state.map(|state| ListedBackup { label, state }));
+    }
+    Ok(backups)
+}
+
+/// The backups that exist and whose manifests can be read, as [`read_all`] has them; and what is wrong with the others,
+/// so that one damaged manifest does not keep whoever needs a backup from all of them.
+///
+/// # Errors
+/// As [`StoredBackup::read`], but for damage.
+pub fn read_usable(repository: &Repository) -> Result<(Vec<StoredBackup>, Vec<DamagedBackup>)> {
+    let (store, layout) = (repository.store(), repository.layout());
+    let (mut backups, mut damaged) = (Vec::new(), Vec::new());
+    for name in store.list(Some(&layout.backups()?))?.directories {
+        let Ok(label) = name.parse::<Label>() else { continue };
+        match StoredBackup::read(repository, &label) {
+            Ok(backup) => backups.extend(backup),
+            Err(error) if error.kind() == ErrorKind::Damaged => damaged.push((label, error)),
+            Err(error) => return Err(error),
+        }
+    }
+    backups.sort_by_key(|backup| (backup.stop.time, backup.stop.lsn));
+    Ok((backups, damaged))
+}
+
+/// The backups that exist, oldest first by their stop points' times.
+///
+/// # Errors
+/// As [`StoredBackup::read`].
+pub fn read_all(repository: &Repository) -> Result<Vec<StoredBackup>> {
+    let (backups, damaged) = read_usable(repository)?;
+    damaged.into_iter().next().map_or(Ok(backups), |(_, error)| Err(error))
+}
+
+/// What lies below a label that had no manifest a moment ago; `None`: nothing, as in a directory that is left over.
+fn unfinished(repository: &Repository, label: &Label, now: Timestamp) -> Result<Option<BackupState>> {
+    let (store, layout) = (repository.store(), repository.layout());
+    if let Some(running) = Running::read(repository, label)?
+        && running.is_alive(now)
+    {
+        return Ok(Some(BackupState::Running(running)));
+    }
+    // The order matters: a backup that is published between the two looks loses `running` only afterwards.
+    if store.stat(&layout.stored_backup(label)?)?.is_some() {
+        return Ok(Some(BackupState::Complete));
+    }
+    let left = !store.list(Some(&layout.backup(label)?))?.objects.is_empty();
+    Ok(left.then_some(BackupState::Abandoned))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::durable::RealDisk;
+    use crate::postgres::SystemIdentifier;
+    use crate::repository::backup::manifest::tests::sample;
+    use crate::store::{DirectoryStore, Store};
+    use jiff::SignedDuration;
+    use std::sync::Arc;
+
+    #[test]
+    fn a_backup_exists_when_its_manifest_does() {
+        let scratch = tempfile::tempdir().unwrap();
+        let store = Arc::new(DirectoryStore::new(scratch.path().to_owned(), Arc::new(RealDisk)));
+        let repository = Repository::new(store.clone(), "main", SystemIdentifier::new(7).unwrap()).unwrap();
+        let label = |text: &str| text.parse::<Label>().unwrap();
+        let now: Timestamp = "2026-01-15T15:00:00Z".parse().unwrap();
+        let earlier = now - Running::ALIVE - SignedDuration::from_secs(1);
+        assert_eq!(list(&repository, now).unwrap(), []);
+
+        let mut running = Running::begin(now - SignedDuration::from_secs(60));
+        running.create(&repository, &label("c")).unwrap();
+        let clash = Running::begin(now).create(&repository, &label("c")).unwrap_err();
+        assert_eq!(clash.kind(), ErrorKind::Conflict);
+        running.beat(&repository, &label("c"), now).unwrap();
+        Running::begin(earlier).create(&repository, &label("d")).unwrap();
+        store.put_new(&repository.layout().backup_pack(&label("e"), 1).unwrap(), &[b"x"]).unwrap();
+        let mut later = sample("a");
+        later.stop.time = now;
+        later.publish(&repository).unwrap();
+        sample("b").publish(&repository).unwrap();
+        assert_eq!(sample("b").publish(&repository).unwrap_err().kind(), ErrorKind::Conflict);
+
+        let listed = list(&repository, now).unwrap();
+        let expected = [
+            ("a", BackupState::Complete),
+            ("b", BackupState::Complete),
+            ("c", BackupState::Running(running.clone())),
+            ("d", BackupState::Abandoned),
+            ("e", BackupState::Abandoned),
+        ];
+        let expected = expected.map(|(text, state)| ListedBackup { label: label(text), state });
+        assert_eq!(listed, expected);
+        let all = read_all(&repository).unwrap();
+        assert_eq!(all.iter().map(|backup| backup.label.as_str()).collect::<Vec<_>>(), ["b", "a"]);
+        assert_eq!(StoredBackup::read(&repository, &label("c")).unwrap(), None);
+
+        store.delete(&repository.layout().backup_running(&label("c")).unwrap()).unwrap();
+        let swept = running.beat(&repository, &label("c"), now).unwrap_err();
+        assert_eq!(swept.kind(), ErrorKind::Conflict);
+    }
+
+    #[test]
+    fn a_manifest_under_another_name_is_damage() {
+        let scratch = tempfile::tempdir().unwrap();
+        let store = Arc::new(DirectoryStore::new(scratch.path().to_owned(), Arc::new(RealDisk)));
+        let repository = Repository::new(store.clone(), "main", SystemIdentifier::new(7).unwrap()).unwrap();
+        sample("a").publish(&repository).unwrap();
+        let key = |text: &str| repository.layout().stored_backup(&text.parse().unwrap()).unwrap();
+        let text = store.read_small(&key("a"), 1 << 20).unwrap().unwrap();
+        store.put_new(&key("b"), &[&text]).unwrap();
+        let error = StoredBackup::read(&repository, &"b".parse().unwrap()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Damaged);
+        assert_eq!(read_all(&repository).unwrap_err().kind(), ErrorKind::Damaged);
+        let (usable, damaged) = read_usable(&repository).unwrap();
+        assert_eq!((usable.len(), damaged.len(), damaged[0].0.as_str()), (1, 1, "b"));
+    }
+}

@@ -1,0 +1,73 @@
+//! The names of backups.
+
+use crate::error::{Error, Result};
+use std::fmt;
+use std::str::FromStr;
+
+/// The name of a backup within its system: 1 to 63 of `A-Z a-z 0-9 _ . -`, beginning with neither `.` nor `-`, so that
+/// it is a file name, an object key, an argument and PostgreSQL's own backup label as it stands.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Label(String);
+
+/// As long as PostgreSQL's own names (`NAMEDATALEN - 1`); a backup label may have 1024 bytes.
+const LENGTH_MAX: usize = 63;
+
+impl Label {
+    /// The label as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for Label {
+    type Err = Error;
+
+    /// # Errors
+    /// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) for any other text.
+    fn from_str(text: &str) -> Result<Label> {
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-');
+        let well_formed = (1..=LENGTH_MAX).contains(&text.len())
+            && !text.starts_with(['.', '-'])
+            && text.bytes().all(allowed);
+        if well_formed {
+            return Ok(Label(text.to_owned()));
+        }
+        Err(Error::usage(format!("{text:?} cannot be the label of a backup")).hint(format!(
+            "A label has 1 to {LENGTH_MAX} letters, digits, \"_\", \".\" and \"-\", and begins with a letter, digit or \"_\"."
+        )))
+    }
+}
+
+impl fmt::Display for Label {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl serde::Serialize for Label {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for Label {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> std::result::Result<Label, D::Error> {
+        let text = <std::borrow::Cow<'de, str>>::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn takes_what_is_a_key_everywhere() {
+        for text in ["20260115T143000Z", "a", "_x", "before-upgrade.2", &"a".repeat(63)] {
+            assert_eq!(text.parse::<Label>().unwrap().to_string(), text);
+        }
+        for text in ["", ".", "..", "-x", "a/b", "a b", "ä", "a\n", &"a".repeat(64)] {
+            assert!(text.parse::<Label>().is_err(), "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,28 @@
+//! Base backups as objects: packs of files, an index of the files, a manifest that makes it all a backup.
+//!
+//! | object | what it is | module |
+//! |---|---|---|
+//! | `running` | a backup is being taken, with a heartbeat | [`running`] |
+//! | `pack-000001` … | compressed tar archives of whole files | [`pack`] |
+//! | `backup_manifest` | PostgreSQL's own list of the files | [`framed`] around `postgres::backup_manifest` |
+//! | `files` | where in which pack each file lies | [`index`] |
+//! | `manifest.json` | what the backup is; written last | [`manifest`] |
+//!
+//! Owns: these formats, specified in `docs/repository-format.md`. Does not own: taking a backup and restoring one.
+
+pub mod framed;
+pub mod index;
+pub mod inventory;
+mod label;
+pub mod manifest;
+pub mod pack;
+pub mod running;
+mod text;
+
+pub use index::{DirectoryEntry, FileEntry, FilePlace, IndexEntry, IndexReader, IndexWriter};
+pub use inventory::{BackupState, ListedBackup};
+pub use label::Label;
+pub use manifest::StoredBackup;
+pub use pack::{PackReader, PackWriter, read_file};
+pub use running::Running;
+pub use text::StoredText;

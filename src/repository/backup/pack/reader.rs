@@ -1,0 +1,161 @@
+//! Reads files out of a pack.
+
+use crate::codec::{Decoded, FrameDecoder};
+use crate::error::{Context, Error, Result};
+use crate::repository::backup::index::FileEntry;
+use crate::store::{ObjectKey, ObjectReader, Store};
+
+/// How far ahead a file may lie to be reached by decoding what is between; beyond, opening the pack anew is cheaper.
+const DECODE_FORWARD_BYTES_MAX: u64 = 1 << 20;
+
+/// Hands out the content of one file and checks its CRC-32C. What was handed out before an error is worth nothing.
+///
+/// # Errors
+/// [`ErrorKind::Damaged`](crate::error::ErrorKind::Damaged), also when there is no such pack; the store's; `output`'s.
+pub fn read_file(
+    store: &dyn Store,
+    pack: &ObjectKey,
+    entry: &FileEntry,
+    output: &mut dyn FnMut(&[u8]) -> Result<()>,
+) -> Result<()> {
+    PackReader::new(store, pack.clone()).read_file(entry, output)
+}
+
+/// Reads many files of one pack: in the order of their places, each stored byte is read and decoded once.
+///
+/// Memory: a few frames.
+pub struct PackReader<'a> {
+    store: &'a dyn Store,
+    key: ObjectKey,
+    input: Option<Input>,
+    stored: Vec<u8>,
+}
+
+/// The pack, open at some place.
+struct Input {
+    object: Box<dyn ObjectReader>,
+    decoder: FrameDecoder,
+    /// How far the object was read, in stored bytes from its beginning.
+    read_to: u64,
+    /// Where the frame begins whose content is in `raw`; `None` before the first one.
+    frame_at: Option<u64>,
+    raw: Vec<u8>,
+}
+
+impl<'a> PackReader<'a> {
+    /// A reader of this pack. Touches nothing.
+    pub fn new(store: &'a dyn Store, key: ObjectKey) -> PackReader<'a> {
+        PackReader { store, key, input: None, stored: Vec::new() }
+    }
+
+    /// Hands out the content of a file and checks its CRC-32C. What was handed out before an error is worth nothing.
+    ///
+    /// # Errors
+    /// As [`read_file`].
+    pub fn read_file(
+        &mut self,
+        entry: &FileEntry,
+        output: &mut dyn FnMut(&[u8]) -> Result<()>,
+    ) -> Result<()> {
+        let read = self.read(entry, output);
+        if read.is_err() {
+            self.input = None;
+        }
+        read.context(|| {
+            format!("could not read \"{}\" from \"{}/{}\"", entry.path, self.store.location(), self.key)
+        })
+    }
+
+    fn read(&mut self, entry: &FileEntry, output: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
+        let place = entry.place;
+        let end = place.frame_offset.checked_add(place.stored_bytes);
+        let end = end.ok_or_else(|| Error::damaged("its place in the pack is impossible"))?;
+        let (mut missing, mut crc32c) = (entry.bytes, 0);
+        if missing > 0 {
+            self.seek(place.frame_offset)?;
+        }
+        let mut skip = place.skip_bytes as usize;
+        while missing > 0 {
+            let input = self.input.as_mut().ok_or_else(|| Error::damaged("the pack is not open"))?;
+            if input.frame_at.is_none_or(|at| at >= end) {
+                return Err(Error::damaged("its frames end before its content does"));
+            }
+            let content = input.raw.get(skip..).unwrap_or_default();
+            let length = usize::try_from(missing).map_or(content.len(), |missing| missing.min(content.len()));
+            let content = content.get(..length).unwrap_or_default();
+            if content.is_empty() {
+                return Err(Error::damaged("its content does not lie where the index says"));
+            }
+            crc32c = crc32c::crc32c_append(crc32c, content);
+            output(content)?;
+            missing -= length as u64;
+            skip = 0;
+            if missing > 0 && !input.next_frame(&mut self.stored)? {
+                return Err(Error::damaged("the pack ends before it"));
+            }
+        }
+        if crc32c == entry.crc32c {
+            return Ok(());
+        }
+        Err(Error::damaged(format!("its checksum is {crc32c:08x}, but {:08x} was recorded", entry.crc32c)))
+    }
+
+    /// Makes the frame at `offset` the current one.
+    fn seek(&mut self, offset: u64) -> Result<()> {
+        let near = self.input.as_ref().is_some_and(|input| {
+            let next = input.next_at();
+            input.frame_at == Some(offset) || (next <= offset && offset - next <= DECODE_FORWARD_BYTES_MAX)
+        });
+        if !near {
+            let object = self.store.open(&self.key, offset)?;
+            let object = object.ok_or_else(|| Error::damaged("the repository does not hold this pack"))?;
+            self.input = Some(Input {
+                object,
+                decoder: FrameDecoder::new(),
+                read_to: offset,
+                frame_at: None,
+                raw: Vec::new(),
+            });
+        }
+        let input = self.input.as_mut().ok_or_else(|| Error::damaged("the pack is not open"))?;
+        while input.frame_at.is_none_or(|at| at < offset) {
+            if !input.next_frame(&mut self.stored)? {
+                return Err(Error::damaged("the pack ends before it"));
+            }
+        }
+        if input.frame_at == Some(offset) {
+            return Ok(());
+        }
+        Err(Error::damaged("no frame begins where the index says"))
+    }
+}
+
+impl Input {
+    /// Where the next frame begins.
+    fn next_at(&self) -> u64 {
+        self.read_to.saturating_sub(self.decoder.pending_bytes() as u64)
+    }
+
+    /// Decodes the next frame; false at the end of the pack.
+    fn next_frame(&mut self, stored: &mut Vec<u8>) -> Result<bool> {
+        loop {
+            let at = self.next_at();
+            match self.decoder.next(&mut self.raw)? {
+                Decoded::Frame => {
+                    self.frame_at = Some(at);
+                    return Ok(true);
+                }
+                Decoded::Skippable { .. } => {}
+                Decoded::NeedMore => {
+                    stored.clear();
+                    let length = self.object.read(stored)?;
+                    if length == 0 {
+                        return self.decoder.finish().map(|()| false);
+                    }
+                    self.read_to = self.read_to.saturating_add(length as u64);
+                    self.decoder.push(stored);
+                }
+            }
+        }
+    }
+}

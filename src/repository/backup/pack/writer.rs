@@ -1,0 +1,326 @@
+//! Writes a pack.
+
+use super::TAR_BLOCK_BYTES;
+use super::tar_header::TarEntry;
+use crate::codec::{Crc32, FRAME_RAW_BYTES, FrameEncoder};
+use crate::config::Compression;
+use crate::error::{Error, ErrorKind, Result};
+use crate::repository::backup::index::FilePlace;
+use crate::repository::backup::manifest::StoredPack;
+use crate::store::{ObjectKey, ObjectWriter, PutOutcome, Store};
+use tar::EntryType;
+
+/// How large a pack gets: a new one is begun for a file that would make it larger.
+///
+/// As long as PostgreSQL's longest file of a relation, so that no pack is much larger than the others, and small enough
+/// that a failed upload costs little.
+pub const TARGET_RAW_BYTES: u64 = 1 << 30;
+
+/// A file longer than this begins a frame of its own, so that reading it alone decodes nothing else.
+const OWN_FRAME_BYTES_MIN: u64 = 64 << 10;
+
+/// The end of a tar archive: two blocks of zeros.
+const ARCHIVE_END_BYTES: usize = 2 * TAR_BLOCK_BYTES as usize;
+
+/// Zeros to fill up with.
+static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+
+/// Whose files they are: who unpacks a pack as root gets them with these numbers.
+#[derive(Clone, Copy, Debug)]
+pub struct PackOwner {
+    /// The user's number.
+    pub uid: u32,
+    /// The group's number.
+    pub gid: u32,
+}
+
+/// A file that was put into a pack.
+#[derive(Clone, Copy, Debug)]
+pub struct PlacedFile {
+    /// The number that the caller gave it.
+    pub number: usize,
+    /// Its length.
+    pub bytes: u64,
+    /// Permission bits.
+    pub mode: u32,
+    /// Last modification, in seconds since 1970.
+    pub modified_unix_s: i64,
+    /// CRC-32C of its content.
+    pub crc32c: u32,
+    /// Where it lies.
+    pub place: FilePlace,
+}
+
+/// A pack that exists.
+#[derive(Debug)]
+pub struct FinishedPack {
+    /// What the manifest records of it.
+    pub pack: StoredPack,
+    /// The files in it, in the order in which they lie there.
+    pub files: Vec<PlacedFile>,
+}
+
+/// Writes a pack as a stream. Memory: one frame raw and stored, and some 70 bytes a file.
+pub struct PackWriter {
+    object: Box<dyn ObjectWriter>,
+    key: ObjectKey,
+    number: u32,
+    tablespace: Option<u32>,
+    owner: PackOwner,
+    encoder: FrameEncoder,
+    crc: Crc32,
+    raw_bytes: u64,
+    stored_bytes: u64,
+    frame: Vec<u8>,
+    stored: Vec<u8>,
+    header: Vec<u8>,
+    current: Option<CurrentFile>,
+    files: Vec<PlacedFile>,
+    /// Which of `files` end in the frame that is not written yet.
+    unsettled: Vec<usize>,
+}
+
+/// The file that is being written.
+struct CurrentFile {
+    number: usize,
+    mode: u32,
+    modified_unix_s: i64,
+    announced_bytes: u64,
+    written_bytes: u64,
+    crc32c: u32,
+    frame_offset: u64,
+    skip_bytes: u32,
+}
+
+impl PackWriter {
+    /// Begins pack `number` of `tablespace`, or of the data directory itself.
+    ///
+    /// # Errors
+    /// The store's, here and in the other functions.
+    pub fn create(
+        store: &dyn Store,
+        key: &ObjectKey,
+        number: u32,
+        tablespace: Option<u32>,
+        compression: Compression,
+        owner: PackOwner,
+    ) -> Result<PackWriter> {
+        Ok(PackWriter {
+            object: store.create(key)?,
+            key: key.clone(),
+            number,
+            tablespace,
+            owner,
+            encoder: FrameEncoder::new(compression),
+            crc: Crc32::new(),
+            raw_bytes: 0,
+            stored_bytes: 0,
+            frame: Vec::with_capacity(FRAME_RAW_BYTES),
+            stored: Vec::new(),
+            header: Vec::new(),
+            current: None,
+            files: Vec::new(),
+            unsettled: Vec::new(),
+        })
+    }
+
+    /// The archive's length so far.
+    pub fn raw_bytes(&self) -> u64 {
+        self.raw_bytes
+    }
+
+    /// The tablespace that the pack belongs to.
+    pub fn tablespace(&self) -> Option<u32> {
+        self.tablespace
+    }
+
+    /// Adds a directory; `path` is relative to the pack's root, without a slash at its end.
+    pub fn add_directory(&mut self, path: &[u8], mode: u32, modified_unix_s: i64) -> Result<()> {
+        self.append_header(TarEntry {
+            path,
+            kind: EntryType::Directory,
+            bytes: 0,
+            mode,
+            modified_unix_s,
+            owner: self.owner,
+        })
+    }
+
+    /// Begins a file of exactly `bytes` bytes; `number` comes back with its place.
+    pub fn begin_file(
+        &mut self,
+        number: usize,
+        path: &[u8],
+        bytes: u64,
+        mode: u32,
+        modified_unix_s: i64,
+    ) -> Result<()> {
+        self.append_header(TarEntry {
+            path,
+            kind: EntryType::Regular,
+            bytes,
+            mode,
+            modified_unix_s,
+            owner: self.owner,
+        })?;
+        if bytes > OWN_FRAME_BYTES_MIN {
+            self.flush_frame()?;
+        }
+        self.current = Some(CurrentFile {
+            number,
+            mode,
+            modified_unix_s,
+            announced_bytes: bytes,
+            written_bytes: 0,
+            crc32c: 0,
+            frame_offset: self.stored_bytes,
+            // A frame is shorter than 4 GiB.
+            skip_bytes: self.frame.len() as u32,
+        });
+        Ok(())
+    }
+
+    /// Appends content to the file that was begun.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Damaged`] when it is more than was announced.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        let current = self.current.as_mut().ok_or_else(no_file)?;
+        current.written_bytes += bytes.len() as u64;
+        if current.written_bytes > current.announced_bytes {
+            return Err(Error::damaged("a file got longer while it was packed"));
+        }
+        current.crc32c = crc32c::crc32c_append(current.crc32c, bytes);
+        self.append(bytes)
+    }
+
+    /// How many bytes of the file that was begun are still to come.
+    pub fn missing_bytes(&self) -> u64 {
+        self.current
+            .as_ref()
+            .map_or(0, |current| current.announced_bytes.saturating_sub(current.written_bytes))
+    }
+
+    /// Fills the file that was begun up to its announced length; what was cut off the file while it was read, WAL cuts
+    /// off again.
+    pub fn fill_with_zeros(&mut self) -> Result<()> {
+        loop {
+            let missing = usize::try_from(self.missing_bytes()).unwrap_or(usize::MAX);
+            match ZEROS.get(..missing.min(ZEROS.len())) {
+                Some(zeros) if !zeros.is_empty() => self.write(zeros)?,
+                _ => return Ok(()),
+            }
+        }
+    }
+
+    /// Ends the file that was begun.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Damaged`] when its content is not as long as was announced.
+    pub fn end_file(&mut self) -> Result<()> {
+        let current = self.current.take().ok_or_else(no_file)?;
+        if current.written_bytes != current.announced_bytes {
+            return Err(Error::damaged("a file is not as long as it was when it was begun"));
+        }
+        let mut place = FilePlace {
+            pack: self.number,
+            frame_offset: current.frame_offset,
+            skip_bytes: current.skip_bytes,
+            stored_bytes: 0,
+        };
+        if self.frame.is_empty() {
+            // The frame that holds the last byte is written: the byte filled it.
+            place.stored_bytes = self.stored_bytes - current.frame_offset;
+        } else if current.announced_bytes > 0 {
+            self.unsettled.push(self.files.len());
+        }
+        self.files.push(PlacedFile {
+            number: current.number,
+            bytes: current.announced_bytes,
+            mode: current.mode,
+            modified_unix_s: current.modified_unix_s,
+            crc32c: current.crc32c,
+            place,
+        });
+        let padding = current.announced_bytes.next_multiple_of(TAR_BLOCK_BYTES) - current.announced_bytes;
+        self.append(ZEROS.get(..padding as usize).unwrap_or_default())
+    }
+
+    /// Ends the archive and makes the pack exist.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Conflict`] when there is a pack of this name.
+    pub fn finish(mut self) -> Result<FinishedPack> {
+        self.append(ZEROS.get(..ARCHIVE_END_BYTES).unwrap_or_default())?;
+        self.flush_frame()?;
+        let pack = StoredPack {
+            number: self.number,
+            tablespace: self.tablespace,
+            raw_bytes: self.raw_bytes,
+            stored_bytes: self.stored_bytes,
+            crc32: self.crc.value(),
+        };
+        match self.object.finish()? {
+            PutOutcome::Created => Ok(FinishedPack { pack, files: self.files }),
+            PutOutcome::Exists => {
+                Err(Error::new(ErrorKind::Conflict, format!("the repository already holds \"{}\"", self.key)))
+            }
+        }
+    }
+
+    fn append_header(&mut self, entry: TarEntry<'_>) -> Result<()> {
+        let mut header = std::mem::take(&mut self.header);
+        header.clear();
+        entry.append_to(&mut header);
+        let appended = self.append(&header);
+        self.header = header;
+        appended
+    }
+
+    /// Appends to the archive, a frame whenever there is enough.
+    fn append(&mut self, mut bytes: &[u8]) -> Result<()> {
+        self.raw_bytes += bytes.len() as u64;
+        while !bytes.is_empty() {
+            let room = FRAME_RAW_BYTES.saturating_sub(self.frame.len());
+            let (now, later) = bytes.split_at_checked(room).unwrap_or((bytes, &[]));
+            bytes = later;
+            if now.len() == FRAME_RAW_BYTES {
+                // A whole frame: no need to copy it together.
+                self.encoder.encode(now, &mut self.stored)?;
+                self.store_frame()?;
+            } else {
+                self.frame.extend_from_slice(now);
+                if self.frame.len() == FRAME_RAW_BYTES {
+                    self.flush_frame()?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn flush_frame(&mut self) -> Result<()> {
+        if self.frame.is_empty() {
+            return Ok(());
+        }
+        self.encoder.encode(&self.frame, &mut self.stored)?;
+        self.frame.clear();
+        self.store_frame()
+    }
+
+    fn store_frame(&mut self) -> Result<()> {
+        self.crc.update(&self.stored);
+        self.object.write(&self.stored)?;
+        self.stored_bytes += self.stored.len() as u64;
+        self.stored.clear();
+        for index in self.unsettled.drain(..) {
+            if let Some(file) = self.files.get_mut(index) {
+                file.place.stored_bytes = self.stored_bytes - file.place.frame_offset;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn no_file() -> Error {
+    Error::damaged("no file was begun")
+}

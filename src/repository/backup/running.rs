@@ -1,0 +1,139 @@
+//! `running`: that a backup is being taken, and by whom.
+//!
+//! The object is created once, which is what keeps two backups from one label, and then replaced again and again with a
+//! new heartbeat. Whoever sweeps or expires leaves a backup alone whose last heartbeat is young. The times in it are of
+//! the writer's clock: hosts that share a repository must agree on the time to within [`Running::ALIVE`].
+
+use super::label::Label;
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::repository::Repository;
+use crate::store::PutOutcome;
+use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+use std::time::Duration;
+
+/// The version that this pgark writes.
+const VERSION: u32 = 1;
+
+/// Far more than the object has.
+const RUNNING_BYTES_MAX: u64 = 64 << 10;
+
+/// A backup that is being taken.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Running {
+    /// The version of this format.
+    pub version: u32,
+    /// Tells this run from every other.
+    pub run: String,
+    /// Where it runs.
+    pub host: String,
+    /// Its process there.
+    pub pid: u32,
+    /// When it began.
+    pub started: Timestamp,
+    /// When it was last known to run.
+    pub heartbeat: Timestamp,
+}
+
+impl Running {
+    /// How often the heartbeat is renewed.
+    pub const HEARTBEAT: Duration = Duration::from_secs(30);
+
+    /// How old the last heartbeat of a running backup may be. Many heartbeats long, because a store may be out of reach
+    /// for a while, and because clocks differ.
+    pub const ALIVE: SignedDuration = SignedDuration::from_mins(15);
+
+    /// A run of this process that begins now.
+    pub fn begin(now: Timestamp) -> Running {
+        let host = host();
+        let pid = std::process::id();
+        Running {
+            version: VERSION,
+            run: format!("{host}.{pid}.{}", now.as_nanosecond()),
+            host,
+            pid,
+            started: now,
+            heartbeat: now,
+        }
+    }
+
+    /// Whether the backup may still be running: its heartbeat is young, and where it runs on this host, so does its process.
+    pub fn is_alive(&self, now: Timestamp) -> bool {
+        now.duration_since(self.heartbeat) <= Running::ALIVE && !self.has_died_here()
+    }
+
+    /// Whether its process ran on this host and does not any more: a killed backup can be taken again at once.
+    ///
+    /// Wrong about a process in a container that shares our host's name; then that backup notices that it was swept.
+    fn has_died_here(&self) -> bool {
+        self.host == host() && !Path::new("/proc").join(self.pid.to_string()).exists()
+    }
+
+    /// Stores the object under a label that nobody uses.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Conflict`] when somebody does, and the store's own.
+    pub fn create(&self, repository: &Repository, label: &Label) -> Result<()> {
+        let key = repository.layout().backup_running(label)?;
+        match repository.store().put_new(&key, &[&self.to_json()?])? {
+            PutOutcome::Created => Ok(()),
+            PutOutcome::Exists => {
+                Err(Error::new(ErrorKind::Conflict, format!("a backup {label} is being taken"))
+                    .hint("Wait for it, or choose another label with --label."))
+            }
+        }
+    }
+
+    /// Stores the object in place of that of a run which is taken for dead; it finds that out at its next heartbeat.
+    ///
+    /// # Errors
+    /// The store's own.
+    pub fn take_over(&self, repository: &Repository, label: &Label) -> Result<()> {
+        repository.store().replace(&repository.layout().backup_running(label)?, &self.to_json()?)
+    }
+
+    /// Renews the heartbeat.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Conflict`] when the object is not ours any more: somebody took this backup for dead and removed it.
+    pub fn beat(&mut self, repository: &Repository, label: &Label, now: Timestamp) -> Result<()> {
+        self.check_ours(repository, label)?;
+        self.heartbeat = now;
+        repository.store().replace(&repository.layout().backup_running(label)?, &self.to_json()?)
+    }
+
+    /// Makes sure that the object is ours.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Conflict`] when it is not, and the store's own.
+    pub fn check_ours(&self, repository: &Repository, label: &Label) -> Result<()> {
+        if Running::read(repository, label)?.is_some_and(|found| found.run == self.run) {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::Conflict, format!("somebody has swept the backup {label} while it was being taken"))
+            .hint("Do the clocks of all hosts agree that use this repository? A backup without a heartbeat for 15 minutes is swept."))
+    }
+
+    /// Who is taking the backup of this label; `None` when nobody is.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Damaged`], and the store's own.
+    pub fn read(repository: &Repository, label: &Label) -> Result<Option<Running>> {
+        let key = repository.layout().backup_running(label)?;
+        let Some(text) = repository.store().read_small(&key, RUNNING_BYTES_MAX)? else { return Ok(None) };
+        let what = || format!("\"{}/{key}\" cannot be used", repository.store().location());
+        let damaged = |error| Error::damaged("it does not say who is taking a backup").caused_by(error);
+        serde_json::from_slice(&text).map_err(damaged).context(what).map(Some)
+    }
+
+    fn to_json(&self) -> Result<Vec<u8>> {
+        let mut text = serde_json::to_vec_pretty(self)
+            .map_err(|error| Error::damaged("could not write the heartbeat of a backup").caused_by(error))?;
+        text.push(b'\n');
+        Ok(text)
+    }
+}
+fn host() -> String {
+    nix::unistd::gethostname().unwrap_or_default().to_string_lossy().into_owned()
+}

@@ -1,0 +1,278 @@
+//! Repositories of every version of the format that there ever was are read for ever.
+//!
+//! `tests/fixtures/repository/<version>` holds a small one of each. A new version gets one by running
+//! `cargo test --test format -- --ignored`, once; none is ever changed.
+
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
+
+use pgark::config::Compression;
+use pgark::durable::RealDisk;
+use pgark::postgres::backup_manifest::{
+    BackupManifestReader, BackupManifestWriter, ManifestFile, ManifestVersion, WalRange,
+};
+use pgark::postgres::{Lsn, SegmentSize, SystemIdentifier, TimelineId, WalFileName};
+use pgark::repository::backup::framed::{FramedReader, FramedWriter};
+use pgark::repository::backup::manifest::*;
+use pgark::repository::backup::pack::{FinishedPack, PackOwner};
+use pgark::repository::backup::{
+    DirectoryEntry, FileEntry, IndexEntry, IndexReader, IndexWriter, Label, PackWriter, StoredText,
+    inventory, read_file,
+};
+use pgark::repository::wal::{self, PageCheck, WalSource};
+use pgark::repository::{Repository, systems};
+use pgark::store::DirectoryStore;
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+const SYSTEM: u64 = 7_312_345_678_901_234_567;
+const SEGMENT: SegmentSize = SegmentSize::new(1 << 20).unwrap();
+const MODIFIED: i64 = 1_767_225_600;
+
+fn fixtures(version: u32) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/fixtures/repository/{version}"))
+}
+
+fn repository(root: &Path) -> Repository {
+    let store = Arc::new(DirectoryStore::new(root.to_owned(), Arc::new(RealDisk)));
+    Repository::new(store, "main", SystemIdentifier::new(SYSTEM).unwrap()).unwrap()
+}
+
+/// A segment as PostgreSQL 15 writes it, as far as its first page; behind that a few bytes that compress well.
+fn segment(number: u64) -> Vec<u8> {
+    let mut bytes = vec![0_u8; 1 << 20];
+    bytes[0..4].copy_from_slice(&[0x10, 0xD1, 0x02, 0x00]);
+    bytes[4..8].copy_from_slice(&1_u32.to_le_bytes());
+    bytes[8..16].copy_from_slice(&(number << 20).to_le_bytes());
+    bytes[24..32].copy_from_slice(&SYSTEM.to_le_bytes());
+    bytes[32..36].copy_from_slice(&(1_u32 << 20).to_le_bytes());
+    bytes[36..40].copy_from_slice(&8192_u32.to_le_bytes());
+    for (at, byte) in bytes.iter_mut().enumerate().skip(300_000).take(5000) {
+        *byte = (at as u64 * number) as u8;
+    }
+    bytes
+}
+
+const HISTORY: &[u8] = b"1\t0/300148\tno recovery target specified\n";
+
+/// Every kind of WAL file, each in another compression.
+fn wal_files() -> Vec<(WalFileName, Vec<u8>, Compression)> {
+    let name = |text: &str| text.parse().unwrap();
+    vec![
+        (name("000000010000000000000003"), segment(3), Compression::Lz4),
+        (name("000000010000000000000004"), segment(4), Compression::Zstd { level: 1 }),
+        (name("000000010000000000000005.partial"), segment(5), Compression::Zstd { level: 19 }),
+        (name("00000002.history"), HISTORY.to_vec(), Compression::None),
+        (
+            name("000000010000000000000003.00000028.backup"),
+            b"START WAL LOCATION: 0/300028 (file 000000010000000000000003)\n".to_vec(),
+            Compression::Lz4,
+        ),
+    ]
+}
+
+/// The files of the backup: one that fills frames, one that shares its own, one that is empty, one in a tablespace.
+fn files() -> Vec<(&'static [u8], Vec<u8>)> {
+    vec![
+        (b"PG_VERSION", b"15\n".to_vec()),
+        (b"base/5/1259", (0..300_000_u32).map(|at| (at / 977) as u8).collect()),
+        (b"base/5/2600", Vec::new()),
+        (b"base/5/\xFFodd", b"a name that is not UTF-8".to_vec()),
+        (b"pg_tblspc/16402/PG_15_202209061/5/16403", b"in a tablespace".to_vec()),
+    ]
+}
+
+fn write_sample(root: &Path) {
+    fs::create_dir_all(root).unwrap();
+    let scratch = tempfile::tempdir().unwrap();
+    let repository = repository(root);
+    repository.make().unwrap();
+    for (name, content, compression) in wal_files() {
+        let path = scratch.path().join(name.to_string());
+        fs::write(&path, content).unwrap();
+        let source = WalSource { name, path, segment_size: SEGMENT, pages: PageCheck::FirstPage };
+        wal::put(&repository, &source, compression, scratch.path()).unwrap();
+    }
+    write_backup(&repository);
+    fs::remove_dir(root.join(".pgark-temporary")).unwrap();
+}
+
+fn write_backup(repository: &Repository) {
+    let label: Label = "sample".parse().unwrap();
+    let (store, layout) = (repository.store().as_ref(), repository.layout());
+    let compression = Compression::Zstd { level: 1 };
+    let owner = PackOwner { uid: 101, gid: 104 };
+    let mut entries = vec![IndexEntry::Directory(DirectoryEntry {
+        path: StoredText::new(&b"base"[..]),
+        modified_unix_s: MODIFIED,
+        mode: 0o700,
+    })];
+    let mut packs = Vec::new();
+    for (number, tablespace) in [(1, None), (2, Some(16402))] {
+        let key = layout.backup_pack(&label, number).unwrap();
+        let mut pack = PackWriter::create(store, &key, number, tablespace, compression, owner).unwrap();
+        let prefix: &[u8] = if tablespace.is_some() { b"pg_tblspc/16402/" } else { b"" };
+        if tablespace.is_none() {
+            pack.add_directory(b"base", 0o700, MODIFIED).unwrap();
+        }
+        let all = files();
+        let mine = |path: &[u8]| path.starts_with(b"pg_tblspc/") == tablespace.is_some();
+        for (at, (path, content)) in all.iter().enumerate().filter(|(_, (path, _))| mine(path)) {
+            pack.begin_file(at, &path[prefix.len()..], content.len() as u64, 0o600, MODIFIED).unwrap();
+            pack.write(content).unwrap();
+            pack.end_file().unwrap();
+        }
+        let FinishedPack { pack, files: placed } = pack.finish().unwrap();
+        packs.push(pack);
+        entries.extend(placed.iter().map(|placed| {
+            IndexEntry::File(FileEntry {
+                path: StoredText::new(all[placed.number].0),
+                bytes: placed.bytes,
+                modified_unix_s: placed.modified_unix_s,
+                mode: placed.mode,
+                crc32c: placed.crc32c,
+                place: placed.place,
+            })
+        }));
+    }
+    entries.sort_by(|a, b| a.path().as_bytes().cmp(b.path().as_bytes()));
+    let mut index = IndexWriter::create(store, &layout.backup_index(&label).unwrap(), compression).unwrap();
+    let manifest =
+        FramedWriter::create(store, &layout.postgres_manifest(&label).unwrap(), compression).unwrap();
+    let mut manifest = BackupManifestWriter::new(manifest, ManifestVersion::One).unwrap();
+    for entry in &entries {
+        index.add(entry).unwrap();
+        if let IndexEntry::File(file) = entry {
+            manifest
+                .add_file(&ManifestFile {
+                    path: Cow::Borrowed(file.path.as_bytes()),
+                    size_bytes: file.bytes,
+                    modified_unix_s: file.modified_unix_s,
+                    crc32c: Some(file.crc32c),
+                })
+                .unwrap();
+        }
+    }
+    let (start, stop): (Lsn, Lsn) = ("0/300028".parse().unwrap(), "0/400100".parse().unwrap());
+    let range = WalRange { timeline: TimelineId::FIRST, start, end: stop };
+    let (postgres_manifest, _) = manifest.finish(&[range]).unwrap().finish().unwrap();
+    let point = |lsn, time: &str| BackupPoint {
+        time: time.parse().unwrap(),
+        lsn,
+        timeline: TimelineId::FIRST,
+        snapshot: Some("730:730:".into()),
+    };
+    let backup = StoredBackup {
+        version: StoredBackup::VERSION,
+        label,
+        kind: BackupKind::Full,
+        created_by: "pgark 0.1.0".into(),
+        cluster: "main".into(),
+        system_identifier: SystemIdentifier::new(SYSTEM).unwrap(),
+        server: StoredServer {
+            version_num: 150_014,
+            catalog_version: 202_209_061,
+            wal_segment_bytes: 1 << 20,
+            page_bytes: 8192,
+            pages_per_file: 131_072,
+            data_checksums: true,
+            wal_level: "replica".into(),
+            max_connections: 100,
+            max_worker_processes: 8,
+            max_wal_senders: 10,
+            max_prepared_transactions: 0,
+            max_locks_per_transaction: 64,
+        },
+        from_standby: false,
+        start: point(start, "2026-01-15T14:30:00Z"),
+        stop: point(stop, "2026-01-15T14:31:00.25Z"),
+        wal_ranges: vec![StoredWalRange { timeline: TimelineId::FIRST, start, end: stop }],
+        timeline_history: Vec::new(),
+        databases: vec![StoredDatabase { oid: 5, name: "postgres".into(), tablespace: 1663, xmin: 1 }],
+        tablespaces: vec![StoredTablespace {
+            oid: 16402,
+            name: "fast".into(),
+            path: Some(StoredText::new(&b"/mnt/fast"[..])),
+        }],
+        settings: BTreeMap::from([("full_page_writes".to_owned(), "on".to_owned())]),
+        configuration_files: Vec::new(),
+        backup_label: StoredText::new(&b"START WAL LOCATION: 0/300028 (file 000000010000000000000003)\n"[..]),
+        tablespace_map: Some(StoredText::new(&b"16402 /mnt/fast\n"[..])),
+        totals: BackupTotals {
+            files: files().len() as u64,
+            directories: 1,
+            file_bytes: files().iter().map(|(_, content)| content.len() as u64).sum(),
+            stored_bytes: packs.iter().map(|pack| pack.stored_bytes).sum(),
+        },
+        packs,
+        index: index.finish().unwrap(),
+        postgres_manifest,
+        damaged_pages: DamagedPages::default(),
+    };
+    backup.publish(repository).unwrap();
+}
+
+/// Reads all of a repository and holds it against what was put in.
+fn read_sample(root: &Path) {
+    let repository = repository(root);
+    repository.check().unwrap();
+    assert_eq!(systems(repository.store().as_ref(), "main").unwrap().len(), 1);
+    for (name, content, _) in wal_files() {
+        let mut read = Vec::new();
+        let fetched = wal::fetch(&repository, name, Some(SEGMENT), &mut read).unwrap().expect("it is there");
+        assert!(read == content && fetched.sum.length_bytes == content.len() as u64, "{name}");
+    }
+    let backups = inventory::read_all(&repository).unwrap();
+    let [backup] = backups.as_slice() else { panic!("one backup, not {}", backups.len()) };
+    assert_eq!((backup.stop.lsn.to_string(), backup.totals.files), ("0/400100".to_owned(), 5));
+    let (store, layout) = (repository.store().as_ref(), repository.layout());
+    let mut index = IndexReader::open(store, &layout.backup_index(&backup.label).unwrap(), backup.index)
+        .unwrap()
+        .unwrap();
+    let mut read = BTreeMap::new();
+    while let Some(entry) = index.next_entry().unwrap() {
+        let IndexEntry::File(file) = entry else { continue };
+        let mut content = Vec::new();
+        let pack = layout.backup_pack(&backup.label, file.place.pack).unwrap();
+        read_file(store, &pack, &file, &mut |bytes| {
+            content.extend_from_slice(bytes);
+            Ok(())
+        })
+        .unwrap();
+        read.insert(file.path.as_bytes().to_vec(), content);
+    }
+    let expected: BTreeMap<_, _> =
+        files().into_iter().map(|(path, content)| (path.to_vec(), content)).collect();
+    assert!(read == expected, "{:?}", read.keys());
+    let manifest = layout.postgres_manifest(&backup.label).unwrap();
+    let manifest = FramedReader::open(store, &manifest, backup.postgres_manifest).unwrap().unwrap();
+    let mut manifest = BackupManifestReader::new(manifest).unwrap();
+    let mut listed = 0;
+    while manifest.next_file().unwrap().is_some() {
+        listed += 1;
+    }
+    assert_eq!((listed, manifest.finish().unwrap().len()), (5, 1));
+}
+
+#[test]
+fn repositories_of_every_version_are_read() {
+    assert_eq!(StoredBackup::VERSION, 1, "a new version needs a sample of its own, and a line here");
+    read_sample(&fixtures(1));
+}
+
+#[test]
+fn what_is_written_today_is_read_today() {
+    let scratch = tempfile::tempdir().unwrap();
+    write_sample(scratch.path());
+    read_sample(scratch.path());
+}
+
+#[test]
+#[ignore = "writes the sample of a new version, once"]
+fn write_the_sample_of_this_version() {
+    let root = fixtures(StoredBackup::VERSION);
+    assert!(!root.exists(), "samples are never changed");
+    write_sample(&root);
+}

@@ -23,6 +23,8 @@ pub mod data_directory;
 pub mod durable;
 pub mod error;
 pub mod get;
+#[cfg(feature = "companion")]
+pub mod monitor;
 pub mod postgres;
 pub mod push;
 #[cfg(feature = "companion")]
@@ -30,3 +32,5 @@ pub mod repository;
 pub mod spool;
 #[cfg(feature = "companion")]
 pub mod store;
+#[cfg(feature = "companion")]
+pub mod terminal;

@@ -1,0 +1,72 @@
+//! What a long command reports while it runs, for whoever shows it.
+//!
+//! Owns: the words in which progress is told. Does not own: how it looks (that is `terminal/`).
+
+use std::sync::Mutex;
+
+/// Told by the use cases, from any thread. Every call returns at once.
+pub trait Monitor: Send + Sync {
+    /// A step began: one short line in the present, such as `waiting for WAL segment …`.
+    fn step(&self, what: &str);
+
+    /// Something to know that does not stop the command.
+    fn warning(&self, what: &str);
+
+    /// Work of a known size began; 0 when the size is not known.
+    fn begin(&self, what: &str, total_bytes: u64);
+
+    /// So many bytes more of that work are done.
+    fn advance(&self, bytes: u64);
+
+    /// That work ended.
+    fn end(&self);
+}
+
+/// Nobody looks.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Silent;
+
+impl Monitor for Silent {
+    fn step(&self, _what: &str) {}
+    fn warning(&self, _what: &str) {}
+    fn begin(&self, _what: &str, _total_bytes: u64) {}
+    fn advance(&self, _bytes: u64) {}
+    fn end(&self) {}
+}
+
+/// Remembers steps and warnings, for summaries and tests.
+#[derive(Debug, Default)]
+pub struct Remembering {
+    lines: Mutex<Vec<String>>,
+}
+
+impl Remembering {
+    /// The steps and warnings so far, in order.
+    pub fn lines(&self) -> Vec<String> {
+        self.lines.lock().map(|lines| lines.clone()).unwrap_or_default()
+    }
+
+    fn remember(&self, line: &str) {
+        if let Ok(mut lines) = self.lines.lock() {
+            lines.push(line.to_owned());
+        }
+    }
+}
+
+impl Monitor for Remembering {
+    fn step(&self, what: &str) {
+        self.remember(what);
+    }
+
+    fn warning(&self, what: &str) {
+        self.remember(what);
+    }
+
+    fn begin(&self, what: &str, _total_bytes: u64) {
+        self.remember(what);
+    }
+
+    fn advance(&self, _bytes: u64) {}
+
+    fn end(&self) {}
+}

@@ -1,0 +1,171 @@
+//! Progress on stderr: a bar with rate and remaining time on a terminal, plain lines now and then elsewhere.
+
+use crate::monitor::Monitor;
+use indicatif::{BinaryBytes, HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use std::io::{self, IsTerminal, Write};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// How often a plain line is written at most.
+const PLAIN_PAUSE: Duration = Duration::from_secs(5);
+/// How often the bar is drawn, even when nothing moves.
+const BAR_TICK: Duration = Duration::from_millis(200);
+
+const BAR: &str = "{msg} [{bar:30}] {binary_bytes}/{binary_total_bytes}  {binary_bytes_per_sec}  {eta} left";
+const BAR_WITHOUT_TOTAL: &str = "{msg}  {binary_bytes}  {binary_bytes_per_sec}  {elapsed}";
+
+/// How much to show.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Loudness {
+    /// Steps, progress and warnings.
+    Normal,
+    /// Warnings only.
+    Quiet,
+}
+
+/// Shows what a command tells its monitor.
+#[derive(Debug)]
+pub struct Progress {
+    loudness: Loudness,
+    is_terminal: bool,
+    work: Mutex<Option<Work>>,
+}
+
+/// Work of a known size that is under way.
+#[derive(Debug)]
+struct Work {
+    what: String,
+    total_bytes: u64,
+    done_bytes: u64,
+    began: Instant,
+    told: Instant,
+    bar: Option<ProgressBar>,
+}
+
+impl Progress {
+    /// On the stderr of this process.
+    pub fn new(loudness: Loudness) -> Progress {
+        Progress { loudness, is_terminal: io::stderr().is_terminal(), work: Mutex::new(None) }
+    }
+
+    fn work(&self) -> MutexGuard<'_, Option<Work>> {
+        self.work.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Writes a line, above the bar if there is one.
+    fn say(&self, line: &str) {
+        match self.work().as_ref().and_then(|work| work.bar.as_ref()) {
+            Some(bar) => bar.suspend(|| say(line)),
+            None => say(line),
+        }
+    }
+}
+
+impl Monitor for Progress {
+    fn step(&self, what: &str) {
+        if self.loudness == Loudness::Normal {
+            self.say(what);
+        }
+    }
+
+    fn warning(&self, what: &str) {
+        self.say(&format!("WARNING: {what}"));
+    }
+
+    fn begin(&self, what: &str, total_bytes: u64) {
+        if self.loudness == Loudness::Quiet {
+            return;
+        }
+        let bar = self.is_terminal.then(|| bar(what, total_bytes));
+        if bar.is_none() {
+            say(&format!("{what}: {}", BinaryBytes(total_bytes)));
+        }
+        let now = Instant::now();
+        *self.work() =
+            Some(Work { what: what.to_owned(), total_bytes, done_bytes: 0, began: now, told: now, bar });
+    }
+
+    fn advance(&self, bytes: u64) {
+        let mut work = self.work();
+        let Some(work) = work.as_mut() else { return };
+        work.done_bytes += bytes;
+        match &work.bar {
+            Some(bar) => bar.inc(bytes),
+            None if work.told.elapsed() >= PLAIN_PAUSE => {
+                work.told = Instant::now();
+                say(&work.line(work.began.elapsed()));
+            }
+            None => {}
+        }
+    }
+
+    fn end(&self) {
+        if let Some(work) = self.work().take() {
+            match &work.bar {
+                Some(bar) => bar.finish_and_clear(),
+                None => say(&work.line(work.began.elapsed())),
+            }
+        }
+    }
+}
+
+impl Work {
+    /// A plain line; the remaining time is that of the rate so far.
+    fn line(&self, elapsed: Duration) -> String {
+        let rate = self.done_bytes as f64 / elapsed.as_secs_f64().max(0.001);
+        let missing = self.total_bytes.saturating_sub(self.done_bytes);
+        let mut line = format!("{}: {}", self.what, BinaryBytes(self.done_bytes));
+        if self.total_bytes > 0 {
+            let percent = (self.done_bytes as f64 / self.total_bytes as f64 * 100.0).min(100.0);
+            line.push_str(&format!(" of {} ({percent:.0} %)", BinaryBytes(self.total_bytes)));
+        }
+        line.push_str(&format!(", {}/s", BinaryBytes(rate as u64)));
+        if missing > 0 && rate >= 1.0 {
+            let left = Duration::from_secs((missing as f64 / rate) as u64);
+            line.push_str(&format!(", {} left", HumanDuration(left)));
+        }
+        line
+    }
+}
+
+fn bar(what: &str, total_bytes: u64) -> ProgressBar {
+    let bar =
+        ProgressBar::with_draw_target((total_bytes > 0).then_some(total_bytes), ProgressDrawTarget::stderr());
+    let template = if total_bytes > 0 { BAR } else { BAR_WITHOUT_TOTAL };
+    // The templates are constants; a bar without style is better than none.
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style.progress_chars("=> "));
+    }
+    bar.set_message(what.to_owned());
+    bar.enable_steady_tick(BAR_TICK);
+    bar
+}
+
+/// Writes to stderr. That it is closed changes nothing.
+fn say(line: &str) {
+    let _ = writeln!(io::stderr().lock(), "{line}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plain_line_tells_rate_and_remaining_time() {
+        let now = Instant::now();
+        let work = Work {
+            what: "copying 3 files".into(),
+            total_bytes: 30 << 20,
+            done_bytes: 10 << 20,
+            began: now,
+            told: now,
+            bar: None,
+        };
+        assert_eq!(
+            work.line(Duration::from_secs(2)),
+            "copying 3 files: 10.00 MiB of 30.00 MiB (33 %), 5.00 MiB/s, 4 seconds left"
+        );
+        let unknown = Work { total_bytes: 0, ..work };
+        assert_eq!(unknown.line(Duration::from_secs(2)), "copying 3 files: 10.00 MiB, 5.00 MiB/s");
+    }
+}

@@ -29,6 +29,8 @@ pub mod postgres;
 pub mod push;
 #[cfg(feature = "companion")]
 pub mod repository;
+#[cfg(feature = "companion")]
+pub mod server;
 pub mod spool;
 #[cfg(feature = "companion")]
 pub mod store;

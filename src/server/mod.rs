@@ -1,0 +1,10 @@
+//! The running server, over one connection.
+//!
+//! Owns: how it is reached, and how a wait for it is ended. Does not own: what is asked (that is each use case's).
+
+mod connection;
+mod password_file;
+mod watch;
+
+pub use connection::{Connection, Row};
+pub use watch::Watch;

@@ -17,11 +17,15 @@
 //! Start reading at [`postgres`] for the words, then at the use case that interests you.
 
 #[cfg(feature = "companion")]
+pub mod agent;
+#[cfg(feature = "companion")]
 pub mod codec;
 pub mod config;
 pub mod data_directory;
 pub mod durable;
 pub mod error;
+#[cfg(feature = "failpoints")]
+pub mod failpoint;
 pub mod get;
 #[cfg(feature = "companion")]
 pub mod monitor;

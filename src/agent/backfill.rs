@@ -1,0 +1,110 @@
+//! After a promotion: storing what the old primary never archived.
+//!
+//! A standby marks the segments that it received by streaming as done, so PostgreSQL never asks for them to be archived.
+//! If the old primary died before it had archived them, recovery across the failover would meet a hole. They still lie
+//! in the new primary's `pg_wal`.
+
+use crate::config::Compression;
+use crate::error::{Context, ErrorKind, Result};
+use crate::postgres::{SegmentName, SegmentSize, TimelineHistory, TimelineId, WalFileName};
+use crate::repository::Repository;
+use crate::repository::wal::{self, PageCheck, WalSource};
+use std::fs;
+use std::path::{Path, PathBuf};
+use tracing::{info, warn};
+
+/// A server that may have such segments.
+#[derive(Clone, Debug)]
+pub struct Backfill {
+    /// The timeline that the server writes on.
+    pub timeline: TimelineId,
+    /// Its `pg_wal`.
+    pub pg_wal: PathBuf,
+    /// Its segment size.
+    pub segment_size: SegmentSize,
+    /// How to compress what is stored.
+    pub compression: Compression,
+    /// A directory for what does not fit into memory.
+    pub scratch: PathBuf,
+}
+
+impl Backfill {
+    /// Stores every complete segment of an ancestor that lies in `pg_wal` and is absent from the repository; how many
+    /// they were. A file that is not what its name says is left out with a warning.
+    ///
+    /// # Errors
+    /// The store's own: then some may be missing, and it should be tried again.
+    pub fn run(&self, repository: &Repository) -> Result<u64> {
+        let Some(history) = wal::history_beside(repository, &self.pg_wal, self.timeline)? else {
+            return Ok(0);
+        };
+        let mut stored = 0;
+        for name in candidates(&self.pg_wal, &history, self.segment_size)? {
+            if repository.store().stat(&repository.layout().segment(name)?)?.is_some() {
+                continue;
+            }
+            let source = WalSource {
+                name: WalFileName::Segment(name),
+                path: self.pg_wal.join(name.to_string()),
+                segment_size: self.segment_size,
+                pages: PageCheck::EveryPage,
+            };
+            match wal::put(repository, &source, self.compression, &self.scratch) {
+                Ok(_) => {
+                    info!(%name, "stored what the old primary had not archived");
+                    stored += 1;
+                }
+                // Recycled meanwhile, or never complete: only its absence is certain, and info shows that.
+                Err(error) if error.kind() != ErrorKind::Unavailable || !source.path.exists() => {
+                    warn!(%name, %error, "is absent from the archive and cannot be stored");
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(stored)
+    }
+}
+
+/// The segments of ancestors in `pg_wal`, in order: strictly below the one in which each was left, because that one may
+/// be incomplete, or hold records that the new timeline never had.
+fn candidates(pg_wal: &Path, history: &TimelineHistory, size: SegmentSize) -> Result<Vec<SegmentName>> {
+    let what = || format!("could not list \"{}\"", pg_wal.display());
+    let mut names = Vec::new();
+    for entry in fs::read_dir(pg_wal).context(what)? {
+        let name = entry.context(what)?.file_name();
+        let Some(Ok(name)) = name.to_str().map(str::parse::<SegmentName>) else { continue };
+        let Some(number) = name.number(size) else { continue };
+        if name.timeline() != history.timeline()
+            && history.timeline_of_segment(number, size) == name.timeline()
+        {
+            names.push(name);
+        }
+    }
+    names.sort_unstable();
+    Ok(names)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_segments_below_the_switch_point_are_candidates() {
+        let scratch = tempfile::tempdir().unwrap();
+        for name in [
+            "000000010000000000000002",
+            "000000010000000000000003",
+            "000000010000000000000004",
+            "000000020000000000000003",
+            "000000010000000000000002.partial",
+            "00000002.history",
+            "archive_status",
+        ] {
+            fs::write(scratch.path().join(name), b"").unwrap();
+        }
+        let history = TimelineHistory::parse(TimelineId::new(2).unwrap(), b"1\t0/3000148\tx\n").unwrap();
+        let names = candidates(scratch.path(), &history, SegmentSize::DEFAULT).unwrap();
+        let names: Vec<String> = names.iter().map(ToString::to_string).collect();
+        assert_eq!(names, ["000000010000000000000002"]);
+    }
+}

@@ -1,0 +1,217 @@
+//! Fetching WAL: what is asked for at once, and ahead of that what the same recovery will ask for next.
+//!
+//! Nothing negative is remembered: that a file is absent is asked of the repository each time. What was fetched ahead
+//! lies in the spool under a name that only this process knows, and is complete and checked before anybody sees it.
+
+mod ahead;
+mod rules;
+
+use super::places::Places;
+use super::status::FetchStatus;
+use crate::config::Config;
+use crate::error::{Context, Error, ErrorKind, RecoveryMode, Result};
+use crate::postgres::{SegmentName, SegmentSize, SystemIdentifier, WalFileName};
+use crate::repository::{Repository, wal};
+use crate::spool::GetRequest;
+use ahead::Ahead;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tempfile::{NamedTempFile, TempPath};
+use tokio::task::spawn_blocking;
+use tokio::time::{Instant, sleep, timeout_at};
+use tracing::{debug, warn};
+
+/// The pause after a failure, doubled each time.
+const RETRY_FIRST: Duration = Duration::from_millis(100);
+const RETRY_MAX: Duration = Duration::from_secs(5);
+
+/// Fetches for one configuration.
+#[derive(Debug)]
+pub struct Fetcher {
+    places: Arc<Places>,
+    directory: PathBuf,
+    workers: usize,
+    max_bytes: u64,
+    /// What was fetched ahead, of the one system that was last asked for.
+    ahead: Mutex<Option<(SystemIdentifier, Arc<Ahead>)>>,
+    /// The segment that was last found absent: the server asks for the same one of an ancestor next.
+    last_absent: Mutex<Option<SegmentName>>,
+    fetched: AtomicU64,
+    fetched_ahead: AtomicU64,
+}
+
+impl Fetcher {
+    /// A fetcher that puts files into `directory`.
+    pub fn new(config: &Config, places: Arc<Places>, directory: PathBuf) -> Fetcher {
+        Fetcher {
+            places,
+            directory,
+            workers: config.agent.workers.get(),
+            max_bytes: config.get.prefetch_max_bytes,
+            ahead: Mutex::default(),
+            last_absent: Mutex::default(),
+            fetched: AtomicU64::new(0),
+            fetched_ahead: AtomicU64::new(0),
+        }
+    }
+
+    /// Fetches a file into the spool, complete and checked. The file is removed when the path is dropped.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Absent`] when the repository says that there is no such file and recovery may believe it,
+    /// [`ErrorKind::Hole`] when it may not, and after the deadline what kept us from finding out.
+    pub async fn get(&self, request: &GetRequest) -> Result<TempPath> {
+        let deadline = Instant::now() + request.deadline;
+        let mut pause = RETRY_FIRST;
+        loop {
+            let error = match timeout_at(deadline, self.attempt(request)).await {
+                Ok(Ok(fetched)) => {
+                    self.fetched.fetch_add(1, Ordering::Relaxed);
+                    return Ok(fetched);
+                }
+                Ok(Err(error)) => error,
+                Err(_) => {
+                    return Err(Error::unavailable("the repository did not answer before the deadline")
+                        .hint("The deadlines are get.deadline_s and its neighbours."));
+                }
+            };
+            // Damage stays: asking again would only delay what an operator must see.
+            if !error.kind().is_transient() || Instant::now() + pause >= deadline {
+                return Err(error);
+            }
+            // A spool that is full is full of what was fetched ahead.
+            if let Some(ahead) = self.current() {
+                ahead.drop_ready();
+            }
+            warn!(name = %request.name, %error, "could not be fetched, tries again");
+            sleep(pause).await;
+            pause = (pause * 2).min(RETRY_MAX);
+        }
+    }
+
+    /// What goes on.
+    pub fn status(&self) -> FetchStatus {
+        FetchStatus {
+            ready_files: self.current().map_or(0, |ahead| ahead.ready_files()),
+            fetched_files: self.fetched.load(Ordering::Relaxed),
+            fetched_ahead_files: self.fetched_ahead.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Stops fetching ahead and drops what nobody took.
+    pub async fn finish(&self) {
+        if let Some(ahead) = self.current() {
+            ahead.finish().await;
+        }
+    }
+
+    fn current(&self) -> Option<Arc<Ahead>> {
+        let ahead = self.ahead.lock().unwrap_or_else(PoisonError::into_inner);
+        ahead.as_ref().map(|(_, ahead)| ahead.clone())
+    }
+
+    /// What was fetched ahead of this system. Names are the same in every system: what was fetched of another one, which
+    /// had the data directory before, is dropped.
+    fn ahead_of(&self, system: SystemIdentifier) -> Arc<Ahead> {
+        let mut current = self.ahead.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((known, ahead)) = current.as_ref() {
+            if *known == system {
+                return ahead.clone();
+            }
+            ahead.abandon();
+            *self.last_absent() = None;
+        }
+        let ahead = Arc::new(Ahead::new(self.directory.clone(), self.workers, self.max_bytes));
+        *current = Some((system, ahead.clone()));
+        ahead
+    }
+
+    async fn attempt(&self, request: &GetRequest) -> Result<TempPath> {
+        let repository = self.places.of(request.system)?;
+        let ahead = self.ahead_of(request.system);
+        let WalFileName::Segment(segment) = request.name else {
+            let fetched =
+                fetch(&repository, request.name, request.segment_size, request.mode, &self.directory).await?;
+            if let (Some(_), WalFileName::History(timeline)) = (&fetched, request.name) {
+                ahead.goes_to(timeline);
+            }
+            return fetched.ok_or_else(|| rules::not_in_the_archive(request.name));
+        };
+        // Kept until a segment is found: a question may be asked twice, and an ancestor's ancestor comes after it.
+        let absent_before = *self.last_absent();
+        let (rules_repository, rules_request) = (repository.clone(), request.clone());
+        blocking(move || rules::check_path(&rules_repository, &rules_request, segment, absent_before))
+            .await?;
+        let fetched = match ahead.take(segment, request.segment_size).await {
+            Some(fetched) => {
+                self.fetched_ahead.fetch_add(1, Ordering::Relaxed);
+                fetched
+            }
+            None => {
+                match fetch(&repository, request.name, request.segment_size, request.mode, &self.directory)
+                    .await?
+                {
+                    Some(fetched) => fetched,
+                    None => {
+                        let size = request.segment_size;
+                        // The newest timeline's, which has all the others as its ancestors.
+                        let newest = absent_before
+                            .filter(|before| before.number(size) == segment.number(size))
+                            .max(Some(segment));
+                        *self.last_absent() = newest;
+                        let request = request.clone();
+                        return Err(
+                            blocking(move || rules::judge_absence(&repository, &request, segment)).await?
+                        );
+                    }
+                }
+            }
+        };
+        *self.last_absent() = None;
+        if request.prefetch {
+            ahead.follow(repository, segment, request.segment_size, request.timeline).await?;
+        }
+        Ok(fetched)
+    }
+
+    fn last_absent(&self) -> std::sync::MutexGuard<'_, Option<SegmentName>> {
+        self.last_absent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Fetches one file into `directory`; `None` when a repository that is there says that it does not hold it.
+async fn fetch(
+    repository: &Arc<Repository>,
+    name: WalFileName,
+    segment_size: SegmentSize,
+    mode: RecoveryMode,
+    directory: &Path,
+) -> Result<Option<TempPath>> {
+    let (repository, directory) = (repository.clone(), directory.to_owned());
+    blocking(move || {
+        let what = || format!("could not write to \"{}\"", directory.display());
+        let mut file = NamedTempFile::new_in(&directory).context(what)?;
+        match wal::fetch(&repository, name, Some(segment_size), &mut file)? {
+            Some(fetched) => {
+                debug!(%name, stored_bytes = fetched.stored_bytes, "fetched");
+                Ok(Some(file.into_temp_path()))
+            }
+            // A standby may wait for the first file of its cluster, and asks again by itself.
+            None if mode == RecoveryMode::Standby => Ok(None),
+            // An empty mount point has no file of any name.
+            None => repository.check().map(|()| None),
+        }
+    })
+    .await
+}
+
+/// Runs what blocks on a thread of its own.
+async fn blocking<T: Send + 'static>(job: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    match spawn_blocking(job).await {
+        Ok(result) => result,
+        Err(_) => Err(Error::new(ErrorKind::Damaged, "the agent failed in a way that it does not know")
+            .hint("This is a defect of pgark: please report what its log says.")),
+    }
+}

@@ -1,0 +1,57 @@
+//! The history files without which a timeline's segments are of no use.
+//!
+//! PostgreSQL marks the history file of a new timeline for archiving only if it archives at that moment. A server that
+//! was recovered with archiving off, and archives later, never asks for it; yet recovery has to read it, and a second
+//! server would take the same timeline. So it is stored before the first segment.
+
+use crate::config::Compression;
+use crate::durable::parent_directory;
+use crate::error::{Context, Result};
+use crate::postgres::{TimelineId, WalFileName};
+use crate::repository::Repository;
+use crate::repository::wal::{self, PageCheck, WalSource};
+use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
+use tracing::info;
+
+/// The timeline of one server whose history has been seen to; 0: none.
+#[derive(Debug, Default)]
+pub struct Histories(AtomicU32);
+
+impl Histories {
+    /// Stores the history files that `source` needs and that lie beside it: that of its timeline, and its ancestors'.
+    ///
+    /// # Errors
+    /// As [`wal::put`]: [`ErrorKind::Conflict`](crate::error::ErrorKind::Conflict) when another server has taken the
+    /// timeline.
+    pub fn put_before(
+        &self,
+        source: &WalSource,
+        repository: &Repository,
+        compression: Compression,
+        scratch: &Path,
+    ) -> Result<()> {
+        let timeline = source.name.timeline();
+        let is_history = matches!(source.name, WalFileName::History(_));
+        if is_history || timeline == TimelineId::FIRST || self.0.load(Ordering::Relaxed) == timeline.as_u32()
+        {
+            return Ok(());
+        }
+        let pg_wal = parent_directory(&source.path);
+        let history = wal::history_beside(repository, pg_wal, timeline)?;
+        let ancestors = history.iter().flat_map(|history| history.switches());
+        let timelines = ancestors.map(|switch| switch.timeline).chain([timeline]);
+        for name in timelines.filter(|timeline| *timeline != TimelineId::FIRST).map(WalFileName::History) {
+            let path = pg_wal.join(name.to_string());
+            if !path.exists() {
+                continue;
+            }
+            let beside = WalSource { name, path, pages: PageCheck::FirstPage, ..source.clone() };
+            let stored = wal::put(repository, &beside, compression, scratch)
+                .context(|| format!("could not store {name} before it"))?;
+            info!(%name, outcome = ?stored.outcome, "the history of the timeline is stored");
+        }
+        self.0.store(timeline.as_u32(), Ordering::Relaxed);
+        Ok(())
+    }
+}

@@ -1,0 +1,163 @@
+//! One agent per spool.
+
+use crate::config::Config;
+use crate::durable::{Disk, RealDisk};
+use crate::error::{Context, Error, Result};
+use crate::spool::{Request, Spool, ask_running};
+use std::fs::{self, File, Metadata, OpenOptions, TryLockError};
+use std::io::{self, Read, Seek};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How long an agent of another configuration may take to finish what it has in flight.
+const HANDOVER_MAX: Duration = Duration::from_secs(45);
+/// How long it may take to say that it will.
+const STOP_ANSWER_MAX: Duration = Duration::from_secs(5);
+/// The length of the lock's file: a process id and a fingerprint, each on a line, and spaces.
+const HOLDER_BYTES: usize = 64;
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// The right to be the agent of a spool: an exclusive lock, which the kernel ends with the process, however it ends.
+#[derive(Debug)]
+pub struct Instance {
+    lock: File,
+}
+
+/// What trying to become the agent led to.
+#[derive(Debug)]
+pub enum Acquired {
+    /// We are the agent.
+    Ours(Instance),
+    /// An agent of the same configuration runs or starts: there is nothing left to do.
+    AlreadyRunning,
+}
+
+impl Instance {
+    /// Takes the spool, which must be prepared. An agent of another configuration, or of another version of pgark, is
+    /// asked to stop and waited for.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unavailable`](crate::error::ErrorKind::Unavailable) when the other agent does not end.
+    pub fn acquire(config: &Config, spool: &Spool) -> Result<Acquired> {
+        let path = spool.lock();
+        let what = || format!("could not lock \"{}\"", path.display());
+        let mut lock = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&path)
+            .context(what)?;
+        let ours = config.fingerprint().to_string();
+        let deadline = Instant::now() + HANDOVER_MAX;
+        let mut asked = None;
+        loop {
+            match lock.try_lock() {
+                Ok(()) => break,
+                Err(TryLockError::WouldBlock) => {}
+                Err(TryLockError::Error(error)) => return Err(Error::io(what(), error)),
+            }
+            let holder = read_holder(&mut lock).context(what)?;
+            if holder.fingerprint == ours && spool.socket().exists() {
+                return Ok(Acquired::AlreadyRunning);
+            }
+            // The holder may just have begun, or be ending; once it listens it can be asked.
+            // Another one may have been faster than we when the first had ended.
+            if holder.fingerprint != ours
+                && asked.as_ref() != Some(&holder.process_id)
+                && ask_others_to_stop(spool)?
+            {
+                asked = Some(holder.process_id.clone());
+            }
+            if Instant::now() >= deadline {
+                return Err(Error::unavailable(format!(
+                    "another agent holds the spool \"{}\" and does not end (process {})",
+                    spool.directory().display(),
+                    holder.process_id
+                ))
+                .hint("Look at its log; pgark agent stop ends it, or a SIGTERM."));
+            }
+            thread::sleep(PAUSE);
+        }
+        // Of one length, over what is there: an agent must be able to begin on a full disk.
+        let content = format!("{}\n{ours}\n", std::process::id());
+        lock.write_all_at(format!("{content:<HOLDER_BYTES$}").as_bytes(), 0).context(what)?;
+        clear(spool)?;
+        Ok(Acquired::Ours(Instance { lock }))
+    }
+
+    /// Takes the socket's name away, so that nobody connects to an agent that ends. In a spool that was made anew it is
+    /// another agent's.
+    pub fn remove_socket(&self, spool: &Spool) {
+        if self.holds(spool) {
+            let _ = RealDisk.remove_file(spool.socket());
+        }
+    }
+
+    /// Whether this agent can still be found: its lock is the spool's, and there is a socket.
+    pub fn can_be_asked(&self, spool: &Spool) -> bool {
+        self.holds(spool) && spool.socket().exists()
+    }
+
+    fn holds(&self, spool: &Spool) -> bool {
+        let identity = |metadata: Metadata| (metadata.dev(), metadata.ino());
+        let ours = self.lock.metadata().map(identity);
+        ours.is_ok_and(|ours| fs::metadata(spool.lock()).is_ok_and(|lock| identity(lock) == ours))
+    }
+}
+
+/// What the lock's file says of its holder.
+struct Holder {
+    process_id: String,
+    fingerprint: String,
+}
+
+fn read_holder(lock: &mut File) -> io::Result<Holder> {
+    let mut content = Vec::new();
+    lock.rewind()?;
+    lock.take(256).read_to_end(&mut content)?;
+    let content = String::from_utf8_lossy(&content);
+    let mut lines = content.lines().map(str::to_owned);
+    Ok(Holder { process_id: lines.next().unwrap_or_default(), fingerprint: lines.next().unwrap_or_default() })
+}
+
+/// Asks over their sockets, never by process id: an id from a file may be somebody else's by now.
+fn ask_others_to_stop(spool: &Spool) -> Result<bool> {
+    let mut asked = false;
+    for socket in sockets(spool.directory())?.into_iter().filter(|socket| socket != spool.socket()) {
+        let other = spool.with_socket(socket);
+        let answer = ask_running(&other, &Request::Stop, Instant::now() + STOP_ANSWER_MAX);
+        asked |= matches!(answer, Ok(Some(_)));
+    }
+    Ok(asked)
+}
+
+/// Removes what dead agents left: their sockets, and what they fetched ahead and nobody took.
+fn clear(spool: &Spool) -> Result<()> {
+    let mut leftovers = sockets(spool.directory())?;
+    leftovers.extend(entries(&spool.prefetch())?);
+    for path in leftovers {
+        match RealDisk.remove_file(&path) {
+            // Whom it was lent to by an agent that died has just renamed it.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            other => other.context(|| format!("could not remove \"{}\"", path.display()))?,
+        }
+    }
+    Ok(())
+}
+
+fn sockets(directory: &Path) -> Result<Vec<PathBuf>> {
+    let is_socket = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "sock");
+    Ok(entries(directory)?.into_iter().filter(is_socket).collect())
+}
+
+fn entries(directory: &Path) -> Result<Vec<PathBuf>> {
+    let what = || format!("could not list \"{}\"", directory.display());
+    fs::read_dir(directory)
+        .context(what)?
+        .map(|entry| entry.map(|entry| entry.path()).context(what))
+        .collect()
+}

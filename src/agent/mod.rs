@@ -1,0 +1,106 @@
+//! The resident process that moves WAL for one configuration.
+//!
+//! Owns: reading ahead of the archiver and of recovery, several transfers at once, and the answers on the socket. All
+//! that it knows is rebuilt from `archive_status` and the repository; nothing that it keeps matters after a crash.
+//! Does not own: how WAL is checked and encoded (that is `repository/`), and how it is started (`spool/`).
+//!
+//! The way of a push: [`server`] → [`upload`], which the `ready` watcher feeds ahead. The way of a get: `server` →
+//! [`fetch`], which fetches ahead by itself.
+
+mod backfill;
+mod fetch;
+mod histories;
+mod instance;
+mod log;
+mod places;
+mod ready;
+mod server;
+mod status;
+mod upload;
+
+pub use instance::{Acquired, Instance};
+pub use log::RotatingLog;
+pub use status::{AgentStatus, FailureStatus};
+
+use crate::config::Config;
+use crate::error::{Context, Result};
+use crate::spool::Spool;
+use crate::store::Store;
+use fetch::Fetcher;
+use places::Places;
+use server::Server;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::UnixListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio::time::sleep;
+use tracing::info;
+use upload::Uploads;
+
+/// How often the agent looks whether it can still be found in its spool.
+const SPOOL_LOOK: Duration = Duration::from_secs(2);
+
+/// Serves the socket until nobody asks any more, `stop` is asked for, or SIGTERM or SIGINT comes; then finishes what
+/// is in flight.
+///
+/// `instance` holds the spool's lock, and `listening` is called once the socket takes connections.
+///
+/// # Errors
+/// What keeps it from listening. What goes wrong afterwards is answered to whoever asks.
+pub async fn serve(
+    config: Arc<Config>,
+    store: Arc<dyn Store>,
+    instance: Instance,
+    listening: impl FnOnce(),
+) -> Result<()> {
+    let spool = Spool::of(&config)?;
+    let listener = bind(&spool)?;
+    let what = || "could not listen for signals";
+    let mut terminate = signal(SignalKind::terminate()).context(what)?;
+    let mut interrupt = signal(SignalKind::interrupt()).context(what)?;
+    let (stop, stopped) = watch::channel(false);
+    let places = Arc::new(Places::new(config.clone(), store.clone(), spool.places()));
+    let (uploads, mut uploading) = Uploads::start(&config, places.clone(), spool.directory().to_owned());
+    let fetcher = Arc::new(Fetcher::new(&config, places, spool.prefetch()));
+    let server = Server::new(uploads, fetcher.clone(), spool.clone(), config.agent.idle, stop.clone());
+    info!(pid = std::process::id(), repository = store.location(), "agent listens");
+    listening();
+    tokio::task::spawn_blocking(move || match store.sweep() {
+        Ok(0) => {}
+        Ok(swept) => info!(swept, "removed what dead writers left in the repository"),
+        // The repository may be away for now; the first push says so to whom it concerns.
+        Err(error) => info!(%error, "could not sweep the repository"),
+    });
+    tokio::select! {
+        () = server.accept(listener, stopped) => info!("agent ends: asked to, or idle"),
+        _ = terminate.recv() => info!("agent ends: SIGTERM"),
+        _ = interrupt.recv() => info!("agent ends: SIGINT"),
+        () = forsaken(&instance, &spool) => info!("agent ends: its spool was taken away"),
+        // Nothing would be stored any more; whoever asks next starts another agent.
+        () = uploading.failed() => {}
+    }
+    // From here on a new agent is started by whoever asks; it waits for our lock.
+    instance.remove_socket(&spool);
+    stop.send_replace(true);
+    server.finish().await;
+    drop(server);
+    uploading.finish().await;
+    fetcher.finish().await;
+    info!("agent ended");
+    Ok(())
+}
+
+/// Returns when nobody can ask this agent any more, because its spool or its socket was removed. It must give up the lock
+/// then, for another agent to be started.
+async fn forsaken(instance: &Instance, spool: &Spool) {
+    while instance.can_be_asked(spool) {
+        sleep(SPOOL_LOOK).await;
+    }
+}
+
+/// Binds the socket. The spool is ours alone and the lock is held, so whatever has its name is a dead agent's.
+fn bind(spool: &Spool) -> Result<UnixListener> {
+    UnixListener::bind(spool.socket())
+        .context(|| format!("could not listen on \"{}\"", spool.socket().display()))
+}

@@ -1,0 +1,96 @@
+//! The places in the repository that requests speak of.
+//!
+//! The spool remembers which of them have been seen. A file system that is not mounted after a reboot leaves an empty
+//! directory where the repository was: WAL that is stored there is not where recovery looks for it.
+
+use crate::config::Config;
+use crate::durable::{self, RealDisk};
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::postgres::SystemIdentifier;
+use crate::repository::Repository;
+use crate::store::Store;
+use std::collections::HashMap;
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// How many systems one agent serves: one, and after `initdb` or `pg_upgrade` in the same place another.
+const SYSTEMS_MAX: usize = 16;
+
+/// Opens each system's place once.
+#[derive(Debug)]
+pub struct Places {
+    config: Arc<Config>,
+    store: Arc<dyn Store>,
+    open: Mutex<HashMap<SystemIdentifier, Arc<Repository>>>,
+    making: Mutex<()>,
+    /// The file in the spool that holds a line for each place that has been seen.
+    seen: PathBuf,
+}
+
+impl Places {
+    /// The places of a configuration; `seen` is the file in the spool that remembers them.
+    pub fn new(config: Arc<Config>, store: Arc<dyn Store>, seen: PathBuf) -> Places {
+        Places { config, store, open: Mutex::default(), making: Mutex::default(), seen }
+    }
+
+    /// Makes a place where there is none, unless there was one before: then it is the repository that is away.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unavailable`] when a place that was seen is not there, and the store's own.
+    pub fn make(&self, repository: &Repository) -> Result<()> {
+        let _one_at_a_time = self.making.lock().unwrap_or_else(PoisonError::into_inner);
+        if repository.was_made() {
+            return repository.make();
+        }
+        let line = format!(
+            "{} {} {}",
+            self.store.location(),
+            repository.layout().cluster(),
+            repository.layout().system()
+        );
+        let what = || format!("could not use \"{}\"", self.seen.display());
+        let seen = match fs::read_to_string(&self.seen) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+            other => other.context(what)?,
+        };
+        if seen.lines().any(|known| known == line) {
+            return match repository.exists()? {
+                true => repository.make(),
+                false => Err(repository.vanished().hint(format!(
+                    "Is its file system mounted? If the repository is meant to begin anew, remove \"{}\".",
+                    self.seen.display()
+                ))),
+            };
+        }
+        repository.make()?;
+        durable::replace_file(&RealDisk, &self.seen, format!("{seen}{line}\n").as_bytes(), 0o600)
+    }
+
+    /// The place of a system.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Foreign`] when the configuration is for another system.
+    pub fn of(&self, system: SystemIdentifier) -> Result<Arc<Repository>> {
+        if let Some(pinned) = self.config.system_identifier
+            && pinned != system
+        {
+            return Err(Error::new(
+                ErrorKind::Foreign,
+                format!("the data directory holds the system {system}, the configuration is for {pinned}"),
+            )
+            .hint("Set system_identifier to the new one if the cluster was made anew or upgraded."));
+        }
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(repository) = open.get(&system) {
+            return Ok(repository.clone());
+        }
+        if open.len() >= SYSTEMS_MAX {
+            open.clear();
+        }
+        let repository = Arc::new(Repository::new(self.store.clone(), self.config.cluster.as_str(), system)?);
+        open.insert(system, repository.clone());
+        Ok(repository)
+    }
+}

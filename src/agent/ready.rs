@@ -1,0 +1,148 @@
+//! What the server has marked as ready to be archived.
+
+use crate::error::{Context, Result};
+use crate::postgres::WalFileName;
+use futures_util::StreamExt;
+use inotify::{EventMask, EventStream, Inotify, WatchMask};
+use std::collections::BinaryHeap;
+use std::fs;
+use std::io;
+use std::path::Path;
+
+/// Room for what the kernel tells at once: some hundred names.
+const EVENT_BYTES: usize = 16 << 10;
+
+/// The place of a file in the order in which PostgreSQL archives: history files first, then by name.
+///
+/// Source: PostgreSQL `postmaster/pgarch.c`, `ready_file_comparator`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ArchiveOrder(bool, String, WalFileName);
+
+impl ArchiveOrder {
+    pub fn of(name: WalFileName) -> ArchiveOrder {
+        ArchiveOrder(!matches!(name, WalFileName::History(_)), name.to_string(), name)
+    }
+
+    pub fn name(&self) -> WalFileName {
+        self.2
+    }
+}
+
+/// The first files in order that are marked ready, and whether there are more.
+///
+/// # Errors
+/// The operating system's.
+pub fn scan(archive_status: &Path, files_max: usize) -> Result<(Vec<ArchiveOrder>, bool)> {
+    let what = || format!("could not list \"{}\"", archive_status.display());
+    let mut first: BinaryHeap<ArchiveOrder> = BinaryHeap::new();
+    let mut more = false;
+    for entry in fs::read_dir(archive_status).context(what)? {
+        let name = entry.context(what)?.file_name();
+        let Some(name) = name.to_str().and_then(ready_name) else { continue };
+        first.push(ArchiveOrder::of(name));
+        if first.len() > files_max {
+            first.pop();
+            more = true;
+        }
+    }
+    Ok((first.into_sorted_vec(), more))
+}
+
+/// Whether a file is still marked ready.
+pub fn is_ready(archive_status: &Path, name: WalFileName) -> bool {
+    archive_status.join(format!("{name}.ready")).exists()
+}
+
+fn ready_name(status_file: &str) -> Option<WalFileName> {
+    status_file.strip_suffix(".ready")?.parse().ok()
+}
+
+/// Wakes up when the server marks files as ready.
+pub struct ReadyWatcher {
+    events: EventStream<Vec<u8>>,
+}
+
+/// What one wake-up brought.
+#[derive(Debug, PartialEq, Eq)]
+pub enum ReadyEvent {
+    /// This file was marked.
+    Marked(WalFileName),
+    /// More happened than the kernel could tell: look at the directory.
+    Overflow,
+}
+
+impl ReadyWatcher {
+    /// Watches `archive_status`. Must be made within a runtime.
+    ///
+    /// # Errors
+    /// The operating system's: there is a limit on watches per user.
+    pub fn new(archive_status: &Path) -> Result<ReadyWatcher> {
+        let what = || format!("could not watch \"{}\"", archive_status.display());
+        let inotify = Inotify::init().context(what)?;
+        inotify.watches().add(archive_status, WatchMask::CREATE | WatchMask::MOVED_TO).context(what)?;
+        Ok(ReadyWatcher { events: inotify.into_event_stream(vec![0; EVENT_BYTES]).context(what)? })
+    }
+
+    /// Waits for the next mark.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub async fn next(&mut self) -> io::Result<ReadyEvent> {
+        loop {
+            let event = self.events.next().await.ok_or_else(|| io::Error::other("the watch ended"))??;
+            if event.mask.contains(EventMask::Q_OVERFLOW) {
+                return Ok(ReadyEvent::Overflow);
+            }
+            if event.mask.contains(EventMask::IGNORED) {
+                return Err(io::Error::other("the directory is gone"));
+            }
+            if let Some(name) = event.name.and_then(|name| name.to_str().and_then(ready_name)) {
+                return Ok(ReadyEvent::Marked(name));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scans_in_postgresqls_order_and_says_when_there_is_more() {
+        let scratch = tempfile::tempdir().unwrap();
+        let status = scratch.path();
+        for name in [
+            "000000020000000000000003.ready",
+            "000000010000000000000003.partial.ready",
+            "000000010000000000000002.ready",
+            "00000002.history.ready",
+            "000000010000000000000001.done",
+            "nonsense.ready",
+        ] {
+            fs::write(status.join(name), b"").unwrap();
+        }
+        let names = |files_max| -> (Vec<String>, bool) {
+            let (files, more) = scan(status, files_max).unwrap();
+            (files.iter().map(|file| file.name().to_string()).collect(), more)
+        };
+        let all = [
+            "00000002.history",
+            "000000010000000000000002",
+            "000000010000000000000003.partial",
+            "000000020000000000000003",
+        ];
+        assert_eq!(names(10), (all.map(str::to_owned).to_vec(), false));
+        assert_eq!(names(2), (all[..2].iter().map(|s| (*s).to_owned()).collect(), true));
+        assert!(is_ready(status, "00000002.history".parse().unwrap()));
+        assert!(!is_ready(status, "000000010000000000000001".parse().unwrap()));
+    }
+
+    #[tokio::test]
+    async fn wakes_up_for_a_mark_and_for_nothing_else() {
+        let scratch = tempfile::tempdir().unwrap();
+        let mut watcher = ReadyWatcher::new(scratch.path()).unwrap();
+        fs::write(scratch.path().join("000000010000000000000001.done"), b"").unwrap();
+        fs::write(scratch.path().join("00000002.history.ready"), b"").unwrap();
+        assert_eq!(watcher.next().await.unwrap(), ReadyEvent::Marked("00000002.history".parse().unwrap()));
+    }
+}

@@ -1,0 +1,212 @@
+//! The agent's end of the socket.
+
+use super::fetch::Fetcher;
+use super::status::AgentStatus;
+use super::upload::Uploads;
+use crate::error::{Context, Error, Result};
+use crate::spool::{Answer, Request, Spool, read_request, write_answer};
+use nix::unistd::Uid;
+use std::future::pending;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+use tempfile::TempPath;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{Mutex, watch};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until, timeout};
+use tracing::{debug, warn};
+
+/// How long a connection may take to say what it wants, and to take what it was lent.
+const REQUEST_MAX: Duration = Duration::from_secs(10);
+const LENT_MAX: Duration = Duration::from_secs(60);
+/// How long the agent goes on for what was asked before it was told to end.
+const FINISH_MAX: Duration = Duration::from_secs(30);
+/// How many may ask at the same time: PostgreSQL has one archiver and one startup process.
+const CONNECTIONS_MAX: usize = 64;
+
+/// Answers questions, each over a connection of its own.
+#[derive(Clone, Debug)]
+pub struct Server {
+    uploads: Uploads,
+    fetcher: Arc<Fetcher>,
+    spool: Spool,
+    idle: Duration,
+    stop: watch::Sender<bool>,
+    open: Arc<AtomicUsize>,
+    connections: Arc<Mutex<JoinSet<()>>>,
+}
+
+impl Server {
+    pub fn new(
+        uploads: Uploads,
+        fetcher: Arc<Fetcher>,
+        spool: Spool,
+        idle: Duration,
+        stop: watch::Sender<bool>,
+    ) -> Server {
+        Server { uploads, fetcher, spool, idle, stop, open: Arc::default(), connections: Arc::default() }
+    }
+
+    /// Takes connections until `stopped`, or until nobody has asked for the idle time.
+    pub async fn accept(&self, listener: UnixListener, mut stopped: watch::Receiver<bool>) {
+        let mut idle_at = Instant::now() + self.idle;
+        loop {
+            tokio::select! {
+                _ = stopped.changed() => return,
+                accepted = listener.accept() => {
+                    idle_at = Instant::now() + self.idle;
+                    match accepted {
+                        Ok((stream, _)) if self.open.load(Ordering::Relaxed) < CONNECTIONS_MAX => self.begin(stream).await,
+                        Ok(_) => warn!("too many connections, one is refused"),
+                        Err(error) => {
+                            // Out of descriptors, say: that passes, and must not become a busy loop.
+                            warn!(%error, "could not take a connection");
+                            tokio::time::sleep(Duration::from_millis(100)).await;
+                        }
+                    }
+                }
+                () = sleep_until(idle_at) => {
+                    if self.open.load(Ordering::Relaxed) == 0 {
+                        return;
+                    }
+                    idle_at = Instant::now() + self.idle;
+                }
+            }
+        }
+    }
+
+    /// Waits until what was asked is answered. What has not been read is not: its asker sees the connection close.
+    pub async fn finish(&self) {
+        let mut connections = self.connections.lock().await;
+        let all = async { while connections.join_next().await.is_some() {} };
+        if timeout(FINISH_MAX, all).await.is_err() {
+            warn!("what is in flight takes too long; whoever waits for it starts a new agent");
+            connections.shutdown().await;
+        }
+    }
+
+    async fn begin(&self, stream: UnixStream) {
+        match stream.peer_cred() {
+            Ok(peer) if peer.uid() == Uid::effective().as_raw() => {}
+            Ok(peer) => return warn!(uid = peer.uid(), "a connection of another user is refused"),
+            Err(error) => return warn!(%error, "a connection is refused"),
+        }
+        let server = self.clone();
+        let open = Open::new(&self.open);
+        let mut connections = self.connections.lock().await;
+        while connections.try_join_next().is_some() {}
+        connections.spawn(async move {
+            if let Err(error) = server.converse(stream).await {
+                debug!(%error, "a connection ended early");
+            }
+            drop(open);
+        });
+    }
+
+    async fn converse(&self, mut stream: UnixStream) -> Result<()> {
+        let request = match timeout(REQUEST_MAX, receive(&mut stream)).await {
+            Ok(received) => received?,
+            Err(_) => return Err(Error::unavailable("nothing was asked")),
+        };
+        let Some(request) = request else { return Ok(()) };
+        let mut lent: Option<TempPath> = None;
+        let (mut reading, mut writing) = stream.into_split();
+        // A file that is stored is worth waiting for; one that is fetched, the next agent fetches as well.
+        let can_wait = matches!(request, Request::Get(_));
+        let mut stopping = self.stop.subscribe();
+        let answer = tokio::select! {
+            _ = stopping.wait_for(|stopping| *stopping), if can_wait => None,
+            answer = self.answer(request, &mut lent) => answer,
+            // The asker has gone: PostgreSQL was shut down, say. Nobody needs the answer.
+            _ = gone(&mut reading) => None,
+        };
+        // Without an answer the connection just closes, and the asker starts a new agent.
+        let Some(answer) = answer else { return Ok(()) };
+        let mut message = Vec::new();
+        write_answer(&mut message, &answer)?;
+        writing.write_all(&message).await.context(|| "could not answer")?;
+        if lent.is_some() {
+            // The asker renames or copies the file and then ends, in whatever way.
+            let _ = timeout(LENT_MAX, gone(&mut reading)).await;
+        }
+        Ok(())
+    }
+
+    async fn answer(&self, request: Request, lent: &mut Option<TempPath>) -> Option<Answer> {
+        let answer = match request {
+            Request::Push(push) => match self.uploads.push(push).await? {
+                Ok(()) => Answer::Stored,
+                Err(error) => Answer::Failed(error),
+            },
+            Request::Get(get) => match self.fetcher.get(&get).await {
+                Ok(fetched) => Answer::Fetched(lent.insert(fetched).to_path_buf()),
+                Err(error) => Answer::Failed(error),
+            },
+            Request::Status => self.status().await?,
+            Request::Stop => {
+                self.stop.send_replace(true);
+                Answer::Stopping
+            }
+        };
+        Some(answer)
+    }
+
+    async fn status(&self) -> Option<Answer> {
+        let status = AgentStatus {
+            process_id: std::process::id(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            log: self.spool.log().display().to_string(),
+            upload: self.uploads.status().await?,
+            fetch: self.fetcher.status(),
+        };
+        match serde_json::to_string(&status) {
+            Ok(json) => Some(Answer::Status(json)),
+            Err(error) => Some(Answer::Failed(Error::damaged("could not write the status").caused_by(error))),
+        }
+    }
+}
+
+/// Counts a connection as open until it is dropped, by a panic too.
+struct Open(Arc<AtomicUsize>);
+
+impl Open {
+    fn new(count: &Arc<AtomicUsize>) -> Open {
+        count.fetch_add(1, Ordering::Relaxed);
+        Open(count.clone())
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Reads one whole message, which the protocol then looks at.
+async fn receive(stream: &mut UnixStream) -> Result<Option<Request>> {
+    let mut message = vec![0; 4];
+    if stream.read_exact(&mut message).await.is_err() {
+        return Ok(None);
+    }
+    let length = message.iter().rev().fold(0_usize, |length, byte| length << 8 | usize::from(*byte));
+    if length <= crate::spool::MESSAGE_BYTES_MAX {
+        message.resize(4 + length, 0);
+        let payload = message.get_mut(4..).unwrap_or_default();
+        if stream.read_exact(payload).await.is_err() {
+            return Ok(None);
+        }
+    }
+    read_request(&mut message.as_slice())
+}
+
+/// Returns when the other side has closed. It says nothing after its request.
+async fn gone(reading: &mut tokio::net::unix::OwnedReadHalf) {
+    let mut byte = [0];
+    match reading.read(&mut byte).await {
+        Ok(0) | Err(_) => {}
+        // More than one request is nonsense; it is not answered.
+        Ok(_) => pending().await,
+    }
+}

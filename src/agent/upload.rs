@@ -1,0 +1,606 @@
+//! Storing WAL: what is asked for at once, and ahead of that whatever the server has marked as ready.
+//!
+//! One task owns all state and decides; transfers run on threads. An answer is given when the file is stored, and
+//! holds for the file that the name means at that moment. While the repository is away ([`Outage`]) every question is
+//! answered soon with the last error, and one file at a time is tried with growing pauses until one is stored.
+
+use super::backfill::Backfill;
+use super::histories::Histories;
+use super::places::Places;
+use super::ready::{ArchiveOrder, ReadyEvent, ReadyWatcher, is_ready, scan};
+use super::status::{FailureStatus, UploadStatus};
+use crate::config::{Compression, Config};
+use crate::error::{Error, ErrorKind, Result};
+use crate::postgres::{SegmentSize, TimelineId};
+use crate::repository::{Repository, wal};
+use crate::spool::PushRequest;
+use crate::store::PutOutcome;
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::{Instant, sleep_until};
+use tracing::{debug, error, info, warn};
+use wal::{FileIdentity, PageCheck, StoredWal, WalSource};
+
+/// How many files are known, and stored without having been asked for, at the most.
+const AHEAD_FILES_MAX: usize = 1024;
+/// How often `archive_status` is listed although the kernel reports every change.
+const RESCAN: Duration = Duration::from_secs(10);
+/// The same while there are more files than are known.
+const RESCAN_MORE: Duration = Duration::from_secs(1);
+/// The pause after a failure, doubled each time.
+const RETRY_FIRST: Duration = Duration::from_millis(500);
+const RETRY_MAX: Duration = Duration::from_secs(30);
+/// How long a question waits for a new attempt while the repository is known to be away. PostgreSQL asks again, and a
+/// fast shutdown of the server waits for our answer.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// How many questions may wait to be taken in.
+const QUESTIONS_MAX: usize = 64;
+
+/// The way to ask.
+#[derive(Clone, Debug)]
+pub struct Uploads(mpsc::Sender<Question>);
+
+/// The task behind it.
+#[derive(Debug)]
+pub struct Uploading(Option<JoinHandle<()>>);
+
+#[derive(Debug)]
+enum Question {
+    Push(PushRequest, oneshot::Sender<Result<()>>),
+    Status(oneshot::Sender<UploadStatus>),
+}
+
+/// The server whose files are read ahead: known from the first question.
+struct Server {
+    /// Tells it from those before it: what a thread brings back for one of them says nothing of this one.
+    number: u64,
+    repository: Arc<Repository>,
+    pg_wal: PathBuf,
+    segment_size: SegmentSize,
+    last_asked: Instant,
+    watcher: Option<ReadyWatcher>,
+    /// The newest timeline on which the server was seen, and what became of looking for its ancestors' segments.
+    backfill: Option<(TimelineId, BackfillState)>,
+    histories: Arc<Histories>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum BackfillState {
+    Running,
+    Done,
+    RetryAt(Instant),
+}
+
+#[derive(Debug)]
+struct Entry {
+    state: State,
+    waiters: Vec<oneshot::Sender<Result<()>>>,
+    /// When the waiters are told the last error.
+    patience_ends: Option<Instant>,
+}
+
+#[derive(Debug)]
+enum State {
+    Waiting,
+    Running,
+    Stored(FileIdentity),
+    Failed(Error),
+}
+
+/// The repository cannot be reached, or not written to.
+#[derive(Debug)]
+struct Outage {
+    error: Error,
+    since: std::time::SystemTime,
+    pause: Duration,
+    retry_at: Instant,
+}
+
+/// What a thread came back with, for the server of this number.
+struct Finished(u64, Outcome);
+
+enum Outcome {
+    Put(ArchiveOrder, Result<StoredWal>),
+    /// Whether a file that had been stored with this identity still is.
+    Confirmed(ArchiveOrder, FileIdentity, Result<bool>),
+    Scanned(Result<(Vec<ArchiveOrder>, bool)>),
+    Backfilled(TimelineId, Result<u64>),
+}
+
+struct Actor {
+    compression: Compression,
+    workers: usize,
+    ahead_for: Duration,
+    scratch: PathBuf,
+    places: Arc<Places>,
+    server: Option<Server>,
+    /// How many servers there have been.
+    servers: u64,
+    files: BTreeMap<ArchiveOrder, Entry>,
+    transfers: usize,
+    running: JoinSet<Finished>,
+    outage: Option<Outage>,
+    rescan_at: Instant,
+    scanning: bool,
+    stored_files: u64,
+    last_stored: Option<String>,
+}
+
+impl Uploads {
+    /// Starts the task; `scratch` is a directory for what does not fit into memory.
+    pub fn start(config: &Config, places: Arc<Places>, scratch: PathBuf) -> (Uploads, Uploading) {
+        let (sender, receiver) = mpsc::channel(QUESTIONS_MAX);
+        let actor = Actor {
+            compression: config.compression,
+            workers: config.agent.workers.get(),
+            ahead_for: config.agent.idle,
+            scratch,
+            places,
+            server: None,
+            servers: 0,
+            files: BTreeMap::new(),
+            transfers: 0,
+            running: JoinSet::new(),
+            outage: None,
+            rescan_at: Instant::now(),
+            scanning: false,
+            stored_files: 0,
+            last_stored: None,
+        };
+        (Uploads(sender), Uploading(Some(tokio::spawn(actor.run(receiver)))))
+    }
+
+    /// Waits until a file is stored, or cannot be; `None` when the agent ends first, and the question stands.
+    pub async fn push(&self, request: PushRequest) -> Option<Result<()>> {
+        let (sender, receiver) = oneshot::channel();
+        self.0.send(Question::Push(request, sender)).await.ok()?;
+        receiver.await.ok()
+    }
+
+    /// What goes on.
+    pub async fn status(&self) -> Option<UploadStatus> {
+        let (sender, receiver) = oneshot::channel();
+        self.0.send(Question::Status(sender)).await.ok()?;
+        receiver.await.ok()
+    }
+}
+
+impl Uploading {
+    /// Returns when the task has ended before its time: it has a defect.
+    pub async fn failed(&mut self) {
+        if let Some(task) = &mut self.0
+            && let Err(error) = task.await
+        {
+            error!(%error, "the uploading task failed");
+        }
+        self.0 = None;
+    }
+
+    /// Waits for what is in flight. Every [`Uploads`] must be gone.
+    pub async fn finish(mut self) {
+        self.failed().await;
+    }
+}
+
+impl Actor {
+    async fn run(mut self, mut questions: mpsc::Receiver<Question>) {
+        loop {
+            self.start_transfers();
+            let wake_at = self.wake_at();
+            tokio::select! {
+                question = questions.recv() => match question {
+                    Some(Question::Push(request, answer)) => self.asked(request, answer),
+                    Some(Question::Status(answer)) => drop(answer.send(self.status())),
+                    None => break,
+                },
+                Some(finished) = self.running.join_next() => self.joined(finished),
+                event = marked(self.server.as_mut()) => self.marked(event),
+                () = sleep_until(wake_at) => self.woken(),
+            }
+        }
+        while let Some(finished) = self.running.join_next().await {
+            self.joined(finished);
+        }
+    }
+
+    /// Somebody wants to know that a file is stored.
+    fn asked(&mut self, request: PushRequest, answer: oneshot::Sender<Result<()>>) {
+        let order = ArchiveOrder::of(request.name);
+        if let Err(error) = self.serve(&request) {
+            drop(answer.send(Err(error)));
+            return;
+        }
+        self.start_backfill(request.name.timeline());
+        let Some(server) = &self.server else { return };
+        let patience_ends = self.outage.as_ref().map(|_| Instant::now() + PATIENCE);
+        let path = server.pg_wal.join(request.name.to_string());
+        let entry = self.files.entry(order.clone()).or_insert_with(Entry::waiting);
+        entry.waiters.push(answer);
+        entry.patience_ends = patience_ends;
+        match &entry.state {
+            State::Running => {}
+            State::Stored(identity) if FileIdentity::of(&path).is_ok_and(|now| now == *identity) => {
+                let identity = *identity;
+                entry.state = State::Running;
+                let (number, repository) = (server.number, server.repository.clone());
+                self.transfers += 1;
+                self.running.spawn_blocking(move || {
+                    let confirmed = guarded(|| {
+                        let key = repository.layout().wal_file(order.name())?;
+                        repository.store().still_holds(&key)
+                    });
+                    Finished(number, Outcome::Confirmed(order, identity, confirmed))
+                });
+            }
+            // Another file has the name by now, or the last attempt failed for good and somebody asks again.
+            State::Stored(_) | State::Failed(_) | State::Waiting => entry.state = State::Waiting,
+        }
+    }
+
+    /// Takes on the server that asks, from whose `archive_status` is read ahead from now on.
+    fn serve(&mut self, request: &PushRequest) -> Result<()> {
+        let repository = self.places.of(request.system)?;
+        let pg_wal = request.path.parent().unwrap_or(Path::new("/")).to_owned();
+        let known = self.server.as_mut().filter(|server| {
+            server.pg_wal == pg_wal
+                && server.segment_size == request.segment_size
+                && server.repository.layout().system() == request.system
+        });
+        if let Some(server) = known {
+            server.last_asked = Instant::now();
+            return Ok(());
+        }
+        // Waiters of a server that is gone see their connection close.
+        self.files.clear();
+        let watcher = ReadyWatcher::new(&pg_wal.join("archive_status"))
+            .inspect_err(|error| warn!(%error, "archive_status is only listed from time to time"));
+        info!(pg_wal = %pg_wal.display(), system = %request.system, "reads ahead");
+        self.servers += 1;
+        self.server = Some(Server {
+            number: self.servers,
+            repository,
+            pg_wal,
+            segment_size: request.segment_size,
+            last_asked: Instant::now(),
+            watcher: watcher.ok(),
+            backfill: None,
+            histories: Arc::default(),
+        });
+        self.rescan_at = Instant::now();
+        Ok(())
+    }
+
+    /// A server on a timeline other than the first was promoted, or recovered: its ancestors' segments may be missing.
+    fn start_backfill(&mut self, timeline: TimelineId) {
+        let Some(server) = &mut self.server else { return };
+        let due = match server.backfill {
+            _ if timeline == TimelineId::FIRST => false,
+            Some((known, BackfillState::RetryAt(at))) => timeline > known || Instant::now() >= at,
+            Some((known, BackfillState::Done)) => timeline > known,
+            Some((_, BackfillState::Running)) => false,
+            None => true,
+        };
+        if !due {
+            return;
+        }
+        server.backfill = Some((timeline, BackfillState::Running));
+        let backfill = Backfill {
+            timeline,
+            pg_wal: server.pg_wal.clone(),
+            segment_size: server.segment_size,
+            compression: self.compression,
+            scratch: self.scratch.clone(),
+        };
+        let (number, repository, places) = (server.number, server.repository.clone(), self.places.clone());
+        self.running.spawn_blocking(move || {
+            let stored = guarded(|| places.make(&repository).and_then(|()| backfill.run(&repository)));
+            Finished(number, Outcome::Backfilled(timeline, stored))
+        });
+    }
+
+    fn backfilled(&mut self, timeline: TimelineId, result: Result<u64>) {
+        let Some(server) = &mut self.server else { return };
+        let state = match result {
+            Ok(_) => BackfillState::Done,
+            Err(error) => {
+                warn!(%error, "could not look for segments that the old primary had not archived, tries again");
+                BackfillState::RetryAt(Instant::now() + RETRY_MAX)
+            }
+        };
+        server.backfill = Some((timeline, state));
+    }
+
+    fn marked(&mut self, event: std::io::Result<ReadyEvent>) {
+        match event {
+            Ok(ReadyEvent::Marked(name)) if self.files.len() < AHEAD_FILES_MAX => {
+                self.files.entry(ArchiveOrder::of(name)).or_insert_with(Entry::waiting);
+            }
+            Ok(ReadyEvent::Marked(_)) => self.rescan_at = self.rescan_at.min(Instant::now() + RESCAN_MORE),
+            Ok(ReadyEvent::Overflow) => self.rescan_at = Instant::now(),
+            Err(error) => {
+                warn!(%error, "archive_status is only listed from time to time");
+                if let Some(server) = &mut self.server {
+                    server.watcher = None;
+                }
+            }
+        }
+    }
+
+    /// Starts as many transfers as may run: first what is asked for, then what will be.
+    fn start_transfers(&mut self) {
+        while self.transfers < self.workers {
+            let Some(order) = self.next_file() else { return };
+            let Some(server) = &self.server else { return };
+            let Some(entry) = self.files.get_mut(&order) else { return };
+            entry.state = State::Running;
+            let (number, repository) = (server.number, server.repository.clone());
+            let source = WalSource {
+                name: order.name(),
+                path: server.pg_wal.join(order.name().to_string()),
+                segment_size: server.segment_size,
+                pages: PageCheck::FirstPage,
+            };
+            let (compression, scratch) = (self.compression, self.scratch.clone());
+            let (places, histories) = (self.places.clone(), server.histories.clone());
+            self.transfers += 1;
+            self.running.spawn_blocking(move || {
+                let stored = guarded(|| {
+                    places.make(&repository)?;
+                    histories.put_before(&source, &repository, compression, &scratch)?;
+                    wal::put(&repository, &source, compression, &scratch)
+                });
+                Finished(number, Outcome::Put(order, stored))
+            });
+        }
+    }
+
+    fn next_file(&self) -> Option<ArchiveOrder> {
+        let waiting = |entry: &Entry| matches!(entry.state, State::Waiting);
+        let asked = self.files.iter().find(|(_, entry)| waiting(entry) && !entry.waiters.is_empty());
+        if let Some((order, _)) = asked {
+            return Some(order.clone());
+        }
+        let now = Instant::now();
+        let may_read_ahead =
+            self.server.as_ref().is_some_and(|server| now < server.last_asked + self.ahead_for)
+                && match &self.outage {
+                    None => true,
+                    // One at a time, until one is stored.
+                    Some(outage) => now >= outage.retry_at && self.transfers == 0,
+                };
+        if !may_read_ahead {
+            return None;
+        }
+        self.files.iter().find(|(_, entry)| waiting(entry)).map(|(order, _)| order.clone())
+    }
+
+    fn joined(&mut self, finished: std::result::Result<Finished, tokio::task::JoinError>) {
+        let Finished(number, outcome) = match finished {
+            Ok(finished) => finished,
+            // Threads catch their panics and are never aborted.
+            Err(error) => return error!(%error, "a thread failed"),
+        };
+        match &outcome {
+            Outcome::Put(..) | Outcome::Confirmed(..) => self.transfers -= 1,
+            Outcome::Scanned(_) => self.scanning = false,
+            Outcome::Backfilled(..) => {}
+        }
+        // A file of this name is another server's by now: it must not be answered for.
+        if self.server.as_ref().is_none_or(|server| server.number != number) {
+            return;
+        }
+        match outcome {
+            Outcome::Put(order, result) => self.put(order, result),
+            Outcome::Confirmed(order, identity, result) => self.confirmed(order, identity, result),
+            Outcome::Scanned(result) => self.scanned(result),
+            Outcome::Backfilled(timeline, result) => self.backfilled(timeline, result),
+        }
+    }
+
+    fn put(&mut self, order: ArchiveOrder, result: Result<StoredWal>) {
+        let name = order.name();
+        match result {
+            Ok(stored) => {
+                let already = stored.outcome == PutOutcome::Exists;
+                debug!(%name, bytes = stored.sum.length_bytes, already, "stored");
+                self.end_outage();
+                self.stored_files += 1;
+                self.last_stored = Some(name.to_string());
+                self.stored(&order, stored.identity);
+            }
+            Err(error) => self.failed(&order, error),
+        }
+    }
+
+    /// A file with this identity is stored: the answer for whoever asked, unless the name means another one by now.
+    fn stored(&mut self, order: &ArchiveOrder, identity: FileIdentity) {
+        let Some(server) = &self.server else { return };
+        let path = server.pg_wal.join(order.name().to_string());
+        let Some(entry) = self.files.get_mut(order) else { return };
+        if entry.waiters.is_empty() || FileIdentity::of(&path).is_ok_and(|now| now == identity) {
+            entry.state = State::Stored(identity);
+            entry.answer(&Ok(()));
+        } else {
+            // Somebody may have asked for the other one meanwhile.
+            entry.state = State::Waiting;
+        }
+    }
+
+    fn confirmed(&mut self, order: ArchiveOrder, identity: FileIdentity, result: Result<bool>) {
+        match result {
+            Ok(true) => self.stored(&order, identity),
+            Ok(false) => {
+                warn!(name = %order.name(), "was stored, and is not there any more");
+                if let Some(entry) = self.files.get_mut(&order) {
+                    entry.state = State::Waiting;
+                }
+            }
+            Err(error) => self.failed(&order, error),
+        }
+    }
+
+    fn failed(&mut self, order: &ArchiveOrder, error: Error) {
+        let name = order.name();
+        if error.kind().is_transient() {
+            let pause = self.outage.as_ref().map_or(RETRY_FIRST, |outage| (outage.pause * 2).min(RETRY_MAX));
+            warn!(%name, %error, retry_in_ms = pause.as_millis() as u64, "could not be stored now");
+            let since = self.outage.as_ref().map_or_else(std::time::SystemTime::now, |outage| outage.since);
+            self.outage =
+                Some(Outage { error: error.replica(), since, pause, retry_at: Instant::now() + pause });
+        } else {
+            error!(%name, %error, hint = error.hint_text(), "cannot be stored");
+        }
+        if let Some(entry) = self.files.get_mut(order) {
+            entry.answer(&Err(error.replica()));
+            entry.state = if error.kind().is_transient() { State::Waiting } else { State::Failed(error) };
+        }
+    }
+
+    fn end_outage(&mut self) {
+        if let Some(outage) = self.outage.take() {
+            info!(seconds = outage.since.elapsed().unwrap_or_default().as_secs(), "the repository is back");
+        }
+    }
+
+    fn wake_at(&self) -> Instant {
+        let patience = self.files.values().filter_map(|entry| entry.patience_ends).min();
+        let retry = self.outage.as_ref().map(|outage| outage.retry_at).filter(|_| self.transfers == 0);
+        let rescan = if self.scanning { Instant::now() + RESCAN } else { self.rescan_at };
+        let backfill = self.server.as_ref().and_then(|server| match server.backfill {
+            Some((_, BackfillState::RetryAt(at))) => Some(at),
+            _ => None,
+        });
+        [patience, retry, backfill].into_iter().flatten().fold(rescan, Instant::min)
+    }
+
+    fn woken(&mut self) {
+        let now = Instant::now();
+        let idle = self.next_file().is_none();
+        if let Some(outage) = &mut self.outage {
+            let error = &outage.error;
+            for entry in
+                self.files.values_mut().filter(|entry| entry.patience_ends.is_some_and(|ends| now >= ends))
+            {
+                entry.answer(&Err(error.replica()));
+            }
+            // Nothing is there to be tried: do not wake up for it again and again.
+            if now >= outage.retry_at && idle {
+                outage.retry_at = now + outage.pause;
+            }
+        } else {
+            self.files.values_mut().for_each(|entry| entry.patience_ends = None);
+        }
+        // Not only when somebody asks: what it looks for may be recycled before the next segment is full.
+        if let Some((timeline, BackfillState::RetryAt(_))) =
+            self.server.as_ref().and_then(|server| server.backfill)
+        {
+            self.start_backfill(timeline);
+        }
+        if now >= self.rescan_at && !self.scanning {
+            self.rescan_at = now + RESCAN;
+            if let Some(server) =
+                self.server.as_ref().filter(|server| now < server.last_asked + self.ahead_for)
+            {
+                let (number, archive_status) = (server.number, server.pg_wal.join("archive_status"));
+                self.scanning = true;
+                self.running.spawn_blocking(move || {
+                    let scanned = guarded(|| scan(&archive_status, AHEAD_FILES_MAX));
+                    Finished(number, Outcome::Scanned(scanned))
+                });
+            }
+        }
+    }
+
+    /// Forgets what PostgreSQL has marked as done, and learns what was marked ready.
+    fn scanned(&mut self, result: Result<(Vec<ArchiveOrder>, bool)>) {
+        let Some(server) = &self.server else { return };
+        let archive_status = server.pg_wal.join("archive_status");
+        self.files.retain(|order, entry| {
+            matches!(entry.state, State::Running)
+                || !entry.waiters.is_empty()
+                || is_ready(&archive_status, order.name())
+        });
+        match result {
+            Ok((ready, more)) => {
+                for order in ready {
+                    if self.files.len() < AHEAD_FILES_MAX {
+                        self.files.entry(order).or_insert_with(Entry::waiting);
+                    }
+                }
+                if more {
+                    self.rescan_at = Instant::now() + RESCAN_MORE;
+                }
+            }
+            Err(error) => warn!(%error, "cannot read ahead"),
+        }
+    }
+
+    fn status(&self) -> UploadStatus {
+        let count = |of: fn(&State) -> bool| self.files.values().filter(|entry| of(&entry.state)).count();
+        let failure =
+            |name: Option<String>, error: &Error, since: Option<std::time::SystemTime>| FailureStatus {
+                file: name,
+                kind: error.kind().name().to_owned(),
+                message: error.to_string(),
+                hint: error.hint_text().map(str::to_owned),
+                since_unix_s: since
+                    .and_then(|since| since.duration_since(std::time::UNIX_EPOCH).ok())
+                    .map(|since| since.as_secs()),
+            };
+        let outage = self.outage.as_ref().map(|outage| failure(None, &outage.error, Some(outage.since)));
+        let refused = self.files.iter().find_map(|(order, entry)| match &entry.state {
+            State::Failed(error) => Some(failure(Some(order.name().to_string()), error, None)),
+            _ => None,
+        });
+        UploadStatus {
+            waiting_files: count(|state| matches!(state, State::Waiting)),
+            running_files: count(|state| matches!(state, State::Running)),
+            stored_ahead_files: count(|state| matches!(state, State::Stored(_))),
+            stored_files: self.stored_files,
+            last_stored: self.last_stored.clone(),
+            outage,
+            refused,
+        }
+    }
+}
+
+impl Entry {
+    fn waiting() -> Entry {
+        Entry { state: State::Waiting, waiters: Vec::new(), patience_ends: None }
+    }
+
+    fn answer(&mut self, result: &Result<()>) {
+        self.patience_ends = None;
+        for waiter in self.waiters.drain(..) {
+            // Whoever has gone does not need it.
+            let _ = waiter.send(match result {
+                Ok(()) => Ok(()),
+                Err(error) => Err(error.replica()),
+            });
+        }
+    }
+}
+
+/// The next marks of a server that is watched; never, where there is none.
+async fn marked(server: Option<&mut Server>) -> std::io::Result<ReadyEvent> {
+    match server.and_then(|server| server.watcher.as_mut()) {
+        Some(watcher) => watcher.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Runs a job whose panic must not take its answer away.
+fn guarded<T>(job: impl FnOnce() -> Result<T>) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(job)).unwrap_or_else(|_| {
+        Err(Error::new(ErrorKind::Damaged, "the agent failed in a way that it does not know")
+            .hint("This is a defect of pgark: please report what its log says."))
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,156 @@
+use super::*;
+use crate::durable::RealDisk;
+use crate::postgres::SystemIdentifier;
+use crate::store::{DirectoryStore, Listing, ObjectInfo, ObjectKey, ObjectReader, ObjectWriter, Store};
+use std::fs;
+use std::sync::Mutex;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use tokio::time::timeout;
+
+const NAME: &str = "00000002.history";
+
+/// Longer than anything here takes.
+const LONG: Duration = Duration::from_secs(20);
+
+/// A directory whose writers wait at gates: one for each object, taken down by who passes it.
+#[derive(Debug)]
+struct GatedStore {
+    inner: DirectoryStore,
+    gates: Mutex<Vec<Gate>>,
+}
+
+#[derive(Debug)]
+struct Gate {
+    key: String,
+    reached: Sender<()>,
+    verdict: Receiver<Result<()>>,
+}
+
+impl Store for GatedStore {
+    fn location(&self) -> String {
+        self.inner.location()
+    }
+    fn create(&self, key: &ObjectKey) -> Result<Box<dyn ObjectWriter>> {
+        let gate = {
+            let mut gates = self.gates.lock().unwrap();
+            gates.iter().position(|gate| gate.key == key.as_str()).map(|index| gates.remove(index))
+        };
+        if let Some(gate) = gate {
+            gate.reached.send(()).unwrap();
+            gate.verdict.recv().unwrap()?;
+        }
+        self.inner.create(key)
+    }
+    fn replace(&self, key: &ObjectKey, content: &[u8]) -> Result<()> {
+        self.inner.replace(key, content)
+    }
+    fn open(&self, key: &ObjectKey, from: u64) -> Result<Option<Box<dyn ObjectReader>>> {
+        self.inner.open(key, from)
+    }
+    fn stat(&self, key: &ObjectKey) -> Result<Option<ObjectInfo>> {
+        self.inner.stat(key)
+    }
+    fn list(&self, below: Option<&ObjectKey>) -> Result<Listing> {
+        self.inner.list(below)
+    }
+    fn still_holds(&self, key: &ObjectKey) -> Result<bool> {
+        self.inner.still_holds(key)
+    }
+    fn make_durable(&self, key: &ObjectKey) -> Result<()> {
+        self.inner.make_durable(key)
+    }
+    fn delete(&self, key: &ObjectKey) -> Result<()> {
+        self.inner.delete(key)
+    }
+    fn sweep(&self) -> Result<u64> {
+        self.inner.sweep()
+    }
+}
+
+struct Scene {
+    scratch: tempfile::TempDir,
+    store: Arc<GatedStore>,
+    uploads: Uploads,
+}
+
+impl Scene {
+    fn new() -> Scene {
+        let scratch = tempfile::tempdir().unwrap();
+        let path = |name: &str| scratch.path().join(name);
+        for name in ["repository", "spool", "pg_wal", "pg_wal/archive_status"] {
+            fs::create_dir(path(name)).unwrap();
+        }
+        let inner = DirectoryStore::new(path("repository"), Arc::new(RealDisk));
+        let store = Arc::new(GatedStore { inner, gates: Mutex::default() });
+        let url = path("repository").display().to_string();
+        let data_directory = path("data");
+        let config = Arc::new(Config::for_recovery("main", &url, &data_directory).unwrap());
+        let places = Arc::new(Places::new(config.clone(), store.clone(), path("spool/places")));
+        let (uploads, _) = Uploads::start(&config, places, path("spool"));
+        Scene { scratch, store, uploads }
+    }
+
+    fn write(&self, switch: &str) {
+        let path = self.scratch.path().join("pg_wal").join(NAME);
+        fs::write(self.scratch.path().join("new"), format!("1\t{switch}\tx\n")).unwrap();
+        fs::rename(self.scratch.path().join("new"), path).unwrap();
+    }
+
+    /// Has the file's next writer wait; says when one does, and takes its verdict.
+    fn gate(&self, system: u64) -> (Receiver<()>, Sender<Result<()>>) {
+        let ((reached, arrival), (sender, verdict)) = (channel(), channel());
+        let key = format!("main/{system}/wal/{NAME}");
+        self.store.gates.lock().unwrap().push(Gate { key, reached, verdict });
+        (arrival, sender)
+    }
+
+    fn push(&self, system: u64) -> JoinHandle<Option<Result<()>>> {
+        let request = PushRequest {
+            system: SystemIdentifier::new(system).unwrap(),
+            segment_size: SegmentSize::DEFAULT,
+            name: NAME.parse().unwrap(),
+            path: self.scratch.path().join("pg_wal").join(NAME),
+        };
+        let uploads = self.uploads.clone();
+        tokio::spawn(async move { uploads.push(request).await })
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_took_another_s_name_meanwhile_is_not_acknowledged_with_it() {
+    let scene = Scene::new();
+    let (arrival, verdict) = scene.gate(7);
+    scene.write("0/3000000");
+    let first = scene.push(7);
+    arrival.recv_timeout(LONG).unwrap();
+    scene.write("0/4000000");
+    let second = scene.push(7);
+    // Taken in after the question.
+    scene.uploads.status().await.unwrap();
+    timeout(Duration::from_millis(100), std::future::pending::<()>()).await.unwrap_err();
+    verdict.send(Ok(())).unwrap();
+    let error = timeout(LONG, second).await.unwrap().unwrap().unwrap().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Conflict);
+    drop(first);
+    // Nor later on.
+    let error = timeout(LONG, scene.push(7)).await.unwrap().unwrap().unwrap().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Conflict);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_stored_of_one_system_is_no_answer_for_another() {
+    let scene = Scene::new();
+    let ((arrival, verdict), (other_arrival, other_verdict)) = (scene.gate(7), scene.gate(8));
+    scene.write("0/3000000");
+    let first = scene.push(7);
+    arrival.recv_timeout(LONG).unwrap();
+    let mut second = scene.push(8);
+    other_arrival.recv_timeout(LONG).unwrap();
+    verdict.send(Ok(())).unwrap();
+    let early = timeout(Duration::from_millis(300), &mut second).await;
+    assert!(early.is_err(), "answered before it was stored: {early:?}");
+    other_verdict.send(Err(Error::unavailable("the disk is full"))).unwrap();
+    let error = timeout(LONG, second).await.unwrap().unwrap().unwrap().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    drop(first);
+}

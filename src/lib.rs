@@ -19,6 +19,8 @@
 #[cfg(feature = "companion")]
 pub mod agent;
 #[cfg(feature = "companion")]
+pub mod backup;
+#[cfg(feature = "companion")]
 pub mod codec;
 pub mod config;
 pub mod data_directory;

@@ -1,0 +1,95 @@
+//! Copies of the configuration files that lie outside of the data directory, as on Debian.
+
+use super::session::ServerFacts;
+use crate::data_directory::DataDirectory;
+use crate::monitor::Monitor;
+use crate::repository::backup::StoredText;
+use crate::repository::backup::manifest::StoredConfigurationFile;
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+/// The longest file that is copied, in bytes.
+const FILE_BYTES_MAX: u64 = 1 << 20;
+/// How many files are copied at most: the manifest stays small.
+const FILES_MAX: usize = 32;
+
+/// Reads the files; what cannot be read is named, and does not stop a backup.
+pub fn read(
+    facts: &ServerFacts,
+    data_directory: &DataDirectory,
+    monitor: &dyn Monitor,
+) -> Vec<StoredConfigurationFile> {
+    let Some(paths) = &facts.configuration_files else {
+        monitor.warning(
+            "configuration files outside of the data directory are not saved: only a superuser or a member of \
+             pg_read_all_settings learns where they are",
+        );
+        return Vec::new();
+    };
+    let outside = |path: &&std::path::PathBuf| !lies_in(path, data_directory.path());
+    let mut files = Vec::new();
+    for path in paths.iter().filter(outside).take(FILES_MAX) {
+        let content = match read_file(path) {
+            Ok(content) => Some(StoredText::new(content)),
+            Err(error) => {
+                monitor
+                    .warning(&format!("the configuration file \"{}\" is not saved: {error}", path.display()));
+                None
+            }
+        };
+        files.push(StoredConfigurationFile { path: StoredText::new(path.as_os_str().as_bytes()), content });
+    }
+    files
+}
+
+/// Whether a file is part of the data directory, and so of the packs.
+fn lies_in(path: &Path, directory: &Path) -> bool {
+    match (fs::canonicalize(path), fs::canonicalize(directory)) {
+        (Ok(path), Ok(directory)) => path.starts_with(directory),
+        _ => path.starts_with(directory),
+    }
+}
+
+fn read_file(path: &Path) -> io::Result<Vec<u8>> {
+    let mut content = Vec::new();
+    File::open(path)?.take(FILE_BYTES_MAX + 1).read_to_end(&mut content)?;
+    if content.len() as u64 > FILE_BYTES_MAX {
+        return Err(io::Error::other("it is longer than 1 MiB"));
+    }
+    Ok(content)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::monitor::Remembering;
+    use std::collections::BTreeMap;
+
+    #[test]
+    fn what_lies_outside_is_saved() {
+        let scratch = tempfile::tempdir().unwrap();
+        let (data, etc) = (scratch.path().join("data"), scratch.path().join("etc"));
+        fs::create_dir(&data).unwrap();
+        fs::create_dir(&etc).unwrap();
+        fs::write(data.join("postgresql.conf"), "inside").unwrap();
+        fs::write(etc.join("pg_hba.conf"), "outside").unwrap();
+        fs::write(etc.join("long"), vec![0; 1 << 21]).unwrap();
+        let paths =
+            [data.join("postgresql.conf"), etc.join("pg_hba.conf"), etc.join("long"), etc.join("absent")];
+        let facts = ServerFacts {
+            databases: vec![],
+            tablespace_names: BTreeMap::new(),
+            settings: BTreeMap::new(),
+            configuration_files: Some(paths.to_vec()),
+        };
+        let monitor = Remembering::default();
+        let files = read(&facts, &DataDirectory::open(&data).unwrap(), &monitor);
+        let contents: Vec<_> = files.iter().map(|file| file.content.clone()).collect();
+        assert_eq!(contents, [Some(StoredText::new(&b"outside"[..])), None, None]);
+        assert_eq!(monitor.lines().len(), 2);
+        let facts = ServerFacts { configuration_files: None, ..facts };
+        assert_eq!(read(&facts, &DataDirectory::open(&data).unwrap(), &monitor), []);
+    }
+}

@@ -1,0 +1,322 @@
+//! Copies the files of a data directory into packs, by several workers.
+
+use super::files::FileList;
+use super::pages::{PageFindings, PageRules, Piece};
+use crate::config::Compression;
+use crate::error::{Context, Error, Result};
+use crate::monitor::Monitor;
+use crate::postgres::MajorVersion;
+use crate::repository::Repository;
+use crate::repository::backup::Label;
+use crate::repository::backup::manifest::StoredPack;
+use crate::repository::backup::pack::{FinishedPack, PackOwner, PackWriter, PlacedFile, TARGET_RAW_BYTES};
+use crate::server::Watch;
+use std::cmp::Reverse;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::num::NonZeroUsize;
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+/// How much of a file is read at a time: a frame, and a multiple of a page.
+const READ_BYTES: usize = crate::codec::FRAME_RAW_BYTES;
+
+/// How often the thread that waits for the workers looks after the session.
+const PING: Duration = Duration::from_secs(5);
+/// How often it looks whether they are done.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// What to copy, and where to.
+pub struct DataDirectoryCopy<'a> {
+    /// The place in the repository.
+    pub repository: &'a Repository,
+    /// The backup.
+    pub label: &'a Label,
+    /// The files.
+    pub files: &'a FileList,
+    /// The version of the server.
+    pub version: MajorVersion,
+    /// How to check pages; `None`: they have no checksums.
+    pub pages: Option<PageRules>,
+    /// How packs are compressed.
+    pub compression: Compression,
+    /// Whose files they are.
+    pub owner: PackOwner,
+    /// How many packs are written at once.
+    pub workers: NonZeroUsize,
+    /// Who is told how far it is.
+    pub monitor: &'a dyn Monitor,
+    /// Whether to go on.
+    pub watch: &'a Watch<'a>,
+}
+
+/// What was copied.
+#[derive(Debug, Default)]
+pub struct Copied {
+    /// The packs, by number.
+    pub packs: Vec<StoredPack>,
+    /// The files that did not vanish; their numbers are their places in the list.
+    pub files: Vec<PlacedFile>,
+    /// What is wrong with their pages.
+    pub findings: PageFindings,
+}
+
+/// What the workers have in common.
+struct Queue<'a> {
+    files: &'a FileList,
+    state: Mutex<QueueState>,
+}
+
+struct QueueState {
+    /// What is to be done, the next at the end.
+    steps: Vec<Step>,
+    next_pack: u32,
+}
+
+/// Something to pack.
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    /// All directories of a root, by its number.
+    Directories(u32),
+    /// A file, by its place in the list.
+    File(u32),
+}
+
+/// What a worker does next.
+struct Work {
+    root: usize,
+    /// The pack to begin before.
+    begin: Option<u32>,
+    step: Step,
+}
+
+impl DataDirectoryCopy<'_> {
+    /// Copies everything but what has to be last.
+    ///
+    /// `ping` is called every few seconds, from this thread.
+    ///
+    /// # Errors
+    /// Of the operating system and the store; `ping`'s; [`Watch::check`]'s.
+    pub fn run(&self, ping: &mut dyn FnMut() -> Result<()>) -> Result<Copied> {
+        let queue = Queue::new(self.files);
+        let copied = Mutex::new(Copied::default());
+        thread::scope(|scope| {
+            let workers: Vec<_> = (0..self.workers.get())
+                .map(|_| {
+                    scope.spawn(|| {
+                        if let Err(error) = self.work(&queue, &copied) {
+                            self.watch.fail(error);
+                        }
+                    })
+                })
+                .collect();
+            let mut since_ping = Duration::ZERO;
+            while workers.iter().any(|worker| !worker.is_finished()) {
+                thread::sleep(LOOK);
+                since_ping += LOOK;
+                if since_ping >= PING {
+                    since_ping = Duration::ZERO;
+                    if let Err(error) = ping() {
+                        self.watch.fail(error);
+                    }
+                }
+            }
+        });
+        self.watch.check()?;
+        let mut copied = copied.into_inner().unwrap_or_else(PoisonError::into_inner);
+        copied.packs.sort_by_key(|pack| pack.number);
+        Ok(copied)
+    }
+
+    /// Begins a pack.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn begin_pack(&self, number: u32, root: usize) -> Result<PackWriter> {
+        let key = self.repository.layout().backup_pack(self.label, number)?;
+        let tablespace = self.files.roots.get(root).and_then(|root| root.tablespace);
+        PackWriter::create(
+            self.repository.store().as_ref(),
+            &key,
+            number,
+            tablespace,
+            self.compression,
+            self.owner,
+        )
+    }
+
+    fn work(&self, queue: &Queue<'_>, copied: &Mutex<Copied>) -> Result<()> {
+        let mut buffer = vec![0; READ_BYTES];
+        let mut findings = PageFindings::default();
+        let mut pack: Option<(usize, PackWriter)> = None;
+        loop {
+            self.watch.check()?;
+            let open = pack.as_ref().map(|(root, pack)| (*root, pack.raw_bytes()));
+            let Some(work) = queue.take(open) else { break };
+            if let Some(number) = work.begin {
+                if let Some((_, full)) = pack.take() {
+                    finish(full, copied)?;
+                }
+                pack = Some((work.root, self.begin_pack(number, work.root)?));
+            }
+            let Some((_, pack)) = pack.as_mut() else {
+                return Err(Error::damaged("there is no pack to write to"));
+            };
+            match work.step {
+                Step::Directories(_) => self.pack_directories(pack, work.root)?,
+                Step::File(number) => {
+                    self.copy_file(pack, work.root, number as usize, &mut buffer, &mut findings)?;
+                }
+            }
+        }
+        if let Some((_, pack)) = pack {
+            finish(pack, copied)?;
+        }
+        copied.lock().unwrap_or_else(PoisonError::into_inner).findings.merge(findings);
+        Ok(())
+    }
+
+    fn pack_directories(&self, pack: &mut PackWriter, root: usize) -> Result<()> {
+        // Each comes after the one that it lies in; the data directory itself belongs to whoever unpacks.
+        for directory in self.files.directories.iter().filter(|directory| directory.root == root) {
+            let path = self.files.path_in_pack(root, &directory.path);
+            if !path.is_empty() {
+                pack.add_directory(path, directory.mode, directory.modified_unix_s)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn copy_file(
+        &self,
+        pack: &mut PackWriter,
+        root: usize,
+        number: usize,
+        buffer: &mut [u8],
+        findings: &mut PageFindings,
+    ) -> Result<()> {
+        let Some(planned) = self.files.files.get(number) else { return Ok(()) };
+        let path = self.files.path_of(planned);
+        let location = self.files.location_of(&path);
+        let what = || format!("could not read \"{}\"", location.display());
+        let Some(file) = open(&location).context(what)? else {
+            // Dropped since the directory was read, which is in WAL.
+            self.monitor.advance(planned.bytes);
+            return Ok(());
+        };
+        // Not as it was listed: a configuration file may have been replaced by a longer one.
+        let metadata = file.metadata().context(what)?;
+        let segment = self.pages.and_then(|rules| {
+            self.files.relation_segment(planned, self.version).map(|segment| (rules, segment))
+        });
+        pack.begin_file(
+            number,
+            self.files.path_in_pack(root, &path),
+            metadata.len(),
+            metadata.mode() & 0o7777,
+            metadata.mtime(),
+        )?;
+        let mut offset = 0;
+        while pack.missing_bytes() > 0 {
+            self.watch.check()?;
+            // What was appended meanwhile is in WAL.
+            let wanted = usize::try_from(pack.missing_bytes())
+                .map_or(buffer.len(), |missing| missing.min(buffer.len()));
+            let length =
+                read_full(&file, buffer.get_mut(..wanted).unwrap_or_default(), offset).context(what)?;
+            let bytes = buffer.get_mut(..length).unwrap_or_default();
+            if let Some((rules, segment)) = segment {
+                rules.check(&Piece { file: &file, path: &path, segment, offset }, bytes, findings)?;
+            }
+            pack.write(bytes)?;
+            self.monitor.advance(length as u64);
+            offset += length as u64;
+            if length < wanted {
+                // Cut off meanwhile, which is in WAL too.
+                pack.fill_with_zeros()?;
+            }
+        }
+        pack.end_file()
+    }
+}
+
+impl<'a> Queue<'a> {
+    /// Root after root, the largest first, so that the workers end together. Of each first its directories: who unpacks
+    /// the packs in order finds each directory, with its permissions, before what lies in it.
+    fn new(files: &'a FileList) -> Queue<'a> {
+        let mut bytes = vec![0_u64; files.roots.len()];
+        for file in &files.files {
+            if let Some(bytes) = bytes.get_mut(files.root_of(file)) {
+                *bytes += file.bytes;
+            }
+        }
+        // By their number where they are equal, so that the order is always the same.
+        let bytes_of = |root: usize| bytes.get(root).copied().unwrap_or_default();
+        let key = |step: &Step| match *step {
+            Step::Directories(root) => (Reverse(bytes_of(root as usize)), root, Reverse(u64::MAX), 0),
+            Step::File(number) => {
+                let file = files.files.get(number as usize);
+                let root = file.map_or(0, |file| files.root_of(file));
+                let length = file.map_or(0, |file| file.bytes);
+                (Reverse(bytes_of(root)), root as u32, Reverse(length), number)
+            }
+        };
+        let has_directories = |root: &u32| files.directories.iter().any(|found| found.root == *root as usize);
+        let directories = (0..files.roots.len() as u32).filter(has_directories).map(Step::Directories);
+        let mut steps: Vec<Step> = (0..files.files.len() as u32).map(Step::File).chain(directories).collect();
+        steps.sort_unstable_by_key(|step| Reverse(key(step)));
+        Queue { files, state: Mutex::new(QueueState { steps, next_pack: 1 }) }
+    }
+
+    /// The next work for a worker whose pack belongs to a root and has so many bytes; `None` when all is taken.
+    fn take(&self, open: Option<(usize, u64)>) -> Option<Work> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let step = state.steps.pop()?;
+        let (root, bytes) = match step {
+            Step::Directories(root) => (root as usize, 0),
+            Step::File(number) => {
+                let file = self.files.files.get(number as usize)?;
+                (self.files.root_of(file), file.bytes)
+            }
+        };
+        let fits = open.is_some_and(|(open_root, raw_bytes)| {
+            open_root == root && raw_bytes.saturating_add(bytes) <= TARGET_RAW_BYTES
+        });
+        let begin = if fits { None } else { Some(state.next_pack) };
+        state.next_pack += u32::from(begin.is_some());
+        Some(Work { root, begin, step })
+    }
+}
+
+fn finish(pack: PackWriter, copied: &Mutex<Copied>) -> Result<()> {
+    let FinishedPack { pack, files } = pack.finish()?;
+    let mut copied = copied.lock().unwrap_or_else(PoisonError::into_inner);
+    copied.packs.push(pack);
+    copied.files.extend(files);
+    Ok(())
+}
+
+/// Opens a file, never through a link; `None` when it is gone.
+fn open(path: &std::path::Path) -> io::Result<Option<File>> {
+    match OpenOptions::new().read(true).custom_flags(nix::libc::O_NOFOLLOW).open(path) {
+        Ok(file) => Ok(Some(file)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Fills the buffer, unless the file ends before.
+fn read_full(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+    let mut filled = 0;
+    while let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+        match file.read_at(rest, offset + filled as u64) {
+            Ok(0) => break,
+            Ok(length) => filled += length,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
+}

@@ -1,0 +1,290 @@
+//! Which files a base backup leaves out: exactly those that PostgreSQL's own leaves out.
+//!
+//! Source: PostgreSQL `backup/basebackup.c`, `excludeDirContents`, `excludeFiles` and `sendDir`; `storage/file/reinit.c`,
+//! `parse_filename_for_nontemp_relation`; `storage/file/fd.c`, `looks_like_temp_rel_name`.
+
+use crate::postgres::MajorVersion;
+
+/// What to do with a name in a directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// Copy the file, or walk through the directory.
+    Copy,
+    /// Leave it out.
+    Skip,
+    /// Keep the directory, or a link to one, as an empty directory.
+    KeepEmpty,
+    /// Copy the file when everything else is copied.
+    CopyLast,
+}
+
+/// Directories whose content the server makes anew when it starts.
+const KEPT_EMPTY: [&[u8]; 7] = [
+    b"pg_stat_tmp",
+    b"pg_replslot",
+    b"pg_dynshmem",
+    b"pg_notify",
+    b"pg_serial",
+    b"pg_snapshots",
+    b"pg_subtrans",
+];
+
+const SKIPPED: [&[u8]; 7] = [
+    b"postgresql.auto.conf.tmp",
+    b"current_logfiles.tmp",
+    b"backup_label",
+    b"tablespace_map",
+    b"backup_manifest",
+    b"postmaster.pid",
+    b"postmaster.opts",
+];
+
+/// Not left out by PostgreSQL: a copy that is to be recovered must not come up as a standby, or as a recovery that was
+/// asked for on another host. The last is the marker of `recover`, which stays where that was killed at its very end: no
+/// directory could be restored that holds a file of this name.
+const SKIPPED_AT_THE_TOP: [&[u8]; 3] = [b"standby.signal", b"recovery.signal", b"pgark-recovery-incomplete"];
+
+const SKIPPED_BEGINNINGS: [&[u8]; 2] = [b"pgsql_tmp", b"pg_internal.init"];
+
+/// The forks of a relation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fork {
+    /// The data.
+    Main,
+    /// The free space map.
+    FreeSpaceMap,
+    /// The visibility map.
+    VisibilityMap,
+    /// What an unlogged relation begins with after a crash.
+    Init,
+}
+
+/// What the name of a relation's file says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RelationFile<'a> {
+    /// The relation's number, in digits.
+    pub number: &'a [u8],
+    /// The fork.
+    pub fork: Fork,
+    /// Which file of the fork it is, from 0.
+    pub segment: u32,
+}
+
+/// What to do with `name` in `directory`, a path below the data directory, empty for that itself.
+pub fn decide(directory: &[u8], name: &[u8], version: MajorVersion) -> Decision {
+    let at_the_top = directory.is_empty();
+    if SKIPPED.contains(&name)
+        || SKIPPED_BEGINNINGS.iter().any(|beginning| name.starts_with(beginning))
+        || (at_the_top && SKIPPED_AT_THE_TOP.contains(&name))
+    {
+        return Decision::Skip;
+    }
+    if is_tablespace(directory) && name != tablespace_version_directory(version).as_bytes() {
+        return Decision::Skip;
+    }
+    if is_database(directory, version) && is_temporary_relation(name) {
+        return Decision::Skip;
+    }
+    if KEPT_EMPTY.contains(&name) || (at_the_top && name == b"pg_wal") {
+        return Decision::KeepEmpty;
+    }
+    if directory == b"global" && name == b"pg_control" {
+        return Decision::CopyLast;
+    }
+    Decision::Copy
+}
+
+/// The directories in `pg_wal` that are kept, empty.
+pub fn kept_in_pg_wal(version: MajorVersion) -> &'static [&'static str] {
+    if version >= MajorVersion::V17 { &["archive_status", "summaries"] } else { &["archive_status"] }
+}
+
+/// The name of the directory in a tablespace that belongs to a version.
+pub fn tablespace_version_directory(version: MajorVersion) -> String {
+    format!("PG_{}_{}", version.as_u32(), version.catalog_version())
+}
+
+/// Whether a directory may hold relations of one database, some of which may be unlogged or temporary.
+pub fn is_database(directory: &[u8], version: MajorVersion) -> bool {
+    let (parent, name) = split(directory);
+    is_number(name)
+        && (parent == b"base"
+            || (parent.starts_with(b"pg_tblspc/")
+                && parent.ends_with(tablespace_version_directory(version).as_bytes())))
+}
+
+/// Whether a path is that of a tablespace, linked or in place.
+pub fn is_tablespace(directory: &[u8]) -> bool {
+    let (parent, name) = split(directory);
+    parent == b"pg_tblspc" && is_number(name)
+}
+
+/// Whether a file consists of pages that may carry checksums.
+pub fn has_pages(directory: &[u8], name: &[u8], version: MajorVersion) -> bool {
+    (directory == b"global" || is_database(directory, version)) && relation_file(name).is_some()
+}
+
+/// Reads the name of a file of a relation that is not temporary; `None` for any other name.
+///
+/// Form: digits, then `_fsm`, `_vm` or `_init` except for the main fork, then `.` and a number from 1 except for the
+/// first file.
+pub fn relation_file(name: &[u8]) -> Option<RelationFile<'_>> {
+    let digits = name.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    let (number, rest) = name.split_at_checked(digits)?;
+    let (fork, rest) = match rest.strip_prefix(b"_") {
+        None => (Fork::Main, rest),
+        Some(rest) => {
+            [(b"fsm".as_slice(), Fork::FreeSpaceMap), (b"vm", Fork::VisibilityMap), (b"init", Fork::Init)]
+                .into_iter()
+                .find_map(|(text, fork)| rest.strip_prefix(text).map(|rest| (fork, rest)))?
+        }
+    };
+    let segment = match rest.strip_prefix(b".") {
+        None if rest.is_empty() => 0,
+        None => return None,
+        Some(digits) if is_number(digits) && !digits.starts_with(b"0") => {
+            std::str::from_utf8(digits).ok()?.parse().ok()?
+        }
+        Some(_) => return None,
+    };
+    (!number.is_empty()).then_some(RelationFile { number, fork, segment })
+}
+
+/// Whether a name is that of a temporary relation's file: `t<backend>_<relation>`, then as in [`relation_file`].
+fn is_temporary_relation(name: &[u8]) -> bool {
+    let Some(rest) = name.strip_prefix(b"t") else { return false };
+    let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    match rest.split_at_checked(digits) {
+        Some((backend, rest)) if !backend.is_empty() => {
+            rest.strip_prefix(b"_").and_then(relation_file).is_some()
+        }
+        _ => false,
+    }
+}
+
+fn is_number(name: &[u8]) -> bool {
+    !name.is_empty() && name.iter().all(u8::is_ascii_digit)
+}
+
+fn split(path: &[u8]) -> (&[u8], &[u8]) {
+    match path.iter().rposition(|byte| *byte == b'/') {
+        Some(slash) => (path.get(..slash).unwrap_or_default(), path.get(slash + 1..).unwrap_or_default()),
+        None => (b"", path),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn decision(path: &str) -> Decision {
+        let (directory, name) = split(path.as_bytes());
+        decide(directory, name, MajorVersion::V15)
+    }
+
+    #[test]
+    fn leaves_out_what_postgresql_leaves_out() {
+        for path in [
+            "postmaster.pid",
+            "postmaster.opts",
+            "backup_label",
+            "tablespace_map",
+            "backup_manifest",
+            "postgresql.auto.conf.tmp",
+            "current_logfiles.tmp",
+            "standby.signal",
+            "recovery.signal",
+            "pgark-recovery-incomplete",
+            "pg_internal.init",
+            "global/pg_internal.init",
+            "base/5/pg_internal.init.1234",
+            "base/pgsql_tmp",
+            "base/pgsql_tmp/pgsql_tmp12.0",
+            "pg_tblspc/16402/PG_15_202209061/pgsql_tmp",
+            "pg_tblspc/16402/PG_14_202107181",
+            "pg_tblspc/16402/lost+found",
+            "base/5/t3_16384",
+            "base/5/t3_16384_fsm",
+            "base/5/t3_16384.1",
+            "pg_tblspc/16402/PG_15_202209061/5/t3_16384",
+        ] {
+            assert_eq!(decision(path), Decision::Skip, "{path}");
+        }
+        for path in [
+            "pg_wal",
+            "pg_replslot",
+            "pg_dynshmem",
+            "pg_notify",
+            "pg_serial",
+            "pg_snapshots",
+            "pg_stat_tmp",
+            "pg_subtrans",
+        ] {
+            assert_eq!(decision(path), Decision::KeepEmpty, "{path}");
+        }
+        assert_eq!(decision("global/pg_control"), Decision::CopyLast);
+    }
+
+    #[test]
+    fn copies_what_it_does_not_know() {
+        for path in [
+            "PG_VERSION",
+            "postgresql.auto.conf",
+            "backup_label.old",
+            "tablespace_map.old",
+            "current_logfiles",
+            "log/postgresql-Mon.log",
+            "base/5/1259",
+            "base/5/16384_init",
+            "base/5/t3_",
+            "base/5/t_16384",
+            "base/5/t3_16384_x",
+            "global/t3_16384",
+            "sub/standby.signal",
+            "sub/pg_wal",
+            "pg_xact/0000",
+            "pg_stat/pgstat.stat",
+            "pg_logical/snapshots",
+            "pg_tblspc/16402",
+            "pg_tblspc/16402/PG_15_202209061",
+            "pg_tblspc/16402/PG_15_202209061/5/16384",
+            "extension/pg_control",
+        ] {
+            assert_eq!(decision(path), Decision::Copy, "{path}");
+        }
+        assert_eq!(kept_in_pg_wal(MajorVersion::V16), ["archive_status"]);
+        assert_eq!(kept_in_pg_wal(MajorVersion::V17), ["archive_status", "summaries"]);
+    }
+
+    #[test]
+    fn knows_the_files_of_relations() {
+        let file = |name: &'static str| relation_file(name.as_bytes());
+        let expected = |number: &'static str, fork, segment| {
+            Some(RelationFile { number: number.as_bytes(), fork, segment })
+        };
+        assert_eq!(file("16384"), expected("16384", Fork::Main, 0));
+        assert_eq!(file("16384.12"), expected("16384", Fork::Main, 12));
+        assert_eq!(file("16384_fsm"), expected("16384", Fork::FreeSpaceMap, 0));
+        assert_eq!(file("16384_vm.1"), expected("16384", Fork::VisibilityMap, 1));
+        assert_eq!(file("16384_init"), expected("16384", Fork::Init, 0));
+        for name in [
+            "",
+            "a",
+            "_fsm",
+            "16384_",
+            "16384_x",
+            "16384.",
+            "16384.0",
+            "16384.01",
+            "16384.a",
+            "16384x",
+            "1.99999999999",
+        ] {
+            assert_eq!(file(name), None, "{name}");
+        }
+        assert!(has_pages(b"global", b"1262", MajorVersion::V15));
+        assert!(has_pages(b"pg_tblspc/1/PG_15_202209061/5", b"1262", MajorVersion::V15));
+        assert!(!has_pages(b"pg_xact", b"0000", MajorVersion::V15));
+        assert!(!has_pages(b"base/5", b"PG_VERSION", MajorVersion::V15));
+    }
+}

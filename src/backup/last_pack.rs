@@ -1,0 +1,99 @@
+//! The last pack: what must be copied last, and what the server says at the end.
+
+use super::copy::DataDirectoryCopy;
+use super::session::StoppedBackup;
+use crate::data_directory::DataDirectory;
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::postgres::ControlFile;
+use crate::postgres::control_file::CONTROL_FILE_BYTES;
+use crate::repository::backup::pack::FinishedPack;
+use jiff::Timestamp;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::thread;
+use std::time::Duration;
+
+/// How often `pg_control` is read when its checksum does not hold: the server may be writing it.
+const CONTROL_FILE_READS_MAX: u32 = 20;
+const CONTROL_FILE_PAUSE: Duration = Duration::from_millis(5);
+
+/// `pg_control` has 8 KiB; more is not one.
+const CONTROL_FILE_BYTES_MAX: u64 = 64 << 10;
+
+/// Permission bits of the files that have none in the data directory.
+const FILE_MODE: u32 = 0o600;
+
+/// A file of the last pack.
+#[derive(Debug)]
+pub struct LastFile {
+    /// Below the data directory.
+    pub path: &'static str,
+    content: Vec<u8>,
+    mode: u32,
+    modified_unix_s: i64,
+}
+
+/// Reads `pg_control` until its checksum holds; the bytes are those that were checked.
+///
+/// # Errors
+/// [`ErrorKind::Damaged`] when it never does, and the operating system's.
+pub fn read_control_file(data_directory: &DataDirectory) -> Result<(ControlFile, LastFile)> {
+    let path = data_directory.path().join("global/pg_control");
+    let what = || format!("could not read \"{}\"", path.display());
+    let mut reads = 1;
+    loop {
+        let metadata = fs::metadata(&path).context(what)?;
+        if metadata.len() > CONTROL_FILE_BYTES_MAX {
+            return Err(Error::damaged(format!("\"{}\" has {} bytes", path.display(), metadata.len())));
+        }
+        let content = fs::read(&path).context(what)?;
+        match ControlFile::parse(content.get(..CONTROL_FILE_BYTES).unwrap_or(&content)) {
+            Ok(control) => {
+                let file = LastFile {
+                    path: "global/pg_control",
+                    content,
+                    mode: metadata.mode() & 0o7777,
+                    modified_unix_s: metadata.mtime(),
+                };
+                return Ok((control, file));
+            }
+            Err(error) if error.kind() == ErrorKind::Damaged && reads < CONTROL_FILE_READS_MAX => {
+                thread::sleep(CONTROL_FILE_PAUSE);
+            }
+            Err(error) => return Err(error).context(what),
+        }
+        reads += 1;
+    }
+}
+
+/// The files of the last pack, in their order there.
+pub fn files(control_file: LastFile, stopped: &StoppedBackup) -> Vec<LastFile> {
+    let made = |path, content: &[u8]| LastFile {
+        path,
+        content: content.to_vec(),
+        mode: FILE_MODE,
+        modified_unix_s: Timestamp::now().as_second(),
+    };
+    let mut files = vec![made("backup_label", &stopped.label)];
+    // The server does the same: without tablespaces there is no such file.
+    if !stopped.tablespace_map.is_empty() {
+        files.push(made("tablespace_map", &stopped.tablespace_map));
+    }
+    files.push(control_file);
+    files
+}
+
+/// Writes the last pack; the numbers of its files are their places in `files`.
+///
+/// # Errors
+/// The store's.
+pub fn write(copy: &DataDirectoryCopy<'_>, number: u32, files: &[LastFile]) -> Result<FinishedPack> {
+    let mut pack = copy.begin_pack(number, 0)?;
+    for (number, file) in files.iter().enumerate() {
+        let length = file.content.len() as u64;
+        pack.begin_file(number, file.path.as_bytes(), length, file.mode, file.modified_unix_s)?;
+        pack.write(&file.content)?;
+        pack.end_file()?;
+    }
+    pack.finish()
+}

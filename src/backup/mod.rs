@@ -1,0 +1,327 @@
+//! Takes a base backup: start → copy → stop → wait for WAL → publish.
+//!
+//! Owns: the order of these steps, and what makes a backup worth its name. Does not own: the stored formats (that is
+//! `repository/backup`). After a crash at any moment there is no backup, and the next one sweeps what is left.
+
+mod configuration_files;
+mod copy;
+mod exclusions;
+mod files;
+mod last_pack;
+mod lists;
+mod pages;
+mod running;
+mod session;
+mod summary;
+mod wal;
+
+pub use summary::BackupSummary;
+
+use crate::config::{Checkpoint, Compression, Conninfo};
+use crate::data_directory::DataDirectory;
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::monitor::Monitor;
+use crate::postgres::backup_label::BackupLabel;
+use crate::postgres::page::PAGE_BYTES;
+use crate::postgres::{ControlFile, ManifestVersion, TimelineId, WalFileName};
+use crate::repository::Repository;
+use crate::repository::backup::manifest::{
+    BackupKind, BackupPoint, BackupTotals, StoredServer, StoredTablespace, StoredWalRange,
+};
+use crate::repository::backup::pack::PackOwner;
+use crate::repository::backup::{Label, StoredBackup, StoredText};
+use crate::server::Watch;
+use copy::{Copied, DataDirectoryCopy};
+use files::FileList;
+use lists::BackedUp;
+use nix::unistd::{Gid, Uid};
+use pages::PageRules;
+use running::RunningBackup;
+use session::{ServerFacts, Session, StoppedBackup};
+use std::num::NonZeroUsize;
+use std::sync::atomic::AtomicBool;
+use std::thread;
+use std::time::{Duration, Instant};
+use wal::WalWait;
+
+/// What is wanted.
+#[derive(Debug)]
+pub struct BackupRequest<'a> {
+    /// The name of the new backup.
+    pub label: Label,
+    /// The running server's data directory.
+    pub data_directory: &'a DataDirectory,
+    /// How to reach the server.
+    pub conninfo: &'a Conninfo,
+    /// The checkpoint that begins the backup.
+    pub checkpoint: Checkpoint,
+    /// How many packs are written at once.
+    pub workers: NonZeroUsize,
+    /// How packs are compressed.
+    pub compression: Compression,
+    /// How long a WAL segment may take to arrive in the repository.
+    pub wal_deadline: Duration,
+}
+
+/// Takes a backup. When this returns, it is complete and durable, with all the WAL that it needs.
+///
+/// Ends early, and leaves nothing that is listed, when `interrupted` becomes true.
+///
+/// # Errors
+/// [`ErrorKind::Usage`] for a server that cannot be backed up so,
+/// [`ErrorKind::Foreign`] for another server than the data directory's,
+/// [`ErrorKind::Conflict`] when the label is in use,
+/// [`ErrorKind::Unavailable`] when the server, the operating system or the store
+/// fails, WAL does not arrive, or it was interrupted.
+pub fn run(
+    request: &BackupRequest<'_>,
+    repository: &Repository,
+    interrupted: &AtomicBool,
+    monitor: &dyn Monitor,
+) -> Result<BackupSummary> {
+    let began = Instant::now();
+    let watch = Watch::new(interrupted);
+    let control = request.data_directory.control_file()?;
+    let session = Session::open(request.conninfo, request.data_directory, &watch)?;
+    session.check(request.data_directory, control.system, control.version, &watch)?;
+    repository.make()?;
+    repository.store().sweep()?;
+    running::sweep_abandoned(repository, monitor)?;
+    let running = RunningBackup::begin(repository, &request.label)?;
+    let backup = Backup { request, repository, session: &session, control, watch: &watch, monitor };
+    let taken = thread::scope(|scope| {
+        scope.spawn(|| running.keep_alive(&watch));
+        let _end = running.end_when_dropped();
+        backup.take(&running)
+    });
+    match &taken {
+        Ok(_) => running.forget(),
+        Err(_) => running.remove(),
+    }
+    let (stored, wal_segments) = taken?;
+    Ok(BackupSummary::of(&stored, wal_segments, began.elapsed()))
+}
+
+/// A backup that is being taken.
+struct Backup<'a> {
+    request: &'a BackupRequest<'a>,
+    repository: &'a Repository,
+    session: &'a Session,
+    control: ControlFile,
+    watch: &'a Watch<'a>,
+    monitor: &'a dyn Monitor,
+}
+
+impl Backup<'_> {
+    /// The story; also returns how many WAL segments the backup needs.
+    fn take(&self, running: &RunningBackup<'_>) -> Result<(StoredBackup, u64)> {
+        let start = self.start()?;
+        let wal = self.wal_wait();
+        wal.before_copy(&start)?;
+        self.check_history(&start)?;
+        let facts = self.session.facts(self.watch)?;
+        let configuration_files =
+            configuration_files::read(&facts, self.request.data_directory, self.monitor);
+        let files = self.list_files()?;
+        let copy = self.copy(&files, &start);
+        let mut copied = self.copy_files(&copy, &files)?;
+        let (control, control_file) = last_pack::read_control_file(self.request.data_directory)?;
+        let stopped = self.stop(&start)?;
+        let last = last_pack::files(control_file, &stopped);
+        let last_packed = last_pack::write(&copy, copied.packs.len() as u32 + 1, &last)?;
+        copied.packs.push(last_packed.pack);
+        let wal_segments = wal.after_stop(&start, &stopped.stop)?;
+        let range = StoredWalRange { timeline: start.timeline, start: start.lsn, end: stopped.stop.lsn };
+        let backed_up =
+            BackedUp { files: &files, copied: &copied.files, last: &last, last_placed: &last_packed.files };
+        let version = ManifestVersion::written_by(control.version, control.system);
+        let lists = lists::write(
+            &backed_up,
+            self.repository,
+            &self.request.label,
+            version,
+            &[range.into()],
+            self.request.compression,
+        )?;
+        let packed_bytes: u64 = copied.packs.iter().map(|pack| pack.stored_bytes).sum();
+        let stored = StoredBackup {
+            version: StoredBackup::VERSION,
+            label: self.request.label.clone(),
+            kind: BackupKind::Full,
+            created_by: concat!("pgark ", env!("CARGO_PKG_VERSION")).to_owned(),
+            cluster: self.repository.layout().cluster().to_owned(),
+            system_identifier: control.system,
+            server: StoredServer::of(&control, self.session.version_num()),
+            from_standby: false,
+            wal_ranges: vec![range],
+            timeline_history: self.timeline_history(&start)?,
+            tablespaces: tablespaces(&files, &facts),
+            databases: facts.databases,
+            settings: facts.settings,
+            configuration_files,
+            backup_label: StoredText::new(stopped.label),
+            tablespace_map: Some(stopped.tablespace_map).filter(|map| !map.is_empty()).map(StoredText::new),
+            totals: BackupTotals {
+                files: lists.file_count,
+                directories: lists.directory_count,
+                file_bytes: lists.file_bytes,
+                stored_bytes: packed_bytes
+                    + lists.index.object.stored_bytes
+                    + lists.postgres_manifest.stored_bytes,
+            },
+            packs: copied.packs,
+            index: lists.index,
+            postgres_manifest: lists.postgres_manifest,
+            damaged_pages: copied.findings.judge(stopped.stop.lsn),
+            start,
+            stop: stopped.stop,
+        };
+        self.warn_of_damage(&stored);
+        self.publish(&stored, running)?;
+        Ok((stored, wal_segments))
+    }
+
+    fn start(&self) -> Result<BackupPoint> {
+        let checkpoint = match self.request.checkpoint {
+            Checkpoint::Fast => "fast",
+            Checkpoint::Spread => "spread",
+        };
+        self.monitor.step(&format!(
+            "starting the backup {}: waiting for a {checkpoint} checkpoint",
+            self.request.label
+        ));
+        self.session.start(&self.request.label, self.request.checkpoint, self.watch)
+    }
+
+    fn wal_wait(&self) -> WalWait<'_> {
+        WalWait {
+            repository: self.repository,
+            session: self.session,
+            segment_size: self.control.segment_size,
+            deadline: self.request.wal_deadline,
+            monitor: self.monitor,
+            watch: self.watch,
+        }
+    }
+
+    fn list_files(&self) -> Result<FileList> {
+        let data_directory = self.request.data_directory.path();
+        FileList::scan(data_directory, self.control.version, self.monitor, self.watch)
+    }
+
+    fn copy<'a>(&'a self, files: &'a FileList, start: &BackupPoint) -> DataDirectoryCopy<'a> {
+        let rules = PageRules { start: start.lsn, pages_per_file: self.control.pages_per_file };
+        let checked = self.control.data_checksums && self.control.page_bytes as usize == PAGE_BYTES;
+        DataDirectoryCopy {
+            repository: self.repository,
+            label: &self.request.label,
+            files,
+            version: self.control.version,
+            pages: checked.then_some(rules),
+            compression: self.request.compression,
+            owner: PackOwner { uid: Uid::effective().as_raw(), gid: Gid::effective().as_raw() },
+            workers: self.request.workers,
+            monitor: self.monitor,
+            watch: self.watch,
+        }
+    }
+
+    fn copy_files(&self, copy: &DataDirectoryCopy<'_>, files: &FileList) -> Result<Copied> {
+        self.monitor.begin(&format!("copying {} files", files.files.len()), files.total_bytes());
+        let copied = copy.run(&mut || self.session.ping(self.watch).map(drop));
+        self.monitor.end();
+        copied
+    }
+
+    fn stop(&self, start: &BackupPoint) -> Result<StoppedBackup> {
+        self.monitor.step("stopping the backup");
+        let stopped = self.session.stop(self.watch)?;
+        let label = BackupLabel::parse(&stopped.label)?;
+        if label.start_point != start.lsn
+            || label.start_timeline != start.timeline
+            || stopped.stop.timeline != start.timeline
+        {
+            return Err(Error::damaged(format!(
+                "the server began the backup at {} on timeline {}, and then speaks of {} on timeline {}",
+                start.lsn, start.timeline, label.start_point, stopped.stop.timeline
+            )));
+        }
+        Ok(stopped)
+    }
+
+    /// A backup on a timeline whose history is not in the repository leads nowhere.
+    fn check_history(&self, start: &BackupPoint) -> Result<()> {
+        let name = WalFileName::History(start.timeline);
+        if start.timeline == TimelineId::FIRST || self.repository.history(start.timeline)?.is_some() {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::Hole, format!("{name} is not in the repository: nothing could be recovered"))
+            .hint(format!(
+                "Have it stored: as the owner of the data directory, in that directory, archive-push pg_wal/{name}."
+            )))
+    }
+
+    fn timeline_history(
+        &self,
+        start: &BackupPoint,
+    ) -> Result<Vec<crate::repository::backup::manifest::StoredSwitch>> {
+        let history = self.repository.history(start.timeline)?;
+        Ok(history
+            .map(|history| history.switches().iter().map(|switch| (*switch).into()).collect())
+            .unwrap_or_default())
+    }
+
+    fn warn_of_damage(&self, stored: &StoredBackup) {
+        for page in &stored.damaged_pages.listed {
+            self.monitor
+                .warning(&format!("block {} of \"{}\" is damaged: {}", page.block, page.path, page.problem));
+        }
+        let unlisted = stored.damaged_pages.count.saturating_sub(stored.damaged_pages.listed.len() as u64);
+        if unlisted > 0 {
+            self.monitor.warning(&format!("{unlisted} more blocks are damaged"));
+        }
+    }
+
+    /// Makes the backup exist, if everything that it consists of still does.
+    ///
+    /// Our mark is looked at before and after: whoever sweeps takes it over before looking for the manifest, so either
+    /// they see the manifest, or we see that the mark is theirs.
+    fn publish(&self, stored: &StoredBackup, running: &RunningBackup<'_>) -> Result<()> {
+        self.watch.check()?;
+        running.beat()?;
+        let store = self.repository.store();
+        for pack in &stored.packs {
+            let key = self.repository.layout().backup_pack(&stored.label, pack.number)?;
+            if store.stat(&key)?.is_none_or(|info| info.length_bytes != pack.stored_bytes) {
+                return Err(Error::damaged(format!("\"{}/{key}\" is not what was stored", store.location()))
+                    .hint("Did somebody remove objects of a backup that was being taken?"));
+            }
+        }
+        stored.publish(self.repository)?;
+        let ours = running.check_ours();
+        if ours.is_err() {
+            let key = self.repository.layout().stored_backup(&stored.label)?;
+            store
+                .delete(&key)
+                .context(|| "could not take a backup back that was swept while it was published")?;
+        }
+        ours
+    }
+}
+
+/// What is recorded of the tablespaces.
+fn tablespaces(files: &FileList, facts: &ServerFacts) -> Vec<StoredTablespace> {
+    let name = |oid: &u32| facts.tablespace_names.get(oid).cloned().unwrap_or_default();
+    let linked = files.roots.iter().filter_map(|root| {
+        let oid = root.tablespace?;
+        Some(StoredTablespace { oid, name: name(&oid), path: Some(StoredText::new(root.target.clone())) })
+    });
+    let in_place = files.in_place_tablespaces.iter().map(|oid| StoredTablespace {
+        oid: *oid,
+        name: name(oid),
+        path: None,
+    });
+    let mut tablespaces: Vec<StoredTablespace> = linked.chain(in_place).collect();
+    tablespaces.sort_by_key(|tablespace| tablespace.oid);
+    tablespaces
+}

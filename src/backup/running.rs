@@ -1,0 +1,278 @@
+//! That a backup is being taken is told by a heartbeat, and forgotten when it ends.
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::monitor::Monitor;
+use crate::repository::Repository;
+use crate::repository::backup::inventory::{self, BackupState};
+use crate::repository::backup::{Label, Running};
+use crate::server::Watch;
+use jiff::Timestamp;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How soon the heartbeat notices that the backup has ended.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// How long heartbeats may fail because the repository is out of reach: half of what others take for dead.
+const SILENT_MAX: Duration = Duration::from_secs(Running::ALIVE.as_secs() as u64 / 2);
+
+/// Our mark in the repository.
+pub struct RunningBackup<'a> {
+    repository: &'a Repository,
+    label: &'a Label,
+    running: Mutex<Running>,
+    ended: AtomicBool,
+}
+
+impl<'a> RunningBackup<'a> {
+    /// Marks the label as ours.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Conflict`] when it is in use, and the store's.
+    pub fn begin(repository: &'a Repository, label: &'a Label) -> Result<RunningBackup<'a>> {
+        let running = Running::begin(Timestamp::now());
+        running.create(repository, label)?;
+        let backup =
+            RunningBackup { repository, label, running: Mutex::new(running), ended: AtomicBool::new(false) };
+        // Looked at only now: a backup of this label that was being published has taken its mark away.
+        if repository.store().stat(&repository.layout().stored_backup(label)?)?.is_some() {
+            repository.store().delete(&repository.layout().backup_running(label)?)?;
+            return Err(Error::new(
+                ErrorKind::Conflict,
+                format!("the repository already holds a backup {label}"),
+            )
+            .hint("Choose another label with --label."));
+        }
+        Ok(backup)
+    }
+
+    /// Renews the heartbeat until it is told to end; ends the backup when it is not ours any more.
+    pub fn keep_alive(&self, watch: &Watch<'_>) {
+        let mut last = Instant::now();
+        let mut next = Running::HEARTBEAT;
+        while !self.ended.load(Ordering::Acquire) {
+            thread::sleep(LOOK);
+            if last.elapsed() < next {
+                continue;
+            }
+            match self.beat() {
+                Ok(()) => {
+                    last = Instant::now();
+                    next = Running::HEARTBEAT;
+                }
+                Err(error) if error.kind() == ErrorKind::Unavailable && last.elapsed() < SILENT_MAX => {
+                    next = last.elapsed() + Running::HEARTBEAT;
+                }
+                Err(error) => {
+                    watch.fail(error);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Renews the heartbeat now.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Conflict`] when somebody has swept the backup, and the store's.
+    pub fn beat(&self) -> Result<()> {
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        running.beat(self.repository, self.label, Timestamp::now())
+    }
+
+    /// Makes sure that the mark is ours.
+    ///
+    /// # Errors
+    /// As [`RunningBackup::beat`].
+    pub fn check_ours(&self) -> Result<()> {
+        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        running.check_ours(self.repository, self.label)
+    }
+
+    /// Stops the heartbeat when the returned value goes out of scope, however that happens.
+    pub fn end_when_dropped(&self) -> impl Drop + '_ {
+        End(&self.ended)
+    }
+
+    /// Takes the mark of a published backup away. That it stays does no harm: it is swept.
+    pub fn forget(&self) {
+        if let Ok(key) = self.repository.layout().backup_running(self.label) {
+            let _ = self.repository.store().delete(&key);
+        }
+    }
+
+    /// Removes everything of a backup that failed, as far as that can be done now; the rest is swept by a later one.
+    pub fn remove(&self) {
+        if self.check_ours().is_ok() {
+            let _ = remove_all(self.repository, self.label);
+        }
+    }
+}
+
+/// Stops a heartbeat.
+struct End<'a>(&'a AtomicBool);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
+}
+
+/// Removes what is left of backups that were not finished and have no heartbeat.
+///
+/// # Errors
+/// The store's.
+pub fn sweep_abandoned(repository: &Repository, monitor: &dyn Monitor) -> Result<()> {
+    let now = Timestamp::now();
+    for listed in inventory::list(repository, now)? {
+        if listed.state == BackupState::Abandoned {
+            monitor.step(&format!("removing what is left of the unfinished backup {}", listed.label));
+            sweep(repository, &listed.label, now)?;
+        }
+    }
+    Ok(())
+}
+
+/// Sweeps one backup that was found abandoned.
+///
+/// The mark is taken over first: a backup that lives after all finds that out before it is published, or was published
+/// before we look for its manifest. See `publish`.
+fn sweep(repository: &Repository, label: &Label, now: Timestamp) -> Result<()> {
+    let (store, layout) = (repository.store(), repository.layout());
+    let ours = Running::begin(now);
+    match Running::read(repository, label)? {
+        Some(running) if running.is_alive(now) => return Ok(()),
+        Some(_) => ours.take_over(repository, label)?,
+        // Without a mark: the sweep of another host, or a new backup, may have been faster.
+        None => match ours.create(repository, label) {
+            Err(error) if error.kind() == ErrorKind::Conflict => return Ok(()),
+            other => other?,
+        },
+    }
+    if store.stat(&layout.stored_backup(label)?)?.is_some() {
+        return store.delete(&layout.backup_running(label)?);
+    }
+    remove_all(repository, label)
+}
+
+/// Removes all objects of a backup that must not be, its mark last.
+///
+/// Its manifest first: publishing may have failed when the manifest was in place already, and a removal that ends halfway
+/// must leave remains and never a backup.
+fn remove_all(repository: &Repository, label: &Label) -> Result<()> {
+    let (store, layout) = (repository.store(), repository.layout());
+    let (backup, running) = (layout.backup(label)?, layout.backup_running(label)?);
+    store.delete(&layout.stored_backup(label)?)?;
+    for (name, _) in store.list(Some(&backup))?.objects {
+        let key = backup.join(name)?;
+        if key != running {
+            store.delete(&key)?;
+        }
+    }
+    store.delete(&running)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::durable::{Disk, RealDisk};
+    use crate::monitor::Silent;
+    use crate::postgres::SystemIdentifier;
+    use crate::store::{DirectoryStore, Store};
+    use jiff::SignedDuration;
+    use std::fs::File;
+    use std::io;
+    use std::path::Path;
+    use std::sync::Arc;
+
+    #[test]
+    fn only_the_dead_are_swept() {
+        let scratch = tempfile::tempdir().unwrap();
+        let store = Arc::new(DirectoryStore::new(scratch.path().to_owned(), Arc::new(RealDisk)));
+        let repository = Repository::new(store.clone(), "main", SystemIdentifier::new(7).unwrap()).unwrap();
+        let layout = repository.layout();
+        let label = |text: &str| text.parse::<Label>().unwrap();
+        let pack = |text: &str| layout.backup_pack(&label(text), 1).unwrap();
+        let long_ago = Timestamp::now() - Running::ALIVE - SignedDuration::from_secs(60);
+        for name in ["complete", "running", "silent", "unmarked"] {
+            store.put_new(&pack(name), &[b"x"]).unwrap();
+        }
+        store.put_new(&layout.stored_backup(&label("complete")).unwrap(), &[b"x"]).unwrap();
+        let (running_label, silent_label) = (label("running"), label("silent"));
+        let running = RunningBackup::begin(&repository, &running_label).unwrap();
+        Running::begin(long_ago).create(&repository, &silent_label).unwrap();
+
+        sweep_abandoned(&repository, &Silent).unwrap();
+        let exists = |name: &str| store.stat(&pack(name)).unwrap().is_some();
+        assert!(exists("complete") && exists("running") && !exists("silent") && !exists("unmarked"));
+        assert!(Running::read(&repository, &silent_label).unwrap().is_none());
+        running.check_ours().unwrap();
+
+        let complete = label("complete");
+        let error = RunningBackup::begin(&repository, &complete).err().unwrap();
+        assert_eq!(error.kind(), ErrorKind::Conflict);
+        assert!(Running::read(&repository, &complete).unwrap().is_none());
+
+        running.remove();
+        assert!(!exists("running"));
+        assert_eq!(running.beat().unwrap_err().kind(), ErrorKind::Conflict);
+    }
+
+    #[test]
+    fn a_removal_that_ends_halfway_leaves_no_backup() {
+        let scratch = tempfile::tempdir().unwrap();
+        let store = Arc::new(DirectoryStore::new(scratch.path().to_owned(), Arc::new(RealDisk)));
+        let repository = Repository::new(store.clone(), "main", SystemIdentifier::new(7).unwrap()).unwrap();
+        let (layout, label) = (repository.layout(), "one".parse::<Label>().unwrap());
+        let running = RunningBackup::begin(&repository, &label).unwrap();
+        // Publishing has failed after the manifest was in place.
+        store.put_new(&layout.stored_backup(&label).unwrap(), &[b"x"]).unwrap();
+        // What cannot be removed stands before the manifest in the order of names.
+        let stuck = scratch.path().join(layout.postgres_manifest(&label).unwrap().to_string());
+        std::fs::write(&stuck, b"x").unwrap();
+        let disk = Arc::new(StuckDisk(stuck));
+        let store = Arc::new(DirectoryStore::new(scratch.path().to_owned(), disk));
+        let stuck = Repository::new(store, "main", SystemIdentifier::new(7).unwrap()).unwrap();
+        assert!(remove_all(&stuck, &label).is_err());
+        assert!(repository.store().stat(&layout.stored_backup(&label).unwrap()).unwrap().is_none());
+        running.remove();
+        assert!(Running::read(&repository, &label).unwrap().is_none());
+    }
+
+    /// A disk that cannot remove one file.
+    #[derive(Debug)]
+    struct StuckDisk(std::path::PathBuf);
+
+    impl Disk for StuckDisk {
+        fn create_new(&self, path: &Path, mode: u32) -> io::Result<File> {
+            RealDisk.create_new(path, mode)
+        }
+        fn create_directory(&self, path: &Path, mode: u32) -> io::Result<()> {
+            RealDisk.create_directory(path, mode)
+        }
+        fn sync_file(&self, file: &File, path: &Path) -> io::Result<()> {
+            RealDisk.sync_file(file, path)
+        }
+        fn sync_directory(&self, path: &Path) -> io::Result<()> {
+            RealDisk.sync_directory(path)
+        }
+        fn rename_new(&self, from: &Path, to: &Path) -> io::Result<()> {
+            RealDisk.rename_new(from, to)
+        }
+        fn rename_over(&self, from: &Path, to: &Path) -> io::Result<()> {
+            RealDisk.rename_over(from, to)
+        }
+        fn remove_file(&self, path: &Path) -> io::Result<()> {
+            if path == self.0 {
+                Err(io::ErrorKind::PermissionDenied.into())
+            } else {
+                RealDisk.remove_file(path)
+            }
+        }
+        fn sync_file_system(&self, opened: &File) -> io::Result<()> {
+            RealDisk.sync_file_system(opened)
+        }
+    }
+}

@@ -1,0 +1,59 @@
+//! What a backup came to.
+
+use crate::postgres::{Lsn, TimelineId};
+use crate::repository::backup::StoredBackup;
+use crate::repository::backup::manifest::DamagedPages;
+use jiff::Timestamp;
+use serde::Serialize;
+use std::time::Duration;
+
+/// The outcome of a base backup, for people and programs.
+#[derive(Clone, Debug, Serialize)]
+pub struct BackupSummary {
+    /// The backup's name.
+    pub label: String,
+    /// When it began, by the server's clock.
+    pub started: Timestamp,
+    /// When it ended: recovery can reach any point after this.
+    pub stopped: Timestamp,
+    /// The start point.
+    pub start_lsn: Lsn,
+    /// The stop point.
+    pub stop_lsn: Lsn,
+    /// The timeline of both.
+    pub timeline: TimelineId,
+    /// How many files it holds.
+    pub files: u64,
+    /// How long they are.
+    pub file_bytes: u64,
+    /// How long its objects are.
+    pub stored_bytes: u64,
+    /// How many packs there are.
+    pub packs: usize,
+    /// How many WAL segments it needs, all of which are in the repository.
+    pub wal_segments: u64,
+    /// How long it took, all in all.
+    pub duration_s: f64,
+    /// Pages that are damaged in the cluster.
+    pub damaged_pages: DamagedPages,
+}
+
+impl BackupSummary {
+    pub(super) fn of(backup: &StoredBackup, wal_segments: u64, duration: Duration) -> BackupSummary {
+        BackupSummary {
+            label: backup.label.to_string(),
+            started: backup.start.time,
+            stopped: backup.stop.time,
+            start_lsn: backup.start.lsn,
+            stop_lsn: backup.stop.lsn,
+            timeline: backup.stop.timeline,
+            files: backup.totals.files,
+            file_bytes: backup.totals.file_bytes,
+            stored_bytes: backup.totals.stored_bytes,
+            packs: backup.packs.len(),
+            wal_segments,
+            duration_s: duration.as_secs_f64(),
+            damaged_pages: backup.damaged_pages.clone(),
+        }
+    }
+}

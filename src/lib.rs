@@ -34,6 +34,8 @@ pub mod monitor;
 pub mod postgres;
 pub mod push;
 #[cfg(feature = "companion")]
+pub mod recover;
+#[cfg(feature = "companion")]
 pub mod repository;
 #[cfg(feature = "companion")]
 pub mod server;

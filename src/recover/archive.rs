@@ -1,0 +1,109 @@
+//! What planning asks of a repository: a port, so that plans can be made over archives that tests make up.
+
+use super::wal::PathWal;
+use crate::error::Result;
+use crate::postgres::{
+    Lsn, PgTimestamp, RestorePointName, SegmentName, SegmentNumber, TimelineHistory, TimelineId, Xid,
+};
+use std::ops::ControlFlow;
+
+/// The WAL of one cluster, as far as it is archived.
+pub trait Archive {
+    /// The timelines whose history file is there, in order.
+    fn histories(&self) -> Result<Vec<TimelineId>>;
+
+    /// The timelines of which WAL is there, in order.
+    fn timelines_with_wal(&self) -> Result<Vec<TimelineId>>;
+
+    /// The history of a timeline; `None` when it is not there, as for timeline 1.
+    fn history(&self, timeline: TimelineId) -> Result<Option<TimelineHistory>>;
+
+    /// Visits the complete segments of one timeline in order, beginning with `from`, until `visit` breaks.
+    fn visit_segments(
+        &self,
+        from: SegmentName,
+        visit: &mut dyn FnMut(SegmentNumber) -> ControlFlow<()>,
+    ) -> Result<()>;
+
+    /// Visits the records that begin in the segments `first` to `last` of `wal`, in order, until `visit` breaks, a
+    /// segment is not there, or no valid record follows. Reads into the segment after `last` only to complete a record.
+    ///
+    /// The position after the last record that was visited; `None` if there was none.
+    fn visit_records(
+        &self,
+        wal: &PathWal,
+        first: SegmentNumber,
+        last: SegmentNumber,
+        visit: &mut dyn FnMut(&WalMark) -> ControlFlow<()>,
+    ) -> Result<Option<Lsn>>;
+}
+
+/// A WAL record, as far as a recovery target can mean it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WalMark {
+    /// The position of its first byte.
+    pub start: Lsn,
+    /// The position after its last byte.
+    pub end: Lsn,
+    /// What it says.
+    pub event: WalEvent,
+}
+
+/// What a record says to whoever looks for a recovery target.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WalEvent {
+    /// A transaction committed or aborted.
+    TransactionEnd {
+        /// The transaction.
+        xid: Xid,
+        /// When, by the clock of the server that wrote it.
+        time: PgTimestamp,
+        /// Which of the two.
+        outcome: Outcome,
+    },
+    /// Somebody called `pg_create_restore_point`; the name is `None` if it is not UTF-8.
+    RestorePoint {
+        /// The name that was given.
+        name: Option<RestorePointName>,
+        /// When.
+        time: PgTimestamp,
+    },
+    /// Anything else.
+    Other,
+}
+
+/// How a transaction ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It committed.
+    Commit,
+    /// It was rolled back.
+    Abort,
+}
+
+/// The end of a transaction, in the WAL.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TransactionEnd {
+    /// The transaction.
+    pub xid: Xid,
+    /// When it ended, by the clock of the server that wrote it.
+    pub time: PgTimestamp,
+    /// How.
+    pub outcome: Outcome,
+    /// The position of the record's first byte.
+    pub start: Lsn,
+    /// The position after the record's last byte.
+    pub end: Lsn,
+}
+
+impl WalMark {
+    /// The end of a transaction, if it is one.
+    pub fn transaction_end(&self) -> Option<TransactionEnd> {
+        match self.event {
+            WalEvent::TransactionEnd { xid, time, outcome } => {
+                Some(TransactionEnd { xid, time, outcome, start: self.start, end: self.end })
+            }
+            _ => None,
+        }
+    }
+}

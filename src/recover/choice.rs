@@ -1,0 +1,80 @@
+//! Which backup a recovery begins from.
+
+use super::path::{TimelinePath, resolve};
+use crate::error::{Error, Result};
+use crate::postgres::{Lsn, TargetTimeline, TimelineHistory, TimelineId};
+
+/// A backup, as far as it matters for the choice.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BackupCandidate {
+    /// Its label, the name in the repository.
+    pub label: String,
+    /// The timeline on which it was taken.
+    pub timeline: TimelineId,
+    /// Where its replay begins.
+    pub start_point: Lsn,
+    /// Where it is consistent: no recovery can end earlier.
+    pub stop_point: Lsn,
+    /// When it reached that point, by the clock of the server.
+    pub stop_time: jiff::Timestamp,
+}
+
+/// The target timeline, as it is seen from the backups: its number.
+///
+/// `latest` and `current` depend on the backup, so the newest one decides.
+///
+/// # Errors
+/// As [`resolve`]; [`ErrorKind::Absent`](crate::error::ErrorKind::Absent) when there is no backup.
+pub fn target_timeline(
+    wanted: TargetTimeline,
+    backups: &[BackupCandidate],
+    histories: &[TimelineId],
+) -> Result<TimelineId> {
+    let newest = backups.iter().max_by_key(|backup| (backup.timeline, backup.stop_point));
+    let newest = newest.ok_or_else(|| {
+        Error::absent("the repository holds no backup of this cluster")
+            .hint("A recovery begins from a backup: pgark base-backup makes one.")
+    })?;
+    resolve(wanted, newest.timeline, histories)
+}
+
+/// The backups from which the path can be followed, newest first.
+///
+/// The LSN orders them, no clock: on one path it only rises.
+pub fn on_path<'a>(backups: &'a [BackupCandidate], path: &TimelinePath) -> Vec<&'a BackupCandidate> {
+    let mut found: Vec<_> = backups
+        .iter()
+        .filter(|backup| path.holds(backup.timeline, backup.start_point, backup.stop_point))
+        .collect();
+    found.sort_by_key(|backup| std::cmp::Reverse(backup.stop_point));
+    found
+}
+
+/// The error for a timeline to which no backup leads.
+pub fn none_on_path(path: &TimelinePath, backups: &[BackupCandidate]) -> Error {
+    let error = Error::absent(format!("no backup leads to timeline {}", path.timeline()));
+    match backups.iter().max_by_key(|backup| (backup.timeline, backup.stop_point)) {
+        Some(newest) => error.hint(format!(
+            "{} The newest backup, {}, was taken on timeline {} and ends at {}.",
+            branching(path.history()),
+            newest.label,
+            newest.timeline,
+            newest.stop_point
+        )),
+        None => error,
+    }
+}
+
+fn branching(history: &TimelineHistory) -> String {
+    match history.parent() {
+        Some(parent) => {
+            format!(
+                "Timeline {} left timeline {} at {}.",
+                history.timeline(),
+                parent.timeline,
+                parent.switch_point
+            )
+        }
+        None => "Timeline 1 has no ancestors.".to_owned(),
+    }
+}

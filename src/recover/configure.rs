@@ -1,0 +1,381 @@
+//! Tells a restored cluster how to recover: the settings, the signal, the maps.
+//!
+//! Owns: what is written into `postgresql.auto.conf` and beside the data directory. Does not own: when that is done.
+
+use super::restore::read_restored;
+use crate::durable::{self, Disk};
+use crate::error::{Context, Error, Result};
+use crate::postgres::TargetSettings;
+use crate::postgres::control_file::ServerLimits;
+use crate::postgres::setting::quote_setting;
+use crate::postgres::{MajorVersion, RecoveryTarget, TimelineId};
+use std::fs;
+use std::io;
+use std::path::Path;
+
+/// Longer than any configuration file, in bytes.
+pub const CONFIGURATION_BYTES_MAX: u64 = 4 << 20;
+
+/// Permissions of what is written: the owner's alone.
+const FILE_MODE: u32 = 0o600;
+
+/// Settings of an earlier recovery, or of a standby, that would meddle with this one wherever they come from: each is
+/// written anew, empty or at its default.
+const NEUTRALISED: [(&str, &str); 3] = [
+    // Would clean the archive that recovery reads, after each restartpoint.
+    ("archive_cleanup_command", ""),
+    ("recovery_end_command", ""),
+    // Holds back commits in recovery to a target, too.
+    ("recovery_min_apply_delay", "0"),
+];
+
+/// Whether the recovered cluster archives its own WAL.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Archiving {
+    /// It does not: a copy must not write into its original's archive, nor take over its subscriptions.
+    Off,
+    /// As the original did: the copy takes its place.
+    On,
+}
+
+/// What the recovered server is told.
+#[derive(Clone, Debug)]
+pub struct RecoverySettings {
+    /// Where it ends.
+    pub target: TargetSettings,
+    /// How it gets WAL.
+    pub restore_command: String,
+    /// Whether it archives afterwards.
+    pub archiving: Archiving,
+    /// What it must not undercut.
+    pub limits: ServerLimits,
+    /// The server's version.
+    pub version: MajorVersion,
+}
+
+/// The value of `restore_command`: a line for the shell, `%f` and `%p` in it for the server.
+///
+/// # Errors
+/// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) when a path is not UTF-8, as no setting can hold it.
+pub fn restore_command(
+    archive_get: &Path,
+    configuration: &Path,
+    target: &RecoveryTarget,
+    timeline: TimelineId,
+) -> Result<String> {
+    let with_target = match target {
+        RecoveryTarget::Latest => "",
+        _ => " --with-target",
+    };
+    Ok(format!(
+        "{} --config {}{with_target} --timeline {timeline} %f %p",
+        shell_word(archive_get)?,
+        shell_word(configuration)?
+    ))
+}
+
+/// The value of `archive_command` for a cluster with this configuration.
+///
+/// # Errors
+/// As [`restore_command`].
+pub fn archive_command(archive_push: &Path, configuration: &Path) -> Result<String> {
+    Ok(format!("{} --config {} %p", shell_word(archive_push)?, shell_word(configuration)?))
+}
+
+/// A path as one word of a shell's command line in which the server replaces `%`.
+fn shell_word(path: &Path) -> Result<String> {
+    let text = path.to_str().ok_or_else(|| {
+        Error::usage(format!("\"{}\" is not UTF-8", path.display()))
+            .hint("A setting of the server has to name it; choose another directory.")
+    })?;
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/._-+:@,=".contains(&byte);
+    let word = if !text.is_empty() && text.bytes().all(plain) {
+        text.to_owned()
+    } else {
+        format!("'{}'", text.replace('\'', "'\\''"))
+    };
+    Ok(word.replace('%', "%%"))
+}
+
+impl RecoverySettings {
+    /// The lines for `postgresql.auto.conf`; `staged` are the configuration files of the data directory, of which larger
+    /// limits are kept.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) for a value that no setting can hold.
+    pub fn render(&self, staged: &[&[u8]]) -> Result<String> {
+        let mut lines = String::from("# Written by pgark recover.\n");
+        let mut add = |name: &str, value: &str| -> Result<()> {
+            lines.push_str(&format!("{name} = {}\n", quote_setting(value)?));
+            Ok(())
+        };
+        add("restore_command", &self.restore_command)?;
+        for (name, value) in NEUTRALISED {
+            add(name, value)?;
+        }
+        if self.version <= MajorVersion::V15 {
+            // Would end the recovery where it pauses, and the server removes the file, which may be meant for the original.
+            add("promote_trigger_file", "")?;
+        }
+        // Without it, pausing at the target would be stopping.
+        add("hot_standby", "on")?;
+        for (name, least) in limits(&self.limits) {
+            let staged = staged.iter().rev().find_map(|content| number_in(content, name));
+            add(name, &staged.unwrap_or_default().max(u64::from(least)).to_string())?;
+        }
+        if self.archiving == Archiving::Off {
+            add("archive_mode", "off")?;
+            // Opened for writing, it would connect to the publishers and use up what their slots keep for the original.
+            add("max_logical_replication_workers", "0")?;
+        }
+        lines.push_str(&self.target.render()?);
+        Ok(lines)
+    }
+}
+
+/// The settings that a server in recovery must not undercut, as the original had them.
+fn limits(limits: &ServerLimits) -> [(&'static str, u32); 5] {
+    [
+        ("max_connections", limits.max_connections),
+        ("max_worker_processes", limits.max_worker_processes),
+        ("max_wal_senders", limits.max_wal_senders),
+        ("max_prepared_transactions", limits.max_prepared_transactions),
+        ("max_locks_per_transaction", limits.max_locks_per_transaction),
+    ]
+}
+
+/// The names that `line` of a configuration file sets, in lower case, and what follows.
+fn setting_of(line: &[u8]) -> Option<(String, &[u8])> {
+    let line = line.trim_ascii_start();
+    let end = line.iter().position(|byte| !byte.is_ascii_alphanumeric() && !b"_.".contains(byte));
+    let (name, rest) = line.split_at_checked(end.unwrap_or(line.len()))?;
+    let name = std::str::from_utf8(name).ok()?.to_ascii_lowercase();
+    let rest = rest.trim_ascii_start();
+    let rest = rest.strip_prefix(b"=").unwrap_or(rest).trim_ascii_start();
+    (!name.is_empty()).then_some((name, rest))
+}
+
+/// The whole number that a setting has in a configuration file: the last one counts.
+fn number_in(content: &[u8], name: &str) -> Option<u64> {
+    let value = value_in(content, name)?;
+    value.parse().ok()
+}
+
+/// The value that a setting has in a configuration file, without its quotes; the last one counts. Files that it includes
+/// are not looked at.
+pub fn value_in(content: &[u8], name: &str) -> Option<String> {
+    let mut values = content.split(|byte| *byte == b'\n').filter_map(setting_of);
+    let (_, value) = values.rfind(|(found, _)| found == name)?;
+    let value = match value {
+        [b'\'', quoted @ ..] => {
+            let end = quoted.iter().position(|byte| *byte == b'\'').unwrap_or(quoted.len());
+            quoted.get(..end)?
+        }
+        plain => {
+            let end = plain.iter().position(|byte| byte.is_ascii_whitespace() || *byte == b'#');
+            plain.get(..end.unwrap_or(plain.len()))?
+        }
+    };
+    Some(String::from_utf8_lossy(value).into_owned())
+}
+
+/// `postgresql.auto.conf` with `lines` at its end, and without every older line that sets the same.
+fn rewrite(old: &[u8], lines: &str) -> Vec<u8> {
+    let ours: Vec<String> =
+        lines.lines().filter_map(|line| setting_of(line.as_bytes())).map(|(name, _)| name).collect();
+    let mut content = Vec::new();
+    for line in old.split_inclusive(|byte| *byte == b'\n') {
+        let replaced = setting_of(line)
+            .is_some_and(|(name, _)| ours.contains(&name) || name.starts_with("recovery_target"));
+        if !replaced {
+            content.extend_from_slice(line);
+        }
+    }
+    if content.last().is_some_and(|last| *last != b'\n') {
+        content.push(b'\n');
+    }
+    content.extend_from_slice(lines.as_bytes());
+    content
+}
+
+/// Writes the settings into the data directory and asks for recovery there.
+///
+/// # Errors
+/// The operating system's, and those of [`RecoverySettings::render`].
+pub fn configure(disk: &dyn Disk, data_directory: &Path, settings: &RecoverySettings) -> Result<()> {
+    let auto_path = data_directory.join("postgresql.auto.conf");
+    let main = read_restored(&data_directory.join("postgresql.conf"), CONFIGURATION_BYTES_MAX)?;
+    let auto = read_restored(&auto_path, CONFIGURATION_BYTES_MAX)?.unwrap_or_default();
+    let lines = settings.render(&[main.as_deref().unwrap_or_default(), &auto])?;
+    durable::replace_file(disk, &auto_path, &rewrite(&auto, &lines), FILE_MODE)?;
+    // A copy of a standby would stay one; both files together mean a standby, too.
+    match disk.remove_file(&data_directory.join("standby.signal")) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(Error::io("could not remove standby.signal", error));
+        }
+        _ => {}
+    }
+    durable::replace_file(disk, &data_directory.join("recovery.signal"), b"", FILE_MODE)
+}
+
+/// Makes the data directory startable where its configuration lay outside of it, as on Debian: what is missing is
+/// written, with the defaults. Whether `postgresql.conf` was.
+///
+/// `access` is the original's `pg_hba.conf`, if the backup holds a copy.
+///
+/// # Errors
+/// The operating system's.
+pub fn complete_configuration(
+    disk: &dyn Disk,
+    data_directory: &Path,
+    copies: &Path,
+    access: Option<&[u8]>,
+) -> Result<bool> {
+    let missing = |name: &str| fs::symlink_metadata(data_directory.join(name)).is_err();
+    let write = |name: &str, content: &[u8]| {
+        durable::replace_file(disk, &data_directory.join(name), content, FILE_MODE)
+            .context(|| "could not complete the configuration")
+    };
+    if missing("pg_hba.conf") {
+        write("pg_hba.conf", access.unwrap_or(b"# Written by pgark recover.\nlocal all all peer\n"))?;
+    }
+    if missing("pg_ident.conf") {
+        write("pg_ident.conf", b"# Written by pgark recover.\n")?;
+    }
+    if !missing("postgresql.conf") {
+        return Ok(false);
+    }
+    let content = format!(
+        "# Written by pgark recover: the original's configuration lay outside of its data directory. Copies of it are\n\
+         # in \"{}\". PostgreSQL's defaults hold for all that is not set here.\n\
+         listen_addresses = 'localhost'\n",
+        copies.display()
+    );
+    write("postgresql.conf", content.as_bytes()).map(|()| true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::durable::RealDisk;
+    use crate::postgres::{TargetAction, TargetBound, TargetTimeline};
+
+    fn settings() -> RecoverySettings {
+        let timeline = TimelineId::new(2).unwrap();
+        let target = RecoveryTarget::Lsn("0/3000028".parse().unwrap());
+        RecoverySettings {
+            restore_command: restore_command(
+                Path::new("/usr/bin/archive-get"),
+                Path::new("/srv/it's 100%/data.toml"),
+                &target,
+                timeline,
+            )
+            .unwrap(),
+            target: TargetSettings {
+                target,
+                bound: TargetBound::Inclusive,
+                timeline: TargetTimeline::Id(timeline),
+                action: TargetAction::Pause,
+            },
+            archiving: Archiving::Off,
+            limits: ServerLimits {
+                max_connections: 100,
+                max_worker_processes: 8,
+                max_wal_senders: 10,
+                max_prepared_transactions: 0,
+                max_locks_per_transaction: 64,
+            },
+            version: MajorVersion::V15,
+        }
+    }
+
+    #[test]
+    fn the_command_is_quoted_for_the_shell_and_the_server() {
+        assert_eq!(
+            settings().restore_command,
+            "/usr/bin/archive-get --config '/srv/it'\\''s 100%%/data.toml' --with-target --timeline 2 %f %p"
+        );
+        let rendered = settings().render(&[]).unwrap();
+        assert!(rendered.contains(
+            "restore_command = '/usr/bin/archive-get --config ''/srv/it''\\\\''''s 100%%/data.toml'' --with-target \
+             --timeline 2 %f %p'\n"
+        ));
+        let latest =
+            restore_command(Path::new("/a"), Path::new("/b"), &RecoveryTarget::Latest, TimelineId::FIRST);
+        assert_eq!(latest.unwrap(), "/a --config /b --timeline 1 %f %p");
+    }
+
+    #[test]
+    fn larger_limits_are_kept_and_smaller_ones_raised() {
+        let main =
+            b"max_connections = 50\n#max_wal_senders = 99\nmax_wal_senders=20 # more\nMAX_CONNECTIONS '70'\n";
+        let auto = b"max_locks_per_transaction = '128'\n";
+        let rendered = settings().render(&[main, auto]).unwrap();
+        for line in [
+            "max_connections = '100'\n",
+            "max_wal_senders = '20'\n",
+            "max_locks_per_transaction = '128'\n",
+            "max_worker_processes = '8'\n",
+            "archive_mode = 'off'\n",
+            "max_logical_replication_workers = '0'\n",
+            "promote_trigger_file = ''\n",
+        ] {
+            assert!(rendered.contains(line), "{line} in {rendered}");
+        }
+        let kept = RecoverySettings { archiving: Archiving::On, version: MajorVersion::V16, ..settings() };
+        let kept = kept.render(&[]).unwrap();
+        assert!(!kept.contains("archive_mode") && !kept.contains("max_logical_replication_workers"));
+        assert!(!kept.contains("promote_trigger_file"), "16 does not know it, and would not start");
+    }
+
+    #[test]
+    fn old_recovery_settings_go_and_others_stay() {
+        let scratch = tempfile::tempdir().unwrap();
+        let auto = scratch.path().join("postgresql.auto.conf");
+        fs::write(
+            &auto,
+            b"# Do not edit\nwork_mem = '8MB'\nRecovery_Target_Time = '2020-01-01'\nrestore_command = 'cp x'\n\
+              primary_conninfo = 'host=\xff'\narchive_mode = 'always'",
+        )
+        .unwrap();
+        fs::write(scratch.path().join("standby.signal"), b"").unwrap();
+        configure(&RealDisk, scratch.path(), &settings()).unwrap();
+        let once = fs::read(&auto).unwrap();
+        let text = String::from_utf8_lossy(&once);
+        assert!(
+            text.starts_with(
+                "# Do not edit\nwork_mem = '8MB'\nprimary_conninfo = 'host=\u{FFFD}'\n# Written"
+            )
+        );
+        assert_eq!(text.matches("restore_command").count(), 1);
+        assert!(!text.contains("2020") && !text.contains("always"), "{text}");
+        assert_eq!(text.matches("recovery_target_time =").count(), 1);
+        assert!(scratch.path().join("recovery.signal").exists());
+        assert!(!scratch.path().join("standby.signal").exists());
+    }
+
+    #[test]
+    fn what_lay_elsewhere_is_completed() {
+        let scratch = tempfile::tempdir().unwrap();
+        let complete = || {
+            complete_configuration(
+                &RealDisk,
+                scratch.path(),
+                Path::new("/copies"),
+                Some(b"local all all trust\n"),
+            )
+            .unwrap()
+        };
+        assert!(complete());
+        assert_eq!(fs::read(scratch.path().join("pg_hba.conf")).unwrap(), b"local all all trust\n");
+        assert!(!complete(), "what is there stays");
+    }
+
+    #[test]
+    fn values_are_read_as_the_server_does() {
+        let content = b"port = 5433\n port=5434 # x\n#port = 1\ndata_directory '/a b' # y\nporto = 3\n";
+        assert_eq!(value_in(content, "port").as_deref(), Some("5434"));
+        assert_eq!(value_in(content, "data_directory").as_deref(), Some("/a b"));
+        assert_eq!(value_in(content, "hba_file"), None);
+    }
+}

@@ -1,0 +1,226 @@
+//! Brings a cluster back to a moment: what `pgark recover` does.
+//!
+//! The story: [`plan()`] asks the repository and the host all that can go wrong, and writes nothing. [`recover`] claims the
+//! directories, restores every file verified, configures the server, makes all of it durable and puts `pg_control` in
+//! place last. Until then no server starts from the directory, and the same command run again begins anew.
+//!
+//! Owns: these decisions and their order. Does not own: the formats (that is `repository/`), and what the server does
+//! with it afterwards, which [`server`] only watches.
+
+pub mod archive;
+pub mod choice;
+pub mod configure;
+pub mod evidence;
+pub mod path;
+pub mod places;
+mod plan;
+pub mod repository_archive;
+pub mod restore;
+pub mod server;
+pub mod space;
+pub mod staging;
+pub mod systems;
+pub mod tablespaces;
+pub mod target;
+pub mod wal;
+
+#[cfg(test)]
+mod target_tests;
+
+pub use plan::{RecoverRequest, RecoveryPlan, plan};
+
+use crate::durable::{self, Disk};
+use crate::error::{Context, Error, Result};
+use crate::monitor::Monitor;
+use crate::postgres::tablespace_map::{TablespaceLocation, render_tablespace_map};
+use crate::postgres::{ControlFile, SystemIdentifier};
+use crate::repository::Repository;
+use crate::repository::backup::manifest::{StoredBackup, StoredConfigurationFile};
+use restore::{Restored, read_restored};
+use staging::Staging;
+use std::ffi::OsStr;
+use std::fs::File;
+use std::num::NonZeroUsize;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::symlink;
+use std::path::{Component, Path, PathBuf};
+
+/// Permissions of a data directory whose group must not read it, which is nearly every one.
+const DIRECTORY_MODE: u32 = 0o700;
+
+/// Permissions of what is written beside the data directory.
+const FILE_MODE: u32 = 0o600;
+
+/// What was done.
+#[derive(Clone, Debug)]
+pub struct RecoverySummary {
+    /// How many files were restored.
+    pub files: u64,
+    /// Their length together.
+    pub bytes: u64,
+    /// Whether a `postgresql.conf` had to be written, because the original's lay elsewhere.
+    pub wrote_configuration: bool,
+    /// The `data_directory` that the restored configuration names, if it names one: the server would go there.
+    pub configured_data_directory: Option<PathBuf>,
+}
+
+/// Does what the plan says. When this returns, the cluster is durably in place and ready to be started.
+///
+/// # Errors
+/// [`ErrorKind::Damaged`](crate::error::ErrorKind::Damaged) for a backup that is not what its manifest says, the store's
+/// and the operating system's. No server starts from what is left then, and the same command run again clears it.
+pub fn recover(
+    plan: &RecoveryPlan,
+    repository: &Repository,
+    workers: NonZeroUsize,
+    disk: &dyn Disk,
+    monitor: &dyn Monitor,
+) -> Result<RecoverySummary> {
+    let places = &plan.places;
+    let data_directory = places.data_directory();
+    let mut claimed = Staging::claim(disk, data_directory, plan.found, DIRECTORY_MODE)?;
+    let mut claimed_tablespaces = Vec::new();
+    for (tablespace, found) in places.tablespaces().iter().zip(&plan.tablespaces_found) {
+        claimed_tablespaces.push(Staging::claim(disk, &tablespace.new, *found, DIRECTORY_MODE)?);
+    }
+
+    // Before the first byte: a write that fails later is told to who has opened the file system by then.
+    let roots =
+        places.tablespaces().iter().map(|tablespace| tablespace.new.as_path()).chain([data_directory]);
+    let opened = roots
+        .map(|path| {
+            Ok((path, File::open(path).context(|| format!("could not open \"{}\"", path.display()))?))
+        })
+        .collect::<Result<Vec<_>>>()?;
+
+    monitor.begin(&format!("restoring backup {}", plan.backup.label), plan.backup.totals.file_bytes);
+    let restored = restore::restore(repository, &plan.backup, places, workers, disk, monitor)?;
+    monitor.end();
+    check_restored(&plan.backup, &restored, data_directory, plan.system)?;
+
+    monitor.step("configuring recovery");
+    place_tablespaces(disk, plan)?;
+    let access = copy_configuration_files(disk, plan)?;
+    let wrote_configuration = configure::complete_configuration(
+        disk,
+        data_directory,
+        &plan.configuration_copies,
+        access.as_deref(),
+    )?;
+    configure::configure(disk, data_directory, &plan.settings)?;
+    durable::replace_file(disk, &plan.config_path, plan.config.to_toml().as_bytes(), FILE_MODE)?;
+
+    monitor.step("making it durable");
+    for (path, opened) in &opened {
+        disk.sync_file_system(opened).context(|| format!("could not make \"{}\" durable", path.display()))?;
+    }
+    claimed.name_tablespaces(disk, &claimed_tablespaces)?;
+    // Before a server can be started: a marker in a tablespace that is in use would have another recovery clear it.
+    for tablespace in claimed_tablespaces {
+        tablespace.release(disk)?;
+    }
+    // From here on a server can be started.
+    let control_path = data_directory.join(OsStr::from_bytes(restore::CONTROL_FILE));
+    durable::replace_file(disk, &control_path, &restored.control_file, FILE_MODE)?;
+    claimed.release(disk)?;
+    Ok(RecoverySummary {
+        files: restored.files,
+        bytes: restored.bytes,
+        wrote_configuration,
+        configured_data_directory: configured_data_directory(data_directory)?,
+    })
+}
+
+/// That what was restored is the cluster that was meant, and complete where a server would not notice.
+fn check_restored(
+    backup: &StoredBackup,
+    restored: &Restored,
+    data_directory: &Path,
+    system: SystemIdentifier,
+) -> Result<()> {
+    if restored.files != backup.totals.files || restored.bytes != backup.totals.file_bytes {
+        return Err(Error::damaged(format!(
+            "the backup's index lists {} files with {} bytes, its manifest {} with {}",
+            restored.files, restored.bytes, backup.totals.files, backup.totals.file_bytes
+        )));
+    }
+    let control =
+        ControlFile::parse(&restored.control_file).context(|| "the backup's pg_control cannot be used")?;
+    if control.system != system {
+        return Err(Error::damaged(format!("the backup's pg_control is of system {}", control.system)));
+    }
+    // Without it, recovery would begin at the wrong checkpoint and end in a cluster that is silently damaged.
+    let label =
+        read_restored(&data_directory.join("backup_label"), backup.backup_label.as_bytes().len() as u64)?;
+    if label.as_deref() != Some(backup.backup_label.as_bytes()) {
+        return Err(Error::damaged("the backup's backup_label is not the one that its manifest records"));
+    }
+    Ok(())
+}
+
+/// Links the tablespaces, and tells the server the same: it makes the links anew from `tablespace_map`, which would lead to
+/// the original's directories.
+fn place_tablespaces(disk: &dyn Disk, plan: &RecoveryPlan) -> Result<()> {
+    let places = &plan.places;
+    for tablespace in places.tablespaces() {
+        let link = places.link(tablespace);
+        symlink(&tablespace.new, &link)
+            .context(|| format!("could not create link \"{}\"", link.display()))?;
+    }
+    let map_path = places.data_directory().join("tablespace_map");
+    // The server wrote its map when the backup began. A tablespace that was dropped before the files were listed is in it
+    // and not in the backup, and its link would lead to the original's directory, whoever uses that now.
+    if places.tablespaces().is_empty() && plan.backup.tablespace_map.is_none() {
+        return Ok(());
+    }
+    let locations: Vec<TablespaceLocation> = places
+        .tablespaces()
+        .iter()
+        .map(|tablespace| TablespaceLocation {
+            oid: tablespace.oid,
+            path: tablespace.new.as_os_str().as_bytes().to_vec(),
+        })
+        .collect();
+    let map = render_tablespace_map(&locations, plan.backup.major_version()?)?;
+    durable::replace_file(disk, &map_path, &map, FILE_MODE)
+}
+
+/// Leaves copies of the configuration files that lay outside beside the data directory; that of `pg_hba.conf`.
+fn copy_configuration_files(disk: &dyn Disk, plan: &RecoveryPlan) -> Result<Option<Vec<u8>>> {
+    let mut access = None;
+    let copies: Vec<(&StoredConfigurationFile, &[u8])> = plan
+        .backup
+        .configuration_files
+        .iter()
+        .filter_map(|file| Some((file, file.content.as_ref()?.as_bytes())))
+        .collect();
+    for (file, content) in copies {
+        let original = Path::new(OsStr::from_bytes(file.path.as_bytes()));
+        // The place of a copy is that of its original, below our directory.
+        let below: PathBuf = original
+            .components()
+            .filter_map(|part| match part {
+                Component::Normal(part) => Some(part),
+                _ => None,
+            })
+            .collect();
+        let root = &plan.configuration_copies;
+        let copy = root.join(&below);
+        let base = durable::parent_directory(root);
+        let parent = durable::parent_directory(&copy).strip_prefix(base).unwrap_or(Path::new(""));
+        durable::create_directories(disk, base, parent, DIRECTORY_MODE)?;
+        durable::replace_file(disk, &copy, content, FILE_MODE)?;
+        if original.file_name() == Some(OsStr::new("pg_hba.conf")) {
+            access = Some(content.to_vec());
+        }
+    }
+    Ok(access)
+}
+
+/// The directory that the restored `postgresql.conf` sends the server to, if that is another one.
+fn configured_data_directory(data_directory: &Path) -> Result<Option<PathBuf>> {
+    let content = read_restored(&data_directory.join("postgresql.conf"), configure::CONFIGURATION_BYTES_MAX)?;
+    let named =
+        content.and_then(|content| configure::value_in(&content, "data_directory")).map(PathBuf::from);
+    Ok(named.filter(|named| named != data_directory))
+}

@@ -1,0 +1,140 @@
+//! Where each path of a backup goes: into the data directory, or into a tablespace's own directory.
+
+use super::tablespaces::TablespacePlace;
+use crate::error::{Error, Result};
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+/// The directories of a cluster that is being restored.
+#[derive(Clone, Debug)]
+pub struct Places {
+    data_directory: PathBuf,
+    tablespaces: Vec<TablespacePlace>,
+}
+
+/// The directory of the links to tablespaces.
+const LINKS: &[u8] = b"pg_tblspc/";
+
+impl Places {
+    /// The data directory and the tablespaces that lie outside of it.
+    pub fn new(data_directory: PathBuf, tablespaces: Vec<TablespacePlace>) -> Places {
+        Places { data_directory, tablespaces }
+    }
+
+    /// The data directory.
+    pub fn data_directory(&self) -> &Path {
+        &self.data_directory
+    }
+
+    /// The tablespaces outside of it.
+    pub fn tablespaces(&self) -> &[TablespacePlace] {
+        &self.tablespaces
+    }
+
+    /// The link to a tablespace.
+    pub fn link(&self, tablespace: &TablespacePlace) -> PathBuf {
+        self.data_directory.join("pg_tblspc").join(tablespace.oid.to_string())
+    }
+
+    /// Where the file at this path of the backup goes.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Damaged`](crate::error::ErrorKind::Damaged) for a path that could lead elsewhere.
+    pub fn file(&self, path: &[u8]) -> Result<PathBuf> {
+        let (root, below) = self.divide(path)?;
+        match below {
+            [] => Err(impossible(path)),
+            below => Ok(root.join(OsStr::from_bytes(below))),
+        }
+    }
+
+    /// Where the directory at this path goes; `None` for that of a tablespace itself, which is there already.
+    ///
+    /// # Errors
+    /// As [`Places::file`].
+    pub fn directory(&self, path: &[u8]) -> Result<Option<PathBuf>> {
+        let (root, below) = self.divide(path)?;
+        Ok(match below {
+            [] => None,
+            below => Some(root.join(OsStr::from_bytes(below))),
+        })
+    }
+
+    /// The directory that a path belongs to, and the path below it.
+    fn divide<'p>(&self, path: &'p [u8]) -> Result<(&Path, &'p [u8])> {
+        let plain = |part: &[u8]| !part.is_empty() && part != b"." && part != b".." && !part.contains(&0);
+        if !path.split(|byte| *byte == b'/').all(plain) {
+            return Err(impossible(path));
+        }
+        let below_links = path.strip_prefix(LINKS).unwrap_or_default();
+        for tablespace in &self.tablespaces {
+            if let Some(rest) = below_links.strip_prefix(tablespace.oid.to_string().as_bytes()) {
+                match rest {
+                    [] => return Ok((&tablespace.new, rest)),
+                    // All that the server keeps there. The backup also says where the tablespace lay, and must not be
+                    // able to place anything that another program reads.
+                    [b'/', below @ ..] if below.starts_with(b"PG_") => return Ok((&tablespace.new, below)),
+                    [b'/', ..] => return Err(impossible(path)),
+                    _ => {}
+                }
+            }
+        }
+        Ok((&self.data_directory, path))
+    }
+}
+
+fn impossible(path: &[u8]) -> Error {
+    Error::damaged(format!("the backup holds \"{}\", which cannot be restored", path.escape_ascii()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn places() -> Places {
+        let tablespace = |oid: u32, new: &str| TablespacePlace {
+            oid,
+            name: "x".to_owned(),
+            old: PathBuf::from("/old"),
+            new: PathBuf::from(new),
+        };
+        Places::new(PathBuf::from("/data"), vec![tablespace(16401, "/ts/a"), tablespace(164, "/ts/b")])
+    }
+
+    #[test]
+    fn paths_go_to_the_data_directory_or_a_tablespace() {
+        for (path, place) in [
+            ("base/1/1259", "/data/base/1/1259"),
+            ("pg_tblspc/16401/PG_15_202209061/5/1", "/ts/a/PG_15_202209061/5/1"),
+            ("pg_tblspc/164/PG_15_202209061", "/ts/b/PG_15_202209061"),
+            ("pg_tblspc/16402/x", "/data/pg_tblspc/16402/x"),
+            ("pg_tblspc/1640/x", "/data/pg_tblspc/1640/x"),
+        ] {
+            assert_eq!(places().file(path.as_bytes()).unwrap(), PathBuf::from(place));
+        }
+        assert_eq!(places().directory(b"pg_tblspc/16401").unwrap(), None);
+        assert!(places().file(b"pg_tblspc/16401").is_err());
+    }
+
+    #[test]
+    fn no_path_leads_elsewhere() {
+        for path in [
+            "",
+            "/",
+            "/etc/passwd",
+            "..",
+            "a/../b",
+            "a//b",
+            "a/",
+            "./a",
+            "pg_tblspc/164/../x",
+            "a\0",
+            "pg_tblspc/164/",
+            "pg_tblspc/164/authorized_keys",
+        ] {
+            assert!(places().file(path.as_bytes()).is_err(), "{path:?}");
+            assert!(places().directory(path.as_bytes()).is_err(), "{path:?}");
+        }
+    }
+}

@@ -1,0 +1,320 @@
+//! The whole plan of a recovery: what will be restored where, and how the server will be told. Nothing is written.
+
+use super::choice::BackupCandidate;
+use super::configure::{Archiving, RecoverySettings, archive_command, restore_command};
+use super::places::Places;
+use super::repository_archive::RepositoryArchive;
+use super::space::{SpaceNeed, check_space};
+use super::staging::{Found, examine_data_directory, examine_tablespace};
+use super::tablespaces::{TablespaceMapping, place};
+use super::target::{Consent, TargetPlan, TargetRequest, plan_target};
+use crate::config::Config;
+use crate::data_directory::DataDirectory;
+use crate::durable::parent_directory;
+use crate::error::{Error, ErrorKind, Result};
+use crate::monitor::Monitor;
+use crate::postgres::setting::quote_setting;
+use crate::postgres::tablespace_map::parse_tablespace_map;
+use crate::postgres::{SegmentSize, SystemIdentifier};
+use crate::repository::Repository;
+use crate::repository::backup::inventory;
+use crate::repository::backup::manifest::{BackupKind, StoredBackup};
+use crate::spool::Spool;
+use nix::unistd::{AccessFlags, access};
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// What an operator asks for.
+#[derive(Clone, Debug)]
+pub struct RecoverRequest {
+    /// What to reach.
+    pub target: TargetRequest,
+    /// The configuration of the original, or what is known of it.
+    pub config: Config,
+    /// Where the cluster is to be restored, an absolute path.
+    pub data_directory: PathBuf,
+    /// Where its agent is to work; `None`: beside the data directory.
+    pub spool_directory: Option<PathBuf>,
+    /// Where tablespaces go.
+    pub mappings: Vec<TablespaceMapping>,
+    /// Whether it archives afterwards.
+    pub archiving: Archiving,
+    /// The program that its `restore_command` calls, an absolute path.
+    pub archive_get: PathBuf,
+}
+
+/// What will be done.
+#[derive(Clone, Debug)]
+pub struct RecoveryPlan {
+    /// The backup, and where recovery ends.
+    pub target: TargetPlan,
+    /// All that is known of the backup.
+    pub backup: StoredBackup,
+    /// Which system it is.
+    pub system: SystemIdentifier,
+    /// Where everything goes.
+    pub places: Places,
+    /// What is in the data directory now.
+    pub found: Found,
+    /// What is in the tablespaces' directories now, in their order.
+    pub tablespaces_found: Vec<Found>,
+    /// What the server will be told.
+    pub settings: RecoverySettings,
+    /// The configuration of the recovered cluster; it is not written yet.
+    pub config: Config,
+    /// The file that it will be written to.
+    pub config_path: PathBuf,
+    /// The directory for copies of configuration files that lay outside of the original's data directory.
+    pub configuration_copies: PathBuf,
+    /// What to know before.
+    pub warnings: Vec<String>,
+}
+
+/// Makes the plan.
+///
+/// # Errors
+/// Everything that would keep the recovery from working, as far as it can be known: see [`plan_target`], the staging
+/// directories and the space for them.
+pub fn plan(
+    request: &RecoverRequest,
+    repository: &Repository,
+    monitor: &dyn Monitor,
+) -> Result<RecoveryPlan> {
+    repository.check()?;
+    // What can be answered without reading WAL comes first.
+    let found = examine_data_directory(&request.data_directory)?;
+    check_beside(&request.data_directory)?;
+    let (mut backups, damaged) = inventory::read_usable(repository)?;
+    let mut unusable: Vec<String> =
+        damaged.iter().map(|(label, error)| format!("backup {label} is not considered: {error}")).collect();
+    let is_wanted = |label: &str| request.target.backup.as_ref().is_some_and(|wanted| wanted == label);
+    let meant = damaged.into_iter().find(|(label, _)| backups.is_empty() || is_wanted(label.as_str()));
+    if let Some((_, error)) = meant {
+        return Err(error);
+    }
+    let segment_size = match backups.last() {
+        Some(backup) => backup.segment_size()?,
+        None => SegmentSize::DEFAULT,
+    };
+    let candidates: Vec<BackupCandidate> = backups.iter().map(BackupCandidate::from).collect();
+    let archive = RepositoryArchive::new(repository, segment_size, monitor);
+    let target = plan_target(&request.target, &candidates, segment_size, &archive)?;
+    let chosen = backups.iter().position(|backup| backup.label.as_str() == target.backup);
+    let backup = chosen.map(|index| backups.swap_remove(index));
+    let backup = backup.ok_or_else(|| Error::damaged("the chosen backup is not in the repository"))?;
+    check_kind(&backup)?;
+    check_newer_tablespaces(request, &backup, repository.layout().system())?;
+
+    let tablespaces = place(&backup.tablespaces, &request.mappings, &request.data_directory)?;
+    let mut tablespaces_found = Vec::new();
+    for tablespace in &tablespaces {
+        let examined = examine_tablespace(&tablespace.new, &request.data_directory, found);
+        tablespaces_found.push(examined.map_err(|error| {
+            let error = error.context(format!("tablespace \"{}\" has no place", tablespace.name));
+            if tablespace.new == tablespace.old {
+                error.hint(format!(
+                    "It may be the original's. Choose another directory: --tablespace-mapping {}=/new/directory",
+                    tablespace.old.display()
+                ))
+            } else {
+                error
+            }
+        })?);
+    }
+    let places = Places::new(request.data_directory.clone(), tablespaces);
+    check_space(&space_needs(&backup, &places, found, &tablespaces_found))?;
+
+    let config_path = beside(&request.data_directory, "", ".pgark.toml");
+    let spool = request
+        .spool_directory
+        .clone()
+        .unwrap_or_else(|| beside(&request.data_directory, ".", ".pgark-spool"));
+    let system = repository.layout().system();
+    let config = request.config.of_recovered(&request.data_directory, &spool, system)?;
+    Spool::of(&config).map_err(|error| error.hint("Choose a shorter path with --spool-directory."))?;
+    let settings = RecoverySettings {
+        restore_command: restore_command(
+            &request.archive_get,
+            &config_path,
+            &target.settings.target,
+            target.history.timeline(),
+        )?,
+        target: target.settings.clone(),
+        archiving: request.archiving,
+        limits: backup.limits(),
+        version: backup.major_version()?,
+    };
+    let configuration_copies = beside(&request.data_directory, "", ".configuration");
+    let mut warnings = warnings(&target, &backup, &configuration_copies);
+    warnings.append(&mut unusable);
+    warnings.extend(archiving_warning(request, &config_path)?);
+    Ok(RecoveryPlan {
+        target,
+        backup,
+        system,
+        places,
+        found,
+        tablespaces_found,
+        settings,
+        config,
+        config_path,
+        configuration_copies,
+        warnings,
+    })
+}
+
+impl From<&StoredBackup> for BackupCandidate {
+    fn from(backup: &StoredBackup) -> BackupCandidate {
+        BackupCandidate {
+            label: backup.label.to_string(),
+            timeline: backup.stop.timeline,
+            start_point: backup.start.lsn,
+            stop_point: backup.stop.lsn,
+            stop_time: backup.stop.time,
+        }
+    }
+}
+
+/// The path beside a directory that has its name between `prefix` and `suffix`.
+fn beside(directory: &Path, prefix: &str, suffix: &str) -> PathBuf {
+    let mut name = OsString::from(prefix);
+    name.push(directory.file_name().unwrap_or_default());
+    name.push(suffix);
+    parent_directory(directory).join(name)
+}
+
+/// That the configuration and the spool can be created beside the data directory.
+fn check_beside(data_directory: &Path) -> Result<()> {
+    let parent = parent_directory(data_directory);
+    if data_directory.file_name().is_none() {
+        return Err(Error::usage(format!("\"{}\" cannot be a data directory", data_directory.display())));
+    }
+    access(parent, AccessFlags::W_OK | AccessFlags::X_OK).map_err(|_| {
+        Error::usage(format!("directory \"{}\" is not writable for this user", parent.display())).hint(
+            "The configuration and the spool of the recovered cluster are put beside its data directory: choose a \
+             target directory one level deeper, or let the server's user write there.",
+        )
+    })
+}
+
+fn check_kind(backup: &StoredBackup) -> Result<()> {
+    match backup.kind {
+        BackupKind::Full => Ok(()),
+        BackupKind::Incremental { .. } => Err(Error::new(
+            ErrorKind::Usage,
+            format!("backup {} is incremental, which this pgark cannot restore", backup.label),
+        )
+        .hint("Upgrade pgark on this host, or choose a full backup with --backup.")),
+    }
+}
+
+/// Refuses when a tablespace of the original on this host is newer than the backup: the server makes it from the WAL,
+/// which only says where it lay, and would write into the original's directory.
+///
+/// Source: PostgreSQL `commands/tablespace.c`, `tblspc_redo`; the manual, "Continuous Archiving", "Caveats".
+fn check_newer_tablespaces(
+    request: &RecoverRequest,
+    backup: &StoredBackup,
+    system: SystemIdentifier,
+) -> Result<()> {
+    let original = &request.config.data_directory;
+    let is_original =
+        || DataDirectory::open(original)?.control_file().map(|control| control.system == system);
+    if request.target.consent == Consent::AcceptUnproven
+        || *original == request.data_directory
+        || !is_original().unwrap_or(false)
+    {
+        return Ok(());
+    }
+    // The server's own map, of the moment in which replay begins. Later ones may have come into the backup, too.
+    let map = backup.tablespace_map.as_ref().map(|map| map.as_bytes()).unwrap_or_default();
+    let known = parse_tablespace_map(map, backup.major_version()?)?;
+    for link in fs::read_dir(original.join("pg_tblspc")).into_iter().flatten().flatten() {
+        let is_known = known.iter().any(|known| link.file_name().to_str() == Some(&known.oid.to_string()));
+        let Ok(directory) = fs::read_link(link.path()) else { continue };
+        if !is_known && directory.exists() {
+            return Err(Error::new(
+                ErrorKind::Conflict,
+                format!(
+                    "\"{}\" is a tablespace of the original that is newer than backup {}: recovery would write into it",
+                    directory.display(),
+                    backup.label
+                ),
+            )
+            .hint(
+                "Take a base backup and begin from it, or recover on another host. If the target lies before the \
+                 tablespace was made, nothing happens to it: add --accept-unproven.",
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// What goes where, as the packs tell; a few segments of WAL come on top.
+fn space_needs(
+    backup: &StoredBackup,
+    places: &Places,
+    found: Found,
+    tablespaces_found: &[Found],
+) -> Vec<SpaceNeed> {
+    /// Segments that recovery keeps at the same time: the one that is read, and some that are made in advance.
+    const SEGMENTS_BESIDE: u64 = 4;
+    let packed = |oid: Option<u32>| -> u64 {
+        // Whatever an enemy has written there: too much is too much.
+        let packs = backup.packs.iter().filter(|pack| pack.tablespace == oid);
+        packs.map(|pack| pack.raw_bytes).fold(0, u64::saturating_add)
+    };
+    let wal = u64::from(backup.server.wal_segment_bytes).saturating_mul(SEGMENTS_BESIDE);
+    let mut needs = vec![SpaceNeed {
+        directory: places.data_directory().to_owned(),
+        bytes: packed(None).saturating_add(wal),
+        found,
+    }];
+    for (tablespace, found) in places.tablespaces().iter().zip(tablespaces_found) {
+        let bytes = packed(Some(tablespace.oid));
+        needs.push(SpaceNeed { directory: tablespace.new.clone(), bytes, found: *found });
+    }
+    needs
+}
+
+/// What keeps a cluster from archiving that is to archive: the `archive_command` in the backup names the configuration of
+/// another data directory, or one that this host does not have.
+fn archiving_warning(request: &RecoverRequest, config_path: &Path) -> Result<Option<String>> {
+    let original = &request.config;
+    let in_its_place = original.path.is_some() && original.data_directory == request.data_directory;
+    if request.archiving == Archiving::Off || in_its_place {
+        return Ok(None);
+    }
+    let command = archive_command(&request.archive_get.with_file_name("archive-push"), config_path)?;
+    Ok(Some(format!(
+        "archive_command was made for the original's place and may fail here; this one will do: archive_command = {}",
+        quote_setting(&command)?
+    )))
+}
+
+fn warnings(target: &TargetPlan, backup: &StoredBackup, copies: &Path) -> Vec<String> {
+    let mut warnings = target.warnings.clone();
+    if let Some(reason) = &target.expected.unproven {
+        warnings.push(format!("it is not proven that the target can be reached: {reason}"));
+    }
+    if backup.damaged_pages.count > 0 {
+        warnings.push(format!(
+            "the backup holds {} pages that were damaged in the original already",
+            backup.damaged_pages.count
+        ));
+    }
+    for file in &backup.configuration_files {
+        let path = &file.path;
+        warnings.push(match &file.content {
+            Some(_) => {
+                format!(
+                    "\"{path}\" lay outside of the data directory; a copy goes to \"{}\"",
+                    copies.display()
+                )
+            }
+            None => format!("\"{path}\" lay outside of the data directory, and the backup has no copy of it"),
+        });
+    }
+    warnings
+}

@@ -1,0 +1,196 @@
+//! The archive that planning asks, as a repository holds it.
+
+use super::archive::{Archive, Outcome, WalEvent, WalMark};
+use super::wal::PathWal;
+use crate::error::{Context, Result};
+use crate::monitor::Monitor;
+use crate::postgres::wal_header::WAL_PAGE_BYTES;
+use crate::postgres::{
+    Lsn, RestorePointName, SegmentName, SegmentNumber, SegmentSize, TimelineHistory, TimelineId, WalFileName,
+    WalPayload, WalProgress, WalReader, WalRecord,
+};
+use crate::repository::{Repository, wal};
+use std::io::{self, Write};
+use std::ops::ControlFlow;
+
+const PAGE: usize = WAL_PAGE_BYTES as usize;
+
+/// The WAL of a cluster in a repository.
+pub struct RepositoryArchive<'a> {
+    repository: &'a Repository,
+    segment_size: SegmentSize,
+    monitor: &'a dyn Monitor,
+}
+
+impl<'a> RepositoryArchive<'a> {
+    /// The WAL in `repository`; `monitor` is told which segments are read.
+    pub fn new(
+        repository: &'a Repository,
+        segment_size: SegmentSize,
+        monitor: &'a dyn Monitor,
+    ) -> RepositoryArchive<'a> {
+        RepositoryArchive { repository, segment_size, monitor }
+    }
+}
+
+impl Archive for RepositoryArchive<'_> {
+    fn histories(&self) -> Result<Vec<TimelineId>> {
+        let mut timelines = wal::timelines(self.repository)?.with_history;
+        timelines.sort_unstable();
+        Ok(timelines)
+    }
+
+    fn timelines_with_wal(&self) -> Result<Vec<TimelineId>> {
+        let mut timelines = wal::timelines(self.repository)?.with_files;
+        timelines.sort_unstable();
+        Ok(timelines)
+    }
+
+    fn history(&self, timeline: TimelineId) -> Result<Option<TimelineHistory>> {
+        self.repository.history(timeline)
+    }
+
+    fn visit_segments(
+        &self,
+        from: SegmentName,
+        visit: &mut dyn FnMut(SegmentNumber) -> ControlFlow<()>,
+    ) -> Result<()> {
+        wal::visit_segments(self.repository, from.timeline(), Some(from), &mut |name, _| {
+            // A name that does not exist at this segment size is nobody's.
+            name.number(self.segment_size).map_or(ControlFlow::Continue(()), &mut *visit)
+        })
+    }
+
+    fn visit_records(
+        &self,
+        wal: &PathWal,
+        first: SegmentNumber,
+        last: SegmentNumber,
+        visit: &mut dyn FnMut(&WalMark) -> ControlFlow<()>,
+    ) -> Result<Option<Lsn>> {
+        let Some(start) = first.start(self.segment_size) else { return Ok(None) };
+        let mut reading = Reading {
+            reader: WalReader::from_page(start, self.segment_size)
+                .of_system(self.repository.layout().system()),
+            beyond: last.next().start(self.segment_size),
+            address: start,
+            pending: Vec::new(),
+            end: None,
+            ended: false,
+            failure: None,
+            visit,
+        };
+        if let Some(name) = wal.path().name_of(first) {
+            self.monitor.step(&format!("reading WAL from segment {name} on"));
+        }
+        let mut segment = first;
+        while !reading.ended && (segment <= last || reading.is_within_a_record()) {
+            let (Some(name), Some(start)) = (wal.path().name_of(segment), segment.start(self.segment_size))
+            else {
+                break;
+            };
+            reading.begin_segment(start);
+            let name = WalFileName::Segment(name);
+            let fetched = wal::fetch(self.repository, name, Some(self.segment_size), &mut reading);
+            if let Some(failure) = reading.failure.take() {
+                return Err(failure).context(|| format!("could not read the records of {name}"));
+            }
+            if fetched?.is_none() {
+                break;
+            }
+            segment = segment.next();
+        }
+        Ok(reading.end)
+    }
+}
+
+/// Takes segments as they are decoded, and hands out their records.
+struct Reading<'a> {
+    reader: WalReader,
+    /// Records that begin here or later are not wanted.
+    beyond: Option<Lsn>,
+    /// The position of the next byte to come.
+    address: Lsn,
+    /// The beginning of a page.
+    pending: Vec<u8>,
+    /// The position after the last record that was visited.
+    end: Option<Lsn>,
+    /// Whether what still comes is of no interest.
+    ended: bool,
+    failure: Option<crate::error::Error>,
+    visit: &'a mut dyn FnMut(&WalMark) -> ControlFlow<()>,
+}
+
+impl Reading<'_> {
+    fn begin_segment(&mut self, start: Lsn) {
+        self.address = start;
+        self.pending.clear();
+    }
+
+    /// Whether a record that is wanted goes on in the segment to come.
+    fn is_within_a_record(&self) -> bool {
+        self.beyond.is_some_and(|beyond| self.reader.position() < beyond)
+    }
+
+    fn read(&mut self, pages: &[u8]) -> Result<()> {
+        let (beyond, end, visit) = (self.beyond, &mut self.end, &mut self.visit);
+        let progress = self.reader.read(self.address, pages, &mut |record| {
+            if beyond.is_some_and(|beyond| record.start >= beyond) {
+                return ControlFlow::Break(());
+            }
+            *end = Some(record.end);
+            visit(&mark(record))
+        })?;
+        self.ended = progress != WalProgress::NeedsMore;
+        if let Some(next) = self.address.checked_add(pages.len() as u64) {
+            self.address = next;
+        }
+        Ok(())
+    }
+}
+
+impl Write for Reading<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        // The rest of a segment is decoded all the same: its checksum stands at its end.
+        if self.ended {
+            return Ok(bytes.len());
+        }
+        let result = if self.pending.is_empty() && bytes.len().is_multiple_of(PAGE) {
+            self.read(bytes)
+        } else {
+            self.pending.extend_from_slice(bytes);
+            let whole = self.pending.len() - self.pending.len() % PAGE;
+            let rest = self.pending.split_off(whole);
+            let pages = std::mem::replace(&mut self.pending, rest);
+            self.read(&pages)
+        };
+        match result {
+            Ok(()) => Ok(bytes.len()),
+            Err(error) => {
+                self.failure = Some(error);
+                Err(io::Error::other("the WAL cannot be read"))
+            }
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn mark(record: &WalRecord<'_>) -> WalMark {
+    let event = match record.payload {
+        WalPayload::Commit(end) => {
+            WalEvent::TransactionEnd { xid: end.xid, time: end.time, outcome: Outcome::Commit }
+        }
+        WalPayload::Abort(end) => {
+            WalEvent::TransactionEnd { xid: end.xid, time: end.time, outcome: Outcome::Abort }
+        }
+        WalPayload::RestorePoint { time, name } => WalEvent::RestorePoint {
+            name: std::str::from_utf8(name).ok().and_then(|name| RestorePointName::new(name).ok()),
+            time,
+        },
+        _ => WalEvent::Other,
+    };
+    WalMark { start: record.start, end: record.end, event }
+}

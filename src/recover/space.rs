@@ -1,0 +1,78 @@
+//! Whether the file systems have room for what is to be restored.
+
+use super::staging::Found;
+use crate::error::{Context, Error, Result};
+use nix::sys::statvfs::statvfs;
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+/// What is to be written into one directory.
+#[derive(Clone, Debug)]
+pub struct SpaceNeed {
+    /// The directory, which may not exist yet.
+    pub directory: PathBuf,
+    /// How many bytes.
+    pub bytes: u64,
+    /// What is there now: remains of ours will make room.
+    pub found: Found,
+}
+
+/// Checks that each file system has room for all that goes to it.
+///
+/// # Errors
+/// [`ErrorKind::Unavailable`](crate::error::ErrorKind::Unavailable) when one has not.
+pub fn check_space(needs: &[SpaceNeed]) -> Result<()> {
+    let mut by_device: BTreeMap<u64, (u64, &Path)> = BTreeMap::new();
+    for need in needs.iter().filter(|need| need.found != Found::Unfinished) {
+        let existing = nearest_existing(&need.directory);
+        let what = || format!("could not look at \"{}\"", existing.display());
+        let device = fs::metadata(existing).context(what)?.dev();
+        let (bytes, _) = by_device.entry(device).or_insert((0, existing));
+        *bytes += need.bytes;
+    }
+    for (needed, directory) in by_device.into_values() {
+        let system = statvfs(directory)
+            .context(|| format!("could not look at the file system of \"{}\"", directory.display()))?;
+        let free = system.blocks_available().saturating_mul(system.fragment_size());
+        if free < needed {
+            return Err(Error::unavailable(format!(
+                "the file system of \"{}\" has {} free, and {} are needed",
+                directory.display(),
+                mib(free),
+                mib(needed)
+            ))
+            .hint("Make room, or choose a directory on a larger file system."));
+        }
+    }
+    Ok(())
+}
+
+/// The directory itself, or the first one above it that exists.
+fn nearest_existing(directory: &Path) -> &Path {
+    directory.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"))
+}
+
+fn mib(bytes: u64) -> String {
+    format!("{} MiB", bytes.div_ceil(1 << 20))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_that_goes_to_one_file_system_counts() {
+        let scratch = tempfile::tempdir().unwrap();
+        let need = |name: &str, bytes| SpaceNeed {
+            directory: scratch.path().join(name),
+            bytes,
+            found: Found::Nothing,
+        };
+        check_space(&[need("a/b", 1), need("c", 1)]).unwrap();
+        let error = check_space(&[need("a/b", 1), need("c", 1 << 62)]).unwrap_err();
+        assert!(error.to_string().contains(" are needed"), "{error}");
+        check_space(&[SpaceNeed { found: Found::Unfinished, ..need("c", 1 << 62) }]).unwrap();
+    }
+}

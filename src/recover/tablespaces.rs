@@ -1,0 +1,181 @@
+//! Where the tablespaces of a recovered cluster go.
+
+use crate::error::{Error, Result};
+use crate::repository::backup::manifest::StoredTablespace;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Component, Path, PathBuf};
+
+/// `OLD=NEW`: a tablespace that lay in one directory goes to another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TablespaceMapping {
+    /// The directory of the original, as its link said it.
+    pub old: PathBuf,
+    /// The directory of the copy.
+    pub new: PathBuf,
+}
+
+/// A tablespace outside of the data directory and where it goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TablespacePlace {
+    /// Its object identifier, the name of its link in `pg_tblspc`.
+    pub oid: u32,
+    /// Its name, for people.
+    pub name: String,
+    /// The directory of the original.
+    pub old: PathBuf,
+    /// The directory of the copy.
+    pub new: PathBuf,
+}
+
+impl std::str::FromStr for TablespaceMapping {
+    type Err = Error;
+
+    /// Reads `OLD=NEW`; `\=` is an equals sign within a path, as `pg_basebackup` has it.
+    fn from_str(text: &str) -> Result<TablespaceMapping> {
+        let wrong = || {
+            Error::usage(format!("\"{text}\" is not a tablespace mapping"))
+                .hint("Write OLD=NEW, two absolute paths; \\= stands for an equals sign within a path.")
+        };
+        let mut sides = vec![String::new()];
+        let mut letters = text.chars().peekable();
+        while let Some(letter) = letters.next() {
+            let side = sides.last_mut().ok_or_else(wrong)?;
+            match letter {
+                '\\' if letters.peek() == Some(&'=') => side.extend(letters.next()),
+                '=' => sides.push(String::new()),
+                other => side.push(other),
+            }
+        }
+        match sides.as_slice() {
+            [old, new] if is_plain(Path::new(old)) && is_plain(Path::new(new)) => {
+                Ok(TablespaceMapping { old: PathBuf::from(old), new: PathBuf::from(new) })
+            }
+            _ => Err(wrong()),
+        }
+    }
+}
+
+/// Whether a path begins at the root and goes nowhere but down.
+fn is_plain(path: &Path) -> bool {
+    path.is_absolute()
+        && path.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)))
+}
+
+/// Where each tablespace goes: to its mapping, else where it was.
+///
+/// # Errors
+/// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) for a mapping of no tablespace, for two tablespaces in one place,
+/// and for one within the data directory.
+pub fn place(
+    tablespaces: &[StoredTablespace],
+    mappings: &[TablespaceMapping],
+    data_directory: &Path,
+) -> Result<Vec<TablespacePlace>> {
+    let mut places: Vec<TablespacePlace> = Vec::new();
+    for tablespace in tablespaces {
+        // Without a path it is a directory in place, which is part of the data directory.
+        let Some(old) = &tablespace.path else { continue };
+        let old = PathBuf::from(OsStr::from_bytes(old.as_bytes()));
+        if !is_plain(&old) {
+            return Err(Error::damaged(format!(
+                "the backup says that tablespace {} lay in \"{}\"",
+                tablespace.oid,
+                old.display()
+            )));
+        }
+        let mapping = mappings.iter().find(|mapping| mapping.old == old);
+        let new = mapping.map_or_else(|| old.clone(), |mapping| mapping.new.clone());
+        places.push(TablespacePlace { oid: tablespace.oid, name: tablespace.name.clone(), old, new });
+    }
+    for mapping in mappings {
+        if places.iter().all(|place| place.old != mapping.old) {
+            return Err(unknown(mapping, &places));
+        }
+    }
+    for (index, place) in places.iter().enumerate() {
+        let overlaps = |other: &Path| place.new.starts_with(other) || other.starts_with(&place.new);
+        if overlaps(data_directory) {
+            return Err(Error::usage(format!(
+                "tablespace \"{}\" would lie in \"{}\", and the data directory in \"{}\"",
+                place.name,
+                place.new.display(),
+                data_directory.display()
+            ))
+            .hint("Neither may hold the other: choose another directory with --tablespace-mapping."));
+        }
+        if let Some(other) = places.iter().take(index).find(|other| overlaps(&other.new)) {
+            return Err(Error::usage(format!(
+                "tablespaces \"{}\" and \"{}\" would share the directory \"{}\"",
+                other.name,
+                place.name,
+                place.new.display()
+            ))
+            .hint("Give each a directory of its own with --tablespace-mapping."));
+        }
+    }
+    Ok(places)
+}
+
+fn unknown(mapping: &TablespaceMapping, places: &[TablespacePlace]) -> Error {
+    let known: Vec<_> = places.iter().map(|place| format!("\"{}\"", place.old.display())).collect();
+    Error::usage(format!("the backup has no tablespace in \"{}\"", mapping.old.display())).hint(
+        if known.is_empty() {
+            "It has no tablespaces outside of the data directory.".to_owned()
+        } else {
+            format!("Its tablespaces lie in {}.", known.join(", "))
+        },
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::ErrorKind;
+    use crate::repository::backup::StoredText;
+
+    fn tablespaces() -> Vec<StoredTablespace> {
+        [(16401, "fast", Some("/mnt/fast")), (16402, "slow", Some("/mnt/slow")), (16403, "inside", None)]
+            .into_iter()
+            .map(|(oid, name, path)| StoredTablespace {
+                oid,
+                name: name.to_owned(),
+                path: path.map(StoredText::new),
+            })
+            .collect()
+    }
+
+    fn placed(mappings: &[&str]) -> Result<Vec<(u32, String)>> {
+        let mappings: Vec<TablespaceMapping> = mappings.iter().map(|text| text.parse().unwrap()).collect();
+        let places = place(&tablespaces(), &mappings, Path::new("/srv/data"))?;
+        Ok(places.into_iter().map(|place| (place.oid, place.new.display().to_string())).collect())
+    }
+
+    #[test]
+    fn each_goes_to_its_mapping_or_stays() {
+        let stay = [(16401, "/mnt/fast".to_owned()), (16402, "/mnt/slow".to_owned())];
+        assert_eq!(placed(&[]).unwrap(), stay);
+        assert_eq!(placed(&["/mnt/slow=/srv/slow"]).unwrap()[1].1, "/srv/slow");
+        let swapped = placed(&["/mnt/slow=/mnt/fast", "/mnt/fast=/mnt/slow"]).unwrap();
+        assert_eq!(swapped[0].1, "/mnt/slow");
+    }
+
+    #[test]
+    fn refuses_what_cannot_be_meant() {
+        let refused = |mappings: &[&str]| placed(mappings).unwrap_err().report();
+        assert_eq!(
+            refused(&["/mnt/sloow=/x"]),
+            "the backup has no tablespace in \"/mnt/sloow\"\n\
+             HINT: Its tablespaces lie in \"/mnt/fast\", \"/mnt/slow\"."
+        );
+        assert!(refused(&["/mnt/slow=/mnt/fast"]).contains("share the directory"));
+        assert!(refused(&["/mnt/slow=/mnt/fast/below"]).contains("share the directory"));
+        assert!(refused(&["/mnt/slow=/srv/data/x"]).contains("data directory"));
+        assert!(refused(&["/mnt/slow=/srv"]).contains("data directory"));
+        for text in ["", "/a", "/a=", "=/a", "a=/b", "/a=b", "/a=/b=/c", "/a=/../b", "/a=/b/./..", "/a=~/b"] {
+            assert_eq!(text.parse::<TablespaceMapping>().unwrap_err().kind(), ErrorKind::Usage, "{text}");
+        }
+        let escaped: TablespaceMapping = "/a\\=b=/c\\d".parse().unwrap();
+        assert_eq!((escaped.old, escaped.new), (PathBuf::from("/a=b"), PathBuf::from("/c\\d")));
+    }
+}

@@ -1,0 +1,522 @@
+//! Turns what an operator wants into a backup, a path and a target that the server is proven to reach.
+//!
+//! Owns: the decisions. What it asks of the archive goes through [`Archive`]; nothing is written.
+
+use super::archive::{Archive, TransactionEnd, WalEvent, WalMark};
+use super::choice::{BackupCandidate, none_on_path, on_path, target_timeline};
+use super::evidence::{self, WalEnd};
+use super::path::{TimelinePath, missing_history};
+use super::wal::PathWal;
+use crate::error::{Error, ErrorKind, Result};
+use crate::postgres::{
+    Lsn, PgTimestamp, RecoveryTarget, SegmentName, SegmentNumber, SegmentSize, TargetAction, TargetBound,
+    TargetSettings, TargetTimeline, TimelineHistory, TimelineId, WalFileName,
+};
+
+/// What an operator wants to reach.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Goal {
+    /// A target as the server knows it.
+    Target(RecoveryTarget, TargetBound),
+    /// The last transaction that ended at this time or before, be it long before.
+    LatestBefore(jiff::Timestamp),
+}
+
+/// Whether to begin a recovery whose end is not proven.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Consent {
+    /// Only what is proven.
+    ProvenOnly,
+    /// The operator has said that he takes the risk: the server stops with an error if it does not reach the target.
+    AcceptUnproven,
+}
+
+/// Everything that the choice of the target depends on, but the archive.
+#[derive(Clone, Debug)]
+pub struct TargetRequest {
+    /// What to reach.
+    pub goal: Goal,
+    /// On which timeline.
+    pub timeline: TargetTimeline,
+    /// What the server does then; `None`: promote at the end of the WAL, pause elsewhere.
+    pub action: Option<TargetAction>,
+    /// The one backup to begin from.
+    pub backup: Option<String>,
+    /// Whether a target must be proven.
+    pub consent: Consent,
+    /// The operator's command without its target: errors tell which command would work.
+    pub command: String,
+}
+
+/// Where a recovery begins and ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TargetPlan {
+    /// The label of the backup.
+    pub backup: String,
+    /// The timeline to reach, with its ancestors.
+    pub history: TimelineHistory,
+    /// What the server is told.
+    pub settings: TargetSettings,
+    /// The first segment that it needs.
+    pub first_segment: SegmentName,
+    /// The last segment that it needs, as far as that is known.
+    pub last_segment: SegmentName,
+    /// How many segments these are.
+    pub segments: u64,
+    /// Where recovery will have ended.
+    pub expected: ExpectedEnd,
+    /// What to know before.
+    pub warnings: Vec<String>,
+}
+
+/// Where recovery will have ended, as far as the archive tells.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ExpectedEnd {
+    /// Why it is not proven; `None`: it is.
+    pub unproven: Option<String>,
+    /// The position after the last record that is replayed.
+    pub end: Option<Lsn>,
+    /// The last transaction that is recovered, if it ended after the backup.
+    pub last_transaction: Option<TransactionEnd>,
+    /// The first transaction that is not recovered.
+    pub first_lost: Option<TransactionEnd>,
+}
+
+/// Plans where to begin and where to end.
+///
+/// # Errors
+/// [`ErrorKind::Absent`]: there is no such backup, timeline, restore point or transaction, or the target lies outside of
+/// what the archive can reach. [`ErrorKind::Hole`]: WAL is missing on the way. [`ErrorKind::Usage`]: the chosen backup does
+/// not lead to the target. And the archive's own.
+pub fn plan_target(
+    request: &TargetRequest,
+    backups: &[BackupCandidate],
+    segment_size: SegmentSize,
+    archive: &dyn Archive,
+) -> Result<TargetPlan> {
+    let backups = chosen(request, backups)?;
+    let timeline = target_timeline(request.timeline, &backups, &archive.histories()?)?;
+    if request.timeline == TargetTimeline::Latest {
+        check_later_timelines(timeline, archive)?;
+    }
+    let history = history(archive, timeline)?;
+    let path = TimelinePath::new(history, segment_size);
+    let candidates = on_path(&backups, &path);
+    if candidates.is_empty() {
+        return Err(none_on_path(&path, &backups));
+    }
+    let planner = Planner { request, archive, path, candidates };
+    match &request.goal {
+        Goal::Target(RecoveryTarget::Latest, _) => planner.latest(),
+        Goal::Target(RecoveryTarget::Immediate, bound) => planner.immediate(*bound),
+        Goal::Target(RecoveryTarget::Lsn(lsn), bound) => planner.lsn(*lsn, *bound),
+        Goal::Target(RecoveryTarget::Time(time), bound) => planner.time(*time, *bound),
+        Goal::Target(target @ (RecoveryTarget::Xid(_) | RecoveryTarget::Name(_)), bound) => {
+            planner.record(target, *bound)
+        }
+        Goal::LatestBefore(time) => planner.latest_before(*time),
+    }
+}
+
+/// The backups that may be used: the one that was named, or all.
+fn chosen(request: &TargetRequest, backups: &[BackupCandidate]) -> Result<Vec<BackupCandidate>> {
+    let Some(label) = &request.backup else { return Ok(backups.to_vec()) };
+    match backups.iter().find(|backup| backup.label == *label) {
+        Some(backup) => Ok(vec![backup.clone()]),
+        None => Err(Error::absent(format!("the repository holds no backup \"{label}\" of this cluster"))
+            .hint("pgark info lists the backups.")),
+    }
+}
+
+/// Refuses to take a timeline for the latest while there is WAL of a later one, whose history file was never archived.
+fn check_later_timelines(timeline: TimelineId, archive: &dyn Archive) -> Result<()> {
+    match archive.timelines_with_wal()?.into_iter().find(|later| *later > timeline) {
+        Some(later) => Err(missing_history(timeline, later)),
+        None => Ok(()),
+    }
+}
+
+fn history(archive: &dyn Archive, timeline: TimelineId) -> Result<TimelineHistory> {
+    if timeline == TimelineId::FIRST {
+        return Ok(TimelineHistory::of_first());
+    }
+    archive.history(timeline)?.ok_or_else(|| {
+        Error::new(
+            ErrorKind::Hole,
+            format!("the history file of timeline {timeline} is missing from the repository"),
+        )
+        .hint(format!(
+            "Have it stored: on the server of that timeline, in its data directory, archive-push pg_wal/{}. Or recover on \
+             another timeline with --target-timeline.",
+            WalFileName::History(timeline)
+        ))
+    })
+}
+
+/// What all kinds of targets need.
+struct Planner<'a> {
+    request: &'a TargetRequest,
+    archive: &'a dyn Archive,
+    path: TimelinePath,
+    /// The backups on the path, newest first; never empty.
+    candidates: Vec<&'a BackupCandidate>,
+}
+
+impl Planner<'_> {
+    /// To the end of the WAL.
+    fn latest(&self) -> Result<TargetPlan> {
+        let backup = self.newest()?;
+        let wal = self.wal_from(backup)?;
+        let end = evidence::wal_end(self.archive, &wal, backup.stop_point)?;
+        self.check_no_hole(&wal, &end)?;
+        let expected =
+            ExpectedEnd { end: end.end, last_transaction: end.last_transaction, ..ExpectedEnd::default() };
+        let mut plan = self.plan(backup, &wal, RecoveryTarget::Latest, TargetBound::Inclusive, expected)?;
+        let last = wal.readable().map(|run| run.last);
+        if let (Some(last), Some(switch)) = (last, self.path.history().parent())
+            && last < switch.switch_point.segment(self.path.segment_size())
+        {
+            plan.warnings.push(format!(
+                "timeline {} has no WAL in the repository yet: recovery ends with timeline {}, before {}",
+                self.path.timeline(),
+                plan.last_segment.timeline(),
+                switch.switch_point
+            ));
+        }
+        Ok(plan)
+    }
+
+    /// To the end of the backup.
+    fn immediate(&self, bound: TargetBound) -> Result<TargetPlan> {
+        let backup = self.newest()?;
+        let wal = self.wal_from(backup)?;
+        let expected = ExpectedEnd { end: Some(backup.stop_point), ..ExpectedEnd::default() };
+        self.plan(backup, &wal, RecoveryTarget::Immediate, bound, expected)
+    }
+
+    /// To a position.
+    fn lsn(&self, lsn: Lsn, bound: TargetBound) -> Result<TargetPlan> {
+        let backup = self.candidates.iter().find(|backup| backup.stop_point <= lsn);
+        let backup = *backup.ok_or_else(|| self.before_first_backup(&format!("LSN {lsn}")))?;
+        let wal = self.wal_from(backup)?;
+        let target = RecoveryTarget::Lsn(lsn);
+        match evidence::record_from(self.archive, &wal, lsn)? {
+            Some(mark) => {
+                let end = match bound {
+                    TargetBound::Inclusive => mark.end,
+                    TargetBound::Exclusive => mark.start,
+                };
+                self.plan(
+                    backup,
+                    &wal,
+                    target,
+                    bound,
+                    ExpectedEnd { end: Some(end), ..ExpectedEnd::default() },
+                )
+            }
+            None => self.unreached(backup, &wal, target, bound),
+        }
+    }
+
+    /// To a time.
+    fn time(&self, time: jiff::Timestamp, bound: TargetBound) -> Result<TargetPlan> {
+        let target = RecoveryTarget::Time(time);
+        let (backup, wal) = self.ended_before(time, bound, &target)?;
+        let found =
+            evidence::time(self.archive, &wal, backup.stop_point, PgTimestamp::from_jiff(time), bound)?;
+        let Some(beyond) = found.beyond else { return self.unreached(backup, &wal, target, bound) };
+        let expected = ExpectedEnd {
+            unproven: None,
+            end: Some(beyond.start),
+            last_transaction: found.last,
+            first_lost: Some(beyond),
+        };
+        self.plan(backup, &wal, target, bound, expected)
+    }
+
+    /// To the last transaction at or before a time, which becomes the position of its record.
+    fn latest_before(&self, time: jiff::Timestamp) -> Result<TargetPlan> {
+        let bound = TargetBound::Inclusive;
+        let (backup, wal) = self.ended_before(time, bound, &RecoveryTarget::Time(time))?;
+        let found =
+            evidence::time(self.archive, &wal, backup.stop_point, PgTimestamp::from_jiff(time), bound)?;
+        if found.beyond.is_none() {
+            // What is missing might hold transactions of before that time.
+            self.check_no_hole(&wal, &evidence::wal_end(self.archive, &wal, backup.stop_point)?)?;
+        }
+        let (target, end) = match found.last {
+            Some(last) => (RecoveryTarget::Lsn(last.start), last.end),
+            None => (RecoveryTarget::Immediate, backup.stop_point),
+        };
+        let expected = ExpectedEnd {
+            unproven: None,
+            end: Some(end),
+            last_transaction: found.last,
+            first_lost: found.beyond,
+        };
+        self.plan(backup, &wal, target, bound, expected)
+    }
+
+    /// To a restore point or the end of a transaction, which only reading forward finds.
+    fn record(&self, target: &RecoveryTarget, bound: TargetBound) -> Result<TargetPlan> {
+        let mut read_until = None;
+        let mut newest = None;
+        for &backup in &self.candidates {
+            let wal = self.wal_from(backup)?;
+            let found =
+                evidence::first_record(self.archive, &wal, backup.start_point, read_until, &mut |event| {
+                    is_meant(target, event)
+                })?;
+            match found {
+                // Within the backup: the server would refuse, an older backup may do.
+                Some(mark) if mark.start < backup.stop_point => {}
+                Some(mark) => {
+                    return self.plan(backup, &wal, target.clone(), bound, found_record(&mark, bound));
+                }
+                None => {}
+            }
+            read_until = Some(self.path.segment_at(backup.start_point));
+            newest = newest.or(Some((backup, wal)));
+        }
+        match newest {
+            Some((backup, wal)) => self.unreached(backup, &wal, target.clone(), bound),
+            None => Err(none_on_path(&self.path, &[])),
+        }
+    }
+
+    fn newest(&self) -> Result<&BackupCandidate> {
+        self.candidates.first().copied().ok_or_else(|| none_on_path(&self.path, &[]))
+    }
+
+    /// The newest backup that ended before a time, with no transaction in it that ended later.
+    fn ended_before(
+        &self,
+        time: jiff::Timestamp,
+        bound: TargetBound,
+        target: &RecoveryTarget,
+    ) -> Result<(&BackupCandidate, PathWal)> {
+        for &backup in self.candidates.iter().filter(|backup| backup.stop_time <= time) {
+            let wal = self.wal_from(backup)?;
+            // A clock that was set back makes an older backup the right one: the server looks at every record.
+            let last = self.path.segment_at(backup.stop_point.previous().unwrap_or(backup.stop_point));
+            let limit = PgTimestamp::from_jiff(time);
+            let from = last.start(self.path.segment_size()).unwrap_or(backup.start_point);
+            let early = evidence::first_record(
+                self.archive,
+                &wal,
+                from.max(backup.start_point),
+                Some(last),
+                &mut |event| match event {
+                    WalEvent::TransactionEnd { time, .. } => match bound {
+                        TargetBound::Inclusive => *time > limit,
+                        TargetBound::Exclusive => *time >= limit,
+                    },
+                    _ => false,
+                },
+            )?;
+            if early.is_none_or(|mark| mark.start >= backup.stop_point) {
+                return Ok((backup, wal));
+            }
+        }
+        Err(self.before_first_backup(&target.to_string()))
+    }
+
+    /// The WAL from a backup's start point on, which must reach to its stop point.
+    fn wal_from(&self, backup: &BackupCandidate) -> Result<PathWal> {
+        let from = self.path.segment_at(backup.start_point);
+        let wal = PathWal::find(self.path.clone(), from, &mut |first, visit| {
+            self.archive.visit_segments(first, visit)
+        })?;
+        let stop = self.path.segment_at(backup.stop_point.previous().unwrap_or(backup.stop_point));
+        if wal.readable().is_some_and(|run| run.last >= stop) {
+            return Ok(wal);
+        }
+        let missing = wal.readable().map_or(from, |run| run.last.next());
+        Err(Error::new(
+            ErrorKind::Hole,
+            format!(
+                "WAL segment {} is missing from the repository: backup {} needs it",
+                wal.name_of(missing)?,
+                backup.label
+            ),
+        )
+        .hint(
+            "Without it this backup is of no use. Choose another one with --backup; pgark info lists them.",
+        ))
+    }
+
+    /// Refuses to recover to the end of WAL that goes on after an interruption.
+    fn check_no_hole(&self, wal: &PathWal, end: &WalEnd) -> Result<()> {
+        match wal.gap() {
+            Some(gap) => Err(wal.hole(gap, &self.as_far_as_possible(end))),
+            None => Ok(()),
+        }
+    }
+
+    /// The sentence that tells how to recover as far as the WAL goes.
+    fn as_far_as_possible(&self, end: &WalEnd) -> String {
+        let Some(record) = end.last_record else {
+            return "Nothing can be recovered past the end of the backup: --target-immediate.".to_owned();
+        };
+        let until = match &end.last_transaction {
+            Some(last) => format!(", the last transaction before it ended at {}", last.time),
+            None => String::new(),
+        };
+        format!(
+            "The last reachable point is {record}{until}. To recover that far: {} --target-lsn {record}{}",
+            self.request.command,
+            self.timeline_argument()
+        )
+    }
+
+    fn timeline_argument(&self) -> String {
+        match self.request.timeline {
+            TargetTimeline::Latest => String::new(),
+            _ => format!(" --target-timeline {}", self.path.timeline()),
+        }
+    }
+
+    /// A target that reading the WAL did not find: refused, or accepted with its reason.
+    fn unreached(
+        &self,
+        backup: &BackupCandidate,
+        wal: &PathWal,
+        target: RecoveryTarget,
+        bound: TargetBound,
+    ) -> Result<TargetPlan> {
+        let end = evidence::wal_end(self.archive, wal, backup.stop_point)?;
+        let error = match (wal.gap(), &target) {
+            (Some(gap), _) => {
+                wal.hole(gap, &self.as_far_as_possible(&end)).context(format!("cannot reach {target}"))
+            }
+            (None, RecoveryTarget::Name(_) | RecoveryTarget::Xid(_)) => self.not_found(&target, wal, &end),
+            (None, _) => self.after_the_end(&target, &end),
+        };
+        if self.request.consent == Consent::ProvenOnly {
+            return Err(error);
+        }
+        let expected = ExpectedEnd { unproven: Some(error.to_string()), ..ExpectedEnd::default() };
+        self.plan(backup, wal, target, bound, expected)
+    }
+
+    fn not_found(&self, target: &RecoveryTarget, wal: &PathWal, end: &WalEnd) -> Error {
+        let what = match target {
+            RecoveryTarget::Xid(xid) => format!("the end of transaction {xid}"),
+            other => other.to_string(),
+        };
+        let oldest =
+            self.candidates.last().map_or_else(|| wal.from(), |b| self.path.segment_at(b.start_point));
+        Error::absent(format!("{what} is not in the archived WAL of timeline {}", self.path.timeline())).hint(
+            format!(
+                "All of it was read, from {} to {}. Look at other timelines with --target-timeline.",
+                self.position(oldest),
+                end.end.map_or_else(|| "its end".to_owned(), |end| end.to_string())
+            ),
+        )
+    }
+
+    fn position(&self, segment: SegmentNumber) -> String {
+        segment
+            .start(self.path.segment_size())
+            .map_or_else(|| "the beginning".to_owned(), |start| start.to_string())
+    }
+
+    /// The server compares a time with those of transactions: after the last one it waits for a later one, and fails.
+    fn after_the_end(&self, target: &RecoveryTarget, end: &WalEnd) -> Error {
+        let command = &self.request.command;
+        let timeline = self.timeline_argument();
+        let known = match (&end.last_transaction, end.end) {
+            (Some(last), Some(end)) => format!(
+                "the last transaction in it, {}, ended at {} (LSN {}); the WAL ends at {end}",
+                last.xid, last.time, last.start
+            ),
+            (None, Some(end)) => {
+                format!("no transaction ended after the backup, and the WAL ends at {end}")
+            }
+            (_, None) => "there is no WAL after the backup".to_owned(),
+        };
+        let error = Error::absent(format!("the archived WAL does not reach {target}: {known}"));
+        match target {
+            RecoveryTarget::Time(_) => error.hint(format!(
+                "PostgreSQL would not reach this target. To recover all transactions up to that time: {command} \
+                 --latest-before '{target}'{timeline}"
+            )),
+            _ => error.hint(format!("To recover to the end of the WAL: {command} --latest{timeline}")),
+        }
+    }
+
+    fn before_first_backup(&self, target: &str) -> Error {
+        let error = Error::absent(format!("no backup ended before {target}"));
+        match (&self.request.backup, self.candidates.last()) {
+            (Some(label), Some(backup)) => error.with_kind(ErrorKind::Usage).hint(format!(
+                "Backup {label} ended at {} (LSN {}). Leave --backup out to have one chosen.",
+                backup.stop_time, backup.stop_point
+            )),
+            (None, Some(oldest)) => error.hint(format!(
+                "The oldest backup that leads to timeline {}, {}, ended at {} (LSN {}): no earlier point can be \
+                 recovered.",
+                self.path.timeline(),
+                oldest.label,
+                oldest.stop_time,
+                oldest.stop_point
+            )),
+            _ => error,
+        }
+    }
+
+    fn plan(
+        &self,
+        backup: &BackupCandidate,
+        wal: &PathWal,
+        target: RecoveryTarget,
+        bound: TargetBound,
+        expected: ExpectedEnd,
+    ) -> Result<TargetPlan> {
+        let first = wal.from();
+        let readable = wal.readable().map_or(first, |run| run.last);
+        // The record that decides lies at the expected end or before it.
+        let decisive = expected.first_lost.map(|lost| lost.end).or(expected.end);
+        let last = match (&target, decisive.and_then(Lsn::previous)) {
+            (RecoveryTarget::Latest, _) | (_, None) => readable,
+            (_, Some(byte)) => self.path.segment_at(byte).clamp(first, readable.max(first)),
+        };
+        let action = match (self.request.action, &target) {
+            (Some(action), _) => action,
+            (None, RecoveryTarget::Latest) => TargetAction::Promote,
+            (None, _) => TargetAction::Pause,
+        };
+        Ok(TargetPlan {
+            backup: backup.label.clone(),
+            history: self.path.history().clone(),
+            settings: TargetSettings {
+                target,
+                bound,
+                timeline: TargetTimeline::Id(self.path.timeline()),
+                action,
+            },
+            first_segment: wal.name_of(first)?,
+            last_segment: wal.name_of(last)?,
+            segments: last.as_u64() - first.as_u64() + 1,
+            expected,
+            warnings: Vec::new(),
+        })
+    }
+}
+
+/// Whether the server stops at this record.
+fn is_meant(target: &RecoveryTarget, event: &WalEvent) -> bool {
+    match (target, event) {
+        (RecoveryTarget::Xid(wanted), WalEvent::TransactionEnd { xid, .. }) => wanted == xid,
+        (RecoveryTarget::Name(wanted), WalEvent::RestorePoint { name, .. }) => name.as_ref() == Some(wanted),
+        _ => false,
+    }
+}
+
+fn found_record(mark: &WalMark, bound: TargetBound) -> ExpectedEnd {
+    match (mark.transaction_end(), bound) {
+        (Some(end), TargetBound::Exclusive) => {
+            ExpectedEnd { end: Some(mark.start), first_lost: Some(end), ..ExpectedEnd::default() }
+        }
+        (end, _) => ExpectedEnd { end: Some(mark.end), last_transaction: end, ..ExpectedEnd::default() },
+    }
+}

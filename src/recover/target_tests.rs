@@ -1,0 +1,437 @@
+//! Plans over archives that are made up.
+//!
+//! The clock of these archives: second `n` of 2026 is when the record at `n << 16` was written, so that a segment of
+//! 1 MiB holds sixteen seconds.
+
+use super::archive::{Archive, Outcome, WalEvent, WalMark};
+use super::choice::BackupCandidate;
+use super::target::{Consent, Goal, TargetPlan, TargetRequest, plan_target};
+use super::wal::PathWal;
+use crate::error::{ErrorKind, Result};
+use crate::postgres::{
+    Lsn, PgTimestamp, RecoveryTarget, SegmentName, SegmentNumber, SegmentSize, TargetAction, TargetBound,
+    TargetTimeline, TimelineHistory, TimelineId, Xid,
+};
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+
+/// Segments of 1 MiB, sixteen seconds each.
+fn size() -> SegmentSize {
+    SegmentSize::new(1 << 20).unwrap()
+}
+
+const SECOND_BYTES: u64 = 1 << 16;
+const RECORD_BYTES: u64 = 64;
+
+/// The position of what was written in this second.
+fn lsn(second: u64) -> Lsn {
+    Lsn::new(second * SECOND_BYTES).unwrap()
+}
+
+fn time(second: u64) -> jiff::Timestamp {
+    let start: jiff::Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
+    start + jiff::SignedDuration::from_secs(i64::try_from(second).unwrap())
+}
+
+fn timeline(number: u32) -> TimelineId {
+    TimelineId::new(number).unwrap()
+}
+
+/// What is archived: whole segments, and a commit in each of these seconds (transaction 1000 and the second), except on
+/// quiet segments.
+#[derive(Default)]
+struct MadeUp {
+    histories: BTreeMap<u32, &'static str>,
+    segments: Vec<(u32, std::ops::RangeInclusive<u64>)>,
+    restore_points: Vec<(u64, &'static str)>,
+    quiet_seconds: std::ops::Range<u64>,
+}
+
+impl MadeUp {
+    fn holds(&self, name: SegmentName) -> bool {
+        let number = name.number(size()).unwrap().as_u64();
+        self.segments
+            .iter()
+            .any(|(on, numbers)| timeline(*on) == name.timeline() && numbers.contains(&number))
+    }
+
+    fn mark(&self, second: u64) -> WalMark {
+        let (start, end) = (lsn(second), lsn(second).checked_add(RECORD_BYTES).unwrap());
+        let moment = PgTimestamp::from_jiff(time(second));
+        let event = if let Some((_, name)) = self.restore_points.iter().find(|(at, _)| *at == second) {
+            WalEvent::RestorePoint { name: Some(name.parse().unwrap()), time: moment }
+        } else if self.quiet_seconds.contains(&second) {
+            WalEvent::Other
+        } else {
+            let xid = Xid::new(1000 + u32::try_from(second).unwrap());
+            WalEvent::TransactionEnd { xid, time: moment, outcome: Outcome::Commit }
+        };
+        WalMark { start, end, event }
+    }
+}
+
+impl Archive for MadeUp {
+    fn histories(&self) -> Result<Vec<TimelineId>> {
+        Ok(self.histories.keys().copied().map(timeline).collect())
+    }
+
+    fn timelines_with_wal(&self) -> Result<Vec<TimelineId>> {
+        let mut timelines: Vec<_> = self.segments.iter().map(|(on, _)| timeline(*on)).collect();
+        timelines.sort_unstable();
+        Ok(timelines)
+    }
+
+    fn history(&self, wanted: TimelineId) -> Result<Option<TimelineHistory>> {
+        self.histories
+            .get(&wanted.as_u32())
+            .map(|text| TimelineHistory::parse(wanted, text.as_bytes()))
+            .transpose()
+    }
+
+    fn visit_segments(
+        &self,
+        from: SegmentName,
+        visit: &mut dyn FnMut(SegmentNumber) -> ControlFlow<()>,
+    ) -> Result<()> {
+        for number in from.number(size()).unwrap().as_u64()..200 {
+            let number = SegmentNumber::new(number);
+            let held = self.holds(SegmentName::new(from.timeline(), number, size()).unwrap());
+            if held && visit(number).is_break() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn visit_records(
+        &self,
+        wal: &PathWal,
+        first: SegmentNumber,
+        last: SegmentNumber,
+        visit: &mut dyn FnMut(&WalMark) -> ControlFlow<()>,
+    ) -> Result<Option<Lsn>> {
+        let mut end = None;
+        for number in first.as_u64()..=last.as_u64() {
+            if !self.holds(wal.name_of(SegmentNumber::new(number)).unwrap()) {
+                break;
+            }
+            for second in number * 16..(number + 1) * 16 {
+                let mark = self.mark(second);
+                end = Some(mark.end);
+                if visit(&mark).is_break() {
+                    return Ok(end);
+                }
+            }
+        }
+        Ok(end)
+    }
+}
+
+/// A backup that began and ended in these seconds.
+fn backup(label: &str, on: u32, start: u64, stop: u64) -> BackupCandidate {
+    BackupCandidate {
+        label: label.to_owned(),
+        timeline: timeline(on),
+        start_point: lsn(start),
+        stop_point: lsn(stop),
+        stop_time: time(stop),
+    }
+}
+
+fn request(goal: Goal) -> TargetRequest {
+    TargetRequest {
+        goal,
+        timeline: TargetTimeline::Latest,
+        action: None,
+        backup: None,
+        consent: Consent::ProvenOnly,
+        command: "pgark recover".to_owned(),
+    }
+}
+
+fn to(target: RecoveryTarget) -> TargetRequest {
+    request(Goal::Target(target, TargetBound::Inclusive))
+}
+
+fn just_before(target: RecoveryTarget) -> TargetRequest {
+    request(Goal::Target(target, TargetBound::Exclusive))
+}
+
+/// One timeline from second 16 to second 159, two backups.
+fn one_timeline() -> (MadeUp, Vec<BackupCandidate>) {
+    let archive = MadeUp { segments: vec![(1, 1..=9)], ..MadeUp::default() };
+    (archive, vec![backup("a", 1, 20, 30), backup("b", 1, 60, 70)])
+}
+
+/// Timeline 1 up to second 159; timeline 2 left it at second 85, in segment 5.
+fn two_timelines() -> (MadeUp, Vec<BackupCandidate>) {
+    let archive = MadeUp {
+        histories: BTreeMap::from([(2, "1 0/550000 before\n")]),
+        segments: vec![(1, 1..=9), (2, 5..=9)],
+        ..MadeUp::default()
+    };
+    (archive, vec![backup("a", 1, 20, 30), backup("b", 1, 100, 110), backup("c", 2, 120, 130)])
+}
+
+fn plan(world: &(MadeUp, Vec<BackupCandidate>), request: &TargetRequest) -> Result<TargetPlan> {
+    plan_target(request, &world.1, size(), &world.0)
+}
+
+/// The error's kind and what is printed of it.
+fn refusal(world: &(MadeUp, Vec<BackupCandidate>), request: &TargetRequest) -> (ErrorKind, String) {
+    let error = plan(world, request).unwrap_err();
+    (error.kind(), error.report())
+}
+
+fn last_xid(plan: &TargetPlan) -> u32 {
+    plan.expected.last_transaction.unwrap().xid.as_u32()
+}
+
+#[test]
+fn latest_ends_with_the_last_record() {
+    let world = one_timeline();
+    let plan = plan(&world, &to(RecoveryTarget::Latest)).unwrap();
+    assert_eq!(plan.backup, "b");
+    assert_eq!(last_xid(&plan), 1159);
+    assert_eq!(plan.expected.end, lsn(159).checked_add(RECORD_BYTES));
+    assert_eq!(plan.settings.action, TargetAction::Promote);
+    assert_eq!(plan.first_segment.to_string(), "000000010000000000000003");
+    assert_eq!((plan.last_segment.to_string().as_str(), plan.segments), ("000000010000000000000009", 7));
+}
+
+#[test]
+fn a_time_ends_before_the_first_transaction_after_it() {
+    let world = one_timeline();
+    for second in 71..158 {
+        let found = plan(&world, &to(RecoveryTarget::Time(time(second)))).unwrap();
+        assert_eq!((found.backup.as_str(), last_xid(&found)), ("b", 1000 + second as u32));
+        assert_eq!(found.expected.end, Some(lsn(second + 1)));
+        assert_eq!(found.settings.action, TargetAction::Pause);
+    }
+    let found = plan(&world, &just_before(RecoveryTarget::Time(time(100)))).unwrap();
+    assert_eq!((last_xid(&found), found.expected.end), (1099, Some(lsn(100))));
+}
+
+#[test]
+fn a_time_is_found_among_segments_without_transactions() {
+    let mut world = one_timeline();
+    world.0.quiet_seconds = 75..120;
+    for second in 75..120 {
+        let found = plan(&world, &to(RecoveryTarget::Time(time(second)))).unwrap();
+        assert_eq!((last_xid(&found), found.expected.end), (1074, Some(lsn(120))), "{second}");
+    }
+    world.0.quiet_seconds = 70..200;
+    let (kind, report) = refusal(&world, &to(RecoveryTarget::Time(time(80))));
+    assert_eq!(kind, ErrorKind::Absent);
+    assert!(report.contains("no transaction ended after the backup"), "{report}");
+}
+
+#[test]
+fn the_backup_is_chosen_by_where_it_ended() {
+    let world = one_timeline();
+    let chosen = |second| plan(&world, &to(RecoveryTarget::Time(time(second)))).unwrap().backup;
+    assert_eq!((chosen(65).as_str(), chosen(70).as_str()), ("a", "b"), "65 lies within the second backup");
+    let chosen = |second| plan(&world, &to(RecoveryTarget::Lsn(lsn(second)))).unwrap().backup;
+    assert_eq!((chosen(69).as_str(), chosen(70).as_str()), ("a", "b"));
+    let mut named = to(RecoveryTarget::Time(time(100)));
+    named.backup = Some("a".to_owned());
+    assert_eq!(plan(&world, &named).unwrap().backup, "a");
+    named.backup = Some("z".to_owned());
+    assert_eq!(refusal(&world, &named).0, ErrorKind::Absent);
+}
+
+#[test]
+fn a_target_before_the_first_backup_ended_is_refused() {
+    let world = one_timeline();
+    let (kind, report) = refusal(&world, &to(RecoveryTarget::Time(time(25))));
+    assert_eq!(kind, ErrorKind::Absent);
+    assert_eq!(
+        report,
+        "no backup ended before 2026-01-01 00:00:25.000000+00\n\
+         HINT: The oldest backup that leads to timeline 1, a, ended at 2026-01-01T00:00:30Z (LSN 0/1E0000): no earlier \
+         point can be recovered."
+    );
+    assert_eq!(refusal(&world, &to(RecoveryTarget::Lsn(lsn(29)))).0, ErrorKind::Absent);
+    let mut named = to(RecoveryTarget::Lsn(lsn(60)));
+    named.backup = Some("b".to_owned());
+    assert_eq!(refusal(&world, &named).0, ErrorKind::Usage, "an older backup would do");
+    assert_eq!(refusal(&(MadeUp::default(), vec![]), &named).0, ErrorKind::Absent);
+}
+
+#[test]
+fn a_backup_with_later_transactions_in_it_is_not_for_a_time_before_them() {
+    let mut world = one_timeline();
+    // Its server's clock was set back while it was taken.
+    world.1[1].stop_time = time(50);
+    assert_eq!(plan(&world, &to(RecoveryTarget::Time(time(55)))).unwrap().backup, "a");
+}
+
+#[test]
+fn a_time_after_the_last_transaction_is_never_reached() {
+    let world = one_timeline();
+    let (kind, report) = refusal(&world, &to(RecoveryTarget::Time(time(159))));
+    assert_eq!(kind, ErrorKind::Absent);
+    assert_eq!(
+        report,
+        "the archived WAL does not reach 2026-01-01 00:02:39.000000+00: the last transaction in it, 1159, ended at \
+         2026-01-01 00:02:39.000000 UTC (LSN 0/9F0000); the WAL ends at 0/9F0040\n\
+         HINT: PostgreSQL would not reach this target. To recover all transactions up to that time: pgark recover \
+         --latest-before '2026-01-01 00:02:39.000000+00'"
+    );
+    assert!(plan(&world, &just_before(RecoveryTarget::Time(time(159)))).is_ok(), "159 itself is met");
+    let mut accepted = to(RecoveryTarget::Time(time(500)));
+    accepted.consent = Consent::AcceptUnproven;
+    assert!(plan(&world, &accepted).unwrap().expected.unproven.is_some());
+}
+
+#[test]
+fn latest_before_becomes_the_position_of_a_transaction() {
+    let world = one_timeline();
+    let found = plan(&world, &request(Goal::LatestBefore(time(5000)))).unwrap();
+    assert_eq!(found.settings.target, RecoveryTarget::Lsn(lsn(159)));
+    assert_eq!(last_xid(&found), 1159);
+    let found = plan(&world, &request(Goal::LatestBefore(time(100)))).unwrap();
+    assert_eq!((found.settings.target.clone(), last_xid(&found)), (RecoveryTarget::Lsn(lsn(100)), 1100));
+    assert_eq!(found.expected.first_lost.unwrap().xid, Xid::new(1101));
+}
+
+#[test]
+fn a_position_needs_a_record_at_or_after_it() {
+    let world = one_timeline();
+    let between = Lsn::new(lsn(100).as_u64() + 1).unwrap();
+    let found = plan(&world, &to(RecoveryTarget::Lsn(between))).unwrap();
+    assert_eq!(found.expected.end, lsn(101).checked_add(RECORD_BYTES), "the next record is the last one");
+    let found = plan(&world, &just_before(RecoveryTarget::Lsn(between))).unwrap();
+    assert_eq!(found.expected.end, Some(lsn(101)));
+    assert_eq!(found.last_segment.to_string(), "000000010000000000000006");
+    let (kind, report) = refusal(&world, &to(RecoveryTarget::Lsn(lsn(160))));
+    assert_eq!(kind, ErrorKind::Absent);
+    assert!(report.ends_with("HINT: To recover to the end of the WAL: pgark recover --latest"), "{report}");
+}
+
+#[test]
+fn transactions_and_restore_points_are_found_by_reading() {
+    let mut world = one_timeline();
+    world.0.restore_points = vec![(90, "before upgrade"), (62, "within b"), (25, "within a")];
+    let named = |name: &str| to(RecoveryTarget::Name(name.parse().unwrap()));
+    let found = plan(&world, &named("before upgrade")).unwrap();
+    assert_eq!((found.backup.as_str(), found.expected.end), ("b", lsn(90).checked_add(RECORD_BYTES)));
+    assert_eq!(plan(&world, &named("within b")).unwrap().backup, "a");
+    assert_eq!(refusal(&world, &named("within a")).0, ErrorKind::Absent);
+    let (kind, report) = refusal(&world, &named("typo"));
+    assert_eq!(kind, ErrorKind::Absent);
+    assert!(
+        report.starts_with("restore point \"typo\" is not in the archived WAL of timeline 1\n"),
+        "{report}"
+    );
+
+    let xid = |number| RecoveryTarget::Xid(Xid::new(number));
+    let found = plan(&world, &to(xid(1100))).unwrap();
+    assert_eq!((last_xid(&found), found.expected.end), (1100, lsn(100).checked_add(RECORD_BYTES)));
+    let found = plan(&world, &just_before(xid(1100))).unwrap();
+    assert_eq!(
+        (found.expected.end, found.expected.first_lost.unwrap().xid),
+        (Some(lsn(100)), Xid::new(1100))
+    );
+    assert_eq!(plan(&world, &to(xid(1040))).unwrap().backup, "a");
+    assert_eq!(refusal(&world, &to(xid(7))).0, ErrorKind::Absent);
+}
+
+#[test]
+fn a_gap_is_named_with_what_can_be_reached() {
+    let mut world = one_timeline();
+    world.0.segments = vec![(1, 1..=6), (1, 8..=9)];
+    for request in [
+        to(RecoveryTarget::Latest),
+        to(RecoveryTarget::Time(time(130))),
+        to(RecoveryTarget::Lsn(lsn(130))),
+        to(RecoveryTarget::Xid(Xid::new(1130))),
+        request(Goal::LatestBefore(time(130))),
+    ] {
+        let (kind, report) = refusal(&world, &request);
+        assert_eq!(kind, ErrorKind::Hole);
+        assert!(report.contains("WAL segment 000000010000000000000007 is missing"), "{report}");
+        assert!(report.ends_with("To recover that far: pgark recover --target-lsn 0/6F0000"), "{report}");
+    }
+    assert!(plan(&world, &to(RecoveryTarget::Lsn(lsn(111)))).is_ok(), "what the error promised");
+    assert!(plan(&world, &to(RecoveryTarget::Time(time(100)))).is_ok());
+    world.0.segments = vec![(1, 1..=3), (1, 5..=9)];
+    let (kind, report) = refusal(&world, &to(RecoveryTarget::Latest));
+    assert_eq!(kind, ErrorKind::Hole, "the backup itself needs it");
+    assert!(report.contains("backup b needs it"), "{report}");
+}
+
+#[test]
+fn the_latest_timeline_is_followed() {
+    let world = two_timelines();
+    let found = plan(&world, &to(RecoveryTarget::Latest)).unwrap();
+    assert_eq!((found.backup.as_str(), found.history.timeline()), ("c", timeline(2)));
+    assert_eq!(found.settings.timeline, TargetTimeline::Id(timeline(2)));
+    // Before, at and after the switch at second 85.
+    for (second, segment) in [
+        (79, "000000020000000000000005"),
+        (84, "000000020000000000000005"),
+        (85, "000000020000000000000005"),
+        (100, "000000020000000000000006"),
+    ] {
+        let found = plan(&world, &to(RecoveryTarget::Time(time(second)))).unwrap();
+        assert_eq!((found.backup.as_str(), last_xid(&found)), ("a", 1000 + second as u32), "{second}");
+        assert_eq!(found.last_segment.to_string(), segment, "{second}");
+        assert_eq!(found.first_segment.to_string(), "000000010000000000000001");
+    }
+}
+
+#[test]
+fn the_old_timeline_can_be_wanted() {
+    let world = two_timelines();
+    let mut old = to(RecoveryTarget::Time(time(150)));
+    old.timeline = TargetTimeline::Id(timeline(1));
+    let found = plan(&world, &old).unwrap();
+    assert_eq!((found.backup.as_str(), found.last_segment.timeline()), ("b", timeline(1)));
+    old.timeline = TargetTimeline::Id(timeline(7));
+    assert_eq!(refusal(&world, &old).0, ErrorKind::Absent);
+    let mut current = to(RecoveryTarget::Latest);
+    current.timeline = TargetTimeline::Current;
+    current.backup = Some("b".to_owned());
+    assert_eq!(plan(&world, &current).unwrap().history.timeline(), timeline(1));
+    let mut off_the_way = to(RecoveryTarget::Latest);
+    off_the_way.backup = Some("b".to_owned());
+    let (kind, report) = refusal(&world, &off_the_way);
+    assert_eq!(kind, ErrorKind::Absent);
+    assert!(report.starts_with("no backup leads to timeline 2\n"), "{report}");
+}
+
+#[test]
+fn a_timeline_without_wal_ends_with_its_parent() {
+    let mut world = two_timelines();
+    world.1.truncate(2);
+    world.0.segments = vec![(1, 1..=9)];
+    let found = plan(&world, &to(RecoveryTarget::Latest)).unwrap();
+    assert_eq!(
+        (last_xid(&found), found.last_segment.to_string().as_str()),
+        (1079, "000000010000000000000004")
+    );
+    assert_eq!(found.warnings.len(), 1, "{:?}", found.warnings);
+    world.0.segments = vec![(1, 1..=9), (2, 6..=9)];
+    assert_eq!(
+        refusal(&world, &to(RecoveryTarget::Latest)).0,
+        ErrorKind::Hole,
+        "its first segment is missing"
+    );
+}
+
+#[test]
+fn a_timeline_without_its_history_is_not_passed_over() {
+    let mut world = two_timelines();
+    world.1.truncate(2);
+    world.0.histories.clear();
+    let (kind, report) = refusal(&world, &to(RecoveryTarget::Latest));
+    assert_eq!(kind, ErrorKind::Hole);
+    assert!(
+        report.starts_with("00000002.history is missing from the repository, but timeline 2 is there\n"),
+        "{report}"
+    );
+    let mut old = to(RecoveryTarget::Latest);
+    old.timeline = TargetTimeline::Id(timeline(1));
+    assert!(plan(&world, &old).is_ok(), "whoever names it means it");
+}

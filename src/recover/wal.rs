@@ -1,0 +1,209 @@
+//! Which WAL on the way to a timeline the repository holds, and what is missing.
+
+use super::path::{PathSpan, TimelinePath};
+use crate::error::{Error, ErrorKind, Result};
+use crate::postgres::{Lsn, SegmentName, SegmentNumber};
+use std::ops::ControlFlow;
+
+/// How many interruptions of the WAL are kept: beyond this, nobody repairs them one by one.
+const RUNS_MAX: usize = 65_536;
+
+/// Consecutive segments, both ends included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SegmentRun {
+    /// The first.
+    pub first: SegmentNumber,
+    /// The last.
+    pub last: SegmentNumber,
+}
+
+/// The segments on a path that the repository holds, from one on.
+///
+/// Takes memory for each interruption, not for each segment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PathWal {
+    path: TimelinePath,
+    from: SegmentNumber,
+    runs: Vec<SegmentRun>,
+}
+
+/// Lists a timeline's complete segments in order, from a number on, until it is told to stop.
+pub type SegmentLister<'a> =
+    &'a mut dyn FnMut(SegmentName, &mut dyn FnMut(SegmentNumber) -> ControlFlow<()>) -> Result<()>;
+
+impl SegmentRun {
+    /// How many segments it is.
+    pub fn count(self) -> u64 {
+        self.last.as_u64() - self.first.as_u64() + 1
+    }
+}
+
+impl PathWal {
+    /// Looks through the archive for what lies on `path` from the segment `from` on.
+    ///
+    /// # Errors
+    /// Those of `list`, and [`ErrorKind::Hole`] for more than 65536 interruptions.
+    pub fn find(path: TimelinePath, from: SegmentNumber, list: SegmentLister<'_>) -> Result<PathWal> {
+        let mut runs: Vec<SegmentRun> = Vec::new();
+        for span in path.spans(from) {
+            let Some(first) = path.name_of(span.first) else { break };
+            list(first, &mut |number| add(&mut runs, span, number))?;
+        }
+        if runs.len() > RUNS_MAX {
+            return Err(Error::new(
+                ErrorKind::Hole,
+                format!("the WAL in the repository is interrupted more than {RUNS_MAX} times"),
+            ));
+        }
+        Ok(PathWal { path, from, runs })
+    }
+
+    /// The path.
+    pub fn path(&self) -> &TimelinePath {
+        &self.path
+    }
+
+    /// The segment that was the first to be looked for.
+    pub fn from(&self) -> SegmentNumber {
+        self.from
+    }
+
+    /// The segments that can be read one after the other from the first one on; `None` if that is not there.
+    pub fn readable(&self) -> Option<SegmentRun> {
+        self.runs.first().copied().filter(|run| run.first == self.from)
+    }
+
+    /// The last segment that is there, whatever is missing before it.
+    pub fn last(&self) -> Option<SegmentNumber> {
+        self.runs.last().map(|run| run.last)
+    }
+
+    /// The first interruption: the missing segments between those that are there.
+    pub fn gap(&self) -> Option<SegmentRun> {
+        let between = |last: SegmentNumber, next: SegmentNumber| {
+            Some(SegmentRun { first: last, last: next.previous()? })
+        };
+        match self.runs.as_slice() {
+            [first, ..] if first.first > self.from => between(self.from, first.first),
+            [first, second, ..] => between(first.last.next(), second.first),
+            _ => None,
+        }
+    }
+
+    /// The name of a segment on the path.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Damaged`] past the last possible one.
+    pub fn name_of(&self, segment: SegmentNumber) -> Result<SegmentName> {
+        self.path
+            .name_of(segment)
+            .ok_or_else(|| Error::damaged(format!("there is no WAL segment of number {}", segment.as_u64())))
+    }
+
+    /// The error for an interruption before something that lies behind it; `remedy` is the command that recovers as far
+    /// as possible.
+    pub fn hole(&self, gap: SegmentRun, remedy: &str) -> Error {
+        let missing = match (self.name_of(gap.first), self.name_of(gap.last)) {
+            (Ok(first), Ok(last)) if first == last => format!("WAL segment {first} is missing"),
+            (Ok(first), Ok(last)) => {
+                format!("{} WAL segments are missing, from {first} to {last},", gap.count())
+            }
+            _ => "WAL is missing".to_owned(),
+        };
+        Error::new(ErrorKind::Hole, format!("{missing} from the repository, but later ones are there"))
+            .hint(remedy.to_owned())
+    }
+
+    /// The position after the last byte that can be read from the first segment on.
+    pub fn readable_end(&self) -> Option<Lsn> {
+        self.readable().and_then(|run| run.last.next().start(self.path.segment_size()))
+    }
+}
+
+/// Adds a segment of a span to the runs, in order.
+fn add(runs: &mut Vec<SegmentRun>, span: PathSpan, number: SegmentNumber) -> ControlFlow<()> {
+    if span.last.is_some_and(|last| number > last) || runs.len() > RUNS_MAX {
+        return ControlFlow::Break(());
+    }
+    match runs.last_mut() {
+        Some(run) if run.last.next() == number => run.last = number,
+        _ => runs.push(SegmentRun { first: number, last: number }),
+    }
+    ControlFlow::Continue(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::postgres::{SegmentSize, TimelineHistory, TimelineId};
+
+    /// The WAL from segment `from` on of an archive with these segments (timeline, number).
+    fn wal(path: TimelinePath, from: u64, held: &[(u32, u64)]) -> PathWal {
+        PathWal::find(path, SegmentNumber::new(from), &mut |first, visit| {
+            for (timeline, number) in held {
+                let name = SegmentName::new(
+                    TimelineId::new(*timeline).unwrap(),
+                    SegmentNumber::new(*number),
+                    SegmentSize::DEFAULT,
+                )
+                .unwrap();
+                if name.timeline() == first.timeline()
+                    && name >= first
+                    && visit(SegmentNumber::new(*number)).is_break()
+                {
+                    break;
+                }
+            }
+            Ok(())
+        })
+        .unwrap()
+    }
+
+    fn first_timeline() -> TimelinePath {
+        TimelinePath::new(TimelineHistory::of_first(), SegmentSize::DEFAULT)
+    }
+
+    fn second_timeline() -> TimelinePath {
+        let history = TimelineHistory::parse(TimelineId::new(2).unwrap(), b"1 0/3000100 x\n").unwrap();
+        TimelinePath::new(history, SegmentSize::DEFAULT)
+    }
+
+    fn run(first: u64, last: u64) -> Option<SegmentRun> {
+        Some(SegmentRun { first: SegmentNumber::new(first), last: SegmentNumber::new(last) })
+    }
+
+    #[test]
+    fn consecutive_segments_make_one_run() {
+        let wal = wal(first_timeline(), 2, &[(1, 1), (1, 2), (1, 3), (1, 4)]);
+        assert_eq!((wal.readable(), wal.gap()), (run(2, 4), None));
+        assert_eq!(wal.readable_end().unwrap().to_string(), "0/5000000");
+    }
+
+    #[test]
+    fn an_interruption_is_named() {
+        let found = wal(first_timeline(), 2, &[(1, 2), (1, 3), (1, 6), (1, 9)]);
+        assert_eq!((found.readable(), found.gap()), (run(2, 3), run(4, 5)));
+        let error = found.hole(found.gap().unwrap(), "Do this.");
+        assert_eq!(
+            error.report(),
+            "2 WAL segments are missing, from 000000010000000000000004 to 000000010000000000000005, from the \
+             repository, but later ones are there\nHINT: Do this."
+        );
+        let found = wal(first_timeline(), 2, &[(1, 3)]);
+        assert_eq!((found.readable(), found.gap()), (None, run(2, 2)));
+        let found = wal(first_timeline(), 2, &[]);
+        assert_eq!((found.readable(), found.gap()), (None, None));
+    }
+
+    #[test]
+    fn the_parents_copy_of_the_switch_segment_does_not_count() {
+        let held = [(1, 2), (1, 3), (1, 4), (2, 4), (2, 5)];
+        let found = wal(second_timeline(), 2, &held);
+        assert_eq!((found.readable(), found.gap()), (run(2, 2), run(3, 3)));
+        assert_eq!(found.name_of(SegmentNumber::new(3)).unwrap().to_string(), "000000020000000000000003");
+        let whole = wal(second_timeline(), 2, &[(1, 2), (1, 3), (2, 3), (2, 4)]);
+        assert_eq!((whole.readable(), whole.gap()), (run(2, 4), None));
+        let nothing_on_it_yet = wal(second_timeline(), 2, &[(1, 2), (1, 3)]);
+        assert_eq!((nothing_on_it_yet.readable(), nothing_on_it_yet.gap()), (run(2, 2), None));
+    }
+}

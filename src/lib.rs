@@ -21,6 +21,8 @@ pub mod agent;
 #[cfg(feature = "companion")]
 pub mod backup;
 #[cfg(feature = "companion")]
+pub mod check;
+#[cfg(feature = "companion")]
 pub mod codec;
 pub mod config;
 pub mod data_directory;
@@ -29,6 +31,8 @@ pub mod error;
 #[cfg(feature = "failpoints")]
 pub mod failpoint;
 pub mod get;
+#[cfg(feature = "companion")]
+pub mod info;
 #[cfg(feature = "companion")]
 pub mod monitor;
 pub mod postgres;
@@ -40,6 +44,8 @@ pub mod repository;
 #[cfg(feature = "companion")]
 pub mod server;
 pub mod spool;
+#[cfg(feature = "companion")]
+pub mod status;
 #[cfg(feature = "companion")]
 pub mod store;
 #[cfg(feature = "companion")]

@@ -1,0 +1,224 @@
+//! How the server is set up to archive, and how that goes.
+
+use super::Finding;
+use super::round_trip::ARCHIVER;
+use crate::config::{Config, DEFAULT_PATH};
+use crate::error::{Error, ErrorKind, Result};
+use crate::postgres::ControlFile;
+use crate::server::{Connection, Watch};
+use std::path::Path;
+
+/// What the server says of its archiving.
+#[derive(Clone, Debug, Default)]
+struct Archiving {
+    wal_level: String,
+    archive_mode: String,
+    archive_command: String,
+    archive_library: String,
+    archive_timeout_s: u64,
+    full_page_writes: bool,
+    in_recovery: bool,
+    failing: Option<String>,
+    last_archived: Option<String>,
+}
+
+/// The statements; `archive_library` is missing before 15.
+const SETTINGS: &str = "SELECT current_setting('wal_level'), current_setting('archive_mode'), \
+     current_setting('archive_command'), coalesce(current_setting('archive_library', true), ''), \
+     (SELECT setting FROM pg_settings WHERE name = 'archive_timeout'), \
+     current_setting('full_page_writes') = 'on', pg_is_in_recovery()";
+const IDENTIFIER: &str = "SELECT system_identifier FROM pg_control_system()";
+
+/// Looks at the server.
+///
+/// # Errors
+/// The connection's.
+pub fn look(
+    config: &Config,
+    control: &ControlFile,
+    connection: &Connection,
+    watch: &Watch<'_>,
+) -> Result<Vec<Finding>> {
+    let identifier: u64 =
+        connection.query_row("ask for the system identifier", IDENTIFIER, watch)?.parsed(0)?;
+    if identifier != control.system.as_u64() {
+        return Err(Error::new(
+            ErrorKind::Foreign,
+            format!("the server that connection.conninfo names has the system identifier {identifier}, the data directory {}", control.system),
+        )
+        .hint("connection.conninfo and data_directory must be those of the same server."));
+    }
+    let settings = connection.query_row("ask for the server's settings", SETTINGS, watch)?;
+    let archiver = connection.query_row("ask how the archiver does", ARCHIVER, watch)?;
+    let archiving = Archiving {
+        wal_level: settings.text(0)?.to_owned(),
+        archive_mode: settings.text(1)?.to_owned(),
+        archive_command: settings.text(2)?.to_owned(),
+        archive_library: settings.text(3)?.to_owned(),
+        archive_timeout_s: settings.parsed(4)?,
+        full_page_writes: settings.is_true(5),
+        in_recovery: settings.is_true(6),
+        last_archived: archiver.optional(0).map(str::to_owned),
+        failing: archiver.optional(1).map(str::to_owned),
+    };
+    let executable = |path: &Path| path.is_file();
+    Ok(judge(&archiving, config.path.as_deref(), &executable))
+}
+
+/// What the settings mean. `is_program` looks whether a program lies somewhere.
+fn judge(archiving: &Archiving, config: Option<&Path>, is_program: &dyn Fn(&Path) -> bool) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let wrong = |what, message: String, hint: &str| Finding::failed(what, &Error::usage(message).hint(hint));
+    findings.push(match archiving.wal_level.as_str() {
+        "minimal" => wrong(
+            "wal_level",
+            "wal_level is minimal: nothing can be archived".to_owned(),
+            "Set wal_level = replica and restart the server.",
+        ),
+        level => Finding::passed("wal_level", level),
+    });
+    findings.push(match (archiving.archive_mode.as_str(), archiving.in_recovery) {
+        ("off", _) => wrong(
+            "archive_mode",
+            "archive_mode is off: nothing is archived".to_owned(),
+            "Set archive_mode = on and restart the server. After a recovery, remove the line that pgark recover wrote into \
+             postgresql.auto.conf, once this server is the production.",
+        ),
+        ("on", true) => Finding::warning(
+            "archive_mode",
+            "on, but the server is in recovery: it archives only after its promotion",
+            "On a standby, archive_mode = always archives from here as well.",
+        ),
+        (mode, _) => Finding::passed("archive_mode", mode),
+    });
+    findings.push(command(archiving, config, is_program, &wrong));
+    if archiving.archive_timeout_s == 0 {
+        findings.push(Finding::warning(
+            "archive_timeout",
+            "0: a quiet server archives its last transactions only when their segment is full",
+            "Set archive_timeout = 60, so that no more than a minute can be lost.",
+        ));
+    }
+    if !archiving.full_page_writes {
+        findings.push(Finding::warning(
+            "full_page_writes",
+            "off: a crash of this server can leave torn pages; base backups turn it on while they run",
+            "Set full_page_writes = on unless the file system never tears a page.",
+        ));
+    }
+    findings.push(match (&archiving.failing, &archiving.last_archived) {
+        (Some(file), _) => Finding::failed(
+            "archiver",
+            &Error::unavailable(format!("the server's archiver fails at {file}")).hint(
+                "The server's log holds what archive-push said; pgark status shows what the agent knows.",
+            ),
+        ),
+        (None, Some(file)) => Finding::passed("archiver", format!("the last archived file is {file}")),
+        (None, None) => Finding::passed("archiver", "nothing was archived yet"),
+    });
+    findings
+}
+
+fn command(
+    archiving: &Archiving,
+    config: Option<&Path>,
+    is_program: &dyn Fn(&Path) -> bool,
+    wrong: &dyn Fn(&'static str, String, &str) -> Finding,
+) -> Finding {
+    const WHAT: &str = "archive_command";
+    const USUAL: &str = "archive_command = '/usr/local/bin/archive-push %p'";
+    let command = archiving.archive_command.trim();
+    if !archiving.archive_library.is_empty() {
+        return wrong(
+            WHAT,
+            format!("archive_library is \"{}\": archive_command is not used", archiving.archive_library),
+            "Set archive_library = '' so that archive-push is called.",
+        );
+    }
+    let words: Vec<&str> = command.split_whitespace().filter(|word| *word != "exec").collect();
+    let program = words.first().map(|word| word.trim_matches(['"', '\''])).unwrap_or_default();
+    if Path::new(program).file_name().is_none_or(|name| name != "archive-push") {
+        return wrong(
+            WHAT,
+            format!("\"{command}\" does not call archive-push"),
+            &format!("Set {USUAL} and reload."),
+        );
+    }
+    if !words.iter().any(|word| word.contains("%p")) {
+        return wrong(WHAT, format!("\"{command}\" does not pass %p"), &format!("Set {USUAL} and reload."));
+    }
+    if Path::new(program).is_absolute() && !is_program(Path::new(program)) {
+        return wrong(
+            WHAT,
+            format!("\"{program}\" does not exist"),
+            "Install archive-push there, or correct the path.",
+        );
+    }
+    let path = config.map(|path| path.display().to_string()).unwrap_or_default();
+    if path != DEFAULT_PATH && !command.contains(&path) {
+        return Finding::warning(
+            WHAT,
+            format!("\"{command}\" does not name the configuration \"{path}\" that is checked here"),
+            "Unless PGARK_CONFIG is set for the server, it needs --config with that path.",
+        );
+    }
+    Finding::passed(WHAT, command)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Verdict;
+    use super::*;
+
+    fn right() -> Archiving {
+        Archiving {
+            wal_level: "replica".into(),
+            archive_mode: "on".into(),
+            archive_command: "exec /bin/archive-push %p".into(),
+            archive_timeout_s: 60,
+            full_page_writes: true,
+            ..Archiving::default()
+        }
+    }
+
+    fn verdict(archiving: &Archiving, what: &str) -> Option<Verdict> {
+        let findings =
+            judge(archiving, Some(Path::new(DEFAULT_PATH)), &|path| path == Path::new("/bin/archive-push"));
+        findings.iter().find(|finding| finding.what == what).map(|finding| finding.verdict)
+    }
+
+    #[test]
+    fn a_right_server_passes() {
+        let findings = judge(&right(), Some(Path::new(DEFAULT_PATH)), &|_| true);
+        assert!(findings.iter().all(|finding| finding.verdict == Verdict::Passed), "{findings:?}");
+    }
+
+    #[test]
+    fn every_wrong_setting_is_found() {
+        use Verdict::{Failed, Warning};
+        for (change, what, expected) in [
+            ((|a| a.wal_level = "minimal".into()) as fn(&mut Archiving), "wal_level", Failed),
+            (|a| a.archive_mode = "off".into(), "archive_mode", Failed),
+            (|a| a.in_recovery = true, "archive_mode", Warning),
+            (|a| a.archive_library = "basic_archive".into(), "archive_command", Failed),
+            (|a| a.archive_command = String::new(), "archive_command", Failed),
+            (|a| a.archive_command = "cp %p /mnt/%f".into(), "archive_command", Failed),
+            (|a| a.archive_command = "archive-push %f".into(), "archive_command", Failed),
+            (|a| a.archive_command = "/opt/archive-push %p".into(), "archive_command", Failed),
+            (|a| a.archive_timeout_s = 0, "archive_timeout", Warning),
+            (|a| a.full_page_writes = false, "full_page_writes", Warning),
+            (|a| a.failing = Some("000000010000000000000001".into()), "archiver", Failed),
+        ] {
+            let mut archiving = right();
+            change(&mut archiving);
+            assert_eq!(verdict(&archiving, what), Some(expected), "{archiving:?}");
+        }
+    }
+
+    #[test]
+    fn a_command_for_another_configuration_is_a_warning() {
+        let findings = judge(&right(), Some(Path::new("/etc/other.toml")), &|_| true);
+        let command = findings.iter().find(|finding| finding.what == "archive_command").unwrap();
+        assert_eq!(command.verdict, Verdict::Warning);
+    }
+}

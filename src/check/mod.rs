@@ -1,0 +1,158 @@
+//! Whether all of it works: what an operator wants to know before the bad night.
+//!
+//! Owns: the list of findings, from the configuration to a WAL segment's way into the repository and back. Each finding
+//! stands alone; one that fails keeps only those from being looked for that need it. Changes nothing but that the
+//! server switches to a new WAL segment.
+
+mod archiving;
+mod round_trip;
+
+use crate::config::Config;
+use crate::data_directory::DataDirectory;
+use crate::error::{Error, ErrorKind, Result};
+use crate::postgres::ControlFile;
+use crate::repository::{Repository, systems};
+use crate::server::{Connection, Watch};
+use crate::spool::Spool;
+use crate::store::Store;
+use serde::Serialize;
+use std::sync::Arc;
+
+/// One thing that was looked at.
+#[derive(Debug, Serialize)]
+pub struct Finding {
+    /// What, in a word or two.
+    pub what: &'static str,
+    /// How it is.
+    pub verdict: Verdict,
+    /// What was found.
+    pub detail: String,
+    /// What to do about it.
+    pub hint: Option<String>,
+    /// The exit status that it stands for.
+    #[serde(skip)]
+    pub kind: Option<ErrorKind>,
+}
+
+/// How something is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verdict {
+    /// As it should be.
+    Passed,
+    /// It works, and may not be what is wanted.
+    Warning,
+    /// It does not work.
+    Failed,
+}
+
+impl Finding {
+    fn passed(what: &'static str, detail: impl Into<String>) -> Finding {
+        Finding { what, verdict: Verdict::Passed, detail: detail.into(), hint: None, kind: None }
+    }
+
+    fn warning(what: &'static str, detail: impl Into<String>, hint: impl Into<String>) -> Finding {
+        let (detail, hint) = (detail.into(), Some(hint.into()));
+        Finding { what, verdict: Verdict::Warning, detail, hint, kind: None }
+    }
+
+    fn failed(what: &'static str, error: &Error) -> Finding {
+        Finding {
+            what,
+            verdict: Verdict::Failed,
+            detail: error.to_string(),
+            hint: error.hint_text().map(str::to_owned),
+            kind: Some(error.kind()),
+        }
+    }
+}
+
+/// Looks at everything, telling each finding as it is made.
+pub fn run(config: &Config, store: &Arc<dyn Store>, watch: &Watch<'_>, tell: &mut dyn FnMut(Finding)) {
+    // Whoever is not its owner would be given advice for the wrong user below.
+    let (data_directory, control) = match data_directory(config) {
+        Ok(found) => found,
+        Err(error) => return tell(Finding::failed("data directory", &error)),
+    };
+    let shown = config.data_directory.display();
+    let version = control.version.as_u32();
+    tell(Finding::passed(
+        "data directory",
+        format!("\"{shown}\": PostgreSQL {version}, system {}", control.system),
+    ));
+    match Spool::of(config).and_then(|spool| spool.prepare().map(|()| spool)) {
+        Ok(spool) => tell(Finding::passed("spool", format!("\"{}\"", spool.directory().display()))),
+        Err(error) => tell(Finding::failed("spool", &error)),
+    }
+    let repository = match repository(config, store, &control) {
+        Ok((repository, findings)) => {
+            findings.into_iter().for_each(&mut *tell);
+            Some(repository)
+        }
+        Err(error) => {
+            tell(Finding::failed("repository", &error));
+            None
+        }
+    };
+    let connection = match Connection::open(&config.connection.conninfo, &data_directory, "pgark check") {
+        Ok(connection) => connection,
+        Err(error) => {
+            tell(Finding::failed("server", &error));
+            let hint = "The server's settings and a WAL segment's way are looked at when it can be reached.";
+            return tell(Finding::warning("archiving", "not tried", hint));
+        }
+    };
+    match archiving::look(config, &control, &connection, watch) {
+        Ok(findings) => findings.into_iter().for_each(&mut *tell),
+        Err(error) => return tell(Finding::failed("server", &error)),
+    }
+    if let Some(repository) = &repository {
+        match round_trip::travel(config, &control, repository, &connection, watch) {
+            Ok(finding) => tell(finding),
+            Err(error) => tell(Finding::failed("round trip", &error)),
+        }
+    }
+}
+
+fn data_directory(config: &Config) -> Result<(DataDirectory, ControlFile)> {
+    let data_directory = DataDirectory::open(&config.data_directory)?;
+    let control = data_directory.control_file()?;
+    match config.system_identifier {
+        Some(pinned) if pinned != control.system => Err(Error::new(
+            ErrorKind::Foreign,
+            format!(
+                "the data directory holds the system {}, the configuration is for {pinned}",
+                control.system
+            ),
+        )
+        .hint("Set system_identifier to the new one if the cluster was made anew or upgraded.")),
+        _ => Ok((data_directory, control)),
+    }
+}
+
+fn repository(
+    config: &Config,
+    store: &Arc<dyn Store>,
+    control: &ControlFile,
+) -> Result<(Repository, Vec<Finding>)> {
+    let cluster = config.cluster.as_str();
+    let repository = Repository::new(store.clone(), cluster, control.system)?;
+    let known = systems(store.as_ref(), cluster)?;
+    let mut findings = Vec::new();
+    if repository.exists()? {
+        findings.push(Finding::passed("repository", format!("\"{}\" holds this cluster", store.location())));
+    } else {
+        let detail = format!("\"{}\" can be reached and holds nothing of this system yet", store.location());
+        findings.push(Finding::passed("repository", detail));
+    }
+    let others: Vec<String> =
+        known.iter().filter(|system| **system != control.system).map(ToString::to_string).collect();
+    if !others.is_empty() {
+        findings.push(Finding::warning(
+            "repository",
+            format!("it also holds cluster \"{cluster}\" with system identifier {}", others.join(", ")),
+            "Expected after pg_upgrade or initdb; else two different clusters share one name, and each needs its own.",
+        ));
+    }
+    Ok((repository, findings))
+}

@@ -1,0 +1,120 @@
+//! A WAL segment's way into the repository and back.
+
+use super::Finding;
+use crate::config::Config;
+use crate::error::{Error, ErrorKind, Result};
+use crate::postgres::{ControlFile, SegmentName, WalFileName};
+use crate::repository::{Repository, wal};
+use crate::server::{Connection, Watch};
+use std::io;
+use std::time::{Duration, Instant};
+
+const WHAT: &str = "round trip";
+/// How often the repository is looked at.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// The server ends its segment; the name of the one that ended. A restore point makes sure that there is something in it.
+const SWITCH: &str = "SELECT pg_walfile_name(pg_switch_wal()) FROM pg_create_restore_point('pgark check')";
+const LAST_ARCHIVED: &str =
+    "SELECT last_archived_wal FROM pg_stat_archiver WHERE last_archived_wal ~ '^[0-9A-F]{24}$'";
+/// The last archived file, and the one at which the archiver fails since.
+pub const ARCHIVER: &str = "SELECT last_archived_wal, CASE WHEN last_failed_time > coalesce(last_archived_time, '-infinity') \
+     THEN last_failed_wal END FROM pg_stat_archiver";
+const CAN_ARCHIVE: &str = "SELECT NOT pg_is_in_recovery() AND current_setting('archive_mode') <> 'off'";
+
+/// Has the server switch to a new segment, waits for the old one, and reads it back. Where it may not be asked to, the
+/// last archived segment is read back.
+///
+/// # Errors
+/// That it does not arrive, or cannot be read back.
+pub fn travel(
+    config: &Config,
+    control: &ControlFile,
+    repository: &Repository,
+    connection: &Connection,
+    watch: &Watch<'_>,
+) -> Result<Finding> {
+    if !connection.query_row("ask whether the server archives", CAN_ARCHIVE, watch)?.is_true(0) {
+        return Ok(Finding::warning(
+            WHAT,
+            "not tried: the server does not archive now",
+            "What keeps it from archiving is said above.",
+        ));
+    }
+    let began = Instant::now();
+    let (name, switched) = match connection.query_row("switch to a new WAL segment", SWITCH, watch) {
+        Ok(row) => (row.parsed::<SegmentName>(0)?, true),
+        // The user of this connection may not.
+        Err(error) if error.kind() == ErrorKind::Usage => match last_archived(connection, watch)? {
+            Some(name) => (name, false),
+            None => {
+                return Ok(Finding::warning(WHAT, format!("not tried: {error}"), "Check as a superuser."));
+            }
+        },
+        Err(error) => return Err(error),
+    };
+    wait_for(config, repository, name, watch)?;
+    if switched {
+        wait_for_archiver(config, connection, name, watch)?;
+    }
+    let arrived = began.elapsed();
+    let fetched =
+        wal::fetch(repository, WalFileName::Segment(name), Some(control.segment_size), &mut io::sink())?
+            .ok_or_else(|| Error::unavailable(format!("{name} was there, and then was not")))?;
+    let way = if switched {
+        format!("archived in {} ms", arrived.as_millis())
+    } else {
+        "archived before".to_owned()
+    };
+    Ok(Finding::passed(
+        WHAT,
+        format!("{name} was {way}, and read back whole ({} bytes)", fetched.sum.length_bytes),
+    ))
+}
+
+/// Waits until PostgreSQL itself knows the segment as archived: the agent stores what is marked ready without being asked.
+fn wait_for_archiver(
+    config: &Config,
+    connection: &Connection,
+    name: SegmentName,
+    watch: &Watch<'_>,
+) -> Result<()> {
+    let deadline = Instant::now() + config.push.deadline;
+    let name = name.to_string();
+    loop {
+        let row = connection.query_row("ask how the archiver does", ARCHIVER, watch)?;
+        if row.optional(0).is_some_and(|last| *last >= *name) {
+            return Ok(());
+        }
+        let failed = row.optional(1) == Some(&name);
+        if failed || Instant::now() >= deadline {
+            let what = if failed { "fails at" } else { "has not been called for" };
+            return Err(Error::unavailable(format!(
+                "PostgreSQL's archive_command {what} {name}, which is stored"
+            ))
+            .hint("The server's log holds what the command said: its program, its --config, its user."));
+        }
+        watch.sleep(LOOK)?;
+    }
+}
+
+fn last_archived(connection: &Connection, watch: &Watch<'_>) -> Result<Option<SegmentName>> {
+    let rows = connection.query("ask for the last archived segment", LAST_ARCHIVED, watch)?;
+    rows.first().map(|row| row.parsed(0)).transpose()
+}
+
+fn wait_for(config: &Config, repository: &Repository, name: SegmentName, watch: &Watch<'_>) -> Result<()> {
+    let key = repository.layout().segment(name)?;
+    let deadline = Instant::now() + config.push.deadline;
+    while repository.store().stat(&key)?.is_none() {
+        if Instant::now() >= deadline {
+            return Err(Error::unavailable(format!(
+                "{name} has not arrived in the repository within {} s",
+                config.push.deadline.as_secs()
+            ))
+            .hint("Look into the server's log for what archive-push says, and at pgark status."));
+        }
+        watch.sleep(LOOK)?;
+    }
+    Ok(())
+}

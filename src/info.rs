@@ -1,0 +1,353 @@
+//! What the repository holds of a cluster: backups, the WAL of each timeline with its gaps, and what can be reached.
+
+use crate::error::{Error, Result};
+use crate::postgres::{
+    Lsn, SegmentName, SegmentNumber, SegmentSize, SystemIdentifier, TimelineHistory, TimelineId,
+};
+use crate::repository::backup::inventory::{self, BackupState};
+use crate::repository::backup::manifest::StoredBackup;
+use crate::repository::wal::{self, SegmentRun};
+use crate::repository::{Repository, systems};
+use crate::store::Store;
+use jiff::Timestamp;
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+/// All that is held of one cluster.
+#[derive(Debug, Serialize)]
+pub struct ClusterInfo {
+    /// The cluster's name.
+    pub cluster: String,
+    /// Where.
+    pub repository: String,
+    /// Its systems: one, or after `initdb` or `pg_upgrade` more.
+    pub systems: Vec<SystemInfo>,
+}
+
+/// What is held of one system.
+#[derive(Debug, Serialize)]
+pub struct SystemInfo {
+    /// Its identifier.
+    pub system_identifier: SystemIdentifier,
+    /// The length of its segments in bytes; `None` when there is neither a backup nor a segment.
+    pub segment_bytes: Option<u64>,
+    /// The backups, oldest first.
+    pub backups: Vec<BackupInfo>,
+    /// Labels of backups that are being taken.
+    pub running: Vec<String>,
+    /// The WAL.
+    pub timelines: Vec<TimelineInfo>,
+    /// What can be reached on the newest timeline that a backup leads to.
+    pub window: Option<RecoveryWindow>,
+}
+
+/// One backup.
+#[derive(Debug, Serialize)]
+pub struct BackupInfo {
+    /// Its label.
+    pub label: String,
+    /// When it started and stopped.
+    pub start_time: Timestamp,
+    /// When it was consistent.
+    pub stop_time: Timestamp,
+    /// Its start point.
+    pub start_lsn: Lsn,
+    /// Its stop point.
+    pub stop_lsn: Lsn,
+    /// The timeline of its start point.
+    pub timeline: TimelineId,
+    /// The major version of PostgreSQL.
+    pub postgresql: u32,
+    /// How many files it holds.
+    pub files: u64,
+    /// Their length in bytes.
+    pub raw_bytes: u64,
+    /// What it takes in the repository, in bytes.
+    pub stored_bytes: u64,
+    /// Pages whose checksum did not hold when they were read.
+    pub damaged_pages: u64,
+    /// The first segment that it needs and that is not there: it cannot be used.
+    pub missing_wal: Option<SegmentName>,
+}
+
+/// The WAL of one timeline.
+#[derive(Debug, Serialize)]
+pub struct TimelineInfo {
+    /// The timeline.
+    pub timeline: TimelineId,
+    /// The timeline that it came out of; `None` for the first, and when its history file is missing.
+    pub parent: Option<TimelineId>,
+    /// Where it came out of it.
+    pub switch_point: Option<Lsn>,
+    /// The first segment.
+    pub first: Option<SegmentName>,
+    /// The last segment.
+    pub last: Option<SegmentName>,
+    /// How many there are.
+    pub segments: u64,
+    /// What they take in the repository, in bytes.
+    pub stored_bytes: u64,
+    /// What is missing between the first and the last.
+    pub gaps: Vec<Gap>,
+}
+
+/// Missing segments.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub struct Gap {
+    /// The first of them.
+    pub first: SegmentName,
+    /// The last of them.
+    pub last: SegmentName,
+    /// How many they are.
+    pub segments: u64,
+}
+
+/// From when to where recovery can go.
+#[derive(Debug, Serialize)]
+pub struct RecoveryWindow {
+    /// The oldest backup from which the WAL goes on without a gap.
+    pub oldest_backup: String,
+    /// The moment at which it is consistent.
+    pub earliest: Timestamp,
+    /// The timeline that recovery ends on.
+    pub timeline: TimelineId,
+    /// The last segment that it reads.
+    pub last_segment: SegmentName,
+    /// Where the WAL ends, at the latest.
+    pub end_lsn: Lsn,
+}
+
+/// Looks at `now`.
+///
+/// # Errors
+/// [`ErrorKind::Absent`](crate::error::ErrorKind::Absent) when the repository holds nothing of the cluster; damage, and
+/// the store's own.
+pub fn gather(store: &Arc<dyn Store>, cluster: &str, now: Timestamp) -> Result<ClusterInfo> {
+    let systems = systems(store.as_ref(), cluster)?;
+    if systems.is_empty() {
+        return Err(Error::absent(format!(
+            "the repository \"{}\" holds nothing of cluster \"{cluster}\"",
+            store.location()
+        ))
+        .hint("The first archived file or the first backup makes its place."));
+    }
+    let systems = systems
+        .into_iter()
+        .map(|system| system_info(&Repository::new(store.clone(), cluster, system)?, now))
+        .collect::<Result<_>>()?;
+    Ok(ClusterInfo { cluster: cluster.to_owned(), repository: store.location(), systems })
+}
+
+fn system_info(repository: &Repository, now: Timestamp) -> Result<SystemInfo> {
+    let backups = inventory::read_all(repository)?;
+    let running = inventory::list(repository, now)?
+        .into_iter()
+        .filter(|listed| matches!(listed.state, BackupState::Running(_)))
+        .map(|listed| listed.label.to_string())
+        .collect();
+    let mut info = SystemInfo {
+        system_identifier: repository.layout().system(),
+        segment_bytes: None,
+        backups: Vec::new(),
+        running,
+        timelines: Vec::new(),
+        window: None,
+    };
+    let Some(size) = segment_size(repository, &backups)? else { return Ok(info) };
+    let archive = Archive::read(repository, size)?;
+    info.segment_bytes = Some(size.as_u64());
+    info.timelines = archive.timelines();
+    info.window = archive.window(&backups)?;
+    info.backups = backups.iter().map(|backup| archive.backup_info(backup)).collect::<Result<_>>()?;
+    Ok(info)
+}
+
+/// The segment size, as a backup or else any segment says it.
+fn segment_size(repository: &Repository, backups: &[StoredBackup]) -> Result<Option<SegmentSize>> {
+    if let Some(backup) = backups.last() {
+        return backup.segment_size().map(Some);
+    }
+    for timeline in wal::timelines(repository)?.with_files {
+        let mut any = None;
+        wal::visit_segments(repository, timeline, None, &mut |name, _| {
+            any = Some(name);
+            ControlFlow::Break(())
+        })?;
+        if let Some(name) = any {
+            return Ok(wal::header_of(repository, name)?.map(|header| header.segment_size));
+        }
+    }
+    Ok(None)
+}
+
+/// The WAL of all timelines, as runs.
+struct Archive {
+    size: SegmentSize,
+    runs: BTreeMap<TimelineId, Vec<SegmentRun>>,
+    histories: BTreeMap<TimelineId, TimelineHistory>,
+}
+
+impl Archive {
+    fn read(repository: &Repository, size: SegmentSize) -> Result<Archive> {
+        let timelines = wal::timelines(repository)?;
+        let mut archive = Archive { size, runs: BTreeMap::new(), histories: BTreeMap::new() };
+        archive.histories.insert(TimelineId::FIRST, TimelineHistory::of_first());
+        for timeline in timelines.with_history {
+            archive.histories.extend(repository.history(timeline)?.map(|history| (timeline, history)));
+        }
+        for timeline in timelines.with_files {
+            archive.runs.insert(timeline, wal::segment_runs(repository, timeline, size)?);
+        }
+        Ok(archive)
+    }
+
+    fn timelines(&self) -> Vec<TimelineInfo> {
+        self.runs
+            .iter()
+            .map(|(timeline, runs)| {
+                let parent = self.histories.get(timeline).and_then(TimelineHistory::parent);
+                let name = |number| SegmentName::new(*timeline, number, self.size);
+                TimelineInfo {
+                    timeline: *timeline,
+                    parent: parent.map(|parent| parent.timeline),
+                    switch_point: parent.map(|parent| parent.switch_point),
+                    first: runs.first().and_then(|run| name(run.first)),
+                    last: runs.last().and_then(|run| name(run.last)),
+                    segments: runs.iter().map(count).sum(),
+                    stored_bytes: runs.iter().map(|run| run.stored_bytes).sum(),
+                    gaps: gaps(*timeline, runs, self.size),
+                }
+            })
+            .collect()
+    }
+
+    fn backup_info(&self, backup: &StoredBackup) -> Result<BackupInfo> {
+        let last = backup.stop.lsn.previous().unwrap_or(backup.stop.lsn).segment(self.size);
+        let first = backup.start.lsn.segment(self.size);
+        let timeline = backup.start.timeline;
+        let history = self.histories.get(&timeline).cloned();
+        let history = history.unwrap_or_else(|| TimelineHistory::without_ancestors(timeline));
+        let end = self.readable_end(&history, first);
+        let missing = match end {
+            Some(end) if end >= last => None,
+            Some(end) => SegmentName::new(timeline, end.next(), self.size),
+            None => SegmentName::new(timeline, first, self.size),
+        };
+        Ok(BackupInfo {
+            label: backup.label.to_string(),
+            start_time: backup.start.time,
+            stop_time: backup.stop.time,
+            start_lsn: backup.start.lsn,
+            stop_lsn: backup.stop.lsn,
+            timeline,
+            postgresql: backup.major_version()?.as_u32(),
+            files: backup.totals.files,
+            raw_bytes: backup.totals.file_bytes,
+            stored_bytes: backup.totals.stored_bytes,
+            damaged_pages: backup.damaged_pages.count,
+            missing_wal: missing,
+        })
+    }
+
+    /// From the oldest backup whose WAL goes on without a gap to the end of the newest timeline that the newest backup
+    /// leads to.
+    fn window(&self, backups: &[StoredBackup]) -> Result<Option<RecoveryWindow>> {
+        let Some(newest) = backups.last() else { return Ok(None) };
+        // PostgreSQL's "latest": the newest timeline that comes out of the backup's.
+        let Some(history) =
+            self.histories.values().rev().find(|history| history.contains(newest.stop.timeline))
+        else {
+            return Ok(None);
+        };
+        let first = newest.start.lsn.segment(self.size);
+        let Some(last) = self.readable_end(history, first) else { return Ok(None) };
+        let oldest = backups.iter().find(|backup| {
+            history.contains(backup.start.timeline)
+                && history.end_of(backup.start.timeline).is_none_or(|end| backup.stop.lsn <= end)
+                && self.readable_end(history, backup.start.lsn.segment(self.size)) == Some(last)
+        });
+        let name = SegmentName::new(history.timeline_of_segment(last, self.size), last, self.size);
+        let (Some(oldest), Some(last_segment), Some(end_lsn)) = (oldest, name, last.next().start(self.size))
+        else {
+            return Ok(None);
+        };
+        Ok(Some(RecoveryWindow {
+            oldest_backup: oldest.label.to_string(),
+            earliest: oldest.stop.time,
+            timeline: history.timeline(),
+            last_segment,
+            end_lsn,
+        }))
+    }
+
+    /// The last segment that can be read from `first` on along a history, without a gap.
+    fn readable_end(&self, history: &TimelineHistory, first: SegmentNumber) -> Option<SegmentNumber> {
+        let mut end = None;
+        let mut next = first;
+        loop {
+            let timeline = history.timeline_of_segment(next, self.size);
+            // A timeline has a history before it has WAL: it is archived first.
+            let runs = self.runs.get(&timeline).map(Vec::as_slice).unwrap_or_default();
+            let run = runs.iter().find(|run| run.first <= next && next <= run.last);
+            let Some(run) = run else { return end };
+            // Where the timeline is left, the next one's copy of the segment is read.
+            let left = history.end_of(timeline).map(|end| end.segment(self.size));
+            let last = match left {
+                Some(left) if left <= run.last => left.previous()?,
+                _ => run.last,
+            };
+            end = Some(last);
+            next = last.next();
+        }
+    }
+}
+
+fn count(run: &SegmentRun) -> u64 {
+    run.last.as_u64() - run.first.as_u64() + 1
+}
+
+fn gaps(timeline: TimelineId, runs: &[SegmentRun], size: SegmentSize) -> Vec<Gap> {
+    runs.windows(2)
+        .filter_map(|pair| {
+            let [before, after] = pair else { return None };
+            let (first, last) = (before.last.next(), after.first.previous()?);
+            Some(Gap {
+                first: SegmentName::new(timeline, first, size)?,
+                last: SegmentName::new(timeline, last, size)?,
+                segments: last.as_u64() - first.as_u64() + 1,
+            })
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_timeline_without_wal_ends_nothing_before_it() {
+        let second = TimelineId::new(2).unwrap();
+        let history =
+            TimelineHistory::parse(second, b"1\t0/5000100\tno recovery target specified\n").unwrap();
+        let run = |first, last| SegmentRun {
+            first: SegmentNumber::new(first),
+            last: SegmentNumber::new(last),
+            stored_bytes: 1,
+        };
+        let end = |runs: &[(TimelineId, SegmentRun)]| {
+            let mut archive = Archive {
+                size: SegmentSize::DEFAULT,
+                runs: BTreeMap::new(),
+                histories: BTreeMap::from([(second, history.clone())]),
+            };
+            archive.runs.extend(runs.iter().map(|(timeline, run)| (*timeline, vec![*run])));
+            archive.readable_end(&history, SegmentNumber::new(2)).map(SegmentNumber::as_u64)
+        };
+        assert_eq!(end(&[]), None);
+        assert_eq!(end(&[(TimelineId::FIRST, run(1, 5))]), Some(4), "the switch is in segment 5");
+        assert_eq!(end(&[(TimelineId::FIRST, run(1, 4))]), Some(4));
+        assert_eq!(end(&[(TimelineId::FIRST, run(1, 4)), (second, run(5, 7))]), Some(7));
+    }
+}

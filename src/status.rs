@@ -1,0 +1,130 @@
+//! How archiving goes on this host, now: from the data directory and the agent alone, so that it also answers when the
+//! server or the repository does not.
+
+use crate::agent::AgentStatus;
+use crate::config::Config;
+use crate::data_directory::DataDirectory;
+use crate::error::{Context, Error, Result};
+use crate::postgres::{SystemIdentifier, WalFileName};
+use crate::spool::{Answer, Request, Spool, ask_running};
+use serde::Serialize;
+use std::fs;
+use std::path::PathBuf;
+use std::time::{Duration, Instant, SystemTime};
+
+/// How long the agent may take to answer.
+const ANSWER_MAX: Duration = Duration::from_secs(5);
+
+/// How archiving goes.
+#[derive(Debug, Serialize)]
+pub struct Status {
+    /// The cluster's name.
+    pub cluster: String,
+    /// The system in its data directory.
+    pub system_identifier: SystemIdentifier,
+    /// That directory.
+    pub data_directory: PathBuf,
+    /// The server's process, if one runs.
+    pub server_process_id: Option<u32>,
+    /// What waits to be archived.
+    pub waiting: Waiting,
+    /// The agent, if one runs.
+    pub agent: Option<AgentStatus>,
+    /// Where the agent logs.
+    pub agent_log: PathBuf,
+}
+
+/// The files that the server has marked as ready and not yet as archived.
+#[derive(Debug, Default, Serialize)]
+pub struct Waiting {
+    /// How many.
+    pub files: usize,
+    /// Their size, in bytes.
+    pub bytes: u64,
+    /// The first in PostgreSQL's order.
+    pub first: Option<String>,
+    /// How long the one that waits longest has been marked, in seconds.
+    pub longest_s: Option<u64>,
+}
+
+/// Looks at `now`.
+///
+/// # Errors
+/// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) for a configuration that is not for this host.
+pub fn gather(config: &Config, now: SystemTime) -> Result<Status> {
+    let data_directory = DataDirectory::open(&config.data_directory)?;
+    let control = data_directory.control_file()?;
+    let spool = Spool::of(config)?;
+    Ok(Status {
+        cluster: config.cluster.to_string(),
+        system_identifier: control.system,
+        data_directory: config.data_directory.clone(),
+        server_process_id: data_directory.server_process_id(),
+        waiting: waiting(&config.data_directory.join("pg_wal"), now)?,
+        agent: agent(&spool)?,
+        agent_log: spool.log(),
+    })
+}
+
+fn waiting(pg_wal: &std::path::Path, now: SystemTime) -> Result<Waiting> {
+    let archive_status = pg_wal.join("archive_status");
+    let what = || format!("could not list \"{}\"", archive_status.display());
+    let mut waiting = Waiting::default();
+    let mut first: Option<(bool, String)> = None;
+    for entry in fs::read_dir(&archive_status).context(what)? {
+        let entry = entry.context(what)?;
+        let Some(name) =
+            entry.file_name().to_str().and_then(|name| name.strip_suffix(".ready")).map(str::to_owned)
+        else {
+            continue;
+        };
+        let Ok(parsed) = name.parse::<WalFileName>() else { continue };
+        // Archived and marked as done while we look: it does not wait any more.
+        let Ok(marked) = entry.metadata().and_then(|metadata| metadata.modified()) else { continue };
+        let age = now.duration_since(marked).unwrap_or_default().as_secs();
+        waiting.files += 1;
+        waiting.bytes += fs::metadata(pg_wal.join(&name)).map_or(0, |metadata| metadata.len());
+        waiting.longest_s = waiting.longest_s.max(Some(age));
+        let order = (!matches!(parsed, WalFileName::History(_)), name);
+        if first.as_ref().is_none_or(|first| order < *first) {
+            first = Some(order);
+        }
+    }
+    waiting.first = first.map(|(_, name)| name);
+    Ok(waiting)
+}
+
+fn agent(spool: &Spool) -> Result<Option<AgentStatus>> {
+    let Some(conversation) = ask_running(spool, &Request::Status, Instant::now() + ANSWER_MAX)? else {
+        return Ok(None);
+    };
+    match conversation.answer {
+        Answer::Status(json) => serde_json::from_str(&json)
+            .map(Some)
+            .map_err(|error| Error::damaged("could not read the agent's status").caused_by(error)),
+        Answer::Failed(error) => Err(error),
+        other => Err(Error::unavailable(format!("the agent gave a strange answer: {other:?}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_what_waits_in_postgresqls_order() {
+        let scratch = tempfile::tempdir().unwrap();
+        let archive_status = scratch.path().join("archive_status");
+        fs::create_dir(&archive_status).unwrap();
+        assert_eq!(waiting(scratch.path(), SystemTime::now()).unwrap().files, 0);
+        for name in ["000000010000000000000002", "000000010000000000000001", "00000002.history"] {
+            fs::write(scratch.path().join(name), b"12345").unwrap();
+            fs::write(archive_status.join(format!("{name}.ready")), b"").unwrap();
+        }
+        fs::write(archive_status.join("000000010000000000000000.done"), b"").unwrap();
+        let found = waiting(scratch.path(), SystemTime::now() + Duration::from_secs(60)).unwrap();
+        assert_eq!((found.files, found.bytes), (3, 15));
+        assert_eq!(found.first.as_deref(), Some("00000002.history"));
+        assert!(found.longest_s.unwrap() >= 60);
+    }
+}

@@ -1,2 +1,150 @@
-//! `pgark`: the companion that an operator calls.
-fn main() {}
+//! `pgark`: the companion that an operator calls. Arguments → one use case → exit status.
+
+mod agent;
+mod base_backup;
+mod check;
+mod config;
+mod info;
+mod output;
+mod recover;
+mod status;
+
+use clap::{Parser, Subcommand};
+use output::Output;
+use pgark::config::{Config, RepositoryUrl};
+use pgark::durable::Disk;
+use pgark::error::{Error, ErrorKind, Result};
+use pgark::store::Store;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::{env, panic};
+
+/// WAL archiving and point-in-time recovery for PostgreSQL.
+///
+/// PostgreSQL itself calls archive-push and archive-get; this is the program for people.
+#[derive(Parser, Debug)]
+#[command(name = "pgark", version, max_term_width = 100, arg_required_else_help = true)]
+struct Arguments {
+    /// The configuration [default: $PGARK_CONFIG, else /etc/pgark/pgark.toml]
+    #[arg(long, value_name = "FILE", global = true)]
+    config: Option<PathBuf>,
+
+    /// Print JSON for programs instead of text for people, errors too
+    #[arg(long, global = true)]
+    json: bool,
+
+    /// Show no progress
+    #[arg(long, short, global = true)]
+    quiet: bool,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Take a base backup of the running server
+    BaseBackup(base_backup::BaseBackupArguments),
+    /// Bring the cluster back to a moment: restore a backup and tell PostgreSQL how far to recover
+    Recover(Box<recover::RecoverArguments>),
+    /// Show what the repository holds: backups, WAL with its gaps, what can be reached
+    Info(info::InfoArguments),
+    /// Check whether all of it works: configuration, server, a WAL segment's way there and back
+    Check,
+    /// Show how archiving goes on this host: what waits, the agent, the last error
+    Status,
+    /// Print the effective settings and where each comes from
+    Config,
+    /// Run the agent that archive-push and archive-get start by themselves, or stop it
+    Agent(agent::AgentArguments),
+}
+
+/// What every command gets.
+struct Context {
+    location: Option<PathBuf>,
+    output: Output,
+}
+
+impl Context {
+    /// The configuration that the command line or the environment names.
+    fn config(&self) -> Result<Config> {
+        Config::load(&Config::locate(self.location.clone(), env::var_os("PGARK_CONFIG")).path)
+    }
+
+    /// The store that a configuration names.
+    fn store(&self, config: &Config) -> Arc<dyn Store> {
+        open(&config.repository.url)
+    }
+
+    /// The store and the cluster that the arguments name, or else the configuration.
+    fn place(&self, arguments: &PlaceArguments) -> Result<(Arc<dyn Store>, String)> {
+        match (&arguments.repository, &arguments.cluster) {
+            (Some(url), Some(cluster)) => {
+                // The data directory is that of another host, or gone.
+                let config = Config::for_recovery(cluster, url, &PathBuf::from("/nonexistent"))?;
+                Ok((open(&config.repository.url), config.cluster.to_string()))
+            }
+            _ => {
+                let config = self.config()?;
+                Ok((self.store(&config), config.cluster.to_string()))
+            }
+        }
+    }
+}
+
+/// A cluster that is named without a configuration file.
+#[derive(clap::Args, Debug)]
+struct PlaceArguments {
+    /// The repository, where there is no configuration file: a directory
+    #[arg(long, value_name = "URL", requires = "cluster")]
+    repository: Option<String>,
+
+    /// The cluster's name in that repository
+    #[arg(long, value_name = "NAME", requires = "repository")]
+    cluster: Option<String>,
+}
+
+/// The one place where a concrete store is chosen.
+fn open(url: &RepositoryUrl) -> Arc<dyn Store> {
+    pgark::repository::open_store(url, disk())
+}
+
+/// The file system that everything durable goes through.
+fn disk() -> Arc<dyn Disk> {
+    #[cfg(feature = "failpoints")]
+    return pgark::failpoint::disk();
+    #[cfg(not(feature = "failpoints"))]
+    return Arc::new(pgark::durable::RealDisk);
+}
+
+fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => return output::command_line(&error),
+    };
+    let output = Output::new(arguments.json, arguments.quiet);
+    let context = Context { location: arguments.config, output };
+    panic::set_hook(Box::new(|information| output::say(&format!("pgark failed: {information}"))));
+    let ran = panic::catch_unwind(panic::AssertUnwindSafe(|| run(&context, arguments.command)));
+    let result = ran.unwrap_or_else(|_| {
+        Err(Error::new(ErrorKind::Damaged, "pgark failed in a way that it does not know")
+            .hint("This is a defect of pgark: please report what was printed above."))
+    });
+    match result {
+        Ok(status) => status,
+        Err(error) => context.output.error(&error),
+    }
+}
+
+fn run(context: &Context, command: Command) -> Result<ExitCode> {
+    match command {
+        Command::Config => config::run(context),
+        Command::BaseBackup(arguments) => base_backup::run(context, arguments),
+        Command::Recover(arguments) => recover::run(context, *arguments),
+        Command::Info(arguments) => info::run(context, arguments),
+        Command::Check => check::run(context),
+        Command::Status => status::run(context),
+        Command::Agent(arguments) => agent::run(context, arguments),
+    }
+}

@@ -1,0 +1,207 @@
+//! `pgark agent`: runs it, detaches it, stops it.
+
+use super::Context;
+use super::output;
+use clap::{Args, Subcommand};
+use nix::unistd::{dup2_stdin, dup2_stdout, setsid};
+use pgark::agent::{Acquired, Instance, RotatingLog};
+use pgark::config::Config;
+use pgark::data_directory::DataDirectory;
+use pgark::error::{Context as _, Error, Result};
+use pgark::spool::{Answer, Request, Spool, ask_running, write_answer};
+use serde::Serialize;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::process::{ExitCode, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tracing_subscriber::EnvFilter;
+
+/// How long an agent may take to say that it will stop.
+const STOP_ANSWER_MAX: Duration = Duration::from_secs(10);
+/// How long it may take to finish what it has in flight.
+const STOP_MAX: Duration = Duration::from_secs(60);
+
+/// How long a thread stays that has nothing to do: as good as for ever.
+const THREAD_KEEP_ALIVE: Duration = Duration::from_secs(365 * 86_400);
+
+/// Arguments of `pgark agent`.
+#[derive(Args, Debug)]
+pub struct AgentArguments {
+    #[command(subcommand)]
+    command: Option<AgentCommand>,
+
+    /// Leave the caller: a session of its own, no inherited descriptors, always exit status 0
+    #[arg(long)]
+    detach: bool,
+
+    /// Say on stdout, in the words of the socket, whether it listens
+    #[arg(long, hide = true)]
+    announce: bool,
+}
+
+#[derive(Subcommand, Debug)]
+enum AgentCommand {
+    /// Have the running agent finish what is in flight and end
+    Stop,
+}
+
+#[derive(Serialize)]
+struct Stopped {
+    stopped: bool,
+}
+
+pub fn run(context: &Context, arguments: AgentArguments) -> Result<ExitCode> {
+    match arguments.command {
+        Some(AgentCommand::Stop) => stop(context),
+        None if arguments.detach => {
+            // Whoever reaps us may take any other status for a crash of its own child.
+            if let Err(error) = detach(context) {
+                announce(&Answer::Failed(error));
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+        None if arguments.announce => {
+            let mut announced = false;
+            let result = serve(context, || {
+                announced = true;
+                announce(&Answer::Ready);
+            });
+            if !announced {
+                announce(&match &result {
+                    Ok(_) => Answer::Ready,
+                    Err(error) => Answer::Failed(error.replica()),
+                });
+            }
+            result
+        }
+        None => serve(context, || {}),
+    }
+}
+
+/// Runs the agent in this process.
+fn serve(context: &Context, listening: impl FnOnce()) -> Result<ExitCode> {
+    let config = Arc::new(context.config()?);
+    DataDirectory::open(&config.data_directory)?;
+    let spool = Spool::of(&config)?;
+    spool.prepare()?;
+    let Acquired::Ours(instance) = Instance::acquire(&config, &spool)? else {
+        output::say("pgark: an agent of this configuration is already running");
+        return Ok(ExitCode::SUCCESS);
+    };
+    start_log(&config, &spool)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .max_blocking_threads(config.agent.workers.get() * 2 + 4)
+        // One that stays takes over what a new one cannot be started for; without any, tokio panics.
+        .thread_keep_alive(THREAD_KEEP_ALIVE)
+        .enable_all()
+        .build()
+        .context(|| "could not start the runtime")?;
+    runtime.block_on(pgark::agent::serve(config.clone(), context.store(&config), instance, listening))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Under systemd the journal keeps the log; else a file in the spool does.
+fn start_log(config: &Config, spool: &Spool) -> Result<()> {
+    let filter = EnvFilter::try_from_env("PGARK_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_target(false);
+    if stderr_is_the_journal() {
+        builder.without_time().with_writer(io::stderr).init();
+    } else {
+        let log = RotatingLog::open(&spool.log(), config.agent.log_max_bytes)?;
+        builder.with_writer(move || log.clone()).init();
+    }
+    Ok(())
+}
+
+/// Whether our stderr is the stream that systemd says it is. A server that systemd started hands the variable down to
+/// whatever it starts, but not the stream. Source: `systemd.exec(5)`, `$JOURNAL_STREAM`.
+fn stderr_is_the_journal() -> bool {
+    let stderr =
+        std::fs::metadata("/proc/self/fd/2").map(|stream| format!("{}:{}", stream.dev(), stream.ino()));
+    std::env::var("JOURNAL_STREAM").is_ok_and(|stream| stderr.is_ok_and(|ours| ours == stream))
+}
+
+/// Spawns the agent and stays as its parent, so that whoever called us never gets it, or its exit status, as a child of
+/// its own: in a container that may be PostgreSQL, which would take it for a crash.
+fn detach(context: &Context) -> Result<()> {
+    let what = || "could not detach the agent";
+    // Fails only for the leader of a process group, which has a session or gets one from its shell.
+    let _ = setsid();
+    close_inherited().context(what)?;
+    std::env::set_current_dir("/").context(what)?;
+    let null = OpenOptions::new().read(true).write(true).open("/dev/null").context(what)?;
+    let program = std::env::current_exe().context(what)?;
+    let mut command = std::process::Command::new(program);
+    command.arg("agent").arg("--announce");
+    if let Some(config) = &context.location {
+        command.arg("--config").arg(config);
+    }
+    let mut child = command.stdin(Stdio::null()).stderr(Stdio::null()).spawn().context(what)?;
+    // From here on the agent alone holds the pipe to whoever waits for its first word.
+    let _ = dup2_stdin(&null).and_then(|()| dup2_stdout(&null));
+    let _ = child.wait();
+    Ok(())
+}
+
+/// Closes whatever the caller had open: as long as anybody holds the pipe of PostgreSQL's log collector, it never ends.
+fn close_inherited() -> io::Result<()> {
+    let open: Vec<i32> = std::fs::read_dir("/proc/self/fd")?
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter(|descriptor| *descriptor > 2)
+        .collect();
+    for descriptor in open {
+        // The one that listed them is closed already.
+        let _ = nix::unistd::close(descriptor);
+    }
+    Ok(())
+}
+
+/// Says on stdout how it began, and lets go of stdout: whoever started us waits for its end.
+fn announce(answer: &Answer) {
+    // If it has gone, nobody needs to know.
+    let _ = write_answer(&mut io::stdout(), answer).and_then(|()| {
+        io::Write::flush(&mut io::stdout()).context(|| "could not flush")?;
+        let null = File::options().write(true).open("/dev/null").context(|| "could not open /dev/null")?;
+        dup2_stdout(&null).context(|| "could not let go of stdout")
+    });
+}
+
+fn stop(context: &Context) -> Result<ExitCode> {
+    let config = context.config()?;
+    DataDirectory::open(&config.data_directory)?;
+    let spool = Spool::of(&config)?;
+    let holder = holder(&spool.lock());
+    let asked = ask_running(&spool, &Request::Stop, Instant::now() + STOP_ANSWER_MAX)?;
+    let stopped = Stopped { stopped: asked.is_some() };
+    drop(asked);
+    if stopped.stopped {
+        wait_for_end(&spool.lock(), holder)?;
+    }
+    context.output.result(&stopped, || {
+        if stopped.stopped { "the agent has stopped".to_owned() } else { "no agent is running".to_owned() }
+    });
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The process that the lock's file names.
+fn holder(lock: &Path) -> Option<String> {
+    std::fs::read_to_string(lock).ok()?.lines().next().map(str::to_owned)
+}
+
+/// The kernel gives up the agent's lock when it has ended. On a busy server the next agent has it a moment later.
+fn wait_for_end(lock: &Path, stopped: Option<String>) -> Result<()> {
+    let file = File::open(lock).context(|| format!("could not open \"{}\"", lock.display()))?;
+    let deadline = Instant::now() + STOP_MAX;
+    while file.try_lock().is_err() && holder(lock) == stopped {
+        if Instant::now() >= deadline {
+            return Err(Error::unavailable("the agent has not finished what it has in flight")
+                .hint("It ends by itself when that is done; its log says what it does."));
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    Ok(())
+}

@@ -1,0 +1,133 @@
+//! `pgark base-backup`.
+
+use super::Context;
+use clap::{Args, ValueEnum};
+use pgark::backup::{self, BackupRequest, BackupSummary};
+use pgark::config::Checkpoint;
+use pgark::data_directory::DataDirectory;
+use pgark::error::{Context as _, Error, ErrorKind, Result};
+use pgark::repository::Repository;
+use pgark::repository::backup::Label;
+use pgark::terminal::{Loudness, Progress};
+use std::num::NonZeroUsize;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use tokio::runtime::Builder;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// Arguments of `pgark base-backup`.
+#[derive(Args, Debug)]
+pub struct BaseBackupArguments {
+    /// The name of the backup [default: the time, such as 20260115T143000Z]
+    #[arg(long)]
+    label: Option<String>,
+
+    /// How fast the checkpoint is made that begins it [default: backup.checkpoint]
+    #[arg(long)]
+    checkpoint: Option<CheckpointArgument>,
+
+    /// How many packs are written at once [default: backup.workers]
+    #[arg(long)]
+    workers: Option<NonZeroUsize>,
+}
+
+#[derive(ValueEnum, Clone, Copy, Debug)]
+enum CheckpointArgument {
+    /// At once, with all the I/O that takes
+    Fast,
+    /// Spread over time, as the server's own are; may take minutes
+    Spread,
+}
+
+pub fn run(context: &Context, arguments: BaseBackupArguments) -> Result<ExitCode> {
+    let config = context.config()?;
+    let label: Label = match &arguments.label {
+        Some(label) => label.parse()?,
+        None => jiff::Timestamp::now().strftime("%Y%m%dT%H%M%SZ").to_string().parse()?,
+    };
+    let data_directory = DataDirectory::open(&config.data_directory)?;
+    let system = data_directory.control_file()?.system;
+    if let Some(configured) = config.system_identifier.filter(|configured| *configured != system) {
+        return Err(Error::new(
+            ErrorKind::Foreign,
+            format!("the data directory holds the system {system}, the configuration says {configured}"),
+        )
+        .hint("Was the cluster made new? Then correct or remove system_identifier."));
+    }
+    let repository = Repository::new(context.store(&config), config.cluster.as_str(), system)?;
+    let request = BackupRequest {
+        label,
+        data_directory: &data_directory,
+        conninfo: &config.connection.conninfo,
+        checkpoint: match arguments.checkpoint {
+            Some(CheckpointArgument::Fast) => Checkpoint::Fast,
+            Some(CheckpointArgument::Spread) => Checkpoint::Spread,
+            None => config.backup.checkpoint,
+        },
+        workers: arguments.workers.unwrap_or(config.backup.workers),
+        compression: config.compression,
+        wal_deadline: config.backup.wal_deadline,
+    };
+    let loudness = if context.output.is_quiet() { Loudness::Quiet } else { Loudness::Normal };
+    let interrupted = interrupted_by_signals()?;
+    let summary = backup::run(&request, &repository, &interrupted, &Progress::new(loudness))?;
+    context.output.result(&summary, || text(&summary));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What SIGINT and SIGTERM set from now on; the backup then ends in order.
+fn interrupted_by_signals() -> Result<Arc<AtomicBool>> {
+    let interrupted = Arc::new(AtomicBool::new(false));
+    let what = || "could not listen for signals";
+    let runtime = Builder::new_current_thread().enable_all().build().context(what)?;
+    let listen = |kind| {
+        let _entered = runtime.enter();
+        signal(kind).context(what)
+    };
+    let (interrupt, terminate) = (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
+    let set = interrupted.clone();
+    // Ends with the process.
+    thread::spawn(move || {
+        runtime.block_on(first_of(interrupt, terminate));
+        set.store(true, Ordering::Release);
+    });
+    Ok(interrupted)
+}
+
+async fn first_of(mut one: Signal, mut other: Signal) {
+    tokio::select! {
+        _ = one.recv() => {}
+        _ = other.recv() => {}
+    }
+}
+
+fn text(summary: &BackupSummary) -> String {
+    let mut text = format!(
+        "backup {} is complete: {} files with {:.1} MiB, stored in {:.1} MiB, in {:.1} s\n\
+         WAL from {} to {} on timeline {} ({} segments) is in the repository\n\
+         it can be recovered to any point from {} on",
+        summary.label,
+        summary.files,
+        mib(summary.file_bytes),
+        mib(summary.stored_bytes),
+        summary.duration_s,
+        summary.start_lsn,
+        summary.stop_lsn,
+        summary.timeline,
+        summary.wal_segments,
+        summary.stopped.strftime("%Y-%m-%d %H:%M:%S%.6f+00"),
+    );
+    if summary.damaged_pages.count > 0 {
+        text.push_str(&format!(
+            "\nWARNING: {} pages are damaged in the cluster itself, and so in this backup",
+            summary.damaged_pages.count
+        ));
+    }
+    text
+}
+
+fn mib(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 20)
+}

@@ -1,0 +1,61 @@
+//! `pgark config`.
+
+use super::Context;
+use pgark::config::SettingOrigin;
+use pgark::error::Result;
+use serde::Serialize;
+use std::process::ExitCode;
+
+#[derive(Serialize)]
+struct Settings {
+    file: Option<String>,
+    settings: Vec<Setting>,
+}
+
+#[derive(Serialize)]
+struct Setting {
+    name: &'static str,
+    value: String,
+    origin: &'static str,
+    line: Option<usize>,
+    description: &'static str,
+}
+
+pub fn run(context: &Context) -> Result<ExitCode> {
+    let config = context.config()?;
+    let settings = config
+        .effective()
+        .into_iter()
+        .map(|setting| {
+            let (origin, line) = match setting.origin {
+                SettingOrigin::File { line } => ("file", Some(line)),
+                SettingOrigin::Given => ("command line", None),
+                SettingOrigin::Default => ("default", None),
+            };
+            Setting {
+                name: setting.name,
+                value: setting.value,
+                origin,
+                line,
+                description: setting.description,
+            }
+        })
+        .collect();
+    let settings = Settings { file: config.path.as_ref().map(|path| path.display().to_string()), settings };
+    context.output.result(&settings, || text(&settings));
+    Ok(ExitCode::SUCCESS)
+}
+
+fn text(settings: &Settings) -> String {
+    let width = |of: fn(&Setting) -> usize| settings.settings.iter().map(of).max().unwrap_or_default();
+    let (names, values) = (width(|s| s.name.len()), width(|s| s.value.len()));
+    let mut text = format!("# {}\n", settings.file.as_deref().unwrap_or("no file"));
+    for setting in &settings.settings {
+        let origin = match setting.line {
+            Some(line) => format!("line {line}"),
+            None => setting.origin.to_owned(),
+        };
+        text.push_str(&format!("{:names$}  {:values$}  {origin}\n", setting.name, setting.value));
+    }
+    text
+}

@@ -1,0 +1,142 @@
+//! `pgark info`.
+
+use super::Context;
+use clap::Args;
+use jiff::Timestamp;
+use pgark::error::Result;
+use pgark::info::{ClusterInfo, SystemInfo, TimelineInfo, gather};
+use pgark::terminal::{bytes, table};
+use std::process::ExitCode;
+
+/// Arguments of `pgark info`.
+#[derive(Args, Debug)]
+pub struct InfoArguments {
+    #[command(flatten)]
+    place: super::PlaceArguments,
+}
+
+pub fn run(context: &Context, arguments: InfoArguments) -> Result<ExitCode> {
+    let (store, cluster) = context.place(&arguments.place)?;
+    let info = gather(&store, &cluster, Timestamp::now())?;
+    context.output.result(&info, || text(&info));
+    Ok(ExitCode::SUCCESS)
+}
+
+fn text(info: &ClusterInfo) -> String {
+    let mut text = format!("cluster {} in {}\n", info.cluster, info.repository);
+    for system in &info.systems {
+        text.push_str(&system_text(system));
+    }
+    text
+}
+
+fn system_text(system: &SystemInfo) -> String {
+    let mut text = format!("\nsystem {}", system.system_identifier);
+    if let Some(size) = system.segment_bytes {
+        text.push_str(&format!(", WAL segments of {}", bytes(size)));
+    }
+    text.push_str("\n\nbackups\n");
+    text.push_str(&indented(&if system.backups.is_empty() {
+        "none: take one with pgark base-backup".to_owned()
+    } else {
+        backups(system)
+    }));
+    for label in &system.running {
+        text.push_str(&format!("  {label} is being taken\n"));
+    }
+    text.push_str("\nWAL\n");
+    text.push_str(&indented(&if system.timelines.is_empty() {
+        "none".to_owned()
+    } else {
+        timelines(&system.timelines)
+    }));
+    for timeline in &system.timelines {
+        for gap in &timeline.gaps {
+            let segments =
+                if gap.segments == 1 { "1 segment".to_owned() } else { format!("{} segments", gap.segments) };
+            text.push_str(&format!(
+                "  missing on timeline {}: {segments}, {} to {}\n",
+                timeline.timeline, gap.first, gap.last
+            ));
+        }
+    }
+    text.push_str("\nrecovery window\n");
+    text.push_str(&match &system.window {
+        None => "  nothing can be recovered: there is no backup with all of its WAL\n".to_owned(),
+        Some(window) => format!(
+            "  from {} (end of backup {})\n  to   the end of {}, at the latest {}, on timeline {}\n",
+            second(window.earliest),
+            window.oldest_backup,
+            window.last_segment,
+            window.end_lsn,
+            window.timeline
+        ),
+    });
+    text
+}
+
+fn backups(system: &SystemInfo) -> String {
+    let rows: Vec<Vec<String>> = system
+        .backups
+        .iter()
+        .map(|backup| {
+            let mut remarks = Vec::new();
+            if let Some(missing) = backup.missing_wal {
+                remarks.push(format!("CANNOT BE USED: WAL is missing from {missing} on"));
+            }
+            if backup.damaged_pages > 0 {
+                remarks.push(format!("{} damaged pages", backup.damaged_pages));
+            }
+            vec![
+                backup.label.clone(),
+                second(backup.stop_time),
+                format!("{}", backup.timeline),
+                backup.start_lsn.to_string(),
+                backup.stop_lsn.to_string(),
+                backup.postgresql.to_string(),
+                backup.files.to_string(),
+                bytes(backup.raw_bytes),
+                bytes(backup.stored_bytes),
+                remarks.join("; "),
+            ]
+        })
+        .collect();
+    table(
+        &["label", "stopped", "timeline", "start", "stop", "PostgreSQL", "files", "size", "stored", ""],
+        &rows,
+    )
+}
+
+fn timelines(timelines: &[TimelineInfo]) -> String {
+    let rows: Vec<Vec<String>> = timelines
+        .iter()
+        .map(|timeline| {
+            let segment = |name: Option<pgark::postgres::SegmentName>| {
+                name.map_or("-".to_owned(), |name| name.to_string())
+            };
+            vec![
+                timeline.timeline.to_string(),
+                match (timeline.parent, timeline.switch_point) {
+                    (Some(parent), Some(point)) => format!("{parent} at {point}"),
+                    _ if timeline.timeline.as_u32() == 1 => "-".to_owned(),
+                    _ => "history file is missing".to_owned(),
+                },
+                segment(timeline.first),
+                segment(timeline.last),
+                timeline.segments.to_string(),
+                bytes(timeline.stored_bytes),
+                timeline.gaps.iter().map(|gap| gap.segments).sum::<u64>().to_string(),
+            ]
+        })
+        .collect();
+    table(&["timeline", "out of", "first segment", "last segment", "segments", "stored", "missing"], &rows)
+}
+
+/// A moment, to the second, in UTC.
+fn second(time: Timestamp) -> String {
+    time.strftime("%Y-%m-%d %H:%M:%S+00").to_string()
+}
+
+fn indented(text: &str) -> String {
+    text.lines().map(|line| format!("  {line}\n")).collect()
+}

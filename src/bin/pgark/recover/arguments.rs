@@ -1,0 +1,238 @@
+//! The arguments of `pgark recover`: raw in, typed out.
+
+use clap::ArgGroup;
+use jiff::Timestamp;
+use pgark::error::{Context as _, Error, Result};
+use pgark::postgres::target_time::parse_target_time;
+use pgark::postgres::{
+    Lsn, RecoveryTarget, RestorePointName, SystemIdentifier, TargetAction, TargetBound, TargetTimeline, Xid,
+};
+use pgark::recover::configure::Archiving;
+use pgark::recover::tablespaces::TablespaceMapping;
+use pgark::recover::target::{Consent, Goal, TargetRequest};
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+/// Restores a backup and tells PostgreSQL how far to recover.
+///
+/// Nothing is ever overwritten: the target directory must be empty or absent. What cannot work is refused before
+/// the first byte, with the nearest point that can be reached. Try --dry-run first: it prints the plan and writes nothing.
+///
+///   pgark recover --target-time '2026-01-15 14:29:59+00' --target-directory /srv/restore/main --wait
+///
+///   pgark recover --repository /srv/pgark --cluster main --target-directory /srv/restore/main   (on a new host)
+///
+/// Run it as the user that runs PostgreSQL. If it is interrupted, call it again. The recovered cluster does not archive
+/// unless --archiving on is given, so that a copy never writes into its original's archive.
+#[derive(clap::Args, Debug)]
+#[command(group(ArgGroup::new("target").multiple(false)))]
+pub struct RecoverArguments {
+    /// Recover all transactions up to this time, with its zone: '2026-01-15 14:29:59+00'
+    #[arg(long, group = "target", value_name = "TIME")]
+    target_time: Option<String>,
+
+    /// Recover up to this position in the WAL: 0/3000028
+    #[arg(long, group = "target", value_name = "LSN")]
+    target_lsn: Option<String>,
+
+    /// Recover until this transaction ends; others that ended after it are lost
+    #[arg(long, group = "target", value_name = "XID")]
+    target_xid: Option<String>,
+
+    /// Recover up to this restore point, made with pg_create_restore_point
+    #[arg(long, group = "target", value_name = "NAME")]
+    target_name: Option<String>,
+
+    /// Recover to the end of the backup and no further
+    #[arg(long, group = "target")]
+    target_immediate: bool,
+
+    /// Recover to the end of the archived WAL [default]
+    #[arg(long, group = "target")]
+    latest: bool,
+
+    /// Recover to the last transaction at or before this time, even if nothing was archived after it
+    #[arg(long, group = "target", value_name = "TIME")]
+    latest_before: Option<String>,
+
+    /// Stop just before the target (time, LSN or xid) instead of just after it
+    #[arg(long)]
+    exclusive: bool,
+
+    /// The timeline to recover to: latest, current (the backup's) or a number
+    #[arg(long, value_name = "TIMELINE", default_value = "latest")]
+    target_timeline: String,
+
+    /// What the server does at the target: pause, promote or shutdown [default: promote with --latest, else pause]
+    #[arg(long, value_name = "ACTION")]
+    target_action: Option<String>,
+
+    /// Begin from this backup [default: the newest that ended before the target]
+    #[arg(long, value_name = "LABEL")]
+    backup: Option<String>,
+
+    /// Where to restore; must be empty or absent [default: the configured data_directory]
+    #[arg(long, short = 'D', value_name = "DIR")]
+    pub target_directory: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub place: super::super::PlaceArguments,
+
+    /// Which system of the cluster, where the repository holds several
+    #[arg(long, value_name = "NUMBER")]
+    system_identifier: Option<String>,
+
+    /// Restore the tablespace of directory OLD into NEW; may be repeated
+    #[arg(long, value_name = "OLD=NEW")]
+    tablespace_mapping: Vec<String>,
+
+    /// Whether the recovered cluster archives its own WAL: off or on
+    #[arg(long, value_name = "off|on", default_value = "off")]
+    archiving: String,
+
+    /// How many packs to restore at once [default: recover.workers]
+    #[arg(long, value_name = "N")]
+    pub workers: Option<NonZeroUsize>,
+
+    /// Where the recovered cluster's agent works [default: beside the target directory]
+    #[arg(long, value_name = "DIR")]
+    pub spool_directory: Option<PathBuf>,
+
+    /// Print the plan and write nothing
+    #[arg(long, conflicts_with = "wait")]
+    pub dry_run: bool,
+
+    /// Start the server, wait until it has recovered, and compare the point reached with the plan
+    #[arg(long)]
+    pub wait: bool,
+
+    /// The port for the started server, beside a running original [default: as configured]
+    #[arg(long, value_name = "N")]
+    pub port: Option<u16>,
+
+    /// The directory of PostgreSQL's programs [default: where packages put them, else $PATH]
+    #[arg(long, value_name = "DIR")]
+    pub pg_bin: Option<PathBuf>,
+
+    /// Go on although it is not proven that the target can be reached
+    #[arg(long)]
+    accept_unproven: bool,
+}
+
+impl RecoverArguments {
+    /// What is to be reached; `command` is this command without it.
+    pub fn target(&self, command: String) -> Result<TargetRequest> {
+        let goal = self.goal()?;
+        if self.exclusive
+            && !matches!(
+                goal,
+                Goal::Target(RecoveryTarget::Time(_) | RecoveryTarget::Lsn(_) | RecoveryTarget::Xid(_), _)
+            )
+        {
+            return Err(Error::usage("--exclusive has no meaning for this target")
+                .hint("It goes with --target-time, --target-lsn and --target-xid."));
+        }
+        Ok(TargetRequest {
+            goal,
+            timeline: self.target_timeline.parse::<TargetTimeline>()?,
+            action: self.target_action.as_deref().map(str::parse::<TargetAction>).transpose()?,
+            backup: self.backup.clone(),
+            consent: if self.accept_unproven { Consent::AcceptUnproven } else { Consent::ProvenOnly },
+            command,
+        })
+    }
+
+    fn goal(&self) -> Result<Goal> {
+        let bound = if self.exclusive { TargetBound::Exclusive } else { TargetBound::Inclusive };
+        if let Some(text) = &self.latest_before {
+            return time("--latest-before", text).map(Goal::LatestBefore);
+        }
+        let target = if let Some(text) = &self.target_time {
+            RecoveryTarget::Time(time("--target-time", text)?)
+        } else if let Some(text) = &self.target_lsn {
+            RecoveryTarget::Lsn(text.parse::<Lsn>().context(|| "--target-lsn")?)
+        } else if let Some(text) = &self.target_xid {
+            RecoveryTarget::Xid(text.parse::<Xid>().context(|| "--target-xid")?)
+        } else if let Some(text) = &self.target_name {
+            RecoveryTarget::Name(text.parse::<RestorePointName>()?)
+        } else if self.target_immediate {
+            RecoveryTarget::Immediate
+        } else {
+            RecoveryTarget::Latest
+        };
+        Ok(Goal::Target(target, bound))
+    }
+
+    /// Which system is meant.
+    pub fn system(&self) -> Result<Option<SystemIdentifier>> {
+        self.system_identifier.as_deref().map(str::parse).transpose()
+    }
+
+    /// Where tablespaces go.
+    pub fn mappings(&self) -> Result<Vec<TablespaceMapping>> {
+        self.tablespace_mapping.iter().map(|text| text.parse()).collect()
+    }
+
+    /// Whether the recovered cluster archives.
+    pub fn archiving(&self) -> Result<Archiving> {
+        match self.archiving.as_str() {
+            "off" => Ok(Archiving::Off),
+            "on" => Ok(Archiving::On),
+            other => Err(Error::usage(format!("--archiving is off or on, not \"{other}\""))),
+        }
+    }
+}
+
+fn time(argument: &str, text: &str) -> Result<Timestamp> {
+    parse_target_time(text).context(|| argument)
+}
+
+/// The options that choose a target, with whether a value follows.
+const TARGET_OPTIONS: [(&str, bool); 9] = [
+    ("--target-time", true),
+    ("--target-lsn", true),
+    ("--target-xid", true),
+    ("--target-name", true),
+    ("--target-immediate", false),
+    ("--latest", false),
+    ("--latest-before", true),
+    ("--exclusive", false),
+    ("--target-timeline", true),
+];
+
+/// The command line without its target, so that errors can say which command would work.
+pub fn without_target(arguments: impl IntoIterator<Item = String>) -> String {
+    let mut words = Vec::new();
+    let mut arguments = arguments.into_iter();
+    while let Some(argument) = arguments.next() {
+        let name = argument.split('=').next().unwrap_or_default();
+        match TARGET_OPTIONS.iter().find(|(option, _)| *option == name) {
+            None => words.push(quoted(&argument)),
+            Some((_, true)) if !argument.contains('=') => drop(arguments.next()),
+            Some(_) => {}
+        }
+    }
+    words.join(" ")
+}
+
+fn quoted(word: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/._-+:@,=".contains(&byte);
+    if !word.is_empty() && word.bytes().all(plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', "'\\''"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_target_is_left_out_of_a_command() {
+        let words = "pgark recover --target-time T --exclusive -D /a --target-lsn=0/1 --latest --backup x";
+        let command = without_target(words.split(' ').map(str::to_owned));
+        assert_eq!(command, "pgark recover -D /a --backup x");
+        assert_eq!(without_target(["pgark".to_owned(), "it's".to_owned()]), "pgark 'it'\\''s'");
+    }
+}

@@ -1,0 +1,151 @@
+//! `pgark recover`.
+
+mod arguments;
+mod text;
+
+pub use arguments::RecoverArguments;
+
+use super::{Context, disk, output};
+use pgark::config::{Config, Conninfo};
+use pgark::error::{Context as _, Error, ErrorKind, Result};
+use pgark::postgres::TargetAction;
+use pgark::recover::configure::Archiving;
+use pgark::recover::server::{ServerStart, deviations, find_pg_ctl};
+use pgark::recover::systems::choose_system;
+use pgark::recover::{RecoverRequest, RecoveryPlan, plan, recover};
+use pgark::repository::Repository;
+use pgark::terminal::{Loudness, Progress};
+use std::env;
+use std::path::{Path, PathBuf, absolute};
+use std::process::ExitCode;
+
+pub fn run(context: &Context, arguments: RecoverArguments) -> Result<ExitCode> {
+    let (config, data_directory) = configuration(context, &arguments)?;
+    let store = context.store(&config);
+    let wanted = arguments.system()?.or(config.system_identifier);
+    let system = choose_system(store.as_ref(), config.cluster.as_str(), wanted)?;
+    let repository = Repository::new(store, config.cluster.as_str(), system)?;
+    let command = arguments::without_target(
+        std::iter::once("pgark".to_owned())
+            .chain(env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned())),
+    );
+    let conninfo = config.connection.conninfo.clone();
+    let workers = arguments.workers.unwrap_or(config.recover.workers);
+    let request = RecoverRequest {
+        target: arguments.target(command)?,
+        config,
+        data_directory,
+        spool_directory: arguments.spool_directory.as_deref().map(absolutely).transpose()?,
+        mappings: arguments.mappings()?,
+        archiving: arguments.archiving()?,
+        archive_get: archive_get()?,
+    };
+    let loudness = if context.output.is_quiet() { Loudness::Quiet } else { Loudness::Normal };
+    let monitor = Progress::new(loudness);
+    let plan = plan(&request, &repository, &monitor)?;
+    let start = server_start(&arguments, &plan, conninfo)?;
+    if arguments.dry_run {
+        context.output.result(&text::PlanDocument::new(&plan), || text::plan(&plan));
+        return Ok(ExitCode::SUCCESS);
+    }
+    if !context.output.is_json() && !context.output.is_quiet() {
+        output::say(&text::plan(&plan));
+    }
+    let summary = recover(&plan, &repository, workers, disk().as_ref(), &monitor)?;
+    let start = ServerStart { name_data_directory: summary.configured_data_directory.is_some(), ..start };
+    let mut document = text::RecoveryDocument::new(&plan, &summary, &start);
+    if arguments.wait {
+        let stops = plan.settings.target.action == TargetAction::Shutdown;
+        let reached = start.run(stops, &monitor)?;
+        let deviations = deviations(&plan.settings.target.target, &plan.target.expected, &reached);
+        if !deviations.is_empty() {
+            return Err(Error::new(
+                ErrorKind::Damaged,
+                format!("recovery did not end where the plan said: {}", deviations.join("; ")),
+            )
+            .hint(format!(
+                "The server is running in \"{}\": look before you use it.",
+                start.data_directory.display()
+            )));
+        }
+        document.reached(&reached);
+    }
+    context.output.result(&document, || text::summary(&document));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The settings of the original, or what the command line says of it; and where to restore.
+fn configuration(context: &Context, arguments: &RecoverArguments) -> Result<(Config, PathBuf)> {
+    let target = arguments.target_directory.as_deref().map(absolutely).transpose()?;
+    if let (Some(url), Some(cluster)) = (&arguments.place.repository, &arguments.place.cluster) {
+        let target = target.ok_or_else(|| {
+            Error::usage("--target-directory is missing")
+                .hint("Without a configuration file nobody else says where to restore.")
+        })?;
+        return Ok((Config::for_recovery(cluster, url, &target)?, target));
+    }
+    let config = context.config()?;
+    let target = target.unwrap_or_else(|| config.data_directory.clone());
+    Ok((config, target))
+}
+
+fn absolutely(path: &Path) -> Result<PathBuf> {
+    let path = absolute(path).context(|| format!("could not find \"{}\"", path.display()))?;
+    // A slash at the end is no part of the name.
+    Ok(path.components().collect())
+}
+
+/// The program that `restore_command` will call: the one beside this.
+fn archive_get() -> Result<PathBuf> {
+    let program = env::current_exe()
+        .context(|| "could not find out where this program lies")?
+        .with_file_name("archive-get");
+    if program.is_file() {
+        return Ok(program);
+    }
+    Err(Error::usage(format!("there is no \"{}\"", program.display()))
+        .hint("The recovered server calls it for its WAL: install archive-get beside pgark."))
+}
+
+fn server_start(
+    arguments: &RecoverArguments,
+    plan: &RecoveryPlan,
+    conninfo: Conninfo,
+) -> Result<ServerStart> {
+    let version = plan.backup.major_version()?;
+    let search: Vec<PathBuf> =
+        env::var_os("PATH").map(|path| env::split_paths(&path).collect()).unwrap_or_default();
+    let pg_ctl = find_pg_ctl(arguments.pg_bin.as_deref(), version, &search)?;
+    if arguments.wait && pg_ctl.is_none() {
+        return Err(Error::usage(format!("there is no pg_ctl of PostgreSQL {version} on this host"))
+            .hint("Install that version, or name the directory of its programs with --pg-bin."));
+    }
+    let data_directory = plan.places.data_directory().to_owned();
+    let mut log = data_directory.clone().into_os_string();
+    log.push(".log");
+    let start = ServerStart {
+        pg_ctl: pg_ctl.unwrap_or_else(|| PathBuf::from("pg_ctl")),
+        data_directory,
+        log: PathBuf::from(log),
+        port: arguments.port,
+        name_data_directory: false,
+        version,
+        conninfo,
+    };
+    if arguments.wait && !start.suits_pg_ctl() {
+        return Err(Error::usage(format!(
+            "pg_ctl cannot start a server in \"{}\": PostgreSQL's pg_ctl fails on \", $, ` and \\ in a path",
+            start.data_directory.display()
+        ))
+        .hint("Choose another directory, or leave --wait out: the command that is printed then does without pg_ctl."));
+    }
+    Ok(start)
+}
+
+/// Whether the recovered cluster archives, as a word.
+fn archiving(plan: &RecoveryPlan) -> &'static str {
+    match plan.settings.archiving {
+        Archiving::Off => "off",
+        Archiving::On => "on",
+    }
+}

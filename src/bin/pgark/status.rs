@@ -1,0 +1,79 @@
+//! `pgark status`.
+
+use super::Context;
+use pgark::agent::FailureStatus;
+use pgark::error::Result;
+use pgark::status::{Status, gather};
+use std::process::ExitCode;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+pub fn run(context: &Context) -> Result<ExitCode> {
+    let status = gather(&context.config()?, SystemTime::now())?;
+    context.output.result(&status, || text(&status));
+    Ok(ExitCode::SUCCESS)
+}
+
+fn text(status: &Status) -> String {
+    let mut lines = vec![
+        format!("cluster   {}, system {}", status.cluster, status.system_identifier),
+        format!("data      {}", status.data_directory.display()),
+        match status.server_process_id {
+            Some(process) => format!("server    runs, process {process}"),
+            None => "server    does not run".to_owned(),
+        },
+    ];
+    let waiting = &status.waiting;
+    lines.push(match (&waiting.first, waiting.longest_s) {
+        (Some(first), Some(seconds)) => format!(
+            "waiting   {} WAL files, {} MiB, for {} at the longest; the next is {first}",
+            waiting.files,
+            waiting.bytes >> 20,
+            duration(seconds)
+        ),
+        _ => "waiting   nothing".to_owned(),
+    });
+    match &status.agent {
+        None => lines.push(
+            "agent     does not run; archive-push and archive-get start it when they need it".to_owned(),
+        ),
+        Some(agent) => {
+            lines.push(format!("agent     runs, process {}, version {}", agent.process_id, agent.version));
+            lines.push(format!(
+                "pushed    {} files since it began, {} of them not yet asked for by PostgreSQL{}",
+                agent.upload.stored_files,
+                agent.upload.stored_ahead_files,
+                agent
+                    .upload
+                    .last_stored
+                    .as_ref()
+                    .map(|name| format!("; the last is {name}"))
+                    .unwrap_or_default()
+            ));
+            lines.push(format!(
+                "fetched   {} files, {} of them ahead; {} wait to be taken",
+                agent.fetch.fetched_files, agent.fetch.fetched_ahead_files, agent.fetch.ready_files
+            ));
+            lines.extend([&agent.upload.outage, &agent.upload.refused].into_iter().flatten().map(failure));
+        }
+    }
+    lines.push(format!("log       {}", status.agent_log.display()));
+    lines.join("\n")
+}
+
+fn failure(failure: &FailureStatus) -> String {
+    let file = failure.file.as_ref().map(|file| format!("{file}: ")).unwrap_or_default();
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let since = failure.since_unix_s.map(|since| format!(", for {}", duration(now.saturating_sub(since))));
+    let hint = failure.hint.as_ref().map(|hint| format!("\n          HINT: {hint}"));
+    format!("error     {file}{}{}{}", failure.message, since.unwrap_or_default(), hint.unwrap_or_default())
+}
+
+/// Seconds as people say them.
+fn duration(seconds: u64) -> String {
+    match seconds {
+        0..=119 => format!("{seconds} s"),
+        120..=7_199 => format!("{} min", seconds / 60),
+        7_200..=172_799 => format!("{} h", seconds / 3_600),
+        _ => format!("{} days", seconds / 86_400),
+    }
+}

@@ -1,0 +1,144 @@
+# Shared by the scripts in this folder; sourced, never run.
+# shellcheck shell=bash
+
+# say TEXT: one line of our own among the output of the tools.
+say() { printf '== %s\n' "$*"; }
+
+# die TEXT: the reason, and the end.
+die() {
+    printf '%s: %s\n' "${0##*/}" "$*" >&2
+    exit 1
+}
+
+have() { command -v "$1" >/dev/null 2>&1; }
+
+# postgres_bin: prints the directory of PostgreSQL's server programs; fails silently when there is none.
+# PGARK_TEST_PG_BIN comes first, then the newest that Debian keeps side by side, then pg_config, then the PATH.
+postgres_bin() {
+    local candidate
+    if [[ -n ${PGARK_TEST_PG_BIN:-} ]]; then
+        [[ -x $PGARK_TEST_PG_BIN/postgres ]] || die "PGARK_TEST_PG_BIN=\"$PGARK_TEST_PG_BIN\" holds no program named postgres"
+        printf '%s\n' "$PGARK_TEST_PG_BIN"
+        return
+    fi
+    while read -r candidate; do
+        if [[ -x $candidate/postgres && -x $candidate/initdb ]]; then
+            printf '%s\n' "$candidate"
+            return
+        fi
+    done < <(
+        printf '%s\n' /usr/lib/postgresql/*/bin | sort -rV
+        if have pg_config; then pg_config --bindir; fi
+        if have postgres; then dirname "$(command -v postgres)"; fi
+    )
+    return 1
+}
+
+# apt_install PACKAGE...: installs them, or says which are missing when it may not.
+apt_install() {
+    have apt-get || die "missing, and there is no apt-get here: $*"
+    [[ $(id -u) == 0 ]] || die "missing packages, install them as root first: apt-get install $*"
+    say "installing $*"
+    export DEBIAN_FRONTEND=noninteractive UCF_FORCE_CONFFOLD=1
+    if [[ -z ${apt_lists_are_fresh:-} ]]; then
+        apt-get update -qq
+        apt_lists_are_fresh=yes
+    fi
+    apt-get install -qq -y --no-install-recommends "$@" </dev/null >/dev/null
+}
+
+# install_postgres: PostgreSQL 15 unless there is one, without the cluster that Debian's package would start.
+install_postgres() {
+    postgres_bin >/dev/null && return
+    local settings=/etc/postgresql-common/createcluster.conf
+    if [[ $(id -u) == 0 ]] && ! grep -qs '^ *create_main_cluster' "$settings"; then
+        mkdir -p "${settings%/*}"
+        printf 'create_main_cluster = false\n' >>"$settings"
+    fi
+    apt_install postgresql-15
+    postgres_bin >/dev/null || die "postgresql-15 is installed, but its programs were not found: set PGARK_TEST_PG_BIN"
+}
+
+# install_tools: whatever else the build and the tests need.
+install_tools() {
+    local missing=()
+    have cc || missing+=(gcc libc6-dev)
+    have lz4 || missing+=(lz4)
+    have zstd || missing+=(zstd)
+    ((${#missing[@]} == 0)) || apt_install "${missing[@]}"
+}
+
+# build_programs: the three programs as users get them.
+build_programs() {
+    say "building pgark"
+    cargo build --quiet --release --bin pgark
+    cargo build --quiet --profile small --no-default-features --bin archive-push --bin archive-get \
+        --target-dir target-small
+}
+
+# make_place NAME: a directory below /tmp with the programs, a repository and a spool, in $root; the server's programs in
+# $pg_bin, and in ${as[@]} how to run something as its owner. Servers refuse to run as root, and pgark runs as the owner
+# of the data directory.
+make_place() {
+    root=$(mktemp -d "/tmp/pgark-$1-XXXXXX")
+    pg_bin=$(postgres_bin)
+    owner=$(id -un)
+    as=()
+    if [[ $(id -u) == 0 ]]; then
+        owner=postgres
+        as=(runuser -u postgres --)
+    fi
+    chmod 755 "$root"
+    chown "$owner" "$root"
+    install -d -o "$owner" -m 0755 "$root"/{bin,repository,spool,socket}
+    install -m 0755 target/release/pgark target-small/small/archive-push target-small/small/archive-get "$root/bin/"
+}
+
+# make_cluster NAME: a running server in $root/data that archives into $root/repository, with its $root/pgark.toml.
+make_cluster() {
+    "${as[@]}" "$pg_bin/initdb" -D "$root/data" -U postgres -A trust -E UTF8 --data-checksums >/dev/null
+    cat >"$root/pgark.toml" <<TOML
+cluster = "$1"
+data_directory = "$root/data"
+repository.url = "$root/repository"
+spool.directory = "$root/spool/$1"
+connection.conninfo = "host=$root/socket port=5432 user=postgres dbname=postgres"
+backup.checkpoint = "fast"
+TOML
+    cat >>"$root/data/postgresql.conf" <<CONF
+listen_addresses = ''
+port = 5432
+unix_socket_directories = '$root/socket'
+archive_mode = on
+archive_timeout = 60
+archive_command = '$root/bin/archive-push --config $root/pgark.toml %p'
+CONF
+    "${as[@]}" "$pg_bin/pg_ctl" -D "$root/data" -l "$root/socket/server.log" -w start >/dev/null
+}
+
+# stop_everything: whatever runs below $root.
+stop_everything() {
+    local config data
+    for config in "$root"/*.toml; do
+        "${as[@]}" "$root/bin/pgark" --config "$config" agent stop >/dev/null 2>&1 || true
+    done
+    for data in "$root/data" "$root/recovered"; do
+        [[ ! -e $data/postmaster.pid ]] || "${as[@]}" "$pg_bin/pg_ctl" -D "$data" -m immediate -w stop >/dev/null 2>&1 || true
+    done
+}
+
+pgark() { "${as[@]}" "$root/bin/pgark" --config "$root/pgark.toml" "$@"; }
+sql() { "${as[@]}" psql -XAtq -v ON_ERROR_STOP=1 -h "$root/socket" -p 5432 -U postgres -d postgres -c "$1"; }
+
+# wait_for SECONDS WHAT COMMAND...: until the command succeeds.
+wait_for() {
+    local deadline=$((SECONDS + $1)) what=$2
+    shift 2
+    until "$@"; do
+        ((SECONDS < deadline)) || die "waited too long for $what"
+        sleep 0.1
+    done
+}
+
+# archived SEGMENT: whether PostgreSQL knows this segment, or a later one, as archived.
+archived() { [[ $(sql "SELECT last_archived_wal >= '$1' FROM pg_stat_archiver") == t ]]; }

@@ -1,0 +1,384 @@
+//! `archive-get`: exactly the pushed bytes or nothing, and a status that PostgreSQL cannot misread.
+
+use crate::support::{Cluster, Outcome, PATIENCE, Site, Template, backup_history, history, wait_until};
+use nix::sys::signal::Signal;
+use std::time::Duration;
+
+/// Where PostgreSQL wants segments.
+const DESTINATION: &str = "pg_wal/RECOVERYXLOG";
+
+/// A segment number past those that initdb made; the first of a log file's last three.
+const SEGMENT: u64 = 0xFFD;
+
+/// A stopped cluster that has archived so many segments, from [`SEGMENT`] on. Another agent has to fetch them.
+fn cluster_with_archive(site: &Site, segments: u64) -> (Cluster, Vec<String>) {
+    let cluster = site.cluster("primary");
+    let names = archive_segments(&cluster, 1, SEGMENT..SEGMENT + segments);
+    stop_agent(&cluster);
+    (cluster, names)
+}
+
+fn archive_segments(cluster: &Cluster, timeline: u32, numbers: std::ops::Range<u64>) -> Vec<String> {
+    let wal = cluster.fake_wal().on_timeline(timeline);
+    numbers
+        .map(|number| {
+            let name = wal.name(number);
+            cluster.archive_file(&name, wal.bytes(number, 1));
+            name
+        })
+        .collect()
+}
+
+fn stop_agent(cluster: &Cluster) {
+    if let Some(agent) = cluster.find_agent() {
+        agent.kill();
+    }
+}
+
+fn get(cluster: &Cluster, name: &str) -> Outcome {
+    cluster.get(name, DESTINATION)
+}
+
+/// Asks twice, since the second may be answered from what was fetched ahead; nothing may lie at the destination.
+#[track_caller]
+fn expect_nothing(cluster: &Cluster, name: &str, status: i32) {
+    for _ in 0..2 {
+        get(cluster, name).expect(status);
+        assert!(!cluster.has(DESTINATION), "{name}: something was written");
+    }
+}
+
+/// Takes what was restored away, so that the next call has to write it.
+#[track_caller]
+fn take(cluster: &Cluster) -> Vec<u8> {
+    let bytes = cluster.read(DESTINATION);
+    std::fs::remove_file(cluster.data().join(DESTINATION)).unwrap();
+    bytes
+}
+
+#[test]
+fn every_kind_of_file_comes_back_byte_for_byte() {
+    let site = Site::without_server();
+    let cluster = site.cluster("primary");
+    let segment = cluster.fake_wal().bytes(SEGMENT, 1);
+    let name = cluster.fake_wal().name(SEGMENT);
+    let files = [
+        (name.clone(), segment.clone()),
+        (format!("{name}.partial"), cluster.fake_wal().bytes(SEGMENT, 2)),
+        (format!("{name}.00000028.backup"), backup_history(&name).into_bytes()),
+        ("00000002.history".to_owned(), history(&[(1, "0/FFD00100")]).into_bytes()),
+        ("0000000A.history".to_owned(), history(&[(1, "0/FFD00100"), (2, "1/0")]).into_bytes()),
+    ];
+    for (name, content) in &files {
+        cluster.archive_file(name, content);
+    }
+    let archive = site.archive_of(&cluster);
+    for (name, content) in &files {
+        assert_eq!(&archive.raw(name), content, "{name} as it is stored");
+        for _ in 0..2 {
+            get(&cluster, name).expect(0);
+            assert_eq!(&take(&cluster), content, "{name}");
+        }
+    }
+}
+
+#[test]
+fn pg_rewind_gets_the_one_file_that_it_asks_for() {
+    let site = Site::without_server();
+    let (cluster, names) = cluster_with_archive(&site, 3);
+    let before = std::fs::read_dir(cluster.data().join("pg_wal")).unwrap().count();
+    cluster.get(&names[0], &format!("pg_wal/{}", names[0])).expect(0);
+    assert_eq!(cluster.read(&format!("pg_wal/{}", names[0])), cluster.fake_wal().bytes(SEGMENT, 1));
+    assert_eq!(std::fs::read_dir(cluster.data().join("pg_wal")).unwrap().count(), before + 1);
+}
+
+#[test]
+fn what_is_absent_is_said_quickly_and_never_remembered() {
+    let site = Site::without_server();
+    let (cluster, names) = cluster_with_archive(&site, 1);
+    let next = cluster.fake_wal().name(SEGMENT + 1);
+    for name in [next.as_str(), "00000002.history", "0000000100000000000000FF.partial"] {
+        let outcome = get(&cluster, name).expect(1);
+        outcome.within(Duration::from_secs(2));
+        assert!(!cluster.has(DESTINATION));
+    }
+    archive_segments(&cluster, 1, SEGMENT + 1..SEGMENT + 2);
+    get(&cluster, &next).expect(0);
+    cluster.archive_file("00000002.history", history(&[(1, "0/FFE00100")]));
+    cluster.get("00000002.history", "pg_wal/RECOVERYHISTORY").expect(0);
+    get(&cluster, &names[0]).expect(0);
+}
+
+#[test]
+fn an_empty_repository_may_be_one_that_is_not_mounted() {
+    let site = Site::without_server();
+    let mut cluster = site.cluster("primary");
+    cluster.config.set("get.deadline_s", 1);
+    // Nothing was archived yet, or the mount is missing: nobody can say, so nothing is proven absent.
+    expect_nothing(&cluster, &cluster.fake_wal().name(SEGMENT), 126);
+    expect_nothing(&cluster, "00000002.history", 126);
+    // But this file never exists: timeline 1 has no history. A standby asks for it while it is promoted, when its
+    // standby.signal is gone already; any status above 125 ends the promotion and the server.
+    expect_nothing(&cluster, "00000001.history", 1);
+    cluster.write("standby.signal", "");
+    expect_nothing(&cluster, &cluster.fake_wal().name(SEGMENT), 1);
+}
+
+#[test]
+fn damaged_objects_are_refused_in_every_codec() {
+    for method in ["lz4", "zstd", "none"] {
+        for place in ["begin", "header", "middle", "end", "cut", "empty", "other"] {
+            let site = Site::without_server();
+            let mut cluster = site.cluster("primary");
+            cluster.config.set("compression.method", method);
+            let names = archive_segments(&cluster, 1, SEGMENT..SEGMENT + 2);
+            stop_agent(&cluster);
+            let archive = site.archive_of(&cluster);
+            let (name, length) = (&names[0], archive.stored(&names[0]).len() as i64);
+            match place {
+                "begin" => archive.damage(name, 0),
+                "header" => archive.damage(name, 60),
+                "middle" => archive.damage(name, length / 2),
+                "end" => archive.damage(name, -2),
+                "cut" => archive.truncate(name),
+                "empty" => archive.replace(name, &[]),
+                _ => archive.replace(name, &archive.stored(&names[1])),
+            }
+            eprintln!("{method}, damaged: {place}");
+            expect_nothing(&cluster, name, 126);
+            cluster.write("standby.signal", "");
+            expect_nothing(&cluster, name, 1);
+            // What is whole beside it is still served.
+            get(&cluster, &names[1]).expect(0);
+        }
+    }
+}
+
+#[test]
+fn damaged_history_files_are_refused() {
+    let site = Site::without_server();
+    let cluster = site.cluster("primary");
+    let name = "00000002.history";
+    cluster.archive_file(name, history(&[(1, "0/FFD00100")]));
+    site.archive_of(&cluster).damage(name, -6);
+    expect_nothing(&cluster, name, 126);
+}
+
+#[test]
+fn a_repository_that_does_not_answer_stops_recovery_but_not_a_standby() {
+    let site = Site::without_server();
+    let (mut cluster, names) = cluster_with_archive(&site, 2);
+    cluster.config.set("get.deadline_s", 2);
+    let in_time = |outcome: Outcome| outcome.within(Duration::from_secs(15));
+    for (name, known) in [(names[0].as_str(), false), ("00000002.history", false), (names[0].as_str(), true)]
+    {
+        if known {
+            // An agent that has already read from this repository knows no better.
+            get(&cluster, &names[0]).expect(0);
+            take(&cluster);
+        }
+        site.hide_repository();
+        in_time(get(&cluster, &cluster.fake_wal().name(SEGMENT + 9)).expect(126));
+        if !known {
+            in_time(get(&cluster, name).expect(126)).says("HINT:");
+        }
+        cluster.write("standby.signal", "");
+        in_time(get(&cluster, &cluster.fake_wal().name(SEGMENT + 9)).expect(1));
+        std::fs::remove_file(cluster.data().join("standby.signal")).unwrap();
+        assert!(!cluster.has(DESTINATION));
+        site.show_repository();
+    }
+    get(&cluster, &names[1]).expect(0);
+}
+
+#[test]
+fn wrong_calls_and_configurations_never_end_a_recovery() {
+    let site = Site::without_server();
+    let (mut cluster, names) = cluster_with_archive(&site, 1);
+    let call = |arguments: &[&str]| cluster.program("archive-get").args(arguments).run();
+    call(&[]).expect(126);
+    call(&[&names[0]]).expect(126);
+    call(&["not-a-wal-file", DESTINATION]).expect(126);
+    call(&["--unknown", &names[0], DESTINATION]).expect(126);
+    let elsewhere = site.cluster("elsewhere");
+    cluster
+        .program("archive-get")
+        .args([&names[0], DESTINATION])
+        .in_directory(elsewhere.data())
+        .run()
+        .expect(126);
+    assert!(!elsewhere.has(DESTINATION));
+    cluster.config.set("repositry.url", "/tmp");
+    expect_nothing(&cluster, &names[0], 126);
+    cluster.write("standby.signal", "");
+    expect_nothing(&cluster, &names[0], 1);
+}
+
+#[test]
+fn a_hole_stops_recovery_unless_it_has_a_target() {
+    let site = Site::without_server();
+    let (cluster, names) = cluster_with_archive(&site, 4);
+    site.archive_of(&cluster).remove(&names[1]);
+    expect_nothing(&cluster, &names[1], 126);
+    get(&cluster, &names[1]).expect(126).says(&names[1]);
+    cluster.program("archive-get").arg("--with-target").args([&names[1], DESTINATION]).run().expect(1);
+    // Before and behind it all is served.
+    get(&cluster, &names[0]).expect(0);
+    get(&cluster, &names[2]).expect(0);
+    take(&cluster);
+    cluster.write("standby.signal", "");
+    expect_nothing(&cluster, &names[1], 1);
+}
+
+#[test]
+fn partial_and_backup_files_prove_no_later_segment() {
+    let site = Site::without_server();
+    let (cluster, _) = cluster_with_archive(&site, 1);
+    let later = cluster.fake_wal().name(SEGMENT + 2);
+    cluster.archive_file(&format!("{later}.partial"), cluster.fake_wal().bytes(SEGMENT + 2, 1));
+    cluster.archive_file(&format!("{later}.00000028.backup"), backup_history(&later));
+    expect_nothing(&cluster, &cluster.fake_wal().name(SEGMENT + 1), 1);
+    // Nor is a partial segment served for the whole one.
+    expect_nothing(&cluster, &later, 1);
+}
+
+#[test]
+fn a_timeline_begins_where_its_history_says() {
+    let site = Site::without_server();
+    let (cluster, parents) = cluster_with_archive(&site, 2);
+    // Timeline 2 left timeline 1 within the second segment.
+    cluster.archive_file("00000002.history", history(&[(1, "0/FFE00100")]));
+    let children = archive_segments(&cluster, 2, SEGMENT + 1..SEGMENT + 4);
+    let wal = cluster.fake_wal().on_timeline(2);
+    // PostgreSQL asks the child first, for every segment: what lies below its beginning is no hole.
+    expect_nothing(&cluster, &wal.name(SEGMENT), 1);
+    get(&cluster, &children[0]).expect(0);
+    take(&cluster);
+    let on_the_way =
+        |name: &str| cluster.program("archive-get").args(["--timeline", "2", name, DESTINATION]).run();
+    on_the_way(&parents[0]).expect(0);
+    take(&cluster);
+    site.archive_of(&cluster).remove(&children[0]);
+    stop_agent(&cluster); // it has fetched that one ahead
+    expect_nothing(&cluster, &children[0], 126);
+    let outcome = on_the_way(&parents[1]);
+    assert!(
+        outcome.code != Some(0) && !cluster.has(DESTINATION),
+        "it may hold records of another history:\n{outcome}"
+    );
+}
+
+#[test]
+fn segments_are_served_in_order_across_a_log_file_s_end() {
+    let site = Site::without_server();
+    let (cluster, names) = cluster_with_archive(&site, 8);
+    assert_eq!(names[2], "000000010000000000000FFF");
+    assert_eq!(names[3], "000000010000000100000000");
+    for (number, name) in (SEGMENT..).zip(&names) {
+        get(&cluster, name).expect(0);
+        assert!(take(&cluster) == cluster.fake_wal().bytes(number, 1), "{name} differs");
+    }
+    // Not in order either.
+    for step in [5, 0, 7, 3] {
+        get(&cluster, &names[step]).expect(0);
+        assert!(
+            take(&cluster) == cluster.fake_wal().bytes(SEGMENT + step as u64, 1),
+            "{} differs",
+            names[step]
+        );
+    }
+    expect_nothing(&cluster, &cluster.fake_wal().name(SEGMENT + 8), 1);
+}
+
+#[test]
+fn what_was_fetched_ahead_follows_the_repository() {
+    let site = Site::without_server();
+    let (cluster, names) = cluster_with_archive(&site, 4);
+    get(&cluster, &names[0]).expect(0);
+    // An agent that dies leaves what it had fetched; the next one serves nothing that it has not looked at.
+    cluster.agent().kill();
+    take(&cluster);
+    for (number, name) in (SEGMENT..).zip(&names) {
+        get(&cluster, name).expect(0);
+        assert!(take(&cluster) == cluster.fake_wal().bytes(number, 1), "{name} differs");
+    }
+}
+
+#[test]
+fn a_signal_kills_a_waiting_get_as_postgres_expects() {
+    let site = Site::without_server();
+    let (cluster, names) = cluster_with_archive(&site, 1);
+    get(&cluster, &names[0]).expect(0);
+    take(&cluster);
+    let agent = cluster.agent();
+    agent.signal(Signal::SIGSTOP);
+    let waiting = cluster.program("archive-get").args([&names[0], DESTINATION]).spawn();
+    wait_until("the get has reached its agent", PATIENCE, || waiting.process().has_socket());
+    waiting.signal(Signal::SIGTERM);
+    waiting.wait().killed_by(Signal::SIGTERM);
+    assert!(!cluster.has(DESTINATION));
+    agent.signal(Signal::SIGCONT);
+    get(&cluster, &names[0]).expect(0);
+}
+
+#[test]
+fn an_agent_that_dies_while_a_get_waits_is_replaced() {
+    let site = Site::without_server();
+    let (mut cluster, names) = cluster_with_archive(&site, 1);
+    cluster.config.set("get.deadline_s", 30);
+    get(&cluster, &names[0]).expect(0);
+    take(&cluster);
+    let agent = cluster.agent();
+    agent.signal(Signal::SIGSTOP);
+    let waiting = cluster.program("archive-get").args([&names[0], DESTINATION]).spawn();
+    wait_until("the get has reached its agent", PATIENCE, || waiting.process().has_socket());
+    agent.kill();
+    waiting.wait().expect(0).within(Duration::from_secs(20));
+    assert!(take(&cluster) == cluster.fake_wal().bytes(SEGMENT, 1));
+}
+
+/// Names are the same in every system.
+#[test]
+fn what_was_fetched_ahead_of_one_system_is_not_served_to_another() {
+    let site = Site::without_server();
+    let (cluster, names) = cluster_with_archive(&site, 3);
+    let other = site.cluster_of("other", Template { checksums: false, ..Template::default() });
+    assert_ne!(cluster.system_identifier(), other.system_identifier());
+    archive_segments(&other, 1, SEGMENT..SEGMENT + 3);
+    let expected = other.fake_wal().bytes(SEGMENT + 1, 1);
+    get(&cluster, &names[0]).expect(0);
+    take(&cluster);
+    let prefetch = cluster.spool().join("prefetch");
+    wait_until("two segments were fetched ahead", PATIENCE, || {
+        std::fs::read_dir(&prefetch).unwrap().count() == 2
+    });
+    // The data directory is made anew, of the other system.
+    std::fs::rename(cluster.data(), site.directory().join("old")).unwrap();
+    std::fs::rename(other.data(), cluster.data()).unwrap();
+    get(&cluster, &names[1]).expect(0);
+    assert!(take(&cluster) == expected, "the other system's segment was served");
+    get(&cluster, &names[0]).expect(0);
+    wait_until("what was fetched of the first is gone", PATIENCE, || {
+        std::fs::read_dir(&prefetch).unwrap().count() <= 2
+    });
+}
+
+#[test]
+fn an_ancestor_of_an_ancestor_is_not_served_either() {
+    let site = Site::without_server();
+    let (cluster, first) = cluster_with_archive(&site, 2);
+    // Timelines 2 and 3 both begin within the second segment; its copy of timeline 1 holds records of neither.
+    cluster.archive_file("00000002.history", history(&[(1, "0/FFE00100")]));
+    cluster.archive_file("00000003.history", history(&[(1, "0/FFE00100"), (2, "0/FFE00200")]));
+    let second = archive_segments(&cluster, 2, SEGMENT + 1..SEGMENT + 2);
+    let third = cluster.fake_wal().on_timeline(3).name(SEGMENT + 1);
+    let with_target =
+        |name: &str| cluster.program("archive-get").args(["--with-target", name, DESTINATION]).run();
+    with_target(&first[0]).expect(0);
+    take(&cluster);
+    // As PostgreSQL asks: the newest timeline first.
+    for name in [&third, &second[0], &first[1]] {
+        with_target(name).expect(1);
+        assert!(!cluster.has(DESTINATION), "{name} was served");
+    }
+}

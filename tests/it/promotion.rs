@@ -1,0 +1,192 @@
+//! A standby takes over: what it then archives, and recovery across the switch.
+
+use crate::support::{Archive, Cluster, PATIENCE, Site, Stop, segment_name, segment_number, wait_until};
+
+/// A primary, a standby that streams from it and archives once it is promoted, and a copy from before both.
+struct Pair {
+    primary: Cluster,
+    standby: Cluster,
+    copy: Cluster,
+    archive: Archive,
+}
+
+fn start_pair(site: &Site) -> Pair {
+    let mut primary = site.cluster("primary");
+    let mut standby = primary.copy("standby");
+    let copy = primary.copy("copy");
+    let archive = site.archive_of(&primary);
+    primary.archive();
+    primary.append_conf("wal_keep_size = '64MB'\n");
+    primary.start();
+    primary.psql("CREATE TABLE t (a int)");
+    let segment = primary.switch_wal();
+    primary.wait_archived(&segment);
+    standby.archive();
+    standby.stand_by();
+    standby.append_conf(&format!("primary_conninfo = '{}'\nwal_keep_size = '64MB'\n", primary.conninfo()));
+    standby.start();
+    wait_until("the standby streams", PATIENCE, || {
+        primary.psql("SELECT count(*) FROM pg_stat_replication") == "1"
+    });
+    Pair { primary, standby, copy, archive }
+}
+
+impl Pair {
+    /// Writes rows on the primary, in whole segments, and one more into a segment that is not full.
+    fn write(&self, rows: std::ops::Range<u32>) -> Vec<String> {
+        let mut segments = Vec::new();
+        for row in rows.clone() {
+            self.primary.psql(&format!("INSERT INTO t VALUES ({row})"));
+            segments.push(self.primary.switch_wal());
+        }
+        self.primary.psql(&format!("INSERT INTO t VALUES ({})", rows.end));
+        self.standby.wait_for_row("SELECT max(a) FROM t", &rows.end.to_string());
+        segments
+    }
+
+    /// The primary is destroyed, the standby takes over. Says the segment in which the timelines part.
+    fn fail_over(&mut self) -> u64 {
+        let size = self.primary.template().segment_size();
+        self.primary.kill9();
+        self.standby.psql("SELECT pg_promote()");
+        self.standby.wait_promoted();
+        let history = String::from_utf8(self.standby.read("pg_wal/00000002.history")).unwrap();
+        let switch = history.split_whitespace().nth(1).expect("the switch point");
+        let (high, low) = switch.split_once('/').expect("an LSN");
+        let number = |text| u64::from_str_radix(text, 16).unwrap();
+        (number(high) << 32 | number(low)) / size
+    }
+
+    fn segment(&self, timeline: u32, number: u64) -> String {
+        segment_name(timeline, number, self.primary.template().segment_size())
+    }
+
+    /// Recovers the copy from the archive alone, along the newest timeline.
+    #[track_caller]
+    fn expect_recovered_rows(&mut self, rows: &str) {
+        self.standby.stop(Stop::Fast);
+        self.copy.recover_from_archive();
+        self.copy.start();
+        self.copy.wait_promoted();
+        assert_eq!(self.copy.psql("SELECT string_agg(a::text, ' ' ORDER BY a) FROM t"), rows);
+        let calls = self.copy.calls();
+        assert!(!calls.iter().any(|(name, _)| name.ends_with(".partial")), "{calls:?}");
+        assert!(self.copy.has("pg_wal/00000003.history"), "recovery went along timeline 2");
+    }
+}
+
+#[test]
+fn promotion_archives_history_partial_and_the_new_timeline() {
+    let site = Site::with_servers(2);
+    let mut pair = start_pair(&site);
+    let segments = pair.write(1..3);
+    pair.primary.wait_archived(&segments[1]);
+    let switch = pair.fail_over();
+    wait_until("the new timeline's history is archived", PATIENCE, || pair.archive.holds("00000002.history"));
+    let partial = format!("{}.partial", pair.segment(1, switch));
+    wait_until("the partial segment is archived", PATIENCE, || pair.archive.holds(&partial));
+    pair.standby.psql("INSERT INTO t VALUES (10)");
+    let first = pair.standby.switch_wal();
+    assert_eq!(first, pair.segment(2, switch));
+    pair.standby.wait_archived(&first);
+    assert_eq!(pair.standby.psql("SELECT failed_count FROM pg_stat_archiver"), "0");
+    for name in [&first, "00000002.history", &partial] {
+        assert!(pair.archive.holds(name), "{name} in {:?}", pair.archive.names());
+    }
+    assert!(!pair.archive.holds(&pair.segment(1, switch)));
+    pair.standby.psql("INSERT INTO t VALUES (11)");
+    let second = pair.standby.switch_wal();
+    pair.standby.wait_archived(&second);
+    pair.expect_recovered_rows("1 2 3 10 11");
+}
+
+#[test]
+fn what_the_old_primary_never_archived_is_filled_in() {
+    let site = Site::with_servers(2);
+    let mut pair = start_pair(&site);
+    pair.primary.append_conf("archive_command = '/bin/false'\n");
+    pair.primary.psql("SELECT pg_reload_conf()");
+    pair.primary.wait_for_row("SHOW archive_command", "/bin/false");
+    pair.primary.agent().kill(); // it would go on reading ahead
+    let before = pair.archive.names();
+    let segments = pair.write(1..4);
+    assert_eq!(pair.archive.names(), before);
+    let switch = pair.fail_over();
+    wait_until("what the primary did not archive is there", PATIENCE, || {
+        segments.iter().all(|name| pair.archive.holds(name))
+    });
+    // Not the segment of the switch itself: on its own timeline it may never have been complete.
+    assert!(!pair.archive.holds(&pair.segment(1, switch)));
+    for name in segments.iter().filter(|name| segment_number(name, 1024 * 1024) < switch) {
+        assert_eq!(pair.archive.raw(name), pair.standby.read(&format!("pg_wal/{name}")), "{name}");
+    }
+    let first = pair.standby.switch_wal();
+    pair.standby.wait_archived(&first);
+    pair.expect_recovered_rows("1 2 3 4");
+}
+
+#[test]
+fn a_standby_takes_over_while_the_repository_does_not_answer() {
+    let site = Site::with_servers(2);
+    let mut pair = start_pair(&site);
+    site.hide_repository();
+    let segments = pair.write(1..3);
+    let switch = pair.fail_over();
+    site.show_repository();
+    let first = pair.standby.switch_wal();
+    assert_eq!(first, pair.segment(2, switch));
+    pair.standby.wait_archived(&first);
+    wait_until("what nobody could archive is there", PATIENCE, || {
+        segments.iter().all(|name| pair.archive.holds(name))
+    });
+    pair.expect_recovered_rows("1 2 3");
+}
+
+/// In the middle of its promotion a standby removes standby.signal and asks for its own timeline's history. Were that
+/// 126, it would end there, and start again without recovery on the old timeline. Timeline 1 has no history, so this
+/// takes a second promotion.
+#[test]
+fn a_second_take_over_needs_no_repository_either() {
+    let site = Site::with_servers(2);
+    let mut pair = start_pair(&site);
+    pair.write(1..2);
+    pair.fail_over();
+    let last = pair.standby.switch_wal();
+    pair.standby.wait_archived(&last);
+    pair.standby.stop(Stop::Fast);
+    let mut second = pair.standby.copy("second");
+    second.stand_by();
+    second.append_conf("primary_conninfo = ''\n");
+    second.start();
+    assert_eq!(second.psql("SELECT pg_is_in_recovery()"), "t");
+    site.hide_repository();
+    second.psql("SELECT pg_promote()");
+    second.wait_promoted();
+    assert_eq!(second.psql("SELECT string_agg(a::text, ' ' ORDER BY a) FROM t"), "1 2");
+    let segment = second.psql("SELECT pg_walfile_name(pg_current_wal_insert_lsn())");
+    assert!(segment.starts_with("00000003"), "{segment}");
+    // Standby rules up to there, and the one call after them.
+    let calls = second.calls();
+    assert!(calls.iter().all(|(_, status)| *status <= 1), "{calls:?}");
+    assert!(calls.contains(&("00000002.history".to_owned(), 1)), "{calls:?}");
+}
+
+#[test]
+fn a_second_server_may_not_take_the_same_timeline() {
+    let site = Site::with_servers(2);
+    let mut pair = start_pair(&site);
+    let segments = pair.write(1..3);
+    pair.primary.wait_archived(&segments[1]);
+    pair.fail_over();
+    wait_until("the new timeline's history is archived", PATIENCE, || pair.archive.holds("00000002.history"));
+    // Another copy promotes itself without asking the archive, and archives into it.
+    pair.copy.archive();
+    pair.copy.write("standby.signal", "");
+    pair.copy.start();
+    pair.copy.psql("SELECT pg_promote()");
+    pair.copy
+        .wait_for_row("SELECT failed_count > 0, last_failed_wal FROM pg_stat_archiver", "t|00000002.history");
+    pair.copy.stop(Stop::Immediate);
+    let name = "00000002.history";
+    assert_eq!(pair.archive.raw(name), pair.standby.read(&format!("pg_wal/{name}")), "the first one stays");
+}

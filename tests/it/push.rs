@@ -1,0 +1,309 @@
+//! `archive-push`: what may enter the archive, what may not, and what PostgreSQL is told.
+
+use crate::support::{Archive, Cluster, FakeWal, PATIENCE, Run, Site, history, pgark_program, wait_until};
+use nix::sys::signal::Signal;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::time::Duration;
+
+/// A segment number past those that initdb made.
+const SEGMENT: u64 = 0x40;
+
+/// A stopped cluster with one more segment in its `pg_wal`, and that segment's name.
+fn cluster_with_segment(site: &Site) -> (Cluster, String) {
+    let cluster = site.cluster("primary");
+    let wal = cluster.fake_wal();
+    let name = wal.name(SEGMENT);
+    cluster.put_wal(&name, wal.bytes(SEGMENT, 1));
+    (cluster, name)
+}
+
+fn push(cluster: &Cluster, name: &str) -> crate::support::Outcome {
+    cluster.push(&format!("pg_wal/{name}"))
+}
+
+fn is_empty(archive: &Archive) -> bool {
+    archive.names().is_empty()
+}
+
+#[test]
+fn a_running_server_archives() {
+    let site = Site::with_servers(1);
+    let mut primary = site.cluster("primary");
+    primary.archive();
+    primary.append_conf("wal_keep_size = '64MB'\n"); // the segments stay, to be compared
+    primary.start();
+    primary.psql("CREATE TABLE t (a int)");
+    let segments: Vec<String> = (0..3)
+        .map(|round| {
+            primary.psql(&format!("INSERT INTO t SELECT generate_series(1, 1000) + {round}"));
+            primary.switch_wal()
+        })
+        .collect();
+    primary.wait_archived(&segments[2]);
+    assert_eq!(primary.psql("SELECT archived_count >= 3, failed_count FROM pg_stat_archiver"), "t|0");
+    let archive = site.archive_of(&primary);
+    for name in &segments {
+        assert_eq!(archive.raw(name), primary.read(&format!("pg_wal/{name}")), "{name}");
+    }
+}
+
+#[test]
+fn every_codec_can_be_read_with_stock_tools() {
+    for method in ["lz4", "zstd", "none"] {
+        let site = Site::without_server();
+        let (mut cluster, name) = cluster_with_segment(&site);
+        cluster.config.set("compression.method", method);
+        push(&cluster, &name).expect(0);
+        let archive = site.archive_of(&cluster);
+        assert_eq!(archive.raw(&name), cluster.read(&format!("pg_wal/{name}")), "{method}");
+        let (stored, raw) = (archive.stored(&name).len(), archive.raw(&name).len());
+        assert_eq!(stored < raw * 3 / 4, method != "none", "{method}: {stored} of {raw} bytes");
+    }
+}
+
+#[test]
+fn the_same_bytes_again_succeed() {
+    let site = Site::without_server();
+    let (cluster, name) = cluster_with_segment(&site);
+    push(&cluster, &name).expect(0);
+    let before = site.archive_of(&cluster).stored(&name);
+    push(&cluster, &name).expect(0);
+    cluster.agent().kill(); // another agent knows it from the repository alone
+    push(&cluster, &name).expect(0);
+    assert_eq!(site.archive_of(&cluster).stored(&name), before);
+}
+
+#[test]
+fn other_bytes_under_a_stored_name_are_refused_and_the_first_stay() {
+    let site = Site::without_server();
+    let (cluster, name) = cluster_with_segment(&site);
+    push(&cluster, &name).expect(0);
+    let before = site.archive_of(&cluster).stored(&name);
+    cluster.put_wal(&name, cluster.fake_wal().bytes(SEGMENT, 2));
+    push(&cluster, &name).expect(4).says(&name).says("HINT:");
+    assert_eq!(site.archive_of(&cluster).stored(&name), before);
+    // The right bytes again: the failure was of those bytes, not of the name.
+    cluster.put_wal(&name, cluster.fake_wal().bytes(SEGMENT, 1));
+    push(&cluster, &name).expect(0);
+}
+
+#[test]
+fn two_pushes_of_one_segment_at_once_both_succeed() {
+    let site = Site::without_server();
+    let (cluster, name) = cluster_with_segment(&site);
+    let start = || cluster.program("archive-push").arg(format!("pg_wal/{name}")).spawn();
+    let (one, two) = (start(), start());
+    one.wait().expect(0);
+    two.wait().expect(0);
+    let archive = site.archive_of(&cluster);
+    assert_eq!(archive.names(), [name.as_str()]);
+    let others: Vec<_> = archive.files().into_iter().filter(|path| *path != archive.path(&name)).collect();
+    assert!(others.iter().all(|path| path.ends_with("format.json")), "{others:?}");
+}
+
+#[test]
+fn two_servers_with_other_bytes_cannot_both_succeed() {
+    let site = Site::without_server();
+    let (cluster, name) = cluster_with_segment(&site);
+    let other = site.cluster("other");
+    other.put_wal(&name, other.fake_wal().bytes(SEGMENT, 2));
+    let start = |cluster: &Cluster| cluster.program("archive-push").arg(format!("pg_wal/{name}")).spawn();
+    let (one, two) = (start(&cluster), start(&other));
+    let (one, two) = (one.wait(), two.wait());
+    let winner = match (one.code, two.code) {
+        (Some(0), Some(4)) => &cluster,
+        (Some(4), Some(0)) => &other,
+        _ => panic!("one must win and one be refused:\n{one}\n{two}"),
+    };
+    let archive = site.archive_of(&cluster);
+    assert_eq!(archive.names(), [name.as_str()]);
+    assert_eq!(archive.raw(&name), winner.read(&format!("pg_wal/{name}")));
+}
+
+#[test]
+fn segments_that_are_not_what_their_name_says_are_refused() {
+    let site = Site::without_server();
+    let cluster = site.cluster("primary");
+    let archive = site.archive_of(&cluster);
+    let wal = cluster.fake_wal();
+    let good = wal.bytes(SEGMENT, 1);
+    let foreign = FakeWal { system_identifier: wal.system_identifier ^ 1, ..wal };
+    let other_magic = FakeWal { magic: 0xD0FF, ..wal };
+    let other_size = FakeWal { segment_size: 2 * wal.segment_size, ..wal };
+    let mut wrong_size_in_header = good.clone();
+    wrong_size_in_header[32..36].copy_from_slice(&other_size.bytes(0, 1)[32..36]);
+    let name = wal.name(SEGMENT);
+    let cases: [(&str, &[u8], &str); 9] = [
+        ("truncated", &good[..good.len() / 2], ""),
+        ("one byte short", &good[..good.len() - 1], ""),
+        ("too long", &[good.as_slice(), &[0]].concat(), ""),
+        ("without a byte", &[], ""),
+        ("of another number", &wal.bytes(SEGMENT + 1, 1), ""),
+        ("of a later timeline", &wal.on_timeline(2).bytes(SEGMENT, 1), "timeline"),
+        ("of another cluster", &foreign.bytes(SEGMENT, 1), "system"),
+        ("without PostgreSQL's magic", &other_magic.bytes(SEGMENT, 1), ""),
+        ("of another segment size", &wrong_size_in_header, ""),
+    ];
+    for (what, bytes, message) in cases {
+        cluster.put_wal(&name, bytes);
+        let outcome = push(&cluster, &name);
+        assert_eq!(outcome.code, Some(4), "a segment {what}:\n{outcome}");
+        outcome.says(&name).says(message);
+        assert!(is_empty(&archive), "a segment {what} was stored: {:?}", archive.names());
+    }
+    cluster.put_wal(&name, good);
+    push(&cluster, &name).expect(0);
+}
+
+#[test]
+fn the_first_segment_after_a_promotion_may_begin_on_the_old_timeline() {
+    let site = Site::without_server();
+    let cluster = site.cluster("primary");
+    // Its first page was copied from the parent's segment, which was written before the switch.
+    let name = cluster.fake_wal().on_timeline(2).name(SEGMENT);
+    cluster.archive_file("00000002.history", history(&[(1, "0/4000100")]));
+    cluster.archive_file(&name, cluster.fake_wal().bytes(SEGMENT, 1));
+    assert!(site.archive_of(&cluster).holds(&name));
+}
+
+#[test]
+fn calls_that_postgres_would_not_make_are_usage_errors() {
+    let site = Site::without_server();
+    let (cluster, name) = cluster_with_segment(&site);
+    let path = format!("pg_wal/{name}");
+    let elsewhere = site.cluster("elsewhere");
+    elsewhere.put_wal(&name, cluster.fake_wal().bytes(SEGMENT, 1));
+    let push = || cluster.program("archive-push");
+    push().arg(&name).run().expect(2).says("%p");
+    push().arg(format!("pg_wal/../pg_wal/{name}")).run().expect(2).says("..");
+    push().arg(&path).in_directory("/").run().expect(2);
+    push().arg(&path).in_directory(elsewhere.data()).run().expect(2).says("data directory");
+    push().arg("pg_wal/000000010000000000000099").run().expect(2);
+    push().arg("pg_wal/archive_status").run().expect(2);
+    push().run().expect(2);
+    push().args([&path, &path]).run().expect(2);
+    push().arg("--unknown").arg(&path).run().expect(2).says("--unknown");
+    assert!(is_empty(&site.archive_of(&cluster)));
+}
+
+#[test]
+fn a_wrong_configuration_is_a_usage_error() {
+    let site = Site::without_server();
+    let (mut cluster, name) = cluster_with_segment(&site);
+    let missing = Run::new(pgark_program("archive-push")).arg("--config").arg("/nonexistent/pgark.toml");
+    missing
+        .arg(format!("pg_wal/{name}"))
+        .in_directory(cluster.data())
+        .run()
+        .expect(2)
+        .says("/nonexistent/pgark.toml");
+    cluster.config.set("repositry.url", "/tmp");
+    push(&cluster, &name).expect(2).says("repository");
+    assert!(is_empty(&site.archive_of(&cluster)));
+}
+
+#[test]
+fn history_files_must_be_readable_ones_of_their_timeline() {
+    let site = Site::without_server();
+    let cluster = site.cluster("primary");
+    let name = "00000003.history";
+    for (what, content) in [
+        ("empty", String::new()),
+        ("not a history", "once upon a time\n".to_owned()),
+        ("cut off", "1\t0/30".to_owned() + "\n2\n"),
+        ("of a later ancestor", history(&[(1, "0/3000000"), (4, "0/4000000")])),
+        ("of ancestors out of order", history(&[(2, "0/4000000"), (1, "0/3000000")])),
+        ("its own ancestor", history(&[(3, "0/3000000")])),
+    ] {
+        cluster.put_wal(name, content);
+        let outcome = push(&cluster, name);
+        assert_eq!(outcome.code, Some(4), "a history file that is {what}:\n{outcome}");
+        outcome.says(name);
+    }
+    assert!(is_empty(&site.archive_of(&cluster)));
+    cluster.archive_file(name, history(&[(1, "0/3000000"), (2, "0/4000000")]));
+    cluster.put_wal(name, history(&[(1, "0/3000000"), (2, "0/4000028")]));
+    push(&cluster, name).expect(4).says(name);
+}
+
+#[test]
+fn a_repository_that_does_not_answer_is_reported_in_time() {
+    let site = Site::without_server();
+    let (mut cluster, name) = cluster_with_segment(&site);
+    cluster.config.set("push.deadline_s", 2);
+    site.hide_repository();
+    push(&cluster, &name).expect(3).says(&name).within(Duration::from_secs(15));
+    assert!(!site.repository().exists(), "a missing repository may be a missing mount: it is not made anew");
+    site.show_repository();
+    std::fs::set_permissions(site.repository(), std::fs::Permissions::from_mode(0o500)).unwrap();
+    push(&cluster, &name).expect(3).says("permission").within(Duration::from_secs(15));
+    std::fs::set_permissions(site.repository(), std::fs::Permissions::from_mode(0o700)).unwrap();
+    // Told apart from "damaged": it succeeds as soon as the repository answers.
+    wait_until("a push succeeds again", PATIENCE, || push(&cluster, &name).code == Some(0));
+}
+
+#[test]
+fn a_signal_kills_a_waiting_push_as_postgres_expects() {
+    let site = Site::without_server();
+    let (cluster, name) = cluster_with_segment(&site);
+    push(&cluster, &name).expect(0);
+    let agent = cluster.agent();
+    agent.signal(Signal::SIGSTOP);
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT] {
+        let waiting = cluster.program("archive-push").arg(format!("pg_wal/{name}")).spawn();
+        wait_until("the push has reached its agent", PATIENCE, || waiting.process().has_socket());
+        waiting.signal(signal);
+        waiting.wait().killed_by(signal);
+    }
+    agent.signal(Signal::SIGCONT);
+    push(&cluster, &name).expect(0);
+}
+
+#[test]
+fn only_the_owner_of_the_data_directory_may_push() {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("skipped: only root can be somebody else than the data directory's owner here");
+        return;
+    }
+    let site = Site::without_server();
+    let (cluster, name) = cluster_with_segment(&site);
+    let as_root = Run::as_caller(pgark_program("archive-push")).arg("--config").arg(&cluster.config.path);
+    as_root.arg(format!("pg_wal/{name}")).in_directory(cluster.data()).run().expect(2).says("postgres");
+    assert!(is_empty(&site.archive_of(&cluster)));
+    let owned_by_root = |path: &Path| {
+        use std::os::unix::fs::MetadataExt;
+        std::fs::symlink_metadata(path).unwrap().uid() == 0
+    };
+    assert!(!std::fs::read_dir(cluster.spool()).unwrap().any(|entry| owned_by_root(&entry.unwrap().path())));
+}
+
+#[test]
+fn what_else_is_ready_is_stored_before_postgres_asks() {
+    let site = Site::without_server();
+    let cluster = site.cluster("primary");
+    let wal = cluster.fake_wal();
+    let names: Vec<String> = (0..6).map(|step| wal.name(SEGMENT + step)).collect();
+    for (step, name) in (0..).zip(&names) {
+        cluster.put_wal(name, wal.bytes(SEGMENT + step, 1));
+        cluster.write(&format!("pg_wal/archive_status/{name}.ready"), "");
+    }
+    push(&cluster, &names[0]).expect(0);
+    let archive = site.archive_of(&cluster);
+    wait_until("all ready segments are stored", PATIENCE, || names.iter().all(|name| archive.holds(name)));
+    // Read ahead is not yet acknowledged: a file that changed since is looked at again.
+    cluster.put_wal(&names[1], wal.bytes(SEGMENT + 1, 2));
+    push(&cluster, &names[1]).expect(4);
+    push(&cluster, &names[2]).expect(0);
+}
+
+#[test]
+fn an_acknowledgement_holds_only_for_what_the_repository_holds_now() {
+    let site = Site::without_server();
+    let (cluster, name) = cluster_with_segment(&site);
+    push(&cluster, &name).expect(0);
+    let archive = site.archive_of(&cluster);
+    archive.remove(&name);
+    push(&cluster, &name).expect(0);
+    assert!(archive.holds(&name));
+}

@@ -1,0 +1,422 @@
+//! One PostgreSQL data directory, its server, and its pgark.
+
+use super::account::{create_private_directory, write_file};
+use super::archive::CLUSTER_NAME;
+use super::config::ConfigFile;
+use super::processes::{Process, kill_all_of};
+use super::programs::{pgark_program, postgres_program};
+use super::run::{Outcome, Run, Running};
+use super::template::{Template, copy_directory};
+use super::wait::{PATIENCE, poll, wait_for, wait_until};
+use super::wal::FakeWal;
+use nix::sys::signal::Signal;
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Servers are told apart by the directories of their sockets, so all have the same port.
+const PORT: u16 = 5432;
+
+/// A data directory with its server (running or not), its `pgark.toml` and its spool. Everything lies in
+/// `<site>/<name>/`: `data`, `socket`, `spool`, `pgark.toml`, `log`, `calls`.
+#[derive(Debug)]
+pub struct Cluster {
+    site: PathBuf,
+    home: PathBuf,
+    template: Template,
+    pub config: ConfigFile,
+    /// Where the server's configuration lies.
+    configuration: PathBuf,
+    server: Option<Running>,
+}
+
+/// How a server is stopped: PostgreSQL's own words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    Fast,
+    Immediate,
+}
+
+// --- The data directory ----------------------------------------------------------------------------------------------
+
+impl Cluster {
+    pub(super) fn create(site: &Path, name: &str, template: Template, fill: impl FnOnce(&Path)) -> Cluster {
+        let home = site.join(name);
+        create_private_directory(&home);
+        create_private_directory(&home.join("socket"));
+        create_private_directory(&home.join("spool"));
+        fill(&home.join("data"));
+        let config = ConfigFile::new(home.join("pgark.toml"));
+        let configuration = home.join("data");
+        let mut cluster =
+            Cluster { site: site.to_owned(), home, template, config, configuration, server: None };
+        cluster.append_conf(&format!(
+            "listen_addresses = ''\nport = {PORT}\nunix_socket_directories = '{}'\nshared_buffers = 16MB\n\
+             min_wal_size = {}MB\nlog_line_prefix = '%m [%p] %b '\n",
+            cluster.socket_directory().display(),
+            2 * template.segment_size_mib,
+        ));
+        cluster.write_default_config();
+        cluster
+    }
+
+    fn write_default_config(&mut self) {
+        let data = self.data();
+        let repository = self.site.join("repository");
+        let spool = self.spool();
+        let conninfo = self.conninfo();
+        self.config.set("cluster", CLUSTER_NAME);
+        self.config.set("data_directory", data.as_path());
+        self.config.set("repository.url", repository.as_path());
+        self.config.set("connection.conninfo", conninfo.as_str());
+        self.config.set("spool.directory", spool.as_path());
+        self.config.set("push.deadline_s", 20);
+        self.config.set("get.deadline_s", 3);
+        self.config.set("get.standby_segment_deadline_s", 1);
+        self.config.set("get.standby_history_deadline_s", 2);
+    }
+
+    /// A copy of this stopped cluster, with a `pgark.toml` and a spool of its own: the same system identifier and the
+    /// same repository, archiving switched off.
+    pub fn copy(&self, name: &str) -> Cluster {
+        assert!(self.server.is_none(), "only a stopped cluster is copied");
+        let copy =
+            Cluster::create(&self.site, name, self.template, |data| copy_directory(&self.data(), data));
+        copy.append_conf("archive_mode = off\n");
+        copy
+    }
+
+    pub fn data(&self) -> PathBuf {
+        self.home.join("data")
+    }
+
+    pub fn spool(&self) -> PathBuf {
+        self.home.join("spool")
+    }
+
+    pub fn socket_directory(&self) -> PathBuf {
+        self.home.join("socket")
+    }
+
+    pub fn template(&self) -> Template {
+        self.template
+    }
+
+    /// The connection parameters of a superuser.
+    pub fn conninfo(&self) -> String {
+        format!("host={} port={PORT} user=postgres dbname=postgres", self.socket_directory().display())
+    }
+
+    /// The first eight bytes of `pg_control`.
+    pub fn system_identifier(&self) -> u64 {
+        let control = std::fs::read(self.data().join("global/pg_control")).unwrap();
+        u64::from_le_bytes(control[..8].try_into().unwrap())
+    }
+
+    /// The segment in which a stopped cluster's next start begins to read.
+    pub fn checkpoint_segment(&self) -> String {
+        let control = self.postgres_program("pg_controldata").arg(self.data()).run().expect(0).stdout;
+        let line =
+            control.lines().find(|line| line.contains("REDO WAL file")).expect("pg_controldata names it");
+        line.rsplit(' ').next().unwrap_or_default().to_owned()
+    }
+
+    /// Segments as this cluster would write them.
+    pub fn fake_wal(&self) -> FakeWal {
+        FakeWal::of(&self.data(), self.system_identifier(), self.template.segment_size())
+    }
+
+    /// Appends to `postgresql.conf`; of a setting that is there twice the last one holds.
+    pub fn append_conf(&self, text: &str) {
+        let path = self.configuration.join("postgresql.conf");
+        let mut file = OpenOptions::new().append(true).open(path).unwrap();
+        file.write_all(text.as_bytes()).unwrap();
+    }
+
+    /// Moves the server's configuration out of the data directory, as Debian has it. Says where to.
+    pub fn move_configuration(&mut self) -> PathBuf {
+        let to = self.home.join("configuration");
+        create_private_directory(&to);
+        for name in ["postgresql.conf", "pg_hba.conf", "pg_ident.conf"] {
+            std::fs::rename(self.data().join(name), to.join(name)).unwrap();
+        }
+        self.configuration = to.clone();
+        let data = self.data();
+        self.append_conf(&format!("data_directory = '{}'\n", data.display()));
+        to
+    }
+
+    /// Writes a file at a path below the data directory.
+    pub fn write(&self, path: &str, content: impl AsRef<[u8]>) {
+        write_file(&self.data().join(path), content);
+    }
+
+    pub fn read(&self, path: &str) -> Vec<u8> {
+        let path = self.data().join(path);
+        std::fs::read(&path).unwrap_or_else(|error| panic!("could not read {}: {error}", path.display()))
+    }
+
+    pub fn has(&self, path: &str) -> bool {
+        self.data().join(path).exists()
+    }
+}
+
+// --- pgark -----------------------------------------------------------------------------------------------------------
+
+impl Cluster {
+    /// Switches archiving through pgark on.
+    pub fn archive(&self) {
+        let push = pgark_program("archive-push");
+        let config = self.config.path.display();
+        self.append_conf(&format!(
+            "archive_mode = on\narchive_command = '{} --config {config} %p'\n",
+            push.display()
+        ));
+    }
+
+    /// Makes the next start recover from the archive to its end, and then promote.
+    pub fn recover_from_archive(&self) {
+        self.restore_by_command(&[]);
+        self.write("recovery.signal", "");
+    }
+
+    /// Makes the next start a standby that is fed by the archive.
+    pub fn stand_by(&self) {
+        self.restore_by_command(&[]);
+        self.write("standby.signal", "");
+    }
+
+    /// Sets a restore_command with these options, which notes each call in [`Cluster::calls`].
+    pub fn restore_by_command(&self, options: &[&str]) {
+        let get = pgark_program("archive-get");
+        let command = format!(
+            "{} --config {} {} %f %p; status=$?; echo %f $status >> {}; exit $status",
+            get.display(),
+            self.config.path.display(),
+            options.join(" "),
+            self.home.join("calls").display()
+        );
+        self.append_conf(&format!("restore_command = '{command}'\nwal_retrieve_retry_interval = 100ms\n"));
+    }
+
+    /// Makes the restore_command that `pgark recover` wrote into the data directory note each call.
+    pub fn note_calls_of_recovered(&self) {
+        let auto = String::from_utf8(self.read("postgresql.auto.conf")).unwrap();
+        let mut lines = auto.lines().filter_map(|line| line.strip_prefix("restore_command = '"));
+        let command = lines.next_back().and_then(|rest| rest.strip_suffix("'")).expect("a restore_command");
+        let calls = self.home.join("calls");
+        let noted = format!("{command}; status=$?; echo %f $status >> {}; exit $status", calls.display());
+        self.write("postgresql.auto.conf", format!("{auto}restore_command = '{noted}'\n"));
+    }
+
+    /// What the server asked its restore_command for, and the exit status that answered.
+    pub fn calls(&self) -> Vec<(String, i32)> {
+        let text = std::fs::read_to_string(self.home.join("calls")).unwrap_or_default();
+        let lines = text.lines().filter_map(|line| line.split_once(' '));
+        lines.map(|(name, status)| (name.to_owned(), status.parse().unwrap())).collect()
+    }
+
+    /// One of pgark's programs with this cluster's configuration, in the data directory.
+    pub fn program(&self, name: &str) -> Run {
+        Run::new(pgark_program(name)).arg("--config").arg(&self.config.path).in_directory(self.data())
+    }
+
+    /// `pgark SUBCOMMAND… --config FILE`, as an operator runs it.
+    pub fn pgark(&self, subcommand: &[&str]) -> Run {
+        Run::new(pgark_program("pgark")).args(subcommand).arg("--config").arg(&self.config.path)
+    }
+
+    /// `archive-push PATH`, the path as `%p` has it.
+    pub fn push(&self, path: &str) -> Outcome {
+        self.program("archive-push").arg(path).run()
+    }
+
+    /// `archive-get NAME DESTINATION`.
+    pub fn get(&self, name: &str, destination: &str) -> Outcome {
+        self.program("archive-get").arg(name).arg(destination).run()
+    }
+
+    /// Writes a file into `pg_wal`.
+    pub fn put_wal(&self, name: &str, content: impl AsRef<[u8]>) {
+        self.write(&format!("pg_wal/{name}"), content);
+    }
+
+    /// Writes a file into `pg_wal`, archives it and removes it again, as a server does in the course of time: what is
+    /// asked for later, only the archive has.
+    #[track_caller]
+    pub fn archive_file(&self, name: &str, content: impl AsRef<[u8]>) {
+        self.put_wal(name, content);
+        self.push(&format!("pg_wal/{name}")).expect(0);
+        std::fs::remove_file(self.data().join("pg_wal").join(name)).unwrap();
+    }
+
+    /// The agent of this cluster, if there is one: `agent.lock` says its process.
+    pub fn find_agent(&self) -> Option<Process> {
+        let text = std::fs::read_to_string(self.spool().join("agent.lock")).ok()?;
+        let process = Process(text.lines().next()?.trim().parse().ok()?);
+        // The number may be of an agent that is gone, and belong to another program by now.
+        (process.is_alive() && process.command_line().contains("agent")).then_some(process)
+    }
+
+    pub fn agent(&self) -> Process {
+        wait_for("an agent that runs", PATIENCE, || self.find_agent())
+    }
+}
+
+// --- The server ------------------------------------------------------------------------------------------------------
+
+impl Cluster {
+    /// Starts the server and waits until it takes connections.
+    #[track_caller]
+    pub fn start(&mut self) {
+        self.start_without_waiting();
+        let ready = poll(PATIENCE, || {
+            let ended = self.server.as_mut().is_some_and(|server| server.try_status().is_some());
+            (ended || self.is_ready()).then_some(!ended)
+        });
+        assert_eq!(ready, Some(true), "the server did not start");
+    }
+
+    /// Starts the server; recovery may take its time, or end it.
+    pub fn start_without_waiting(&mut self) {
+        assert!(self.server.is_none(), "the server runs already");
+        let log = self.log_path();
+        // Through a shell, for the log to be appended to; exec, for signals to reach the server.
+        let server = Run::new("/bin/sh")
+            .arg("-c")
+            .arg("exec \"$0\" -D \"$1\" >>\"$2\" 2>&1")
+            .args([postgres_program("postgres"), self.configuration.clone(), log])
+            .in_directory(&self.home)
+            .spawn();
+        self.server = Some(server);
+    }
+
+    /// As the server's own `postmaster.pid` says; one that a killed server left behind says nothing.
+    fn is_ready(&self) -> bool {
+        let text = std::fs::read_to_string(self.data().join("postmaster.pid")).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().map(str::trim).collect();
+        let ours = self.server.as_ref().map(|server| server.process().0.to_string());
+        lines.first().copied() == ours.as_deref() && lines.get(7) == Some(&"ready")
+    }
+
+    /// Waits until the server has ended by itself; whether its status was 0.
+    pub fn wait_for_end(&mut self) -> bool {
+        let mut server = self.server.take().expect("a server that was started");
+        let status = wait_for("the end of the server", PATIENCE, || server.try_status());
+        wait_until("the end of its processes", PATIENCE, || self.processes().is_empty());
+        status.success()
+    }
+
+    /// Stops the server and waits for its end.
+    pub fn stop(&mut self, how: Stop) {
+        let server = self.server.as_ref().expect("a server that runs");
+        server.signal(match how {
+            Stop::Fast => Signal::SIGINT,
+            Stop::Immediate => Signal::SIGQUIT,
+        });
+        self.wait_for_end();
+    }
+
+    /// Kills every process of the server at once, as a power cut would (what was written stays in the cache).
+    pub fn kill9(&mut self) {
+        self.server = None;
+        kill_all_of(&self.data());
+    }
+
+    /// The processes that work in the data directory: the server's, and what it started.
+    pub fn processes(&self) -> Vec<Process> {
+        let data = self.data();
+        let works_there =
+            |process: &Process| process.working_directory().is_some_and(|cwd| cwd.starts_with(&data));
+        Process::all().into_iter().filter(works_there).collect()
+    }
+
+    /// Runs SQL as superuser; rows come as lines, columns with `|` between.
+    #[track_caller]
+    pub fn psql(&self, sql: &str) -> String {
+        let outcome = self.try_psql(sql).expect(0);
+        outcome.stdout.trim_end().to_owned()
+    }
+
+    pub fn try_psql(&self, sql: &str) -> Outcome {
+        let run = Run::new(postgres_program("psql")).args(["-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1"]);
+        run.arg("-d").arg(self.conninfo()).arg("-c").arg(sql).run()
+    }
+
+    /// Another of PostgreSQL's programs.
+    pub fn postgres_program(&self, name: &str) -> Run {
+        Run::new(postgres_program(name)).in_directory(&self.home)
+    }
+
+    /// Polls a query until it gives this text.
+    #[track_caller]
+    pub fn wait_for_row(&self, sql: &str, expected: &str) {
+        let mut last = String::new();
+        let came = poll(PATIENCE, || {
+            let outcome = self.try_psql(sql);
+            last = if outcome.code == Some(0) {
+                outcome.stdout.trim_end().to_owned()
+            } else {
+                outcome.to_string()
+            };
+            (last == expected).then_some(())
+        });
+        assert!(came.is_some(), "waited in vain for \"{expected}\" from: {sql}\nthe last answer: {last}");
+    }
+
+    /// Ends the current segment and says its name. Something is written first, or there would be nothing to end.
+    pub fn switch_wal(&self) -> String {
+        self.psql("SELECT pg_create_restore_point('switch')");
+        self.psql("SELECT pg_walfile_name(pg_switch_wal())")
+    }
+
+    /// Waits until the server believes that this file is archived, and everything before it.
+    #[track_caller]
+    pub fn wait_archived(&self, name: &str) {
+        self.wait_for_row(&format!("SELECT last_archived_wal >= '{name}' FROM pg_stat_archiver"), "t");
+    }
+
+    /// Waits until recovery has ended and the server takes writes.
+    pub fn wait_promoted(&self) {
+        self.wait_for_row("SELECT pg_is_in_recovery()", "f");
+    }
+
+    pub fn log(&self) -> String {
+        String::from_utf8_lossy(&std::fs::read(self.log_path()).unwrap_or_default()).into_owned()
+    }
+
+    fn log_path(&self) -> PathBuf {
+        self.home.join("log")
+    }
+
+    /// What is worth reading when a scenario failed: the ends of the logs.
+    fn show_logs(&self) {
+        let mut logs = vec![self.log_path()];
+        let spool = std::fs::read_dir(self.spool())
+            .into_iter()
+            .flatten()
+            .filter_map(|entry| Some(entry.ok()?.path()));
+        logs.extend(spool.filter(|path| path.to_string_lossy().contains("log")));
+        for path in logs.iter().filter(|path| path.is_file()) {
+            let text = String::from_utf8_lossy(&std::fs::read(path).unwrap_or_default()).into_owned();
+            let lines: Vec<&str> = text.lines().collect();
+            eprintln!("--- the end of {}", path.display());
+            lines[lines.len().saturating_sub(40)..].iter().for_each(|line| eprintln!("{line}"));
+        }
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if let Some(mut server) = self.server.take() {
+            // Not SIGKILL at first: the server would leave its shared memory behind.
+            server.signal(Signal::SIGQUIT);
+            poll(Duration::from_secs(10), || server.try_status());
+        }
+        kill_all_of(&self.home);
+        if std::thread::panicking() {
+            self.show_logs();
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! The pgark.toml of one cluster.
+
+use super::account::write_file;
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+
+/// Settings and the file that they are written to, again after each change.
+#[derive(Clone, Debug)]
+pub struct ConfigFile {
+    pub path: PathBuf,
+    /// Full name and value as TOML has it.
+    settings: Vec<(String, String)>,
+}
+
+impl ConfigFile {
+    pub fn new(path: PathBuf) -> ConfigFile {
+        ConfigFile { path, settings: Vec::new() }
+    }
+
+    /// Sets a key (`get.deadline_s`) to a number or a text, in the place where it already stands.
+    pub fn set(&mut self, key: &str, value: impl Into<Value>) {
+        let value = value.into().0;
+        match self.settings.iter_mut().find(|(name, _)| name == key) {
+            Some(setting) => setting.1 = value,
+            None => self.settings.push((key.to_owned(), value)),
+        }
+        self.write();
+    }
+
+    fn write(&self) {
+        let mut text = String::new();
+        for (key, value) in &self.settings {
+            writeln!(text, "{key} = {value}").unwrap();
+        }
+        write_file(&self.path, text);
+    }
+}
+
+/// A value as TOML has it.
+#[derive(Debug)]
+pub struct Value(String);
+
+impl From<u32> for Value {
+    fn from(number: u32) -> Value {
+        Value(number.to_string())
+    }
+}
+
+impl From<&str> for Value {
+    fn from(text: &str) -> Value {
+        // The texts of our tests need no more escaping than Rust's, which TOML understands.
+        Value(format!("{text:?}"))
+    }
+}
+
+impl From<&Path> for Value {
+    fn from(path: &Path) -> Value {
+        path.to_str().unwrap().into()
+    }
+}

@@ -1,0 +1,55 @@
+//! What scenarios are made of.
+//!
+//! ```text
+//! let site = Site::with_servers(1);             // a scratch directory, a repository; waits for a free server
+//! let mut primary = site.cluster("primary");    // a stopped PostgreSQL with 1 MB segments, and its pgark.toml
+//! primary.archive();                            // archive_mode, archive_command
+//! primary.start();
+//! let segment = primary.switch_wal();
+//! primary.wait_archived(&segment);
+//! primary.get(&segment, "pg_wal/RECOVERYXLOG").expect(0);
+//! ```
+//!
+//! Under root everything runs as the user `postgres`, since PostgreSQL refuses root, and pgark all but the data
+//! directory's owner. All that a scenario started is killed and removed when its [`Site`] is dropped, after a panic
+//! too; what a killed test run leaves behind is removed by its reaper ([`run_directory`]).
+//!
+//! `PGARK_TEST_PG_BIN` chooses the PostgreSQL, `PGARK_TEST_PROGRAMS` other programs than those just built,
+//! `PGARK_TEST_KEEP=1` keeps the directories.
+
+// Pieces wait here for the scenarios that need them.
+#![allow(dead_code)]
+
+mod account;
+mod archive;
+mod cluster;
+mod config;
+mod processes;
+mod programs;
+mod run;
+mod run_directory;
+mod server_slots;
+mod site;
+mod story;
+mod template;
+mod wait;
+mod wal;
+
+pub use account::{create_private_directory, give};
+pub use archive::{Archive, files_below};
+pub use cluster::{Cluster, Stop};
+pub use processes::Process;
+pub use programs::pgark_program;
+#[cfg(feature = "failpoints")]
+pub use run::Running;
+pub use run::{Outcome, Run};
+pub use site::Site;
+pub use story::{Story, expect_not_startable, hinted_command};
+pub use template::Template;
+pub use wait::{PATIENCE, wait_until};
+pub use wal::{FakeWal, backup_history, history, segment_name, segment_number};
+
+/// Whether the long scenarios are wanted: `scripts/test --all`.
+pub fn wants_everything() -> bool {
+    std::env::var_os("PGARK_TEST_ALL").is_some()
+}

@@ -1,0 +1,112 @@
+//! Other processes, as `/proc` shows them.
+
+use super::wait::poll;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// A process that is not our child; it may be gone at any time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Process(pub i32);
+
+impl Process {
+    /// Whether it runs (a zombie does not).
+    pub fn is_alive(self) -> bool {
+        std::fs::read_to_string(self.proc("stat"))
+            .is_ok_and(|stat| stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z')))
+    }
+
+    pub fn signal(self, signal: Signal) {
+        assert!(self.0 > 1, "process {} is not ours", self.0);
+        let _ = kill(Pid::from_raw(self.0), signal);
+    }
+
+    /// Kills it and waits until it is gone.
+    pub fn kill(self) {
+        self.signal(Signal::SIGKILL);
+        let gone = poll(Duration::from_secs(10), || (!self.is_alive()).then_some(()));
+        assert!(gone.is_some(), "process {} does not die", self.0);
+    }
+
+    pub fn working_directory(self) -> Option<PathBuf> {
+        std::fs::read_link(self.proc("cwd")).ok()
+    }
+
+    /// The program and its arguments, with spaces between.
+    pub fn command_line(self) -> String {
+        let bytes = std::fs::read(self.proc("cmdline")).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).replace('\0', " ")
+    }
+
+    /// Its variables, each `name=value`.
+    pub fn environment(self) -> Vec<String> {
+        let bytes = std::fs::read(self.proc("environ")).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).split_terminator('\0').map(str::to_owned).collect()
+    }
+
+    /// What its descriptors stand for: paths, `socket:[…]`, `pipe:[…]`.
+    pub fn open_files(self) -> Vec<String> {
+        let entries = std::fs::read_dir(self.proc("fd")).into_iter().flatten();
+        entries
+            .filter_map(|entry| {
+                Some(std::fs::read_link(entry.ok()?.path()).ok()?.to_string_lossy().into_owned())
+            })
+            .collect()
+    }
+
+    /// Whether it has opened a socket: a small program has one when it talks to its agent.
+    pub fn has_socket(self) -> bool {
+        self.open_files().iter().any(|file| file.starts_with("socket:"))
+    }
+
+    pub fn parent(self) -> Option<Process> {
+        self.stat_field(1).map(Process)
+    }
+
+    /// The number of its session.
+    pub fn session(self) -> Option<i32> {
+        self.stat_field(3)
+    }
+
+    /// A number of `/proc/<pid>/stat`, counted from the state.
+    fn stat_field(self, index: usize) -> Option<i32> {
+        // The state follows the program's name, which stands in brackets and may hold anything.
+        let stat = std::fs::read_to_string(self.proc("stat")).ok()?;
+        stat.rsplit_once(") ")?.1.split(' ').nth(index)?.parse().ok()
+    }
+
+    /// Every process of the machine.
+    pub fn all() -> Vec<Process> {
+        let entries = std::fs::read_dir("/proc").unwrap();
+        entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok().map(Process)).collect()
+    }
+
+    /// Those that work in `directory` or below it, or were told a path in it.
+    pub fn all_of(directory: &Path) -> Vec<Process> {
+        let below = format!("{}/", directory.display());
+        let own = Process(std::process::id() as i32);
+        let belongs = |process: &Process| {
+            process.working_directory().is_some_and(|cwd| cwd.starts_with(directory))
+                || process.command_line().contains(&below)
+        };
+        Process::all().into_iter().filter(|process| *process != own && belongs(process)).collect()
+    }
+
+    fn proc(self, file: &str) -> PathBuf {
+        format!("/proc/{}/{file}", self.0).into()
+    }
+}
+
+/// Kills every process of a directory, also those that are started meanwhile.
+pub fn kill_all_of(directory: &Path) {
+    let none_left = poll(Duration::from_secs(20), || {
+        let left: Vec<Process> =
+            Process::all_of(directory).into_iter().filter(|process| process.is_alive()).collect();
+        left.iter().for_each(|process| process.signal(Signal::SIGKILL));
+        left.is_empty().then_some(())
+    });
+    if none_left.is_none() {
+        eprintln!("processes of {} do not die", directory.display());
+    }
+}

@@ -1,0 +1,63 @@
+//! Where the programs are: pgark's and PostgreSQL's.
+
+use super::run_directory::run_directory;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+/// The directory with `archive-push`, `archive-get` and `pgark` side by side, where the server's user can read them:
+/// cargo's own directory may lie in a closed home.
+fn pgark_directory() -> &'static Path {
+    static DIRECTORY: OnceLock<PathBuf> = OnceLock::new();
+    DIRECTORY.get_or_init(|| {
+        if let Some(other) = std::env::var_os("PGARK_TEST_PROGRAMS") {
+            return other.into();
+        }
+        let directory = run_directory().join("bin");
+        std::fs::create_dir(&directory).unwrap();
+        for built in [
+            env!("CARGO_BIN_EXE_archive-push"),
+            env!("CARGO_BIN_EXE_archive-get"),
+            env!("CARGO_BIN_EXE_pgark"),
+        ] {
+            let copy = directory.join(Path::new(built).file_name().unwrap());
+            std::fs::copy(built, &copy).unwrap();
+            std::fs::set_permissions(&copy, std::fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        std::fs::set_permissions(&directory, std::fs::Permissions::from_mode(0o755)).unwrap();
+        directory
+    })
+}
+
+/// One of pgark's programs, by its name.
+pub fn pgark_program(name: &str) -> PathBuf {
+    pgark_directory().join(name)
+}
+
+/// One of PostgreSQL's programs, by its name.
+pub fn postgres_program(name: &str) -> PathBuf {
+    static DIRECTORY: OnceLock<PathBuf> = OnceLock::new();
+    let directory = DIRECTORY.get_or_init(|| {
+        let chosen = std::env::var_os("PGARK_TEST_PG_BIN").map(PathBuf::from);
+        chosen
+            .or_else(newest_postgres)
+            .expect("no PostgreSQL found: set PGARK_TEST_PG_BIN, or run scripts/test")
+    });
+    let program = directory.join(name);
+    assert!(program.is_file(), "{} is missing; set PGARK_TEST_PG_BIN", program.display());
+    program
+}
+
+/// Debian keeps the server programs of each major version side by side, outside of the PATH.
+fn newest_postgres() -> Option<PathBuf> {
+    let versions = std::fs::read_dir("/usr/lib/postgresql").ok()?;
+    let newest = versions
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok())
+        .filter(|version| Path::new(&format!("/usr/lib/postgresql/{version}/bin/postgres")).is_file())
+        .max();
+    if let Some(version) = newest {
+        return Some(format!("/usr/lib/postgresql/{version}/bin").into());
+    }
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path).find(|directory| directory.join("postgres").is_file())
+}

@@ -1,0 +1,215 @@
+//! Runs a program to its end, or beside the scenario, and says what came of it.
+
+use super::account::{command, command_as_caller};
+use super::processes::Process;
+use super::run_directory::run_directory;
+use super::wait::{PATIENCE, poll};
+use nix::sys::signal::Signal;
+use std::ffi::OsStr;
+use std::fs::File;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+/// A program about to be run, as the owner of the data directories.
+#[derive(Debug)]
+pub struct Run {
+    command: Command,
+    shown: String,
+    deadline: Duration,
+}
+
+impl Run {
+    pub fn new(program: impl AsRef<Path>) -> Run {
+        Run::with(command(program.as_ref()), program.as_ref())
+    }
+
+    /// As whoever runs the tests, which may be root.
+    pub fn as_caller(program: impl AsRef<Path>) -> Run {
+        Run::with(command_as_caller(program.as_ref()), program.as_ref())
+    }
+
+    fn with(command: Command, program: &Path) -> Run {
+        let shown = program.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        Run { command, shown, deadline: PATIENCE }.in_directory("/")
+    }
+
+    pub fn arg(mut self, arg: impl AsRef<OsStr>) -> Run {
+        self.shown = format!("{} {}", self.shown, arg.as_ref().to_string_lossy());
+        self.command.arg(arg);
+        self
+    }
+
+    pub fn args<A: AsRef<OsStr>>(self, args: impl IntoIterator<Item = A>) -> Run {
+        args.into_iter().fold(self, Run::arg)
+    }
+
+    pub fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Run {
+        self.command.env(name, value);
+        self
+    }
+
+    pub fn in_directory(mut self, directory: impl AsRef<Path>) -> Run {
+        self.command.current_dir(directory);
+        self
+    }
+
+    /// How long it may take; a program that takes longer is killed and the test fails.
+    pub fn deadline(mut self, deadline: Duration) -> Run {
+        self.deadline = deadline;
+        self
+    }
+
+    /// Runs it to its end.
+    pub fn run(self) -> Outcome {
+        self.spawn().wait()
+    }
+
+    /// Starts it. Its output goes to files, not pipes: a pipe would be read until the last who inherited it ends.
+    pub fn spawn(mut self) -> Running {
+        let stdout = OutputFile::create();
+        let stderr = OutputFile::create();
+        self.command.stdin(Stdio::null()).stdout(stdout.writer()).stderr(stderr.writer());
+        let child =
+            self.command.spawn().unwrap_or_else(|error| panic!("could not start {}: {error}", self.shown));
+        Running { child, shown: self.shown, deadline: self.deadline, started: Instant::now(), stdout, stderr }
+    }
+}
+
+/// A file in the run's directory that takes a program's output.
+#[derive(Debug)]
+struct OutputFile(PathBuf);
+
+impl OutputFile {
+    fn create() -> OutputFile {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let path = run_directory().join(format!("output-{}", COUNT.fetch_add(1, Ordering::Relaxed)));
+        File::create_new(&path).unwrap();
+        OutputFile(path)
+    }
+
+    fn writer(&self) -> File {
+        File::options().append(true).open(&self.0).unwrap()
+    }
+
+    fn text(&self) -> String {
+        String::from_utf8_lossy(&std::fs::read(&self.0).unwrap()).into_owned()
+    }
+}
+
+impl Drop for OutputFile {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+/// A program that runs; killed when dropped.
+#[derive(Debug)]
+pub struct Running {
+    child: Child,
+    shown: String,
+    deadline: Duration,
+    started: Instant,
+    stdout: OutputFile,
+    stderr: OutputFile,
+}
+
+impl Running {
+    pub fn process(&self) -> Process {
+        Process(self.child.id() as i32)
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        self.process().signal(signal);
+    }
+
+    /// The files that take its output.
+    pub fn output_paths(&self) -> [&Path; 2] {
+        [&self.stdout.0, &self.stderr.0]
+    }
+
+    /// Its status, once it has ended.
+    pub fn try_status(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().unwrap()
+    }
+
+    /// Waits for its end; panics when it does not come within the deadline.
+    pub fn wait(mut self) -> Outcome {
+        let status = poll(self.deadline, || self.try_status());
+        let seconds = self.started.elapsed();
+        let Some(status) = status else {
+            panic!("{} did not end in {:?}\n{}", self.shown, self.deadline, self.stderr.text());
+        };
+        Outcome {
+            shown: self.shown.clone(),
+            code: status.code(),
+            signal: status.signal(),
+            stdout: self.stdout.text(),
+            stderr: self.stderr.text(),
+            took: seconds,
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Ok(None) = self.child.try_wait() {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+    }
+}
+
+/// What came of a program.
+#[derive(Debug)]
+pub struct Outcome {
+    shown: String,
+    pub code: Option<i32>,
+    pub signal: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+    pub took: Duration,
+}
+
+impl Outcome {
+    /// Holds the exit status to this one.
+    #[track_caller]
+    pub fn expect(self, code: i32) -> Outcome {
+        assert_eq!(self.code, Some(code), "the exit status of\n{self}");
+        self
+    }
+
+    /// Holds what was printed as an error to this text; upper and lower case are the same.
+    #[track_caller]
+    pub fn says(self, text: &str) -> Outcome {
+        assert!(
+            self.stderr.to_lowercase().contains(&text.to_lowercase()),
+            "\"{text}\" is not said by\n{self}"
+        );
+        self
+    }
+
+    /// Holds the time that it took.
+    #[track_caller]
+    pub fn within(self, limit: Duration) -> Outcome {
+        assert!(self.took <= limit, "longer than {limit:?} took\n{self}");
+        self
+    }
+
+    #[track_caller]
+    pub fn killed_by(self, signal: Signal) -> Outcome {
+        assert_eq!(self.signal, Some(signal as i32), "the signal that ended\n{self}");
+        self
+    }
+}
+
+impl std::fmt::Display for Outcome {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        writeln!(f, "  {}", self.shown)?;
+        writeln!(f, "  status {:?}, signal {:?}, after {:?}", self.code, self.signal, self.took)?;
+        writeln!(f, "  stdout: {}", self.stdout.trim_end())?;
+        write!(f, "  stderr: {}", self.stderr.trim_end())
+    }
+}

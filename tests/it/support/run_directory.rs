@@ -1,0 +1,51 @@
+//! The directory of one test run, below which everything lies, and the reaper that removes it.
+
+use super::account::command_as_caller;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{ChildStdin, Stdio};
+use std::sync::OnceLock;
+
+/// Waits for the end of its input, which comes when the test run ends in whatever way; kills what runs below DIR or
+/// was told a path below it, and removes DIR.
+const REAPER: &str = r#"
+cat >/dev/null
+for process in /proc/[0-9]*; do
+    case $(readlink "$process/cwd") in "$DIR"/*) kill -9 "${process#/proc/}" ;; esac
+    grep -qsaF "$DIR/" "$process/cmdline" && kill -9 "${process#/proc/}"
+done
+rm -rf "$DIR"
+"#;
+
+/// The directory of this test run: a short path (sockets have 107 bytes), passable for everybody.
+pub fn run_directory() -> &'static Path {
+    static RUN: OnceLock<(PathBuf, Option<ChildStdin>)> = OnceLock::new();
+    let (path, _reaper_input) = RUN.get_or_init(|| {
+        let path = tempfile::Builder::new().prefix("pgark-it-").tempdir().unwrap().keep();
+        let path = path.canonicalize().unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o711)).unwrap();
+        if keeps_directories() {
+            eprintln!("keeping {}", path.display());
+            return (path, None);
+        }
+        // It outlives us, so nobody here can wait for it.
+        #[allow(clippy::zombie_processes)]
+        let reaper = command_as_caller(Path::new("/bin/sh"))
+            .args(["-c", REAPER])
+            .env("DIR", &path)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .process_group(0) // out of reach of a Ctrl-C
+            .spawn()
+            .unwrap();
+        (path, reaper.stdin)
+    });
+    path
+}
+
+/// Whether directories are to be looked at afterwards.
+pub fn keeps_directories() -> bool {
+    std::env::var_os("PGARK_TEST_KEEP").is_some()
+}

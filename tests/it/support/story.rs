@@ -1,0 +1,122 @@
+//! What recoveries begin from: a primary that was backed up, and what was written after that.
+
+use super::cluster::{Cluster, Stop};
+use super::programs::{pgark_program, postgres_program};
+use super::run::{Outcome, Run};
+use super::site::Site;
+use std::path::{Path, PathBuf};
+
+/// A primary that was backed up and stopped, with what happened to it after the backup.
+pub struct Story {
+    pub site: Site,
+    pub primary: Cluster,
+    /// After the tenth row, before the eleventh.
+    pub time: String,
+    /// The transaction of the eleventh row.
+    pub xid: String,
+    /// The end of the WAL that holds the eleventh row.
+    pub lsn: String,
+}
+
+impl Story {
+    pub fn tell() -> Story {
+        let site = Site::with_servers(1);
+        let mut primary = site.cluster("primary");
+        primary.archive();
+        primary.start();
+        primary.psql("CREATE TABLE t (a int)");
+        primary.back_up("first");
+        primary.psql("INSERT INTO t SELECT generate_series(1, 10)");
+        primary.psql("SELECT pg_create_restore_point('ten rows')");
+        let time = primary.now();
+        let xid = primary.psql("INSERT INTO t VALUES (11) RETURNING pg_current_xact_id()");
+        let lsn = primary.psql("SELECT pg_current_wal_insert_lsn()");
+        primary.psql("DROP TABLE t");
+        let last = primary.switch_wal();
+        primary.wait_archived(&last);
+        primary.stop(Stop::Fast);
+        Story { site, primary, time, xid, lsn }
+    }
+
+    pub fn directory(&self, name: &str) -> PathBuf {
+        self.site.directory().join(name)
+    }
+
+    pub fn recover(&self, into: &Path, options: &[&str]) -> Outcome {
+        self.primary.recover(into, options).run()
+    }
+
+    /// Recovers, lets the server run, and counts the rows; the server has the socket of the stopped primary.
+    #[track_caller]
+    pub fn rows_after(&self, name: &str, options: &[&str]) -> String {
+        let into = self.directory(name);
+        self.primary.answer_after(&into, options, "SET lock_timeout = 1000; SELECT count(*) FROM t")
+    }
+}
+
+/// Backups and recoveries of a cluster. A recovered server has the socket of its original, which is stopped.
+impl Cluster {
+    /// Takes a backup of the running server.
+    #[track_caller]
+    pub fn back_up(&self, label: &str) {
+        self.pgark(&["base-backup", "--checkpoint", "fast", "--label", label]).run().expect(0);
+    }
+
+    /// A recovery target between what was committed and what will be.
+    pub fn now(&self) -> String {
+        self.psql("SELECT clock_timestamp() AT TIME ZONE 'UTC' || '+00' FROM pg_sleep(0.1)")
+    }
+
+    /// `pgark recover` into a directory.
+    pub fn recover(&self, into: &Path, options: &[&str]) -> Run {
+        self.pgark(&["recover"]).arg("--target-directory").arg(into).args(options)
+    }
+
+    /// Recovers, lets the server run, asks it, and stops it.
+    #[track_caller]
+    pub fn answer_after(&self, into: &Path, options: &[&str], sql: &str) -> String {
+        let options: Vec<&str> = options.iter().copied().chain(["--wait"]).collect();
+        self.recover(into, &options).run().expect(0);
+        let answer = self.psql(sql);
+        self.stop_recovered(into);
+        answer
+    }
+
+    /// Starts a server from a directory that was recovered into, and waits until it takes connections.
+    #[track_caller]
+    pub fn start_recovered(&self, data: &Path) {
+        let log = data.with_extension("log");
+        let start = self.postgres_program("pg_ctl").arg("-D").arg(data).arg("-l").arg(log);
+        start.args(["-w", "start"]).run().expect(0);
+    }
+
+    /// Stops a server that pgark or `pg_ctl` started.
+    #[track_caller]
+    pub fn stop_recovered(&self, data: &Path) {
+        let stop = self.postgres_program("pg_ctl").arg("-D").arg(data).args(["-m", "fast", "-w", "stop"]);
+        stop.run().expect(0);
+    }
+
+    /// Moves the data directory away, as an operator does before recovering into its place.
+    pub fn move_data_away(&self, name: &str) {
+        std::fs::rename(self.data(), self.data().with_file_name(name)).unwrap();
+    }
+}
+
+/// Holds that PostgreSQL refuses to start from a directory.
+#[track_caller]
+pub fn expect_not_startable(data: &Path) {
+    let outcome = Run::new(postgres_program("postgres")).arg("-D").arg(data).run();
+    assert_ne!(outcome.code, Some(0), "a server ran with\n{outcome}");
+    assert!(!data.join("postmaster.pid").exists() && !data.join("postmaster.opts").exists(), "{outcome}");
+}
+
+/// The command that a hint tells to type, as it stands there, for a shell that finds `pgark`.
+#[track_caller]
+pub fn hinted_command(outcome: &Outcome) -> Run {
+    let hint = outcome.stderr.split_once("HINT: ").map(|(_, hint)| hint).unwrap_or_default();
+    let command = hint.split_once(": pgark ").map(|(_, command)| format!("pgark {}", command.trim_end()));
+    let command = command.unwrap_or_else(|| panic!("no command is hinted at by\n{outcome}"));
+    let programs = pgark_program("pgark").parent().unwrap().display().to_string();
+    Run::new("/bin/sh").arg("-c").arg(command).env("PATH", format!("{programs}:/usr/bin:/bin"))
+}

@@ -1,0 +1,73 @@
+//! Data directories as initdb makes them: made once, then copied.
+
+use super::account::{command, create_private_directory};
+use super::programs::postgres_program;
+use super::run_directory::run_directory;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Mutex, PoisonError};
+
+/// How a data directory is made. Clusters of one template are copies: they have the same system identifier, and the
+/// WAL of one can be recovered by another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Template {
+    pub segment_size_mib: u32,
+    pub checksums: bool,
+}
+
+impl Default for Template {
+    /// The smallest segments: a scenario has many of them quickly.
+    fn default() -> Template {
+        Template { segment_size_mib: 1, checksums: true }
+    }
+}
+
+impl Template {
+    pub fn with_segments_of(segment_size_mib: u32) -> Template {
+        Template { segment_size_mib, ..Template::default() }
+    }
+
+    pub fn segment_size(self) -> u64 {
+        u64::from(self.segment_size_mib) * 1024 * 1024
+    }
+
+    /// Copies the template to `destination`, which must not exist.
+    pub fn copy_to(self, destination: &Path) {
+        copy_directory(&self.directory(), destination);
+    }
+
+    fn directory(self) -> PathBuf {
+        static MADE: Mutex<Option<HashMap<Template, PathBuf>>> = Mutex::new(None);
+        let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
+        let made = made.get_or_insert_with(HashMap::new);
+        made.entry(self).or_insert_with(|| self.make()).clone()
+    }
+
+    fn make(self) -> PathBuf {
+        let parent = run_directory().join(format!("template-{}-{}", self.segment_size_mib, self.checksums));
+        create_private_directory(&parent);
+        let data = parent.join("data");
+        let mut initdb = command(&postgres_program("initdb"));
+        initdb.arg(format!("--wal-segsize={}", self.segment_size_mib)).arg("--pgdata").arg(&data).args([
+            "--username=postgres",
+            "--auth=trust",
+            "--encoding=UTF8",
+            "--locale=C",
+            "--no-sync",
+            "--no-instructions",
+        ]);
+        if self.checksums {
+            initdb.arg("--data-checksums");
+        }
+        let output = initdb.current_dir("/").output().unwrap();
+        assert!(output.status.success(), "initdb failed: {}", String::from_utf8_lossy(&output.stderr));
+        data
+    }
+}
+
+/// Copies a directory with owners and permissions; shares blocks where the file system can.
+pub fn copy_directory(from: &Path, to: &Path) {
+    let output = Command::new("cp").args(["-a", "--reflink=auto", "--"]).arg(from).arg(to).output().unwrap();
+    assert!(output.status.success(), "cp failed: {}", String::from_utf8_lossy(&output.stderr));
+}

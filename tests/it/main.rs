@@ -5,11 +5,21 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, clippy::print_stderr)]
 
 mod agent;
+mod backup;
+#[cfg(feature = "failpoints")]
+mod crash;
 mod get;
 mod harness;
 mod promotion;
 mod push;
+mod recover;
+mod recover_leaves_alone;
+mod recover_refusals;
+mod recover_settings;
+mod recover_tablespaces;
+mod recover_timelines;
 mod recovery;
+mod show;
 mod snippets;
 mod standby;
 mod support;

@@ -1,0 +1,321 @@
+//! What `pgark recover` refuses: before the first byte where that can be known, and never in a way that leaves behind
+//! what looks like a cluster.
+
+use crate::support::{
+    Cluster, Outcome, Run, Site, Stop, Story, Template, create_private_directory, expect_not_startable, give,
+    hinted_command, pgark_program,
+};
+use std::fs;
+use std::path::Path;
+
+const COUNT: &str = "SELECT count(*) FROM t";
+
+/// The target as it is while nothing was written: absent or empty.
+fn is_untouched(directory: &Path) -> bool {
+    fs::read_dir(directory).map_or(true, |mut entries| entries.next().is_none())
+}
+
+#[test]
+fn what_cannot_be_reached_is_refused_before_the_first_byte() {
+    let story = Story::tell();
+    let absent = story.directory("absent");
+    let empty = story.directory("empty");
+    create_private_directory(&empty);
+    for (options, status, says) in [
+        (&["--target-time", "2999-01-01 00:00:00+00"][..], 1, "--latest-before"),
+        (&["--target-time", "2000-01-01 00:00:00+00"], 1, "no backup ended before"),
+        (&["--latest-before", "2000-01-01 00:00:00+00"], 1, "no backup ended before"),
+        (&["--target-lsn", "0/100028"], 1, "no backup ended before LSN 0/100028"),
+        (&["--target-name", "eleven rows"], 1, "is not in the archived WAL"),
+        (&["--target-xid", "4000000000"], 1, "the end of transaction 4000000000 is not in the archived WAL"),
+        (&["--target-lsn", "F/0"], 1, "does not reach LSN F/0"),
+        (&["--target-timeline", "7"], 1, "timeline 7 is not in the repository"),
+        (&["--backup", "second"], 1, "no backup \"second\""),
+        (&["--target-time", "2000-01-01 00:00:00+00", "--backup", "first"], 2, "Leave --backup out"),
+        (&["--target-time", "2026-01-01 00:00:00"], 2, "has no time zone"),
+        (&["--latest-before", "2026-01-01 00:00:00"], 2, "has no time zone"),
+        (&["--target-time", "yesterday"], 2, "--target-time"),
+        (&["--target-immediate", "--exclusive"], 2, "--exclusive has no meaning"),
+    ] {
+        for into in [&absent, &empty] {
+            story.recover(into, options).expect(status).says(says);
+            assert!(is_untouched(into), "{options:?}");
+        }
+    }
+    assert!(!absent.exists());
+    let left: Vec<_> =
+        fs::read_dir(story.site.directory()).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert!(!left.iter().any(|name| name.to_string_lossy().contains("absent")), "{left:?}");
+}
+
+#[test]
+fn a_time_after_the_last_commit_is_reached_by_the_command_that_is_offered() {
+    let story = Story::tell();
+    let into = story.directory("it's here");
+    let refused = story.recover(&into, &["--target-time", "2999-01-01 00:00:00+00", "--wait"]).expect(1);
+    assert!(is_untouched(&into));
+    hinted_command(&refused.says("PostgreSQL would not reach this target")).run().expect(0);
+    story.primary.try_psql("SELECT FROM t").expect(1).says("does not exist");
+    story.primary.stop_recovered(&into);
+}
+
+/// Four rows, each in a segment of its own, of which that of the third row is gone.
+fn story_with_a_hole(site: &Site) -> (Cluster, Vec<String>, Vec<String>) {
+    let mut primary = site.cluster("primary");
+    primary.archive();
+    primary.start();
+    primary.psql("CREATE TABLE t (a int)");
+    primary.back_up("first");
+    let (mut segments, mut positions) = (Vec::new(), Vec::new());
+    for row in 1..=4 {
+        primary.psql(&format!("INSERT INTO t VALUES ({row})"));
+        positions.push(primary.psql("SELECT pg_current_wal_insert_lsn()"));
+        segments.push(primary.switch_wal());
+    }
+    primary.wait_archived(&segments[3]);
+    primary.stop(Stop::Fast);
+    site.archive_of(&primary).remove(&segments[2]);
+    (primary, segments, positions)
+}
+
+#[test]
+fn a_hole_in_the_wal_is_named_and_what_lies_before_it_can_be_reached() {
+    let site = Site::with_servers(1);
+    let (primary, segments, positions) = story_with_a_hole(&site);
+    let into = site.directory().join("into");
+    let refused = |options: &[&str]| -> Outcome {
+        let outcome = primary.recover(&into, options).run().expect(4);
+        assert!(is_untouched(&into));
+        outcome.says(&segments[2]).says("missing").says("The last reachable point is")
+    };
+    refused(&["--target-lsn", &positions[3], "--wait"]);
+    refused(&["--target-time", "2999-01-01 00:00:00+00"]);
+    refused(&["--latest-before", "2999-01-01 00:00:00+00"]);
+    refused(&["--target-name", "unknown"]);
+    let outcome = refused(&["--latest", "--wait", "--target-action", "promote"]);
+    hinted_command(&outcome).run().expect(0);
+    assert_eq!(primary.psql(COUNT), "2");
+    primary.stop_recovered(&into);
+
+    let before = site.directory().join("before");
+    assert_eq!(primary.answer_after(&before, &["--target-lsn", &positions[0], "--exclusive"], COUNT), "1");
+}
+
+#[test]
+fn a_hole_of_several_segments_is_named_from_end_to_end() {
+    let site = Site::with_servers(1);
+    let (primary, segments, _) = story_with_a_hole(&site);
+    site.archive_of(&primary).remove(&segments[1]);
+    let into = site.directory().join("into");
+    primary
+        .recover(&into, &["--latest"])
+        .run()
+        .expect(4)
+        .says(&format!("2 WAL segments are missing, from {} to {}", segments[1], segments[2]));
+    assert!(!into.exists());
+}
+
+#[test]
+fn only_a_free_directory_is_recovered_into() {
+    let mut story = Story::tell();
+    let into = story.directory("into");
+    let precious = |path: &Path| fs::read(path.join("precious")).is_ok();
+
+    create_private_directory(&into);
+    fs::write(into.join("precious"), b"x").unwrap();
+    story.recover(&into, &[]).expect(4).says("is not empty").says("never overwrites");
+    story.recover(&into.join("precious"), &[]).expect(4).says("is not a directory");
+    story.recover(&into.join("precious/below"), &[]).expect(4).says("is not a directory");
+    story.recover(&story.directory("no/where"), &[]).expect(2).says("does not exist").says("install -d");
+    std::os::unix::fs::symlink("nowhere", story.directory("link")).unwrap();
+    story.recover(&story.directory("link"), &[]).expect(4).says("is a link to nothing");
+    assert!(precious(&into));
+
+    // The data directory of another cluster, and our own: stopped, running, half removed.
+    let other = story.site.cluster_of("other", Template { checksums: false, ..Template::default() });
+    story.recover(&other.data(), &[]).expect(4).says("holds a data directory");
+    story.recover(&story.primary.data(), &[]).expect(4).says("holds a data directory").says("mv ");
+    story.primary.start();
+    story.recover(&story.primary.data(), &[]).expect(4).says("a server is running in");
+    story.primary.pgark(&["recover"]).run().expect(4).says("a server is running in");
+    assert_eq!(story.primary.psql("SELECT 1"), "1");
+    story.primary.stop(Stop::Fast);
+
+    if nix::unistd::geteuid().is_root() {
+        let foreign = story.directory("foreign");
+        fs::create_dir(&foreign).unwrap(); // root's
+        story.recover(&foreign, &[]).expect(2).says("belongs to another user");
+        let place = Run::as_caller(pgark_program("pgark")).arg("recover").arg("--repository");
+        let place = place.arg(story.site.repository()).args(["--cluster", "main", "-D"]).arg(&foreign);
+        place.run().expect(2).says("must not run as root");
+        assert!(is_untouched(&foreign));
+    }
+}
+
+#[test]
+fn a_restore_that_was_killed_cannot_be_started_and_is_begun_anew() {
+    let story = Story::tell();
+    let whole = story.recover(&story.directory("whole"), &[]).expect(0).took;
+    let into = story.directory("killed");
+    let complete = || into.join("global/pg_control").exists();
+    let mut unfinished = 0;
+    for part in 1..=10 {
+        let running = story.primary.recover(&into, &["--target-name", "ten rows"]).spawn();
+        std::thread::sleep(whole * part / 10);
+        running.process().kill();
+        if complete() {
+            break;
+        }
+        expect_not_startable(&into);
+        unfinished += usize::from(into.join("pgark-recovery-incomplete").exists());
+    }
+    assert!(unfinished > 1, "the kills came too early or too late");
+    if !complete() || into.join("pgark-recovery-incomplete").exists() {
+        story.recover(&into, &["--target-name", "ten rows"]).expect(0);
+    }
+    assert!(!into.join("pgark-recovery-incomplete").exists());
+    story.primary.start_recovered(&into);
+    story.primary.wait_for_row(COUNT, "10");
+    story.primary.stop_recovered(&into);
+}
+
+#[test]
+fn a_new_host_needs_only_the_repository() {
+    let story = Story::tell();
+    let into = story.directory("new-host");
+    let repository = story.site.repository();
+    let named = || {
+        Run::new(pgark_program("pgark"))
+            .arg("recover")
+            .arg("--repository")
+            .arg(&repository)
+            .arg("-D")
+            .arg(&into)
+    };
+    named().args(["--cluster", "elsewhere"]).run().expect(1).says("holds these clusters: main");
+    named().args(["--cluster", "main", "--target-name", "ten rows", "--wait"]).run().expect(0);
+    assert_eq!(story.primary.psql(COUNT), "10");
+    story.primary.stop_recovered(&into);
+}
+
+#[test]
+fn of_two_systems_under_one_name_one_has_to_be_chosen() {
+    let story = Story::tell();
+    // The same cluster, made new by initdb.
+    let mut second = story.site.cluster_of("second", Template { checksums: false, ..Template::default() });
+    second.archive();
+    second.start();
+    second.psql("CREATE TABLE t AS SELECT generate_series(1, 3) AS a");
+    second.back_up("first");
+    second.stop(Stop::Fast);
+    let identifiers = [story.primary.system_identifier(), second.system_identifier()];
+    assert_ne!(identifiers[0], identifiers[1]);
+
+    let recover = |into: &Path, options: &[&str]| -> Outcome {
+        let run = Run::new(pgark_program("pgark")).arg("recover").arg("--repository");
+        let run = run.arg(story.site.repository()).args(["--cluster", "main", "-D"]).arg(into);
+        run.args(options).run()
+    };
+    let into = story.directory("neither");
+    let refused = recover(&into, &[]).expect(2).says("--system-identifier");
+    for identifier in identifiers {
+        recover(&into, &["--system-identifier", "17"]).expect(1).says(&identifier.to_string());
+        assert!(refused.stderr.contains(&identifier.to_string()), "{refused}");
+    }
+    assert!(!into.exists());
+    for (cluster, options, rows) in
+        [(&story.primary, &["--target-name", "ten rows"][..], "10"), (&second, &["--latest"], "3")]
+    {
+        let identifier = cluster.system_identifier().to_string();
+        let into = story.directory(&identifier);
+        let options = [options, &["--system-identifier", &identifier, "--wait"]].concat();
+        recover(&into, &options).expect(0);
+        assert_eq!(cluster.psql(COUNT), rows);
+        cluster.stop_recovered(&into);
+    }
+}
+
+#[test]
+fn a_damaged_pack_ends_the_restore() {
+    let story = Story::tell();
+    let backup = story.site.archive_of(&story.primary).backup("first");
+    let mut packs: Vec<_> = fs::read_dir(&backup)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.file_name().unwrap().to_string_lossy().starts_with("pack-"))
+        .collect();
+    packs.sort();
+    assert!(!packs.is_empty());
+    let into = story.directory("into");
+    for pack in &packs {
+        let whole = fs::read(pack).unwrap();
+        let name = pack.file_name().unwrap().to_str().unwrap();
+        for part in [3, 2] {
+            let mut damaged = whole.clone();
+            let at = damaged.len() / part;
+            damaged[at] ^= 0x10;
+            fs::write(pack, &damaged).unwrap();
+            story.recover(&into, &[]).expect(4).says(name);
+            expect_not_startable(&into);
+        }
+        fs::write(pack, &whole[..whole.len() / 2]).unwrap();
+        story.recover(&into, &[]).expect(4).says(name);
+        expect_not_startable(&into);
+        fs::remove_file(pack).unwrap();
+        story.recover(&into, &[]).expect(4).says(name);
+        expect_not_startable(&into);
+        fs::write(pack, &whole).unwrap();
+        give(pack);
+    }
+    // Repaired, the same command succeeds over what is left.
+    let options = ["--target-name", "ten rows"];
+    assert_eq!(story.primary.answer_after(&into, &options, COUNT), "10");
+}
+
+#[test]
+fn damaged_wal_is_found_when_planning_or_stops_recovery() {
+    let site = Site::with_servers(1);
+    let mut primary = site.cluster("primary");
+    primary.archive();
+    primary.start();
+    primary.psql("CREATE TABLE t (a int)");
+    primary.back_up("first");
+    let mut segments = Vec::new();
+    for row in 1..=3 {
+        primary.psql(&format!("INSERT INTO t VALUES ({row})"));
+        segments.push(primary.switch_wal());
+    }
+    primary.psql("SELECT pg_create_restore_point('end')");
+    let end = primary.psql("SELECT pg_current_wal_insert_lsn()");
+    primary.psql("INSERT INTO t VALUES (4)");
+    let last = primary.switch_wal();
+    primary.wait_archived(&last);
+    primary.stop(Stop::Fast);
+    let archive = site.archive_of(&primary);
+    let (damaged, whole) = (&segments[1], archive.stored(&segments[1]));
+    archive.damage(damaged, whole.len() as i64 / 2);
+
+    let into = site.directory().join("planned");
+    for options in [["--target-name", "end"], ["--target-name", "unknown"]] {
+        primary.recover(&into, &options).run().expect(4).says(damaged).says("cannot be used");
+        assert!(is_untouched(&into));
+    }
+    // An LSN and the end of the WAL are proven without reading all that lies before them.
+    for (name, options) in
+        [("latest", &["--latest"][..]), ("lsn", &["--target-lsn", &end, "--target-action", "promote"])]
+    {
+        let into = site.directory().join(name);
+        let options = [options, &["--wait"]].concat();
+        primary.recover(&into, &options).run().expect(4).says("ended without reaching its target");
+        assert!(!into.join("postmaster.pid").exists());
+        assert!(into.join("recovery.signal").exists(), "the server believes to be recovered");
+        assert!(!into.join("pg_wal/00000002.history").exists(), "the server promoted itself");
+        // Repaired, the same server goes on.
+        archive.replace(damaged, &whole);
+        primary.start_recovered(&into);
+        primary.wait_for_row(COUNT, if name == "latest" { "4" } else { "3" });
+        primary.wait_promoted();
+        primary.stop_recovered(&into);
+        archive.damage(damaged, whole.len() as i64 / 2);
+    }
+}

@@ -1,0 +1,165 @@
+//! What `pgark recover` makes of a cluster's settings: archiving, names that need quotes, configuration elsewhere.
+
+use crate::support::{Outcome, Run, Site, Stop, Story, create_private_directory};
+use std::fs;
+
+const COUNT: &str = "SELECT count(*) FROM t";
+
+#[test]
+fn a_recovered_cluster_does_not_archive_and_check_is_red_until_it_does() {
+    let mut story = Story::tell();
+    let archive = story.site.archive_of(&story.primary);
+    story.primary.move_data_away("destroyed");
+    let options = ["--target-name", "ten rows", "--target-action", "promote"];
+    let outcome = story.primary.pgark(&["recover"]).args(options).run().expect(0);
+    assert!(outcome.stdout.contains("archive_mode is off in postgresql.auto.conf"), "{outcome}");
+    let before = archive.names();
+    story.primary.start();
+    story.primary.wait_promoted();
+    assert_eq!(story.primary.psql("SHOW archive_mode"), "off");
+    story.primary.psql("INSERT INTO t VALUES (12)");
+    story.primary.switch_wal();
+    let red = story.primary.pgark(&["check"]).run();
+    assert_ne!(red.code, Some(0), "{red}");
+    assert!(red.stdout.contains("archive_mode is off"), "{red}");
+    assert_eq!(archive.names(), before, "the copy leaves its original's archive alone");
+
+    // What the output of recover and the hint of check tell to do.
+    let auto = String::from_utf8(story.primary.read("postgresql.auto.conf")).unwrap();
+    let without: Vec<&str> = auto.lines().filter(|line| !line.starts_with("archive_mode")).collect();
+    assert_eq!(without.len() + 1, auto.lines().count());
+    story.primary.stop(Stop::Fast);
+    story.primary.write("postgresql.auto.conf", without.join("\n") + "\n");
+    story.primary.start();
+    story.primary.pgark(&["check"]).run().expect(0);
+
+    // It began its timeline while it did not archive: PostgreSQL never asks for the history file to be archived, without
+    // which nobody can recover along that timeline.
+    assert_eq!(archive.raw("00000002.history"), story.primary.read("pg_wal/00000002.history"));
+    let into = story.directory("into");
+    story.primary.pgark(&["recover", "--dry-run"]).arg("-D").arg(&into).run().expect(4).says("missing");
+    story.primary.back_up("second");
+    story.primary.psql("INSERT INTO t VALUES (13)");
+    story.primary.stop(Stop::Fast);
+    assert_eq!(story.primary.answer_after(&into, &["--latest"], COUNT), "12");
+}
+
+#[test]
+fn a_cluster_that_archives_from_another_place_is_told_how() {
+    let story = Story::tell();
+    let archive = story.site.archive_of(&story.primary);
+    let into = story.directory("it's new");
+    let options = ["--target-name", "ten rows", "--target-action", "promote", "--archiving", "on"];
+    let outcome = story.primary.recover(&into, &options).run().expect(0);
+    let line = outcome.stderr.lines().find_map(|line| line.split_once("this one will do: "));
+    let (_, setting) = line.unwrap_or_else(|| panic!("nothing is said by\n{outcome}"));
+    let auto = into.join("postgresql.auto.conf");
+    fs::write(&auto, fs::read_to_string(&auto).unwrap() + setting + "\n").unwrap();
+    start_as_printed(&outcome);
+    story.primary.wait_promoted();
+    let last = story.primary.switch_wal();
+    story.primary.wait_archived(&last);
+    assert!(archive.holds("00000002.history") && archive.holds(&last) && last.starts_with("00000002"));
+    story.primary.stop_recovered(&into);
+
+    // In its own place it archives as it always did.
+    let mut story = story;
+    story.primary.move_data_away("destroyed");
+    let outcome = story.primary.pgark(&["recover", "--latest", "--archiving", "on"]).run().expect(0);
+    assert!(!outcome.stderr.contains("archive_command"), "{outcome}");
+    story.primary.start();
+    story.primary.wait_promoted();
+    let last = story.primary.switch_wal();
+    story.primary.wait_archived(&last);
+    assert!(last.starts_with("00000003") && archive.holds(&last), "{last}");
+}
+
+/// A name with everything that a shell, a setting or TOML could take for something else.
+const ODD: &str = "it's 100% \"a\" \\b $x";
+
+/// Without what PostgreSQL's own `pg_ctl` fails on.
+const LESS_ODD: &str = "it's 100% (%f) & new";
+
+#[test]
+fn names_that_need_quotes_work_from_end_to_end() {
+    let site = Site::with_servers(1);
+    let mut primary = site.cluster("primary");
+    let repository = site.directory().join(ODD);
+    create_private_directory(&repository);
+    primary.config.set("repository.url", repository.as_path());
+    primary.archive();
+    primary.start();
+    primary.psql("CREATE TABLE t (a int)");
+    primary.back_up("first");
+    primary.psql("INSERT INTO t VALUES (1)");
+    primary.psql(&format!("SELECT pg_create_restore_point($$ {ODD}$$)"));
+    primary.psql("INSERT INTO t VALUES (2)");
+    let last = primary.switch_wal();
+    primary.wait_archived(&last);
+    primary.stop(Stop::Fast);
+
+    let new = site.directory().join(LESS_ODD);
+    create_private_directory(&new);
+    let name = format!(" {ODD}");
+    let by_name = ["--target-name", &name];
+    assert_eq!(primary.answer_after(&new.join("data"), &["--latest"], COUNT), "2");
+    assert_eq!(primary.answer_after(&new.join(LESS_ODD), &by_name, COUNT), "1");
+
+    // pg_ctl cannot start a server there; the command that is printed can.
+    let into = new.join(ODD);
+    primary.recover(&into, &["--latest", "--wait"]).run().expect(2).says("pg_ctl cannot start a server in");
+    assert!(!into.exists());
+    for (into, rows) in [(into, "1"), (new.join("typed it's"), "1")] {
+        let outcome = primary.recover(&into, &by_name).run().expect(0);
+        start_as_printed(&outcome);
+        primary.wait_for_row(COUNT, rows);
+        primary.stop_recovered(&into);
+    }
+}
+
+/// Types the command that `pgark recover` printed.
+#[track_caller]
+fn start_as_printed(outcome: &Outcome) {
+    let command = outcome.stdout.lines().find_map(|line| line.strip_prefix("Start the server: "));
+    Run::new("/bin/sh").arg("-c").arg(command.expect("a command")).run().expect(0);
+}
+
+#[test]
+fn configuration_outside_of_the_data_directory_comes_along() {
+    let site = Site::with_servers(1);
+    let mut primary = site.cluster("primary");
+    let elsewhere = primary.move_configuration();
+    primary.archive();
+    primary.append_conf("work_mem = '7MB'\n");
+    primary.start();
+    assert_eq!(primary.psql("SHOW config_file"), elsewhere.join("postgresql.conf").display().to_string());
+    primary.psql("CREATE TABLE t AS SELECT generate_series(1, 5) AS a");
+    primary.back_up("first");
+    primary.psql("INSERT INTO t VALUES (6)");
+    primary.stop(Stop::Fast);
+
+    let into = site.directory().join("into");
+    let outcome = primary.recover(&into, &["--latest"]).run().expect(0);
+    let copies = site.directory().join("into.configuration");
+    assert!(outcome.stdout.contains(&copies.display().to_string()), "{outcome}");
+    for name in ["postgresql.conf", "pg_hba.conf", "pg_ident.conf"] {
+        let original = elsewhere.join(name);
+        assert!(outcome.stderr.contains(&original.display().to_string()), "{name} in {outcome}");
+        let copy = copies.join(original.strip_prefix("/").unwrap());
+        assert_eq!(fs::read(copy).unwrap(), fs::read(original).unwrap(), "{name}");
+        assert!(into.join(name).exists(), "{name}");
+    }
+    assert_eq!(fs::read(into.join("pg_hba.conf")).unwrap(), fs::read(elsewhere.join("pg_hba.conf")).unwrap());
+
+    // It starts as it is; only the place to listen at is our own, for other servers of this host.
+    let mut conf = fs::read_to_string(into.join("postgresql.conf")).unwrap();
+    let sockets = primary.socket_directory();
+    conf += &format!("listen_addresses = ''\nunix_socket_directories = '{}'\n", sockets.display());
+    fs::write(into.join("postgresql.conf"), conf).unwrap();
+    start_as_printed(&outcome);
+    primary.wait_promoted();
+    assert_eq!(primary.psql(COUNT), "6");
+    assert_eq!(primary.psql("SHOW data_directory"), into.display().to_string());
+    assert_eq!(primary.psql("SHOW archive_mode"), "off");
+    primary.stop_recovered(&into);
+}

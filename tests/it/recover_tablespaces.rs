@@ -1,0 +1,149 @@
+//! `pgark recover` of a cluster with a tablespace: a copy never touches the directories of its original.
+
+use crate::support::{Cluster, Site, Stop, create_private_directory, files_below};
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// A stopped primary with a table in a tablespace, backed up before its last rows.
+struct Spacious {
+    site: Site,
+    primary: Cluster,
+    /// Where the tablespace lies.
+    space: PathBuf,
+    /// The name of its link.
+    oid: String,
+}
+
+const ROWS: &str = "SELECT count(*), sum(a) FROM s";
+
+/// What [`ROWS`] gives at the end.
+const ALL: &str = "200|20100";
+
+impl Spacious {
+    fn tell() -> Spacious {
+        let site = Site::with_servers(1);
+        let mut primary = site.cluster("primary");
+        let space = site.directory().join("space");
+        create_private_directory(&space);
+        primary.archive();
+        primary.start();
+        primary.psql(&format!("CREATE TABLESPACE space LOCATION '{}'", space.display()));
+        primary.psql("CREATE TABLE s TABLESPACE space AS SELECT generate_series(1, 100) AS a");
+        primary.back_up("first");
+        primary.psql("INSERT INTO s SELECT generate_series(101, 200)");
+        let oid = primary.psql("SELECT oid FROM pg_tablespace WHERE spcname = 'space'");
+        primary.stop(Stop::Fast);
+        Spacious { site, primary, space, oid }
+    }
+
+    fn directory(&self, name: &str) -> PathBuf {
+        self.site.directory().join(name)
+    }
+
+    /// `--tablespace-mapping` with its value.
+    fn mapping(&self, to: &Path) -> String {
+        let to = to.display().to_string().replace('=', "\\=");
+        format!("--tablespace-mapping={}={to}", self.space.display())
+    }
+}
+
+/// Every file below a directory with its content.
+fn contents(directory: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let files = files_below(directory);
+    files.into_iter().map(|path| (path.clone(), fs::read(path).unwrap())).collect()
+}
+
+#[test]
+fn the_originals_tablespace_is_not_touched() {
+    let story = Spacious::tell();
+    let original = contents(&story.space);
+    assert!(!original.is_empty());
+    let into = story.directory("into");
+    story
+        .primary
+        .recover(&into, &["--latest"])
+        .run()
+        .expect(4)
+        .says("tablespace \"space\" has no place")
+        .says("is not empty")
+        .says(&format!("--tablespace-mapping {}=", story.space.display()));
+    assert!(!into.exists());
+
+    // Any name that PostgreSQL takes is good enough.
+    let moved = story.directory("a = \"new\" place");
+    story.primary.recover(&into, &["--latest", &story.mapping(&moved)]).run().expect(0);
+    assert_eq!(fs::read_link(into.join("pg_tblspc").join(&story.oid)).unwrap(), moved);
+    let map = fs::read_to_string(into.join("tablespace_map")).unwrap();
+    assert_eq!(map, format!("{} {}\n", story.oid, moved.display()));
+    story.primary.start_recovered(&into);
+    story.primary.wait_promoted();
+    assert_eq!(story.primary.psql(ROWS), ALL);
+    story.primary.psql("UPDATE s SET a = 0; CHECKPOINT");
+    assert_eq!(fs::read_link(into.join("pg_tblspc").join(&story.oid)).unwrap(), moved);
+    let location = "SELECT pg_tablespace_location(oid) FROM pg_tablespace WHERE spcname = 'space'";
+    assert_eq!(story.primary.psql(location), moved.display().to_string());
+    story.primary.stop_recovered(&into);
+    assert!(!contents(&moved).is_empty());
+    assert_eq!(contents(&story.space), original);
+}
+
+#[test]
+fn a_tablespace_goes_back_where_it_was_when_that_is_empty() {
+    let story = Spacious::tell();
+    fs::remove_dir_all(&story.space).unwrap();
+    create_private_directory(&story.space);
+    assert_eq!(story.primary.answer_after(&story.directory("into"), &["--latest"], ROWS), ALL);
+    assert!(!contents(&story.space).is_empty());
+}
+
+#[test]
+fn a_tablespace_has_no_place_in_what_is_not_free() {
+    let story = Spacious::tell();
+    let into = story.directory("into");
+    let full = story.directory("full");
+    create_private_directory(&full);
+    fs::write(full.join("precious"), b"x").unwrap();
+    let refused = |to: &Path| story.primary.recover(&into, &[&story.mapping(to)]).run();
+    refused(&full).expect(4).says("tablespace \"space\" has no place").says("is not empty");
+    refused(&full.join("precious")).expect(4).says("is not a directory");
+    refused(&into.join("space")).expect(2).says("the data directory");
+    refused(&story.space).expect(4).says("is not empty");
+    let unknown = format!("--tablespace-mapping={}=/x", full.display());
+    story.primary.recover(&into, &[&unknown]).run().expect(2).says("no tablespace in");
+    assert!(!into.exists());
+    assert_eq!(contents(&full).len(), 1);
+
+    // A directory that is there and empty is as good as none.
+    let empty = story.directory("empty");
+    create_private_directory(&empty);
+    assert_eq!(story.primary.answer_after(&into, &["--latest", &story.mapping(&empty)], ROWS), ALL);
+}
+
+#[test]
+fn a_restore_with_a_tablespace_that_was_killed_is_begun_anew() {
+    let story = Spacious::tell();
+    let (into, moved) = (story.directory("into"), story.directory("moved"));
+    let options = ["--latest", &story.mapping(&moved)];
+    let whole = story.primary.recover(&into, &options).run().expect(0).took;
+    fs::remove_dir_all(&into).unwrap();
+    fs::remove_dir_all(&moved).unwrap();
+    for part in [0.3, 0.6, 0.9] {
+        let running = story.primary.recover(&into, &options).spawn();
+        std::thread::sleep(whole.mul_f64(part));
+        running.process().kill();
+        if !into.join("pgark-recovery-incomplete").exists() && into.join("global/pg_control").exists() {
+            break; // the kill came too late
+        }
+    }
+    if !into.join("global/pg_control").exists() || into.join("pgark-recovery-incomplete").exists() {
+        story.primary.recover(&into, &options).run().expect(0);
+    }
+    for directory in [&into, &moved] {
+        assert!(!directory.join("pgark-recovery-incomplete").exists());
+    }
+    story.primary.start_recovered(&into);
+    story.primary.wait_promoted();
+    assert_eq!(story.primary.psql(ROWS), ALL);
+    story.primary.stop_recovered(&into);
+}

@@ -1,0 +1,152 @@
+//! `pgark info`, `status`, `check` and `config`: what an operator is told.
+
+use crate::support::{Cluster, Outcome, Site};
+use serde_json::Value;
+
+/// What a command prints for programs.
+#[track_caller]
+fn json(outcome: &Outcome) -> Value {
+    let value: Value = serde_json::from_str(&outcome.stdout).unwrap();
+    assert_eq!(value["schema"], 1);
+    value
+}
+
+/// How a thing that `check` looked at is.
+fn verdict<'a>(findings: &'a Value, what: &str) -> &'a str {
+    let found = findings["findings"].as_array().unwrap().iter().find(|finding| finding["what"] == what);
+    found.unwrap_or_else(|| panic!("{what} was not looked at: {findings}"))["verdict"].as_str().unwrap()
+}
+
+fn archiving(site: &Site) -> Cluster {
+    let mut primary = site.cluster("primary");
+    primary.archive();
+    primary.append_conf("archive_timeout = 60");
+    primary.start();
+    primary
+}
+
+#[test]
+fn info_shows_backups_gaps_and_the_recovery_window() {
+    let site = Site::with_servers(1);
+    let primary = archiving(&site);
+    primary.pgark(&["info"]).run().expect(1).says("holds nothing of cluster");
+    primary.pgark(&["base-backup", "--checkpoint", "fast", "--label", "one"]).run().expect(0);
+    let segments: Vec<String> = (0..4).map(|_| primary.switch_wal()).collect();
+    segments.iter().for_each(|segment| primary.wait_archived(segment));
+
+    let whole = json(&primary.pgark(&["--json", "info"]).run().expect(0));
+    let system = &whole["systems"][0];
+    assert_eq!(system["system_identifier"], primary.system_identifier().to_string());
+    assert_eq!(system["segment_bytes"], 1 << 20);
+    assert_eq!(system["backups"][0]["label"], "one");
+    assert_eq!(system["backups"][0]["missing_wal"], Value::Null);
+    assert_eq!(system["timelines"][0]["gaps"], Value::Array(Vec::new()));
+    assert_eq!(system["window"]["last_segment"], segments[3].as_str());
+    assert_eq!(system["window"]["oldest_backup"], "one");
+
+    site.archive_of(&primary).remove(&segments[1]);
+    let holed = json(&primary.pgark(&["--json", "info"]).run().expect(0));
+    let system = &holed["systems"][0];
+    let gap = &system["timelines"][0]["gaps"][0];
+    assert_eq!((&gap["first"], &gap["segments"]), (&Value::from(segments[1].as_str()), &Value::from(1)));
+    assert_eq!(
+        system["window"]["last_segment"],
+        segments[0].as_str(),
+        "what is behind the hole is out of reach"
+    );
+    let text = primary.pgark(&["info"]).run().expect(0);
+    assert!(text.stdout.contains("missing on timeline 1: 1 segment"), "{text}");
+
+    let first = system["backups"][0]["start_lsn"].as_str().unwrap().to_owned();
+    let needed = primary.psql(&format!("SELECT pg_walfile_name('{first}'::pg_lsn + 1)"));
+    site.archive_of(&primary).remove(&needed);
+    let text = primary.pgark(&["info"]).run().expect(0);
+    assert!(text.stdout.contains("CANNOT BE USED") && text.stdout.contains(&needed), "{text}");
+    assert!(text.stdout.contains("nothing can be recovered"), "{text}");
+}
+
+#[test]
+fn info_needs_no_configuration_on_a_new_host() {
+    let site = Site::with_servers(1);
+    let primary = archiving(&site);
+    let segment = primary.switch_wal();
+    primary.wait_archived(&segment);
+    let repository = site.repository();
+    let elsewhere = |cluster: &str| {
+        let arguments = ["info", "--repository", repository.to_str().unwrap(), "--cluster", cluster];
+        primary.pgark(&[]).args(arguments).run()
+    };
+    assert!(elsewhere("main").expect(0).stdout.contains(&segment));
+    elsewhere("other").expect(1).says("holds nothing of cluster \"other\"");
+}
+
+#[test]
+fn check_passes_where_everything_works_and_says_what_does_not() {
+    let site = Site::with_servers(1);
+    let mut primary = archiving(&site);
+    let passed = json(&primary.pgark(&["--json", "check"]).run().expect(0));
+    assert_eq!(passed["passed"], true);
+    assert_eq!(verdict(&passed, "round trip"), "passed", "{passed}");
+    primary.pgark(&["check"]).run().expect(0);
+
+    primary.psql("ALTER SYSTEM SET archive_command = 'true'");
+    primary.psql("SELECT pg_reload_conf()");
+    let failed = json(&primary.pgark(&["--json", "check"]).run().expect(2));
+    assert_eq!((verdict(&failed, "archive_command"), &failed["passed"]), ("failed", &Value::from(false)));
+
+    primary.psql("ALTER SYSTEM RESET archive_command");
+    primary.psql("ALTER SYSTEM SET archive_mode = off");
+    primary.stop(crate::support::Stop::Fast);
+    primary.pgark(&["check"]).run().expect(3);
+    primary.start();
+    let off = json(&primary.pgark(&["--json", "check"]).run().expect(2));
+    assert_eq!((verdict(&off, "archive_mode"), verdict(&off, "round trip")), ("failed", "warning"));
+
+    site.hide_repository();
+    let away = json(&primary.pgark(&["--json", "check"]).run().expect(3));
+    assert_eq!(verdict(&away, "repository"), "failed");
+}
+
+#[test]
+fn status_tells_what_waits_and_why() {
+    let site = Site::with_servers(1);
+    let primary = archiving(&site);
+    let before = json(&primary.pgark(&["--json", "status"]).run().expect(0));
+    assert_eq!((&before["agent"], &before["waiting"]["files"]), (&Value::Null, &Value::from(0)));
+    assert!(before["server_process_id"].is_u64());
+
+    let segment = primary.switch_wal();
+    primary.wait_archived(&segment);
+    let working = json(&primary.pgark(&["--json", "status"]).run().expect(0));
+    assert_eq!(working["agent"]["process_id"], primary.agent().0);
+    assert_eq!(working["agent"]["upload"]["outage"], Value::Null);
+
+    site.hide_repository();
+    let stuck = primary.switch_wal();
+    crate::support::wait_until("the outage to be told", crate::support::PATIENCE, || {
+        let status = json(&primary.pgark(&["--json", "status"]).run());
+        status["waiting"]["first"] == stuck.as_str() && status["agent"]["upload"]["outage"].is_object()
+    });
+    let text = primary.pgark(&["status"]).run().expect(0);
+    assert!(text.stdout.contains("does not exist") && text.stdout.contains("HINT:"), "{text}");
+    site.show_repository();
+    primary.wait_archived(&stuck);
+}
+
+#[test]
+fn config_prints_every_setting_with_its_origin() {
+    let site = Site::without_server();
+    let primary = site.cluster("primary");
+    let settings = json(&primary.pgark(&["--json", "config"]).run().expect(0));
+    let of = |name: &str| {
+        let all = settings["settings"].as_array().unwrap();
+        all.iter().find(|setting| setting["name"] == name).unwrap().clone()
+    };
+    assert_eq!(
+        (&of("cluster")["value"], &of("cluster")["origin"]),
+        (&Value::from("main"), &Value::from("file"))
+    );
+    assert_eq!(of("agent.log_max_mib")["origin"], "default");
+    let wrong = primary.pgark(&["--json", "config"]).args(["--config", "/nonexistent.toml"]).run().expect(2);
+    assert_eq!(json(&wrong)["error"]["exit_status"], 2);
+}

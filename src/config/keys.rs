@@ -3,6 +3,7 @@
 //!
 //! A new key is a row here and a field in `sections.rs`.
 
+use super::s3::{ENDPOINT, NAME, TAGS};
 use std::fmt;
 
 /// One key of the configuration file.
@@ -33,6 +34,15 @@ pub enum Kind {
     Conninfo,
     /// One of these words.
     OneOf(&'static [&'static str]),
+    /// True or false.
+    Truth,
+    /// A text of this form.
+    Text {
+        /// The form, for people.
+        form: &'static str,
+        /// Whether a text has it.
+        fits: fn(&str) -> bool,
+    },
     /// A whole number, both limits included.
     Number {
         /// What is counted.
@@ -64,11 +74,13 @@ pub enum DefaultValue {
     Text(&'static str),
     /// This number.
     Number(u64),
+    /// This truth.
+    Truth(bool),
     /// No value; the text says what happens then.
     Absent(&'static str),
 }
 
-use DefaultValue::{Absent, Number, Required, Text};
+use DefaultValue::{Absent, Number, Required, Text, Truth};
 
 /// A day: longer than anybody wants to wait, short enough to catch milliseconds written for seconds.
 const DAY_S: u64 = 86_400;
@@ -205,6 +217,120 @@ pub static KEYS: &[Key] = &[
         default: Number(2),
         description: "How many packs are restored at once.",
     },
+    Key {
+        name: "s3.region",
+        kind: NAME,
+        default: Absent("that of the environment or the profile, else us-east-1"),
+        description: "The region of the bucket.",
+    },
+    Key {
+        name: "s3.endpoint",
+        kind: ENDPOINT,
+        default: Absent("that of the environment or the profile, else AWS"),
+        description: "The address of an S3-compatible service.",
+    },
+    Key {
+        name: "s3.path_style",
+        kind: Kind::Truth,
+        default: Absent("true with an endpoint, else false"),
+        description: "Whether the bucket stands in the path of an address instead of in its host name.",
+    },
+    Key {
+        name: "s3.allow_http",
+        kind: Kind::Truth,
+        default: Truth(false),
+        description: "Whether the endpoint may be a plain http:// one, on which everybody on the way can read along.",
+    },
+    Key {
+        name: "s3.ca_file",
+        kind: Kind::AbsolutePath,
+        default: Absent("the system's certificates alone"),
+        description: "A file of certificates in PEM form that are trusted besides the system's.",
+    },
+    Key {
+        name: "s3.profile",
+        kind: NAME,
+        default: Absent("AWS_PROFILE, else \"default\""),
+        description: "The profile whose access keys and role are used.",
+    },
+    Key {
+        name: "s3.credentials_file",
+        kind: Kind::AbsolutePath,
+        default: Absent("~/.aws/credentials and ~/.aws/config"),
+        description: "The file that holds the access keys, in the form of ~/.aws/credentials.",
+    },
+    Key {
+        name: "s3.storage_class_wal",
+        kind: NAME,
+        default: Absent("the bucket's"),
+        description: "The storage class of WAL segments.",
+    },
+    Key {
+        name: "s3.storage_class_backup",
+        kind: NAME,
+        default: Absent("the bucket's"),
+        description: "The storage class of the packs of base backups.",
+    },
+    Key {
+        name: "s3.sse",
+        kind: Kind::OneOf(&["AES256", "aws:kms"]),
+        default: Absent("as the bucket does"),
+        description: "How the service encrypts what it stores.",
+    },
+    Key {
+        name: "s3.kms_key_id",
+        kind: NAME,
+        default: Absent("the account's own key"),
+        description: "The key that the service encrypts with; only with s3.sse = \"aws:kms\".",
+    },
+    Key {
+        name: "s3.tags",
+        kind: TAGS,
+        default: Absent("none"),
+        description: "Tags that every new object gets.",
+    },
+    Key {
+        name: "s3.requester_pays",
+        kind: Kind::Truth,
+        default: Truth(false),
+        description: "Whether requests to a bucket of somebody else go on our account.",
+    },
+    Key {
+        name: "s3.object_lock_mode",
+        kind: Kind::OneOf(&["GOVERNANCE", "COMPLIANCE"]),
+        default: Absent("no lock"),
+        description: "How the service keeps new WAL and backups from being deleted.",
+    },
+    Key {
+        name: "s3.object_lock_days",
+        kind: Kind::Number { unit: Unit::Plain, min: 0, max: 36_500 },
+        default: Number(0),
+        description: "For how many days; only with s3.object_lock_mode.",
+    },
+    Key {
+        name: "s3.connect_timeout_s",
+        kind: SECONDS,
+        default: Number(5),
+        description: "How long a connection to the service may take.",
+    },
+    Key {
+        name: "s3.stall_timeout_s",
+        kind: SECONDS,
+        default: Number(20),
+        description: "How long a request may go without a byte moving.",
+    },
+    Key {
+        name: "s3.retry_deadline_s",
+        kind: SECONDS,
+        default: Number(30),
+        description: "How long one request is tried again while the service fails.",
+    },
+    Key {
+        name: "s3.part_mib",
+        kind: Kind::Number { unit: Unit::Mebibytes, min: 5, max: 512 },
+        default: Number(8),
+        description: "How large the first parts of a large object are; in very large ones they grow.",
+    },
 ];
 
 impl Key {
@@ -245,6 +371,8 @@ impl fmt::Display for Kind {
                 let quoted: Vec<_> = words.iter().map(|word| format!("\"{word}\"")).collect();
                 f.write_str(&list(&quoted, "or"))
             }
+            Kind::Truth => f.write_str("true or false"),
+            Kind::Text { form, .. } => f.write_str(form),
             Kind::Number { unit, min, max } => write!(f, "a whole number{unit} from {min} to {max}"),
         }
     }
@@ -266,6 +394,7 @@ impl fmt::Display for DefaultValue {
             Required => f.write_str("required"),
             Text(text) => write!(f, "\"{text}\""),
             Number(number) => write!(f, "{number}"),
+            Truth(truth) => write!(f, "{truth}"),
             Absent(meaning) => f.write_str(meaning),
         }
     }

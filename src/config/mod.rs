@@ -14,6 +14,7 @@ mod fingerprint;
 pub mod keys;
 mod location;
 mod read;
+mod s3;
 mod sections;
 mod settings;
 #[cfg(test)]
@@ -28,6 +29,7 @@ pub use conninfo::Conninfo;
 pub use effective::EffectiveSetting;
 pub use fingerprint::Fingerprint;
 pub use location::{ConfigLocation, ConfigOrigin, DEFAULT_PATH, ENVIRONMENT_VARIABLE};
+pub use s3::{LockMode, ObjectLock, S3Settings, ServerEncryption};
 pub use sections::{
     AgentSettings, BackupSettings, Checkpoint, ConnectionSettings, GetSettings, PushSettings,
     RecoverSettings, RepositorySettings, SpoolSettings,
@@ -77,6 +79,8 @@ pub struct Config {
     pub backup: BackupSettings,
     /// `[recover]`
     pub recover: RecoverSettings,
+    /// `[s3]`
+    pub s3: S3Settings,
     fingerprint: Fingerprint,
     settings: Settings,
 }
@@ -168,6 +172,7 @@ impl Config {
             agent: AgentSettings::read(&settings),
             backup: BackupSettings::read(&settings),
             recover: RecoverSettings::read(&settings),
+            s3: S3Settings::read(&settings)?,
             fingerprint,
             settings,
         };
@@ -177,9 +182,11 @@ impl Config {
 
     /// What pgark writes must not lie in what it backs up.
     fn check_places(&self) -> Result<()> {
-        let RepositoryUrl::Directory(repository) = &self.repository.url;
-        for (name, directory) in [("repository.url", repository), ("spool.directory", &self.spool.directory)]
-        {
+        let repository = match &self.repository.url {
+            RepositoryUrl::Directory(repository) => Some(("repository.url", repository)),
+            RepositoryUrl::S3 { .. } => None,
+        };
+        for (name, directory) in repository.into_iter().chain([("spool.directory", &self.spool.directory)]) {
             if directory.starts_with(&self.data_directory) {
                 let error = Error::usage(format!(
                     "\"{name}\" lies inside the data directory \"{}\"",

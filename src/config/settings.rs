@@ -136,6 +136,30 @@ impl Settings {
         }
     }
 
+    /// The value of a key that may have a text, or one of several words.
+    pub(super) fn optional_text(&self, name: &str) -> Option<String> {
+        match &self.setting(name).value {
+            Some(Value::Text(text)) => Some(text.clone()),
+            Some(Value::Word(word)) => Some((*word).to_owned()),
+            None => None,
+            Some(_) => wrong_kind(name),
+        }
+    }
+
+    /// The value of a key that may be true or false.
+    pub(super) fn optional_truth(&self, name: &str) -> Option<bool> {
+        match &self.setting(name).value {
+            Some(Value::Truth(truth)) => Some(*truth),
+            None => None,
+            Some(_) => wrong_kind(name),
+        }
+    }
+
+    /// The value of a key that is true or false.
+    pub(super) fn truth(&self, name: &str) -> bool {
+        self.optional_truth(name).unwrap_or_else(|| wrong_kind(name))
+    }
+
     /// The value of a key that has one of several words.
     pub(super) fn word(&self, name: &str) -> &'static str {
         match &self.setting(name).value {

@@ -61,7 +61,7 @@ fn three_lines_are_enough() {
 }
 
 /// Every key but the required ones, each with another value than its default.
-const OTHER_VALUES: [&str; 18] = [
+const OTHER_VALUES: [&str; 37] = [
     "system_identifier = 7312345678901234567",
     "connection.conninfo = \"host=/tmp\"",
     "spool.directory = \"/spool\"",
@@ -80,15 +80,34 @@ const OTHER_VALUES: [&str; 18] = [
     "backup.wal_deadline_s = 1",
     "backup.checkpoint = \"fast\"",
     "recover.workers = 64",
+    "s3.region = \"eu-central-1\"",
+    "s3.endpoint = \"https://s3.example.com:9000\"",
+    "s3.path_style = false",
+    "s3.allow_http = true",
+    "s3.ca_file = \"/etc/pgark/ca.pem\"",
+    "s3.profile = \"pgark\"",
+    "s3.credentials_file = \"/etc/pgark/credentials\"",
+    "s3.storage_class_wal = \"STANDARD_IA\"",
+    "s3.storage_class_backup = \"GLACIER_IR\"",
+    "s3.sse = \"AES256\"",
+    "s3 = { sse = \"aws:kms\", kms_key_id = \"alias/pgark\" }",
+    "s3.tags = \"project=database,stage=production\"",
+    "s3.requester_pays = true",
+    "s3 = { object_lock_mode = \"GOVERNANCE\", object_lock_days = 30 }",
+    "s3 = { object_lock_mode = \"COMPLIANCE\", object_lock_days = 30 }",
+    "s3.connect_timeout_s = 1",
+    "s3.stall_timeout_s = 1",
+    "s3.retry_deadline_s = 1",
+    "s3.part_mib = 16",
 ];
 
 #[test]
 fn every_key_reaches_a_field_of_its_own() {
     // `settings` and `fingerprint` differ always.
     let fields = |config: Config| {
-        let Config { repository, connection, spool, push, get, agent, backup, recover, .. } = &config;
+        let Config { repository, connection, spool, push, get, agent, backup, recover, s3, .. } = &config;
         let sections = format!("{repository:?}{connection:?}{spool:?}{push:?}{get:?}{agent:?}{backup:?}");
-        format!("{sections}{recover:?}{:?}{:?}", config.system_identifier, config.compression)
+        format!("{sections}{recover:?}{s3:?}{:?}{:?}", config.system_identifier, config.compression)
     };
     let mut seen = vec![fields(parse(SMALLEST).unwrap())];
     for line in OTHER_VALUES {
@@ -98,6 +117,29 @@ fn every_key_reaches_a_field_of_its_own() {
     }
     let optional = KEYS.iter().filter(|key| !matches!(key.default, keys::DefaultValue::Required));
     assert_eq!(optional.count(), OTHER_VALUES.len(), "a key without an example");
+}
+
+#[test]
+fn settings_of_a_bucket_must_fit_each_other() {
+    assert_eq!(
+        message(with("s3.object_lock_mode = \"COMPLIANCE\"")),
+        ", line 4: \"s3.object_lock_mode\" needs \"s3.object_lock_days\""
+    );
+    for line in
+        ["s3.object_lock_days = 3", "s3.kms_key_id = \"x\"", "s3 = { sse = \"AES256\", kms_key_id = \"x\" }"]
+    {
+        assert!(message(with(line)).contains("has no meaning without"), "{line}");
+    }
+    for line in [
+        "s3.endpoint = \"https://user:secret@host\"",
+        "s3.endpoint = \"s3.example.com\"",
+        "s3.tags = \"a\"",
+        "s3.tags = \"\"",
+        "s3.region = \"\"",
+        "s3.allow_http = \"yes\"",
+    ] {
+        assert!(message(with(line)).contains("must be"), "{line}");
+    }
 }
 
 #[test]
@@ -260,15 +302,6 @@ fn refuses_relative_paths() {
 }
 
 #[test]
-fn understands_s3_and_says_that_it_is_not_there() {
-    assert_eq!(
-        report(parse("repository.url = \"s3://bucket/prefix\"\n")),
-        "\"/etc/pgark/pgark.toml\", line 1: S3 repositories are not built in yet\n\
-         HINT: Use a directory, such as repository.url = \"/srv/pgark\"."
-    );
-}
-
-#[test]
 fn system_identifiers_are_numbers_or_strings() {
     for value in ["18446744073709551615", "\"18446744073709551615\""] {
         let config = with(&format!("system_identifier = {value}")).unwrap();
@@ -376,7 +409,7 @@ fn recovery_needs_no_file() {
         refused("a", "srv", directory),
         "\"repository.url\" must be an absolute directory, file:///… or s3://bucket/prefix, not \"srv\""
     );
-    assert_eq!(refused("a", "s3://b/c", directory), "S3 repositories are not built in yet");
+    assert!(Config::for_recovery("a", "s3://bucket/c", directory).is_ok());
     assert_eq!(
         refused("a", "/srv", Path::new("restored")),
         "\"data_directory\" must be an absolute path, not \"restored\""

@@ -108,12 +108,12 @@ mod tests {
         assert_eq!(hint("repository.encryption"), "The only key of [repository] is url.");
         assert_eq!(
             hint("retention.days"),
-            "The sections are repository, connection, spool, compression, push, get, agent, backup and recover."
+            "The sections are repository, connection, spool, compression, push, get, agent, backup, recover and s3."
         );
         assert_eq!(
             hint("x"),
             "Above the first section stand cluster, data_directory and system_identifier; the sections are \
-             repository, connection, spool, compression, push, get, agent, backup and recover."
+             repository, connection, spool, compression, push, get, agent, backup, recover and s3."
         );
     }
 

@@ -9,17 +9,24 @@ use std::path::{Path, PathBuf};
 pub enum RepositoryUrl {
     /// A directory, by its absolute path.
     Directory(PathBuf),
+    /// What lies below a prefix in a bucket of S3 or of a service that speaks like it.
+    S3 {
+        /// The bucket.
+        bucket: String,
+        /// The prefix without a slash at either end; empty for the whole bucket.
+        prefix: String,
+    },
 }
 
 impl RepositoryUrl {
-    /// Reads an absolute path, or `file://` before one; `None` for what is no place of a repository.
+    /// Reads an absolute path, `file://` before one, or `s3://bucket/prefix`; `None` for what is no place of a
+    /// repository.
     ///
     /// # Errors
     /// Usage: an address that is understood but cannot be used.
     pub(super) fn read(text: &str) -> Result<Option<RepositoryUrl>> {
-        if text.starts_with("s3://") {
-            return Err(Error::usage("S3 repositories are not built in yet")
-                .hint("Use a directory, such as repository.url = \"/srv/pgark\"."));
+        if let Some(place) = text.strip_prefix("s3://") {
+            return Ok(bucket_and_prefix(place));
         }
         let path = match text.strip_prefix("file://") {
             // Whether `%20` means a space is answered differently by different programs.
@@ -38,8 +45,25 @@ impl fmt::Display for RepositoryUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             RepositoryUrl::Directory(path) => write!(f, "{}", path.display()),
+            RepositoryUrl::S3 { bucket, prefix } if prefix.is_empty() => write!(f, "s3://{bucket}"),
+            RepositoryUrl::S3 { bucket, prefix } => write!(f, "s3://{bucket}/{prefix}"),
         }
     }
+}
+
+/// `bucket/prefix`: a bucket's name as S3 has it since 2018 (old ones may hold capitals and `_`), and a prefix of parts
+/// that need no escaping anywhere.
+fn bucket_and_prefix(text: &str) -> Option<RepositoryUrl> {
+    let (bucket, prefix) = text.split_once('/').unwrap_or((text, ""));
+    let prefix = prefix.strip_suffix('/').unwrap_or(prefix);
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-');
+    let bucket_fits = (3..=63).contains(&bucket.len())
+        && bucket.bytes().all(plain)
+        && bucket.starts_with(|letter: char| letter.is_ascii_alphanumeric());
+    let part_fits = |part: &str| !part.is_empty() && !part.starts_with('.') && part.bytes().all(plain);
+    let prefix_fits = prefix.is_empty() || prefix.split('/').all(part_fits);
+    (bucket_fits && prefix_fits)
+        .then(|| RepositoryUrl::S3 { bucket: bucket.to_owned(), prefix: prefix.to_owned() })
 }
 
 /// The path `text` if it begins at the root and the operating system can take it.
@@ -65,13 +89,30 @@ mod tests {
     }
 
     #[test]
+    fn reads_buckets() {
+        for (text, shown) in [
+            ("s3://wal-archive", "s3://wal-archive"),
+            ("s3://wal-archive/", "s3://wal-archive"),
+            ("s3://wal.archive/prod/db_1/", "s3://wal.archive/prod/db_1"),
+        ] {
+            assert_eq!(RepositoryUrl::read(text).unwrap().unwrap().to_string(), shown);
+        }
+        for text in [
+            "s3://",
+            "s3:///x",
+            "s3://ab",
+            "s3://bucket//x",
+            "s3://bucket/.x",
+            "s3://bucket/a b",
+            "s3://u:p@host/x",
+        ] {
+            assert_eq!(RepositoryUrl::read(text).unwrap(), None, "{text:?}");
+        }
+    }
+
+    #[test]
     fn refuses_what_it_understands_but_cannot_do() {
         let report = |text| RepositoryUrl::read(text).unwrap_err().report();
-        assert_eq!(
-            report("s3://bucket/prefix"),
-            "S3 repositories are not built in yet\n\
-             HINT: Use a directory, such as repository.url = \"/srv/pgark\"."
-        );
         assert_eq!(
             report("file:///srv/my%20files"),
             "a file:// address with \"%\" is not clear\nHINT: Write the directory as a plain absolute path."

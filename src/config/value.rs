@@ -19,6 +19,8 @@ pub(super) enum Value {
     RepositoryUrl(RepositoryUrl),
     Conninfo(Conninfo),
     Word(&'static str),
+    Text(String),
+    Truth(bool),
     Number(u64),
 }
 
@@ -41,6 +43,7 @@ impl Value {
             (Kind::SystemIdentifier, DeValue::Integer(digits)) if digits.radix() == 10 => {
                 system_identifier(digits.as_str())
             }
+            (Kind::Truth, DeValue::Boolean(truth)) => Some(Value::Truth(*truth)),
             (kind, DeValue::String(text)) => Value::from_text(kind, text)?,
             _ => None,
         };
@@ -52,6 +55,7 @@ impl Value {
         match key.default {
             DefaultValue::Required | DefaultValue::Absent(_) => Ok(None),
             DefaultValue::Number(number) => Ok(Some(Value::Number(number))),
+            DefaultValue::Truth(truth) => Ok(Some(Value::Truth(truth))),
             DefaultValue::Text(text) => {
                 Value::from_text(key.kind, &text.replace("<cluster>", cluster.as_str()))
             }
@@ -66,7 +70,8 @@ impl Value {
             Kind::RepositoryUrl => RepositoryUrl::read(text)?.map(Value::RepositoryUrl),
             Kind::Conninfo => Conninfo::new(text).map(Value::Conninfo),
             Kind::OneOf(words) => words.iter().find(|word| **word == text).map(|word| Value::Word(word)),
-            Kind::Number { .. } => None,
+            Kind::Text { fits, .. } => fits(text).then(|| Value::Text(text.to_owned())),
+            Kind::Truth | Kind::Number { .. } => None,
         })
     }
 
@@ -74,6 +79,7 @@ impl Value {
     pub(super) fn to_toml(&self) -> String {
         match self {
             Value::Number(number) => number.to_string(),
+            Value::Truth(truth) => truth.to_string(),
             Value::Conninfo(conninfo) => quoted(conninfo.reveal()),
             // A TOML integer ends at 2^63 for most readers, a system identifier does not.
             other => quoted(&other.to_string()),
@@ -92,6 +98,8 @@ impl fmt::Display for Value {
             Value::RepositoryUrl(url) => write!(f, "{url}"),
             Value::Conninfo(conninfo) => write!(f, "{conninfo}"),
             Value::Word(word) => f.write_str(word),
+            Value::Text(text) => f.write_str(text),
+            Value::Truth(truth) => write!(f, "{truth}"),
         }
     }
 }
@@ -170,7 +178,7 @@ mod tests {
         let cluster = ClusterName::new("main").unwrap();
         for key in KEYS {
             let value = Value::default_of(key, &cluster).unwrap();
-            let expected = matches!(key.default, DefaultValue::Text(_) | DefaultValue::Number(_));
+            let expected = !matches!(key.default, DefaultValue::Required | DefaultValue::Absent(_));
             assert_eq!(value.is_some(), expected, "{}", key.name);
         }
     }

@@ -4,6 +4,7 @@ use super::backup::Label;
 use crate::error::Result;
 use crate::postgres::{SegmentName, SystemIdentifier, TimelineId, WalFileName};
 use crate::store::ObjectKey;
+use crate::store::s3::ObjectUse;
 
 /// Where the objects of one system identifier of one cluster lie.
 #[derive(Clone, Debug)]
@@ -102,6 +103,16 @@ impl Layout {
     }
 }
 
+/// What lies under a key, for a store that keeps some of it otherwise.
+pub fn use_of(key: &ObjectKey) -> ObjectUse {
+    let parts: Vec<&str> = key.as_str().split('/').collect();
+    match parts.as_slice() {
+        [_, _, "wal", _, _, _] => ObjectUse::Wal,
+        [_, _, "backup", _, name] if name.starts_with("pack-") => ObjectUse::Pack,
+        _ => ObjectUse::Other,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -117,8 +128,14 @@ mod tests {
                 "main/7/wal/00000001/00000002/0000000100000002000000A1.partial",
             ),
         ] {
-            assert_eq!(layout.wal_file(name.parse().unwrap()).unwrap().as_str(), key);
+            let found = layout.wal_file(name.parse().unwrap()).unwrap();
+            assert_eq!(found.as_str(), key);
+            let small = name.ends_with(".history");
+            assert_eq!(use_of(&found), if small { ObjectUse::Other } else { ObjectUse::Wal });
         }
+        let label = "20260115-143000F".parse().unwrap();
+        assert_eq!(use_of(&layout.backup_pack(&label, 1).unwrap()), ObjectUse::Pack);
+        assert_eq!(use_of(&layout.stored_backup(&label).unwrap()), ObjectUse::Other);
         assert!(Layout::new("../x", SystemIdentifier::new(7).unwrap()).is_err());
     }
 }

@@ -11,11 +11,11 @@ pub mod wal;
 
 pub use layout::Layout;
 
-use crate::config::RepositoryUrl;
+use crate::config::{Config, RepositoryUrl};
 use crate::durable::Disk;
 use crate::error::{Context, Error, Result};
 use crate::postgres::{SystemIdentifier, TimelineHistory, TimelineId, WalFileName};
-use crate::store::{DirectoryStore, ObjectKey, Store};
+use crate::store::{DirectoryStore, ObjectKey, S3Store, Store};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -144,9 +144,12 @@ pub fn systems(store: &dyn Store, cluster: &str) -> Result<Vec<SystemIdentifier>
     Ok(systems)
 }
 
-/// The store that a URL names.
-pub fn open_store(url: &RepositoryUrl, disk: Arc<dyn Disk>) -> Arc<dyn Store> {
-    match url {
+/// The store that a configuration names.
+pub fn open_store(config: &Config, disk: Arc<dyn Disk>) -> Arc<dyn Store> {
+    match &config.repository.url {
+        RepositoryUrl::S3 { bucket, prefix } => {
+            Arc::new(S3Store::new(bucket, prefix, config.s3.clone(), layout::use_of))
+        }
         RepositoryUrl::Directory(root) => Arc::new(DirectoryStore::new(root.clone(), disk)),
     }
 }

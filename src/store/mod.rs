@@ -6,9 +6,11 @@
 
 mod directory;
 mod key;
+pub mod s3;
 
 pub use directory::DirectoryStore;
 pub use key::ObjectKey;
+pub use s3::S3Store;
 
 use crate::error::Result;
 use std::fmt::Debug;
@@ -46,6 +48,11 @@ pub trait Store: Send + Sync + Debug {
 
     /// Removes an object; that it does not exist is fine.
     fn delete(&self, key: &ObjectKey) -> Result<()>;
+
+    /// What the place allows and guarantees, for whoever checks it; empty where there is nothing to tell.
+    fn examine(&self) -> Result<Vec<Observation>> {
+        Ok(Vec::new())
+    }
 
     /// Removes what dead writers left behind; returns how many objects that were.
     fn sweep(&self) -> Result<u64>;
@@ -108,6 +115,29 @@ pub enum PutOutcome {
 pub struct ObjectInfo {
     /// Its length in bytes.
     pub length_bytes: u64,
+}
+
+/// One thing that a store allows or guarantees, or does not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Observation {
+    /// What, in a word or two.
+    pub what: &'static str,
+    /// How it is.
+    pub detail: String,
+    /// What to do about it, where it is less than one would wish.
+    pub advice: Option<String>,
+}
+
+impl Observation {
+    /// As it should be.
+    pub fn good(what: &'static str, detail: impl Into<String>) -> Observation {
+        Observation { what, detail: detail.into(), advice: None }
+    }
+
+    /// It works, and not as one would wish.
+    pub fn weak(what: &'static str, detail: impl Into<String>, advice: impl Into<String>) -> Observation {
+        Observation { what, detail: detail.into(), advice: Some(advice.into()) }
+    }
 }
 
 /// What lies directly below a key.

@@ -24,6 +24,9 @@ const STOP_ANSWER_MAX: Duration = Duration::from_secs(10);
 /// How long it may take to finish what it has in flight.
 const STOP_MAX: Duration = Duration::from_secs(60);
 
+/// What is logged without PGARK_LOG. The AWS SDK tells at level info which access key it has found.
+const LOG_FILTER: &str = "info,aws_config=warn,aws_runtime=warn,aws_smithy_runtime=warn";
+
 /// How long a thread stays that has nothing to do: as good as for ever.
 const THREAD_KEEP_ALIVE: Duration = Duration::from_secs(365 * 86_400);
 
@@ -106,7 +109,7 @@ fn serve(context: &Context, listening: impl FnOnce()) -> Result<ExitCode> {
 
 /// Under systemd the journal keeps the log; else a file in the spool does.
 fn start_log(config: &Config, spool: &Spool) -> Result<()> {
-    let filter = EnvFilter::try_from_env("PGARK_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = EnvFilter::try_from_env("PGARK_LOG").unwrap_or_else(|_| EnvFilter::new(LOG_FILTER));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_target(false);
     if stderr_is_the_journal() {
         builder.without_time().with_writer(io::stderr).init();

@@ -11,7 +11,7 @@ mod status;
 
 use clap::{Parser, Subcommand};
 use output::Output;
-use pgark::config::{Config, RepositoryUrl};
+use pgark::config::Config;
 use pgark::durable::Disk;
 use pgark::error::{Error, ErrorKind, Result};
 use pgark::store::Store;
@@ -74,7 +74,7 @@ impl Context {
 
     /// The store that a configuration names.
     fn store(&self, config: &Config) -> Arc<dyn Store> {
-        open(&config.repository.url)
+        open(config)
     }
 
     /// The store and the cluster that the arguments name, or else the configuration.
@@ -83,7 +83,7 @@ impl Context {
             (Some(url), Some(cluster)) => {
                 // The data directory is that of another host, or gone.
                 let config = Config::for_recovery(cluster, url, &PathBuf::from("/nonexistent"))?;
-                Ok((open(&config.repository.url), config.cluster.to_string()))
+                Ok((open(&config), config.cluster.to_string()))
             }
             _ => {
                 let config = self.config()?;
@@ -96,7 +96,7 @@ impl Context {
 /// A cluster that is named without a configuration file.
 #[derive(clap::Args, Debug)]
 struct PlaceArguments {
-    /// The repository, where there is no configuration file: a directory
+    /// The repository, where there is no configuration file: a directory, or s3://bucket/prefix
     #[arg(long, value_name = "URL", requires = "cluster")]
     repository: Option<String>,
 
@@ -106,8 +106,8 @@ struct PlaceArguments {
 }
 
 /// The one place where a concrete store is chosen.
-fn open(url: &RepositoryUrl) -> Arc<dyn Store> {
-    pgark::repository::open_store(url, disk())
+fn open(config: &Config) -> Arc<dyn Store> {
+    pgark::repository::open_store(config, disk())
 }
 
 /// The file system that everything durable goes through.

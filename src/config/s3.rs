@@ -1,0 +1,183 @@
+//! `[s3]`: how a bucket is reached, and what is asked of it. A field's default is in `keys.rs`.
+//!
+//! Access keys never stand in this file: they come from the environment, from a profile, or from the machine's role.
+
+use super::keys::Kind;
+use super::settings::Settings;
+use crate::error::{Error, Result};
+use std::num::NonZeroU32;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// A name that goes into a header or an address as it is.
+pub(super) const NAME: Kind = Kind::Text {
+    form: "1 to 2048 printable characters without spaces",
+    fits: |text| (1..=2048).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic()),
+};
+
+/// `https://host`, without anything that would be a secret or have no meaning.
+pub(super) const ENDPOINT: Kind = Kind::Text {
+    form: "an address such as https://s3.example.com",
+    fits: |text| {
+        let host = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+        host.is_some_and(|host| {
+            let host = host.strip_suffix('/').unwrap_or(host);
+            let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._:[]/".contains(&byte);
+            !host.is_empty() && host.bytes().all(plain)
+        })
+    },
+};
+
+/// Tags, of which S3 takes ten an object.
+pub(super) const TAGS: Kind = Kind::Text {
+    form: "up to 10 pairs such as \"project=database,stage=production\"",
+    fits: |text| {
+        let pairs: Vec<_> = text.split(',').map(|pair| pair.split_once('=')).collect();
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._:/@+ ".contains(&byte);
+        pairs.len() <= 10
+            && pairs.iter().all(|pair| {
+                pair.is_some_and(|(name, value)| {
+                    (1..=128).contains(&name.len())
+                        && value.len() <= 256
+                        && (name.bytes().chain(value.bytes())).all(plain)
+                })
+            })
+    },
+};
+
+/// `[s3]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct S3Settings {
+    /// The region; `None`: the environment's or the profile's.
+    pub region: Option<String>,
+    /// The address of the service; `None`: the environment's, the profile's, or that of AWS.
+    pub endpoint: Option<String>,
+    /// Whether the bucket stands in the path of an address; `None`: with an endpoint.
+    pub path_style: Option<bool>,
+    /// Whether the endpoint may be a plain `http://` one.
+    pub allow_http: bool,
+    /// Certificates that are trusted besides the system's.
+    pub ca_file: Option<PathBuf>,
+    /// The profile with the access keys.
+    pub profile: Option<String>,
+    /// The file with the profiles.
+    pub credentials_file: Option<PathBuf>,
+    /// The storage class of WAL segments; `None`: the bucket's.
+    pub storage_class_wal: Option<String>,
+    /// The storage class of packs; `None`: the bucket's.
+    pub storage_class_backup: Option<String>,
+    /// How the service encrypts; `None`: as the bucket says.
+    pub encryption: Option<ServerEncryption>,
+    /// Name and value of each tag that new objects get.
+    pub tags: Vec<(String, String)>,
+    /// Whether requests go on our account.
+    pub requester_pays: bool,
+    /// What keeps new objects from being deleted.
+    pub lock: Option<ObjectLock>,
+    /// How long a connection may take.
+    pub connect_timeout: Duration,
+    /// How long a request may go without a byte moving.
+    pub stall_timeout: Duration,
+    /// How long one request is tried again.
+    pub retry_deadline: Duration,
+    /// How large the first parts of a large object are.
+    pub part_bytes: u64,
+}
+
+/// How the service encrypts what it stores.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ServerEncryption {
+    /// With keys that the service keeps (SSE-S3).
+    Service,
+    /// With a key in the key management service (SSE-KMS).
+    Kms {
+        /// The key; `None`: the account's own.
+        key_id: Option<String>,
+    },
+}
+
+/// What keeps an object from being deleted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ObjectLock {
+    /// Who may lift it.
+    pub mode: LockMode,
+    /// For how many days from its creation on.
+    pub days: NonZeroU32,
+}
+
+/// Who may lift an object lock before its time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LockMode {
+    /// Whoever has the right to bypass it.
+    Governance,
+    /// Nobody.
+    Compliance,
+}
+
+impl S3Settings {
+    /// Reads `[s3]`.
+    ///
+    /// # Errors
+    /// Usage: one of two settings without the other.
+    pub(super) fn read(settings: &Settings) -> Result<S3Settings> {
+        let sse = settings.optional_text("s3.sse");
+        let key_id = settings.optional_text("s3.kms_key_id");
+        if key_id.is_some() && sse.as_deref() != Some("aws:kms") {
+            let error = Error::usage("\"s3.kms_key_id\" has no meaning without s3.sse = \"aws:kms\"")
+                .hint("Set s3.sse = \"aws:kms\", or leave the key out.");
+            return Err(settings.blame("s3.kms_key_id", error));
+        }
+        Ok(S3Settings {
+            region: settings.optional_text("s3.region"),
+            endpoint: settings.optional_text("s3.endpoint"),
+            path_style: settings.optional_truth("s3.path_style"),
+            allow_http: settings.truth("s3.allow_http"),
+            ca_file: settings.optional_path("s3.ca_file"),
+            profile: settings.optional_text("s3.profile"),
+            credentials_file: settings.optional_path("s3.credentials_file"),
+            storage_class_wal: settings.optional_text("s3.storage_class_wal"),
+            storage_class_backup: settings.optional_text("s3.storage_class_backup"),
+            encryption: match sse.as_deref() {
+                Some("aws:kms") => Some(ServerEncryption::Kms { key_id }),
+                Some(_) => Some(ServerEncryption::Service),
+                None => None,
+            },
+            tags: tags(settings.optional_text("s3.tags").as_deref()),
+            requester_pays: settings.truth("s3.requester_pays"),
+            lock: lock(settings)?,
+            connect_timeout: settings.duration("s3.connect_timeout_s"),
+            stall_timeout: settings.duration("s3.stall_timeout_s"),
+            retry_deadline: settings.duration("s3.retry_deadline_s"),
+            part_bytes: settings.bytes_of_mib("s3.part_mib"),
+        })
+    }
+}
+
+fn tags(text: Option<&str>) -> Vec<(String, String)> {
+    let pairs = text.into_iter().flat_map(|text| text.split(',')).filter_map(|pair| pair.split_once('='));
+    pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+}
+
+fn lock(settings: &Settings) -> Result<Option<ObjectLock>> {
+    let mode = settings.optional_text("s3.object_lock_mode").map(|mode| match mode.as_str() {
+        "COMPLIANCE" => LockMode::Compliance,
+        _ => LockMode::Governance,
+    });
+    let days = u32::try_from(settings.number("s3.object_lock_days")).ok().and_then(NonZeroU32::new);
+    match (mode, days) {
+        (Some(mode), Some(days)) => Ok(Some(ObjectLock { mode, days })),
+        (None, None) => Ok(None),
+        (Some(_), None) => {
+            let error = Error::usage("\"s3.object_lock_mode\" needs \"s3.object_lock_days\"")
+                .hint("Say for how many days; in mode COMPLIANCE nobody can shorten them afterwards.");
+            Err(settings.blame("s3.object_lock_mode", error))
+        }
+        (None, Some(_)) => {
+            let error = Error::usage(
+                "\"s3.object_lock_days\" has no meaning without \"s3.object_lock_mode\"",
+            )
+            .hint("Set s3.object_lock_mode to \"GOVERNANCE\" or \"COMPLIANCE\", or leave the days out.");
+            Err(settings.blame("s3.object_lock_days", error))
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! What the bucket allows and guarantees, for `pgark check`.
+
+use super::client::Retry;
+use super::put::Sums;
+use super::{ContentCheck, Inner, probe};
+use crate::error::Result;
+use crate::store::Observation;
+
+/// Looks at rights and guarantees. Leaves an object of the probe's where it may not delete.
+///
+/// # Errors
+/// That the bucket cannot be listed, written or read: then nothing works.
+pub async fn examine(store: &Inner) -> Result<Vec<Observation>> {
+    store.check_bucket().await?;
+    let behaviour = store.behaviour().await?;
+    let mut observations = Vec::new();
+    observations.push(if behaviour.refuses_second_put {
+        Observation::good("conditional writes", "the service refuses to store a name twice")
+    } else {
+        Observation::weak(
+            "conditional writes",
+            "the service overwrites in spite of If-None-Match; pgark looks before and after each put",
+            "Make sure that no two servers archive under one cluster name: within one moment the later one would win.",
+        )
+    });
+    observations.push(match behaviour.check {
+        ContentCheck::Crc32 => {
+            Observation::good("checksums", "the service compares a CRC-32 with what it stores")
+        }
+        ContentCheck::Md5 => {
+            Observation::good("checksums", "the service compares an MD5 with what it stores")
+        }
+        ContentCheck::Nothing => Observation::weak(
+            "checksums",
+            "the service compares no checksum; pgark reads back what it has stored",
+            "Expect twice the traffic, or use a service that checks.",
+        ),
+    });
+    observations.push(rights(store, behaviour.check).await?);
+    observations.push(versioning(store).await);
+    observations.extend(
+        behaviour
+            .locks
+            .iter()
+            .map(|mode| Observation::good("object lock", format!("a lock of mode {mode} was seen to hold"))),
+    );
+    Ok(observations)
+}
+
+async fn rights(store: &Inner, check: ContentCheck) -> Result<Observation> {
+    let key = probe::own_object(store);
+    let content = b"pgark check\n";
+    probe::try_put(store, &key, content, Sums::of(content, check), probe::Condition::None, None)
+        .await?
+        .accepted()?;
+    let client = &store.client;
+    let read = client.request(Retry::Transient, |to| {
+        to.client.get_object().bucket(&to.address.bucket).key(&key).set_request_payer(client.payer()).send()
+    });
+    read.await.map_err(|failure| store.denied_or(failure))?;
+    Ok(match probe::remove(store, &key, None).await {
+        true => Observation::good("rights", "objects can be listed, stored, read and deleted"),
+        false => Observation::good(
+            "rights",
+            "objects can be listed, stored and read, and not deleted: old backups have to be removed by somebody else",
+        ),
+    })
+}
+
+async fn versioning(store: &Inner) -> Observation {
+    let asked = store
+        .client
+        .request(Retry::Transient, |to| to.client.get_bucket_versioning().bucket(&to.address.bucket).send());
+    let state = match asked.await {
+        Ok(answer) => {
+            answer.status().map_or("never switched on".to_owned(), |status| status.as_str().to_lowercase())
+        }
+        Err(failure) => format!("not known: {}", failure.error),
+    };
+    Observation::good("versioning", state)
+}

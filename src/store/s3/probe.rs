@@ -1,0 +1,414 @@
+//! What the service really does of what it is asked for.
+//!
+//! Services that speak like S3 accept headers that they do not obey: one overwrites in spite of `If-None-Match`, one
+//! never looks at a checksum, several drop an object lock without a word. So each repository is probed once, before
+//! the first put, and `store-probe.json` at its root remembers the answers. Nothing is concluded from a service's name.
+//!
+//! | found out | what is done without it | what that does not protect from |
+//! |---|---|---|
+//! | a second put is refused | `HEAD` before, and reading back after it | two writers within the same moment: the later one stays, and the earlier one may have been told that its bytes are stored |
+//! | a second upload is refused | `HEAD` before and after | the same, for large objects |
+//! | a wrong CRC-32 is refused | `Content-MD5` | – |
+//! | a wrong MD5 is refused | reading back | – |
+//! | an object lock holds | an error, when it is asked for | – |
+//!
+//! The probe's own objects lie under a name that is no key, and are removed where that is allowed.
+
+use super::client::{Retry, random};
+use super::errors::{Answer, Failure};
+use super::put::{self, Attributes, Sums, crc32_base64, lock_mode, md5_base64, with_attributes};
+use super::{Inner, ObjectUse};
+use crate::config::LockMode;
+use crate::error::{Context, Error, Result};
+use aws_sdk_s3::operation::put_object::PutObjectOutput;
+use aws_sdk_s3::primitives::{ByteStream, DateTime};
+use aws_sdk_s3::types::{ChecksumAlgorithm, ChecksumType, CompletedMultipartUpload, CompletedPart};
+use serde::{Deserialize, Serialize};
+use std::time::{Duration, SystemTime};
+
+/// Where the answers are kept.
+const NAME: &str = "store-probe.json";
+/// Below this the probe's own objects lie. The leading dot keeps the name from being a key.
+const OBJECTS: &str = ".pgark-probe";
+const VERSION: u32 = 1;
+/// For how long an object is locked that shows whether a lock holds.
+const LOCKED: Duration = Duration::from_secs(600);
+
+const ONE: &[u8] = b"pgark asks what this service does\n";
+const OTHER: &[u8] = b"pgark asks what this service does not do\n";
+
+/// The content of `store-probe.json`. Fields that a later version adds are passed over.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Behaviour {
+    version: u32,
+    /// Whether `If-None-Match: *` keeps a put from overwriting.
+    pub refuses_second_put: bool,
+    /// The same for the end of a multipart upload.
+    pub refuses_second_upload: bool,
+    /// Which checksum the service compares with the content.
+    pub check: ContentCheck,
+    /// Whether it compares a CRC-32 of the whole of a multipart upload, too.
+    pub checks_whole_upload: bool,
+    /// Whether it says what CRC-32 it has stored.
+    pub answers_checksum: bool,
+    /// The modes of object lock that were found to hold.
+    #[serde(default)]
+    pub locks: Vec<String>,
+    /// The program that found it out.
+    probed_by: String,
+}
+
+/// A checksum that a service compares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ContentCheck {
+    /// `x-amz-checksum-crc32`.
+    Crc32,
+    /// `Content-MD5`.
+    Md5,
+    /// None.
+    Nothing,
+}
+
+/// What the repository remembers, or else what is found out now.
+pub async fn behaviour(store: &Inner) -> Result<Behaviour> {
+    let what =
+        || format!("could not find out what the service of \"{}\" does", store.client.place().location());
+    let known = remembered(store).await.context(what)?;
+    let found = match &known {
+        Some(known) => known.clone(),
+        None => probe(store).await.context(what)?,
+    };
+    let found = with_lock(store, found).await?;
+    if known.as_ref() != Some(&found) {
+        remember(store, &found).await.context(what)?;
+    }
+    Ok(found)
+}
+
+async fn remembered(store: &Inner) -> Result<Option<Behaviour>> {
+    let client = &store.client;
+    let found = client.request(Retry::Transient, |to| {
+        to.client
+            .get_object()
+            .bucket(&to.address.bucket)
+            .key(to.address.full_key(NAME))
+            .set_request_payer(client.payer())
+            .send()
+    });
+    let found = match found.await {
+        Ok(found) => found,
+        Err(Failure { answer: Answer::NoSuchKey, .. }) => return Ok(None),
+        Err(failure) => return Err(store.denied_or(failure)),
+    };
+    let content = tokio::time::timeout(client.settings.stall_timeout, found.body.collect()).await;
+    let content = content
+        .map_err(|_| Error::unavailable(format!("nothing comes of {NAME}")))?
+        .map_err(|error| Error::unavailable(format!("could not read {NAME}")).caused_by(error))?;
+    match serde_json::from_slice::<Behaviour>(&content.into_bytes()) {
+        Ok(known) if known.version == VERSION => Ok(Some(known)),
+        Ok(_) => {
+            Err(Error::usage(format!("{NAME} was written by a newer pgark"))
+                .hint("Upgrade pgark on this host."))
+        }
+        Err(error) => Err(Error::damaged(format!("{NAME} is damaged"))
+            .caused_by(error)
+            .hint("Remove it: the service is then asked anew.")),
+    }
+}
+
+async fn remember(store: &Inner, found: &Behaviour) -> Result<()> {
+    let mut text = serde_json::to_vec_pretty(found)
+        .map_err(|error| Error::damaged(format!("could not write {NAME}")).caused_by(error))?;
+    text.push(b'\n');
+    let key = store.client.place().full_key(NAME);
+    // Of two that ask at once, both find the same.
+    let sums = Sums::of(&text, found.check);
+    try_put(store, &key, &text, sums, Condition::None, None).await?.accepted().map(drop)
+}
+
+async fn probe(store: &Inner) -> Result<Behaviour> {
+    let key = own_object(store);
+    let put = |content: &'static [u8], sums: Sums, condition: Condition| {
+        let key = key.clone();
+        async move { try_put(store, &key, content, sums, condition, None).await }
+    };
+    let crc = |content: &[u8]| Sums { crc32: Some(crc32_base64(content)), md5: None };
+    let md5 = |content: &[u8]| Sums { crc32: None, md5: Some(md5_base64(content)) };
+
+    // Some services refuse headers that they do not know instead of passing them over.
+    let takes_crc = put(ONE, crc(ONE), Condition::None).await?;
+    let answers_checksum = takes_crc.answered_crc32(ONE);
+    if let Tried::Refused(_) = takes_crc {
+        put(ONE, Sums::default(), Condition::None).await?.accepted()?;
+    }
+    let check = if takes_crc.is_accepted() && !put(ONE, crc(OTHER), Condition::None).await?.is_accepted() {
+        ContentCheck::Crc32
+    } else if put(ONE, md5(ONE), Condition::None).await?.is_accepted()
+        && !put(ONE, md5(OTHER), Condition::None).await?.is_accepted()
+    {
+        ContentCheck::Md5
+    } else {
+        ContentCheck::Nothing
+    };
+    let second = put(OTHER, Sums::of(OTHER, check), Condition::New).await?;
+    let refuses_second_put = match second {
+        Tried::Refused(Failure { answer: Answer::PreconditionFailed, .. }) => {
+            // It must refuse because of the object, not because of the header.
+            let fresh = own_object(store);
+            let first = try_put(store, &fresh, ONE, Sums::of(ONE, check), Condition::New, None).await?;
+            remove(store, &fresh, None).await;
+            first.is_accepted()
+        }
+        _ => false,
+    };
+    let upload = probe_upload(store, &key, check).await?;
+    remove(store, &key, None).await;
+    Ok(Behaviour {
+        version: VERSION,
+        refuses_second_put,
+        refuses_second_upload: upload.refuses_second,
+        check,
+        checks_whole_upload: upload.checks_whole,
+        answers_checksum,
+        locks: Vec::new(),
+        probed_by: concat!("pgark ", env!("CARGO_PKG_VERSION")).to_owned(),
+    })
+}
+
+/// Adds the lock that the settings ask for, once it was seen to hold.
+async fn with_lock(store: &Inner, mut found: Behaviour) -> Result<Behaviour> {
+    let Some(lock) = store.client.settings.lock else { return Ok(found) };
+    let mode = lock_mode(lock.mode);
+    if found.locks.iter().any(|known| known == mode.as_str()) {
+        return Ok(found);
+    }
+    let key = own_object(store);
+    let until = DateTime::from(SystemTime::now() + LOCKED);
+    let lacks = |reason: &str| {
+        Error::unavailable(format!("the object lock that s3.object_lock_mode asks for does not hold: {reason}")).hint(
+            "Make a bucket with object lock (it cannot be added everywhere), or leave s3.object_lock_mode out.",
+        )
+    };
+    let sums = Sums::of(ONE, found.check);
+    let stored = match try_put(store, &key, ONE, sums, Condition::None, Some((mode.clone(), until))).await? {
+        Tried::Accepted(stored) => stored,
+        Tried::Refused(_) => return Err(lacks("the service refuses it")),
+    };
+    let Some(version) = stored.version_id().filter(|version| *version != "null") else {
+        remove(store, &key, None).await;
+        return Err(lacks("the bucket keeps no versions"));
+    };
+    if remove(store, &key, Some(version)).await {
+        return Err(lacks("a locked object could be deleted"));
+    }
+    // Without the right to delete at all the refusal says nothing; then the object must say that it is locked.
+    let unlocked = own_object(store);
+    let sums = Sums::of(ONE, found.check);
+    let stored = try_put(store, &unlocked, ONE, sums, Condition::None, None).await?.accepted()?;
+    if !remove(store, &unlocked, stored.version_id()).await && !says_locked(store, &key, lock.mode).await? {
+        return Err(lacks("the object does not say that it is locked"));
+    }
+    found.locks.push(mode.as_str().to_owned());
+    Ok(found)
+}
+
+async fn says_locked(store: &Inner, key: &str, mode: LockMode) -> Result<bool> {
+    let client = &store.client;
+    let head = client.request(Retry::Transient, |to| {
+        to.client.head_object().bucket(&to.address.bucket).key(key).set_request_payer(client.payer()).send()
+    });
+    let head = head.await.map_err(|failure| store.denied_or(failure))?;
+    Ok(head.object_lock_mode().map(|locked| locked.as_str().to_owned())
+        == Some(lock_mode(mode).as_str().to_owned()))
+}
+
+/// What a multipart upload over an existing object shows.
+struct UploadBehaviour {
+    refuses_second: bool,
+    checks_whole: bool,
+}
+
+async fn probe_upload(store: &Inner, key: &str, check: ContentCheck) -> Result<UploadBehaviour> {
+    let whole = check == ContentCheck::Crc32;
+    // A wrong checksum of the whole must be refused, the right one taken.
+    let checks_whole = whole
+        && !try_upload(store, key, Whole::Wrong, Condition::None).await?
+        && try_upload(store, key, Whole::Right, Condition::None).await?;
+    let refuses_second = !try_upload(store, key, Whole::Unsaid, Condition::New).await?;
+    Ok(UploadBehaviour { refuses_second, checks_whole })
+}
+
+/// What is said of the checksum of the whole of an upload.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Whole {
+    Right,
+    Wrong,
+    Unsaid,
+}
+
+/// Uploads a part and puts it together; whether the service did it.
+async fn try_upload(store: &Inner, key: &str, whole: Whole, condition: Condition) -> Result<bool> {
+    let client = &store.client;
+    let said = whole != Whole::Unsaid;
+    let attributes = Attributes::unlocked(store, ObjectUse::Other);
+    let begun = client.request(Retry::Unanswered, |to| {
+        with_attributes!(to.client.create_multipart_upload(), &attributes)
+            .bucket(&to.address.bucket)
+            .key(key)
+            .set_checksum_algorithm(said.then_some(ChecksumAlgorithm::Crc32))
+            .set_checksum_type(said.then_some(ChecksumType::FullObject))
+            .set_request_payer(client.payer())
+            .send()
+    });
+    let Some(begun) = refused_or(begun.await)? else { return Ok(false) };
+    let id = begun.upload_id().unwrap_or_default().to_owned();
+    let crc = said.then(|| crc32_base64(ONE));
+    let sent = client.request(Retry::Unanswered, |to| {
+        to.client
+            .upload_part()
+            .bucket(&to.address.bucket)
+            .key(key)
+            .upload_id(&id)
+            .part_number(1)
+            .set_checksum_crc32(crc.clone())
+            .set_request_payer(client.payer())
+            .body(ByteStream::from_static(ONE))
+            .send()
+    });
+    let Some(sent) = refused_or(sent.await)? else {
+        super::multipart::abort(store, key, &id).await;
+        return Ok(false);
+    };
+    let part = CompletedPart::builder()
+        .part_number(1)
+        .set_e_tag(sent.e_tag().map(str::to_owned))
+        .set_checksum_crc32(crc)
+        .build();
+    let parts = CompletedMultipartUpload::builder().parts(part).build();
+    let of_whole = match whole {
+        Whole::Right => Some(crc32_base64(ONE)),
+        Whole::Wrong => Some(crc32_base64(OTHER)),
+        Whole::Unsaid => None,
+    };
+    let done = client.request(Retry::Unanswered, |to| {
+        to.client
+            .complete_multipart_upload()
+            .bucket(&to.address.bucket)
+            .key(key)
+            .upload_id(&id)
+            .multipart_upload(parts.clone())
+            .set_checksum_type(said.then_some(ChecksumType::FullObject))
+            .set_checksum_crc32(of_whole.clone())
+            .set_if_none_match(condition.header())
+            .set_request_payer(client.payer())
+            .send()
+    });
+    let done = refused_or(done.await)?.is_some();
+    if !done {
+        super::multipart::abort(store, key, &id).await;
+    }
+    Ok(done)
+}
+
+/// Under which condition a put is to be done.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Condition {
+    None,
+    /// There is no such object yet.
+    New,
+}
+
+impl Condition {
+    fn header(self) -> Option<String> {
+        (self == Condition::New).then(|| "*".to_owned())
+    }
+}
+
+/// What became of a put that may be refused.
+#[allow(clippy::large_enum_variant)] // one at a time, on the stack
+pub enum Tried {
+    Accepted(PutObjectOutput),
+    Refused(Failure),
+}
+
+pub async fn try_put(
+    store: &Inner,
+    key: &str,
+    content: &[u8],
+    sums: Sums,
+    condition: Condition,
+    lock: Option<(aws_sdk_s3::types::ObjectLockMode, DateTime)>,
+) -> Result<Tried> {
+    let client = &store.client;
+    let content = bytes::Bytes::copy_from_slice(content);
+    let attributes = Attributes { lock, ..Attributes::unlocked(store, ObjectUse::Other) };
+    let stored = client.request(Retry::Unanswered, |to| {
+        with_attributes!(to.client.put_object(), &attributes)
+            .bucket(&to.address.bucket)
+            .key(key)
+            .metadata(put::MARK, "probe")
+            .set_if_none_match(condition.header())
+            .set_checksum_crc32(sums.crc32.clone())
+            .set_content_md5(sums.md5.clone())
+            .set_request_payer(client.payer())
+            .body(ByteStream::from(content.clone()))
+            .send()
+    });
+    Ok(match stored.await {
+        Ok(stored) => Tried::Accepted(stored),
+        Err(failure) if is_refusal(&failure) => Tried::Refused(failure),
+        Err(failure) => return Err(failure.error),
+    })
+}
+
+impl Tried {
+    fn is_accepted(&self) -> bool {
+        matches!(self, Tried::Accepted(_))
+    }
+
+    fn answered_crc32(&self, content: &[u8]) -> bool {
+        matches!(self, Tried::Accepted(stored) if stored.checksum_crc32() == Some(&crc32_base64(content)))
+    }
+
+    pub fn accepted(self) -> Result<PutObjectOutput> {
+        match self {
+            Tried::Accepted(stored) => Ok(stored),
+            Tried::Refused(failure) => Err(failure.error),
+        }
+    }
+}
+
+/// The output, or `None` when the service refuses to do that.
+fn refused_or<T>(result: std::result::Result<T, Failure>) -> Result<Option<T>> {
+    match result {
+        Ok(output) => Ok(Some(output)),
+        Err(failure) if is_refusal(&failure) => Ok(None),
+        Err(failure) => Err(failure.error),
+    }
+}
+
+/// Whether a failure answers the question of the probe; trouble, or missing rights, answer nothing.
+fn is_refusal(failure: &Failure) -> bool {
+    matches!(failure.answer, Answer::BadRequest | Answer::PreconditionFailed | Answer::NotImplemented)
+}
+
+/// The full key of a new object of the probe's own.
+pub fn own_object(store: &Inner) -> String {
+    store.client.place().full_key(&format!("{OBJECTS}/{:016x}", random()))
+}
+
+/// Removes an object, or one version of it; whether the service did so.
+pub async fn remove(store: &Inner, key: &str, version: Option<&str>) -> bool {
+    let client = &store.client;
+    let removed = client.request(Retry::Transient, |to| {
+        to.client
+            .delete_object()
+            .bucket(&to.address.bucket)
+            .key(key)
+            .set_version_id(version.map(str::to_owned))
+            .set_request_payer(client.payer())
+            .send()
+    });
+    removed.await.is_ok()
+}

@@ -1,0 +1,70 @@
+//! One object on its way into the bucket, of a length that nobody knows before.
+
+use super::Inner;
+use super::multipart::Upload;
+use super::put::{NewObject, Overwrite};
+use crate::error::Result;
+use crate::store::{ObjectKey, ObjectWriter, PutOutcome};
+use bytes::Bytes;
+use std::sync::Arc;
+
+/// Up to this an object goes in one request: a WAL segment of the usual 16 MiB does, compressed or not.
+const ONE_REQUEST_BYTES_MAX: usize = 32 << 20;
+
+/// Keeps a small object in memory, and sends a large one part by part.
+pub struct S3Writer {
+    store: Arc<Inner>,
+    key: ObjectKey,
+    buffer: Vec<u8>,
+    upload: Option<Upload>,
+}
+
+impl S3Writer {
+    pub fn begin(store: Arc<Inner>, key: ObjectKey) -> S3Writer {
+        S3Writer { store, key, buffer: Vec::new(), upload: None }
+    }
+
+    /// Sends what makes whole parts.
+    fn send_parts(&mut self) -> Result<()> {
+        let store = self.store.clone();
+        let upload = match &mut self.upload {
+            Some(upload) => upload,
+            None => self.upload.insert(store.client.wait(Upload::begin(&store, &self.key))?),
+        };
+        let mut content = Bytes::from(std::mem::take(&mut self.buffer));
+        while content.len() >= upload.next_part_bytes() {
+            let part = content.split_to(upload.next_part_bytes());
+            store.client.wait(upload.send(part))?;
+        }
+        self.buffer.extend_from_slice(&content);
+        Ok(())
+    }
+}
+
+impl ObjectWriter for S3Writer {
+    fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        // In pieces, so that memory is bounded by our limits and not by the caller's.
+        for piece in bytes.chunks(ONE_REQUEST_BYTES_MAX) {
+            self.buffer.extend_from_slice(piece);
+            let limit = self.upload.as_ref().map_or(ONE_REQUEST_BYTES_MAX, Upload::next_part_bytes);
+            if self.buffer.len() > limit {
+                self.send_parts()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn finish(mut self: Box<Self>) -> Result<PutOutcome> {
+        let content = Bytes::from(std::mem::take(&mut self.buffer));
+        let store = self.store.clone();
+        match self.upload.take() {
+            None => store.client.wait(NewObject::new(&store, &self.key, content).put(Overwrite::No)),
+            Some(mut upload) => store.client.wait(async {
+                if !content.is_empty() {
+                    upload.send(content).await?;
+                }
+                upload.finish().await
+            }),
+        }
+    }
+}

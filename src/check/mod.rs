@@ -2,7 +2,7 @@
 //!
 //! Owns: the list of findings, from the configuration to a WAL segment's way into the repository and back. Each finding
 //! stands alone; one that fails keeps only those from being looked for that need it. Changes nothing but that the
-//! server switches to a new WAL segment.
+//! server switches to a new WAL segment, and that a bucket is probed where nobody has done so.
 
 mod archiving;
 mod round_trip;
@@ -145,6 +145,10 @@ fn repository(
         let detail = format!("\"{}\" can be reached and holds nothing of this system yet", store.location());
         findings.push(Finding::passed("repository", detail));
     }
+    findings.extend(store.examine()?.into_iter().map(|seen| match seen.advice {
+        Some(advice) => Finding::warning(seen.what, seen.detail, advice),
+        None => Finding::passed(seen.what, seen.detail),
+    }));
     let others: Vec<String> =
         known.iter().filter(|system| **system != control.system).map(ToString::to_string).collect();
     if !others.is_empty() {

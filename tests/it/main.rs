@@ -19,6 +19,8 @@ mod recover_settings;
 mod recover_tablespaces;
 mod recover_timelines;
 mod recovery;
+mod s3;
+mod s3_faults;
 mod show;
 mod snippets;
 mod standby;

@@ -46,6 +46,12 @@ impl From<u32> for Value {
     }
 }
 
+impl From<bool> for Value {
+    fn from(truth: bool) -> Value {
+        Value(truth.to_string())
+    }
+}
+
 impl From<&str> for Value {
     fn from(text: &str) -> Value {
         // The texts of our tests need no more escaping than Rust's, which TOML understands.

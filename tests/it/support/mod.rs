@@ -22,8 +22,10 @@
 
 mod account;
 mod archive;
+mod bucket;
 mod cluster;
 mod config;
+mod fault_proxy;
 mod processes;
 mod programs;
 mod run;
@@ -37,7 +39,9 @@ mod wal;
 
 pub use account::{create_private_directory, give};
 pub use archive::{Archive, files_below};
+pub use bucket::{Bucket, s3_server};
 pub use cluster::{Cluster, Stop};
+pub use fault_proxy::{Fault, FaultProxy};
 pub use processes::Process;
 pub use programs::pgark_program;
 #[cfg(feature = "failpoints")]

@@ -1,0 +1,291 @@
+//! A proxy between pgark and an S3 server that counts requests and does what networks and services do at their worst.
+//!
+//! It knows as much of HTTP as it needs: one request after the other on a connection, each on a new one to the server.
+
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+/// What happens to a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The connection is closed when the head of the request has come.
+    ResetBeforeAnswer,
+    /// The connection is closed in the middle of the request's body.
+    ResetInBody,
+    /// The server does it, and its answer is lost.
+    LoseAnswer,
+    /// Nothing comes back until the caller has gone.
+    Stall,
+    /// This status and code come back, and the server hears of nothing.
+    Status(u16, &'static str),
+    /// Half of the answer's body comes, then the connection is closed.
+    TruncateAnswer,
+    /// Half of the answer's body comes, then nothing.
+    StallAnswer,
+    /// A bit of the request's body is another one.
+    FlipRequest,
+    /// A bit of the answer's body is another one.
+    FlipAnswer,
+    /// The answer has status 200 and tells of an error.
+    ErrorInside200,
+    /// The object is removed before: what a server does that takes `If-None-Match` for nothing.
+    Overwrite,
+}
+
+/// Removes the object that a target names.
+type Remover = Box<dyn Fn(&str) + Send>;
+
+/// A rule: which requests, how many of them, and what happens.
+#[derive(Debug)]
+struct Rule {
+    method: &'static str,
+    /// What the target holds.
+    part: String,
+    left: usize,
+    fault: Fault,
+}
+
+#[derive(Default)]
+struct State {
+    requests: Vec<String>,
+    heads: Vec<String>,
+    rules: Vec<Rule>,
+    away: bool,
+    remove: Option<Remover>,
+}
+
+/// A running proxy; its threads end with the test run.
+#[derive(Clone)]
+pub struct FaultProxy {
+    port: u16,
+    state: Arc<Mutex<State>>,
+}
+
+impl FaultProxy {
+    /// In front of the server at `http://host:port`.
+    pub fn start(upstream: &str) -> FaultProxy {
+        let upstream = upstream.strip_prefix("http://").expect("plain http").trim_end_matches('/').to_owned();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let proxy = FaultProxy { port: listener.local_addr().unwrap().port(), state: Arc::default() };
+        let state = proxy.state.clone();
+        std::thread::spawn(move || {
+            for client in listener.incoming().flatten() {
+                let (state, upstream) = (state.clone(), upstream.clone());
+                // Its end is the end of the connection, however that comes.
+                std::thread::spawn(move || drop(serve(client, &upstream, &state)));
+            }
+        });
+        proxy
+    }
+
+    pub fn endpoint(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// Does this to the next `times` requests of `method` whose target holds `part`.
+    pub fn fault(&self, method: &'static str, part: &str, times: usize, fault: Fault) {
+        self.state.lock().unwrap().rules.push(Rule { method, part: part.to_owned(), left: times, fault });
+    }
+
+    /// No more faults.
+    pub fn mend(&self) {
+        self.state.lock().unwrap().rules.clear();
+    }
+
+    /// Who removes an object for [`Fault::Overwrite`]; it gets the target.
+    pub fn removes_with(&self, remove: impl Fn(&str) + Send + 'static) {
+        self.state.lock().unwrap().remove = Some(Box::new(remove));
+    }
+
+    /// Closes every connection at once, or no more.
+    pub fn set_away(&self, away: bool) {
+        self.state.lock().unwrap().away = away;
+    }
+
+    /// `METHOD target` of every request so far, in their order.
+    pub fn requests(&self) -> Vec<String> {
+        self.state.lock().unwrap().requests.clone()
+    }
+
+    /// The heads of the requests, in lower case.
+    pub fn heads(&self) -> Vec<String> {
+        self.state.lock().unwrap().heads.clone()
+    }
+
+    pub fn forget(&self) {
+        let mut state = self.state.lock().unwrap();
+        state.heads.clear();
+        state.requests.clear();
+    }
+
+    /// How many requests there were of `method` whose target holds `part`.
+    pub fn count(&self, method: &str, part: &str) -> usize {
+        self.requests().iter().filter(|request| request.starts_with(method) && request.contains(part)).count()
+    }
+}
+
+/// A head and what follows it.
+struct Message {
+    head: String,
+    body: Vec<u8>,
+}
+
+impl Message {
+    fn header(&self, name: &str) -> Option<&str> {
+        self.head.lines().find_map(|line| {
+            let (found, value) = line.split_once(':')?;
+            found.eq_ignore_ascii_case(name).then(|| value.trim())
+        })
+    }
+
+    fn length(&self) -> usize {
+        self.header("content-length").and_then(|length| length.parse().ok()).unwrap_or(0)
+    }
+
+    fn flip(&mut self) {
+        let at = self.body.len() / 2;
+        if let Some(byte) = self.body.get_mut(at) {
+            *byte ^= 0x10;
+        }
+    }
+}
+
+fn serve(mut client: TcpStream, upstream: &str, state: &Mutex<State>) -> io::Result<()> {
+    client.set_nodelay(true)?;
+    loop {
+        let mut request = read_head(&mut client)?;
+        let mut words = request.head.split(' ');
+        let (method, target) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+        let (method, target) = (method.to_owned(), target.to_owned());
+        let fault = {
+            let mut state = state.lock().unwrap();
+            if state.away {
+                return client.shutdown(Shutdown::Both);
+            }
+            state.requests.push(format!("{method} {target}"));
+            state.heads.push(request.head.to_ascii_lowercase());
+            let rule = state
+                .rules
+                .iter_mut()
+                .find(|rule| rule.left > 0 && rule.method == method && target.contains(&rule.part));
+            rule.map(|rule| {
+                rule.left -= 1;
+                rule.fault.clone()
+            })
+        };
+        if fault == Some(Fault::ResetBeforeAnswer) {
+            return client.shutdown(Shutdown::Both);
+        }
+        if request.header("expect").is_some() {
+            client.write_all(b"HTTP/1.1 100 Continue\r\n\r\n")?;
+        }
+        let length = request.length();
+        if fault == Some(Fault::ResetInBody) {
+            read_body(&mut client, &mut request, length / 2)?;
+            return client.shutdown(Shutdown::Both);
+        }
+        read_body(&mut client, &mut request, length)?;
+        match fault {
+            Some(Fault::Stall) => return wait_for_end(&mut client),
+            Some(Fault::Status(status, code)) => {
+                let body = format!("<Error><Code>{code}</Code><Message>by the proxy</Message></Error>");
+                answer(&mut client, status, &body)?;
+                continue;
+            }
+            Some(Fault::ErrorInside200) => {
+                answer(
+                    &mut client,
+                    200,
+                    "<Error><Code>InternalError</Code><Message>by the proxy</Message></Error>",
+                )?;
+                continue;
+            }
+            Some(Fault::FlipRequest) => request.flip(),
+            Some(Fault::Overwrite) => {
+                if let Some(remove) = &state.lock().unwrap().remove {
+                    remove(&target);
+                }
+            }
+            _ => {}
+        }
+        let mut answer = forward(upstream, &request, method == "HEAD")?;
+        match fault {
+            Some(Fault::LoseAnswer) => return client.shutdown(Shutdown::Both),
+            Some(Fault::FlipAnswer) => answer.flip(),
+            Some(Fault::TruncateAnswer | Fault::StallAnswer) => {
+                client.write_all(answer.head.as_bytes())?;
+                client.write_all(&answer.body[..answer.body.len() / 2])?;
+                if fault == Some(Fault::StallAnswer) {
+                    return wait_for_end(&mut client);
+                }
+                return client.shutdown(Shutdown::Both);
+            }
+            _ => {}
+        }
+        client.write_all(answer.head.as_bytes())?;
+        client.write_all(&answer.body)?;
+    }
+}
+
+/// Sends a request to the server and reads all of its answer.
+fn forward(upstream: &str, request: &Message, no_body: bool) -> io::Result<Message> {
+    let mut server = TcpStream::connect(upstream)?;
+    server.set_nodelay(true)?;
+    server.set_read_timeout(Some(Duration::from_secs(60)))?;
+    server.write_all(request.head.as_bytes())?;
+    server.write_all(&request.body)?;
+    loop {
+        let mut answer = read_head(&mut server)?;
+        let status = answer.head.split(' ').nth(1).unwrap_or_default().to_owned();
+        if status.starts_with('1') {
+            continue;
+        }
+        if no_body || status == "204" || status == "304" {
+            return Ok(answer);
+        }
+        if answer.header("transfer-encoding").is_some() {
+            // As it is: the pieces end with an empty one.
+            while !answer.body.ends_with(b"0\r\n\r\n") {
+                let have = answer.body.len();
+                read_body(&mut server, &mut answer, have + 1)?;
+            }
+            return Ok(answer);
+        }
+        let length = answer.length();
+        read_body(&mut server, &mut answer, length)?;
+        return Ok(answer);
+    }
+}
+
+fn answer(client: &mut TcpStream, status: u16, body: &str) -> io::Result<()> {
+    let length = body.len();
+    let head = format!(
+        "HTTP/1.1 {status} Fault\r\nContent-Type: application/xml\r\nContent-Length: {length}\r\n\r\n"
+    );
+    client.write_all(head.as_bytes())?;
+    client.write_all(body.as_bytes())
+}
+
+/// Reads up to the empty line, a byte at a time: what follows is not ours to take.
+fn read_head(stream: &mut TcpStream) -> io::Result<Message> {
+    let mut head = Vec::new();
+    let mut byte = [0];
+    while !head.ends_with(b"\r\n\r\n") {
+        stream.read_exact(&mut byte)?;
+        head.push(byte[0]);
+    }
+    Ok(Message { head: String::from_utf8_lossy(&head).into_owned(), body: Vec::new() })
+}
+
+/// Reads until the body has `length` bytes.
+fn read_body(stream: &mut TcpStream, message: &mut Message, length: usize) -> io::Result<()> {
+    let have = message.body.len();
+    message.body.resize(length.max(have), 0);
+    stream.read_exact(&mut message.body[have..])
+}
+
+fn wait_for_end(client: &mut TcpStream) -> io::Result<()> {
+    io::copy(client, &mut io::sink()).map(drop)
+}

@@ -70,23 +70,27 @@ impl DataDirectory {
 
     /// The server that runs in it: the process that `postmaster.pid` names, if there is one.
     pub fn server_process_id(&self) -> Option<u32> {
-        let content = fs::read_to_string(self.path.join("postmaster.pid")).ok()?;
-        let process_id: u32 = content.lines().next()?.trim().parse().ok()?;
-        // The file outlives a crash. A process of another owner is not our server either.
-        let process = fs::metadata(format!("/proc/{process_id}")).ok()?;
-        (process.uid() == Uid::effective().as_raw()).then_some(process_id)
+        self.running_server().map(|(process_id, _)| process_id)
     }
 
     /// Where the server that runs in it listens locally: the directory of its socket, and its port.
     ///
     /// Source: PostgreSQL `miscadmin.h`, `LOCK_FILE_LINE_PORT` and its neighbours.
     pub fn socket(&self) -> Option<(PathBuf, u16)> {
-        self.server_process_id()?;
-        let content = fs::read_to_string(self.path.join("postmaster.pid")).ok()?;
+        let (_, content) = self.running_server()?;
         let mut lines = content.lines().skip(3).map(str::trim);
         let port = lines.next()?.parse().ok()?;
         let directory = lines.next().filter(|directory| !directory.is_empty())?;
         Some((PathBuf::from(directory), port))
+    }
+
+    /// The process that `postmaster.pid` names, if it runs, and what else the file says.
+    fn running_server(&self) -> Option<(u32, String)> {
+        let content = fs::read_to_string(self.path.join("postmaster.pid")).ok()?;
+        let process_id: u32 = content.lines().next()?.trim().parse().ok()?;
+        // The file outlives a crash. A process of another owner is not our server either.
+        let process = fs::metadata(format!("/proc/{process_id}")).ok()?;
+        (process.uid() == Uid::effective().as_raw()).then_some((process_id, content))
     }
 
     /// What `global/pg_control` says, read again while its checksum does not hold.
@@ -140,5 +144,29 @@ pub fn user_name(uid: Uid) -> String {
     match nix::unistd::User::from_uid(uid) {
         Ok(Some(user)) => user.name,
         _ => uid.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_running_server_is_found_by_its_file_and_a_dead_one_is_not() {
+        let scratch = tempfile::tempdir().unwrap();
+        let data_directory = DataDirectory::open(scratch.path()).unwrap();
+        assert_eq!((data_directory.server_process_id(), data_directory.socket()), (None, None));
+        let write = |process: u32, directory: &str| {
+            let content = format!("{process}\n/data\n1767225600\n5433\n{directory}\n\n");
+            fs::write(scratch.path().join("postmaster.pid"), content).unwrap();
+        };
+        // This test stands for a server: it runs, and it is ours.
+        write(std::process::id(), "/run/postgresql");
+        assert_eq!(data_directory.server_process_id(), Some(std::process::id()));
+        assert_eq!(data_directory.socket(), Some((PathBuf::from("/run/postgresql"), 5433)));
+        write(std::process::id(), "");
+        assert_eq!(data_directory.socket(), None, "it listens on TCP only");
+        write(u32::MAX, "/run/postgresql");
+        assert_eq!((data_directory.server_process_id(), data_directory.socket()), (None, None));
     }
 }

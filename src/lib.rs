@@ -10,9 +10,9 @@
 //!
 //! # Layers
 //! Imports point downwards only; `tests/architecture.rs` holds them to this order.
-//! [`error`] → [`postgres`], [`config`], [`durable`] → [`spool`] → [`push`], [`get`] ═ the small programs end here ═
-//! `monitor`, `clock` → `codec` → `store` → `repository` → `agent`, `backup`, `recover` and the other use cases →
-//! `terminal` → `bin`.
+//! [`error`] → [`postgres`] → [`config`] → [`durable`], [`data_directory`] → [`spool`] → [`push`], [`get`] ═ the small
+//! programs end here ═ `monitor` → `server` → `codec` → `store` → `repository` → `agent`, `backup`, `recover` and the other
+//! use cases → `terminal` → `bin`.
 //!
 //! Start reading at [`postgres`] for the words, then at the use case that interests you.
 

@@ -3,8 +3,7 @@
 use super::backup::Label;
 use crate::error::Result;
 use crate::postgres::{SegmentName, SystemIdentifier, TimelineId, WalFileName};
-use crate::store::ObjectKey;
-use crate::store::s3::ObjectUse;
+use crate::store::{ObjectKey, ObjectUse};
 
 /// Where the objects of one system identifier of one cluster lie.
 #[derive(Clone, Debug)]
@@ -104,6 +103,7 @@ impl Layout {
 }
 
 /// What lies under a key, for a store that keeps some of it otherwise.
+#[cfg_attr(not(feature = "s3"), allow(dead_code, reason = "a directory keeps everything alike"))]
 pub fn use_of(key: &ObjectKey) -> ObjectUse {
     let parts: Vec<&str> = key.as_str().split('/').collect();
     match parts.as_slice() {

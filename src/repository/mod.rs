@@ -15,7 +15,9 @@ use crate::config::{Config, RepositoryUrl};
 use crate::durable::Disk;
 use crate::error::{Context, Error, Result};
 use crate::postgres::{SystemIdentifier, TimelineHistory, TimelineId, WalFileName};
-use crate::store::{DirectoryStore, ObjectKey, S3Store, Store};
+#[cfg(feature = "s3")]
+use crate::store::S3Store;
+use crate::store::{DirectoryStore, ObjectKey, Store};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -145,11 +147,18 @@ pub fn systems(store: &dyn Store, cluster: &str) -> Result<Vec<SystemIdentifier>
 }
 
 /// The store that a configuration names.
-pub fn open_store(config: &Config, disk: Arc<dyn Disk>) -> Arc<dyn Store> {
+///
+/// # Errors
+/// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) for a bucket when pgark was built without S3.
+pub fn open_store(config: &Config, disk: Arc<dyn Disk>) -> Result<Arc<dyn Store>> {
     match &config.repository.url {
+        #[cfg(feature = "s3")]
         RepositoryUrl::S3 { bucket, prefix } => {
-            Arc::new(S3Store::new(bucket, prefix, config.s3.clone(), layout::use_of))
+            Ok(Arc::new(S3Store::new(bucket, prefix, config.s3.clone(), layout::use_of)))
         }
-        RepositoryUrl::Directory(root) => Arc::new(DirectoryStore::new(root.clone(), disk)),
+        #[cfg(not(feature = "s3"))]
+        RepositoryUrl::S3 { .. } => Err(Error::usage("this pgark was built without S3")
+            .hint("Build it with the feature \"s3\", which is on by default.")),
+        RepositoryUrl::Directory(root) => Ok(Arc::new(DirectoryStore::new(root.clone(), disk))),
     }
 }

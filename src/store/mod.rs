@@ -6,10 +6,12 @@
 
 mod directory;
 mod key;
+#[cfg(feature = "s3")]
 pub mod s3;
 
 pub use directory::DirectoryStore;
 pub use key::ObjectKey;
+#[cfg(feature = "s3")]
 pub use s3::S3Store;
 
 use crate::error::Result;
@@ -99,6 +101,17 @@ pub trait ObjectWriter: Send {
 pub trait ObjectReader: Send {
     /// Appends the next bytes to `buffer`; how many they were, 0 at the object's end.
     fn read(&mut self, buffer: &mut Vec<u8>) -> Result<usize>;
+}
+
+/// What an object is, for settings that differ by it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ObjectUse {
+    /// A WAL segment.
+    Wal,
+    /// A pack of a base backup.
+    Pack,
+    /// Small, and read often.
+    Other,
 }
 
 /// What became of a put.

@@ -103,7 +103,7 @@ fn serve(context: &Context, listening: impl FnOnce()) -> Result<ExitCode> {
         .enable_all()
         .build()
         .context(|| "could not start the runtime")?;
-    runtime.block_on(pgark::agent::serve(config.clone(), context.store(&config), instance, listening))?;
+    runtime.block_on(pgark::agent::serve(config.clone(), context.store(&config)?, instance, listening))?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -56,7 +56,7 @@ pub fn run(context: &Context, arguments: BaseBackupArguments) -> Result<ExitCode
         )
         .hint("Was the cluster made new? Then correct or remove system_identifier."));
     }
-    let repository = Repository::new(context.store(&config), config.cluster.as_str(), system)?;
+    let repository = Repository::new(context.store(&config)?, config.cluster.as_str(), system)?;
     let request = BackupRequest {
         label,
         data_directory: &data_directory,

@@ -19,7 +19,7 @@ pub fn run(context: &Context) -> Result<ExitCode> {
     let config = context.config()?;
     let interrupted = AtomicBool::new(false);
     let mut findings = Vec::new();
-    look(&config, &context.store(&config), &Watch::new(&interrupted), &mut |finding| {
+    look(&config, &context.store(&config)?, &Watch::new(&interrupted), &mut |finding| {
         if !context.output.is_json() {
             output::print(&text(&finding));
         }

@@ -73,7 +73,7 @@ impl Context {
     }
 
     /// The store that a configuration names.
-    fn store(&self, config: &Config) -> Arc<dyn Store> {
+    fn store(&self, config: &Config) -> Result<Arc<dyn Store>> {
         open(config)
     }
 
@@ -83,11 +83,11 @@ impl Context {
             (Some(url), Some(cluster)) => {
                 // The data directory is that of another host, or gone.
                 let config = Config::for_recovery(cluster, url, &PathBuf::from("/nonexistent"))?;
-                Ok((open(&config), config.cluster.to_string()))
+                Ok((open(&config)?, config.cluster.to_string()))
             }
             _ => {
                 let config = self.config()?;
-                Ok((self.store(&config), config.cluster.to_string()))
+                Ok((self.store(&config)?, config.cluster.to_string()))
             }
         }
     }
@@ -106,7 +106,7 @@ struct PlaceArguments {
 }
 
 /// The one place where a concrete store is chosen.
-fn open(config: &Config) -> Arc<dyn Store> {
+fn open(config: &Config) -> Result<Arc<dyn Store>> {
     pgark::repository::open_store(config, disk())
 }
 

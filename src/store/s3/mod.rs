@@ -20,7 +20,7 @@ mod writer;
 
 pub use probe::{Behaviour, ContentCheck};
 
-use super::{Listing, ObjectInfo, ObjectKey, ObjectReader, ObjectWriter, Observation, Store};
+use super::{Listing, ObjectInfo, ObjectKey, ObjectReader, ObjectUse, ObjectWriter, Observation, Store};
 use crate::config::S3Settings;
 use crate::error::{Context, Error, Result};
 use client::{Retry, S3Client};
@@ -30,17 +30,6 @@ use reader::S3Reader;
 use std::sync::Arc;
 use tokio::sync::OnceCell;
 use writer::S3Writer;
-
-/// What an object is, for the settings that differ by it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ObjectUse {
-    /// A WAL segment.
-    Wal,
-    /// A pack of a base backup.
-    Pack,
-    /// Small, and read often.
-    Other,
-}
 
 /// A store in a bucket.
 #[derive(Clone, Debug)]

@@ -21,7 +21,7 @@ use std::process::ExitCode;
 
 pub fn run(context: &Context, arguments: RecoverArguments) -> Result<ExitCode> {
     let (config, data_directory) = configuration(context, &arguments)?;
-    let store = context.store(&config);
+    let store = context.store(&config)?;
     let wanted = arguments.system()?.or(config.system_identifier);
     let system = choose_system(store.as_ref(), config.cluster.as_str(), wanted)?;
     let repository = Repository::new(store, config.cluster.as_str(), system)?;

@@ -1,0 +1,20 @@
+//! Backup labels, backup history files, tablespace maps.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use pgark::postgres::MajorVersion;
+use pgark::postgres::backup_label::{BackupHistory, BackupLabel, without_incremental_from};
+use pgark::postgres::tablespace_map::{parse_tablespace_map, render_tablespace_map};
+
+fuzz_target!(|data: &[u8]| {
+    let _ = BackupLabel::parse(data);
+    let _ = BackupHistory::parse(data);
+    let _ = BackupLabel::parse(&without_incremental_from(data));
+    for version in MajorVersion::ALL {
+        let Ok(locations) = parse_tablespace_map(data, version) else { continue };
+        // What was read can be written, and says the same.
+        if let Ok(map) = render_tablespace_map(&locations, version) {
+            assert_eq!(parse_tablespace_map(&map, version).expect("our own"), locations);
+        }
+    }
+});

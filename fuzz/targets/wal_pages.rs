@@ -1,0 +1,22 @@
+//! WAL pages as they come: torn, stale, of another version.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use pgark::postgres::{Lsn, SegmentSize, WalPageHeader, WalReader};
+use std::ops::ControlFlow;
+
+fuzz_target!(|data: &[u8]| {
+    // Where the first page says that it lies, so that it is read.
+    let Ok(header) = WalPageHeader::parse(data) else { return };
+    let address = header.address.as_u64();
+    let Some(address) = Lsn::new(address - address % 8192) else { return };
+    for size in [1 << 20, 16 << 20] {
+        let size = SegmentSize::new(size).expect("a power of two");
+        let mut reader = WalReader::from_page(address, size);
+        let pages = data.get(..data.len() - data.len() % 8192).unwrap_or_default();
+        let _ = reader.read(address, pages, &mut |record| {
+            let _ = record.time();
+            ControlFlow::Continue(())
+        });
+    }
+});

@@ -26,6 +26,7 @@ mod bucket;
 mod cluster;
 mod config;
 mod fault_proxy;
+pub mod hostile;
 mod processes;
 mod programs;
 mod run;

@@ -76,6 +76,13 @@ impl Process {
         stat.rsplit_once(") ")?.1.split(' ').nth(index)?.parse().ok()
     }
 
+    /// A line of `/proc/<pid>/status` that is an amount of memory, in KiB.
+    pub fn status_kib(self, field: &str) -> Option<u64> {
+        let status = std::fs::read_to_string(self.proc("status")).ok()?;
+        let line = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))?;
+        line.trim().strip_suffix(" kB")?.parse().ok()
+    }
+
     /// Every process of the machine.
     pub fn all() -> Vec<Process> {
         let entries = std::fs::read_dir("/proc").unwrap();

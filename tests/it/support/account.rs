@@ -1,5 +1,6 @@
 //! Who runs PostgreSQL and pgark.
 
+use super::programs::search_path;
 use nix::unistd::{User, geteuid};
 use std::os::unix::fs::chown;
 use std::path::Path;
@@ -39,7 +40,7 @@ pub fn command(program: &Path) -> Command {
 /// The same as whoever runs the tests.
 pub fn command_as_caller(program: &Path) -> Command {
     let mut command = Command::new(program);
-    command.env_clear().env("PATH", "/usr/bin:/bin").env("LC_ALL", "C").env("HOME", "/").env("TZ", "UTC");
+    command.env_clear().env("PATH", search_path()).env("LC_ALL", "C").env("HOME", "/").env("TZ", "UTC");
     command
 }
 

@@ -34,16 +34,26 @@ pub fn pgark_program(name: &str) -> PathBuf {
     pgark_directory().join(name)
 }
 
-/// One of PostgreSQL's programs, by its name.
-pub fn postgres_program(name: &str) -> PathBuf {
+/// The directory of PostgreSQL's programs.
+fn postgres_directory() -> &'static Path {
     static DIRECTORY: OnceLock<PathBuf> = OnceLock::new();
-    let directory = DIRECTORY.get_or_init(|| {
+    DIRECTORY.get_or_init(|| {
         let chosen = std::env::var_os("PGARK_TEST_PG_BIN").map(PathBuf::from);
         chosen
             .or_else(newest_postgres)
             .expect("no PostgreSQL found: set PGARK_TEST_PG_BIN, or run scripts/test")
-    });
-    let program = directory.join(name);
+    })
+}
+
+/// The PATH of everything that runs: PostgreSQL's programs are at its end, where an operator has them who did not install
+/// a package.
+pub fn search_path() -> String {
+    format!("/usr/bin:/bin:{}", postgres_directory().display())
+}
+
+/// One of PostgreSQL's programs, by its name.
+pub fn postgres_program(name: &str) -> PathBuf {
+    let program = postgres_directory().join(name);
     assert!(program.is_file(), "{} is missing; set PGARK_TEST_PG_BIN", program.display());
     program
 }

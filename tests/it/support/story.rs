@@ -1,7 +1,7 @@
 //! What recoveries begin from: a primary that was backed up, and what was written after that.
 
 use super::cluster::{Cluster, Stop};
-use super::programs::{pgark_program, postgres_program};
+use super::programs::{pgark_program, postgres_program, search_path};
 use super::run::{Outcome, Run};
 use super::site::Site;
 use std::path::{Path, PathBuf};
@@ -118,5 +118,5 @@ pub fn hinted_command(outcome: &Outcome) -> Run {
     let command = hint.split_once(": pgark ").map(|(_, command)| format!("pgark {}", command.trim_end()));
     let command = command.unwrap_or_else(|| panic!("no command is hinted at by\n{outcome}"));
     let programs = pgark_program("pgark").parent().unwrap().display().to_string();
-    Run::new("/bin/sh").arg("-c").arg(command).env("PATH", format!("{programs}:/usr/bin:/bin"))
+    Run::new("/bin/sh").arg("-c").arg(command).env("PATH", format!("{programs}:{}", search_path()))
 }

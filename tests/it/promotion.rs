@@ -44,6 +44,14 @@ impl Pair {
         segments
     }
 
+    /// From now on the primary archives nothing.
+    fn break_archiving(&self) {
+        self.primary.append_conf("archive_command = '/bin/false'\n");
+        self.primary.psql("SELECT pg_reload_conf()");
+        self.primary.wait_for_row("SHOW archive_command", "/bin/false");
+        self.primary.agent().kill(); // it would go on reading ahead
+    }
+
     /// The primary is destroyed, the standby takes over. Says the segment in which the timelines part.
     fn fail_over(&mut self) -> u64 {
         let size = self.primary.template().segment_size();
@@ -104,10 +112,7 @@ fn promotion_archives_history_partial_and_the_new_timeline() {
 fn what_the_old_primary_never_archived_is_filled_in() {
     let site = Site::with_servers(2);
     let mut pair = start_pair(&site);
-    pair.primary.append_conf("archive_command = '/bin/false'\n");
-    pair.primary.psql("SELECT pg_reload_conf()");
-    pair.primary.wait_for_row("SHOW archive_command", "/bin/false");
-    pair.primary.agent().kill(); // it would go on reading ahead
+    pair.break_archiving();
     let before = pair.archive.names();
     let segments = pair.write(1..4);
     assert_eq!(pair.archive.names(), before);
@@ -123,6 +128,40 @@ fn what_the_old_primary_never_archived_is_filled_in() {
     let first = pair.standby.switch_wal();
     pair.standby.wait_archived(&first);
     pair.expect_recovered_rows("1 2 3 4");
+}
+
+#[test]
+fn every_moment_across_a_failover_can_be_recovered() {
+    let site = Site::with_servers(2);
+    let mut pair = start_pair(&site);
+    pair.primary.back_up("before");
+    pair.break_archiving();
+    let segments = pair.write(1..3);
+    let in_what_was_filled_in = pair.primary.now();
+    pair.write(4..6);
+    let in_the_switch_segment = pair.primary.now();
+    pair.primary.psql("INSERT INTO t VALUES (7)");
+    pair.standby.wait_for_row("SELECT max(a) FROM t", "7");
+    assert!(!segments.iter().any(|name| pair.archive.holds(name)), "archiving is broken");
+    pair.fail_over();
+    pair.standby.psql("INSERT INTO t VALUES (8)");
+    let on_the_new_timeline = pair.standby.now();
+    pair.standby.psql("INSERT INTO t VALUES (9)");
+    let last = pair.standby.switch_wal();
+    pair.standby.wait_archived(&last);
+    wait_until("what the primary did not archive is there", PATIENCE, || {
+        segments.iter().all(|name| pair.archive.holds(name))
+    });
+    let rows = "SELECT string_agg(a::text, ' ' ORDER BY a) FROM t";
+    for (name, options, expected) in [
+        ("filled-in", &["--target-time", &in_what_was_filled_in][..], "1 2 3"),
+        ("switch", &["--target-time", &in_the_switch_segment], "1 2 3 4 5 6"),
+        ("new", &["--target-time", &on_the_new_timeline], "1 2 3 4 5 6 7 8"),
+        ("latest", &["--latest"], "1 2 3 4 5 6 7 8 9"),
+    ] {
+        let into = site.directory().join(name);
+        assert_eq!(pair.primary.answer_after(&into, options, rows), expected, "{name}");
+    }
 }
 
 #[test]

@@ -3,6 +3,7 @@
 //! Owns: what is written into `postgresql.auto.conf` and beside the data directory. Does not own: when that is done.
 
 use super::restore::read_restored;
+use super::standby::Role;
 use crate::durable::{self, Disk};
 use crate::error::{Context, Error, Result};
 use crate::postgres::TargetSettings;
@@ -21,12 +22,10 @@ const FILE_MODE: u32 = 0o600;
 
 /// Settings of an earlier recovery, or of a standby, that would meddle with this one wherever they come from: each is
 /// written anew, empty or at its default.
-const NEUTRALISED: [(&str, &str); 3] = [
+const NEUTRALISED: [(&str, &str); 2] = [
     // Would clean the archive that recovery reads, after each restartpoint.
     ("archive_cleanup_command", ""),
     ("recovery_end_command", ""),
-    // Holds back commits in recovery to a target, too.
-    ("recovery_min_apply_delay", "0"),
 ];
 
 /// Whether the recovered cluster archives its own WAL.
@@ -41,6 +40,8 @@ pub enum Archiving {
 /// What the recovered server is told.
 #[derive(Clone, Debug)]
 pub struct RecoverySettings {
+    /// What it becomes.
+    pub role: Role,
     /// Where it ends.
     pub target: TargetSettings,
     /// How it gets WAL.
@@ -53,25 +54,24 @@ pub struct RecoverySettings {
     pub version: MajorVersion,
 }
 
-/// The value of `restore_command`: a line for the shell, `%f` and `%p` in it for the server.
+/// The value of `restore_command`: a line for the shell, `%f` and `%p` in it for the server. A standby goes to whichever
+/// timeline comes next.
 ///
 /// # Errors
 /// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) when a path is not UTF-8, as no setting can hold it.
 pub fn restore_command(
     archive_get: &Path,
     configuration: &Path,
+    role: &Role,
     target: &RecoveryTarget,
     timeline: TimelineId,
 ) -> Result<String> {
-    let with_target = match target {
-        RecoveryTarget::Latest => "",
-        _ => " --with-target",
+    let options = match (role, target) {
+        (Role::Standby(_), _) => String::new(),
+        (Role::Recovered, RecoveryTarget::Latest) => format!(" --timeline {timeline}"),
+        (Role::Recovered, _) => format!(" --with-target --timeline {timeline}"),
     };
-    Ok(format!(
-        "{} --config {}{with_target} --timeline {timeline} %f %p",
-        shell_word(archive_get)?,
-        shell_word(configuration)?
-    ))
+    Ok(format!("{} --config {}{options} %f %p", shell_word(archive_get)?, shell_word(configuration)?))
 }
 
 /// The value of `archive_command` for a cluster with this configuration.
@@ -112,6 +112,9 @@ impl RecoverySettings {
         add("restore_command", &self.restore_command)?;
         for (name, value) in NEUTRALISED {
             add(name, value)?;
+        }
+        for (name, value) in self.role.settings() {
+            add(name, &value)?;
         }
         if self.version <= MajorVersion::V15 {
             // Would end the recovery where it pauses, and the server removes the file, which may be meant for the original.
@@ -208,14 +211,14 @@ pub fn configure(disk: &dyn Disk, data_directory: &Path, settings: &RecoverySett
     let auto = read_restored(&auto_path, CONFIGURATION_BYTES_MAX)?.unwrap_or_default();
     let lines = settings.render(&[main.as_deref().unwrap_or_default(), &auto])?;
     durable::replace_file(disk, &auto_path, &rewrite(&auto, &lines), FILE_MODE)?;
-    // A copy of a standby would stay one; both files together mean a standby, too.
-    match disk.remove_file(&data_directory.join("standby.signal")) {
+    let (wanted, unwanted) = settings.role.signal_files();
+    match disk.remove_file(&data_directory.join(unwanted)) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            return Err(Error::io("could not remove standby.signal", error));
+            return Err(Error::io(format!("could not remove {unwanted}"), error));
         }
         _ => {}
     }
-    durable::replace_file(disk, &data_directory.join("recovery.signal"), b"", FILE_MODE)
+    durable::replace_file(disk, &data_directory.join(wanted), b"", FILE_MODE)
 }
 
 /// Makes the data directory startable where its configuration lay outside of it, as on Debian: what is missing is
@@ -259,14 +262,17 @@ mod tests {
     use super::*;
     use crate::durable::RealDisk;
     use crate::postgres::{TargetAction, TargetBound, TargetTimeline};
+    use crate::recover::standby::StandbySettings;
 
     fn settings() -> RecoverySettings {
         let timeline = TimelineId::new(2).unwrap();
         let target = RecoveryTarget::Lsn("0/3000028".parse().unwrap());
         RecoverySettings {
+            role: Role::Recovered,
             restore_command: restore_command(
                 Path::new("/usr/bin/archive-get"),
                 Path::new("/srv/it's 100%/data.toml"),
+                &Role::Recovered,
                 &target,
                 timeline,
             )
@@ -300,9 +306,13 @@ mod tests {
             "restore_command = '/usr/bin/archive-get --config ''/srv/it''\\\\''''s 100%%/data.toml'' --with-target \
              --timeline 2 %f %p'\n"
         ));
-        let latest =
-            restore_command(Path::new("/a"), Path::new("/b"), &RecoveryTarget::Latest, TimelineId::FIRST);
-        assert_eq!(latest.unwrap(), "/a --config /b --timeline 1 %f %p");
+        let latest = |role: &Role| {
+            let (program, configuration) = (Path::new("/a"), Path::new("/b"));
+            restore_command(program, configuration, role, &RecoveryTarget::Latest, TimelineId::FIRST).unwrap()
+        };
+        assert_eq!(latest(&Role::Recovered), "/a --config /b --timeline 1 %f %p");
+        let standby = Role::Standby(StandbySettings { primary: None, apply_delay: None });
+        assert_eq!(latest(&standby), "/a --config /b %f %p");
     }
 
     #[test]
@@ -352,6 +362,15 @@ mod tests {
         assert_eq!(text.matches("recovery_target_time =").count(), 1);
         assert!(scratch.path().join("recovery.signal").exists());
         assert!(!scratch.path().join("standby.signal").exists());
+
+        let standby = StandbySettings { primary: None, apply_delay: None };
+        let settings = RecoverySettings { role: Role::Standby(standby), ..settings() };
+        configure(&RealDisk, scratch.path(), &settings).unwrap();
+        let text = fs::read(&auto).unwrap();
+        let text = String::from_utf8_lossy(&text);
+        assert!(!text.contains("host="), "the primary of another standby: {text}");
+        assert!(!scratch.path().join("recovery.signal").exists());
+        assert!(scratch.path().join("standby.signal").exists());
     }
 
     #[test]

@@ -19,6 +19,7 @@ pub mod restore;
 pub mod server;
 pub mod space;
 pub mod staging;
+pub mod standby;
 pub mod systems;
 pub mod tablespaces;
 pub mod target;

@@ -6,6 +6,7 @@ use super::places::Places;
 use super::repository_archive::RepositoryArchive;
 use super::space::{SpaceNeed, check_space};
 use super::staging::{Found, examine_data_directory, examine_tablespace};
+use super::standby::Role;
 use super::tablespaces::{TablespaceMapping, place};
 use super::target::{Consent, TargetPlan, TargetRequest, plan_target};
 use crate::config::Config;
@@ -15,7 +16,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::monitor::Monitor;
 use crate::postgres::setting::quote_setting;
 use crate::postgres::tablespace_map::parse_tablespace_map;
-use crate::postgres::{SegmentSize, SystemIdentifier};
+use crate::postgres::{SegmentSize, SystemIdentifier, TargetAction, TargetSettings, TargetTimeline};
 use crate::repository::Repository;
 use crate::repository::backup::inventory;
 use crate::repository::backup::manifest::{BackupKind, StoredBackup};
@@ -38,6 +39,8 @@ pub struct RecoverRequest {
     pub spool_directory: Option<PathBuf>,
     /// Where tablespaces go.
     pub mappings: Vec<TablespaceMapping>,
+    /// What it becomes.
+    pub role: Role,
     /// Whether it archives afterwards.
     pub archiving: Archiving,
     /// The program that its `restore_command` calls, an absolute path.
@@ -137,10 +140,12 @@ pub fn plan(
         restore_command: restore_command(
             &request.archive_get,
             &config_path,
+            &request.role,
             &target.settings.target,
             target.history.timeline(),
         )?,
-        target: target.settings.clone(),
+        target: target_settings(&target, &request.role),
+        role: request.role.clone(),
         archiving: request.archiving,
         limits: backup.limits(),
         version: backup.major_version()?,
@@ -162,6 +167,18 @@ pub fn plan(
         configuration_copies,
         warnings,
     })
+}
+
+/// What the server is told of its target: a standby has none, and goes along with whoever is promoted.
+fn target_settings(target: &TargetPlan, role: &Role) -> TargetSettings {
+    match role {
+        Role::Recovered => target.settings.clone(),
+        Role::Standby(_) => TargetSettings {
+            timeline: TargetTimeline::Latest,
+            action: TargetAction::Pause,
+            ..target.settings.clone()
+        },
+    }
 }
 
 impl From<&StoredBackup> for BackupCandidate {

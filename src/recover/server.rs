@@ -27,6 +27,8 @@ use std::time::{Duration, Instant};
 const START_WAIT_S: &str = "2000000";
 /// How often the server is asked.
 const PAUSE: Duration = Duration::from_millis(200);
+/// How long a standby may stand still before it is believed not to stream.
+const STANDING_MAX: Duration = Duration::from_secs(30);
 /// How often it is said how far the server is.
 const REPORT_EVERY: Duration = Duration::from_secs(10);
 /// How much of the server's log is looked through, from its end.
@@ -72,9 +74,26 @@ pub struct ReachedPoint {
     pub timeline: Option<TimelineId>,
 }
 
+/// What a started server is waited for to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Awaited {
+    /// To reach its target, and wait or open there.
+    Target,
+    /// To reach its target, and stop there.
+    Stop,
+    /// To follow the archive, open for reading.
+    Following,
+    /// To follow its primary by streaming, or else the archive.
+    Streaming,
+}
+
 /// What the server does after recovery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReachedState {
+    /// It is a standby, open for reading, that finds its WAL in the archive.
+    Following,
+    /// It is a standby that streams from its primary.
+    Streaming,
     /// It waits at the target, open for reading.
     Paused,
     /// It is open for writing, on a new timeline.
@@ -162,7 +181,7 @@ impl ServerStart {
     /// # Errors
     /// [`ErrorKind::Unavailable`] when it could not be started or asked, [`ErrorKind::Damaged`] when it ended in an error:
     /// with what its log says.
-    pub fn run(&self, stops_at_target: bool, monitor: &dyn Monitor) -> Result<ReachedPoint> {
+    pub fn run(&self, awaited: Awaited, monitor: &dyn Monitor) -> Result<ReachedPoint> {
         let log_length = fs::metadata(&self.log).map_or(0, |metadata| metadata.len());
         monitor.step("starting the server");
         let started = Command::new(&self.pg_ctl)
@@ -175,23 +194,30 @@ impl ServerStart {
             .status()
             .context(|| format!("could not call \"{}\"", self.pg_ctl.display()))?;
         if !started.success() {
-            return self.ended(stops_at_target, log_length);
+            return self.ended(awaited, log_length);
         }
         monitor.step("the server replays WAL");
         let mut reported = Instant::now();
+        let mut standing = Standing::default();
         loop {
             let Some((directory, port)) = self.socket()? else {
-                return self.ended(stops_at_target, log_length);
+                return self.ended(awaited, log_length);
             };
             match ask(&directory, port, self.version, &self.conninfo) {
                 Ok(Answer::Ended(reached)) => return Ok(reached),
-                Ok(Answer::Replaying(position)) if reported.elapsed() >= REPORT_EVERY => {
-                    monitor.step(&format!("the server has replayed up to {position}"));
-                    reported = Instant::now();
+                Ok(Answer::Replaying(progress)) => {
+                    if let Some(reached) = standing.follows(awaited, &progress, Instant::now()) {
+                        return Ok(reached);
+                    }
+                    if reported.elapsed() >= REPORT_EVERY {
+                        let position =
+                            progress.replayed.map_or_else(|| "its start".to_owned(), |lsn| lsn.to_string());
+                        monitor.step(&format!("the server has replayed up to {position}"));
+                        reported = Instant::now();
+                    }
                 }
-                Ok(Answer::Replaying(_)) => {}
                 // Between our look and our question it may have ended.
-                Err(_) if self.socket()?.is_none() => return self.ended(stops_at_target, log_length),
+                Err(_) if self.socket()?.is_none() => return self.ended(awaited, log_length),
                 Err(error) if error.kind() == ErrorKind::Unavailable => {}
                 Err(error) => return Err(error),
             }
@@ -226,8 +252,8 @@ impl ServerStart {
     ///
     /// Whether it has stopped in order is what `pg_control` says. The log only explains: it may be in another form or
     /// language or elsewhere, and the original's old complaints may be in it, which came with the backup.
-    fn ended(&self, stops_at_target: bool, log_length: u64) -> Result<ReachedPoint> {
-        if stops_at_target && self.state() == Some(ClusterState::ShutDownInRecovery) {
+    fn ended(&self, awaited: Awaited, log_length: u64) -> Result<ReachedPoint> {
+        if awaited == Awaited::Stop && self.state() == Some(ClusterState::ShutDownInRecovery) {
             return Ok(ReachedPoint {
                 state: ReachedState::ShutDown,
                 replayed: None,
@@ -292,10 +318,43 @@ fn tail(path: &Path, from: u64) -> String {
 
 /// What the server answered.
 enum Answer {
-    /// It is still replaying, and has come so far.
-    Replaying(String),
+    /// It is still replaying.
+    Replaying(Progress),
     /// It is not.
     Ended(ReachedPoint),
+}
+
+/// How far a server has come that replays.
+#[derive(Clone, Copy, Debug)]
+struct Progress {
+    replayed: Option<Lsn>,
+    last_transaction: Option<PgTimestamp>,
+    streams: bool,
+}
+
+/// Since when a server has been standing still.
+#[derive(Clone, Copy, Debug, Default)]
+struct Standing(Option<(Option<Lsn>, Instant)>);
+
+impl Standing {
+    /// Where a standby is, if it does what was waited for: one that has found all that the archive holds and cannot stream
+    /// either stands still.
+    fn follows(&mut self, awaited: Awaited, progress: &Progress, now: Instant) -> Option<ReachedPoint> {
+        let since = match self.0 {
+            Some((replayed, since)) if replayed == progress.replayed => since,
+            _ => now,
+        };
+        self.0 = Some((progress.replayed, since));
+        let state = match awaited {
+            Awaited::Target | Awaited::Stop => return None,
+            _ if progress.streams => ReachedState::Streaming,
+            Awaited::Following => ReachedState::Following,
+            Awaited::Streaming if now.duration_since(since) >= STANDING_MAX => ReachedState::Following,
+            Awaited::Streaming => return None,
+        };
+        let Progress { replayed, last_transaction, .. } = *progress;
+        Some(ReachedPoint { state, replayed, last_transaction, timeline: None })
+    }
 }
 
 /// Asks the server over its local socket, as the user whom the original's configuration names, or else who we are.
@@ -309,22 +368,26 @@ fn ask(directory: &str, port: u16, version: MajorVersion, conninfo: &Conninfo) -
     let query = format!(
         "SELECT pg_is_in_recovery(), CASE WHEN pg_is_in_recovery() THEN {pause} END, pg_last_wal_replay_lsn(), \
          (extract(epoch FROM pg_last_xact_replay_timestamp() - '2000-01-01 00:00:00+00') * 1000000)::int8, \
-         CASE WHEN NOT pg_is_in_recovery() THEN left(pg_walfile_name(pg_current_wal_lsn()), 8) END"
+         CASE WHEN NOT pg_is_in_recovery() THEN left(pg_walfile_name(pg_current_wal_lsn()), 8) END, \
+         EXISTS (SELECT FROM pg_stat_wal_receiver WHERE coalesce(status, 'streaming') = 'streaming')"
     );
     let interrupted = AtomicBool::new(false);
     let watch = Watch::new(&interrupted);
     let connection = Connection::open_local(directory, port, conninfo, "pgark recover")
         .map_err(|error| cannot_ask(error, directory, port))?;
     let row = connection.query_row("ask the recovered server", &query, &watch)?;
+    let replayed = row.optional(2).and_then(|text| text.parse().ok());
+    let last_transaction = row.optional(3).and_then(|text| text.parse().ok()).map(PgTimestamp::new);
     let state = match (row.optional(0), row.optional(1)) {
         (Some("f"), _) => ReachedState::Promoted,
         (_, Some("paused")) => ReachedState::Paused,
-        _ => return Ok(Answer::Replaying(row.optional(2).unwrap_or("its start").to_owned())),
+        // Whoever may not see the state of the receiver sees that there is one.
+        _ => return Ok(Answer::Replaying(Progress { replayed, last_transaction, streams: row.is_true(5) })),
     };
     Ok(Answer::Ended(ReachedPoint {
         state,
-        replayed: row.optional(2).and_then(|text| text.parse().ok()),
-        last_transaction: row.optional(3).and_then(|text| text.parse().ok()).map(PgTimestamp::new),
+        replayed,
+        last_transaction,
         timeline: row
             .optional(4)
             .and_then(|digits| u32::from_str_radix(digits, 16).ok())
@@ -448,6 +511,24 @@ mod tests {
     }
 
     #[test]
+    fn a_standby_that_cannot_stream_stands_still() {
+        let began = Instant::now();
+        let mut standing = Standing::default();
+        let mut state = |awaited, replayed: &str, streams, after_s| {
+            let progress =
+                Progress { replayed: Some(replayed.parse().unwrap()), last_transaction: None, streams };
+            let now = began + Duration::from_secs(after_s);
+            standing.follows(awaited, &progress, now).map(|reached| reached.state)
+        };
+        assert_eq!(state(Awaited::Target, "0/1000028", true, 0), None);
+        assert_eq!(state(Awaited::Following, "0/1000028", false, 0), Some(ReachedState::Following));
+        assert_eq!(state(Awaited::Streaming, "0/1000028", false, 29), None);
+        assert_eq!(state(Awaited::Streaming, "0/2000028", false, 31), None, "it has replayed something");
+        assert_eq!(state(Awaited::Streaming, "0/2000028", true, 32), Some(ReachedState::Streaming));
+        assert_eq!(state(Awaited::Streaming, "0/2000028", false, 61), Some(ReachedState::Following));
+    }
+
+    #[test]
     fn the_log_tells_why_a_server_ended() {
         let scratch = tempfile::tempdir().unwrap();
         let log = scratch.path().join("log");
@@ -455,7 +536,7 @@ mod tests {
         fs::write(&log, "FATAL:  old\nLOG:  x\nFATAL:  the database system is starting up\nFATAL:  new\n")
             .unwrap();
         assert_eq!(start.complaints(12), ["FATAL:  new"]);
-        let error = start.ended(true, 12).unwrap_err();
+        let error = start.ended(Awaited::Stop, 12).unwrap_err();
         assert!(error.to_string().ends_with("without reaching its target: FATAL:  new"), "{error}");
     }
 
@@ -474,12 +555,12 @@ mod tests {
         };
         // As a log in another form has it.
         fs::write(&log, "2026-01-15 14:30:00,FATAL,could not restore\n").unwrap();
-        assert!(start.ended(true, 0).is_err(), "there is no pg_control");
+        assert!(start.ended(Awaited::Stop, 0).is_err(), "there is no pg_control");
         set_state(5);
-        assert!(start.ended(true, 0).is_err(), "it ended in recovery");
+        assert!(start.ended(Awaited::Stop, 0).is_err(), "it ended in recovery");
         set_state(2);
         fs::write(&log, "FATAL:  of the original\n").unwrap();
-        assert_eq!(start.ended(true, 0).unwrap().state, ReachedState::ShutDown);
-        assert!(start.ended(false, 0).is_err());
+        assert_eq!(start.ended(Awaited::Stop, 0).unwrap().state, ReachedState::ShutDown);
+        assert!(start.ended(Awaited::Target, 0).is_err());
     }
 }

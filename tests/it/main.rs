@@ -17,6 +17,7 @@ mod recover;
 mod recover_leaves_alone;
 mod recover_refusals;
 mod recover_settings;
+mod recover_standby;
 mod recover_tablespaces;
 mod recover_timelines;
 mod recovery;

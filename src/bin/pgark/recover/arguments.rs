@@ -2,12 +2,14 @@
 
 use clap::ArgGroup;
 use jiff::Timestamp;
+use pgark::config::Conninfo;
 use pgark::error::{Context as _, Error, Result};
 use pgark::postgres::target_time::parse_target_time;
 use pgark::postgres::{
     Lsn, RecoveryTarget, RestorePointName, SystemIdentifier, TargetAction, TargetBound, TargetTimeline, Xid,
 };
 use pgark::recover::configure::Archiving;
+use pgark::recover::standby::{ApplyDelay, Role, StandbySettings};
 use pgark::recover::tablespaces::TablespaceMapping;
 use pgark::recover::target::{Consent, Goal, TargetRequest};
 use std::num::NonZeroUsize;
@@ -22,8 +24,11 @@ use std::path::PathBuf;
 ///
 ///   pgark recover --repository /srv/pgark --cluster main --target-directory /srv/restore/main   (on a new host)
 ///
+///   pgark recover --standby --primary-conninfo 'host=db1 user=replicator'                      (a replica)
+///
 /// Run it as the user that runs PostgreSQL. If it is interrupted, call it again. The recovered cluster does not archive
-/// unless --archiving on is given, so that a copy never writes into its original's archive.
+/// unless --archiving on is given, so that a copy never writes into its original's archive; a standby does, once it is
+/// promoted.
 #[derive(clap::Args, Debug)]
 #[command(group(ArgGroup::new("target").multiple(false)))]
 pub struct RecoverArguments {
@@ -67,6 +72,18 @@ pub struct RecoverArguments {
     #[arg(long, value_name = "ACTION")]
     target_action: Option<String>,
 
+    /// Make a standby that follows the original: through the archive, and by streaming with --primary-conninfo
+    #[arg(long, conflicts_with_all = ["target", "exclusive", "target_timeline", "target_action"])]
+    standby: bool,
+
+    /// How the standby reaches the primary to stream from, as key=value pairs [default: it follows the archive alone]
+    #[arg(long, value_name = "CONNINFO", requires = "standby")]
+    primary_conninfo: Option<String>,
+
+    /// How long the standby holds commits back: 30min, 4h, 1d
+    #[arg(long, value_name = "DELAY", requires = "standby")]
+    apply_delay: Option<String>,
+
     /// Begin from this backup [default: the newest that ended before the target]
     #[arg(long, value_name = "LABEL")]
     backup: Option<String>,
@@ -86,9 +103,9 @@ pub struct RecoverArguments {
     #[arg(long, value_name = "OLD=NEW")]
     tablespace_mapping: Vec<String>,
 
-    /// Whether the recovered cluster archives its own WAL: off or on
-    #[arg(long, value_name = "off|on", default_value = "off")]
-    archiving: String,
+    /// Whether the recovered cluster archives its own WAL: off or on [default: on with --standby, else off]
+    #[arg(long, value_name = "off|on")]
+    archiving: Option<String>,
 
     /// How many packs to restore at once [default: recover.workers]
     #[arg(long, value_name = "N")]
@@ -173,12 +190,36 @@ impl RecoverArguments {
         self.tablespace_mapping.iter().map(|text| text.parse()).collect()
     }
 
-    /// Whether the recovered cluster archives.
+    /// What the restored cluster becomes.
+    pub fn role(&self) -> Result<Role> {
+        if !self.standby {
+            return Ok(Role::Recovered);
+        }
+        let conninfo = |text: &String| {
+            Conninfo::new(text).ok_or_else(|| {
+                // Not repeated: it may hold a password.
+                Error::usage("--primary-conninfo is not understood")
+                    .hint("Write key=value pairs: 'host=db1 port=5432 user=replicator'.")
+            })
+        };
+        Ok(Role::Standby(StandbySettings {
+            primary: self.primary_conninfo.as_ref().map(conninfo).transpose()?,
+            apply_delay: self
+                .apply_delay
+                .as_deref()
+                .map(str::parse::<ApplyDelay>)
+                .transpose()
+                .context(|| "--apply-delay")?,
+        }))
+    }
+
+    /// Whether the recovered cluster archives: a standby does nothing of the kind until it takes over.
     pub fn archiving(&self) -> Result<Archiving> {
-        match self.archiving.as_str() {
-            "off" => Ok(Archiving::Off),
-            "on" => Ok(Archiving::On),
-            other => Err(Error::usage(format!("--archiving is off or on, not \"{other}\""))),
+        match self.archiving.as_deref() {
+            None if self.standby => Ok(Archiving::On),
+            None | Some("off") => Ok(Archiving::Off),
+            Some("on") => Ok(Archiving::On),
+            Some(other) => Err(Error::usage(format!("--archiving is off or on, not \"{other}\""))),
         }
     }
 }

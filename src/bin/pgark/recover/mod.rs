@@ -10,7 +10,8 @@ use pgark::config::{Config, Conninfo};
 use pgark::error::{Context as _, Error, ErrorKind, Result};
 use pgark::postgres::TargetAction;
 use pgark::recover::configure::Archiving;
-use pgark::recover::server::{ServerStart, deviations, find_pg_ctl};
+use pgark::recover::server::{Awaited, ServerStart, deviations, find_pg_ctl};
+use pgark::recover::standby::Role;
 use pgark::recover::systems::choose_system;
 use pgark::recover::{RecoverRequest, RecoveryPlan, plan, recover};
 use pgark::repository::Repository;
@@ -37,6 +38,7 @@ pub fn run(context: &Context, arguments: RecoverArguments) -> Result<ExitCode> {
         data_directory,
         spool_directory: arguments.spool_directory.as_deref().map(absolutely).transpose()?,
         mappings: arguments.mappings()?,
+        role: arguments.role()?,
         archiving: arguments.archiving()?,
         archive_get: archive_get()?,
     };
@@ -55,9 +57,12 @@ pub fn run(context: &Context, arguments: RecoverArguments) -> Result<ExitCode> {
     let start = ServerStart { name_data_directory: summary.configured_data_directory.is_some(), ..start };
     let mut document = text::RecoveryDocument::new(&plan, &summary, &start);
     if arguments.wait {
-        let stops = plan.settings.target.action == TargetAction::Shutdown;
-        let reached = start.run(stops, &monitor)?;
-        let deviations = deviations(&plan.settings.target.target, &plan.target.expected, &reached);
+        let reached = start.run(awaited(&plan), &monitor)?;
+        let deviations = match plan.settings.role {
+            // It goes on to wherever its primary is.
+            Role::Standby(_) => Vec::new(),
+            Role::Recovered => deviations(&plan.settings.target.target, &plan.target.expected, &reached),
+        };
         if !deviations.is_empty() {
             return Err(Error::new(
                 ErrorKind::Damaged,
@@ -140,6 +145,16 @@ fn server_start(
         .hint("Choose another directory, or leave --wait out: the command that is printed then does without pg_ctl."));
     }
     Ok(start)
+}
+
+/// What the started server is waited for to do.
+fn awaited(plan: &RecoveryPlan) -> Awaited {
+    match &plan.settings.role {
+        Role::Standby(standby) if standby.primary.is_some() => Awaited::Streaming,
+        Role::Standby(_) => Awaited::Following,
+        Role::Recovered if plan.settings.target.action == TargetAction::Shutdown => Awaited::Stop,
+        Role::Recovered => Awaited::Target,
+    }
 }
 
 /// Whether the recovered cluster archives, as a word.

@@ -5,6 +5,7 @@ use pgark::postgres::{Lsn, RecoveryTarget, SegmentName, TargetAction, TargetBoun
 use pgark::recover::archive::{Outcome, TransactionEnd};
 use pgark::recover::configure::Archiving;
 use pgark::recover::server::{ReachedPoint, ReachedState, ServerStart};
+use pgark::recover::standby::{Role, StandbySettings};
 use pgark::recover::{RecoveryPlan, RecoverySummary};
 use pgark::terminal::bytes;
 use serde::Serialize;
@@ -20,6 +21,7 @@ pub struct PlanDocument {
     tablespaces: Vec<TablespaceDocument>,
     files: u64,
     bytes: u64,
+    standby: Option<StandbyDocument>,
     target: String,
     inclusive: bool,
     action: String,
@@ -44,6 +46,13 @@ struct TablespaceDocument {
     name: String,
     old: String,
     new: String,
+}
+
+#[derive(Serialize)]
+struct StandbyDocument {
+    /// Without its password.
+    primary_conninfo: Option<String>,
+    apply_delay: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -97,6 +106,10 @@ impl PlanDocument {
                 .collect(),
             files: plan.backup.totals.files,
             bytes: plan.backup.totals.file_bytes,
+            standby: standby(plan).map(|standby| StandbyDocument {
+                primary_conninfo: standby.primary.as_ref().map(ToString::to_string),
+                apply_delay: standby.apply_delay.as_ref().map(ToString::to_string),
+            }),
             target: settings.target.to_string(),
             inclusive: settings.bound == TargetBound::Inclusive,
             action: settings.action.to_string(),
@@ -172,11 +185,17 @@ pub fn plan(plan: &RecoveryPlan) -> String {
         let chain: Vec<_> = timelines.iter().map(u32::to_string).collect();
         lines.push(format!("  timelines    {}", chain.join(" → ")));
     }
-    lines.push(format!("  target       {}", target_words(plan)));
-    lines.extend(end_words(plan));
+    if let Some(standby) = standby(plan) {
+        lines.extend(standby_words(standby));
+    } else {
+        lines.push(format!("  target       {}", target_words(plan)));
+        lines.extend(end_words(plan));
+    }
     lines.push(format!(
         "  then         {}",
         match (target.settings.action, &target.settings.target) {
+            _ if standby(plan).is_some() =>
+                "the server stays in recovery, open for reading; SELECT pg_promote() makes it the primary",
             (TargetAction::Promote, _) | (_, RecoveryTarget::Latest) =>
                 "the server opens for writing, on a new timeline",
             (TargetAction::Pause, _) =>
@@ -191,6 +210,28 @@ pub fn plan(plan: &RecoveryPlan) -> String {
         lines.push(format!("  NOTE         {warning}"));
     }
     lines.join("\n")
+}
+
+/// How the cluster follows, if it is to be a standby.
+fn standby(plan: &RecoveryPlan) -> Option<&StandbySettings> {
+    match &plan.settings.role {
+        Role::Standby(standby) => Some(standby),
+        Role::Recovered => None,
+    }
+}
+
+fn standby_words(standby: &StandbySettings) -> Vec<String> {
+    let mut lines = vec![match &standby.primary {
+        Some(primary) => format!(
+            "  follows      the primary at \"{primary}\", and the archive where that has no WAL for it"
+        ),
+        None => "  follows      the archive alone, segment by segment; --primary-conninfo makes it stream"
+            .to_owned(),
+    }];
+    if let Some(delay) = &standby.apply_delay {
+        lines.push(format!("  delay        commits are held back for {delay}"));
+    }
+    lines
 }
 
 fn target_words(plan: &RecoveryPlan) -> String {
@@ -255,8 +296,17 @@ impl RecoveryDocument {
 
     /// Adds what the server reached.
     pub fn reached(&mut self, reached: &ReachedPoint) {
+        let wanted = self.plan.standby.as_ref().is_some_and(|standby| standby.primary_conninfo.is_some());
+        if wanted && reached.state != ReachedState::Streaming {
+            self.remarks.push(
+                "It does not stream: its log tells why it cannot reach the primary. Until it can, it follows the archive."
+                    .to_owned(),
+            );
+        }
         self.reached = Some(ReachedDocument {
             state: match reached.state {
+                ReachedState::Following => "following the archive",
+                ReachedState::Streaming => "streaming",
                 ReachedState::Paused => "paused",
                 ReachedState::Promoted => "promoted",
                 ReachedState::ShutDown => "shut down",
@@ -279,7 +329,10 @@ pub fn summary(document: &RecoveryDocument) -> String {
     match &document.reached {
         None => lines.push(format!("Start the server: {}", document.start_command)),
         Some(reached) => {
-            let mut words = vec![format!("the server has recovered as planned and is {}", reached.state)];
+            let mut words = vec![match &document.plan.standby {
+                None => format!("the server has recovered as planned and is {}", reached.state),
+                Some(_) => format!("the server is a standby and is {}", reached.state),
+            }];
             words.extend(reached.lsn.map(|lsn| format!("at LSN {lsn}")));
             words.extend(reached.timeline.map(|timeline| format!("on timeline {timeline}")));
             if let Some(time) = &reached.last_transaction_time {

@@ -3,6 +3,7 @@
 //! Owns: the order of these steps, and what makes a backup worth its name. Does not own: the stored formats (that is
 //! `repository/backup`). After a crash at any moment there is no backup, and the next one sweeps what is left.
 
+mod archiver;
 mod configuration_files;
 mod copy;
 mod exclusions;
@@ -10,6 +11,7 @@ mod files;
 mod last_pack;
 mod lists;
 mod pages;
+mod primary;
 mod running;
 mod session;
 mod summary;
@@ -21,9 +23,11 @@ use crate::config::{Checkpoint, Compression, Conninfo};
 use crate::data_directory::DataDirectory;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::monitor::Monitor;
-use crate::postgres::backup_label::BackupLabel;
+use crate::postgres::backup_label::{BackupLabel, BackupSource};
 use crate::postgres::page::PAGE_BYTES;
-use crate::postgres::{ControlFile, ManifestVersion, TimelineId, WalFileName};
+use crate::postgres::{
+    ControlFile, ManifestVersion, SystemIdentifier, TimelineHistory, TimelineId, WalFileName,
+};
 use crate::repository::Repository;
 use crate::repository::backup::manifest::{
     BackupKind, BackupPoint, BackupTotals, StoredServer, StoredTablespace, StoredWalRange,
@@ -36,6 +40,7 @@ use files::FileList;
 use lists::BackedUp;
 use nix::unistd::{Gid, Uid};
 use pages::PageRules;
+use primary::Primary;
 use running::RunningBackup;
 use session::{ServerFacts, Session, StoppedBackup};
 use std::num::NonZeroUsize;
@@ -53,6 +58,8 @@ pub struct BackupRequest<'a> {
     pub data_directory: &'a DataDirectory,
     /// How to reach the server.
     pub conninfo: &'a Conninfo,
+    /// How to reach its primary, where the server is a standby.
+    pub primary: Option<&'a Conninfo>,
     /// The checkpoint that begins the backup.
     pub checkpoint: Checkpoint,
     /// How many packs are written at once.
@@ -84,11 +91,20 @@ pub fn run(
     let control = request.data_directory.control_file()?;
     let session = Session::open(request.conninfo, request.data_directory, &watch)?;
     session.check(request.data_directory, control.system, control.version, &watch)?;
+    let primary = primary_of(request, &session, control.system, &watch)?;
     repository.make()?;
     repository.store().sweep()?;
     running::sweep_abandoned(repository, monitor)?;
     let running = RunningBackup::begin(repository, &request.label)?;
-    let backup = Backup { request, repository, session: &session, control, watch: &watch, monitor };
+    let backup = Backup {
+        request,
+        repository,
+        session: &session,
+        primary: primary.as_ref(),
+        control,
+        watch: &watch,
+        monitor,
+    };
     let taken = thread::scope(|scope| {
         scope.spawn(|| running.keep_alive(&watch));
         let _end = running.end_when_dropped();
@@ -102,11 +118,28 @@ pub fn run(
     Ok(BackupSummary::of(&stored, wal_segments, began.elapsed()))
 }
 
+/// The primary of the server, where that is a standby and its primary is known.
+fn primary_of(
+    request: &BackupRequest<'_>,
+    session: &Session,
+    system: SystemIdentifier,
+    watch: &Watch<'_>,
+) -> Result<Option<Primary>> {
+    match (session.source(), request.primary) {
+        (BackupSource::Standby, Some(conninfo)) => {
+            Primary::open(conninfo, request.data_directory, system, watch).map(Some)
+        }
+        // Promoted since the configuration was written: it is its own primary.
+        _ => Ok(None),
+    }
+}
+
 /// A backup that is being taken.
 struct Backup<'a> {
     request: &'a BackupRequest<'a>,
     repository: &'a Repository,
     session: &'a Session,
+    primary: Option<&'a Primary>,
     control: ControlFile,
     watch: &'a Watch<'a>,
     monitor: &'a dyn Monitor,
@@ -117,8 +150,8 @@ impl Backup<'_> {
     fn take(&self, running: &RunningBackup<'_>) -> Result<(StoredBackup, u64)> {
         let start = self.start()?;
         let wal = self.wal_wait();
-        wal.before_copy(&start)?;
-        self.check_history(&start)?;
+        let history = self.history(&start)?;
+        wal.before_copy(&start, history.as_ref())?;
         let facts = self.session.facts(self.watch)?;
         let configuration_files =
             configuration_files::read(&facts, self.request.data_directory, self.monitor);
@@ -126,7 +159,7 @@ impl Backup<'_> {
         let copy = self.copy(&files, &start);
         let mut copied = self.copy_files(&copy, &files)?;
         let (control, control_file) = last_pack::read_control_file(self.request.data_directory)?;
-        let stopped = self.stop(&start)?;
+        let stopped = self.stop(&start, &control)?;
         let last = last_pack::files(control_file, &stopped);
         let last_packed = last_pack::write(&copy, copied.packs.len() as u32 + 1, &last)?;
         copied.packs.push(last_packed.pack);
@@ -152,9 +185,11 @@ impl Backup<'_> {
             cluster: self.repository.layout().cluster().to_owned(),
             system_identifier: control.system,
             server: StoredServer::of(&control, self.session.version_num()),
-            from_standby: false,
+            from_standby: self.session.source() == BackupSource::Standby,
             wal_ranges: vec![range],
-            timeline_history: self.timeline_history(&start)?,
+            timeline_history: history
+                .map(|history| history.switches().iter().map(|switch| (*switch).into()).collect())
+                .unwrap_or_default(),
             tablespaces: tablespaces(&files, &facts),
             databases: facts.databases,
             settings: facts.settings,
@@ -196,7 +231,11 @@ impl Backup<'_> {
     fn wal_wait(&self) -> WalWait<'_> {
         WalWait {
             repository: self.repository,
-            session: self.session,
+            archiving: match self.session.source() {
+                BackupSource::Primary => Some(self.session.connection()),
+                BackupSource::Standby => self.primary.map(Primary::connection),
+            },
+            source: self.session.source(),
             segment_size: self.control.segment_size,
             deadline: self.request.wal_deadline,
             monitor: self.monitor,
@@ -228,15 +267,22 @@ impl Backup<'_> {
 
     fn copy_files(&self, copy: &DataDirectoryCopy<'_>, files: &FileList) -> Result<Copied> {
         self.monitor.begin(&format!("copying {} files", files.files.len()), files.total_bytes());
-        let copied = copy.run(&mut || self.session.ping(self.watch).map(drop));
+        let copied = copy.run(&mut || self.session.ping(self.watch));
         self.monitor.end();
         copied
     }
 
-    fn stop(&self, start: &BackupPoint) -> Result<StoppedBackup> {
+    fn stop(&self, start: &BackupPoint, control: &ControlFile) -> Result<StoppedBackup> {
         self.monitor.step("stopping the backup");
-        let stopped = self.session.stop(self.watch)?;
+        let stopped = self.session.stop(control, self.watch)?;
         let label = BackupLabel::parse(&stopped.label)?;
+        if label.source == BackupSource::Standby && stopped.stop.timeline != label.start_timeline {
+            return Err(Error::unavailable(format!(
+                "the standby went from timeline {} to {} while it was backed up",
+                label.start_timeline, stopped.stop.timeline
+            ))
+            .hint("Its primary was replaced: take the backup again."));
+        }
         if label.start_point != start.lsn
             || label.start_timeline != start.timeline
             || stopped.stop.timeline != start.timeline
@@ -246,29 +292,24 @@ impl Backup<'_> {
                 start.lsn, start.timeline, label.start_point, stopped.stop.timeline
             )));
         }
+        if let Some(primary) = self.primary {
+            primary.complete_segment(stopped.stop.lsn, self.control.segment_size, self.watch)?;
+        }
         Ok(stopped)
     }
 
-    /// A backup on a timeline whose history is not in the repository leads nowhere.
-    fn check_history(&self, start: &BackupPoint) -> Result<()> {
+    /// The history of the backup's timeline; the first has none. A backup on a timeline whose history is not in the
+    /// repository leads nowhere.
+    fn history(&self, start: &BackupPoint) -> Result<Option<TimelineHistory>> {
         let name = WalFileName::History(start.timeline);
-        if start.timeline == TimelineId::FIRST || self.repository.history(start.timeline)?.is_some() {
-            return Ok(());
+        let history = self.repository.history(start.timeline)?;
+        if start.timeline == TimelineId::FIRST || history.is_some() {
+            return Ok(history);
         }
         Err(Error::new(ErrorKind::Hole, format!("{name} is not in the repository: nothing could be recovered"))
             .hint(format!(
                 "Have it stored: as the owner of the data directory, in that directory, archive-push pg_wal/{name}."
             )))
-    }
-
-    fn timeline_history(
-        &self,
-        start: &BackupPoint,
-    ) -> Result<Vec<crate::repository::backup::manifest::StoredSwitch>> {
-        let history = self.repository.history(start.timeline)?;
-        Ok(history
-            .map(|history| history.switches().iter().map(|switch| (*switch).into()).collect())
-            .unwrap_or_default())
     }
 
     fn warn_of_damage(&self, stored: &StoredBackup) {

@@ -3,10 +3,12 @@
 //! Owns: every SQL statement. Source: PostgreSQL's manual, "Making a Base Backup Using the Low Level API" and "Backup
 //! Control Functions".
 
+use super::archiver;
 use crate::config::{Checkpoint, Conninfo};
 use crate::data_directory::DataDirectory;
 use crate::error::{Error, ErrorKind, Result};
-use crate::postgres::{Lsn, MajorVersion, SegmentName, SegmentSize, SystemIdentifier};
+use crate::postgres::backup_label::BackupSource;
+use crate::postgres::{ControlFile, Lsn, MajorVersion, SegmentName, SystemIdentifier, TimelineId};
 use crate::repository::backup::Label;
 use crate::repository::backup::manifest::{BackupPoint, StoredDatabase};
 use crate::server::Connection;
@@ -57,6 +59,7 @@ const START_DIFFERENCE_MAX_S: i64 = 60;
 pub struct Session {
     connection: Connection,
     version_num: u32,
+    source: BackupSource,
 }
 
 /// What is known of the server when the copy begins.
@@ -70,17 +73,6 @@ pub struct ServerFacts {
     pub settings: BTreeMap<String, String>,
     /// Configuration files that the server has read; `None` when the user may not know.
     pub configuration_files: Option<Vec<PathBuf>>,
-}
-
-/// How the server's archiver does.
-#[derive(Debug)]
-pub struct ArchiverState {
-    /// The segment that was archived last; it archives in order, so that those before were archived too.
-    pub last_archived: Option<SegmentName>,
-    /// The file whose archiving failed last, if nothing has been archived since.
-    pub failing: Option<String>,
-    /// How often archiving has failed.
-    pub failed_count: u64,
 }
 
 /// What the server returned when the backup ended.
@@ -110,8 +102,20 @@ impl Session {
             ),
             watch,
         )?;
-        let row = connection.query_row("ask for the version", "SHOW server_version_num", watch)?;
-        Ok(Session { version_num: row.parsed(0)?, connection })
+        let sql = "SELECT current_setting('server_version_num'), pg_is_in_recovery()";
+        let row = connection.query_row("ask what the server is", sql, watch)?;
+        let source = if row.is_true(1) { BackupSource::Standby } else { BackupSource::Primary };
+        Ok(Session { version_num: row.parsed(0)?, source, connection })
+    }
+
+    /// The connection, for questions that are not the session's own.
+    pub fn connection(&self) -> &Connection {
+        &self.connection
+    }
+
+    /// What the server was when the session began.
+    pub fn source(&self) -> BackupSource {
+        self.source
     }
 
     /// `server_version_num`, such as 150014.
@@ -122,8 +126,8 @@ impl Session {
     /// Makes sure that this server runs in the data directory, and that a backup of it is worth something.
     ///
     /// # Errors
-    /// [`ErrorKind::Foreign`] when it is another server; [`ErrorKind::Usage`] when it does not archive, is a standby, or
-    /// has a version that pgark does not know.
+    /// [`ErrorKind::Foreign`] when it is another server; [`ErrorKind::Usage`] when it does not archive or has a version that
+    /// pgark does not know.
     pub fn check(
         &self,
         data_directory: &DataDirectory,
@@ -133,8 +137,7 @@ impl Session {
     ) -> Result<()> {
         let row = self.connection.query_row(
             "ask the server what it is",
-            "SELECT (SELECT system_identifier FROM pg_control_system()), pg_is_in_recovery(),\
-             current_setting('wal_level'), current_setting('archive_mode'),\
+            "SELECT (SELECT system_identifier FROM pg_control_system()),\
              (SELECT setting FROM pg_settings WHERE name = 'data_directory'),\
              extract(epoch FROM pg_postmaster_start_time())::bigint, current_setting('port')",
             watch,
@@ -152,35 +155,23 @@ impl Session {
                 data_directory.path().display()
             ));
         }
-        let same = match row.optional(4) {
+        let same = match row.optional(1) {
             Some(path) => data_directory.is(path.as_ref()),
             // A user without pg_read_all_settings. Copies of a cluster share its identifier, but not port and start.
-            None => started_here(data_directory, row.parsed(5)?, row.text(6)?),
+            None => started_here(data_directory, row.parsed(2)?, row.text(3)?),
         };
         if !same {
             return foreign(format!(
                 "the server that answers does not run in \"{}\"{}",
                 data_directory.path().display(),
-                row.optional(4).map(|path| format!(", but in \"{path}\"")).unwrap_or_default()
+                row.optional(1).map(|path| format!(", but in \"{path}\"")).unwrap_or_default()
             ));
         }
-        if row.is_true(1) {
-            return Err(Error::usage("the server is a standby, from which pgark does not take backups yet")
-                .hint("Take the backup on the primary."));
+        match self.source {
+            BackupSource::Primary => archiver::check_settings(&self.connection, watch),
+            // Its own settings say nothing of the WAL that it replays.
+            BackupSource::Standby => Ok(()),
         }
-        if row.text(2)? == "minimal" {
-            return Err(Error::usage(
-                "the server runs with wal_level = minimal, which is not enough to recover from",
-            )
-            .hint("Set wal_level = replica, and restart the server."));
-        }
-        if row.text(3)? == "off" {
-            return Err(Error::usage(
-                "the server does not archive its WAL, and a backup is worth nothing without it",
-            )
-            .hint("Set archive_mode = on and archive_command = 'archive-push %p', and restart the server."));
-        }
-        Ok(())
     }
 
     /// Begins the backup; returns its start point. May take as long as a checkpoint does.
@@ -197,14 +188,26 @@ impl Session {
         };
         let started = self.connection.query_row("start a backup", &format!("SELECT {call}"), watch);
         let lsn: Lsn = started.map_err(may_not)?.parsed(0)?;
-        self.point(lsn, watch)
+        let timeline = match self.source {
+            BackupSource::Primary => self.timeline_of(lsn, watch)?,
+            // A backup of a standby begins at its last restartpoint. Were that another one by now, the label tells.
+            BackupSource::Standby => {
+                let sql = "SELECT timeline_id FROM pg_control_checkpoint()";
+                self.connection.query_row("ask for the timeline", sql, watch)?.parsed(0)?
+            }
+        };
+        self.point(lsn, timeline, watch)
     }
 
-    /// Ends the backup.
+    /// Ends the backup, of which `control` is the copy of `pg_control`.
+    ///
+    /// Of a standby, the copy is consistent at the point that this `pg_control` names: it was the last file that was read.
+    /// The server knows by now of a later one, which is not needed.
+    /// Source: PostgreSQL `access/transam/xlogrecovery.c`, `InitWalRecovery` and `CheckRecoveryConsistency`.
     ///
     /// # Errors
     /// As [`Connection::query`]; the server refuses when it was promoted meanwhile.
-    pub fn stop(&self, watch: &Watch<'_>) -> Result<StoppedBackup> {
+    pub fn stop(&self, control: &ControlFile, watch: &Watch<'_>) -> Result<StoppedBackup> {
         // The WAL is waited for in the repository itself, which the server knows nothing of.
         let call = if self.version_num >= 150_000 {
             "pg_backup_stop(wait_for_archive => false)"
@@ -213,21 +216,39 @@ impl Session {
         };
         let sql = format!("SELECT lsn, labelfile, spcmapfile FROM {call}");
         let row = self.connection.query_row("stop the backup", &sql, watch).map_err(may_not)?;
+        let lsn: Lsn = row.parsed(0)?;
+        let (lsn, timeline) = match (self.source, control.min_recovery_point, control.min_recovery_timeline) {
+            (BackupSource::Primary, _, _) => (lsn, self.timeline_of(lsn, watch)?),
+            (BackupSource::Standby, Some(consistent), Some(timeline)) if consistent <= lsn => {
+                (consistent, timeline)
+            }
+            (BackupSource::Standby, ..) => {
+                return Err(Error::unavailable(
+                    "the standby's pg_control is not that of a server in recovery",
+                )
+                .hint("It was promoted while it was backed up: take the backup again."));
+            }
+        };
         Ok(StoppedBackup {
-            stop: self.point(row.parsed(0)?, watch)?,
+            stop: self.point(lsn, timeline, watch)?,
             label: row.text(1)?.as_bytes().to_vec(),
             tablespace_map: row.optional(2).unwrap_or_default().as_bytes().to_vec(),
         })
     }
 
-    /// Whether the session lives; returns the end of the WAL that the server has inserted.
+    /// Whether the session lives, and the server is still what it was.
     ///
     /// # Errors
-    /// As [`Connection::query`]: the server was restarted or crashed, and with it the backup ended.
-    pub fn ping(&self, watch: &Watch<'_>) -> Result<Lsn> {
-        let sql = "SELECT pg_current_wal_insert_lsn()";
+    /// As [`Connection::query`]: the server was restarted or crashed, and with it the backup ended;
+    /// [`ErrorKind::Unavailable`] when a standby was promoted.
+    pub fn ping(&self, watch: &Watch<'_>) -> Result<()> {
+        let sql = "SELECT pg_is_in_recovery()";
         let row = self.connection.query_row("reach the server during the backup", sql, watch)?;
-        row.parsed(0)
+        if self.source == BackupSource::Standby && !row.is_true(0) {
+            return Err(Error::unavailable("the standby was promoted while it was backed up")
+                .hint("Take the backup again: it is a primary now."));
+        }
+        Ok(())
     }
 
     /// What is worth recording of the server.
@@ -266,51 +287,23 @@ impl Session {
         Ok(ServerFacts { databases, tablespace_names, settings, configuration_files })
     }
 
-    /// How the archiver does.
-    ///
-    /// # Errors
-    /// As [`Connection::query`].
-    pub fn archiver(&self, watch: &Watch<'_>) -> Result<ArchiverState> {
-        let row = self.connection.query_row(
-            "ask for the state of the archiver",
-            "SELECT CASE WHEN last_failed_time >= coalesce(last_archived_time, last_failed_time) THEN last_failed_wal END,\
-             failed_count, last_archived_wal FROM pg_stat_archiver",
-            watch,
-        )?;
-        Ok(ArchiverState {
-            failing: row.optional(0).map(str::to_owned),
-            failed_count: row.parsed(1)?,
-            // History, partial and backup history files tell nothing of segments.
-            last_archived: row.optional(2).and_then(|name| name.parse().ok()),
-        })
-    }
-
-    /// The name of the segment that the server writes this position to.
-    ///
-    /// # Errors
-    /// As [`Connection::query`].
-    fn segment_of(&self, lsn: Lsn, watch: &Watch<'_>) -> Result<SegmentName> {
-        let row = self.connection.query_row(
-            "ask for the timeline",
-            &format!("SELECT pg_walfile_name('{lsn}')"),
-            watch,
-        )?;
-        row.parsed(0)
+    /// The timeline that a primary writes this position on.
+    fn timeline_of(&self, lsn: Lsn, watch: &Watch<'_>) -> Result<TimelineId> {
+        let sql = format!("SELECT pg_walfile_name('{lsn}')");
+        let row = self.connection.query_row("ask for the timeline", &sql, watch)?;
+        Ok(row.parsed::<SegmentName>(0)?.timeline())
     }
 
     /// This position, with the time and the snapshot of now.
-    fn point(&self, lsn: Lsn, watch: &Watch<'_>) -> Result<BackupPoint> {
+    fn point(&self, lsn: Lsn, timeline: TimelineId, watch: &Watch<'_>) -> Result<BackupPoint> {
         let row = self.connection.query_row(
             "ask for the time",
-            "SELECT to_char(clock_timestamp(), 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"'), pg_current_snapshot()",
+            "SELECT to_char(clock_timestamp(), 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"'), \
+             CASE WHEN NOT pg_is_in_recovery() THEN pg_current_snapshot() END",
             watch,
         )?;
-        Ok(BackupPoint {
-            time: row.parsed::<Timestamp>(0)?,
-            lsn,
-            timeline: self.segment_of(lsn, watch)?.timeline(),
-            snapshot: Some(row.text(1)?.to_owned()),
-        })
+        let snapshot = row.optional(1).map(str::to_owned);
+        Ok(BackupPoint { time: row.parsed::<Timestamp>(0)?, lsn, timeline, snapshot })
     }
 
     fn configuration_files(&self, watch: &Watch<'_>) -> Result<Vec<PathBuf>> {
@@ -343,37 +336,4 @@ fn may_not(error: Error) -> Error {
         "Connect as a superuser, or: GRANT EXECUTE ON FUNCTION pg_backup_start, pg_backup_stop TO <user>; \
          (before version 15: pg_start_backup(text, boolean, boolean), pg_stop_backup(boolean, boolean))",
     )
-}
-
-/// The segment before the one that a backup starts in; `None` when that is the very first one, or the position is
-/// nonsense.
-pub fn segment_before(start: &BackupPoint, size: SegmentSize) -> Option<SegmentName> {
-    let number = start.lsn.segment(size).as_u64().checked_sub(1)?;
-    // Segment 0 is never written: position 0/0 is invalid, and initdb begins with segment 1.
-    if number == 0 {
-        return None;
-    }
-    SegmentName::new(start.timeline, crate::postgres::SegmentNumber::new(number), size)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::postgres::TimelineId;
-
-    #[test]
-    fn a_new_cluster_has_no_segment_before_its_first() {
-        let before = |lsn: &str| {
-            let point = BackupPoint {
-                time: Timestamp::UNIX_EPOCH,
-                lsn: lsn.parse().unwrap(),
-                timeline: TimelineId::FIRST,
-                snapshot: None,
-            };
-            segment_before(&point, SegmentSize::DEFAULT).map(|name| name.to_string())
-        };
-        assert_eq!(before("0/1000028"), None);
-        assert_eq!(before("0/2000028").unwrap(), "000000010000000000000001");
-        assert_eq!(before("1/28").unwrap(), "0000000100000000000000FF");
-    }
 }

@@ -12,6 +12,8 @@ use std::time::Duration;
 pub struct BackupSummary {
     /// The backup's name.
     pub label: String,
+    /// Whether it was taken from a standby.
+    pub from_standby: bool,
     /// When it began, by the server's clock.
     pub started: Timestamp,
     /// When it ended: recovery can reach any point after this.
@@ -42,6 +44,7 @@ impl BackupSummary {
     pub(super) fn of(backup: &StoredBackup, wal_segments: u64, duration: Duration) -> BackupSummary {
         BackupSummary {
             label: backup.label.to_string(),
+            from_standby: backup.from_standby,
             started: backup.start.time,
             stopped: backup.stop.time,
             start_lsn: backup.start.lsn,

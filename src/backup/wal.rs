@@ -1,12 +1,13 @@
 //! Waits for WAL to arrive in the repository.
 
-use super::session::{self, Session};
+use super::archiver;
 use crate::error::{Error, Result};
 use crate::monitor::Monitor;
-use crate::postgres::{SegmentName, SegmentSize};
+use crate::postgres::backup_label::BackupSource;
+use crate::postgres::{SegmentName, SegmentNumber, SegmentSize, TimelineHistory};
 use crate::repository::Repository;
 use crate::repository::backup::manifest::BackupPoint;
-use crate::server::Watch;
+use crate::server::{Connection, Watch};
 use crate::store::ObjectKey;
 use std::time::{Duration, Instant};
 
@@ -23,8 +24,10 @@ const ASK: Duration = Duration::from_secs(5);
 pub struct WalWait<'a> {
     /// Where it must arrive.
     pub repository: &'a Repository,
-    /// The server, asked how its archiver does.
-    pub session: &'a Session,
+    /// The server that archives, asked how its archiver does; `None`: it cannot be reached.
+    pub archiving: Option<&'a Connection>,
+    /// What is backed up.
+    pub source: BackupSource,
     /// The length of a segment.
     pub segment_size: SegmentSize,
     /// How long each segment may take after the one before it.
@@ -37,20 +40,26 @@ pub struct WalWait<'a> {
 
 impl WalWait<'_> {
     /// Makes sure that archiving works: the start of a backup has completed the segment before its start point, so that
-    /// segment must arrive.
+    /// segment must arrive. A standby completes nothing: the segment of its start point will do as well, where archiving
+    /// began with it.
     ///
     /// # Errors
     /// [`ErrorKind::Unavailable`](crate::error::ErrorKind::Unavailable) when it does not.
-    pub fn before_copy(&self, start: &BackupPoint) -> Result<()> {
+    pub fn before_copy(&self, start: &BackupPoint, history: Option<&TimelineHistory>) -> Result<()> {
         // A cluster whose start point is in its first segment has completed none; archiving shows at the end.
-        let Some(before) = session::segment_before(start, self.segment_size) else { return Ok(()) };
-        self.wait(before, &format!("waiting for WAL segment {before}, to see that archiving works"))?;
+        let Some(before) = segment_before(start, history, self.segment_size) else { return Ok(()) };
+        let mut names = vec![before];
+        if self.source == BackupSource::Standby {
+            names.push(SegmentName::holding(start.timeline, start.lsn, self.segment_size));
+        }
+        self.wait(&names, &format!("waiting for WAL segment {before}, to see that archiving works"))?;
         self.warn_of_failing_archiver()
     }
 
     /// The agent may store what the server's archiver fails to hand over. The backup is good then, but WAL piles up.
     fn warn_of_failing_archiver(&self) -> Result<()> {
-        if let Some(failing) = self.session.archiver(self.watch)?.failing {
+        let Some(connection) = self.archiving else { return Ok(()) };
+        if let Some(failing) = archiver::state(connection, self.watch)?.failing {
             self.monitor.warning(&format!(
                 "the server's archiver fails at {failing}: WAL is kept in pg_wal until that is mended; see the server's log"
             ));
@@ -69,24 +78,26 @@ impl WalWait<'_> {
         let last = last_byte.segment(self.segment_size).as_u64();
         let count = last.saturating_sub(first) + 1;
         for number in first..=last {
-            let name = SegmentName::new(
-                start.timeline,
-                crate::postgres::SegmentNumber::new(number),
-                self.segment_size,
-            )
-            .ok_or_else(|| Error::damaged("the backup's WAL ends past the last segment"))?;
-            let what = format!("waiting for WAL segment {name} ({} of {count})", number - first + 1);
-            self.wait(name, &what)?;
+            let name = SegmentName::new(start.timeline, SegmentNumber::new(number), self.segment_size)
+                .ok_or_else(|| Error::damaged("the backup's WAL ends past the last segment"))?;
+            let mut what = format!("waiting for WAL segment {name} ({} of {count})", number - first + 1);
+            if self.archiving.is_none() && number == last {
+                what.push_str(": the primary archives it when it is full, or after SELECT pg_switch_wal()");
+            }
+            self.wait(&[name], &what)?;
         }
         Ok(count)
     }
 
-    fn wait(&self, name: SegmentName, what: &str) -> Result<()> {
-        let key = self.repository.layout().segment(name)?;
+    /// Waits for one of these segments; the first is the one that errors speak of.
+    fn wait(&self, names: &[SegmentName], what: &str) -> Result<()> {
+        let Some(&name) = names.first() else { return Ok(()) };
+        let keys = names.iter().map(|name| self.repository.layout().segment(*name));
+        let keys: Vec<ObjectKey> = keys.collect::<Result<_>>()?;
         let began = Instant::now();
         let (mut told, mut asked) = (None, None);
         loop {
-            if self.repository.store().stat(&key)?.is_some() {
+            if self.any_is_there(&keys)? {
                 return Ok(());
             }
             let waited = began.elapsed();
@@ -98,7 +109,7 @@ impl WalWait<'_> {
                 told = Some(Instant::now());
             }
             if waited >= ASK_AFTER && asked.is_none_or(|asked: Instant| asked.elapsed() >= ASK) {
-                self.check_archived_elsewhere(name, &key)?;
+                self.check_archived_elsewhere(name, &keys)?;
                 asked = Some(Instant::now());
             }
             let look = if waited < LOOK { LOOK_AT_FIRST } else { LOOK };
@@ -106,12 +117,22 @@ impl WalWait<'_> {
         }
     }
 
+    fn any_is_there(&self, keys: &[ObjectKey]) -> Result<bool> {
+        for key in keys {
+            if self.repository.store().stat(key)?.is_some() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// Ends the wait for what will never come.
-    fn check_archived_elsewhere(&self, name: SegmentName, key: &ObjectKey) -> Result<()> {
-        let last = self.session.archiver(self.watch)?.last_archived;
+    fn check_archived_elsewhere(&self, name: SegmentName, keys: &[ObjectKey]) -> Result<()> {
+        let Some(connection) = self.archiving else { return Ok(()) };
+        let last = archiver::state(connection, self.watch)?.last_archived;
         let done = last.is_some_and(|last| last.timeline() == name.timeline() && last >= name);
         // Looked at in this order: a segment is in the repository before the server learns that it is.
-        if !done || self.repository.store().stat(key)?.is_some() {
+        if !done || self.any_is_there(keys)? {
             return Ok(());
         }
         Err(Error::unavailable(format!(
@@ -128,7 +149,7 @@ impl WalWait<'_> {
         let mut message =
             format!("WAL segment {name} did not arrive in the repository within {} s", waited.as_secs());
         // What the server cannot tell now is only missing from the message.
-        if let Ok(state) = self.session.archiver(self.watch)
+        if let Some(Ok(state)) = self.archiving.map(|connection| archiver::state(connection, self.watch))
             && let Some(failing) = state.failing
         {
             message.push_str(&format!(
@@ -136,9 +157,56 @@ impl WalWait<'_> {
                 state.failed_count
             ));
         }
-        Error::unavailable(message).hint(
+        Error::unavailable(message).hint(if self.archiving.is_some() {
             "Look into the server's log for what archive_command says, and at pgark check. A slow archive needs a larger \
-             backup.wal_deadline_s.",
-        )
+             backup.wal_deadline_s."
+        } else {
+            "The primary archives it: SELECT pg_switch_wal() there completes the segment. With connection.conninfo set to the \
+             primary and connection.standby to the standby, pgark asks the primary itself."
+        })
+    }
+}
+
+/// The segment before the one that a backup starts in, under the name that it has on the way there; `None` when that is
+/// the very first one, or the position is nonsense.
+fn segment_before(
+    start: &BackupPoint,
+    history: Option<&TimelineHistory>,
+    size: SegmentSize,
+) -> Option<SegmentName> {
+    let number = start.lsn.segment(size).previous()?;
+    // Segment 0 is never written: position 0/0 is invalid, and initdb begins with segment 1.
+    if number.as_u64() == 0 {
+        return None;
+    }
+    let timeline = history.map_or(start.timeline, |history| history.timeline_of_segment(number, size));
+    SegmentName::new(timeline, number, size)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::postgres::TimelineId;
+    use jiff::Timestamp;
+
+    #[test]
+    fn the_segment_before_the_start_may_be_of_an_ancestor() {
+        let second = TimelineId::new(2).unwrap();
+        let history = TimelineHistory::parse(second, b"1\t0/2000100\tx\n").unwrap();
+        let before = |lsn: &str, history: Option<&TimelineHistory>| {
+            let timeline = history.map_or(TimelineId::FIRST, TimelineHistory::timeline);
+            let point = BackupPoint {
+                time: Timestamp::UNIX_EPOCH,
+                lsn: lsn.parse().unwrap(),
+                timeline,
+                snapshot: None,
+            };
+            segment_before(&point, history, SegmentSize::DEFAULT).map(|name| name.to_string())
+        };
+        assert_eq!(before("0/1000028", None), None, "a new cluster has no segment before its first");
+        assert_eq!(before("0/2000028", None).unwrap(), "000000010000000000000001");
+        assert_eq!(before("1/28", None).unwrap(), "0000000100000000000000FF");
+        assert_eq!(before("0/2000128", Some(&history)).unwrap(), "000000010000000000000001");
+        assert_eq!(before("0/3000028", Some(&history)).unwrap(), "000000020000000000000002");
     }
 }

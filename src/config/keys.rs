@@ -122,6 +122,13 @@ pub static KEYS: &[Key] = &[
                       host=/var/run/postgresql and dbname=postgres.",
     },
     Key {
+        name: "connection.standby",
+        kind: Kind::Conninfo,
+        default: Absent("the server of connection.conninfo"),
+        description: "How base-backup reaches the standby that it backs up: data_directory is the standby's then, and \
+                      connection.conninfo the primary's.",
+    },
+    Key {
         name: "spool.directory",
         kind: Kind::AbsolutePath,
         default: Text("/var/spool/pgark/<cluster>"),

@@ -21,6 +21,8 @@ pub struct RepositorySettings {
 pub struct ConnectionSettings {
     /// How to reach the server.
     pub conninfo: Conninfo,
+    /// How to reach the standby that backups are taken from.
+    pub standby: Option<Conninfo>,
 }
 
 /// `[spool]`
@@ -90,6 +92,18 @@ pub enum Checkpoint {
     Fast,
 }
 
+impl ConnectionSettings {
+    /// Whom a backup is taken from.
+    pub fn backed_up(&self) -> &Conninfo {
+        self.standby.as_ref().unwrap_or(&self.conninfo)
+    }
+
+    /// The primary of the standby that backups are taken from, where both are known.
+    pub fn primary(&self) -> Option<&Conninfo> {
+        self.standby.as_ref().map(|_| &self.conninfo).filter(|conninfo| !conninfo.reveal().trim().is_empty())
+    }
+}
+
 impl RepositorySettings {
     pub(super) fn read(settings: &Settings) -> RepositorySettings {
         RepositorySettings { url: settings.repository_url("repository.url") }
@@ -98,7 +112,10 @@ impl RepositorySettings {
 
 impl ConnectionSettings {
     pub(super) fn read(settings: &Settings) -> ConnectionSettings {
-        ConnectionSettings { conninfo: settings.conninfo("connection.conninfo") }
+        ConnectionSettings {
+            conninfo: settings.conninfo("connection.conninfo"),
+            standby: settings.optional_conninfo("connection.standby"),
+        }
     }
 }
 

@@ -215,6 +215,15 @@ impl Settings {
         }
     }
 
+    /// The value of a key that may have connection parameters.
+    pub(super) fn optional_conninfo(&self, name: &str) -> Option<Conninfo> {
+        match &self.setting(name).value {
+            Some(Value::Conninfo(conninfo)) => Some(conninfo.clone()),
+            None => None,
+            Some(_) => wrong_kind(name),
+        }
+    }
+
     fn setting(&self, name: &str) -> &Setting {
         self.all.iter().find(|setting| setting.key.name == name).unwrap_or_else(|| wrong_kind(name))
     }

@@ -61,9 +61,10 @@ fn three_lines_are_enough() {
 }
 
 /// Every key but the required ones, each with another value than its default.
-const OTHER_VALUES: [&str; 37] = [
+const OTHER_VALUES: [&str; 38] = [
     "system_identifier = 7312345678901234567",
     "connection.conninfo = \"host=/tmp\"",
+    "connection.standby = \"host=/tmp\"",
     "spool.directory = \"/spool\"",
     "compression.method = \"none\"",
     "compression = { method = \"zstd\", level = 3 }",

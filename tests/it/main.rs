@@ -6,6 +6,7 @@
 
 mod agent;
 mod backup;
+mod backup_standby;
 #[cfg(feature = "failpoints")]
 mod crash;
 mod get;

@@ -60,7 +60,8 @@ pub fn run(context: &Context, arguments: BaseBackupArguments) -> Result<ExitCode
     let request = BackupRequest {
         label,
         data_directory: &data_directory,
-        conninfo: &config.connection.conninfo,
+        conninfo: config.connection.backed_up(),
+        primary: config.connection.primary(),
         checkpoint: match arguments.checkpoint {
             Some(CheckpointArgument::Fast) => Checkpoint::Fast,
             Some(CheckpointArgument::Spread) => Checkpoint::Spread,
@@ -105,10 +106,11 @@ async fn first_of(mut one: Signal, mut other: Signal) {
 
 fn text(summary: &BackupSummary) -> String {
     let mut text = format!(
-        "backup {} is complete: {} files with {:.1} MiB, stored in {:.1} MiB, in {:.1} s\n\
+        "backup {}{} is complete: {} files with {:.1} MiB, stored in {:.1} MiB, in {:.1} s\n\
          WAL from {} to {} on timeline {} ({} segments) is in the repository\n\
          it can be recovered to any point from {} on",
         summary.label,
+        if summary.from_standby { ", taken from a standby," } else { "" },
         summary.files,
         mib(summary.file_bytes),
         mib(summary.stored_bytes),

@@ -1,0 +1,72 @@
+//! The primary of a standby that is backed up: it writes and archives the WAL that the backup needs.
+
+use super::archiver;
+use crate::config::Conninfo;
+use crate::data_directory::DataDirectory;
+use crate::error::{Error, ErrorKind, Result};
+use crate::postgres::{Lsn, SegmentSize, SystemIdentifier};
+use crate::server::{Connection, Watch};
+
+/// A connection to the primary.
+pub struct Primary {
+    connection: Connection,
+}
+
+impl Primary {
+    /// Connects to the primary, and makes sure that it is this standby's, and archives.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Foreign`] when it is of another system; [`ErrorKind::Usage`] when it is a standby itself, does not
+    /// archive, or leaves full pages out of its WAL: a standby cannot make it write them, as a backup of the primary does.
+    pub fn open(
+        conninfo: &Conninfo,
+        data_directory: &DataDirectory,
+        system: SystemIdentifier,
+        watch: &Watch<'_>,
+    ) -> Result<Primary> {
+        let connection = Connection::open(conninfo, data_directory, "pgark base-backup")?;
+        let sql = "SELECT (SELECT system_identifier FROM pg_control_system()), pg_is_in_recovery(), \
+                   current_setting('full_page_writes')";
+        let row = connection.query_row("ask the primary what it is", sql, watch)?;
+        let found: SystemIdentifier = row.parsed(0)?;
+        if found != system {
+            return Err(Error::new(
+                ErrorKind::Foreign,
+                format!("the server of connection.conninfo is of system {found}, the standby of {system}"),
+            )
+            .hint("connection.conninfo must name the primary of the server that connection.standby names."));
+        }
+        if row.is_true(1) {
+            return Err(Error::usage("the server of connection.conninfo is a standby, too").hint(
+                "It must be the primary. Or leave it out: then the backup waits for the primary to archive.",
+            ));
+        }
+        if row.text(2)? != "on" {
+            return Err(Error::usage("the primary runs with full_page_writes = off")
+                .hint("Set full_page_writes = on at the primary while its standby is backed up."));
+        }
+        archiver::check_settings(&connection, watch)?;
+        Ok(Primary { connection })
+    }
+
+    /// The connection, for questions that are not ours.
+    pub fn connection(&self) -> &Connection {
+        &self.connection
+    }
+
+    /// Has the primary end the segment that holds the byte before `end`, unless it has done so.
+    ///
+    /// # Errors
+    /// As [`Connection::query`]; [`ErrorKind::Usage`] when the user may not.
+    pub fn complete_segment(&self, end: Lsn, size: SegmentSize, watch: &Watch<'_>) -> Result<()> {
+        let what = "ask the primary where it writes";
+        let row = self.connection.query_row(what, "SELECT pg_current_wal_lsn()", watch)?;
+        let current: Lsn = row.parsed(0)?;
+        let last_byte = end.previous().unwrap_or(end);
+        if current.segment(size) > last_byte.segment(size) {
+            return Ok(());
+        }
+        let switch = "SELECT pg_switch_wal()";
+        self.connection.query_row("have the primary switch to a new WAL segment", switch, watch).map(drop)
+    }
+}

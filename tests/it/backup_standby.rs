@@ -1,0 +1,165 @@
+//! `pgark base-backup` on a standby: its backup is as good as the primary's, and a promotion ends it.
+
+use crate::support::{Cluster, PATIENCE, Site, Stop, wait_until};
+use std::fs;
+use std::path::PathBuf;
+
+/// A primary that archives, and a standby that streams from it; both run, and share a table.
+struct Pair {
+    site: Site,
+    primary: Cluster,
+    standby: Cluster,
+}
+
+impl Pair {
+    fn start() -> Pair {
+        let site = Site::with_servers(2);
+        let mut primary = site.cluster("primary");
+        let mut standby = primary.copy("standby");
+        primary.archive();
+        primary.append_conf("wal_keep_size = '64MB'\n");
+        primary.start();
+        primary.psql("CREATE TABLE t AS SELECT generate_series(1, 20000) AS a");
+        let segment = primary.switch_wal();
+        primary.wait_archived(&segment);
+        standby.archive();
+        standby.stand_by();
+        standby.append_conf(&format!("primary_conninfo = '{}'\n", primary.conninfo()));
+        standby.start();
+        standby.wait_for_row("SELECT status FROM pg_stat_wal_receiver", "streaming");
+        Pair { site, primary, standby }
+    }
+
+    /// From now on backups of the standby's data directory are taken from it, and its primary helps.
+    fn configure(&mut self) {
+        let (primary, standby) = (self.primary.conninfo(), self.standby.conninfo());
+        self.standby.config.set("connection.conninfo", primary.as_str());
+        self.standby.config.set("connection.standby", standby.as_str());
+    }
+
+    fn place(&self, label: &str) -> PathBuf {
+        self.site.archive_of(&self.primary).backup(label)
+    }
+
+    fn objects(&self, label: &str) -> usize {
+        fs::read_dir(self.place(label)).map_or(0, Iterator::count)
+    }
+}
+
+const COUNT: &str = "SELECT count(*), (SELECT count(*) FROM pgbench_history) FROM t";
+
+#[test]
+fn a_backup_of_a_standby_under_load_is_recovered() {
+    let mut pair = Pair::start();
+    pair.configure();
+    pair.primary.postgres_program("pgbench").arg("-i").arg("-q").arg(pair.primary.conninfo()).run().expect(0);
+    let load = pair.primary.postgres_program("pgbench").args(["-c", "2", "-T", "4", "-n"]);
+    let load = load.arg(pair.primary.conninfo()).spawn();
+    wait_until("the load to reach the standby", PATIENCE, || {
+        pair.standby.try_psql("SELECT count(*) > 0 FROM pgbench_history").stdout.trim() == "t"
+    });
+    pair.standby.back_up("one");
+    load.wait().expect(0);
+    let last = pair.primary.switch_wal();
+    pair.primary.wait_archived(&last);
+    let counted = pair.primary.psql(COUNT);
+
+    let manifest = fs::read(pair.place("one").join("manifest.json")).unwrap();
+    let manifest: serde_json::Value = serde_json::from_slice(&manifest).unwrap();
+    assert_eq!(manifest["from_standby"], true);
+    assert_eq!(manifest["start"]["snapshot"], serde_json::Value::Null);
+    assert!(manifest["backup_label"].as_str().unwrap().contains("BACKUP FROM: standby"));
+
+    pair.standby.stop(Stop::Fast);
+    // The copy has the standby's configuration, and so its socket.
+    let into = pair.site.directory().join("into");
+    pair.standby.recover(&into, &["--latest", "--wait"]).run().expect(0);
+    assert!(!into.join("standby.signal").exists());
+    assert_eq!(pair.standby.psql(COUNT), counted);
+    assert_eq!(pair.standby.psql("SELECT pg_is_in_recovery()"), "f");
+    let balances =
+        "SELECT (SELECT sum(abalance) FROM pgbench_accounts) = (SELECT sum(bbalance) FROM pgbench_branches)";
+    assert_eq!(pair.standby.psql(balances), "t");
+    pair.standby.stop_recovered(&into);
+    pair.standby.postgres_program("pg_checksums").args(["--check", "-D"]).arg(&into).run().expect(0);
+    // As the standby was when the backup ended, and no later.
+    let immediate = pair.site.directory().join("immediate");
+    pair.standby.recover(&immediate, &["--target-immediate", "--wait"]).run().expect(0);
+    pair.standby.stop_recovered(&immediate);
+}
+
+#[test]
+fn without_a_word_with_the_primary_the_backup_waits_for_its_wal() {
+    let pair = Pair::start();
+    pair.primary.psql("INSERT INTO t VALUES (0)");
+    pair.standby.wait_for_row("SELECT count(*) FROM t", "20001");
+    // Its own server is in recovery: nothing has to be configured.
+    let backup = pair.standby.pgark(&["base-backup", "--checkpoint", "fast", "--label", "one"]).spawn();
+    let [_, stderr] = backup.output_paths().map(ToOwned::to_owned);
+    wait_until("the operator is told what is waited for", PATIENCE, || {
+        fs::read_to_string(&stderr).unwrap().contains("SELECT pg_switch_wal()")
+    });
+    assert!(!pair.place("one").join("manifest.json").exists(), "it exists without its WAL");
+    pair.primary.switch_wal();
+    let outcome = backup.wait().expect(0);
+    assert!(outcome.stdout.contains("taken from a standby"), "{outcome}");
+}
+
+#[test]
+fn a_promotion_ends_the_backup() {
+    let mut pair = Pair::start();
+    pair.configure();
+    // What the backup waits for before it copies is not there until we say so.
+    pair.site.hide_repository();
+    let segment = pair.primary.switch_wal();
+    pair.primary.psql("CHECKPOINT");
+    let caught_up =
+        format!("SELECT pg_last_wal_replay_lsn() >= '{}'", pair.primary.psql("SELECT pg_current_wal_lsn()"));
+    pair.standby.wait_for_row(&caught_up, "t");
+    pair.site.show_repository();
+    pair.primary.wait_archived(&segment);
+    let archive = pair.site.archive_of(&pair.primary);
+    let stored = archive.stored(&segment);
+    archive.remove(&segment);
+    let backup = pair.standby.pgark(&["base-backup", "--checkpoint", "fast", "--label", "one"]).spawn();
+    wait_until("the backup has begun", PATIENCE, || {
+        pair.place("one").join("running").exists()
+            && pair
+                .standby
+                .psql("SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%pg_control_checkpoint%'")
+                != "0"
+    });
+    pair.standby.psql("SELECT pg_promote()");
+    pair.standby.wait_promoted();
+    archive.replace(&segment, &stored);
+    backup.wait().expect(3).says("promoted");
+    assert_eq!(pair.objects("one"), 0);
+
+    // It is a primary now, and backed up as one.
+    pair.primary.stop(Stop::Immediate);
+    pair.standby.back_up("two");
+    let manifest = fs::read_to_string(pair.place("two").join("manifest.json")).unwrap();
+    assert!(manifest.contains("\"from_standby\": false"));
+}
+
+#[test]
+fn a_primary_that_is_none_or_leaves_pages_out_is_refused() {
+    let mut pair = Pair::start();
+    pair.configure();
+    let take =
+        |pair: &Pair| pair.standby.pgark(&["base-backup", "--checkpoint", "fast", "--label", "one"]).run();
+    pair.primary.psql("ALTER SYSTEM SET full_page_writes = off");
+    pair.primary.psql("SELECT pg_reload_conf()");
+    pair.primary.wait_for_row("SHOW full_page_writes", "off");
+    take(&pair).expect(2).says("full_page_writes = off").says("HINT:");
+    let standby = pair.standby.conninfo();
+    pair.standby.config.set("connection.conninfo", standby.as_str());
+    take(&pair).expect(2).says("is a standby, too");
+    // Where nobody asks the primary, the standby itself knows.
+    pair.primary.psql("INSERT INTO t VALUES (0); CHECKPOINT");
+    let written = pair.primary.psql("SELECT pg_current_wal_lsn()");
+    pair.standby.wait_for_row(&format!("SELECT pg_last_wal_replay_lsn() >= '{written}'"), "t");
+    pair.standby.config.set("connection.conninfo", "");
+    take(&pair).expect(3).says("full_page_writes");
+    assert_eq!(pair.objects("one"), 0);
+}

@@ -14,8 +14,13 @@ pub use key::ObjectKey;
 #[cfg(feature = "s3")]
 pub use s3::S3Store;
 
-use crate::error::Result;
+use crate::codec::Digest;
+use crate::error::{Error, Result};
 use std::fmt::Debug;
+use std::ops::ControlFlow;
+
+/// Takes an object's name, from the key on that was walked below, and says whether to go on.
+pub type ObjectVisitor<'a> = &'a mut dyn FnMut(&str, ObjectInfo) -> ControlFlow<()>;
 
 /// The port. Every object is written once, whole, and never changed; only [`Store::replace`] is different.
 pub trait Store: Send + Sync + Debug {
@@ -25,6 +30,12 @@ pub trait Store: Send + Sync + Debug {
     /// Begins an object that must not exist yet. Nothing is visible before [`ObjectWriter::finish`]; a writer that is
     /// dropped leaves nothing that anybody sees.
     fn create(&self, key: &ObjectKey) -> Result<Box<dyn ObjectWriter>>;
+
+    /// As [`Store::create`]; the digest of what the object holds is kept beside it, where the store can do that, for
+    /// whoever looks at objects without reading them.
+    fn create_with_digest(&self, key: &ObjectKey, _digest: &Digest) -> Result<Box<dyn ObjectWriter>> {
+        self.create(key)
+    }
 
     /// Stores an object that may exist already; of two at once, one wins whole. For heartbeats, never for data.
     fn replace(&self, key: &ObjectKey, content: &[u8]) -> Result<()>;
@@ -37,6 +48,10 @@ pub trait Store: Send + Sync + Debug {
 
     /// What lies directly below a key, or below the root: sorted by name. Empty when nothing does.
     fn list(&self, below: Option<&ObjectKey>) -> Result<Listing>;
+
+    /// Visits the objects below a key, at whatever depth, in the order of their keys, beginning with `from`, until
+    /// `visit` breaks. A bucket is asked once for each thousand of them; memory does not grow with their number.
+    fn walk(&self, below: &ObjectKey, from: Option<&ObjectKey>, visit: ObjectVisitor<'_>) -> Result<()>;
 
     /// Whether an object that this process has stored is still there, as far as that can be told without a request
     /// over a network: a file system that was unmounted meanwhile must not be answered for.
@@ -77,9 +92,7 @@ pub trait Store: Send + Sync + Debug {
         let mut content = Vec::new();
         while reader.read(&mut content)? > 0 {
             if content.len() as u64 > bytes_max {
-                return Err(crate::error::Error::damaged(format!(
-                    "object \"{key}\" has more than {bytes_max} bytes"
-                )));
+                return Err(Error::damaged(format!("object \"{key}\" has more than {bytes_max} bytes")));
             }
         }
         Ok(Some(content))

@@ -1,7 +1,9 @@
 use super::*;
 use crate::durable::RealDisk;
 use crate::postgres::SystemIdentifier;
-use crate::store::{DirectoryStore, Listing, ObjectInfo, ObjectKey, ObjectReader, ObjectWriter, Store};
+use crate::store::{
+    DirectoryStore, Listing, ObjectInfo, ObjectKey, ObjectReader, ObjectVisitor, ObjectWriter, Store,
+};
 use std::fs;
 use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -52,6 +54,9 @@ impl Store for GatedStore {
     }
     fn list(&self, below: Option<&ObjectKey>) -> Result<Listing> {
         self.inner.list(below)
+    }
+    fn walk(&self, below: &ObjectKey, from: Option<&ObjectKey>, visit: ObjectVisitor<'_>) -> Result<()> {
+        self.inner.walk(below, from, visit)
     }
     fn still_holds(&self, key: &ObjectKey) -> Result<bool> {
         self.inner.still_holds(key)

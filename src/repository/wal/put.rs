@@ -87,7 +87,7 @@ pub fn put(
 ) -> Result<StoredWal> {
     let (identity, mut encoded) = read(repository, source, compression, scratch)?;
     let key = repository.layout().wal_file(source.name)?;
-    let mut writer = repository.store().create(&key)?;
+    let mut writer = repository.store().create_with_digest(&key, &encoded.sum.digest)?;
     encoded.write_to(|piece| writer.write(piece))?;
     let outcome = writer.finish()?;
     if outcome == PutOutcome::Exists {

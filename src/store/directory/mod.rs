@@ -7,13 +7,14 @@ mod reader;
 mod temporary;
 mod writer;
 
-use super::{Listing, ObjectInfo, ObjectKey, ObjectReader, ObjectWriter, PutOutcome, Store};
+use super::{Listing, ObjectInfo, ObjectKey, ObjectReader, ObjectVisitor, ObjectWriter, PutOutcome, Store};
 use crate::durable::{self, Disk};
 use crate::error::{Context, Error, ErrorKind, Result};
 use reader::FileReader;
 use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use writer::FileWriter;
@@ -44,6 +45,41 @@ impl DirectoryStore {
     /// The store in `root`. Touches nothing.
     pub fn new(root: PathBuf, disk: Arc<dyn Disk>) -> DirectoryStore {
         DirectoryStore { inner: Arc::new(Inner { root, disk, known: Mutex::default() }) }
+    }
+}
+
+impl DirectoryStore {
+    /// Visits what lies below `path`, which is empty or ends in a slash, below `root`.
+    fn walk_directory(
+        &self,
+        root: &ObjectKey,
+        path: &str,
+        from: &str,
+        visit: ObjectVisitor<'_>,
+    ) -> Result<ControlFlow<()>> {
+        let directory = match path.strip_suffix('/') {
+            Some(path) => root.join(path)?,
+            None => root.clone(),
+        };
+        let listing = self.list(Some(&directory))?;
+        // In the order of keys, in which a directory's name is followed by a slash.
+        let directories = listing.directories.into_iter().map(|name| (format!("{path}{name}/"), None));
+        let objects = listing.objects.into_iter().map(|(name, info)| (format!("{path}{name}"), Some(info)));
+        let mut entries: Vec<(String, Option<ObjectInfo>)> = directories.chain(objects).collect();
+        entries.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+        for (name, info) in entries {
+            let flow = match info {
+                Some(info) if name.as_str() >= from => visit(&name, info),
+                None if name.as_str() >= from || from.starts_with(&name) => {
+                    self.walk_directory(root, &name, from, visit)?
+                }
+                _ => ControlFlow::Continue(()),
+            };
+            if flow.is_break() {
+                return Ok(flow);
+            }
+        }
+        Ok(ControlFlow::Continue(()))
     }
 }
 
@@ -183,6 +219,11 @@ impl Store for DirectoryStore {
         Ok(listing)
     }
 
+    fn walk(&self, below: &ObjectKey, from: Option<&ObjectKey>, visit: ObjectVisitor<'_>) -> Result<()> {
+        let from = from.and_then(|key| key.as_str().strip_prefix(&format!("{below}/"))).unwrap_or_default();
+        self.walk_directory(below, "", from, visit).map(drop)
+    }
+
     fn still_holds(&self, key: &ObjectKey) -> Result<bool> {
         self.stat(key).map(|info| info.is_some())
     }
@@ -315,6 +356,30 @@ mod tests {
         let listing = store.list(None).unwrap();
         assert_eq!(listing.directories, ["a", "b"]);
         assert_eq!(listing.objects, [("c".to_owned(), ObjectInfo { length_bytes: 1 })]);
+    }
+
+    #[test]
+    fn walks_in_the_order_of_keys() {
+        let (_scratch, store) = store();
+        let names = ["r/a-1", "r/a.b", "r/a/1", "r/a/2/x", "r/a/3", "r/b/1", "r/c"];
+        for name in names.iter().rev() {
+            store.put_new(&key(name), &[name.as_bytes()]).unwrap();
+        }
+        let walked = |from: Option<&str>, count: usize| {
+            let mut found = Vec::new();
+            store
+                .walk(&key("r"), from.map(key).as_ref(), &mut |name, info| {
+                    assert_eq!(info.length_bytes, name.len() as u64 + 2);
+                    found.push(format!("r/{name}"));
+                    if found.len() == count { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+                })
+                .unwrap();
+            found
+        };
+        assert_eq!(walked(None, 100), names);
+        assert_eq!(walked(Some("r/a/2/x"), 2), ["r/a/2/x", "r/a/3"]);
+        assert_eq!(walked(Some("r/a/2/y"), 100), ["r/a/3", "r/b/1", "r/c"]);
+        assert_eq!(walked(Some("r/z"), 100), [""; 0]);
     }
 
     #[test]

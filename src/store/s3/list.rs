@@ -4,7 +4,8 @@ use super::Inner;
 use super::client::Retry;
 use super::errors::{Answer, Failure};
 use crate::error::{Context, Error, Result};
-use crate::store::{Listing, ObjectInfo, ObjectKey};
+use crate::store::{Listing, ObjectInfo, ObjectKey, ObjectVisitor};
+use aws_sdk_s3::operation::list_objects_v2::ListObjectsV2Output;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// An upload without an end is dead after this: no part takes that long, and a lifecycle rule may come earlier.
@@ -14,51 +15,130 @@ const UPLOAD_AGE_MAX: Duration = Duration::from_secs(24 * 3600);
 pub async fn list(store: &Inner, below: Option<&ObjectKey>) -> Result<Listing> {
     let prefix = prefix_of(store, below);
     let mut listing = Listing::default();
-    let mut token: Option<String> = None;
-    loop {
-        let page = store
-            .client
-            .request(Retry::Transient, |to| {
-                to.client
-                    .list_objects_v2()
-                    .bucket(&to.address.bucket)
-                    .prefix(&prefix)
-                    .delimiter("/")
-                    .set_continuation_token(token.clone())
-                    .set_request_payer(store.client.payer())
-                    .send()
-            })
-            .await
-            .map_err(|failure| failure.error)
-            .context(|| format!("could not list \"s3://{}/{prefix}\"", store.client.place().bucket))?;
-        for object in page.contents() {
-            let name = object.key().and_then(|key| key.strip_prefix(&prefix));
-            // Names that cannot be keys are somebody else's, or the probe's.
-            if let Some(name) = name.filter(|name| ObjectKey::new(*name).is_ok()) {
-                let length_bytes = u64::try_from(object.size().unwrap_or_default()).unwrap_or_default();
-                listing.objects.push((name.to_owned(), ObjectInfo { length_bytes }));
-            }
-        }
+    let mut place = Some(Place::Beginning);
+    while let Some(from) = place {
+        let page = page(store, &prefix, Depth::OneLevel, &from).await?;
+        listing.objects.extend(objects(&page, &prefix));
         for directory in page.common_prefixes() {
             let name = directory.prefix().and_then(|name| name.strip_prefix(&prefix)?.strip_suffix('/'));
             if let Some(name) = name.filter(|name| ObjectKey::new(*name).is_ok()) {
                 listing.directories.push(name.to_owned());
             }
         }
-        match (page.is_truncated(), page.next_continuation_token()) {
-            (Some(true), Some(next)) if token.as_deref() != Some(next) => token = Some(next.to_owned()),
-            (Some(true), _) => {
-                return Err(Error::unavailable(format!(
-                    "could not list \"s3://{}/{prefix}\": the service does not say how its list goes on",
-                    store.client.place().bucket
-                )));
-            }
-            _ => break,
-        }
+        place = following(store, &prefix, &page, &from)?;
     }
     listing.directories.sort_unstable();
     listing.objects.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
     Ok(listing)
+}
+
+/// Visits the objects below a key, a request for each thousand of them. Not asynchronous: whoever visits may make
+/// requests of his own.
+pub fn walk(
+    store: &Inner,
+    below: &ObjectKey,
+    from: Option<&ObjectKey>,
+    visit: ObjectVisitor<'_>,
+) -> Result<()> {
+    let prefix = prefix_of(store, Some(below));
+    let first = from.map(|key| store.client.full_key(key));
+    let first = first.as_deref().and_then(|key| key.strip_prefix(&prefix)).unwrap_or_default();
+    let mut last = String::new();
+    let mut place = Some(Place::before(&prefix, first));
+    while let Some(from) = place {
+        let page = store.client.wait(page(store, &prefix, Depth::Whole, &from))?;
+        for (name, info) in objects(&page, &prefix) {
+            // What is found by its place in the order would be missed.
+            if name <= last {
+                return Err(Error::unavailable(format!(
+                    "the service lists \"s3://{}/{prefix}\" in no order",
+                    store.client.place().bucket
+                ))
+                .hint("Directory buckets (S3 Express One Zone) do so: use a general purpose bucket."));
+            }
+            if name.as_str() >= first && visit(&name, info).is_break() {
+                return Ok(());
+            }
+            last = name;
+        }
+        place = following(store, &prefix, &page, &from)?;
+    }
+    Ok(())
+}
+
+/// How far down a list goes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Depth {
+    OneLevel,
+    Whole,
+}
+
+/// Where a page of a list begins.
+#[derive(Clone, PartialEq, Eq)]
+enum Place {
+    Beginning,
+    /// After this full key.
+    After(String),
+    /// Where the page before ended.
+    Token(String),
+}
+
+impl Place {
+    /// Somewhere before the name `first`, and not far: what comes before it shares all but its last letter.
+    fn before(prefix: &str, first: &str) -> Place {
+        match first.get(..first.len().saturating_sub(1)) {
+            Some(start) if !start.is_empty() => Place::After(format!("{prefix}{start}")),
+            _ => Place::Beginning,
+        }
+    }
+}
+
+async fn page(store: &Inner, prefix: &str, depth: Depth, from: &Place) -> Result<ListObjectsV2Output> {
+    let (after, token) = match from {
+        Place::Beginning => (None, None),
+        Place::After(key) => (Some(key.clone()), None),
+        Place::Token(token) => (None, Some(token.clone())),
+    };
+    store
+        .client
+        .request(Retry::Transient, |to| {
+            to.client
+                .list_objects_v2()
+                .bucket(&to.address.bucket)
+                .prefix(prefix)
+                .set_delimiter((depth == Depth::OneLevel).then(|| "/".to_owned()))
+                .set_start_after(after.clone())
+                .set_continuation_token(token.clone())
+                .set_request_payer(store.client.payer())
+                .send()
+        })
+        .await
+        .map_err(|failure| failure.error)
+        .context(|| format!("could not list \"s3://{}/{prefix}\"", store.client.place().bucket))
+}
+
+/// The objects of a page. Names that cannot be keys are somebody else's, or the probe's.
+fn objects(page: &ListObjectsV2Output, prefix: &str) -> impl Iterator<Item = (String, ObjectInfo)> {
+    page.contents().iter().filter_map(move |object| {
+        let name = object.key()?.strip_prefix(prefix).filter(|name| ObjectKey::new(*name).is_ok())?;
+        let length_bytes = u64::try_from(object.size().unwrap_or_default()).unwrap_or_default();
+        Some((name.to_owned(), ObjectInfo { length_bytes }))
+    })
+}
+
+/// Where the next page begins; `None` after the last one.
+fn following(store: &Inner, prefix: &str, page: &ListObjectsV2Output, from: &Place) -> Result<Option<Place>> {
+    if page.is_truncated() != Some(true) {
+        return Ok(None);
+    }
+    let next = page.next_continuation_token().map(|token| Place::Token(token.to_owned()));
+    match next.filter(|next| next != from) {
+        Some(next) => Ok(Some(next)),
+        None => Err(Error::unavailable(format!(
+            "could not list \"s3://{}/{prefix}\": the service does not say how its list goes on",
+            store.client.place().bucket
+        ))),
+    }
 }
 
 /// Ends the uploads of dead writers below our prefix; returns how many there were.

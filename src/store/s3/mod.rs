@@ -20,7 +20,10 @@ mod writer;
 
 pub use probe::{Behaviour, ContentCheck};
 
-use super::{Listing, ObjectInfo, ObjectKey, ObjectReader, ObjectUse, ObjectWriter, Observation, Store};
+use super::{
+    Listing, ObjectInfo, ObjectKey, ObjectReader, ObjectUse, ObjectVisitor, ObjectWriter, Observation, Store,
+};
+use crate::codec::Digest;
 use crate::config::S3Settings;
 use crate::error::{Context, Error, Result};
 use client::{Retry, S3Client};
@@ -140,7 +143,11 @@ impl Store for S3Store {
     }
 
     fn create(&self, key: &ObjectKey) -> Result<Box<dyn ObjectWriter>> {
-        Ok(Box::new(S3Writer::begin(self.inner.clone(), key.clone())))
+        Ok(Box::new(S3Writer::begin(self.inner.clone(), key.clone(), None)))
+    }
+
+    fn create_with_digest(&self, key: &ObjectKey, digest: &Digest) -> Result<Box<dyn ObjectWriter>> {
+        Ok(Box::new(S3Writer::begin(self.inner.clone(), key.clone(), Some(digest.to_string()))))
     }
 
     fn replace(&self, key: &ObjectKey, content: &[u8]) -> Result<()> {
@@ -161,6 +168,10 @@ impl Store for S3Store {
 
     fn list(&self, below: Option<&ObjectKey>) -> Result<Listing> {
         self.inner.client.wait(list::list(&self.inner, below))
+    }
+
+    fn walk(&self, below: &ObjectKey, from: Option<&ObjectKey>, visit: ObjectVisitor<'_>) -> Result<()> {
+        list::walk(&self.inner, below, from, visit)
     }
 
     /// What was stored stays until somebody deletes it; a bucket cannot be unmounted.

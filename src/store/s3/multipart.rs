@@ -47,7 +47,7 @@ pub struct Upload {
 }
 
 impl Upload {
-    pub async fn begin(store: &Arc<Inner>, key: &ObjectKey) -> Result<Upload> {
+    pub async fn begin(store: &Arc<Inner>, key: &ObjectKey, digest: Option<String>) -> Result<Upload> {
         let behaviour = store.behaviour().await?.clone();
         let (mark, attributes) = (put::new_mark(), Attributes::of(store, key));
         let sums = behaviour.check == ContentCheck::Crc32;
@@ -58,7 +58,7 @@ impl Upload {
                 with_attributes!(to.client.create_multipart_upload(), &attributes)
                     .bucket(&to.address.bucket)
                     .key(store.client.full_key(key))
-                    .metadata(put::MARK, &mark)
+                    .set_metadata(Some(put::metadata(&mark, digest.as_deref())))
                     .set_checksum_algorithm(sums.then_some(ChecksumAlgorithm::Crc32))
                     .set_checksum_type(whole.then_some(ChecksumType::FullObject))
                     .set_request_payer(store.client.payer())

@@ -13,12 +13,16 @@ use aws_sdk_s3::primitives::{ByteStream, DateTime};
 use aws_sdk_s3::types::{ObjectLockMode, ServerSideEncryption, StorageClass};
 use bytes::Bytes;
 use md5::{Digest, Md5};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 /// The name of the metadata that says which put an object came from: after a lost answer, "exists already" may mean
 /// our own.
 pub const MARK: &str = "pgark-write";
+
+/// The name of the metadata that holds the BLAKE3 digest of what the object decodes to.
+pub const DIGEST: &str = "pgark-blake3";
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
@@ -37,6 +41,8 @@ pub struct NewObject<'a> {
     key: &'a ObjectKey,
     content: Bytes,
     mark: String,
+    /// What [`DIGEST`] says.
+    pub digest: Option<String>,
 }
 
 /// What new objects get besides their content.
@@ -111,7 +117,7 @@ pub fn lock_mode(mode: LockMode) -> ObjectLockMode {
 
 impl<'a> NewObject<'a> {
     pub fn new(store: &'a Arc<Inner>, key: &'a ObjectKey, content: Bytes) -> NewObject<'a> {
-        NewObject { store, key, content, mark: new_mark() }
+        NewObject { store, key, content, mark: new_mark(), digest: None }
     }
 
     /// Stores it. When this returns [`PutOutcome::Created`], the service has confirmed the bytes.
@@ -159,7 +165,7 @@ impl<'a> NewObject<'a> {
                 let request = with_attributes!(to.client.put_object(), &attributes)
                     .bucket(&to.address.bucket)
                     .key(client.full_key(self.key))
-                    .metadata(MARK, &self.mark)
+                    .set_metadata(Some(metadata(&self.mark, self.digest.as_deref())))
                     .set_if_none_match(conditional.then(|| "*".to_owned()))
                     .set_checksum_crc32(sums.crc32.clone())
                     .set_content_md5(sums.md5.clone())
@@ -240,6 +246,12 @@ pub fn number_base64(crc: u32) -> String {
 /// `Content-MD5`.
 pub fn md5_base64(content: &[u8]) -> String {
     aws_smithy_types::base64::encode(Md5::digest(content))
+}
+
+/// What an object says of itself.
+pub fn metadata(mark: &str, digest: Option<&str>) -> HashMap<String, String> {
+    let digest = digest.map(|digest| (DIGEST.to_owned(), digest.to_owned()));
+    digest.into_iter().chain([(MARK.to_owned(), mark.to_owned())]).collect()
 }
 
 /// A mark that no other put has.

@@ -15,13 +15,15 @@ const ONE_REQUEST_BYTES_MAX: usize = 32 << 20;
 pub struct S3Writer {
     store: Arc<Inner>,
     key: ObjectKey,
+    digest: Option<String>,
     buffer: Vec<u8>,
     upload: Option<Upload>,
 }
 
 impl S3Writer {
-    pub fn begin(store: Arc<Inner>, key: ObjectKey) -> S3Writer {
-        S3Writer { store, key, buffer: Vec::new(), upload: None }
+    /// Touches nothing. `digest` is what the object's metadata will say of its content.
+    pub fn begin(store: Arc<Inner>, key: ObjectKey, digest: Option<String>) -> S3Writer {
+        S3Writer { store, key, digest, buffer: Vec::new(), upload: None }
     }
 
     /// Sends what makes whole parts.
@@ -29,7 +31,10 @@ impl S3Writer {
         let store = self.store.clone();
         let upload = match &mut self.upload {
             Some(upload) => upload,
-            None => self.upload.insert(store.client.wait(Upload::begin(&store, &self.key))?),
+            None => {
+                let begun = Upload::begin(&store, &self.key, self.digest.clone());
+                self.upload.insert(store.client.wait(begun)?)
+            }
         };
         let mut content = Bytes::from(std::mem::take(&mut self.buffer));
         while content.len() >= upload.next_part_bytes() {
@@ -58,7 +63,11 @@ impl ObjectWriter for S3Writer {
         let content = Bytes::from(std::mem::take(&mut self.buffer));
         let store = self.store.clone();
         match self.upload.take() {
-            None => store.client.wait(NewObject::new(&store, &self.key, content).put(Overwrite::No)),
+            None => {
+                let mut object = NewObject::new(&store, &self.key, content);
+                object.digest = self.digest;
+                store.client.wait(object.put(Overwrite::No))
+            }
             Some(mut upload) => store.client.wait(async {
                 if !content.is_empty() {
                     upload.send(content).await?;

@@ -4,9 +4,9 @@ use crate::error::{Error, Result};
 use crate::postgres::{
     Lsn, SegmentName, SegmentNumber, SegmentSize, SystemIdentifier, TimelineHistory, TimelineId,
 };
-use crate::repository::backup::inventory::{self, BackupState};
+use crate::repository::backup::inventory;
 use crate::repository::backup::manifest::StoredBackup;
-use crate::repository::wal::{self, SegmentRun};
+use crate::repository::wal::{self, SegmentRun, Timelines};
 use crate::repository::{Repository, systems};
 use crate::store::Store;
 use jiff::Timestamp;
@@ -22,6 +22,8 @@ pub struct ClusterInfo {
     pub cluster: String,
     /// Where.
     pub repository: String,
+    /// Whether every WAL segment was looked for; else what stands between the first and the last is not known.
+    pub every_segment: bool,
     /// Its systems: one, or after `initdb` or `pg_upgrade` more.
     pub systems: Vec<SystemInfo>,
 }
@@ -35,6 +37,8 @@ pub struct SystemInfo {
     pub segment_bytes: Option<u64>,
     /// The backups, oldest first.
     pub backups: Vec<BackupInfo>,
+    /// Backups that cannot be used because they are damaged.
+    pub damaged: Vec<DamagedInfo>,
     /// Labels of backups that are being taken.
     pub running: Vec<String>,
     /// The WAL.
@@ -72,6 +76,15 @@ pub struct BackupInfo {
     pub missing_wal: Option<SegmentName>,
 }
 
+/// A backup whose manifest or mark cannot be read.
+#[derive(Debug, Serialize)]
+pub struct DamagedInfo {
+    /// Its label.
+    pub label: String,
+    /// What is wrong with it.
+    pub reason: String,
+}
+
 /// The WAL of one timeline.
 #[derive(Debug, Serialize)]
 pub struct TimelineInfo {
@@ -85,12 +98,14 @@ pub struct TimelineInfo {
     pub first: Option<SegmentName>,
     /// The last segment.
     pub last: Option<SegmentName>,
-    /// How many there are.
-    pub segments: u64,
-    /// What they take in the repository, in bytes.
-    pub stored_bytes: u64,
-    /// What is missing between the first and the last.
-    pub gaps: Vec<Gap>,
+    /// How many there would be from the first to the last if none is missing.
+    pub span_segments: u64,
+    /// How many there are; `None` when they were not looked for.
+    pub segments: Option<u64>,
+    /// What they take in the repository, in bytes; `None` when they were not looked for.
+    pub stored_bytes: Option<u64>,
+    /// What is missing between the first and the last; `None` when it was not looked for.
+    pub gaps: Option<Vec<Gap>>,
 }
 
 /// Missing segments.
@@ -119,12 +134,26 @@ pub struct RecoveryWindow {
     pub end_lsn: Lsn,
 }
 
+/// How closely the WAL is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WalSearch {
+    /// Every segment, so that what is missing is found: a request to a bucket for each thousand of them.
+    EverySegment,
+    /// The first and the last of each timeline: a handful of requests, however many there are.
+    Ends,
+}
+
 /// Looks at `now`.
 ///
 /// # Errors
 /// [`ErrorKind::Absent`](crate::error::ErrorKind::Absent) when the repository holds nothing of the cluster; damage, and
 /// the store's own.
-pub fn gather(store: &Arc<dyn Store>, cluster: &str, now: Timestamp) -> Result<ClusterInfo> {
+pub fn gather(
+    store: &Arc<dyn Store>,
+    cluster: &str,
+    search: WalSearch,
+    now: Timestamp,
+) -> Result<ClusterInfo> {
     let systems = systems(store.as_ref(), cluster)?;
     if systems.is_empty() {
         return Err(Error::absent(format!(
@@ -135,28 +164,31 @@ pub fn gather(store: &Arc<dyn Store>, cluster: &str, now: Timestamp) -> Result<C
     }
     let systems = systems
         .into_iter()
-        .map(|system| system_info(&Repository::new(store.clone(), cluster, system)?, now))
+        .map(|system| system_info(&Repository::new(store.clone(), cluster, system)?, search, now))
         .collect::<Result<_>>()?;
-    Ok(ClusterInfo { cluster: cluster.to_owned(), repository: store.location(), systems })
+    let every_segment = search == WalSearch::EverySegment;
+    Ok(ClusterInfo { cluster: cluster.to_owned(), repository: store.location(), every_segment, systems })
 }
 
-fn system_info(repository: &Repository, now: Timestamp) -> Result<SystemInfo> {
-    let backups = inventory::read_all(repository)?;
-    let running = inventory::list(repository, now)?
-        .into_iter()
-        .filter(|listed| matches!(listed.state, BackupState::Running(_)))
-        .map(|listed| listed.label.to_string())
-        .collect();
+fn system_info(repository: &Repository, search: WalSearch, now: Timestamp) -> Result<SystemInfo> {
+    let found = inventory::survey(repository, now)?;
+    let backups = found.usable;
+    let timelines = wal::timelines(repository)?;
     let mut info = SystemInfo {
         system_identifier: repository.layout().system(),
         segment_bytes: None,
         backups: Vec::new(),
-        running,
+        damaged: found
+            .damaged
+            .into_iter()
+            .map(|(label, error)| DamagedInfo { label: label.to_string(), reason: error.to_string() })
+            .collect(),
+        running: found.running.iter().map(ToString::to_string).collect(),
         timelines: Vec::new(),
         window: None,
     };
-    let Some(size) = segment_size(repository, &backups)? else { return Ok(info) };
-    let archive = Archive::read(repository, size)?;
+    let Some(size) = segment_size(repository, &backups, &timelines)? else { return Ok(info) };
+    let archive = Archive::read(repository, &timelines, size, search)?;
     info.segment_bytes = Some(size.as_u64());
     info.timelines = archive.timelines();
     info.window = archive.window(&backups)?;
@@ -165,11 +197,15 @@ fn system_info(repository: &Repository, now: Timestamp) -> Result<SystemInfo> {
 }
 
 /// The segment size, as a backup or else any segment says it.
-fn segment_size(repository: &Repository, backups: &[StoredBackup]) -> Result<Option<SegmentSize>> {
+fn segment_size(
+    repository: &Repository,
+    backups: &[StoredBackup],
+    timelines: &Timelines,
+) -> Result<Option<SegmentSize>> {
     if let Some(backup) = backups.last() {
         return backup.segment_size().map(Some);
     }
-    for timeline in wal::timelines(repository)?.with_files {
+    for &timeline in &timelines.with_files {
         let mut any = None;
         wal::visit_segments(repository, timeline, None, &mut |name, _| {
             any = Some(name);
@@ -185,20 +221,33 @@ fn segment_size(repository: &Repository, backups: &[StoredBackup]) -> Result<Opt
 /// The WAL of all timelines, as runs.
 struct Archive {
     size: SegmentSize,
+    search: WalSearch,
     runs: BTreeMap<TimelineId, Vec<SegmentRun>>,
     histories: BTreeMap<TimelineId, TimelineHistory>,
 }
 
 impl Archive {
-    fn read(repository: &Repository, size: SegmentSize) -> Result<Archive> {
-        let timelines = wal::timelines(repository)?;
-        let mut archive = Archive { size, runs: BTreeMap::new(), histories: BTreeMap::new() };
+    fn read(
+        repository: &Repository,
+        timelines: &Timelines,
+        size: SegmentSize,
+        search: WalSearch,
+    ) -> Result<Archive> {
+        let mut archive = Archive { size, search, runs: BTreeMap::new(), histories: BTreeMap::new() };
         archive.histories.insert(TimelineId::FIRST, TimelineHistory::of_first());
-        for timeline in timelines.with_history {
+        for &timeline in &timelines.with_history {
             archive.histories.extend(repository.history(timeline)?.map(|history| (timeline, history)));
         }
-        for timeline in timelines.with_files {
-            archive.runs.insert(timeline, wal::segment_runs(repository, timeline, size)?);
+        for &timeline in &timelines.with_files {
+            let runs = match search {
+                WalSearch::EverySegment => wal::segment_runs(repository, timeline, size)?,
+                WalSearch::Ends => wal::segment_ends(repository, timeline)?
+                    .and_then(|(first, last)| Some((first.number(size)?, last.number(size)?)))
+                    .map(|(first, last)| SegmentRun { first, last, stored_bytes: 0 })
+                    .into_iter()
+                    .collect(),
+            };
+            archive.runs.insert(timeline, runs);
         }
         Ok(archive)
     }
@@ -209,15 +258,19 @@ impl Archive {
             .map(|(timeline, runs)| {
                 let parent = self.histories.get(timeline).and_then(TimelineHistory::parent);
                 let name = |number| SegmentName::new(*timeline, number, self.size);
+                let every = self.search == WalSearch::EverySegment;
+                let (first, last) = (runs.first().map(|run| run.first), runs.last().map(|run| run.last));
+                let span = first.zip(last).map(|(first, last)| last.as_u64() - first.as_u64() + 1);
                 TimelineInfo {
                     timeline: *timeline,
                     parent: parent.map(|parent| parent.timeline),
                     switch_point: parent.map(|parent| parent.switch_point),
-                    first: runs.first().and_then(|run| name(run.first)),
-                    last: runs.last().and_then(|run| name(run.last)),
-                    segments: runs.iter().map(count).sum(),
-                    stored_bytes: runs.iter().map(|run| run.stored_bytes).sum(),
-                    gaps: gaps(*timeline, runs, self.size),
+                    first: first.and_then(name),
+                    last: last.and_then(name),
+                    span_segments: span.unwrap_or_default(),
+                    segments: every.then(|| runs.iter().map(count).sum()),
+                    stored_bytes: every.then(|| runs.iter().map(|run| run.stored_bytes).sum()),
+                    gaps: every.then(|| gaps(*timeline, runs, self.size)),
                 }
             })
             .collect()
@@ -339,6 +392,7 @@ mod tests {
         let end = |runs: &[(TimelineId, SegmentRun)]| {
             let mut archive = Archive {
                 size: SegmentSize::DEFAULT,
+                search: WalSearch::EverySegment,
                 runs: BTreeMap::new(),
                 histories: BTreeMap::from([(second, history.clone())]),
             };

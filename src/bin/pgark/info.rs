@@ -4,7 +4,7 @@ use super::Context;
 use clap::Args;
 use jiff::Timestamp;
 use pgark::error::Result;
-use pgark::info::{ClusterInfo, SystemInfo, TimelineInfo, gather};
+use pgark::info::{ClusterInfo, SystemInfo, TimelineInfo, WalSearch, gather};
 use pgark::terminal::{bytes, table};
 use std::process::ExitCode;
 
@@ -13,11 +13,17 @@ use std::process::ExitCode;
 pub struct InfoArguments {
     #[command(flatten)]
     place: super::PlaceArguments,
+
+    /// Look for the first and last WAL segment of each timeline only: a handful of requests to a bucket, whatever it holds;
+    /// what is missing between them, and what they take, is not told
+    #[arg(long)]
+    quick: bool,
 }
 
 pub fn run(context: &Context, arguments: InfoArguments) -> Result<ExitCode> {
     let (store, cluster) = context.place(&arguments.place)?;
-    let info = gather(&store, &cluster, Timestamp::now())?;
+    let search = if arguments.quick { WalSearch::Ends } else { WalSearch::EverySegment };
+    let info = gather(&store, &cluster, search, Timestamp::now())?;
     context.output.result(&info, || text(&info));
     Ok(ExitCode::SUCCESS)
 }
@@ -26,6 +32,11 @@ fn text(info: &ClusterInfo) -> String {
     let mut text = format!("cluster {} in {}\n", info.cluster, info.repository);
     for system in &info.systems {
         text.push_str(&system_text(system));
+        if !info.every_segment && system.window.is_some() {
+            text.push_str(
+                "  if no WAL is missing, which was not looked for: pgark info without --quick does\n",
+            );
+        }
     }
     text
 }
@@ -41,6 +52,9 @@ fn system_text(system: &SystemInfo) -> String {
     } else {
         backups(system)
     }));
+    for damaged in &system.damaged {
+        text.push_str(&format!("  {} CANNOT BE USED: {}\n", damaged.label, damaged.reason));
+    }
     for label in &system.running {
         text.push_str(&format!("  {label} is being taken\n"));
     }
@@ -51,7 +65,7 @@ fn system_text(system: &SystemInfo) -> String {
         timelines(&system.timelines)
     }));
     for timeline in &system.timelines {
-        for gap in &timeline.gaps {
+        for gap in timeline.gaps.iter().flatten() {
             let segments =
                 if gap.segments == 1 { "1 segment".to_owned() } else { format!("{} segments", gap.segments) };
             text.push_str(&format!(
@@ -123,9 +137,15 @@ fn timelines(timelines: &[TimelineInfo]) -> String {
                 },
                 segment(timeline.first),
                 segment(timeline.last),
-                timeline.segments.to_string(),
-                bytes(timeline.stored_bytes),
-                timeline.gaps.iter().map(|gap| gap.segments).sum::<u64>().to_string(),
+                match timeline.segments {
+                    Some(segments) => segments.to_string(),
+                    None => format!("up to {}", timeline.span_segments),
+                },
+                timeline.stored_bytes.map_or("?".to_owned(), bytes),
+                match &timeline.gaps {
+                    Some(gaps) => gaps.iter().map(|gap| gap.segments).sum::<u64>().to_string(),
+                    None => "?".to_owned(),
+                },
             ]
         })
         .collect();

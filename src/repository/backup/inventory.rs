@@ -49,6 +49,49 @@ pub fn list(repository: &Repository, now: Timestamp) -> Result<Vec<ListedBackup>
     Ok(backups)
 }
 
+/// All that lies below the labels.
+#[derive(Debug, Default)]
+pub struct Survey {
+    /// The backups that exist and can be read, oldest first by their stop points' times.
+    pub usable: Vec<StoredBackup>,
+    /// What is damaged, and how.
+    pub damaged: Vec<DamagedBackup>,
+    /// Backups that are being taken.
+    pub running: Vec<Label>,
+}
+
+/// Looks at everything, at the cost of a list and one request for each backup. Damage is told, and keeps nobody from
+/// seeing the rest.
+///
+/// # Errors
+/// As [`StoredBackup::read`], but for damage.
+pub fn survey(repository: &Repository, now: Timestamp) -> Result<Survey> {
+    let (store, layout) = (repository.store(), repository.layout());
+    let mut survey = Survey::default();
+    for name in store.list(Some(&layout.backups()?))?.directories {
+        let Ok(label) = name.parse::<Label>() else { continue };
+        let looked = match StoredBackup::read(repository, &label) {
+            // One that was published just now is seen the next time.
+            Ok(None) => unfinished(repository, &label, now).map(|state| {
+                if let Some(BackupState::Running(_)) = state {
+                    survey.running.push(label.clone());
+                }
+            }),
+            Ok(Some(backup)) => {
+                survey.usable.push(backup);
+                Ok(())
+            }
+            Err(error) => Err(error),
+        };
+        match looked {
+            Err(error) if error.kind() == ErrorKind::Damaged => survey.damaged.push((label, error)),
+            other => other?,
+        }
+    }
+    survey.usable.sort_by_key(|backup| (backup.stop.time, backup.stop.lsn));
+    Ok(survey)
+}
+
 /// The backups that exist and whose manifests can be read, as [`read_all`] has them; and what is wrong with the others,
 /// so that one damaged manifest does not keep whoever needs a backup from all of them.
 ///

@@ -3,7 +3,7 @@
 use crate::error::Result;
 use crate::postgres::{SegmentName, SegmentNumber, SegmentSize, TimelineId, WalFileName};
 use crate::repository::Repository;
-use crate::store::ObjectInfo;
+use crate::store::{ObjectInfo, ObjectKey};
 use std::ops::ControlFlow;
 
 /// The timelines that have segments, in order, and those that have a history file.
@@ -39,7 +39,7 @@ pub fn timelines(repository: &Repository) -> Result<Timelines> {
 
 /// Visits the complete segments of a timeline in order, from `from` on, until `visit` breaks.
 ///
-/// Lists a log number at a time, so memory does not grow with the archive.
+/// One flat list, so a bucket is asked once for each thousand names; memory does not grow with the archive.
 ///
 /// # Errors
 /// The store's own.
@@ -49,20 +49,62 @@ pub fn visit_segments(
     from: Option<SegmentName>,
     visit: &mut dyn FnMut(SegmentName, ObjectInfo) -> ControlFlow<()>,
 ) -> Result<()> {
+    let layout = repository.layout();
+    let from = from.map(|name| layout.segment(name)).transpose()?;
+    visit_below(repository, &layout.wal_timeline(timeline)?, from.as_ref(), visit)
+}
+
+/// Visits the complete segments below a key.
+fn visit_below(
+    repository: &Repository,
+    below: &ObjectKey,
+    from: Option<&ObjectKey>,
+    visit: &mut dyn FnMut(SegmentName, ObjectInfo) -> ControlFlow<()>,
+) -> Result<()> {
+    let layout = repository.layout();
+    repository.store().walk(below, from, &mut |path, info| {
+        let name = path.rsplit('/').next().unwrap_or_default();
+        let Ok(WalFileName::Segment(name)) = name.parse() else { return ControlFlow::Continue(()) };
+        // What lies elsewhere is never read.
+        match (layout.segment(name), below.join(path)) {
+            (Ok(place), Ok(found)) if place == found => visit(name, info),
+            _ => ControlFlow::Continue(()),
+        }
+    })
+}
+
+/// The first and the last complete segment of a timeline, whatever is missing between them.
+///
+/// A handful of requests to a bucket, however many segments there are: names are in order, and the last one lies in the
+/// last log number.
+///
+/// # Errors
+/// The store's own.
+pub fn segment_ends(
+    repository: &Repository,
+    timeline: TimelineId,
+) -> Result<Option<(SegmentName, SegmentName)>> {
     let (store, layout) = (repository.store(), repository.layout());
-    for log in store.list(Some(&layout.wal_timeline(timeline)?))?.directories {
-        let Some(log) = eight_hex_digits(&log).filter(|log| from.is_none_or(|from| *log >= from.log()))
-        else {
-            continue;
-        };
-        for (name, info) in store.list(Some(&layout.wal_log(timeline, log)?))?.objects {
-            let Ok(WalFileName::Segment(name)) = name.parse() else { continue };
-            if from.is_none_or(|from| name >= from) && visit(name, info).is_break() {
-                return Ok(());
-            }
+    let mut first = None;
+    visit_segments(repository, timeline, None, &mut |name, _| {
+        first = Some(name);
+        ControlFlow::Break(())
+    })?;
+    let Some(first) = first else { return Ok(None) };
+    let logs = store.list(Some(&layout.wal_timeline(timeline)?))?.directories;
+    // Most often the last one: some hold partial segments and backup history files alone.
+    for log in logs.iter().rev().filter_map(|name| eight_hex_digits(name)) {
+        let mut last = None;
+        visit_below(repository, &layout.wal_log(timeline, log)?, None, &mut |name, _| {
+            last = Some(name);
+            ControlFlow::Continue(())
+        })?;
+        if let Some(last) = last {
+            return Ok(Some((first, last)));
         }
     }
-    Ok(())
+    // Removed meanwhile.
+    Ok(None)
 }
 
 /// Segments of one timeline without a gap between them.

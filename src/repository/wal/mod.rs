@@ -12,5 +12,7 @@ mod put;
 pub use check::WalExpectation;
 pub use decode::{FetchedWal, fetch, header_of, read, sum};
 pub use encode::PageCheck;
-pub use inventory::{SegmentRun, Timelines, later_segment, segment_runs, timelines, visit_segments};
+pub use inventory::{
+    SegmentRun, Timelines, later_segment, segment_ends, segment_runs, timelines, visit_segments,
+};
 pub use put::{FileIdentity, StoredWal, WalSource, history_beside, put};

@@ -63,6 +63,11 @@ pub trait Store: Send + Sync + Debug {
     /// [`ErrorKind::Absent`](crate::error::ErrorKind::Absent) when it is gone.
     fn make_durable(&self, key: &ObjectKey) -> Result<()>;
 
+    /// What stands in the way at this moment, when a call takes longer than it should because the store tries again.
+    fn trouble(&self) -> Option<Error> {
+        None
+    }
+
     /// Removes an object; that it does not exist is fine.
     fn delete(&self, key: &ObjectKey) -> Result<()>;
 

@@ -65,6 +65,7 @@ impl Fetcher {
     pub async fn get(&self, request: &GetRequest) -> Result<TempPath> {
         let deadline = Instant::now() + request.deadline;
         let mut pause = RETRY_FIRST;
+        let mut last = None;
         loop {
             let error = match timeout_at(deadline, self.attempt(request)).await {
                 Ok(Ok(fetched)) => {
@@ -72,10 +73,7 @@ impl Fetcher {
                     return Ok(fetched);
                 }
                 Ok(Err(error)) => error,
-                Err(_) => {
-                    return Err(Error::unavailable("the repository did not answer before the deadline")
-                        .hint("The deadlines are get.deadline_s and its neighbours."));
-                }
+                Err(_) => return Err(self.too_late(request, last)),
             };
             // Damage stays: asking again would only delay what an operator must see.
             if !error.kind().is_transient() || Instant::now() + pause >= deadline {
@@ -86,8 +84,20 @@ impl Fetcher {
                 ahead.drop_ready();
             }
             warn!(name = %request.name, %error, "could not be fetched, tries again");
+            last = Some(error);
             sleep(pause).await;
             pause = (pause * 2).min(RETRY_MAX);
+        }
+    }
+
+    /// The deadline has passed in the middle of an attempt: with what kept the store at that moment, or else with how the
+    /// attempt before ended.
+    fn too_late(&self, request: &GetRequest, last: Option<Error>) -> Error {
+        const WHAT: &str = "the repository did not answer before the deadline";
+        let trouble = self.places.of(request.system).ok().and_then(|place| place.store().trouble());
+        match trouble.or(last) {
+            Some(cause) => cause.context(WHAT).with_kind(ErrorKind::Unavailable),
+            None => Error::unavailable(WHAT).hint("The deadlines are get.deadline_s and its neighbours."),
         }
     }
 

@@ -84,6 +84,8 @@ pub struct S3Client {
     runtime: Option<Runtime>,
     /// Until when the service wants to be left alone.
     slow_until: Mutex<Option<Instant>>,
+    /// Why something is being tried again, as long as no request has succeeded since.
+    trouble: Mutex<Option<Error>>,
 }
 
 /// The client, and where it turned out to go.
@@ -122,6 +124,7 @@ impl S3Client {
             connected: OnceCell::new(),
             runtime: runtime.ok(),
             slow_until: Mutex::default(),
+            trouble: Mutex::default(),
         }
     }
 
@@ -188,7 +191,10 @@ impl S3Client {
         loop {
             self.give_way().await;
             let failure = match watched(stall, attempt(connected)).await {
-                Some(Ok(output)) => return Ok(output),
+                Some(Ok(output)) => {
+                    self.set_trouble(None);
+                    return Ok(output);
+                }
                 Some(Err(error)) => judge(&connected.address, &error),
                 None => stalled(stall.as_secs()),
             };
@@ -207,12 +213,23 @@ impl S3Client {
                 return Err(Failure { maybe_done, ..failure });
             }
             tracing::debug!(error = %failure.error, pause_ms = waits.as_millis() as u64, "tries a request again");
+            self.set_trouble(Some(failure.error.replica()));
             if failure.answer == Answer::SlowDown {
                 self.slow_down(waits);
             }
             sleep(waits).await;
             pause = (pause * 2).min(PAUSE_MAX);
         }
+    }
+
+    /// Why something is being tried again at this moment.
+    pub fn trouble(&self) -> Option<Error> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(Error::replica)
+    }
+
+    /// Notes why something is tried again, or that requests succeed.
+    pub fn set_trouble(&self, trouble: Option<Error>) {
+        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
     }
 
     /// Waits while the service wants to be left alone.

@@ -186,6 +186,10 @@ impl Store for S3Store {
         }
     }
 
+    fn trouble(&self) -> Option<Error> {
+        self.inner.client.trouble()
+    }
+
     fn delete(&self, key: &ObjectKey) -> Result<()> {
         let client = &self.inner.client;
         client.wait(async {

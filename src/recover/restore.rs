@@ -176,6 +176,7 @@ impl Restore<'_> {
                 let next = shares.lock().ok().and_then(|mut shares| shares.pop());
                 let Some(share) = next else { return Ok(()) };
                 let mut reader = self.pack_reader(share.pack)?;
+                reader.announce(&share.files);
                 for file in &share.files {
                     if failed.load(Ordering::Relaxed) {
                         return Ok(());

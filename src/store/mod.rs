@@ -43,6 +43,11 @@ pub trait Store: Send + Sync + Debug {
     /// Opens an object, from byte `from` on; `None` when the store has said that it does not exist.
     fn open(&self, key: &ObjectKey, from: u64) -> Result<Option<Box<dyn ObjectReader>>>;
 
+    /// As [`Store::open`], for whoever will read up to byte `until`: a store may fetch as much ahead.
+    fn open_until(&self, key: &ObjectKey, from: u64, _until: u64) -> Result<Option<Box<dyn ObjectReader>>> {
+        self.open(key, from)
+    }
+
     /// Looks whether an object exists; `None` when the store has said that it does not.
     fn stat(&self, key: &ObjectKey) -> Result<Option<ObjectInfo>>;
 

@@ -4,7 +4,8 @@
 //! checksums that the service compares; what the service really does of that is found out once by [`probe`] and made
 //! up for where it does less. Source: Amazon S3 API Reference, `PutObject`, "Conditional writes".
 //!
-//! The way of an object in: `writer` → `put`, or where it is large → `multipart`. Requests go through [`client`], which
+//! The way of an object in: `writer` → `put`, or where it is large → `multipart`; out: `reader`, of which `ranges` has
+//! several at once. Requests go through [`client`], which
 //! tries again what [`errors`] calls transient.
 
 mod client;
@@ -15,6 +16,7 @@ mod multipart;
 mod probe;
 mod progress;
 mod put;
+mod ranges;
 mod reader;
 mod writer;
 
@@ -29,6 +31,7 @@ use crate::error::{Context, Error, Result};
 use client::{Retry, S3Client};
 use errors::{Answer, Failure};
 use put::{NewObject, Overwrite};
+use ranges::RangesReader;
 use reader::S3Reader;
 use std::sync::Arc;
 use tokio::sync::OnceCell;
@@ -158,6 +161,12 @@ impl Store for S3Store {
 
     fn open(&self, key: &ObjectKey, from: u64) -> Result<Option<Box<dyn ObjectReader>>> {
         let opened = self.inner.client.wait(S3Reader::open(self.inner.clone(), key.clone(), from))?;
+        Ok(opened.map(|reader| Box::new(reader) as Box<dyn ObjectReader>))
+    }
+
+    fn open_until(&self, key: &ObjectKey, from: u64, until: u64) -> Result<Option<Box<dyn ObjectReader>>> {
+        let opened =
+            self.inner.client.wait(RangesReader::open(self.inner.clone(), key.clone(), from, until))?;
         Ok(opened.map(|reader| Box::new(reader) as Box<dyn ObjectReader>))
     }
 

@@ -10,6 +10,7 @@ use crate::error::{Context, Error, Result};
 use crate::store::{ObjectKey, ObjectReader};
 use aws_sdk_s3::operation::get_object::GetObjectOutput;
 use aws_sdk_s3::primitives::ByteStream;
+use bytes::Bytes;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
@@ -24,39 +25,83 @@ pub struct S3Reader {
     etag: Option<String>,
     position: u64,
     end: u64,
+    /// How long the object is: there may be more of it behind `end`.
+    object_end: u64,
     /// `None` when it broke off.
     body: Option<ByteStream>,
     /// Since when nothing came.
     waiting_since: Instant,
 }
 
+/// Which bytes of an object are wanted.
+#[derive(Clone, Copy, Debug)]
+pub struct Range {
+    pub from: u64,
+    /// `None`: up to the object's end.
+    pub until: Option<u64>,
+}
+
 impl S3Reader {
     /// Asks for an object from byte `from` on; `None` when the service has said that it does not exist.
     pub async fn open(store: Arc<Inner>, key: ObjectKey, from: u64) -> Result<Option<S3Reader>> {
-        match get(&store, &key, from, None).await {
+        S3Reader::open_range(store, key, Range { from, until: None }, None).await
+    }
+
+    /// Asks for a part of an object, of the version that `etag` names.
+    pub async fn open_range(
+        store: Arc<Inner>,
+        key: ObjectKey,
+        range: Range,
+        etag: Option<String>,
+    ) -> Result<Option<S3Reader>> {
+        let from = range.from;
+        match get(&store, &key, range, etag.clone()).await {
             Ok(found) => {
-                let (end, etag) = (end_of(&found, from)?, found.e_tag().map(str::to_owned));
-                let (body, waiting_since) = (Some(found.body), Instant::now());
-                Ok(Some(S3Reader { store, key, etag, position: from, end, body, waiting_since }))
+                let ends = Ends::of(&found, range)?;
+                let etag = found.e_tag().map(str::to_owned);
+                Ok(Some(S3Reader {
+                    store,
+                    key,
+                    etag,
+                    position: from,
+                    end: ends.body,
+                    object_end: ends.object,
+                    body: Some(found.body),
+                    waiting_since: Instant::now(),
+                }))
             }
             Err(Failure { answer: Answer::NoSuchKey, .. }) => Ok(None),
             // It exists, and ends before: so the first read finds its end.
-            Err(Failure { answer: Answer::InvalidRange, .. }) => {
-                let (body, waiting_since) = (None, Instant::now());
-                Ok(Some(S3Reader { store, key, etag: None, position: from, end: from, body, waiting_since }))
+            Err(Failure { answer: Answer::InvalidRange, .. }) => Ok(Some(S3Reader {
+                store,
+                key,
+                etag,
+                position: from,
+                end: from,
+                object_end: from,
+                body: None,
+                waiting_since: Instant::now(),
+            })),
+            Err(failure) => {
+                let what = format!("could not open \"{}\"", store.client.locate(&key));
+                Err(store.denied_or(changed_or(failure)).context(what))
             }
-            Err(failure) => Err(store
-                .denied_or(failure)
-                .context(format!("could not open \"{}\"", store.client.locate(&key)))),
         }
     }
 
     /// The next bytes, appended to `buffer`; none at the end.
     pub async fn next(&mut self, buffer: &mut Vec<u8>) -> Result<usize> {
+        let piece = self.next_piece().await?;
+        buffer.extend_from_slice(&piece);
+        Ok(piece.len())
+    }
+
+    /// The next bytes; none at the end.
+    pub async fn next_piece(&mut self) -> Result<Bytes> {
         self.waiting_since = Instant::now();
         loop {
             if self.position >= self.end {
-                return Ok(0);
+                return Ok(Bytes::new());
             }
             let failure = match self.piece().await {
                 Ok(piece) if piece.is_empty() => continue,
@@ -65,22 +110,37 @@ impl S3Reader {
                     if self.position > self.end {
                         return Err(Error::damaged("the service sends more than it announced"));
                     }
-                    buffer.extend_from_slice(&piece);
-                    return Ok(piece.len());
+                    return Ok(piece);
                 }
                 Err(failure) => failure,
             };
             self.body = None;
             let waited = self.waiting_since.elapsed();
             if !failure.transient || waited > self.store.client.settings.retry_deadline {
-                return Err(self.store.denied_or(failure));
+                return Err(self.store.denied_or(changed_or(failure)));
             }
             tracing::debug!(error = %failure.error, key = %self.key, position = self.position, "resumes a body");
+            self.store.client.set_trouble(Some(failure.error));
             sleep(PAUSE).await;
         }
     }
 
-    async fn piece(&mut self) -> std::result::Result<bytes::Bytes, Failure> {
+    /// How long the object is, whatever part of it is read.
+    pub fn object_end(&self) -> u64 {
+        self.object_end
+    }
+
+    /// Which version of the object is read.
+    pub fn etag(&self) -> Option<String> {
+        self.etag.clone()
+    }
+
+    /// Where what is read ends.
+    pub fn end(&self) -> u64 {
+        self.end
+    }
+
+    async fn piece(&mut self) -> std::result::Result<Bytes, Failure> {
         let stall = self.store.client.settings.stall_timeout;
         let body = match &mut self.body {
             Some(body) => body,
@@ -97,15 +157,24 @@ impl S3Reader {
     }
 
     async fn resume(&self) -> std::result::Result<ByteStream, Failure> {
-        let found = get(&self.store, &self.key, self.position, self.etag.clone()).await?;
-        match end_of(&found, self.position) {
-            Ok(end) if end == self.end => Ok(found.body),
-            _ => Err(Failure {
-                transient: false,
-                ..unanswered("the object changed while it was read".to_owned())
-            }),
+        let until = (self.end < self.object_end).then_some(self.end);
+        let range = Range { from: self.position, until };
+        let found = get(&self.store, &self.key, range, self.etag.clone()).await?;
+        match Ends::of(&found, range) {
+            Ok(ends) if ends.body == self.end => Ok(found.body),
+            _ => Err(changed()),
         }
     }
+}
+
+/// It is not the same object any more.
+fn changed() -> Failure {
+    Failure { transient: false, ..unanswered("the object changed while it was read".to_owned()) }
+}
+
+/// What a condition on the object's version that does not hold means.
+fn changed_or(failure: Failure) -> Failure {
+    if failure.answer == Answer::PreconditionFailed { changed() } else { failure }
 }
 
 impl ObjectReader for S3Reader {
@@ -121,10 +190,14 @@ impl ObjectReader for S3Reader {
 async fn get(
     store: &Inner,
     key: &ObjectKey,
-    from: u64,
+    range: Range,
     etag: Option<String>,
 ) -> std::result::Result<GetObjectOutput, Failure> {
-    let range = (from > 0).then(|| format!("bytes={from}-"));
+    let range = match range {
+        Range { from: 0, until: None } => None,
+        Range { from, until: None } => Some(format!("bytes={from}-")),
+        Range { from, until: Some(until) } => Some(format!("bytes={from}-{}", until.saturating_sub(1))),
+    };
     store
         .client
         .request(Retry::Transient, |to| {
@@ -140,14 +213,29 @@ async fn get(
         .await
 }
 
-/// Where the object ends, from an answer that begins at byte `from`.
-fn end_of(found: &GetObjectOutput, from: u64) -> Result<u64> {
-    let length = found.content_length().and_then(|length| u64::try_from(length).ok());
-    // Not every service knows ranges; this answer would be taken for another part of the object.
-    let begins = found.content_range().and_then(|range| range.strip_prefix("bytes ")?.split_once('-'));
-    let begins = begins.and_then(|(first, _)| first.parse().ok()).unwrap_or(0);
-    match length {
-        Some(length) if begins == from => Ok(from + length),
-        _ => Err(Error::unavailable(format!("the service answers from byte {begins} on, asked for {from}"))),
+/// Where an answer ends, and the object.
+struct Ends {
+    body: u64,
+    object: u64,
+}
+
+impl Ends {
+    /// What an answer to a request for this range says.
+    fn of(found: &GetObjectOutput, range: Range) -> Result<Ends> {
+        let length = found.content_length().and_then(|length| u64::try_from(length).ok());
+        // Not every service knows ranges; this answer would be taken for another part of the object.
+        let content = found.content_range().and_then(|range| range.strip_prefix("bytes ")?.split_once('-'));
+        let begins = content.and_then(|(first, _)| first.parse().ok()).unwrap_or(0);
+        let object = content.and_then(|(_, rest)| rest.split_once('/')?.1.parse().ok());
+        match length {
+            Some(length) if begins == range.from => {
+                let body = begins + length;
+                Ok(Ends { body, object: object.unwrap_or(body).max(body) })
+            }
+            _ => Err(Error::unavailable(format!(
+                "the service answers from byte {begins} on, asked for {}",
+                range.from
+            ))),
+        }
     }
 }

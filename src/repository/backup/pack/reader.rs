@@ -29,6 +29,8 @@ pub struct PackReader<'a> {
     key: ObjectKey,
     input: Option<Input>,
     stored: Vec<u8>,
+    /// Stretches of the pack that will be read whole, in their order: where each begins and ends.
+    announced: Vec<(u64, u64)>,
 }
 
 /// The pack, open at some place.
@@ -45,7 +47,28 @@ struct Input {
 impl<'a> PackReader<'a> {
     /// A reader of this pack. Touches nothing.
     pub fn new(store: &'a dyn Store, key: ObjectKey) -> PackReader<'a> {
-        PackReader { store, key, input: None, stored: Vec::new() }
+        PackReader { store, key, input: None, stored: Vec::new(), announced: Vec::new() }
+    }
+
+    /// Says which files will be read, in the order of their places: the store may fetch ahead what they take.
+    pub fn announce(&mut self, entries: &[FileEntry]) {
+        self.announced.clear();
+        for place in entries.iter().filter(|entry| entry.bytes > 0).map(|entry| entry.place) {
+            let end = place.frame_offset.saturating_add(place.stored_bytes);
+            match self.announced.last_mut() {
+                Some((_, last)) if place.frame_offset <= last.saturating_add(DECODE_FORWARD_BYTES_MAX) => {
+                    *last = end.max(*last);
+                }
+                _ => self.announced.push((place.frame_offset, end)),
+            }
+        }
+    }
+
+    /// Up to where will be read what begins at `offset`, where that is known.
+    fn announced_end(&self, offset: u64) -> Option<u64> {
+        let after = self.announced.partition_point(|(begin, _)| *begin <= offset);
+        let (_, end) = self.announced.get(after.checked_sub(1)?)?;
+        Some(*end).filter(|end| *end > offset)
     }
 
     /// Hands out the content of a file and checks its CRC-32C. What was handed out before an error is worth nothing.
@@ -72,7 +95,7 @@ impl<'a> PackReader<'a> {
         let end = end.ok_or_else(|| Error::damaged("its place in the pack is impossible"))?;
         let (mut missing, mut crc32c) = (entry.bytes, 0);
         if missing > 0 {
-            self.seek(place.frame_offset)?;
+            self.seek(place.frame_offset, end)?;
         }
         let mut skip = place.skip_bytes as usize;
         while missing > 0 {
@@ -100,14 +123,15 @@ impl<'a> PackReader<'a> {
         Err(Error::damaged(format!("its checksum is {crc32c:08x}, but {:08x} was recorded", entry.crc32c)))
     }
 
-    /// Makes the frame at `offset` the current one.
-    fn seek(&mut self, offset: u64) -> Result<()> {
+    /// Makes the frame at `offset` the current one, of a file whose frames end at `end`.
+    fn seek(&mut self, offset: u64, end: u64) -> Result<()> {
         let near = self.input.as_ref().is_some_and(|input| {
             let next = input.next_at();
             input.frame_at == Some(offset) || (next <= offset && offset - next <= DECODE_FORWARD_BYTES_MAX)
         });
         if !near {
-            let object = self.store.open(&self.key, offset)?;
+            let until = self.announced_end(offset).unwrap_or(end).max(end);
+            let object = self.store.open_until(&self.key, offset, until)?;
             let object = object.ok_or_else(|| Error::damaged("the repository does not hold this pack"))?;
             self.input = Some(Input {
                 object,

@@ -32,9 +32,8 @@ const AHEAD_FILES_MAX: usize = 1024;
 const RESCAN: Duration = Duration::from_secs(10);
 /// The same while there are more files than are known.
 const RESCAN_MORE: Duration = Duration::from_secs(1);
-/// The pause after a failure, doubled each time.
+/// The pause after a failure, doubled each time up to `agent.retry_max_s`.
 const RETRY_FIRST: Duration = Duration::from_millis(500);
-const RETRY_MAX: Duration = Duration::from_secs(30);
 /// How long a question waits for a new attempt while the repository is known to be away. PostgreSQL asks again, and a
 /// fast shutdown of the server waits for our answer.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -116,6 +115,7 @@ struct Actor {
     compression: Compression,
     workers: usize,
     ahead_for: Duration,
+    retry_max: Duration,
     scratch: PathBuf,
     places: Arc<Places>,
     server: Option<Server>,
@@ -139,6 +139,7 @@ impl Uploads {
             compression: config.compression,
             workers: config.agent.workers.get(),
             ahead_for: config.agent.idle,
+            retry_max: config.agent.retry_max,
             scratch,
             places,
             server: None,
@@ -309,7 +310,7 @@ impl Actor {
             Ok(_) => BackfillState::Done,
             Err(error) => {
                 warn!(%error, "could not look for segments that the old primary had not archived, tries again");
-                BackfillState::RetryAt(Instant::now() + RETRY_MAX)
+                BackfillState::RetryAt(Instant::now() + self.retry_max)
             }
         };
         server.backfill = Some((timeline, state));
@@ -447,7 +448,8 @@ impl Actor {
     fn failed(&mut self, order: &ArchiveOrder, error: Error) {
         let name = order.name();
         if error.kind().is_transient() {
-            let pause = self.outage.as_ref().map_or(RETRY_FIRST, |outage| (outage.pause * 2).min(RETRY_MAX));
+            let pause =
+                self.outage.as_ref().map_or(RETRY_FIRST, |outage| (outage.pause * 2).min(self.retry_max));
             warn!(%name, %error, retry_in_ms = pause.as_millis() as u64, "could not be stored now");
             let since = self.outage.as_ref().map_or_else(std::time::SystemTime::now, |outage| outage.since);
             self.outage =

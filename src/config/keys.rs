@@ -189,6 +189,12 @@ pub static KEYS: &[Key] = &[
         description: "How long an agent that nobody asks stays.",
     },
     Key {
+        name: "agent.retry_max_s",
+        kind: SECONDS,
+        default: Number(30),
+        description: "The longest pause after which the agent tries by itself whether the repository is back.",
+    },
+    Key {
         name: "agent.workers",
         kind: WORKERS,
         default: Number(2),

@@ -59,6 +59,8 @@ pub struct AgentSettings {
     pub program: Option<PathBuf>,
     /// How long an agent that nobody asks stays.
     pub idle: Duration,
+    /// The longest pause between two attempts of the agent's own while the repository is away.
+    pub retry_max: Duration,
     /// How many WAL files move at once.
     pub workers: NonZeroUsize,
     /// How large the log grows.
@@ -147,6 +149,7 @@ impl AgentSettings {
         AgentSettings {
             program: settings.optional_path("agent.program"),
             idle: settings.duration("agent.idle_s"),
+            retry_max: settings.duration("agent.retry_max_s"),
             workers: settings.count("agent.workers"),
             log_max_bytes: settings.bytes_of_mib("agent.log_max_mib"),
         }

@@ -52,6 +52,7 @@ fn three_lines_are_enough() {
     assert_eq!(config.get.prefetch_max_bytes, 256 << 20);
     assert_eq!(config.agent.program, None);
     assert_eq!(config.agent.idle, Duration::from_secs(300));
+    assert_eq!(config.agent.retry_max, Duration::from_secs(30));
     assert_eq!(config.agent.workers.get(), 2);
     assert_eq!(config.agent.log_max_bytes, 10 << 20);
     assert_eq!(config.backup.workers.get(), 2);
@@ -61,7 +62,7 @@ fn three_lines_are_enough() {
 }
 
 /// Every key but the required ones, each with another value than its default.
-const OTHER_VALUES: [&str; 38] = [
+const OTHER_VALUES: [&str; 39] = [
     "system_identifier = 7312345678901234567",
     "connection.conninfo = \"host=/tmp\"",
     "connection.standby = \"host=/tmp\"",
@@ -75,6 +76,7 @@ const OTHER_VALUES: [&str; 38] = [
     "get.prefetch_max_mib = 0",
     "agent.program = \"/usr/bin/pgark\"",
     "agent.idle_s = 1",
+    "agent.retry_max_s = 1",
     "agent.workers = 64",
     "agent.log_max_mib = 1",
     "backup.workers = 64",
@@ -163,7 +165,7 @@ fn refuses_unknown_keys() {
     assert_eq!(
         report(with("[agent]\nworkers = 3\ncolour = 1")),
         "\"/etc/pgark/pgark.toml\", line 6: unknown key \"agent.colour\"\n\
-         HINT: The keys of [agent] are program, idle_s, workers and log_max_mib."
+         HINT: The keys of [agent] are program, idle_s, retry_max_s, workers and log_max_mib."
     );
     assert_eq!(message(with("'repository.url' = 1")), ", line 4: unknown key \"'repository.url'\"");
     assert_eq!(message(with("a.b.c.d = 1")), ", line 4: unknown section \"a.b\"");

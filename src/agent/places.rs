@@ -44,12 +44,7 @@ impl Places {
         if repository.was_made() {
             return repository.make();
         }
-        let line = format!(
-            "{} {} {}",
-            self.store.location(),
-            repository.layout().cluster(),
-            repository.layout().system()
-        );
+        let line = repository.place();
         let what = || format!("could not use \"{}\"", self.seen.display());
         let seen = match fs::read_to_string(&self.seen) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),

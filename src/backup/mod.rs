@@ -94,7 +94,10 @@ pub fn run(
     let primary = primary_of(request, &session, control.system, &watch)?;
     repository.make()?;
     repository.store().sweep()?;
-    running::sweep_abandoned(repository, monitor)?;
+    // Keys that may not delete are as good for a backup as others.
+    if let Err(error) = running::sweep_abandoned(repository, monitor) {
+        monitor.warning(&format!("could not remove what is left of an unfinished backup: {error}"));
+    }
     let running = RunningBackup::begin(repository, &request.label)?;
     let backup = Backup {
         request,

@@ -130,6 +130,12 @@ fn data_directory(config: &Config) -> Result<(DataDirectory, ControlFile)> {
     }
 }
 
+/// Whether the agent has stored something there before: then an empty place is not a new one.
+fn was_seen(config: &Config, repository: &Repository) -> bool {
+    let places = Spool::of(config).map(|spool| std::fs::read_to_string(spool.places()).unwrap_or_default());
+    places.is_ok_and(|places| places.lines().any(|place| place == repository.place()))
+}
+
 fn repository(
     config: &Config,
     store: &Arc<dyn Store>,
@@ -141,6 +147,8 @@ fn repository(
     let mut findings = Vec::new();
     if repository.exists()? {
         findings.push(Finding::passed("repository", format!("\"{}\" holds this cluster", store.location())));
+    } else if was_seen(config, &repository) {
+        return Err(repository.vanished());
     } else {
         let detail = format!("\"{}\" can be reached and holds nothing of this system yet", store.location());
         findings.push(Finding::passed("repository", detail));

@@ -90,6 +90,11 @@ impl Repository {
         format::check(self.store.as_ref(), &self.layout)
     }
 
+    /// Store, cluster and system, as the spool's file of the places that were seen has them.
+    pub fn place(&self) -> String {
+        format!("{} {} {}", self.store.location(), self.layout.cluster(), self.layout.system())
+    }
+
     /// The place was there, and is not any more.
     pub fn vanished(&self) -> Error {
         self.nothing_of_it()

@@ -1,7 +1,7 @@
 //! What the bucket allows and guarantees, for `pgark check`.
 
 use super::client::Retry;
-use super::put::Sums;
+use super::put::{Sums, lock_mode};
 use super::{ContentCheck, Inner, probe};
 use crate::error::Result;
 use crate::store::Observation;
@@ -38,12 +38,20 @@ pub async fn examine(store: &Inner) -> Result<Vec<Observation>> {
     });
     observations.push(rights(store, behaviour.check).await?);
     observations.push(versioning(store).await);
-    observations.extend(
-        behaviour
-            .locks
-            .iter()
-            .map(|mode| Observation::good("object lock", format!("a lock of mode {mode} was seen to hold"))),
-    );
+    observations.push(match store.client.settings.lock {
+        Some(lock) => Observation::good(
+            "object lock",
+            format!(
+                "what is stored is locked for {} days in mode {}, which was seen to hold",
+                lock.days,
+                lock_mode(lock.mode).as_str()
+            ),
+        ),
+        None => Observation::good(
+            "object lock",
+            "not asked for: whoever has keys that may delete can delete WAL and backups (s3.object_lock_mode)",
+        ),
+    });
     Ok(observations)
 }
 
@@ -62,7 +70,8 @@ async fn rights(store: &Inner, check: ContentCheck) -> Result<Observation> {
         true => Observation::good("rights", "objects can be listed, stored, read and deleted"),
         false => Observation::good(
             "rights",
-            "objects can be listed, stored and read, and not deleted: old backups have to be removed by somebody else",
+            "objects can be listed, stored and read, and not deleted: old backups, and what an unfinished one leaves, \
+             have to be removed by somebody else",
         ),
     })
 }
@@ -72,9 +81,15 @@ async fn versioning(store: &Inner) -> Observation {
         .client
         .request(Retry::Transient, |to| to.client.get_bucket_versioning().bucket(&to.address.bucket).send());
     let state = match asked.await {
-        Ok(answer) => {
-            answer.status().map_or("never switched on".to_owned(), |status| status.as_str().to_lowercase())
-        }
+        Ok(answer) => match answer.status().map(|status| status.as_str()) {
+            Some("Enabled") => {
+                "on: what is deleted or replaced stays as an older version, and costs, until a lifecycle rule ends it"
+                    .to_owned()
+            }
+            Some("Suspended") => "suspended: what is deleted from now on is gone".to_owned(),
+            Some(other) => other.to_lowercase(),
+            None => "never switched on: what is deleted is gone".to_owned(),
+        },
         Err(failure) => format!("not known: {}", failure.error),
     };
     Observation::good("versioning", state)

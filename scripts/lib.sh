@@ -91,16 +91,36 @@ make_place() {
     chmod 755 "$root"
     chown "$owner" "$root"
     install -d -o "$owner" -m 0755 "$root"/{bin,repository,spool,socket}
+    repository=$root/repository
+    s3_settings=
     install -m 0755 target/release/pgark target-small/small/archive-push target-small/small/archive-get "$root/bin/"
 }
 
-# make_cluster NAME: a running server in $root/data that archives into $root/repository, with its $root/pgark.toml.
+# start_s3: an S3 server of its own below $root, and a bucket on it with the settings in $s3_settings.
+start_s3() {
+    local variables
+    say "an S3 server: Ceph's RADOS Gateway"
+    variables=$(scripts/s3-server start "$root/s3")
+    eval "$variables"
+    printf '[default]\naws_access_key_id = %s\naws_secret_access_key = %s\n' \
+        "$PGARK_TEST_S3_ACCESS_KEY" "$PGARK_TEST_S3_SECRET_KEY" >"$root/credentials"
+    chown "$owner" "$root/credentials"
+    chmod 600 "$root/credentials"
+    scripts/s3-server bucket "$root/s3" wal-archive
+    repository=s3://wal-archive/prod
+    s3_settings="s3.endpoint = \"$PGARK_TEST_S3_TLS_ENDPOINT\"
+s3.ca_file = \"$PGARK_TEST_S3_TLS_DIRECTORY/ca.pem\"
+s3.credentials_file = \"$root/credentials\""
+}
+
+# make_cluster NAME: a running server in $root/data that archives into $repository, with its $root/pgark.toml.
 make_cluster() {
     "${as[@]}" "$pg_bin/initdb" -D "$root/data" -U postgres -A trust -E UTF8 --data-checksums >/dev/null
     cat >"$root/pgark.toml" <<TOML
 cluster = "$1"
 data_directory = "$root/data"
-repository.url = "$root/repository"
+repository.url = "$repository"
+$s3_settings
 spool.directory = "$root/spool/$1"
 connection.conninfo = "host=$root/socket port=5432 user=postgres dbname=postgres"
 backup.checkpoint = "fast"
@@ -125,6 +145,7 @@ stop_everything() {
     for data in "$root/data" "$root/recovered"; do
         [[ ! -e $data/postmaster.pid ]] || "${as[@]}" "$pg_bin/pg_ctl" -D "$data" -m immediate -w stop >/dev/null 2>&1 || true
     done
+    [[ ! -e $root/s3 ]] || scripts/s3-server stop "$root/s3" || true
 }
 
 pgark() { "${as[@]}" "$root/bin/pgark" --config "$root/pgark.toml" "$@"; }

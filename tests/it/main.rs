@@ -25,6 +25,8 @@ mod recovery;
 mod s3;
 mod s3_faults;
 mod s3_hostile;
+mod s3_rights;
+mod s3_trouble;
 mod show;
 mod snippets;
 mod standby;

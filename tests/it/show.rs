@@ -66,6 +66,23 @@ fn info_shows_backups_gaps_and_the_recovery_window() {
 }
 
 #[test]
+fn info_shows_what_is_left_of_a_damaged_backup() {
+    let site = Site::with_servers(1);
+    let primary = archiving(&site);
+    primary.back_up("one");
+    primary.back_up("two");
+    std::fs::write(site.archive_of(&primary).backup("one").join("manifest.json"), "{").unwrap();
+    let system = json(&primary.pgark(&["--json", "info"]).run().expect(0))["systems"][0].clone();
+    assert_eq!(
+        (&system["damaged"][0]["label"], &system["backups"][0]["label"]),
+        (&"one".into(), &"two".into())
+    );
+    assert_eq!(system["window"]["oldest_backup"], "two");
+    let text = primary.pgark(&["info"]).run().expect(0);
+    assert!(text.stdout.contains("one CANNOT BE USED: ") && text.stdout.contains("manifest.json"), "{text}");
+}
+
+#[test]
 fn info_needs_no_configuration_on_a_new_host() {
     let site = Site::with_servers(1);
     let primary = archiving(&site);
@@ -105,6 +122,11 @@ fn check_passes_where_everything_works_and_says_what_does_not() {
     site.hide_repository();
     let away = json(&primary.pgark(&["--json", "check"]).run().expect(3));
     assert_eq!(verdict(&away, "repository"), "failed");
+    // An empty mount point is no new repository.
+    crate::support::create_private_directory(&site.repository());
+    let unmounted = json(&primary.pgark(&["--json", "check"]).run().expect(3));
+    assert_eq!(verdict(&unmounted, "repository"), "failed", "{unmounted}");
+    assert!(unmounted.to_string().contains("was there before"), "{unmounted}");
 }
 
 #[test]

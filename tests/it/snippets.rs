@@ -62,6 +62,30 @@ fn every_setting_is_one_that_postgres_knows() {
 }
 
 #[test]
+fn what_is_said_of_buckets_is_what_the_files_and_the_program_know() {
+    let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/s3.md")).unwrap();
+    let blocks = |language: &str| {
+        let blocks = text.split("```").skip(1).step_by(2);
+        blocks.filter_map(|block| block.strip_prefix(language)).map(str::trim).collect::<Vec<_>>()
+    };
+    let policies = blocks("json");
+    for (policy, file) in policies.iter().zip(["s3-archive-policy.json", "s3-recover-policy.json"]) {
+        assert_eq!(*policy, snippet_text(file).trim(), "{file}");
+    }
+    let examples = blocks("toml");
+    assert!(policies.len() == 2 && examples.len() >= 6, "{text}");
+    let site = Site::without_server();
+    let cluster = site.cluster("primary");
+    for example in examples {
+        let file = cluster.data().join("example.toml");
+        let needed =
+            if example.contains("cluster = ") { "" } else { "cluster = \"a\"\ndata_directory = \"/data\"\n" };
+        cluster.write("example.toml", format!("{needed}{example}\n"));
+        Run::new(pgark_program("pgark")).arg("config").arg("--config").arg(&file).run().expect(0);
+    }
+}
+
+#[test]
 fn the_snippets_archive_recover_and_stand_by() {
     let site = Site::with_servers(1);
     let mut primary = site.cluster("primary");

@@ -13,26 +13,73 @@ use tokio::runtime::Runtime;
 /// The server that the tests were given, and the right to use it.
 #[derive(Debug)]
 pub struct S3Server {
+    /// Which program it is, as `scripts/s3-server` names it.
+    pub kind: String,
     pub endpoint: String,
     pub tls_endpoint: Option<String>,
     pub tls_directory: Option<String>,
     pub access_key: String,
     pub secret_key: String,
+    /// Users who may do what a bucket's policy allows them.
+    pub writer: Option<S3User>,
+    pub reader: Option<S3User>,
+}
+
+/// Somebody else than the owner of the buckets.
+#[derive(Clone, Debug)]
+pub struct S3User {
+    pub name: String,
+    pub access_key: String,
+    pub secret_key: String,
+}
+
+impl S3User {
+    fn parse(text: &str) -> Option<S3User> {
+        let mut parts = text.splitn(3, ':').map(str::to_owned);
+        Some(S3User { name: parts.next()?, access_key: parts.next()?, secret_key: parts.next()? })
+    }
+}
+
+impl S3Server {
+    /// From the variables that `scripts/s3-server` prints, each without its `PGARK_TEST_S3_`.
+    pub fn from_variables(variable: impl Fn(&str) -> Option<String>) -> Option<S3Server> {
+        Some(S3Server {
+            kind: variable("KIND").unwrap_or_else(|| "ceph".to_owned()),
+            endpoint: variable("ENDPOINT")?,
+            tls_endpoint: variable("TLS_ENDPOINT"),
+            tls_directory: variable("TLS_DIRECTORY"),
+            access_key: variable("ACCESS_KEY")?,
+            secret_key: variable("SECRET_KEY")?,
+            writer: variable("WRITER").as_deref().and_then(S3User::parse),
+            reader: variable("READER").as_deref().and_then(S3User::parse),
+        })
+    }
+
+    /// Whether it obeys `If-None-Match`.
+    pub fn refuses_second_puts(&self) -> bool {
+        self.kind != "garage"
+    }
+
+    /// The header in which it is told a checksum that it compares.
+    pub fn checksum_header(&self) -> &'static str {
+        if self.kind == "ceph" { "content-md5: " } else { "x-amz-checksum-crc32: " }
+    }
+
+    /// Whether it is Ceph's gateway; else says which scenario needs what the server does not do.
+    pub fn is_ceph(&self, needs: &str) -> bool {
+        let is = self.kind == "ceph";
+        if !is {
+            eprintln!("skipped: {} has no {needs}", self.kind);
+        }
+        is
+    }
 }
 
 /// The server; `None`, with a word about it, where there is none. `scripts/test` starts one.
 pub fn s3_server() -> Option<&'static S3Server> {
     static SERVER: OnceLock<Option<S3Server>> = OnceLock::new();
     let variable = |name: &str| std::env::var(format!("PGARK_TEST_S3_{name}")).ok();
-    let server = SERVER.get_or_init(|| {
-        Some(S3Server {
-            endpoint: variable("ENDPOINT")?,
-            tls_endpoint: variable("TLS_ENDPOINT"),
-            tls_directory: variable("TLS_DIRECTORY"),
-            access_key: variable("ACCESS_KEY")?,
-            secret_key: variable("SECRET_KEY")?,
-        })
-    });
+    let server = SERVER.get_or_init(|| S3Server::from_variables(variable));
     if server.is_none() {
         eprintln!("skipped: no S3 server; start one: eval \"$(scripts/s3-server start DIRECTORY)\"");
     }
@@ -52,21 +99,59 @@ impl Bucket {
     pub fn new(server: &'static S3Server) -> Bucket {
         static MADE: OnceLock<()> = OnceLock::new();
         let bucket = Bucket::named(server, format!("pgark-test-{}", std::process::id()));
-        MADE.get_or_init(|| {
-            runtime().block_on(bucket.client.create_bucket().bucket(&bucket.name).send()).unwrap();
-        });
+        MADE.get_or_init(|| bucket.make());
         bucket
     }
 
-    /// A bucket of its own, with object lock.
+    /// Makes it, on a server that may be another than that of the other tests.
+    pub fn make(&self) {
+        runtime().block_on(self.client.create_bucket().bucket(&self.name).send()).unwrap();
+    }
+
+    /// A bucket of its own, with object lock, and so with versions.
     pub fn locked(server: &'static S3Server) -> Bucket {
-        let bucket = Bucket::named(server, format!("pgark-test-{}-locked", std::process::id()));
-        let made = bucket.client.create_bucket().bucket(&bucket.name).object_lock_enabled_for_bucket(true);
+        Bucket::alone(server, true)
+    }
+
+    /// A bucket of its own, for settings that hold for all of one.
+    pub fn alone(server: &'static S3Server, locked: bool) -> Bucket {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let bucket = Bucket::named(server, format!("pgark-test-{}-{number}", std::process::id()));
+        let made = bucket.client.create_bucket().bucket(&bucket.name);
+        let made = if locked { made.object_lock_enabled_for_bucket(true) } else { made };
         runtime().block_on(made.send()).unwrap();
         bucket
     }
 
-    fn named(server: &'static S3Server, name: String) -> Bucket {
+    /// Switches versioning on.
+    pub fn keep_versions(&self) {
+        use aws_sdk_s3::types::{BucketVersioningStatus, VersioningConfiguration};
+        let on = VersioningConfiguration::builder().status(BucketVersioningStatus::Enabled).build();
+        let put = self.client.put_bucket_versioning().bucket(&self.name).versioning_configuration(on);
+        runtime().block_on(put.send()).unwrap();
+    }
+
+    /// Allows a user what a policy allows whom it is given to; the policy is written for `s3://wal-archive/prod`.
+    pub fn allow(&self, policies: &[(&S3User, &str)]) {
+        let mut statements = Vec::new();
+        for (user, policy) in policies {
+            let policy = policy
+                .replace("wal-archive/prod", &format!("{}/{}", self.name, self.prefix))
+                .replace("wal-archive", &self.name);
+            let policy: serde_json::Value = serde_json::from_str(&policy).unwrap();
+            for statement in policy["Statement"].as_array().unwrap() {
+                let mut statement = statement.clone();
+                statement["Principal"] =
+                    serde_json::json!({ "AWS": [format!("arn:aws:iam:::user/{}", user.name)] });
+                statements.push(statement);
+            }
+        }
+        let policy = serde_json::json!({ "Version": "2012-10-17", "Statement": statements }).to_string();
+        runtime().block_on(self.client.put_bucket_policy().bucket(&self.name).policy(policy).send()).unwrap();
+    }
+
+    pub fn named(server: &'static S3Server, name: String) -> Bucket {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let config = aws_sdk_s3::Config::builder()
             .behavior_version(BehaviorVersion::latest())
@@ -89,19 +174,25 @@ impl Bucket {
 
     /// Makes this the repository of a cluster, reached at `endpoint`.
     pub fn serve(&self, cluster: &mut Cluster, endpoint: &str) {
-        let home = cluster.data().parent().unwrap().to_owned();
-        let credentials = home.join("credentials");
-        let (access, secret) = (&self.server.access_key, &self.server.secret_key);
-        super::account::write_file(
-            &credentials,
-            format!("[default]\naws_access_key_id = {access}\naws_secret_access_key = {secret}\n"),
-        );
+        let credentials = credentials_file(cluster);
+        write_credentials(cluster, &self.server.access_key, &self.server.secret_key);
         cluster.config.set("repository.url", format!("s3://{}/{}", self.name, self.prefix).as_str());
         cluster.config.set("s3.endpoint", endpoint);
         cluster.config.set("s3.credentials_file", credentials.as_path());
         cluster.config.set("s3.allow_http", true);
         cluster.config.set("s3.stall_timeout_s", 2);
         cluster.config.set("s3.retry_deadline_s", 8);
+    }
+
+    /// Has a cluster come with the access keys of another user.
+    pub fn come_as(&self, cluster: &Cluster, user: &S3User) {
+        write_credentials(cluster, &user.access_key, &user.secret_key);
+    }
+
+    /// What an object says of itself besides its content.
+    pub fn metadata(&self, key: &str) -> std::collections::HashMap<String, String> {
+        let head = self.client.head_object().bucket(&self.name).key(key).send();
+        runtime().block_on(head).unwrap().metadata().cloned().unwrap_or_default()
     }
 
     /// The full key of a WAL file.
@@ -188,6 +279,15 @@ impl Bucket {
             }
         });
     }
+}
+
+fn credentials_file(cluster: &Cluster) -> std::path::PathBuf {
+    cluster.data().parent().unwrap().join("credentials")
+}
+
+fn write_credentials(cluster: &Cluster, access: &str, secret: &str) {
+    let text = format!("[default]\naws_access_key_id = {access}\naws_secret_access_key = {secret}\n");
+    super::account::write_file(&credentials_file(cluster), text);
 }
 
 fn runtime() -> &'static Runtime {

@@ -30,9 +30,14 @@ pub enum Fault {
     FlipAnswer,
     /// The answer has status 200 and tells of an error.
     ErrorInside200,
+    /// In the middle of the body the server goes away, as [`FaultProxy::interrupts_with`] has it.
+    Interrupt,
     /// The object is removed before: what a server does that takes `If-None-Match` for nothing.
     Overwrite,
 }
+
+/// Takes the server away, and sees to it that it comes back.
+type Interrupter = Box<dyn Fn(&FaultProxy) + Send>;
 
 /// Removes the object that a target names.
 type Remover = Box<dyn Fn(&str) + Send>;
@@ -53,7 +58,14 @@ struct State {
     heads: Vec<String>,
     rules: Vec<Rule>,
     away: bool,
+    /// How many more connections are closed at once before the server is back.
+    refuse: usize,
+    refused: usize,
+    /// How many requests are on their way at once, now and at the most: those that are counted.
+    counted: Option<(&'static str, String)>,
+    at_once: (usize, usize),
     remove: Option<Remover>,
+    interrupt: Option<Interrupter>,
 }
 
 /// A running proxy; its threads end with the test run.
@@ -69,12 +81,12 @@ impl FaultProxy {
         let upstream = upstream.strip_prefix("http://").expect("plain http").trim_end_matches('/').to_owned();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let proxy = FaultProxy { port: listener.local_addr().unwrap().port(), state: Arc::default() };
-        let state = proxy.state.clone();
+        let served = proxy.clone();
         std::thread::spawn(move || {
             for client in listener.incoming().flatten() {
-                let (state, upstream) = (state.clone(), upstream.clone());
+                let (proxy, upstream) = (served.clone(), upstream.clone());
                 // Its end is the end of the connection, however that comes.
-                std::thread::spawn(move || drop(serve(client, &upstream, &state)));
+                std::thread::spawn(move || drop(serve(client, &upstream, &proxy)));
             }
         });
         proxy
@@ -97,6 +109,33 @@ impl FaultProxy {
     /// Who removes an object for [`Fault::Overwrite`]; it gets the target.
     pub fn removes_with(&self, remove: impl Fn(&str) + Send + 'static) {
         self.state.lock().unwrap().remove = Some(Box::new(remove));
+    }
+
+    /// What takes the server away for [`Fault::Interrupt`].
+    pub fn interrupts_with(&self, interrupt: impl Fn(&FaultProxy) + Send + 'static) {
+        self.state.lock().unwrap().interrupt = Some(Box::new(interrupt));
+    }
+
+    /// Closes the next so many connections at once, as a server that is gone and comes back.
+    pub fn refuse_next(&self, connections: usize) {
+        self.state.lock().unwrap().refuse = connections;
+    }
+
+    /// How many connections were closed because the server was away.
+    pub fn refused(&self) -> usize {
+        self.state.lock().unwrap().refused
+    }
+
+    /// Counts from now on how many requests of `method` whose target holds `part` are on their way at once.
+    pub fn count_at_once(&self, method: &'static str, part: &str) {
+        let mut state = self.state.lock().unwrap();
+        state.counted = Some((method, part.to_owned()));
+        state.at_once = (0, 0);
+    }
+
+    /// The most of them that there were.
+    pub fn most_at_once(&self) -> usize {
+        self.state.lock().unwrap().at_once.1
     }
 
     /// Closes every connection at once, or no more.
@@ -152,7 +191,28 @@ impl Message {
     }
 }
 
-fn serve(mut client: TcpStream, upstream: &str, state: &Mutex<State>) -> io::Result<()> {
+/// Counts a request as on its way until it is dropped.
+struct AtOnce<'a>(&'a Mutex<State>);
+
+impl<'a> AtOnce<'a> {
+    fn begin(state: &'a Mutex<State>, method: &str, target: &str) -> Option<AtOnce<'a>> {
+        let mut locked = state.lock().unwrap();
+        let counted = locked.counted.as_ref();
+        counted.filter(|(of, part)| *of == method && target.contains(part.as_str()))?;
+        locked.at_once.0 += 1;
+        locked.at_once.1 = locked.at_once.1.max(locked.at_once.0);
+        Some(AtOnce(state))
+    }
+}
+
+impl Drop for AtOnce<'_> {
+    fn drop(&mut self) {
+        self.0.lock().unwrap().at_once.0 -= 1;
+    }
+}
+
+fn serve(mut client: TcpStream, upstream: &str, proxy: &FaultProxy) -> io::Result<()> {
+    let state = &*proxy.state;
     client.set_nodelay(true)?;
     loop {
         let mut request = read_head(&mut client)?;
@@ -161,7 +221,9 @@ fn serve(mut client: TcpStream, upstream: &str, state: &Mutex<State>) -> io::Res
         let (method, target) = (method.to_owned(), target.to_owned());
         let fault = {
             let mut state = state.lock().unwrap();
-            if state.away {
+            if state.away || state.refuse > 0 {
+                state.refuse = state.refuse.saturating_sub(1);
+                state.refused += 1;
                 return client.shutdown(Shutdown::Both);
             }
             state.requests.push(format!("{method} {target}"));
@@ -175,6 +237,7 @@ fn serve(mut client: TcpStream, upstream: &str, state: &Mutex<State>) -> io::Res
                 rule.fault.clone()
             })
         };
+        let _at_once = AtOnce::begin(state, &method, &target);
         if fault == Some(Fault::ResetBeforeAnswer) {
             return client.shutdown(Shutdown::Both);
         }
@@ -184,6 +247,15 @@ fn serve(mut client: TcpStream, upstream: &str, state: &Mutex<State>) -> io::Res
         let length = request.length();
         if fault == Some(Fault::ResetInBody) {
             read_body(&mut client, &mut request, length / 2)?;
+            return client.shutdown(Shutdown::Both);
+        }
+        if fault == Some(Fault::Interrupt) {
+            read_body(&mut client, &mut request, length / 2)?;
+            let interrupt = state.lock().unwrap().interrupt.take();
+            if let Some(interrupt) = interrupt {
+                interrupt(proxy);
+                state.lock().unwrap().interrupt.get_or_insert(interrupt);
+            }
             return client.shutdown(Shutdown::Both);
         }
         read_body(&mut client, &mut request, length)?;

@@ -40,7 +40,7 @@ mod wal;
 
 pub use account::{create_private_directory, give};
 pub use archive::{Archive, files_below};
-pub use bucket::{Bucket, s3_server};
+pub use bucket::{Bucket, S3Server, s3_server};
 pub use cluster::{Cluster, Stop};
 pub use fault_proxy::{Fault, FaultProxy};
 pub use processes::Process;

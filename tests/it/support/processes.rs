@@ -60,6 +60,13 @@ impl Process {
         self.open_files().iter().any(|file| file.starts_with("socket:"))
     }
 
+    /// The most memory that it has had at once.
+    pub fn peak_memory_bytes(self) -> u64 {
+        let status = std::fs::read_to_string(self.proc("status")).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmHWM:")).expect("a line for the peak");
+        line.split_whitespace().nth(1).and_then(|number| number.parse::<u64>().ok()).unwrap() << 10
+    }
+
     pub fn parent(self) -> Option<Process> {
         self.stat_field(1).map(Process)
     }

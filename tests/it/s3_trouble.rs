@@ -1,0 +1,229 @@
+//! Long and odd trouble: an outage that rejects a hundred attempts, a server that goes away in the middle of everything,
+//! and each usual mistake.
+
+use crate::support::{
+    Bucket, Cluster, Fault, FaultProxy, S3Server, Site, Stop, s3_server, wait_until, wants_everything,
+};
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+/// A segment number past those that initdb made.
+const SEGMENT: u64 = 0x40;
+
+/// Holds on a loaded machine.
+const LONG: Duration = Duration::from_secs(120);
+
+#[test]
+fn each_usual_mistake_is_told_with_its_remedy() {
+    let site = Site::without_server();
+    let Some(server) = s3_server() else { return };
+    let (bucket, proxy) = (Bucket::new(server), FaultProxy::start(&server.endpoint));
+    let mut cluster = site.cluster("primary");
+    bucket.serve(&mut cluster, &proxy.endpoint());
+    cluster.config.set("s3.retry_deadline_s", 1);
+    for (status, code, says, hint) in [
+        (403, "AccessDenied", "access denied", "s3:ListBucket"),
+        (404, "NoSuchBucket", "there is no bucket", "repository.url"),
+        (301, "PermanentRedirect", "is not in the region us-east-1", "s3.region"),
+        (400, "AuthorizationHeaderMalformed", "is not in the region us-east-1", "s3.region"),
+        (403, "RequestTimeTooSkewed", "the clock of this host", "timedatectl"),
+        (400, "ExpiredToken", "the access keys have expired", "session token"),
+        (403, "InvalidAccessKeyId", "does not know these access keys", "s3.profile"),
+        (403, "SignatureDoesNotMatch", "does not know these access keys", "AWS_SECRET_ACCESS_KEY"),
+        (503, "SlowDown", "asks to slow down", ""),
+        (500, "InternalError", "the service has failed", ""),
+    ] {
+        proxy.fault("GET", "", usize::MAX, Fault::Status(status, code));
+        let outcome = cluster.pgark(&["info"]).run().expect(3).says(says).says(code).says(hint);
+        assert_eq!(outcome.stderr.contains("HINT:"), !hint.is_empty(), "{outcome}");
+        proxy.mend();
+    }
+    proxy.fault("GET", "list-type", usize::MAX, Fault::ErrorInside200);
+    cluster.pgark(&["info"]).run().expect(3);
+}
+
+/// A stopped cluster whose agent knows it, with a segment that is marked as ready and cannot be stored.
+fn rejected(site: &Site) -> Option<(Cluster, Bucket, FaultProxy, String)> {
+    let server = s3_server()?;
+    let (bucket, proxy) = (Bucket::new(server), FaultProxy::start(&server.endpoint));
+    let mut cluster = site.cluster("primary");
+    bucket.serve(&mut cluster, &proxy.endpoint());
+    cluster.config.set("s3.retry_deadline_s", 1);
+    cluster.config.set("agent.retry_max_s", 1);
+    let wal = cluster.fake_wal();
+    cluster.archive_file(&wal.name(SEGMENT), wal.bytes(SEGMENT, 1));
+    let name = wal.name(SEGMENT + 1);
+    cluster.put_wal(&name, wal.bytes(SEGMENT + 1, 1));
+    cluster.write(&format!("pg_wal/archive_status/{name}.ready"), "");
+    proxy.fault("PUT", &name, usize::MAX, Fault::Status(403, "AccessDenied"));
+    Some((cluster, bucket, proxy, name))
+}
+
+#[test]
+fn a_hundred_rejected_attempts_are_survived_and_caught_up_with() {
+    let site = Site::without_server();
+    let Some((cluster, bucket, proxy, name)) = rejected(&site) else { return };
+    let agent = cluster.agent();
+    let rejected = || proxy.count("PUT", &name);
+    while rejected() < 100 {
+        // As often as PostgreSQL likes to ask, and each time it is told the truth at once.
+        let push = cluster.push(&format!("pg_wal/{name}")).expect(3).within(Duration::from_secs(10));
+        push.says("access denied").says(&name).says("s3:PutObject");
+    }
+    // When nobody asks, the agent tries by itself, and not more often than it was told to.
+    let (before, began) = (rejected(), Instant::now());
+    wait_until("three attempts of the agent's own", LONG, || rejected() >= before + 3);
+    let (attempts, seconds) = (rejected() - before, began.elapsed().as_secs() as usize);
+    assert!(attempts <= 2 * (seconds + 2), "{attempts} attempts in {seconds} s");
+    proxy.mend();
+    let key = bucket.wal_key(&cluster, &name);
+    wait_until("the agent to catch up by itself", LONG, || bucket.keys().contains(&key));
+    assert_eq!(cluster.agent(), agent, "another agent");
+    cluster.push(&format!("pg_wal/{name}")).expect(0);
+    cluster.get(&name, "pg_wal/RECOVERYXLOG").expect(0);
+}
+
+#[test]
+fn a_hundred_attempts_that_nobody_asked_for_are_survived() {
+    if !wants_everything() {
+        return;
+    }
+    let site = Site::without_server();
+    let Some((cluster, bucket, proxy, name)) = rejected(&site) else { return };
+    cluster.push(&format!("pg_wal/{name}")).expect(3);
+    let (agent, began) = (cluster.agent(), Instant::now());
+    wait_until("a hundred attempts", 4 * LONG, || proxy.count("PUT", &name) >= 100);
+    assert!(began.elapsed() >= Duration::from_secs(40), "too many attempts in {:?}", began.elapsed());
+    proxy.mend();
+    let key = bucket.wal_key(&cluster, &name);
+    wait_until("the agent to catch up by itself", LONG, || bucket.keys().contains(&key));
+    assert_eq!(cluster.agent(), agent, "another agent");
+}
+
+#[test]
+fn a_service_that_asks_to_slow_down_is_left_alone() {
+    let site = Site::without_server();
+    let Some(server) = s3_server() else { return };
+    let (bucket, proxy) = (Bucket::new(server), FaultProxy::start(&server.endpoint));
+    let mut cluster = site.cluster("primary");
+    bucket.serve(&mut cluster, &proxy.endpoint());
+    let wal = cluster.fake_wal();
+    cluster.archive_file(&wal.name(SEGMENT), wal.bytes(SEGMENT, 1));
+    let name = wal.name(SEGMENT + 1);
+    cluster.put_wal(&name, wal.bytes(SEGMENT + 1, 1));
+    proxy.fault("PUT", &name, 2, Fault::Status(503, "SlowDown"));
+    let push = cluster.push(&format!("pg_wal/{name}")).expect(0);
+    assert!(push.took >= Duration::from_millis(1500), "{push}");
+    assert_eq!(proxy.count("PUT", &name), 3);
+}
+
+/// Archives, backs up and recovers while the server goes away in the middle of each.
+fn everything_goes_on(bucket: &Bucket, server: &S3Server, interrupt: impl Fn(&FaultProxy) + Send + 'static) {
+    let site = Site::with_servers(2);
+    let proxy = FaultProxy::start(&server.endpoint);
+    proxy.interrupts_with(interrupt);
+    let mut primary = site.cluster("primary");
+    bucket.serve(&mut primary, &proxy.endpoint());
+    primary.config.set("s3.retry_deadline_s", 110);
+    primary.config.set("push.deadline_s", 120);
+    primary.config.set("get.deadline_s", 120);
+    primary.config.set("backup.checkpoint", "fast");
+    primary.archive();
+    primary.start();
+    let archived = |name: &str| {
+        wait_until("the segment to be archived", 2 * LONG, || {
+            primary.psql(&format!("SELECT last_archived_wal >= '{name}' FROM pg_stat_archiver")) == "t"
+        });
+    };
+    archived(&primary.switch_wal());
+    primary.psql("CREATE TABLE t AS SELECT generate_series(1, 10000) a");
+    let interrupted = |method, part: &str| {
+        proxy.forget();
+        proxy.fault(method, part, 1, Fault::Interrupt);
+    };
+    interrupted("PUT", "/wal/");
+    archived(&primary.switch_wal());
+    assert!(proxy.count("PUT", "/wal/") >= 2, "{:#?}", proxy.requests());
+    interrupted("PUT", "/pack-");
+    primary.pgark(&["base-backup"]).deadline(2 * LONG).run().expect(0);
+    assert!(proxy.count("PUT", "/pack-") >= 2, "{:#?}", proxy.requests());
+    primary.psql("INSERT INTO t VALUES (70000)");
+    let answer = primary.psql("SELECT count(*) || ' ' || sum(a) FROM t");
+    archived(&primary.switch_wal());
+    primary.stop(Stop::Fast);
+    let copy = site.directory().join("copy");
+    for part in ["/pack-", "/wal/00000001/"] {
+        interrupted("GET", part);
+    }
+    primary.recover(&copy, &["--wait"]).deadline(3 * LONG).run().expect(0);
+    assert!(proxy.count("GET", "/pack-") >= 2, "{:#?}", proxy.requests());
+    assert_eq!(primary.psql("SELECT count(*) || ' ' || sum(a) FROM t"), answer);
+    primary.stop_recovered(&copy);
+}
+
+#[test]
+fn a_server_that_is_gone_for_a_while_ends_nothing() {
+    let Some(server) = s3_server() else { return };
+    everything_goes_on(&Bucket::new(server), server, |proxy| proxy.refuse_next(4));
+}
+
+#[test]
+fn a_server_that_is_killed_and_started_again_ends_nothing() {
+    if !wants_everything() || !s3_server().is_some_and(|server| server.is_ceph("server of its own")) {
+        return;
+    }
+    let place = Site::without_server();
+    let directory = place.directory().join("s3");
+    let own = OwnServer::start(&directory);
+    let server: &'static S3Server = Box::leak(Box::new(own.server()));
+    let bucket = Bucket::named(server, "killed".to_owned());
+    bucket.make();
+    let directory = own.directory.clone();
+    everything_goes_on(&bucket, server, move |_| {
+        s3_server_script(&["kill"], &directory);
+        let directory = directory.clone();
+        std::thread::spawn(move || s3_server_script(&["resume"], &directory));
+    });
+}
+
+/// A server that nobody else uses, on a disk.
+struct OwnServer {
+    directory: std::path::PathBuf,
+    variables: String,
+}
+
+impl OwnServer {
+    fn start(directory: &Path) -> OwnServer {
+        let variables = s3_server_script(&["start"], directory);
+        OwnServer { directory: directory.to_owned(), variables }
+    }
+
+    fn server(&self) -> S3Server {
+        let variable = |name: &str| {
+            let begin = format!("export PGARK_TEST_S3_{name}=");
+            self.variables.lines().find_map(|line| line.strip_prefix(&begin)).map(str::to_owned)
+        };
+        S3Server::from_variables(variable).expect("the variables of a server")
+    }
+}
+
+impl Drop for OwnServer {
+    fn drop(&mut self) {
+        s3_server_script(&["stop"], &self.directory);
+    }
+}
+
+fn s3_server_script(arguments: &[&str], directory: &Path) -> String {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/s3-server");
+    let output = Command::new(script)
+        .args(arguments)
+        .arg(directory)
+        .env("S3_SERVER", "ceph")
+        .env("OSD_STORE", "bluestore")
+        .output()
+        .unwrap();
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "scripts/s3-server {arguments:?}: {error}");
+    String::from_utf8(output.stdout).unwrap()
+}

@@ -154,7 +154,10 @@ fn sweep(repository: &Repository, label: &Label, now: Timestamp) -> Result<()> {
     if store.stat(&layout.stored_backup(label)?)?.is_some() {
         return store.delete(&layout.backup_running(label)?);
     }
-    remove_all(repository, label)
+    remove_all(repository, label).inspect_err(|_| {
+        // Keys that may not delete: what stays must not look as if somebody were at work there.
+        let _ = Running::begin(Timestamp::UNIX_EPOCH).take_over(repository, label);
+    })
 }
 
 /// Removes all objects of a backup that must not be, its mark last.

@@ -49,7 +49,10 @@ fn the_policies_that_are_recommended_are_enough() {
         "{checked}"
     );
     let info = primary.pgark(&["info"]).run().expect(0).stdout;
-    assert!(info.contains("one ") && !info.contains("CANNOT BE USED"), "{info}");
+    assert!(
+        info.contains("one ") && !info.contains("CANNOT BE USED") && !info.contains("is being taken"),
+        "{info}"
+    );
 
     bucket.come_as(&primary, reader);
     proxy.forget();

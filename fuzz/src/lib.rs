@@ -3,7 +3,7 @@
 use pgark::error::{Error, Result};
 use pgark::postgres::SystemIdentifier;
 use pgark::repository::Repository;
-use pgark::store::{Listing, ObjectInfo, ObjectKey, ObjectReader, ObjectWriter, Store};
+use pgark::store::{Listing, ObjectInfo, ObjectKey, ObjectReader, ObjectVisitor, ObjectWriter, Store};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -60,6 +60,10 @@ impl Store for MemoryStore {
 
     fn list(&self, _: Option<&ObjectKey>) -> Result<Listing> {
         Ok(Listing::default())
+    }
+
+    fn walk(&self, _: &ObjectKey, _: Option<&ObjectKey>, _: ObjectVisitor<'_>) -> Result<()> {
+        Ok(())
     }
 
     fn still_holds(&self, key: &ObjectKey) -> Result<bool> {

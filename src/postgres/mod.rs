@@ -8,6 +8,8 @@ pub mod backup_label;
 #[cfg(feature = "companion")]
 pub mod backup_manifest;
 pub mod control_file;
+#[cfg(feature = "companion")]
+pub mod incremental;
 mod little_endian;
 pub mod lsn;
 pub mod major_version;
@@ -41,6 +43,8 @@ pub use backup_manifest::{
     BackupManifestReader, BackupManifestWriter, ManifestFile, ManifestVersion, WalRange,
 };
 pub use control_file::{ClusterState, ControlFile};
+#[cfg(feature = "companion")]
+pub use incremental::IncrementalHeader;
 pub use lsn::{Lsn, SegmentNumber, SegmentSize};
 pub use major_version::MajorVersion;
 #[cfg(feature = "companion")]

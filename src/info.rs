@@ -4,6 +4,7 @@ use crate::error::{Error, Result};
 use crate::postgres::{
     Lsn, SegmentName, SegmentNumber, SegmentSize, SystemIdentifier, TimelineHistory, TimelineId,
 };
+use crate::repository::backup::Chain;
 use crate::repository::backup::inventory;
 use crate::repository::backup::manifest::StoredBackup;
 use crate::repository::wal::{self, SegmentRun, Timelines};
@@ -52,6 +53,10 @@ pub struct SystemInfo {
 pub struct BackupInfo {
     /// Its label.
     pub label: String,
+    /// The backup that an incremental one builds on.
+    pub parent: Option<String>,
+    /// Why an incremental backup cannot be put together.
+    pub broken_chain: Option<String>,
     /// When it started and stopped.
     pub start_time: Timestamp,
     /// When it was consistent.
@@ -192,7 +197,8 @@ fn system_info(repository: &Repository, search: WalSearch, now: Timestamp) -> Re
     info.segment_bytes = Some(size.as_u64());
     info.timelines = archive.timelines();
     info.window = archive.window(&backups)?;
-    info.backups = backups.iter().map(|backup| archive.backup_info(backup)).collect::<Result<_>>()?;
+    info.backups =
+        backups.iter().map(|backup| archive.backup_info(backup, &backups)).collect::<Result<_>>()?;
     Ok(info)
 }
 
@@ -276,7 +282,7 @@ impl Archive {
             .collect()
     }
 
-    fn backup_info(&self, backup: &StoredBackup) -> Result<BackupInfo> {
+    fn backup_info(&self, backup: &StoredBackup, all: &[StoredBackup]) -> Result<BackupInfo> {
         let last = backup.stop.lsn.previous().unwrap_or(backup.stop.lsn).segment(self.size);
         let first = backup.start.lsn.segment(self.size);
         let timeline = backup.start.timeline;
@@ -290,6 +296,8 @@ impl Archive {
         };
         Ok(BackupInfo {
             label: backup.label.to_string(),
+            parent: backup.parent().map(|link| link.parent.to_string()),
+            broken_chain: Chain::of(backup, all).err().map(|error| error.to_string()),
             start_time: backup.start.time,
             stop_time: backup.stop.time,
             start_lsn: backup.start.lsn,
@@ -297,7 +305,7 @@ impl Archive {
             timeline,
             postgresql: backup.major_version()?.as_u32(),
             files: backup.totals.files,
-            raw_bytes: backup.totals.file_bytes,
+            raw_bytes: backup.whole_bytes(),
             stored_bytes: backup.totals.stored_bytes,
             damaged_pages: backup.damaged_pages.count,
             missing_wal: missing,
@@ -316,7 +324,7 @@ impl Archive {
         };
         let first = newest.start.lsn.segment(self.size);
         let Some(last) = self.readable_end(history, first) else { return Ok(None) };
-        let oldest = backups.iter().find(|backup| {
+        let oldest = backups.iter().filter(|backup| Chain::of(backup, backups).is_ok()).find(|backup| {
             history.contains(backup.start.timeline)
                 && history.end_of(backup.start.timeline).is_none_or(|end| backup.stop.lsn <= end)
                 && self.readable_end(history, backup.start.lsn.segment(self.size)) == Some(last)

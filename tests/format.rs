@@ -10,18 +10,20 @@ use pgark::durable::RealDisk;
 use pgark::postgres::backup_manifest::{
     BackupManifestReader, BackupManifestWriter, ManifestFile, ManifestVersion, WalRange,
 };
+use pgark::postgres::incremental::{IncrementalHeader, incremental_path};
 use pgark::postgres::{Lsn, SegmentSize, SystemIdentifier, TimelineId, WalFileName};
+use pgark::repository::backup::chain::{Chain, ChainEntry, ChainReader, ChainedFiles};
+use pgark::repository::backup::file_set::{compare_with_postgres_manifest, open_postgres_manifest};
 use pgark::repository::backup::framed::{FramedReader, FramedWriter};
 use pgark::repository::backup::manifest::*;
 use pgark::repository::backup::pack::{FinishedPack, PackOwner};
 use pgark::repository::backup::{
-    DirectoryEntry, FileEntry, IndexEntry, IndexReader, IndexWriter, Label, PackWriter, StoredText,
+    DirectoryEntry, FileEntry, FileForm, IndexEntry, IndexReader, IndexWriter, Label, PackWriter, StoredText,
     inventory, read_file,
 };
 use pgark::repository::wal::{self, PageCheck, WalSource};
 use pgark::repository::{Repository, systems};
 use pgark::store::DirectoryStore;
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -84,6 +86,74 @@ fn files() -> Vec<(&'static [u8], Vec<u8>)> {
     ]
 }
 
+/// One page of a relation, as far as its content matters here.
+fn page(seed: u8) -> Vec<u8> {
+    (0..8192_u32).map(|at| (at / 61) as u8 ^ seed).collect()
+}
+
+/// The files of the full backup on which the incremental one builds: one that will change and one that will not.
+fn parent_files() -> Vec<(&'static [u8], Vec<u8>)> {
+    vec![
+        (b"PG_VERSION", b"15\n".to_vec()),
+        (b"base/5/1259", [page(1), page(2), page(3)].concat()),
+        (b"base/5/2600", page(4)),
+    ]
+}
+
+/// What the incremental backup restores to: the second page is another one, the third is gone, one is new.
+fn child_files() -> Vec<(&'static [u8], Vec<u8>)> {
+    vec![
+        (b"PG_VERSION", b"15\n".to_vec()),
+        (b"base/5/1259", [page(1), page(9)].concat()),
+        (b"base/5/2600", page(4)),
+        (b"base/5/2600_vm", page(5)),
+    ]
+}
+
+/// What the incremental backup stores of it.
+fn stored_of_child() -> Vec<StoredFile> {
+    let incremental = |length: u32, pages: Vec<u32>, content: &[u8]| {
+        let header = IncrementalHeader::new(length, pages, 131_072).unwrap();
+        (
+            FileForm::Incremental { whole_bytes: u64::from(length) * 8192 },
+            [&header.to_bytes(), content].concat(),
+        )
+    };
+    child_files()
+        .into_iter()
+        .map(|(path, content)| {
+            let (form, content) = match path {
+                b"base/5/1259" => incremental(2, vec![1], &page(9)),
+                b"base/5/2600" => incremental(1, vec![], b""),
+                _ => (FileForm::Whole, content),
+            };
+            StoredFile { path, content, form }
+        })
+        .collect()
+}
+
+/// A file as it lies in a pack.
+struct StoredFile {
+    path: &'static [u8],
+    content: Vec<u8>,
+    form: FileForm,
+}
+
+fn whole(files: Vec<(&'static [u8], Vec<u8>)>) -> Vec<StoredFile> {
+    files.into_iter().map(|(path, content)| StoredFile { path, content, form: FileForm::Whole }).collect()
+}
+
+/// Version 2: a full backup, and one that builds on it.
+fn write_sample_of_2(root: &Path) {
+    fs::create_dir_all(root).unwrap();
+    let repository = repository(root);
+    repository.make().unwrap();
+    let parent = write_backup(&repository, "full", ("0/300028", "0/400100"), whole(parent_files()), None);
+    let points = ("0/500028", "0/600100");
+    write_backup(&repository, "incremental", points, stored_of_child(), Some(&parent));
+    fs::remove_dir(root.join(".pgark-temporary")).unwrap();
+}
+
 fn write_sample(root: &Path) {
     fs::create_dir_all(root).unwrap();
     let scratch = tempfile::tempdir().unwrap();
@@ -95,12 +165,18 @@ fn write_sample(root: &Path) {
         let source = WalSource { name, path, segment_size: SEGMENT, pages: PageCheck::FirstPage };
         wal::put(&repository, &source, compression, scratch.path()).unwrap();
     }
-    write_backup(&repository);
+    write_backup(&repository, "sample", ("0/300028", "0/400100"), whole(files()), None);
     fs::remove_dir(root.join(".pgark-temporary")).unwrap();
 }
 
-fn write_backup(repository: &Repository) {
-    let label: Label = "sample".parse().unwrap();
+fn write_backup(
+    repository: &Repository,
+    label: &str,
+    points: (&str, &str),
+    all: Vec<StoredFile>,
+    parent: Option<&StoredBackup>,
+) -> StoredBackup {
+    let label: Label = label.parse().unwrap();
     let (store, layout) = (repository.store().as_ref(), repository.layout());
     let compression = Compression::Zstd { level: 1 };
     let owner = PackOwner { uid: 101, gid: 104 };
@@ -110,17 +186,34 @@ fn write_backup(repository: &Repository) {
         mode: 0o700,
     })];
     let mut packs = Vec::new();
-    for (number, tablespace) in [(1, None), (2, Some(16402))] {
+    let tablespaces = if all.iter().any(|file| file.path.starts_with(b"pg_tblspc/")) {
+        vec![StoredTablespace {
+            oid: 16402,
+            name: "fast".into(),
+            path: Some(StoredText::new(&b"/mnt/fast"[..])),
+        }]
+    } else {
+        Vec::new()
+    };
+    let roots = [None].into_iter().chain(tablespaces.iter().map(|tablespace| Some(tablespace.oid)));
+    for (number, tablespace) in (1..).zip(roots) {
         let key = layout.backup_pack(&label, number).unwrap();
         let mut pack = PackWriter::create(store, &key, number, tablespace, compression, owner).unwrap();
         let prefix: &[u8] = if tablespace.is_some() { b"pg_tblspc/16402/" } else { b"" };
         if tablespace.is_none() {
             pack.add_directory(b"base", 0o700, MODIFIED).unwrap();
         }
-        let all = files();
         let mine = |path: &[u8]| path.starts_with(b"pg_tblspc/") == tablespace.is_some();
-        for (at, (path, content)) in all.iter().enumerate().filter(|(_, (path, _))| mine(path)) {
-            pack.begin_file(at, &path[prefix.len()..], content.len() as u64, 0o600, MODIFIED).unwrap();
+        for (at, file) in all.iter().enumerate().filter(|(_, file)| mine(file.path)) {
+            let StoredFile { path, content, form } = file;
+            let stored_path = match form {
+                FileForm::Whole => path.to_vec(),
+                FileForm::Incremental { .. } => incremental_path(path),
+            };
+            pack.begin_file(at, &stored_path[prefix.len()..], content.len() as u64, 0o600, MODIFIED).unwrap();
+            if let FileForm::Incremental { whole_bytes } = form {
+                pack.is_incremental(*whole_bytes);
+            }
             pack.write(content).unwrap();
             pack.end_file().unwrap();
         }
@@ -128,17 +221,27 @@ fn write_backup(repository: &Repository) {
         packs.push(pack);
         entries.extend(placed.iter().map(|placed| {
             IndexEntry::File(FileEntry {
-                path: StoredText::new(all[placed.number].0),
+                path: StoredText::new(all[placed.number].path),
                 bytes: placed.bytes,
                 modified_unix_s: placed.modified_unix_s,
                 mode: placed.mode,
                 crc32c: placed.crc32c,
                 place: placed.place,
+                form: placed.form,
             })
         }));
     }
     entries.sort_by(|a, b| a.path().as_bytes().cmp(b.path().as_bytes()));
-    let mut index = IndexWriter::create(store, &layout.backup_index(&label).unwrap(), compression).unwrap();
+    let index = layout.backup_index(&label).unwrap();
+    let mut index = match parent {
+        None => IndexWriter::create(store, &index, compression).unwrap(),
+        Some(_) => IndexWriter::create_incremental(store, &index, compression).unwrap(),
+    };
+    let whole_bytes = entries.iter().map(|entry| match entry {
+        IndexEntry::File(file) => file.whole_bytes(),
+        IndexEntry::Directory(_) => 0,
+    });
+    let whole_bytes = whole_bytes.sum();
     let manifest =
         FramedWriter::create(store, &layout.postgres_manifest(&label).unwrap(), compression).unwrap();
     let mut manifest = BackupManifestWriter::new(manifest, ManifestVersion::One).unwrap();
@@ -147,7 +250,7 @@ fn write_backup(repository: &Repository) {
         if let IndexEntry::File(file) = entry {
             manifest
                 .add_file(&ManifestFile {
-                    path: Cow::Borrowed(file.path.as_bytes()),
+                    path: file.stored_path(),
                     size_bytes: file.bytes,
                     modified_unix_s: file.modified_unix_s,
                     crc32c: Some(file.crc32c),
@@ -155,7 +258,7 @@ fn write_backup(repository: &Repository) {
                 .unwrap();
         }
     }
-    let (start, stop): (Lsn, Lsn) = ("0/300028".parse().unwrap(), "0/400100".parse().unwrap());
+    let (start, stop): (Lsn, Lsn) = (points.0.parse().unwrap(), points.1.parse().unwrap());
     let range = WalRange { timeline: TimelineId::FIRST, start, end: stop };
     let (postgres_manifest, _) = manifest.finish(&[range]).unwrap().finish().unwrap();
     let point = |lsn, time: &str| BackupPoint {
@@ -164,10 +267,12 @@ fn write_backup(repository: &Repository) {
         timeline: TimelineId::FIRST,
         snapshot: Some("730:730:".into()),
     };
+    let kind = parent.map_or(BackupKind::Full, |parent| BackupKind::Incremental(parent.link()));
+    let tablespace_map = (!tablespaces.is_empty()).then(|| StoredText::new(&b"16402 /mnt/fast\n"[..]));
     let backup = StoredBackup {
-        version: StoredBackup::VERSION,
+        version: StoredBackup::version_of(&kind),
         label,
-        kind: BackupKind::Full,
+        kind,
         created_by: "pgark 0.1.0".into(),
         cluster: "main".into(),
         system_identifier: SystemIdentifier::new(SYSTEM).unwrap(),
@@ -191,19 +296,16 @@ fn write_backup(repository: &Repository) {
         wal_ranges: vec![StoredWalRange { timeline: TimelineId::FIRST, start, end: stop }],
         timeline_history: Vec::new(),
         databases: vec![StoredDatabase { oid: 5, name: "postgres".into(), tablespace: 1663, xmin: 1 }],
-        tablespaces: vec![StoredTablespace {
-            oid: 16402,
-            name: "fast".into(),
-            path: Some(StoredText::new(&b"/mnt/fast"[..])),
-        }],
+        tablespaces,
         settings: BTreeMap::from([("full_page_writes".to_owned(), "on".to_owned())]),
         configuration_files: Vec::new(),
         backup_label: StoredText::new(&b"START WAL LOCATION: 0/300028 (file 000000010000000000000003)\n"[..]),
-        tablespace_map: Some(StoredText::new(&b"16402 /mnt/fast\n"[..])),
+        tablespace_map,
         totals: BackupTotals {
-            files: files().len() as u64,
+            files: all.len() as u64,
             directories: 1,
-            file_bytes: files().iter().map(|(_, content)| content.len() as u64).sum(),
+            file_bytes: all.iter().map(|file| file.content.len() as u64).sum(),
+            whole_bytes: parent.map(|_| whole_bytes),
             stored_bytes: packs.iter().map(|pack| pack.stored_bytes).sum(),
         },
         packs,
@@ -212,6 +314,39 @@ fn write_backup(repository: &Repository) {
         damaged_pages: DamagedPages::default(),
     };
     backup.publish(repository).unwrap();
+    backup
+}
+
+/// Reads the full backup and the incremental one of version 2, through their chain.
+fn read_sample_of_2(root: &Path) {
+    let repository = repository(root);
+    repository.check().unwrap();
+    let backups = inventory::read_all(&repository).unwrap();
+    let versions: Vec<_> = backups.iter().map(|backup| (backup.label.as_str(), backup.version)).collect();
+    assert_eq!(versions, [("full", 1), ("incremental", 2)]);
+    for (backup, expected) in backups.iter().zip([parent_files(), child_files()]) {
+        let chain = Chain::of(backup, &backups).unwrap();
+        let mut files = ChainedFiles::open(&repository, &chain).unwrap();
+        let mut reader = ChainReader::new(&repository, &chain);
+        let mut read = Vec::new();
+        while let Some(entry) = files.next_entry().unwrap() {
+            let ChainEntry::File(file) = entry else { continue };
+            let mut content = Vec::new();
+            let crc32c = reader.read_file(&file, &mut |bytes| {
+                content.extend_from_slice(bytes);
+                Ok(())
+            });
+            assert_eq!(crc32c.unwrap(), crc32c::crc32c(&content));
+            assert_eq!(file.bytes, content.len() as u64);
+            read.push((file.path.as_bytes().to_vec(), content));
+        }
+        let expected: Vec<_> = expected.into_iter().map(|(path, content)| (path.to_vec(), content)).collect();
+        assert!(read == expected, "{}", backup.label);
+        for (member, sum) in chain.members().zip(files.sums()) {
+            let manifest = open_postgres_manifest(&repository, member).unwrap();
+            compare_with_postgres_manifest(&repository, member, sum, manifest).unwrap();
+        }
+    }
 }
 
 /// Reads all of a repository and holds it against what was put in.
@@ -258,8 +393,9 @@ fn read_sample(root: &Path) {
 
 #[test]
 fn repositories_of_every_version_are_read() {
-    assert_eq!(StoredBackup::VERSION, 1, "a new version needs a sample of its own, and a line here");
+    assert_eq!(StoredBackup::VERSION, 2, "a new version needs a sample of its own, and a line here");
     read_sample(&fixtures(1));
+    read_sample_of_2(&fixtures(2));
 }
 
 #[test]
@@ -267,6 +403,9 @@ fn what_is_written_today_is_read_today() {
     let scratch = tempfile::tempdir().unwrap();
     write_sample(scratch.path());
     read_sample(scratch.path());
+    let scratch = tempfile::tempdir().unwrap();
+    write_sample_of_2(scratch.path());
+    read_sample_of_2(scratch.path());
 }
 
 #[test]
@@ -274,5 +413,5 @@ fn what_is_written_today_is_read_today() {
 fn write_the_sample_of_this_version() {
     let root = fixtures(StoredBackup::VERSION);
     assert!(!root.exists(), "samples are never changed");
-    write_sample(&root);
+    write_sample_of_2(&root);
 }

@@ -1,11 +1,14 @@
 //! Copies the files of a data directory into packs, by several workers.
 
-use super::files::FileList;
+use super::files::{FileList, PlannedRelation};
+use super::increment::Increment;
 use super::pages::{PageFindings, PageRules, Piece};
 use crate::config::Compression;
 use crate::error::{Context, Error, Result};
 use crate::monitor::Monitor;
-use crate::postgres::MajorVersion;
+use crate::postgres::incremental::incremental_path;
+use crate::postgres::page::PAGE_BYTES;
+use crate::postgres::{IncrementalHeader, MajorVersion};
 use crate::repository::Repository;
 use crate::repository::backup::Label;
 use crate::repository::backup::manifest::StoredPack;
@@ -15,6 +18,7 @@ use std::cmp::Reverse;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::num::NonZeroUsize;
+use std::ops::Range;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
@@ -40,6 +44,8 @@ pub struct DataDirectoryCopy<'a> {
     pub version: MajorVersion,
     /// How to check pages; `None`: they have no checksums.
     pub pages: Option<PageRules>,
+    /// What of the files is stored, in an incremental backup; `None`: all.
+    pub increment: Option<Increment>,
     /// How packs are compressed.
     pub compression: Compression,
     /// Whose files they are.
@@ -61,6 +67,17 @@ pub struct Copied {
     pub files: Vec<PlacedFile>,
     /// What is wrong with their pages.
     pub findings: PageFindings,
+}
+
+/// A file that is being copied.
+struct Source<'a> {
+    file: &'a File,
+    path: &'a [u8],
+    /// Which file of its relation's fork it is, if it is one.
+    segment: Option<u32>,
+    /// Whether its bytes were counted already, when it was looked through.
+    counted: bool,
+    findings: &'a mut PageFindings,
 }
 
 /// What the workers have in common.
@@ -208,37 +225,81 @@ impl DataDirectoryCopy<'_> {
         };
         // Not as it was listed: a configuration file may have been replaced by a longer one.
         let metadata = file.metadata().context(what)?;
-        let segment = self.pages.and_then(|rules| {
-            self.files.relation_segment(planned, self.version).map(|segment| (rules, segment))
-        });
+        let relation = self.files.relation(planned, self.version);
+        let changed = self.changed_pages(number, relation, &file, metadata.len(), buffer).context(what)?;
+        let (stored_path, stored_bytes) = match &changed {
+            None => (path.clone(), metadata.len()),
+            Some(header) => (incremental_path(&path), header.file_bytes()),
+        };
         pack.begin_file(
             number,
-            self.files.path_in_pack(root, &path),
-            metadata.len(),
+            self.files.path_in_pack(root, &stored_path),
+            stored_bytes,
             metadata.mode() & 0o7777,
             metadata.mtime(),
         )?;
-        let mut offset = 0;
-        while pack.missing_bytes() > 0 {
-            self.watch.check()?;
-            // What was appended meanwhile is in WAL.
-            let wanted = usize::try_from(pack.missing_bytes())
-                .map_or(buffer.len(), |missing| missing.min(buffer.len()));
-            let length =
-                read_full(&file, buffer.get_mut(..wanted).unwrap_or_default(), offset).context(what)?;
-            let bytes = buffer.get_mut(..length).unwrap_or_default();
-            if let Some((rules, segment)) = segment {
-                rules.check(&Piece { file: &file, path: &path, segment, offset }, bytes, findings)?;
-            }
-            pack.write(bytes)?;
-            self.monitor.advance(length as u64);
-            offset += length as u64;
-            if length < wanted {
-                // Cut off meanwhile, which is in WAL too.
-                pack.fill_with_zeros()?;
+        let mut source = Source {
+            file: &file,
+            path: &path,
+            segment: relation.map(|found| found.segment),
+            counted: changed.is_some(),
+            findings,
+        };
+        match changed {
+            None => self.copy_range(pack, &mut source, 0..metadata.len(), buffer).context(what)?,
+            Some(header) => {
+                self.monitor.advance(metadata.len());
+                pack.is_incremental(metadata.len());
+                pack.write(&header.to_bytes())?;
+                for pages in runs(header.pages()) {
+                    let range = pages.start * PAGE_BYTES as u64..pages.end * PAGE_BYTES as u64;
+                    self.copy_range(pack, &mut source, range, buffer).context(what)?;
+                }
             }
         }
         pack.end_file()
+    }
+
+    /// The pages that have to be stored of a file; `None`: all of it.
+    fn changed_pages(
+        &self,
+        number: usize,
+        relation: Option<PlannedRelation>,
+        file: &File,
+        bytes: u64,
+        buffer: &mut [u8],
+    ) -> Result<Option<IncrementalHeader>> {
+        let (Some(increment), Some(relation)) = (&self.increment, relation) else { return Ok(None) };
+        increment.changed_pages(number, relation, file, bytes, buffer, self.watch)
+    }
+
+    /// Copies a range of a file; what it lacks, because the file was cut off meanwhile, are zeros: WAL cuts it off again.
+    fn copy_range(
+        &self,
+        pack: &mut PackWriter,
+        source: &mut Source<'_>,
+        range: Range<u64>,
+        buffer: &mut [u8],
+    ) -> Result<()> {
+        let mut offset = range.start;
+        while offset < range.end {
+            self.watch.check()?;
+            let missing = range.end - offset;
+            let wanted = usize::try_from(missing).map_or(buffer.len(), |missing| missing.min(buffer.len()));
+            let bytes = buffer.get_mut(..wanted).unwrap_or_default();
+            let length = read_full(source.file, bytes, offset).context(|| "could not read it")?;
+            bytes.get_mut(length..).unwrap_or_default().fill(0);
+            if let (Some(rules), Some(segment)) = (self.pages, source.segment) {
+                let piece = Piece { file: source.file, path: source.path, segment, offset };
+                rules.check(&piece, bytes.get_mut(..length).unwrap_or_default(), source.findings)?;
+            }
+            pack.write(bytes)?;
+            if !source.counted {
+                self.monitor.advance(wanted as u64);
+            }
+            offset += wanted as u64;
+        }
+        Ok(())
     }
 }
 
@@ -307,8 +368,21 @@ fn open(path: &std::path::Path) -> io::Result<Option<File>> {
     }
 }
 
+/// Neighbouring numbers together, as ranges.
+fn runs(numbers: &[u32]) -> impl Iterator<Item = Range<u64>> + '_ {
+    let mut rest = numbers.iter().copied().map(u64::from).peekable();
+    std::iter::from_fn(move || {
+        let first = rest.next()?;
+        let mut end = first + 1;
+        while rest.next_if_eq(&end).is_some() {
+            end += 1;
+        }
+        Some(first..end)
+    })
+}
+
 /// Fills the buffer, unless the file ends before.
-fn read_full(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+pub(super) fn read_full(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
     let mut filled = 0;
     while let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) {
         match file.read_at(rest, offset + filled as u64) {
@@ -319,4 +393,16 @@ fn read_full(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         }
     }
     Ok(filled)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn neighbours_are_read_together() {
+        let ranges = |numbers: &[u32]| runs(numbers).collect::<Vec<_>>();
+        assert_eq!(ranges(&[]), []);
+        assert_eq!(ranges(&[0, 1, 2, 5, 7, 8]), [0..3, 5..6, 7..9]);
+    }
 }

@@ -70,6 +70,19 @@ pub struct PlannedFile {
     name_bytes: u32,
 }
 
+/// What the path of a relation's file says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PlannedRelation {
+    /// The database; `None`: it belongs to all of them.
+    pub database: Option<u32>,
+    /// The number in its name, PostgreSQL's `relfilenode`.
+    pub number: u32,
+    /// The fork.
+    pub fork: Fork,
+    /// Which file of the fork it is, from 0.
+    pub segment: u32,
+}
+
 impl FileList {
     /// Walks through the data directory at `base`.
     ///
@@ -120,14 +133,31 @@ impl FileList {
         self.directory_of(file).map_or(0, |directory| directory.root)
     }
 
-    /// Which file of its relation's fork it is, if its pages may carry checksums.
-    pub fn relation_segment(&self, file: &PlannedFile, version: MajorVersion) -> Option<u32> {
+    /// Which file of which relation's fork it is, if its pages may carry checksums.
+    pub fn relation(&self, file: &PlannedFile, version: MajorVersion) -> Option<PlannedRelation> {
         let directory = self.directory_of(file)?;
         let name = self.name_of(file);
         if !exclusions::has_pages(&directory.path, name, version) {
             return None;
         }
-        exclusions::relation_file(name).map(|relation| relation.segment)
+        let relation = exclusions::relation_file(name)?;
+        Some(PlannedRelation {
+            database: number_of(directory.path.rsplit(|byte| *byte == b'/').next()?),
+            number: number_of(relation.number)?,
+            fork: relation.fork,
+            segment: relation.segment,
+        })
+    }
+
+    /// The numbers of the files in the order of the bytes of their paths.
+    pub fn sorted(&self) -> Vec<u32> {
+        let mut numbers: Vec<u32> = (0..self.files.len() as u32).collect();
+        let path = |number: &u32| {
+            let file = self.files.get(*number as usize);
+            file.map(|file| self.path_parts(file)).unwrap_or_default().into_iter().flatten()
+        };
+        numbers.sort_unstable_by(|a, b| path(a).cmp(path(b)));
+        numbers
     }
 
     /// The path of a file in parts that need no memory: directory, slash, name.
@@ -340,7 +370,11 @@ fn open_directory(path: &Path) -> Result<Option<ReadDir>> {
 }
 
 fn tablespace_oid(path: &[u8]) -> Option<u32> {
-    std::str::from_utf8(path).ok()?.rsplit('/').next()?.parse().ok()
+    number_of(path.rsplit(|byte| *byte == b'/').next()?)
+}
+
+fn number_of(digits: &[u8]) -> Option<u32> {
+    std::str::from_utf8(digits).ok()?.parse().ok()
 }
 
 fn join(directory: &[u8], name: &[u8]) -> Vec<u8> {
@@ -453,7 +487,12 @@ mod tests {
         assert_eq!(list.roots[root].tablespace, Some(16400));
         assert_eq!(list.roots[root].target, space.as_os_str().as_bytes());
         assert_eq!(monitor.lines().len(), 1, "the link to /etc/passwd");
-        assert_eq!(list.relation_segment(&files[1], MajorVersion::V15), Some(0));
-        assert_eq!(list.relation_segment(&files[0], MajorVersion::V15), None);
+        let relation = list.relation(&files[1], MajorVersion::V15).unwrap();
+        assert_eq!((relation.database, relation.number, relation.segment), (Some(5), 1259, 0));
+        assert_eq!(list.relation(&files[0], MajorVersion::V15), None);
+        assert_eq!(list.relation(&files[4], MajorVersion::V15).unwrap().database, None);
+        let sorted: Vec<_> =
+            list.sorted().iter().map(|number| list.path_of(&list.files[*number as usize])).collect();
+        assert!(sorted.is_sorted() && sorted.len() == paths.len());
     }
 }

@@ -11,7 +11,6 @@ use crate::repository::backup::index::StoredIndex;
 use crate::repository::backup::pack::PlacedFile;
 use crate::repository::backup::{DirectoryEntry, FileEntry, IndexEntry, IndexWriter, Label, StoredText};
 use crate::store::PutOutcome;
-use std::borrow::Cow;
 
 /// All that a backup holds.
 pub struct BackedUp<'a> {
@@ -23,6 +22,17 @@ pub struct BackedUp<'a> {
     pub last: &'a [LastFile],
     /// Their places.
     pub last_placed: &'a [PlacedFile],
+    /// Whether there may be incremental files among them.
+    pub scope: Scope,
+}
+
+/// How much of the files a backup holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// All.
+    Full,
+    /// Of some only what changed.
+    Incremental,
 }
 
 /// The lists, stored.
@@ -35,8 +45,10 @@ pub struct StoredLists {
     pub file_count: u64,
     /// How many directories there are.
     pub directory_count: u64,
-    /// The length of all files together.
+    /// The length of all files together, as they are stored.
     pub file_bytes: u64,
+    /// The same, when they are restored.
+    pub whole_bytes: u64,
 }
 
 /// One line of the lists, by its place in the parts of [`BackedUp`].
@@ -63,8 +75,12 @@ pub fn write(
     let manifest_key = layout.postgres_manifest(label)?;
     let manifest = FramedWriter::create(store, &manifest_key, compression)?;
     let mut manifest = BackupManifestWriter::new(manifest, version)?;
-    let mut index = IndexWriter::create(store, &layout.backup_index(label)?, compression)?;
-    let (mut file_count, mut directory_count, mut file_bytes) = (0, 0, 0);
+    let index_key = layout.backup_index(label)?;
+    let mut index = match backed_up.scope {
+        Scope::Full => IndexWriter::create(store, &index_key, compression)?,
+        Scope::Incremental => IndexWriter::create_incremental(store, &index_key, compression)?,
+    };
+    let (mut file_count, mut directory_count, mut file_bytes, mut whole_bytes) = (0, 0, 0, 0);
     for item in backed_up.sorted() {
         let Some(entry) = backed_up.entry(item) else { continue };
         match &entry {
@@ -72,8 +88,9 @@ pub fn write(
             IndexEntry::File(file) => {
                 file_count += 1;
                 file_bytes += file.bytes;
+                whole_bytes += file.whole_bytes();
                 manifest.add_file(&ManifestFile {
-                    path: Cow::Borrowed(file.path.as_bytes()),
+                    path: file.stored_path(),
                     size_bytes: file.bytes,
                     modified_unix_s: file.modified_unix_s,
                     crc32c: Some(file.crc32c),
@@ -90,7 +107,7 @@ pub fn write(
         ));
     }
     let index = index.finish()?;
-    Ok(StoredLists { postgres_manifest, index, file_count, directory_count, file_bytes })
+    Ok(StoredLists { postgres_manifest, index, file_count, directory_count, file_bytes, whole_bytes })
 }
 
 impl BackedUp<'_> {
@@ -151,6 +168,7 @@ impl BackedUp<'_> {
             mode: placed.mode,
             crc32c: placed.crc32c,
             place: placed.place,
+            form: placed.form,
         }))
     }
 }

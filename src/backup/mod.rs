@@ -8,38 +8,43 @@ mod configuration_files;
 mod copy;
 mod exclusions;
 mod files;
+mod increment;
 mod last_pack;
 mod lists;
 mod pages;
+mod parent;
 mod primary;
 mod running;
 mod session;
 mod summary;
 mod wal;
 
+pub use parent::BackupType;
 pub use summary::BackupSummary;
 
 use crate::config::{Checkpoint, Compression, Conninfo};
 use crate::data_directory::DataDirectory;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::monitor::Monitor;
-use crate::postgres::backup_label::{BackupLabel, BackupSource};
+use crate::postgres::backup_label::{BackupLabel, BackupSource, IncrementalFrom, with_incremental_from};
 use crate::postgres::page::PAGE_BYTES;
 use crate::postgres::{
-    ControlFile, ManifestVersion, SystemIdentifier, TimelineHistory, TimelineId, WalFileName,
+    ControlFile, MajorVersion, ManifestVersion, SystemIdentifier, TimelineHistory, TimelineId, WalFileName,
 };
 use crate::repository::Repository;
 use crate::repository::backup::manifest::{
     BackupKind, BackupPoint, BackupTotals, StoredServer, StoredTablespace, StoredWalRange,
 };
 use crate::repository::backup::pack::PackOwner;
-use crate::repository::backup::{Label, StoredBackup, StoredText};
+use crate::repository::backup::{Chain, Label, StoredBackup, StoredText};
 use crate::server::Watch;
 use copy::{Copied, DataDirectoryCopy};
 use files::FileList;
-use lists::BackedUp;
+use increment::Increment;
+use lists::{BackedUp, Scope};
 use nix::unistd::{Gid, Uid};
 use pages::PageRules;
+use parent::Child;
 use primary::Primary;
 use running::RunningBackup;
 use session::{ServerFacts, Session, StoppedBackup};
@@ -54,6 +59,10 @@ use wal::WalWait;
 pub struct BackupRequest<'a> {
     /// The name of the new backup.
     pub label: Label,
+    /// How much of the data it stores.
+    pub kind: BackupType,
+    /// How many incremental backups may follow a full one, each building on the one before.
+    pub chain_max: usize,
     /// The running server's data directory.
     pub data_directory: &'a DataDirectory,
     /// How to reach the server.
@@ -159,17 +168,28 @@ impl Backup<'_> {
         let configuration_files =
             configuration_files::read(&facts, self.request.data_directory, self.monitor);
         let files = self.list_files()?;
-        let copy = self.copy(&files, &start);
+        let parent = self.choose_parent(&start, history.as_ref(), running, &files, &facts)?;
+        let (parent, increment) = parent.unzip();
+        let copy = self.copy(&files, &start, increment);
         let mut copied = self.copy_files(&copy, &files)?;
         let (control, control_file) = last_pack::read_control_file(self.request.data_directory)?;
-        let stopped = self.stop(&start, &control)?;
+        let mut stopped = self.stop(&start, &control)?;
+        if let Some(parent) = &parent {
+            self.mark_incremental(&mut stopped, parent.newest());
+        }
         let last = last_pack::files(control_file, &stopped);
         let last_packed = last_pack::write(&copy, copied.packs.len() as u32 + 1, &last)?;
         copied.packs.push(last_packed.pack);
         let wal_segments = wal.after_stop(&start, &stopped.stop)?;
         let range = StoredWalRange { timeline: start.timeline, start: start.lsn, end: stopped.stop.lsn };
-        let backed_up =
-            BackedUp { files: &files, copied: &copied.files, last: &last, last_placed: &last_packed.files };
+        let scope = if parent.is_some() { Scope::Incremental } else { Scope::Full };
+        let backed_up = BackedUp {
+            files: &files,
+            copied: &copied.files,
+            last: &last,
+            last_placed: &last_packed.files,
+            scope,
+        };
         let version = ManifestVersion::written_by(control.version, control.system);
         let lists = lists::write(
             &backed_up,
@@ -180,10 +200,13 @@ impl Backup<'_> {
             self.request.compression,
         )?;
         let packed_bytes: u64 = copied.packs.iter().map(|pack| pack.stored_bytes).sum();
+        let kind = parent
+            .as_ref()
+            .map_or(BackupKind::Full, |parent| BackupKind::Incremental(parent.newest().link()));
         let stored = StoredBackup {
-            version: StoredBackup::VERSION,
+            version: StoredBackup::version_of(&kind),
             label: self.request.label.clone(),
-            kind: BackupKind::Full,
+            kind,
             created_by: concat!("pgark ", env!("CARGO_PKG_VERSION")).to_owned(),
             cluster: self.repository.layout().cluster().to_owned(),
             system_identifier: control.system,
@@ -203,6 +226,7 @@ impl Backup<'_> {
                 files: lists.file_count,
                 directories: lists.directory_count,
                 file_bytes: lists.file_bytes,
+                whole_bytes: parent.as_ref().map(|_| lists.whole_bytes),
                 stored_bytes: packed_bytes
                     + lists.index.object.stored_bytes
                     + lists.postgres_manifest.stored_bytes,
@@ -215,7 +239,7 @@ impl Backup<'_> {
             stop: stopped.stop,
         };
         self.warn_of_damage(&stored);
-        self.publish(&stored, running)?;
+        self.publish(&stored, parent.as_ref(), running)?;
         Ok((stored, wal_segments))
     }
 
@@ -251,7 +275,60 @@ impl Backup<'_> {
         FileList::scan(data_directory, self.control.version, self.monitor, self.watch)
     }
 
-    fn copy<'a>(&'a self, files: &'a FileList, start: &BackupPoint) -> DataDirectoryCopy<'a> {
+    /// The backup to build on, and which pages have changed since; `None`: the backup is a full one.
+    fn choose_parent(
+        &self,
+        start: &BackupPoint,
+        history: Option<&TimelineHistory>,
+        running: &RunningBackup<'_>,
+        files: &FileList,
+        facts: &ServerFacts,
+    ) -> Result<Option<(Chain, Increment)>> {
+        let first = TimelineHistory::without_ancestors(start.timeline);
+        let history = history.unwrap_or(&first);
+        let child = Child {
+            kind: self.request.kind,
+            start,
+            history,
+            control: &self.control,
+            chain_max: self.request.chain_max,
+        };
+        let Some(chain) = parent::choose(&child, self.repository, self.monitor)? else { return Ok(None) };
+        let label = &chain.newest().label;
+        running.name_parent(label)?;
+        // Whoever removes backups looks at the marks first: what is still there now, stays.
+        let increment = parent::check_intact(&chain, self.repository).and_then(|()| {
+            let version = self.control.version;
+            Increment::find(self.repository, chain.newest(), files, &facts.databases, version, self.watch)
+        });
+        match increment {
+            Ok(increment) => {
+                self.monitor.step(&format!("looking for what has changed since backup {label}"));
+                Ok(Some((chain, increment)))
+            }
+            Err(error) if error.kind() == ErrorKind::Damaged => {
+                self.monitor
+                    .warning(&format!("backup {label} cannot be built on: {error}; taking a full backup"));
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// As 17 and later mark a backup of which `pg_combinebackup` makes a whole one; the server refuses to start from it.
+    fn mark_incremental(&self, stopped: &mut StoppedBackup, parent: &StoredBackup) {
+        if self.control.version >= MajorVersion::V17 {
+            let from = IncrementalFrom { start_point: parent.start.lsn, timeline: parent.start.timeline };
+            stopped.label = with_incremental_from(&stopped.label, from);
+        }
+    }
+
+    fn copy<'a>(
+        &'a self,
+        files: &'a FileList,
+        start: &BackupPoint,
+        increment: Option<Increment>,
+    ) -> DataDirectoryCopy<'a> {
         let rules = PageRules { start: start.lsn, pages_per_file: self.control.pages_per_file };
         let checked = self.control.data_checksums && self.control.page_bytes as usize == PAGE_BYTES;
         DataDirectoryCopy {
@@ -260,6 +337,7 @@ impl Backup<'_> {
             files,
             version: self.control.version,
             pages: checked.then_some(rules),
+            increment,
             compression: self.request.compression,
             owner: PackOwner { uid: Uid::effective().as_raw(), gid: Gid::effective().as_raw() },
             workers: self.request.workers,
@@ -330,7 +408,12 @@ impl Backup<'_> {
     ///
     /// Our mark is looked at before and after: whoever sweeps takes it over before looking for the manifest, so either
     /// they see the manifest, or we see that the mark is theirs.
-    fn publish(&self, stored: &StoredBackup, running: &RunningBackup<'_>) -> Result<()> {
+    fn publish(
+        &self,
+        stored: &StoredBackup,
+        parent: Option<&Chain>,
+        running: &RunningBackup<'_>,
+    ) -> Result<()> {
         self.watch.check()?;
         running.beat()?;
         let store = self.repository.store();
@@ -340,6 +423,10 @@ impl Backup<'_> {
                 return Err(Error::damaged(format!("\"{}/{key}\" is not what was stored", store.location()))
                     .hint("Did somebody remove objects of a backup that was being taken?"));
             }
+        }
+        if let Some(parent) = parent {
+            parent::check_intact(parent, self.repository)
+                .context(|| "what the backup builds on was removed while it was taken")?;
         }
         stored.publish(self.repository)?;
         let ours = running.check_ours();

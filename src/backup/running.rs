@@ -82,6 +82,15 @@ impl<'a> RunningBackup<'a> {
         running.beat(self.repository, self.label, Timestamp::now())
     }
 
+    /// Says in the mark on which backup this one builds, so that nobody removes it.
+    ///
+    /// # Errors
+    /// As [`RunningBackup::beat`].
+    pub fn name_parent(&self, parent: &Label) -> Result<()> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner).parent = Some(parent.clone());
+        self.beat()
+    }
+
     /// Makes sure that the mark is ours.
     ///
     /// # Errors
@@ -218,6 +227,8 @@ mod tests {
         assert_eq!(error.kind(), ErrorKind::Conflict);
         assert!(Running::read(&repository, &complete).unwrap().is_none());
 
+        running.name_parent(&complete).unwrap();
+        assert_eq!(Running::read(&repository, &running_label).unwrap().unwrap().parent, Some(complete));
         running.remove();
         assert!(!exists("running"));
         assert_eq!(running.beat().unwrap_err().kind(), ErrorKind::Conflict);

@@ -14,6 +14,10 @@ pub struct BackupSummary {
     pub label: String,
     /// Whether it was taken from a standby.
     pub from_standby: bool,
+    /// "full" or "incremental".
+    pub r#type: &'static str,
+    /// The backup that an incremental one builds on.
+    pub parent: Option<String>,
     /// When it began, by the server's clock.
     pub started: Timestamp,
     /// When it ended: recovery can reach any point after this.
@@ -26,8 +30,10 @@ pub struct BackupSummary {
     pub timeline: TimelineId,
     /// How many files it holds.
     pub files: u64,
-    /// How long they are.
+    /// How long they are, as they are restored.
     pub file_bytes: u64,
+    /// How much of them had to be stored, before it was compressed.
+    pub changed_bytes: u64,
     /// How long its objects are.
     pub stored_bytes: u64,
     /// How many packs there are.
@@ -45,13 +51,16 @@ impl BackupSummary {
         BackupSummary {
             label: backup.label.to_string(),
             from_standby: backup.from_standby,
+            r#type: if backup.parent().is_some() { "incremental" } else { "full" },
+            parent: backup.parent().map(|link| link.parent.to_string()),
             started: backup.start.time,
             stopped: backup.stop.time,
             start_lsn: backup.start.lsn,
             stop_lsn: backup.stop.lsn,
             timeline: backup.stop.timeline,
             files: backup.totals.files,
-            file_bytes: backup.totals.file_bytes,
+            file_bytes: backup.whole_bytes(),
+            changed_bytes: backup.totals.file_bytes,
             stored_bytes: backup.totals.stored_bytes,
             packs: backup.packs.len(),
             wal_segments,

@@ -225,6 +225,13 @@ pub static KEYS: &[Key] = &[
         description: "Whether the checkpoint that begins a base backup spares the disks or the time.",
     },
     Key {
+        name: "backup.chain_max",
+        kind: Kind::Number { unit: Unit::Plain, min: 1, max: 100 },
+        default: Number(30),
+        description: "How many incremental backups may follow a full one, each building on the one before; then a full one is \
+                      taken.",
+    },
+    Key {
         name: "recover.workers",
         kind: WORKERS,
         default: Number(2),

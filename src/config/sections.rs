@@ -76,6 +76,8 @@ pub struct BackupSettings {
     pub wal_deadline: Duration,
     /// The checkpoint that begins the backup.
     pub checkpoint: Checkpoint,
+    /// How many incremental backups may follow a full one.
+    pub chain_max: usize,
 }
 
 /// `[recover]`
@@ -165,6 +167,7 @@ impl BackupSettings {
                 "fast" => Checkpoint::Fast,
                 _ => Checkpoint::Spread,
             },
+            chain_max: settings.count("backup.chain_max").get(),
         }
     }
 }

@@ -58,11 +58,12 @@ fn three_lines_are_enough() {
     assert_eq!(config.backup.workers.get(), 2);
     assert_eq!(config.backup.wal_deadline, Duration::from_secs(300));
     assert_eq!(config.backup.checkpoint, Checkpoint::Spread);
+    assert_eq!(config.backup.chain_max, 30);
     assert_eq!(config.recover.workers.get(), 2);
 }
 
 /// Every key but the required ones, each with another value than its default.
-const OTHER_VALUES: [&str; 39] = [
+const OTHER_VALUES: [&str; 40] = [
     "system_identifier = 7312345678901234567",
     "connection.conninfo = \"host=/tmp\"",
     "connection.standby = \"host=/tmp\"",
@@ -82,6 +83,7 @@ const OTHER_VALUES: [&str; 39] = [
     "backup.workers = 64",
     "backup.wal_deadline_s = 1",
     "backup.checkpoint = \"fast\"",
+    "backup.chain_max = 100",
     "recover.workers = 64",
     "s3.region = \"eu-central-1\"",
     "s3.endpoint = \"https://s3.example.com:9000\"",

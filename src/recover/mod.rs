@@ -16,6 +16,7 @@ pub mod places;
 mod plan;
 pub mod repository_archive;
 pub mod restore;
+mod restored_manifest;
 pub mod server;
 pub mod space;
 pub mod staging;
@@ -33,6 +34,7 @@ pub use plan::{RecoverRequest, RecoveryPlan, plan};
 use crate::durable::{self, Disk};
 use crate::error::{Context, Error, Result};
 use crate::monitor::Monitor;
+use crate::postgres::backup_label::without_incremental_from;
 use crate::postgres::tablespace_map::{TablespaceLocation, render_tablespace_map};
 use crate::postgres::{ControlFile, SystemIdentifier};
 use crate::repository::Repository;
@@ -94,8 +96,8 @@ pub fn recover(
         })
         .collect::<Result<Vec<_>>>()?;
 
-    monitor.begin(&format!("restoring backup {}", plan.backup.label), plan.backup.totals.file_bytes);
-    let restored = restore::restore(repository, &plan.backup, places, workers, disk, monitor)?;
+    monitor.begin(&format!("restoring backup {}", plan.backup.label), plan.backup.whole_bytes());
+    let restored = restore::restore(repository, &plan.chain, places, workers, disk, monitor)?;
     monitor.end();
     check_restored(&plan.backup, &restored, data_directory, plan.system)?;
 
@@ -139,10 +141,13 @@ fn check_restored(
     data_directory: &Path,
     system: SystemIdentifier,
 ) -> Result<()> {
-    if restored.files != backup.totals.files || restored.bytes != backup.totals.file_bytes {
+    if restored.files != backup.totals.files || restored.bytes != backup.whole_bytes() {
         return Err(Error::damaged(format!(
             "the backup's index lists {} files with {} bytes, its manifest {} with {}",
-            restored.files, restored.bytes, backup.totals.files, backup.totals.file_bytes
+            restored.files,
+            restored.bytes,
+            backup.totals.files,
+            backup.whole_bytes()
         )));
     }
     let control =
@@ -151,9 +156,9 @@ fn check_restored(
         return Err(Error::damaged(format!("the backup's pg_control is of system {}", control.system)));
     }
     // Without it, recovery would begin at the wrong checkpoint and end in a cluster that is silently damaged.
-    let label =
-        read_restored(&data_directory.join("backup_label"), backup.backup_label.as_bytes().len() as u64)?;
-    if label.as_deref() != Some(backup.backup_label.as_bytes()) {
+    let recorded = without_incremental_from(backup.backup_label.as_bytes());
+    let label = read_restored(&data_directory.join("backup_label"), recorded.len() as u64)?;
+    if label.as_deref() != Some(&recorded) {
         return Err(Error::damaged("the backup's backup_label is not the one that its manifest records"));
     }
     Ok(())

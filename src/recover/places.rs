@@ -61,6 +61,15 @@ impl Places {
         })
     }
 
+    /// The tablespace outside of the data directory that a path of the backup belongs to, if it does to one.
+    pub fn tablespace_of(&self, path: &[u8]) -> Option<u32> {
+        let oid = path.strip_prefix(LINKS)?.split(|byte| *byte == b'/').next()?;
+        self.tablespaces
+            .iter()
+            .map(|tablespace| tablespace.oid)
+            .find(|known| known.to_string().as_bytes() == oid)
+    }
+
     /// The directory that a path belongs to, and the path below it.
     fn divide<'p>(&self, path: &'p [u8]) -> Result<(&Path, &'p [u8])> {
         let plain = |part: &[u8]| !part.is_empty() && part != b"." && part != b".." && !part.contains(&0);
@@ -115,6 +124,9 @@ mod tests {
         }
         assert_eq!(places().directory(b"pg_tblspc/16401").unwrap(), None);
         assert!(places().file(b"pg_tblspc/16401").is_err());
+        assert_eq!(places().tablespace_of(b"pg_tblspc/164/PG_15_202209061/5/1"), Some(164));
+        assert_eq!(places().tablespace_of(b"pg_tblspc/16402/x"), None);
+        assert_eq!(places().tablespace_of(b"base/164/1"), None);
     }
 
     #[test]

@@ -18,10 +18,11 @@ use crate::postgres::setting::quote_setting;
 use crate::postgres::tablespace_map::parse_tablespace_map;
 use crate::postgres::{SegmentSize, SystemIdentifier, TargetAction, TargetSettings, TargetTimeline};
 use crate::repository::Repository;
-use crate::repository::backup::inventory;
-use crate::repository::backup::manifest::{BackupKind, StoredBackup};
+use crate::repository::backup::manifest::StoredBackup;
+use crate::repository::backup::{Chain, IndexEntry, IndexReader, inventory};
 use crate::spool::Spool;
 use nix::unistd::{AccessFlags, access};
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -54,6 +55,8 @@ pub struct RecoveryPlan {
     pub target: TargetPlan,
     /// All that is known of the backup.
     pub backup: StoredBackup,
+    /// The backup with those that it builds on.
+    pub chain: Chain,
     /// Which system it is.
     pub system: SystemIdentifier,
     /// Where everything goes.
@@ -88,25 +91,32 @@ pub fn plan(
     // What can be answered without reading WAL comes first.
     let found = examine_data_directory(&request.data_directory)?;
     check_beside(&request.data_directory)?;
-    let (mut backups, damaged) = inventory::read_usable(repository)?;
+    let (backups, mut damaged) = inventory::read_usable(repository)?;
+    let mut chains = Vec::new();
+    for backup in &backups {
+        match Chain::of(backup, &backups) {
+            Ok(chain) => chains.push(chain),
+            Err(error) => damaged.push((backup.label.clone(), error)),
+        }
+    }
     let mut unusable: Vec<String> =
         damaged.iter().map(|(label, error)| format!("backup {label} is not considered: {error}")).collect();
     let is_wanted = |label: &str| request.target.backup.as_ref().is_some_and(|wanted| wanted == label);
-    let meant = damaged.into_iter().find(|(label, _)| backups.is_empty() || is_wanted(label.as_str()));
+    let meant = damaged.into_iter().find(|(label, _)| chains.is_empty() || is_wanted(label.as_str()));
     if let Some((_, error)) = meant {
         return Err(error);
     }
-    let segment_size = match backups.last() {
-        Some(backup) => backup.segment_size()?,
+    let segment_size = match chains.last() {
+        Some(chain) => chain.newest().segment_size()?,
         None => SegmentSize::DEFAULT,
     };
-    let candidates: Vec<BackupCandidate> = backups.iter().map(BackupCandidate::from).collect();
+    let candidates: Vec<BackupCandidate> =
+        chains.iter().map(|chain| BackupCandidate::from(chain.newest())).collect();
     let archive = RepositoryArchive::new(repository, segment_size, monitor);
     let target = plan_target(&request.target, &candidates, segment_size, &archive)?;
-    let chosen = backups.iter().position(|backup| backup.label.as_str() == target.backup);
-    let backup = chosen.map(|index| backups.swap_remove(index));
-    let backup = backup.ok_or_else(|| Error::damaged("the chosen backup is not in the repository"))?;
-    check_kind(&backup)?;
+    let chain = chains.into_iter().find(|chain| chain.newest().label.as_str() == target.backup);
+    let chain = chain.ok_or_else(|| Error::damaged("the chosen backup is not in the repository"))?;
+    let backup = chain.newest().clone();
     check_newer_tablespaces(request, &backup, repository.layout().system())?;
 
     let tablespaces = place(&backup.tablespaces, &request.mappings, &request.data_directory)?;
@@ -126,7 +136,7 @@ pub fn plan(
         })?);
     }
     let places = Places::new(request.data_directory.clone(), tablespaces);
-    check_space(&space_needs(&backup, &places, found, &tablespaces_found))?;
+    check_space(&space_needs(repository, &chain, &places, found, &tablespaces_found)?)?;
 
     let config_path = beside(&request.data_directory, "", ".pgark.toml");
     let spool = request
@@ -157,6 +167,7 @@ pub fn plan(
     Ok(RecoveryPlan {
         target,
         backup,
+        chain,
         system,
         places,
         found,
@@ -215,17 +226,6 @@ fn check_beside(data_directory: &Path) -> Result<()> {
     })
 }
 
-fn check_kind(backup: &StoredBackup) -> Result<()> {
-    match backup.kind {
-        BackupKind::Full => Ok(()),
-        BackupKind::Incremental { .. } => Err(Error::new(
-            ErrorKind::Usage,
-            format!("backup {} is incremental, which this pgark cannot restore", backup.label),
-        )
-        .hint("Upgrade pgark on this host, or choose a full backup with --backup.")),
-    }
-}
-
 /// Refuses when a tablespace of the original on this host is newer than the backup: the server makes it from the WAL,
 /// which only says where it lay, and would write into the original's directory.
 ///
@@ -268,16 +268,22 @@ fn check_newer_tablespaces(
     Ok(())
 }
 
-/// What goes where, as the packs tell; a few segments of WAL come on top.
+/// What goes where, as the packs tell, or the index of an incremental backup; a few segments of WAL come on top.
 fn space_needs(
-    backup: &StoredBackup,
+    repository: &Repository,
+    chain: &Chain,
     places: &Places,
     found: Found,
     tablespaces_found: &[Found],
-) -> Vec<SpaceNeed> {
+) -> Result<Vec<SpaceNeed>> {
     /// Segments that recovery keeps at the same time: the one that is read, and some that are made in advance.
     const SEGMENTS_BESIDE: u64 = 4;
+    let backup = chain.newest();
+    let whole = if chain.increments() > 0 { Some(whole_by_place(repository, backup, places)?) } else { None };
     let packed = |oid: Option<u32>| -> u64 {
+        if let Some(whole) = &whole {
+            return whole.get(&oid).copied().unwrap_or_default();
+        }
         // Whatever an enemy has written there: too much is too much.
         let packs = backup.packs.iter().filter(|pack| pack.tablespace == oid);
         packs.map(|pack| pack.raw_bytes).fold(0, u64::saturating_add)
@@ -292,7 +298,25 @@ fn space_needs(
         let bytes = packed(Some(tablespace.oid));
         needs.push(SpaceNeed { directory: tablespace.new.clone(), bytes, found: *found });
     }
-    needs
+    Ok(needs)
+}
+
+/// How much of an incremental backup goes into each tablespace outside of the data directory, and into that (`None`).
+fn whole_by_place(
+    repository: &Repository,
+    backup: &StoredBackup,
+    places: &Places,
+) -> Result<BTreeMap<Option<u32>, u64>> {
+    let (store, key) = (repository.store(), repository.layout().backup_index(&backup.label)?);
+    let mut index = IndexReader::open(store.as_ref(), &key, backup.index)?
+        .ok_or_else(|| Error::damaged(format!("\"{}/{key}\" is missing", store.location())))?;
+    let mut whole: BTreeMap<Option<u32>, u64> = BTreeMap::new();
+    while let Some(entry) = index.next_entry()? {
+        let IndexEntry::File(file) = entry else { continue };
+        let bytes = whole.entry(places.tablespace_of(file.path.as_bytes())).or_default();
+        *bytes = bytes.saturating_add(file.whole_bytes());
+    }
+    Ok(whole)
 }
 
 /// What keeps a cluster from archiving that is to archive: the `archive_command` in the backup names the configuration of

@@ -4,33 +4,33 @@
 //! directory that was claimed for them, because while files are written there is no symbolic link in it; links come last.
 
 use super::places::Places;
+use super::restored_manifest::RestoredManifest;
 use crate::durable::Disk;
 use crate::error::{Context, Error, Result};
 use crate::monitor::Monitor;
-use crate::postgres::BackupManifestReader;
+use crate::postgres::backup_label::without_incremental_from;
 use crate::repository::Repository;
-use crate::repository::backup::framed::FramedReader;
-use crate::repository::backup::index::{DirectoryEntry, FileEntry, IndexEntry, IndexReader};
-use crate::repository::backup::{PackReader, StoredBackup};
+use crate::repository::backup::chain::{ChainEntry, ChainReader, ChainedFile, ChainedFiles};
+use crate::repository::backup::{Chain, DirectoryEntry};
 use std::fs::File;
-use std::io::{self, BufReader, Read, Write};
+use std::io::{self, Read, Write};
 use std::num::NonZeroUsize;
 use std::path::Path;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 
 /// The file without which no server starts; it is put in place when all the rest is durable.
 pub const CONTROL_FILE: &[u8] = b"global/pg_control";
 
-/// PostgreSQL's own list of the files, left in the data directory for `pg_verifybackup`.
-const POSTGRES_MANIFEST: &str = "backup_manifest";
+/// Where the server begins to replay.
+const BACKUP_LABEL: &[u8] = b"backup_label";
 
 /// Longer than any `pg_control`, which has 8 KiB.
 const CONTROL_FILE_BYTES_MAX: u64 = 64 << 10;
 
-/// How many files are known at a time. Within such a batch each stored byte is read once; 20 MB of memory.
-const BATCH_FILES_MAX: usize = 100_000;
+/// How many files are known at a time. Within such a batch each stored byte is read once; some 20 MB of memory.
+const BATCH_FILES_MAX: usize = 50_000;
 
 /// How much one worker takes at a time, in raw bytes: enough that looking for a frame does not count.
 const SHARE_BYTES: u64 = 64 << 20;
@@ -50,17 +50,18 @@ pub struct Restored {
     pub control_file: Vec<u8>,
 }
 
-/// Some files of one pack, in the order of their places.
-struct Share {
-    pack: u32,
-    files: Vec<FileEntry>,
+/// A file that was restored.
+#[derive(Debug)]
+pub struct RestoredFile {
+    /// The file, with the length that it has now.
+    pub file: ChainedFile,
+    /// CRC-32C of what was written.
+    pub crc32c: u32,
 }
 
-/// What files there are, as two lists of them can be compared without holding either: equal sets have equal sums.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct FileSetSum {
-    files: u64,
-    sum: u128,
+/// Some files of one pack, in the order of their places.
+struct Share {
+    files: Vec<ChainedFile>,
 }
 
 /// Restores all files but `pg_control`. Nothing is durable yet.
@@ -70,7 +71,7 @@ struct FileSetSum {
 /// store's and the operating system's. The first one ends all workers.
 pub fn restore(
     repository: &Repository,
-    backup: &StoredBackup,
+    chain: &Chain,
     places: &Places,
     workers: NonZeroUsize,
     disk: &dyn Disk,
@@ -78,13 +79,12 @@ pub fn restore(
 ) -> Result<Restored> {
     let mut restore = Restore {
         repository,
-        backup,
+        chain,
         places,
         workers,
         disk,
         monitor,
         restored: Restored { files: 0, bytes: 0, control_file: Vec::new() },
-        sum: FileSetSum::default(),
     };
     restore.run()?;
     if restore.restored.control_file.is_empty() {
@@ -95,46 +95,42 @@ pub fn restore(
 
 struct Restore<'a> {
     repository: &'a Repository,
-    backup: &'a StoredBackup,
+    chain: &'a Chain,
     places: &'a Places,
     workers: NonZeroUsize,
     disk: &'a dyn Disk,
     monitor: &'a dyn Monitor,
     restored: Restored,
-    sum: FileSetSum,
 }
 
 impl Restore<'_> {
     fn run(&mut self) -> Result<()> {
-        let (store, layout) = (self.repository.store(), self.repository.layout());
-        let key = layout.backup_index(&self.backup.label)?;
-        let mut index = IndexReader::open(store.as_ref(), &key, self.backup.index)?
-            .ok_or_else(|| Error::damaged(format!("\"{}/{key}\" is missing", store.location())))?;
+        let mut files = ChainedFiles::open(self.repository, self.chain)?;
+        let mut manifest = RestoredManifest::begin(self.repository, self.chain, self.places, self.disk)?;
         loop {
             let mut batch = Vec::new();
-            let ended = self.read_batch(&mut index, &mut batch)?;
-            self.restore_batch(batch)?;
+            let ended = self.read_batch(&mut files, &mut batch)?;
+            let restored = self.restore_batch(batch)?;
+            manifest.add(restored)?;
             if ended {
-                return self.compare_with_postgres_manifest();
+                return manifest.finish(&files.sums());
             }
         }
     }
 
-    /// Creates the directories on the way, and collects files; whether the index ended.
-    fn read_batch(&mut self, index: &mut IndexReader, batch: &mut Vec<FileEntry>) -> Result<bool> {
+    /// Creates the directories on the way, and collects files; whether the lists ended.
+    fn read_batch(&mut self, files: &mut ChainedFiles, batch: &mut Vec<ChainedFile>) -> Result<bool> {
         while batch.len() < BATCH_FILES_MAX {
-            match index.next_entry()? {
+            match files.next_entry()? {
                 None => return Ok(true),
-                Some(IndexEntry::Directory(directory)) => self.create_directory(&directory)?,
-                Some(IndexEntry::File(file)) => {
-                    self.sum.add(file.path.as_bytes(), file.bytes, file.crc32c);
+                Some(ChainEntry::Directory(directory)) => self.create_directory(&directory)?,
+                Some(ChainEntry::File(file)) => {
                     self.restored.files += 1;
                     self.restored.bytes += file.bytes;
                     if file.path.as_bytes() == CONTROL_FILE {
-                        self.read_control_file(&file)?;
-                    } else {
-                        batch.push(file);
+                        self.restored.control_file = self.read_control_file(&file)?;
                     }
+                    batch.push(file);
                 }
             }
         }
@@ -148,41 +144,37 @@ impl Restore<'_> {
             .context(|| format!("could not create directory \"{}\"", path.display()))
     }
 
-    fn read_control_file(&mut self, file: &FileEntry) -> Result<()> {
+    fn read_control_file(&self, file: &ChainedFile) -> Result<Vec<u8>> {
         if file.bytes > CONTROL_FILE_BYTES_MAX {
             return Err(Error::damaged(format!("global/pg_control has {} bytes", file.bytes)));
         }
         let mut content = Vec::new();
-        self.pack_reader(file.place.pack)?.read_file(file, &mut |bytes| {
+        ChainReader::new(self.repository, self.chain).read_file(file, &mut |bytes| {
             content.extend_from_slice(bytes);
             Ok(())
         })?;
-        self.restored.control_file = content;
-        Ok(())
+        Ok(content)
     }
 
-    fn pack_reader(&self, pack: u32) -> Result<PackReader<'_>> {
-        let key = self.repository.layout().backup_pack(&self.backup.label, pack)?;
-        Ok(PackReader::new(self.repository.store().as_ref(), key))
-    }
-
-    /// Restores these files with all workers; returns when every one of them has ended.
-    fn restore_batch(&self, batch: Vec<FileEntry>) -> Result<()> {
+    /// Restores these files with all workers; returns when every one of them has ended, with the files' checksums.
+    fn restore_batch(&self, batch: Vec<ChainedFile>) -> Result<Vec<RestoredFile>> {
+        let restored = Mutex::new(Vec::with_capacity(batch.len()));
         let shares = Mutex::new(shares_of(batch));
         let failed = AtomicBool::new(false);
         let work = || -> Result<()> {
-            let mut buffer = Vec::new();
+            let mut reader = ChainReader::new(self.repository, self.chain);
             loop {
                 let next = shares.lock().ok().and_then(|mut shares| shares.pop());
                 let Some(share) = next else { return Ok(()) };
-                let mut reader = self.pack_reader(share.pack)?;
-                reader.announce(&share.files);
-                for file in &share.files {
+                reader.announce(&share.files)?;
+                let mut done = Vec::with_capacity(share.files.len());
+                for file in share.files {
                     if failed.load(Ordering::Relaxed) {
                         return Ok(());
                     }
-                    self.restore_file(&mut reader, file, &mut buffer)?;
+                    done.push(self.restore_file(&mut reader, file)?);
                 }
+                restored.lock().unwrap_or_else(PoisonError::into_inner).append(&mut done);
             }
         };
         let guarded = || work().inspect_err(|_| failed.store(true, Ordering::Relaxed));
@@ -194,99 +186,73 @@ impl Restore<'_> {
                     worker.join().unwrap_or_else(|_| Err(Error::damaged("a worker of the restore failed")))
                 })
                 .collect();
-            results.into_iter().collect()
-        })
+            results.into_iter().collect::<Result<()>>()
+        })?;
+        Ok(restored.into_inner().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn restore_file(
-        &self,
-        reader: &mut PackReader<'_>,
-        entry: &FileEntry,
-        buffer: &mut Vec<u8>,
-    ) -> Result<()> {
-        let path = self.places.file(entry.path.as_bytes())?;
+    fn restore_file(&self, reader: &mut ChainReader<'_>, file: ChainedFile) -> Result<RestoredFile> {
+        if file.path.as_bytes() == CONTROL_FILE {
+            // Put in place last of all.
+            let crc32c = crc32c::crc32c(&self.restored.control_file);
+            return Ok(RestoredFile { file, crc32c });
+        }
+        let path = self.places.file(file.path.as_bytes())?;
         let what = || format!("could not write \"{}\"", path.display());
         // A path that the index names twice, or that is a link, fails here: the file must be new.
-        let mut file = self.disk.create_new(&path, entry.mode & FILE_MODE_MASK | 0o600).context(what)?;
-        buffer.clear();
-        reader.read_file(entry, &mut |bytes| {
+        let mut output = self.disk.create_new(&path, file.mode & FILE_MODE_MASK | 0o600).context(what)?;
+        if self.chain.increments() > 0 && file.path.as_bytes() == BACKUP_LABEL {
+            return self.restore_label(reader, file, &mut output).context(what);
+        }
+        let crc32c = reader.read_file(&file, &mut |bytes| {
             self.monitor.advance(bytes.len() as u64);
-            file.write_all(bytes).context(what)
-        })
+            output.write_all(bytes).context(what)
+        })?;
+        Ok(RestoredFile { file, crc32c })
     }
 
-    /// Leaves PostgreSQL's own manifest in the data directory, and checks that it tells of the same files.
-    fn compare_with_postgres_manifest(&self) -> Result<()> {
-        let store = self.repository.store();
-        let key = self.repository.layout().postgres_manifest(&self.backup.label)?;
-        let location = || format!("\"{}/{key}\"", store.location());
-        let mut stored = FramedReader::open(store.as_ref(), &key, self.backup.postgres_manifest)?
-            .ok_or_else(|| Error::damaged(format!("{} is missing", location())))?;
-        let path = self.places.file(POSTGRES_MANIFEST.as_bytes())?;
-        let what = || format!("could not write \"{}\"", path.display());
-        let mut copy = self.disk.create_new(&path, 0o600).context(what)?;
-        loop {
-            let piece = stored.fill().context(|| format!("could not read {}", location()))?;
-            if piece.is_empty() {
-                break;
+    /// The label of an incremental backup says that it is one; what is restored is whole.
+    fn restore_label(
+        &self,
+        reader: &mut ChainReader<'_>,
+        mut file: ChainedFile,
+        output: &mut File,
+    ) -> Result<RestoredFile> {
+        let recorded = self.chain.newest().backup_label.as_bytes();
+        let mut differs = file.bytes != recorded.len() as u64;
+        let mut rest = recorded;
+        reader.read_file(&file, &mut |bytes| {
+            match rest.strip_prefix(bytes) {
+                Some(after) => rest = after,
+                None => differs = true,
             }
-            copy.write_all(piece).context(what)?;
-            let length = piece.len();
-            FramedReader::take(&mut stored, length);
+            Ok(())
+        })?;
+        if differs {
+            return Err(Error::damaged("the backup's backup_label is not the one that its manifest records"));
         }
-        let mut sum = FileSetSum::default();
-        let read = || -> Result<()> {
-            let input = BufReader::new(File::open(&path).context(what)?);
-            let mut manifest = BackupManifestReader::new(input)?;
-            while let Some(file) = manifest.next_file()? {
-                let crc32c = file.crc32c.ok_or_else(|| {
-                    Error::damaged(format!(
-                        "it has no checksum of \"{}\"",
-                        String::from_utf8_lossy(&file.path)
-                    ))
-                })?;
-                sum.add(&file.path, file.size_bytes, crc32c);
-            }
-            manifest.finish().map(drop)
-        };
-        let mut read = read;
-        read().context(location)?;
-        if sum == self.sum {
-            return Ok(());
-        }
-        Err(Error::damaged(format!(
-            "{} and the index of the backup do not tell of the same files: {} and {} of them",
-            location(),
-            sum.files,
-            self.sum.files
-        )))
-    }
-}
-
-impl FileSetSum {
-    fn add(&mut self, path: &[u8], bytes: u64, crc32c: u32) {
-        let mut line = path.to_vec();
-        line.push(0);
-        line.extend_from_slice(&bytes.to_le_bytes());
-        line.extend_from_slice(&crc32c.to_le_bytes());
-        let digest = crate::codec::Digest::of(&line);
-        let half = digest.as_bytes().first_chunk::<16>().copied().unwrap_or_default();
-        self.files += 1;
-        self.sum = self.sum.wrapping_add(u128::from_le_bytes(half));
+        let label = without_incremental_from(recorded);
+        output.write_all(&label).context(|| "could not write it")?;
+        file.bytes = label.len() as u64;
+        Ok(RestoredFile { file, crc32c: crc32c::crc32c(&label) })
     }
 }
 
 /// Divides files among workers: by pack, in the order of their places; the smallest shares are taken last.
-fn shares_of(mut batch: Vec<FileEntry>) -> Vec<Share> {
-    batch.sort_by_key(|file| file.place);
+fn shares_of(mut batch: Vec<ChainedFile>) -> Vec<Share> {
+    let pack = |file: &ChainedFile| (file.base.member, file.base.entry.place.pack);
+    batch.sort_by_key(|file| (file.base.member, file.base.entry.place));
     let mut shares: Vec<(u64, Share)> = Vec::new();
     for file in batch {
         match shares.last_mut() {
-            Some((bytes, share)) if share.pack == file.place.pack && *bytes < SHARE_BYTES => {
+            Some((bytes, share))
+                if *bytes < SHARE_BYTES
+                    && share.files.last().is_some_and(|last| pack(last) == pack(&file)) =>
+            {
                 *bytes += file.bytes;
                 share.files.push(file);
             }
-            _ => shares.push((file.bytes, Share { pack: file.place.pack, files: vec![file] })),
+            _ => shares.push((file.bytes, Share { files: vec![file] })),
         }
     }
     // Popped from the end.

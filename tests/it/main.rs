@@ -12,6 +12,7 @@ mod crash;
 mod get;
 mod harness;
 mod hostile_repository;
+mod incremental;
 mod promotion;
 mod push;
 mod recover;

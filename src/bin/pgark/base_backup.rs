@@ -2,7 +2,7 @@
 
 use super::Context;
 use clap::{Args, ValueEnum};
-use pgark::backup::{self, BackupRequest, BackupSummary};
+use pgark::backup::{self, BackupRequest, BackupSummary, BackupType};
 use pgark::config::Checkpoint;
 use pgark::data_directory::DataDirectory;
 use pgark::error::{Context as _, Error, ErrorKind, Result};
@@ -24,6 +24,10 @@ pub struct BaseBackupArguments {
     #[arg(long)]
     label: Option<String>,
 
+    /// How much is stored: everything, or what changed since an earlier backup
+    #[arg(long = "type", value_enum, default_value = "full")]
+    kind: TypeArgument,
+
     /// How fast the checkpoint is made that begins it [default: backup.checkpoint]
     #[arg(long)]
     checkpoint: Option<CheckpointArgument>,
@@ -31,6 +35,16 @@ pub struct BaseBackupArguments {
     /// How many packs are written at once [default: backup.workers]
     #[arg(long)]
     workers: Option<NonZeroUsize>,
+}
+
+#[derive(ValueEnum, Clone, Copy, Debug)]
+enum TypeArgument {
+    /// Everything
+    Full,
+    /// What changed since the newest backup; everything where there is none to build on
+    Incremental,
+    /// What changed since the newest full backup; everything where there is none to build on
+    Differential,
 }
 
 #[derive(ValueEnum, Clone, Copy, Debug)]
@@ -59,6 +73,12 @@ pub fn run(context: &Context, arguments: BaseBackupArguments) -> Result<ExitCode
     let repository = Repository::new(context.store(&config)?, config.cluster.as_str(), system)?;
     let request = BackupRequest {
         label,
+        kind: match arguments.kind {
+            TypeArgument::Full => BackupType::Full,
+            TypeArgument::Incremental => BackupType::Incremental,
+            TypeArgument::Differential => BackupType::Differential,
+        },
+        chain_max: config.backup.chain_max,
         data_directory: &data_directory,
         conninfo: config.connection.backed_up(),
         primary: config.connection.primary(),
@@ -105,10 +125,17 @@ async fn first_of(mut one: Signal, mut other: Signal) {
 }
 
 fn text(summary: &BackupSummary) -> String {
+    let changed = match &summary.parent {
+        Some(parent) => {
+            format!(", of which {:.1} MiB changed since backup {parent}", mib(summary.changed_bytes))
+        }
+        None => String::new(),
+    };
     let mut text = format!(
-        "backup {}{} is complete: {} files with {:.1} MiB, stored in {:.1} MiB, in {:.1} s\n\
+        "{} backup {}{} is complete: {} files with {:.1} MiB{changed}, stored in {:.1} MiB, in {:.1} s\n\
          WAL from {} to {} on timeline {} ({} segments) is in the repository\n\
          it can be recovered to any point from {} on",
+        summary.r#type,
         summary.label,
         if summary.from_standby { ", taken from a standby," } else { "" },
         summary.files,

@@ -95,6 +95,12 @@ fn backups(system: &SystemInfo) -> String {
         .iter()
         .map(|backup| {
             let mut remarks = Vec::new();
+            if let Some(parent) = &backup.parent {
+                remarks.push(format!("builds on {parent}"));
+            }
+            if let Some(broken) = &backup.broken_chain {
+                remarks.push(format!("CANNOT BE USED: {broken}"));
+            }
             if let Some(missing) = backup.missing_wal {
                 remarks.push(format!("CANNOT BE USED: WAL is missing from {missing} on"));
             }

@@ -15,8 +15,12 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// The version that this pgark writes. It reads all from 1 on.
-const VERSION: u32 = 1;
+/// The newest version. All from 1 on are read, and a backup is written in the oldest that can hold it, so that an older
+/// pgark goes on reading the full ones.
+const VERSION: u32 = 2;
+/// Version 2 added incremental backups.
+const VERSION_INCREMENTAL: u32 = 2;
+const VERSION_FULL: u32 = 1;
 
 /// Far more than a manifest has: ten thousand packs are one megabyte.
 const MANIFEST_BYTES_MAX: u64 = 64 << 20;
@@ -81,11 +85,21 @@ pub struct StoredBackup {
 pub enum BackupKind {
     /// Everything.
     Full,
-    /// What changed since the backup `parent`.
-    Incremental {
-        /// The backup that it builds on.
-        parent: Label,
-    },
+    /// What changed since another backup.
+    Incremental(ParentLink),
+}
+
+/// The backup that an incremental one builds on. A label can be used anew; the rest makes sure that it is the same backup.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ParentLink {
+    /// Its label.
+    pub parent: Label,
+    /// Its start point: pages that have not changed since then are not stored.
+    pub parent_start_lsn: Lsn,
+    /// The timeline of that point.
+    pub parent_start_timeline: TimelineId,
+    /// BLAKE3 of the content of its index.
+    pub parent_index_digest: crate::codec::Digest,
 }
 
 /// The server that a backup was taken from.
@@ -191,8 +205,11 @@ pub struct BackupTotals {
     pub files: u64,
     /// How many directories.
     pub directories: u64,
-    /// The length of all files together.
+    /// The length of all files together, as they are stored: of an incremental one only what changed.
     pub file_bytes: u64,
+    /// Of an incremental backup: the length of all files together, when they are restored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub whole_bytes: Option<u64>,
     /// The length of all objects of the backup together, without this manifest.
     pub stored_bytes: u64,
 }
@@ -234,8 +251,39 @@ pub struct DamagedPage {
 }
 
 impl StoredBackup {
-    /// The version of the format that a new manifest has.
+    /// The newest version of the format.
     pub const VERSION: u32 = VERSION;
+
+    /// The version that the manifest of a backup of this kind has.
+    pub fn version_of(kind: &BackupKind) -> u32 {
+        match kind {
+            BackupKind::Full => VERSION_FULL,
+            BackupKind::Incremental(_) => VERSION_INCREMENTAL,
+        }
+    }
+
+    /// The backup that this one builds on; `None` for a full one.
+    pub fn parent(&self) -> Option<&ParentLink> {
+        match &self.kind {
+            BackupKind::Full => None,
+            BackupKind::Incremental(link) => Some(link),
+        }
+    }
+
+    /// What names this backup as the parent of another.
+    pub fn link(&self) -> ParentLink {
+        ParentLink {
+            parent: self.label.clone(),
+            parent_start_lsn: self.start.lsn,
+            parent_start_timeline: self.start.timeline,
+            parent_index_digest: self.index.object.raw_digest,
+        }
+    }
+
+    /// The length of all files together, when they are restored.
+    pub fn whole_bytes(&self) -> u64 {
+        self.totals.whole_bytes.unwrap_or(self.totals.file_bytes)
+    }
 
     /// The server's major version.
     ///
@@ -350,6 +398,15 @@ impl StoredBackup {
         if !adjoining || !whole || self.start.lsn >= self.stop.lsn {
             return Err(Error::damaged("its WAL ranges do not lead from its start to its stop point"));
         }
+        let follows = self.parent().is_none_or(|link| {
+            link.parent != self.label
+                && link.parent_start_lsn < self.start.lsn
+                && self.version >= VERSION_INCREMENTAL
+                && self.totals.whole_bytes.is_some()
+        });
+        if !follows {
+            return Err(Error::damaged("it is not what an incremental backup is"));
+        }
         Ok(())
     }
 }
@@ -458,7 +515,13 @@ pub(super) mod tests {
             configuration_files: vec![],
             backup_label: StoredText::new(&b"START WAL LOCATION: \n"[..]),
             tablespace_map: None,
-            totals: BackupTotals { files: 1, directories: 1, file_bytes: 1, stored_bytes: 1 },
+            totals: BackupTotals {
+                files: 1,
+                directories: 1,
+                file_bytes: 1,
+                whole_bytes: None,
+                stored_bytes: 1,
+            },
             packs: vec![StoredPack { number: 1, tablespace: None, raw_bytes: 1, stored_bytes: 1, crc32: 1 }],
             index: StoredIndex { entries: 2, object },
             postgres_manifest: object,
@@ -471,9 +534,15 @@ pub(super) mod tests {
         let mut backup = sample("a");
         let text = serde_json::to_vec_pretty(&backup).unwrap();
         assert_eq!(StoredBackup::parse(&text).unwrap(), backup);
-        backup.kind = BackupKind::Incremental { parent: "b".parse().unwrap() };
+        let mut parent = sample("b");
+        parent.start.lsn = "0/1000028".parse().unwrap();
+        backup.kind = BackupKind::Incremental(parent.link());
+        backup.version = StoredBackup::version_of(&backup.kind);
+        backup.totals.whole_bytes = Some(8192);
         let text = serde_json::to_string(&backup).unwrap();
-        assert!(text.contains("\"type\":{\"incremental\":{\"parent\":\"b\"}}"));
+        assert!(text.contains(
+            "\"type\":{\"incremental\":{\"parent\":\"b\",\"parent_start_lsn\":\"0/1000028\",\"parent_start_"
+        ));
         assert!(
             text.contains("\"crc32\":\"00000001\"") && text.contains("\"time\":\"2026-01-15T14:30:00Z\"")
         );
@@ -500,7 +569,15 @@ pub(super) mod tests {
                 "{from}"
             );
         }
-        let newer = text.replacen("\"version\":1", "\"version\":2", 1);
+        let mut incremental = sample("a");
+        incremental.kind = BackupKind::Incremental(sample("b").link());
+        let text_of = |backup: &StoredBackup| serde_json::to_vec(backup).unwrap();
+        let error = StoredBackup::parse(&text_of(&incremental)).unwrap_err();
+        assert!(
+            error.to_string().contains("incremental"),
+            "version 1, and a parent that begins where it does"
+        );
+        let newer = text.replacen("\"version\":1", "\"version\":3", 1);
         assert_eq!(StoredBackup::parse(newer.as_bytes()).unwrap_err().kind(), ErrorKind::Usage);
     }
 }

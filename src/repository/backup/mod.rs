@@ -8,8 +8,12 @@
 //! | `files` | where in which pack each file lies | [`index`] |
 //! | `manifest.json` | what the backup is; written last | [`manifest`] |
 //!
+//! A [`chain`] reads an incremental backup and its ancestors as one.
+//!
 //! Owns: these formats, specified in `docs/repository-format.md`. Does not own: taking a backup and restoring one.
 
+pub mod chain;
+pub mod file_set;
 pub mod framed;
 pub mod index;
 pub mod inventory;
@@ -19,7 +23,8 @@ pub mod pack;
 pub mod running;
 mod text;
 
-pub use index::{DirectoryEntry, FileEntry, FilePlace, IndexEntry, IndexReader, IndexWriter};
+pub use chain::Chain;
+pub use index::{DirectoryEntry, FileEntry, FileForm, FilePlace, IndexEntry, IndexReader, IndexWriter};
 pub use inventory::{BackupState, ListedBackup};
 pub use label::Label;
 pub use manifest::StoredBackup;

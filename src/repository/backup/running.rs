@@ -34,6 +34,9 @@ pub struct Running {
     pub started: Timestamp,
     /// When it was last known to run.
     pub heartbeat: Timestamp,
+    /// The backup on which it builds: nobody removes that or its ancestors meanwhile.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<Label>,
 }
 
 impl Running {
@@ -55,6 +58,7 @@ impl Running {
             pid,
             started: now,
             heartbeat: now,
+            parent: None,
         }
     }
 

@@ -349,6 +349,12 @@ impl Cluster {
         Run::new(postgres_program(name)).in_directory(&self.home)
     }
 
+    /// Where PostgreSQL's programs lie.
+    pub fn pg_bin(&self) -> PathBuf {
+        let program = postgres_program("postgres");
+        program.parent().expect("a program lies in a directory").to_owned()
+    }
+
     /// Polls a query until it gives this text.
     #[track_caller]
     pub fn wait_for_row(&self, sql: &str, expected: &str) {

@@ -82,6 +82,15 @@ impl Cluster {
         answer
     }
 
+    /// Holds that the heaps and indexes of all databases are whole.
+    #[track_caller]
+    pub fn check_relations(&self) {
+        let amcheck = self.postgres_program("pg_amcheck").arg("--host").arg(self.socket_directory());
+        let amcheck =
+            amcheck.args(["--username", "postgres", "--all", "--install-missing", "--heapallindexed"]);
+        amcheck.run().expect(0);
+    }
+
     /// Starts a server from a directory that was recovered into, and waits until it takes connections.
     #[track_caller]
     pub fn start_recovered(&self, data: &Path) {

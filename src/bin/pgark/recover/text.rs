@@ -14,6 +14,8 @@ use serde::Serialize;
 #[derive(Serialize)]
 pub struct PlanDocument {
     backup: String,
+    /// The backups that are read, the full one first.
+    chain: Vec<String>,
     backup_stopped: String,
     system_identifier: String,
     postgresql: u32,
@@ -89,6 +91,7 @@ impl PlanDocument {
         let settings = &target.settings;
         PlanDocument {
             backup: target.backup.clone(),
+            chain: plan.chain.labels().iter().map(ToString::to_string).collect(),
             backup_stopped: plan.backup.stop.time.to_string(),
             system_identifier: plan.system.to_string(),
             postgresql: plan.backup.server.version_num,
@@ -105,7 +108,7 @@ impl PlanDocument {
                 })
                 .collect(),
             files: plan.backup.totals.files,
-            bytes: plan.backup.totals.file_bytes,
+            bytes: plan.backup.whole_bytes(),
             standby: standby(plan).map(|standby| StandbyDocument {
                 primary_conninfo: standby.primary.as_ref().map(ToString::to_string),
                 apply_delay: standby.apply_delay.as_ref().map(ToString::to_string),
@@ -167,12 +170,12 @@ pub fn plan(plan: &RecoveryPlan) -> String {
             plan.backup.stop.lsn,
             plan.backup.stop.timeline
         ),
-        format!(
-            "  restore      {} files, {}",
-            plan.backup.totals.files,
-            bytes(plan.backup.totals.file_bytes)
-        ),
+        format!("  restore      {} files, {}", plan.backup.totals.files, bytes(plan.backup.whole_bytes())),
     ];
+    if plan.chain.increments() > 0 {
+        let labels: Vec<_> = plan.chain.labels().iter().map(ToString::to_string).collect();
+        lines.insert(3, format!("  chain        {}", labels.join(" → ")));
+    }
     for tablespace in plan.places.tablespaces() {
         lines.push(format!("  tablespace   {} goes to {}", tablespace.name, tablespace.new.display()));
     }

@@ -1,6 +1,6 @@
 //! One line of the index.
 
-use super::{DirectoryEntry, FileEntry, FilePlace, IndexEntry};
+use super::{DirectoryEntry, FileEntry, FileForm, FilePlace, IndexEntry};
 use crate::repository::backup::text::{StoredText, bytes_of_hex, hex_of};
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
@@ -21,6 +21,8 @@ pub(super) struct Line<'a> {
     entries: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     bytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    whole_bytes: Option<u64>,
     /// As in PostgreSQL's backup manifest: the bytes as they lie in the memory of a little-endian machine.
     #[serde(skip_serializing_if = "Option::is_none", borrow)]
     crc32c: Option<Cow<'a, str>>,
@@ -54,12 +56,19 @@ impl Line<'_> {
                 modified_unix_s: Some(file.modified_unix_s),
                 mode: Some(Cow::Owned(format!("{:04o}", file.mode))),
                 bytes: Some(file.bytes),
+                whole_bytes: match file.form {
+                    FileForm::Whole => None,
+                    FileForm::Incremental { whole_bytes } => Some(whole_bytes),
+                },
                 crc32c: Some(Cow::Owned(hex_of(&file.crc32c.to_le_bytes()))),
                 pack: Some(file.place.pack),
                 frame_offset: Some(file.place.frame_offset),
                 skip_bytes: Some(file.place.skip_bytes),
                 stored_bytes: Some(file.place.stored_bytes),
-                ..Line::empty("file")
+                ..Line::empty(match file.form {
+                    FileForm::Whole => "file",
+                    FileForm::Incremental { .. } => "incremental",
+                })
             },
         }
     }
@@ -76,6 +85,7 @@ impl Line<'_> {
             mode: None,
             entries: None,
             bytes: None,
+            whole_bytes: None,
             crc32c: None,
             pack: None,
             frame_offset: None,
@@ -93,7 +103,11 @@ impl Line<'_> {
                 path: self.path?,
                 modified_unix_s: self.modified_unix_s?,
             }))),
-            "file" => Some(Said::Entry(IndexEntry::File(FileEntry {
+            kind @ ("file" | "incremental") => Some(Said::Entry(IndexEntry::File(FileEntry {
+                form: match kind {
+                    "file" => FileForm::Whole,
+                    _ => FileForm::Incremental { whole_bytes: self.whole_bytes? },
+                },
                 mode: permissions(&self.mode?)?,
                 path: self.path?,
                 bytes: self.bytes?,

@@ -12,7 +12,9 @@ pub use writer::IndexWriter;
 
 use super::framed::StoredObject;
 use super::text::StoredText;
+use crate::postgres::incremental::incremental_path;
 use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
 
 /// The nibble that tells our skippable frame from those of other tools: the frame's magic is `0x184D2A57`.
 const FRAME_KIND: u8 = 7;
@@ -20,7 +22,10 @@ const FRAME_KIND: u8 = 7;
 /// How the payload of that frame begins; the version follows, little-endian.
 const MAGIC: &[u8; 8] = b"pgarkidx";
 
-const VERSION: u32 = 1;
+/// Files, and directories.
+const VERSION_WHOLE: u32 = 1;
+/// Incremental files, too; written only where there may be some, so that older readers go on reading full backups.
+const VERSION_INCREMENTAL: u32 = 2;
 
 /// What lies at one path of the data directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,6 +62,21 @@ pub struct FileEntry {
     pub crc32c: u32,
     /// Where the content lies.
     pub place: FilePlace,
+    /// What the content is.
+    pub form: FileForm,
+}
+
+/// What is stored of a file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum FileForm {
+    /// All of it.
+    #[default]
+    Whole,
+    /// What changed since the parent, as PostgreSQL's incremental file; length and checksum of the entry are that file's.
+    Incremental {
+        /// The length of the file for which it stands.
+        whole_bytes: u64,
+    },
 }
 
 /// Where the content of a file lies: whole in one pack, in neighbouring frames.
@@ -92,6 +112,24 @@ impl IndexEntry {
     }
 }
 
+impl FileEntry {
+    /// The length of the file that the entry stands for.
+    pub fn whole_bytes(&self) -> u64 {
+        match self.form {
+            FileForm::Whole => self.bytes,
+            FileForm::Incremental { whole_bytes } => whole_bytes,
+        }
+    }
+
+    /// The path in PostgreSQL's own manifest and, below its root, in the pack.
+    pub fn stored_path(&self) -> Cow<'_, [u8]> {
+        match self.form {
+            FileForm::Whole => Cow::Borrowed(self.path.as_bytes()),
+            FileForm::Incremental { .. } => Cow::Owned(incremental_path(self.path.as_bytes())),
+        }
+    }
+}
+
 /// Whether a path stays below the directory that it is relative to, and has one spelling.
 fn stays_below(path: &[u8]) -> bool {
     let plain = |part: &[u8]| !part.is_empty() && part != b"." && part != b".." && !part.contains(&0);
@@ -122,6 +160,7 @@ mod tests {
             mode: 0o600,
             crc32c: 0x0102_0304,
             place: FilePlace { pack: 3, frame_offset: 1 << 40, skip_bytes: 512, stored_bytes: 77 },
+            form: FileForm::Whole,
         })
     }
 
@@ -182,6 +221,28 @@ mod tests {
     }
 
     #[test]
+    fn an_index_of_incremental_files_has_a_version_of_its_own() {
+        let (_scratch, store, key) = scratch();
+        let IndexEntry::File(mut entry) = file(b"base/1", 12) else { panic!("a file") };
+        entry.form = FileForm::Incremental { whole_bytes: 81_920 };
+        assert_eq!((entry.whole_bytes(), &*entry.stored_path()), (81_920, &b"base/INCREMENTAL.1"[..]));
+        let entry = IndexEntry::File(entry);
+        let mut writer = IndexWriter::create(&store, &key, Compression::Lz4).unwrap();
+        assert!(writer.add(&entry).is_err(), "version 1 has none");
+        let mut writer = IndexWriter::create_incremental(&store, &key, Compression::Lz4).unwrap();
+        writer.add(&entry).unwrap();
+        let stored = writer.finish().unwrap();
+        let mut reader =
+            super::super::framed::FramedReader::open(&store, &key, stored.object).unwrap().unwrap();
+        assert_eq!(reader.header(FRAME_KIND).unwrap().unwrap(), b"pgarkidx\x02\0\0\0");
+        let mut text = String::new();
+        std::io::Read::read_to_string(&mut reader, &mut text).unwrap();
+        assert!(text.starts_with("{\"path\":\"base/1\",\"kind\":\"incremental\",\"modified"), "{text}");
+        assert!(text.contains("\"bytes\":12,\"whole_bytes\":81920,\"crc32c\""), "{text}");
+        assert_eq!(read_all(&store, &key, stored).unwrap(), [entry]);
+    }
+
+    #[test]
     fn refuses_to_write_what_it_could_not_read() {
         let (_scratch, store, key) = scratch();
         let mut writer = IndexWriter::create(&store, &key, Compression::Lz4).unwrap();
@@ -222,6 +283,7 @@ mod tests {
             good.replace("\"a\"", &format!("\"{}\"", "a".repeat(70_000))),
             "x".repeat(300_000),
             file("") + end,
+            file(complete).replace("\"file\"", "\"incremental\"") + end,
             file(&complete.replace("00000000", "0000000")) + end,
             file(&complete.replace("\"pack\":1", "\"pack\":0")) + end,
             file(&complete.replace("\"bytes\":0", "\"bytes\":-1")) + end,
@@ -233,7 +295,7 @@ mod tests {
             let (_scratch, store, key) = scratch();
             let mut writer = FramedWriter::create(&store, &key, Compression::Lz4).unwrap();
             let mut header = MAGIC.to_vec();
-            header.extend_from_slice(&VERSION.to_le_bytes());
+            header.extend_from_slice(&VERSION_INCREMENTAL.to_le_bytes());
             writer.skippable(FRAME_KIND, &header).unwrap();
             writer.append(content.as_bytes()).unwrap();
             let (object, _) = writer.finish().unwrap();
@@ -265,7 +327,7 @@ mod tests {
     fn a_newer_version_is_not_guessed_at() {
         let (_scratch, store, key) = scratch();
         for (header, kind) in [
-            (&b"pgarkidx\x02\0\0\0"[..], ErrorKind::Usage),
+            (&b"pgarkidx\x03\0\0\0"[..], ErrorKind::Usage),
             (b"pgarkwal\x01\0\0\0", ErrorKind::Damaged),
             (b"pgarkidx", ErrorKind::Damaged),
         ] {

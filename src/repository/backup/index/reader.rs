@@ -1,7 +1,7 @@
 //! Reads the index.
 
 use super::line::{Line, Said};
-use super::{FRAME_KIND, IndexEntry, MAGIC, StoredIndex, VERSION, stays_below};
+use super::{FRAME_KIND, IndexEntry, MAGIC, StoredIndex, VERSION_INCREMENTAL, VERSION_WHOLE, stays_below};
 use crate::error::{Context, Error, Result};
 use crate::repository::backup::framed::FramedReader;
 use crate::store::{ObjectKey, Store};
@@ -131,9 +131,9 @@ fn check_header(input: &mut FramedReader) -> Result<()> {
     let header = input.header(FRAME_KIND)?.ok_or_else(damaged)?;
     let version = header.strip_prefix(MAGIC.as_slice()).and_then(|rest| <[u8; 4]>::try_from(rest).ok());
     match u32::from_le_bytes(version.ok_or_else(damaged)?) {
-        VERSION => Ok(()),
+        VERSION_WHOLE..=VERSION_INCREMENTAL => Ok(()),
         version => Err(Error::usage(format!(
-            "it has version {version} of the index format; this pgark knows {VERSION}"
+            "it has version {version} of the index format; this pgark knows 1 to {VERSION_INCREMENTAL}"
         ))
         .hint("Upgrade pgark on this host.")),
     }

@@ -1,7 +1,9 @@
 //! Writes the index.
 
 use super::line::Line;
-use super::{FRAME_KIND, IndexEntry, MAGIC, StoredIndex, VERSION, stays_below};
+use super::{
+    FRAME_KIND, FileForm, IndexEntry, MAGIC, StoredIndex, VERSION_INCREMENTAL, VERSION_WHOLE, stays_below,
+};
 use crate::config::Compression;
 use crate::error::{Error, ErrorKind, Result};
 use crate::repository::backup::framed::FramedWriter;
@@ -11,6 +13,7 @@ use crate::store::{ObjectKey, PutOutcome, Store};
 pub struct IndexWriter {
     output: FramedWriter,
     key: ObjectKey,
+    version: u32,
     entries: u64,
     bytes: u64,
     last_path: Vec<u8>,
@@ -18,18 +21,40 @@ pub struct IndexWriter {
 }
 
 impl IndexWriter {
-    /// Begins an index.
+    /// Begins an index of whole files.
     ///
     /// # Errors
     /// The store's, here and in the other functions.
     pub fn create(store: &dyn Store, key: &ObjectKey, compression: Compression) -> Result<IndexWriter> {
+        IndexWriter::create_version(store, key, compression, VERSION_WHOLE)
+    }
+
+    /// Begins an index in which incremental files may be.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn create_incremental(
+        store: &dyn Store,
+        key: &ObjectKey,
+        compression: Compression,
+    ) -> Result<IndexWriter> {
+        IndexWriter::create_version(store, key, compression, VERSION_INCREMENTAL)
+    }
+
+    fn create_version(
+        store: &dyn Store,
+        key: &ObjectKey,
+        compression: Compression,
+        version: u32,
+    ) -> Result<IndexWriter> {
         let mut output = FramedWriter::create(store, key, compression)?;
         let mut header = MAGIC.to_vec();
-        header.extend_from_slice(&VERSION.to_le_bytes());
+        header.extend_from_slice(&version.to_le_bytes());
         output.skippable(FRAME_KIND, &header)?;
         Ok(IndexWriter {
             output,
             key: key.clone(),
+            version,
             entries: 0,
             bytes: 0,
             last_path: Vec::new(),
@@ -40,7 +65,8 @@ impl IndexWriter {
     /// Adds an entry. Entries come sorted by the bytes of their paths.
     ///
     /// # Errors
-    /// [`ErrorKind::Damaged`] for a path out of order or outside of the data directory.
+    /// [`ErrorKind::Damaged`] for a path out of order or outside of the data directory, and for an incremental file in an
+    /// index of whole ones.
     pub fn add(&mut self, entry: &IndexEntry) -> Result<()> {
         let path = entry.path().as_bytes();
         if !stays_below(path) || path <= self.last_path.as_slice() {
@@ -51,6 +77,9 @@ impl IndexWriter {
         self.entries += 1;
         if let IndexEntry::File(file) = entry {
             self.bytes += file.bytes;
+            if file.form != FileForm::Whole && self.version < VERSION_INCREMENTAL {
+                return Err(Error::damaged(format!("\"{}\" is incremental in a full backup", file.path)));
+            }
         }
         self.put(&Line::of(entry))
     }

@@ -7,7 +7,7 @@ mod reader;
 mod tar_header;
 mod writer;
 
-pub use reader::{PackReader, read_file};
+pub use reader::{PackReader, Reading, read_file};
 pub use writer::{FinishedPack, PackOwner, PackWriter, PlacedFile, TARGET_RAW_BYTES};
 
 /// The unit of a tar archive: a header is one, and content is filled up to a multiple.
@@ -99,6 +99,7 @@ mod tests {
                     mode: 0o600,
                     crc32c: placed.crc32c,
                     place: placed.place,
+                    form: placed.form,
                 };
                 (entry, content(length, placed.number as u32 * 77))
             })

@@ -4,6 +4,7 @@ use crate::codec::{Decoded, FrameDecoder};
 use crate::error::{Context, Error, Result};
 use crate::repository::backup::index::FileEntry;
 use crate::store::{ObjectKey, ObjectReader, Store};
+use std::ops::Range;
 
 /// How far ahead a file may lie to be reached by decoding what is between; beyond, opening the pack anew is cheaper.
 const DECODE_FORWARD_BYTES_MAX: u64 = 1 << 20;
@@ -44,6 +45,28 @@ struct Input {
     raw: Vec<u8>,
 }
 
+/// How far a file was read that is taken piece by piece.
+#[derive(Debug)]
+pub struct Reading {
+    /// Where its frames end.
+    end: u64,
+    /// How many raw bytes of the next frame come before it.
+    skip: usize,
+    missing: u64,
+    /// What is left of the current piece, in the reader's frame.
+    piece: Range<usize>,
+    begun: bool,
+    crc32c: u32,
+    expected: u32,
+}
+
+impl Reading {
+    /// Says that so many bytes of the current piece were used.
+    pub fn take(&mut self, bytes: usize) {
+        self.piece.start = (self.piece.start + bytes).min(self.piece.end);
+    }
+}
+
 impl<'a> PackReader<'a> {
     /// A reader of this pack. Touches nothing.
     pub fn new(store: &'a dyn Store, key: ObjectKey) -> PackReader<'a> {
@@ -51,9 +74,9 @@ impl<'a> PackReader<'a> {
     }
 
     /// Says which files will be read, in the order of their places: the store may fetch ahead what they take.
-    pub fn announce(&mut self, entries: &[FileEntry]) {
+    pub fn announce<'e>(&mut self, entries: impl Iterator<Item = &'e FileEntry>) {
         self.announced.clear();
-        for place in entries.iter().filter(|entry| entry.bytes > 0).map(|entry| entry.place) {
+        for place in entries.filter(|entry| entry.bytes > 0).map(|entry| entry.place) {
             let end = place.frame_offset.saturating_add(place.stored_bytes);
             match self.announced.last_mut() {
                 Some((_, last)) if place.frame_offset <= last.saturating_add(DECODE_FORWARD_BYTES_MAX) => {
@@ -90,37 +113,82 @@ impl<'a> PackReader<'a> {
     }
 
     fn read(&mut self, entry: &FileEntry, output: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
+        let mut reading = self.begin(entry)?;
+        loop {
+            let piece = self.fill(&mut reading)?;
+            if piece.is_empty() {
+                return Ok(());
+            }
+            output(piece)?;
+            let length = piece.len();
+            reading.take(length);
+        }
+    }
+
+    /// Begins to read a file that is taken piece by piece; this reader reads no other meanwhile.
+    ///
+    /// # Errors
+    /// As [`read_file`].
+    pub fn begin(&mut self, entry: &FileEntry) -> Result<Reading> {
         let place = entry.place;
         let end = place.frame_offset.checked_add(place.stored_bytes);
         let end = end.ok_or_else(|| Error::damaged("its place in the pack is impossible"))?;
-        let (mut missing, mut crc32c) = (entry.bytes, 0);
-        if missing > 0 {
+        if entry.bytes > 0 {
             self.seek(place.frame_offset, end)?;
         }
-        let mut skip = place.skip_bytes as usize;
-        while missing > 0 {
+        Ok(Reading {
+            end,
+            skip: place.skip_bytes as usize,
+            missing: entry.bytes,
+            piece: 0..0,
+            begun: false,
+            crc32c: 0,
+            expected: entry.crc32c,
+        })
+    }
+
+    /// The rest of the current piece, or the next one; empty only at the end, once the checksum was found right.
+    ///
+    /// # Errors
+    /// As [`read_file`].
+    pub fn fill(&mut self, reading: &mut Reading) -> Result<&[u8]> {
+        if reading.piece.is_empty() && (reading.missing > 0 || !reading.begun) {
+            self.next_piece(reading)?;
+        }
+        let raw = self.input.as_ref().map(|input| input.raw.as_slice()).unwrap_or_default();
+        Ok(raw.get(reading.piece.clone()).unwrap_or_default())
+    }
+
+    fn next_piece(&mut self, reading: &mut Reading) -> Result<()> {
+        if reading.missing > 0 {
             let input = self.input.as_mut().ok_or_else(|| Error::damaged("the pack is not open"))?;
-            if input.frame_at.is_none_or(|at| at >= end) {
+            if reading.begun && !input.next_frame(&mut self.stored)? {
+                return Err(Error::damaged("the pack ends before it"));
+            }
+            if input.frame_at.is_none_or(|at| at >= reading.end) {
                 return Err(Error::damaged("its frames end before its content does"));
             }
-            let content = input.raw.get(skip..).unwrap_or_default();
-            let length = usize::try_from(missing).map_or(content.len(), |missing| missing.min(content.len()));
+            let content = input.raw.get(reading.skip..).unwrap_or_default();
+            let length =
+                usize::try_from(reading.missing).map_or(content.len(), |missing| missing.min(content.len()));
             let content = content.get(..length).unwrap_or_default();
             if content.is_empty() {
                 return Err(Error::damaged("its content does not lie where the index says"));
             }
-            crc32c = crc32c::crc32c_append(crc32c, content);
-            output(content)?;
-            missing -= length as u64;
-            skip = 0;
-            if missing > 0 && !input.next_frame(&mut self.stored)? {
-                return Err(Error::damaged("the pack ends before it"));
-            }
+            reading.crc32c = crc32c::crc32c_append(reading.crc32c, content);
+            reading.piece = reading.skip..reading.skip + length;
+            reading.missing -= length as u64;
+            reading.skip = 0;
         }
-        if crc32c == entry.crc32c {
-            return Ok(());
+        reading.begun = true;
+        // With the last piece, before it is handed out.
+        if reading.missing == 0 && reading.crc32c != reading.expected {
+            return Err(Error::damaged(format!(
+                "its checksum is {:08x}, but {:08x} was recorded",
+                reading.crc32c, reading.expected
+            )));
         }
-        Err(Error::damaged(format!("its checksum is {crc32c:08x}, but {:08x} was recorded", entry.crc32c)))
+        Ok(())
     }
 
     /// Makes the frame at `offset` the current one, of a file whose frames end at `end`.

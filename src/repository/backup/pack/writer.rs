@@ -5,7 +5,7 @@ use super::tar_header::TarEntry;
 use crate::codec::{Crc32, FRAME_RAW_BYTES, FrameEncoder};
 use crate::config::Compression;
 use crate::error::{Error, ErrorKind, Result};
-use crate::repository::backup::index::FilePlace;
+use crate::repository::backup::index::{FileForm, FilePlace};
 use crate::repository::backup::manifest::StoredPack;
 use crate::store::{ObjectKey, ObjectWriter, PutOutcome, Store};
 use tar::EntryType;
@@ -49,6 +49,8 @@ pub struct PlacedFile {
     pub crc32c: u32,
     /// Where it lies.
     pub place: FilePlace,
+    /// What was put there of it.
+    pub form: FileForm,
 }
 
 /// A pack that exists.
@@ -90,6 +92,7 @@ struct CurrentFile {
     crc32c: u32,
     frame_offset: u64,
     skip_bytes: u32,
+    form: FileForm,
 }
 
 impl PackWriter {
@@ -176,8 +179,16 @@ impl PackWriter {
             frame_offset: self.stored_bytes,
             // A frame is shorter than 4 GiB.
             skip_bytes: self.frame.len() as u32,
+            form: FileForm::Whole,
         });
         Ok(())
+    }
+
+    /// Says that what is written of the file that was begun is an incremental file, which stands for one of this length.
+    pub fn is_incremental(&mut self, whole_bytes: u64) {
+        if let Some(current) = &mut self.current {
+            current.form = FileForm::Incremental { whole_bytes };
+        }
     }
 
     /// Appends content to the file that was begun.
@@ -241,6 +252,7 @@ impl PackWriter {
             modified_unix_s: current.modified_unix_s,
             crc32c: current.crc32c,
             place,
+            form: current.form,
         });
         let padding = current.announced_bytes.next_multiple_of(TAR_BLOCK_BYTES) - current.announced_bytes;
         self.append(ZEROS.get(..padding as usize).unwrap_or_default())

@@ -1,0 +1,150 @@
+//! Which pages an incremental backup stores.
+//!
+//! A page that has not changed since the parent's start point is in the parent, or in a backup before it: its LSN, the end of
+//! the last WAL record that changed it, lies before that point. Everything of which that cannot be said is stored.
+
+use super::copy::read_full;
+use super::exclusions::Fork;
+use super::files::{FileList, PlannedRelation};
+use crate::error::{Context, Error, Result};
+use crate::postgres::page::{self, PAGE_BYTES, PageBytes, PageChecksums, PageHeader, PageVerdict};
+use crate::postgres::{IncrementalHeader, Lsn, MajorVersion};
+use crate::repository::Repository;
+use crate::repository::backup::manifest::StoredDatabase;
+use crate::repository::backup::{IndexEntry, IndexReader, StoredBackup};
+use crate::server::Watch;
+use std::cmp::Ordering;
+use std::collections::HashSet;
+use std::fs::File;
+
+/// LSNs that are not the position of a change: sorted GiST builds leave 1 on their pages, and others nothing.
+///
+/// Source: PostgreSQL `access/gist.h`, `GistBuildLSN`.
+const LSN_NO_CHANGE_MAX: u64 = 1;
+
+/// How much of a file must have changed for all of it to be stored, in percent, as the server's own incremental backup has it.
+const WHOLE_FROM_PERCENT: u64 = 90;
+
+/// What is known of the parent, by the files of the list.
+pub struct Increment {
+    /// The parent's start point.
+    since: Lsn,
+    /// The length of each file in the parent; `None`: it holds none of this path, or what it holds cannot be built on.
+    parent_bytes: Vec<Option<u64>>,
+    checksums: PageChecksums,
+    pages_per_file: u32,
+}
+
+impl Increment {
+    /// Finds the files of the list in the parent's index, which is read to its end and so proven whole.
+    ///
+    /// Files of databases that the parent did not hold, or whose row in `pg_database` was written since, are left out:
+    /// `CREATE DATABASE … STRATEGY FILE_COPY` brings pages with old LSNs to paths that may be known.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Damaged`](crate::error::ErrorKind::Damaged) when the index cannot be used, and the store's.
+    pub fn find(
+        repository: &Repository,
+        parent: &StoredBackup,
+        files: &FileList,
+        databases: &[StoredDatabase],
+        version: MajorVersion,
+        watch: &Watch<'_>,
+    ) -> Result<Increment> {
+        let same: HashSet<(u32, u32)> = parent.databases.iter().map(|row| (row.oid, row.xmin)).collect();
+        let known: HashSet<u32> =
+            databases.iter().filter(|row| same.contains(&(row.oid, row.xmin))).map(|row| row.oid).collect();
+        let (store, key) = (repository.store(), repository.layout().backup_index(&parent.label)?);
+        let mut index = IndexReader::open(store.as_ref(), &key, parent.index)?
+            .ok_or_else(|| Error::damaged(format!("\"{}/{key}\" is missing", store.location())))?;
+        let mut parent_bytes = vec![None; files.files.len()];
+        let mut numbers = files.sorted().into_iter().peekable();
+        while let Some(entry) = index.next_entry()? {
+            watch.check()?;
+            let IndexEntry::File(entry) = entry else { continue };
+            while let Some(file) = numbers.peek().and_then(|number| files.files.get(*number as usize)) {
+                let order = files.path_parts(file).into_iter().flatten().cmp(entry.path.as_bytes());
+                if order == Ordering::Greater {
+                    break;
+                }
+                let number = numbers.next().unwrap_or_default() as usize;
+                if order == Ordering::Equal {
+                    let relation = files.relation(file, version);
+                    if let Some(bytes) = parent_bytes.get_mut(number)
+                        && relation.is_some_and(|relation| may_build_on(relation, &known))
+                    {
+                        *bytes = Some(entry.whole_bytes());
+                    }
+                    break;
+                }
+            }
+        }
+        let checksums = if parent.server.data_checksums { PageChecksums::On } else { PageChecksums::Off };
+        Ok(Increment {
+            since: parent.start.lsn,
+            parent_bytes,
+            checksums,
+            pages_per_file: parent.server.pages_per_file,
+        })
+    }
+
+    /// The pages of a file that are stored; `None`: all of it is.
+    ///
+    /// `number` is its place in the list, `bytes` its length now; `buffer` takes what is read. Reads the file once.
+    ///
+    /// # Errors
+    /// The operating system's; [`Watch::check`]'s.
+    pub fn changed_pages(
+        &self,
+        number: usize,
+        relation: PlannedRelation,
+        file: &File,
+        bytes: u64,
+        buffer: &mut [u8],
+        watch: &Watch<'_>,
+    ) -> Result<Option<IncrementalHeader>> {
+        let Some(parent_bytes) = self.parent_bytes.get(number).copied().flatten() else { return Ok(None) };
+        let pages = bytes / PAGE_BYTES as u64;
+        if pages == 0 || !bytes.is_multiple_of(PAGE_BYTES as u64) || pages > u64::from(self.pages_per_file) {
+            return Ok(None);
+        }
+        let first = u64::from(relation.segment) * u64::from(self.pages_per_file);
+        let (mut changed, mut offset) = (Vec::new(), 0);
+        while offset < bytes {
+            watch.check()?;
+            let length = read_full(file, buffer, offset).context(|| "could not look for changes")?;
+            let (read, _) = buffer.get(..length).unwrap_or_default().as_chunks::<PAGE_BYTES>();
+            for (page, number) in read.iter().zip(offset / PAGE_BYTES as u64..) {
+                // Blocks of a relation are numbered in 32 bits.
+                if number < pages && self.is_stored(page, number, (first + number) as u32, parent_bytes) {
+                    changed.push(number as u32);
+                }
+            }
+            offset += (read.len() * PAGE_BYTES) as u64;
+            if read.is_empty() {
+                // Cut off meanwhile, which is in WAL. What is missing is stored as zeros, as in a full backup.
+                changed.extend((offset / PAGE_BYTES as u64..pages).map(|page| page as u32));
+                break;
+            }
+        }
+        if changed.len() as u64 * 100 > pages * WHOLE_FROM_PERCENT {
+            return Ok(None);
+        }
+        IncrementalHeader::new(pages as u32, changed, self.pages_per_file).map(Some)
+    }
+
+    fn is_stored(&self, page: &PageBytes, number: u64, block: u32, parent_bytes: u64) -> bool {
+        let lsn = PageHeader::of(page).lsn.filter(|lsn| lsn.as_u64() > LSN_NO_CHANGE_MAX);
+        (number + 1) * PAGE_BYTES as u64 > parent_bytes
+            || lsn.is_none_or(|lsn| lsn >= self.since)
+            || page::verify(page, block, self.checksums) != PageVerdict::Valid
+    }
+}
+
+/// Whether what the parent holds of a file may be built on, as far as its path tells.
+///
+/// Visibility and free space maps change without a trace on the page, and so do init forks' relations.
+fn may_build_on(relation: PlannedRelation, known_databases: &HashSet<u32>) -> bool {
+    relation.fork == Fork::Main
+        && relation.database.is_none_or(|database| known_databases.contains(&database))
+}

@@ -1,0 +1,141 @@
+//! Which backup an incremental one builds on.
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::monitor::Monitor;
+use crate::postgres::page::PAGE_BYTES;
+use crate::postgres::{ControlFile, TimelineHistory};
+use crate::repository::Repository;
+use crate::repository::backup::manifest::BackupPoint;
+use crate::repository::backup::{Chain, StoredBackup, inventory};
+
+/// How much a backup stores.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BackupType {
+    /// Everything.
+    Full,
+    /// What changed since the newest backup.
+    Incremental,
+    /// What changed since the newest full backup.
+    Differential,
+}
+
+/// The backup that is being taken, as far as its parent must suit it.
+pub struct Child<'a> {
+    /// How much it is to store.
+    pub kind: BackupType,
+    /// Its start point.
+    pub start: &'a BackupPoint,
+    /// How that point's timeline came to be.
+    pub history: &'a TimelineHistory,
+    /// The server.
+    pub control: &'a ControlFile,
+    /// How many incremental backups may follow a full one.
+    pub chain_max: usize,
+}
+
+/// Chooses the parent, with its ancestors: the newest backup that suits. `None`: there is none, and the operator is told why.
+///
+/// # Errors
+/// The store's.
+pub fn choose(child: &Child<'_>, repository: &Repository, monitor: &dyn Monitor) -> Result<Option<Chain>> {
+    if child.kind == BackupType::Full {
+        return Ok(None);
+    }
+    if child.control.page_bytes as usize != PAGE_BYTES {
+        monitor.warning(&format!("pages have {} bytes; taking a full backup", child.control.page_bytes));
+        return Ok(None);
+    }
+    let (mut backups, damaged) = inventory::read_usable(repository)?;
+    // On the way to one point the LSN only rises, whatever the clocks say. Of two backups of one moment, as a combined one and
+    // the one that it was made of, the full one.
+    backups.sort_by_key(|backup| (backup.stop.lsn, backup.parent().is_none()));
+    let mut why_not = None;
+    for backup in backups.iter().rev() {
+        if child.kind == BackupType::Differential && backup.parent().is_some() {
+            continue;
+        }
+        match suits(child, backup, &backups)
+            .and_then(|chain| check_intact(&chain, repository).map(|()| chain))
+        {
+            Ok(chain) if chain.increments() + 1 > child.chain_max => {
+                why_not = Some(format!(
+                    "the chain of backup {} has {} incremental ones, and backup.chain_max is {}",
+                    backup.label,
+                    chain.increments(),
+                    child.chain_max
+                ));
+                break;
+            }
+            Ok(chain) => return Ok(Some(chain)),
+            // What cannot be asked for must not look like a missing parent.
+            Err(error) if error.kind() == ErrorKind::Unavailable => return Err(error),
+            Err(error) => drop(why_not.get_or_insert(format!("not backup {}: {error}", backup.label))),
+        }
+    }
+    let why_not = why_not
+        .or_else(|| damaged.first().map(|(label, error)| format!("not backup {label}: {error}")))
+        .unwrap_or_else(|| "there is none".to_owned());
+    monitor.warning(&format!("no backup can be built on ({why_not}); taking a full backup"));
+    Ok(None)
+}
+
+/// The chain of a backup that an incremental one may build on.
+fn suits(child: &Child<'_>, parent: &StoredBackup, backups: &[StoredBackup]) -> Result<Chain> {
+    let unfit = |why: String| Err(Error::damaged(why));
+    let server = &parent.server;
+    if server.data_checksums != child.control.data_checksums {
+        return unfit("data checksums were switched since".to_owned());
+    }
+    if server.page_bytes != child.control.page_bytes
+        || server.pages_per_file != child.control.pages_per_file
+        || server.catalog_version != child.control.version.catalog_version()
+    {
+        return unfit("the server is of another build".to_owned());
+    }
+    if !is_ancestor(parent, child) {
+        return unfit(format!(
+            "it ends at {} on timeline {}, which does not lead to {} on timeline {}",
+            parent.stop.lsn, parent.stop.timeline, child.start.lsn, child.start.timeline
+        ));
+    }
+    Chain::of(parent, backups)
+}
+
+/// Whether the parent's stop point lies on the way to the child's start point. What a timeline is, its history says: two
+/// servers that were promoted from one backup can give the same number to different ones.
+fn is_ancestor(parent: &StoredBackup, child: &Child<'_>) -> bool {
+    let timeline = parent.stop.timeline;
+    let ancestors = child.history.switches().iter().take_while(|switch| switch.timeline != timeline);
+    let known = parent.timeline_history.iter().map(|switch| (switch.timeline, switch.switch_point));
+    if !child.history.contains(timeline)
+        || !ancestors.map(|switch| (switch.timeline, switch.switch_point)).eq(known)
+    {
+        return false;
+    }
+    let end = child.history.end_of(timeline).unwrap_or(child.start.lsn);
+    parent.stop.lsn <= end.min(child.start.lsn)
+}
+
+/// That all members have the objects that their manifests name. Their content is not read; the parent's index is, later.
+pub fn check_intact(chain: &Chain, repository: &Repository) -> Result<()> {
+    let (store, layout) = (repository.store(), repository.layout());
+    for member in chain.members() {
+        let label = &member.label;
+        let packs =
+            member.packs.iter().map(|pack| (layout.backup_pack(label, pack.number), pack.stored_bytes));
+        let lists = [
+            (layout.backup_index(label), member.index.object.stored_bytes),
+            (layout.postgres_manifest(label), member.postgres_manifest.stored_bytes),
+        ];
+        for (key, bytes) in packs.chain(lists) {
+            let key = key?;
+            if store.stat(&key)?.is_none_or(|found| found.length_bytes != bytes) {
+                return Err(Error::damaged(format!("\"{}/{key}\" is not what was stored", store.location())));
+            }
+        }
+        if store.stat(&layout.stored_backup(label)?)?.is_none() {
+            return Err(Error::damaged(format!("backup {label} was removed")));
+        }
+    }
+    Ok(())
+}

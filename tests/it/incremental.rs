@@ -1,0 +1,237 @@
+//! `pgark base-backup --type incremental` and `differential`: what changed is stored, and what is restored is whole.
+
+use crate::support::{Cluster, Outcome, Run, Site, Stop, create_private_directory, files_below};
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+/// A running primary that archives, with a table of some hundred pages.
+fn primary(site: &Site) -> Cluster {
+    let mut primary = site.cluster("primary");
+    primary.archive();
+    primary.append_conf("autovacuum = off\n");
+    primary.start();
+    primary.psql("CREATE TABLE t AS SELECT g AS a, repeat('x', 200) AS b FROM generate_series(1, 10000) g");
+    primary.psql("CREATE INDEX ON t (a)");
+    primary
+}
+
+fn take(cluster: &Cluster, kind: &str, label: &str) -> Outcome {
+    cluster.pgark(&["base-backup", "--checkpoint", "fast", "--type", kind, "--label", label]).run()
+}
+
+fn manifest(site: &Site, cluster: &Cluster, label: &str) -> serde_json::Value {
+    let place = site.archive_of(cluster).backup(label);
+    serde_json::from_slice(&fs::read(place.join("manifest.json")).unwrap()).unwrap()
+}
+
+/// The label of the backup that this one builds on; empty for a full one.
+fn parent_of(site: &Site, cluster: &Cluster, label: &str) -> String {
+    let manifest = manifest(site, cluster, label);
+    manifest["type"]["incremental"]["parent"].as_str().unwrap_or_default().to_owned()
+}
+
+/// What a query gives after a recovery to the end of this backup.
+#[track_caller]
+fn after_recovery(cluster: &Cluster, label: &str, into: &Path, sql: &str) -> String {
+    let options =
+        ["--backup", label, "--target-immediate", "--target-action", "promote", "--wait", "--pg-bin"];
+    let bin = cluster.pg_bin();
+    cluster.recover(into, &options).arg(bin).run().expect(0);
+    let answer = cluster.psql(sql);
+    cluster.check_relations();
+    cluster.stop_recovered(into);
+    cluster.postgres_program("pg_checksums").args(["--check", "-D"]).arg(into).run().expect(0);
+    answer
+}
+
+#[test]
+fn every_backup_of_a_chain_restores_to_its_moment() {
+    let site = Site::with_servers(1);
+    let mut primary = primary(&site);
+    primary.psql("CREATE TABLE truncated AS SELECT * FROM t; CREATE TABLE dropped AS SELECT * FROM t");
+    primary.psql("CREATE TABLE rewritten AS SELECT * FROM t");
+    let state = "SELECT string_agg(line, '/') FROM (SELECT count(*) || ',' || sum(hashtext(t::text)) FROM t \
+         UNION ALL SELECT count(*) || ',' || sum(hashtext(t::text)) FROM truncated t \
+         UNION ALL SELECT count(*) || ',' || sum(hashtext(t::text)) FROM rewritten t) AS s(line)";
+    let mut states = BTreeMap::new();
+    let mut backup = |primary: &Cluster, kind: &str, label: &'static str| {
+        take(primary, kind, label).expect(0);
+        states.insert(label, primary.psql(state));
+    };
+    backup(&primary, "full", "0-full");
+    primary.psql("UPDATE t SET b = 'changed' WHERE a % 1000 = 0");
+    primary.psql("DELETE FROM truncated WHERE a > 5000");
+    primary.psql("VACUUM truncated");
+    backup(&primary, "incremental", "1-incremental");
+    primary.psql("INSERT INTO truncated SELECT a + 20000, b FROM t LIMIT 3000; DROP TABLE dropped");
+    primary.psql("VACUUM FULL rewritten");
+    backup(&primary, "incremental", "2-incremental");
+    primary.psql("UPDATE t SET b = 'again' WHERE a % 777 = 0; CREATE TABLE fresh AS SELECT 1 AS a");
+    backup(&primary, "differential", "3-differential");
+    primary.psql("DELETE FROM t WHERE a < 100");
+    primary.psql("VACUUM t");
+    backup(&primary, "incremental", "4-incremental");
+    let last = primary.switch_wal();
+    primary.wait_archived(&last);
+    primary.stop(Stop::Fast);
+
+    let parents = ["1-incremental", "2-incremental", "3-differential", "4-incremental"]
+        .map(|label| parent_of(&site, &primary, label));
+    assert_eq!(parents, ["0-full", "1-incremental", "0-full", "3-differential"]);
+    let bytes = |label: &str| manifest(&site, &primary, label)["totals"]["file_bytes"].as_u64().unwrap();
+    assert!(bytes("1-incremental") * 2 < bytes("0-full"), "{}", bytes("1-incremental"));
+    for (label, expected) in states {
+        let into = site.directory().join(label);
+        assert_eq!(after_recovery(&primary, label, &into, state), expected, "{label}");
+    }
+}
+
+#[test]
+fn a_restored_chain_is_what_its_backups_hold() {
+    let site = Site::with_servers(1);
+    let mut primary = primary(&site);
+    take(&primary, "full", "full").expect(0);
+    primary.psql("UPDATE t SET b = 'changed' WHERE a % 1000 = 0");
+    take(&primary, "incremental", "one").expect(0);
+    primary.psql("DELETE FROM t WHERE a > 9000");
+    primary.psql("VACUUM t");
+    take(&primary, "incremental", "two").expect(0);
+    primary.stop(Stop::Fast);
+    let into = site.directory().join("restored");
+    let plan = primary.recover(&into, &["--target-immediate", "--dry-run"]).run().expect(0);
+    assert!(plan.stdout.contains("chain        full → one → two"), "{plan}");
+    primary.recover(&into, &["--target-immediate"]).run().expect(0);
+    let label = fs::read_to_string(into.join("backup_label")).unwrap();
+    assert!(!label.contains("INCREMENTAL"), "{label}");
+    assert!(!files_below(&into).iter().any(|path| path.display().to_string().contains("INCREMENTAL.")));
+    // What pgark adds for the recovery is not part of the backup.
+    for name in ["recovery.signal", "postgresql.auto.conf"] {
+        fs::remove_file(into.join(name)).unwrap();
+    }
+    let verify = primary.postgres_program("pg_verifybackup").args(["-n", "-i", "postgresql.auto.conf"]);
+    verify.arg(&into).run().expect(0);
+}
+
+/// Unpacks the packs of a backup without pgark.
+fn unpack(site: &Site, cluster: &Cluster, label: &str, to: &Path) {
+    create_private_directory(to);
+    let place = site.archive_of(cluster).backup(label);
+    for pack in manifest(site, cluster, label)["packs"].as_array().unwrap() {
+        let object = place.join(format!("pack-{:06}", pack["number"].as_u64().unwrap()));
+        let script = "set -e; lz4 -dc <\"$0\" | tar --extract --directory \"$1\"";
+        Run::new("/bin/bash").args(["-o", "pipefail", "-c", script]).arg(&object).arg(to).run().expect(0);
+    }
+    let script = "lz4 -dc <\"$0\" >\"$1\"";
+    let list = to.join("backup_manifest");
+    Run::new("/bin/sh").args(["-c", script]).arg(place.join("backup_manifest")).arg(list).run().expect(0);
+}
+
+#[test]
+fn pg_combinebackup_makes_the_same_data_directory() {
+    let site = Site::with_servers(1);
+    let mut primary = primary(&site);
+    if primary.psql("SHOW server_version_num").parse::<u32>().unwrap() < 170_000 {
+        eprintln!("skipped: pg_combinebackup comes with PostgreSQL 17");
+        return;
+    }
+    take(&primary, "full", "full").expect(0);
+    primary.psql("UPDATE t SET b = 'changed' WHERE a % 1000 = 0; CREATE TABLE fresh AS SELECT * FROM t");
+    take(&primary, "incremental", "one").expect(0);
+    primary.psql("DELETE FROM t WHERE a > 9000; UPDATE fresh SET b = 'y' WHERE a = 17");
+    primary.psql("VACUUM t");
+    take(&primary, "incremental", "two").expect(0);
+    primary.stop(Stop::Fast);
+    let directory = |name: &str| site.directory().join(name);
+    for label in ["full", "one", "two"] {
+        unpack(&site, &primary, label, &directory(label));
+        primary.postgres_program("pg_verifybackup").arg("-n").arg(directory(label)).run().expect(0);
+    }
+    let combine = primary.postgres_program("pg_combinebackup").args(["full", "one", "two"].map(directory));
+    combine.args(["--no-sync", "-o"]).arg(directory("combined")).run().expect(0);
+    primary.recover(&directory("restored"), &["--target-immediate"]).run().expect(0);
+    let content = |name: &str| -> BTreeMap<String, Vec<u8>> {
+        let root = directory(name);
+        let relative = |path: &Path| path.strip_prefix(&root).unwrap().display().to_string();
+        let ours = ["backup_manifest", "recovery.signal", "postgresql.auto.conf"];
+        let files = files_below(&root).into_iter().filter(|path| !ours.contains(&relative(path).as_str()));
+        files.map(|path| (relative(&path), fs::read(&path).unwrap())).collect()
+    };
+    let (combined, restored) = (content("combined"), content("restored"));
+    let names = |content: &BTreeMap<String, Vec<u8>>| content.keys().cloned().collect::<Vec<_>>();
+    assert_eq!(names(&combined), names(&restored));
+    for (path, bytes) in combined {
+        assert!(bytes == restored[&path], "{path}");
+    }
+}
+
+#[test]
+fn a_full_backup_is_taken_where_none_can_be_built_on() {
+    let site = Site::with_servers(1);
+    let mut primary = primary(&site);
+    primary.config.set("backup.chain_max", 1);
+    let expect_full = |primary: &Cluster, kind: &str, label: &str, why: &str| {
+        let taken = take(primary, kind, label).expect(0);
+        assert!(taken.stderr.contains(why) && taken.stderr.contains("taking a full backup"), "{taken}");
+        assert_eq!(parent_of(&site, primary, label), "");
+    };
+    expect_full(&primary, "incremental", "first", "there is none");
+    take(&primary, "incremental", "second").expect(0);
+    assert_eq!(parent_of(&site, &primary, "second"), "first");
+    expect_full(&primary, "incremental", "third", "backup.chain_max is 1");
+    take(&primary, "differential", "fourth").expect(0);
+    assert_eq!(parent_of(&site, &primary, "fourth"), "third");
+    for label in ["first", "third"] {
+        let pack = site.archive_of(&primary).backup(label).join("pack-000001");
+        let content = fs::read(&pack).unwrap();
+        fs::write(&pack, &content[1..]).unwrap();
+    }
+    expect_full(&primary, "differential", "fifth", "pack-000001\" is not what was stored");
+    primary.stop(Stop::Fast);
+    primary.postgres_program("pg_checksums").args(["--disable", "-D"]).arg(primary.data()).run().expect(0);
+    primary.start();
+    expect_full(&primary, "incremental", "sixth", "data checksums were switched");
+    take(&primary, "incremental", "seventh").expect(0);
+    assert_eq!(parent_of(&site, &primary, "seventh"), "sixth");
+}
+
+#[test]
+fn a_backup_whose_parent_is_gone_is_not_recovered_from() {
+    let site = Site::with_servers(1);
+    let mut primary = primary(&site);
+    take(&primary, "full", "old").expect(0);
+    take(&primary, "full", "full").expect(0);
+    take(&primary, "incremental", "orphan").expect(0);
+    primary.stop(Stop::Fast);
+    fs::remove_dir_all(site.archive_of(&primary).backup("full")).unwrap();
+    let into = site.directory().join("restored");
+    let plan = primary.recover(&into, &["--dry-run"]).run().expect(0);
+    assert!(plan.stdout.contains("from backup  old"), "{plan}");
+    assert!(plan.stdout.contains("backup orphan builds on backup full, which is missing"), "{plan}");
+    let wanted = primary.recover(&into, &["--dry-run", "--backup", "orphan"]).run().expect(4);
+    assert!(wanted.stderr.contains("backup orphan builds on backup full, which is missing"), "{wanted}");
+}
+
+#[test]
+fn damage_in_any_backup_of_a_chain_is_noticed() {
+    let site = Site::with_servers(1);
+    let mut primary = primary(&site);
+    take(&primary, "full", "full").expect(0);
+    primary.psql("UPDATE t SET b = 'changed' WHERE a % 1000 = 0");
+    take(&primary, "incremental", "one").expect(0);
+    primary.stop(Stop::Fast);
+    for label in ["full", "one"] {
+        let pack = site.archive_of(&primary).backup(label).join("pack-000001");
+        let content = fs::read(&pack).unwrap();
+        let mut damaged = content.clone();
+        let at = damaged.len() / 2;
+        damaged[at] ^= 0x10;
+        fs::write(&pack, &damaged).unwrap();
+        let into = site.directory().join("restored");
+        let recovery = primary.recover(&into, &["--target-immediate"]).run().expect(4);
+        assert!(recovery.stderr.contains("could not"), "{recovery}");
+        assert!(!into.join("global/pg_control").exists());
+        fs::write(&pack, &content).unwrap();
+    }
+    primary.recover(&site.directory().join("restored"), &["--target-immediate"]).run().expect(0);
+}

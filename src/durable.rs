@@ -138,6 +138,26 @@ pub fn clear_directory(directory: &Path, kept: &str) -> Result<()> {
     Ok(())
 }
 
+/// Removes whatever is at `path`, a directory with all that it holds; fine if nothing is. Symbolic links are removed, never
+/// followed. Nothing is durable.
+///
+/// # Errors
+/// The operating system's, with the name of what could not be removed.
+pub fn remove_all(path: &Path) -> Result<()> {
+    let removed = match fs::symlink_metadata(path) {
+        Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(path),
+        Ok(_) => fs::remove_file(path),
+        Err(error) => Err(error),
+    };
+    match removed {
+        // Below a file is nothing, either.
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            Ok(())
+        }
+        other => other.context(|| format!("could not remove \"{}\"", path.display())),
+    }
+}
+
 /// Puts `content` under `path` in place of whatever was there; when this returns it survives a power cut, and at any
 /// moment before, `path` holds either all of the old content or all of the new.
 ///
@@ -229,6 +249,22 @@ mod tests {
         replace_file(&RealDisk, &path, b"two", 0o600).unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"two");
         assert_eq!(fs::read_dir(scratch.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn whatever_is_there_is_removed_but_not_what_links_lead_to() {
+        let scratch = tempfile::tempdir().unwrap();
+        let (directory, link) = (scratch.path().join("directory"), scratch.path().join("link"));
+        fs::create_dir(&directory).unwrap();
+        fs::write(directory.join("file"), b"x").unwrap();
+        std::os::unix::fs::symlink(&directory, &link).unwrap();
+        remove_all(&link).unwrap();
+        assert!(directory.join("file").exists());
+        for _ in 0..2 {
+            remove_all(&directory.join("file/below")).unwrap();
+            remove_all(&directory).unwrap();
+        }
+        assert_eq!(fs::read_dir(scratch.path()).unwrap().count(), 0);
     }
 
     #[test]

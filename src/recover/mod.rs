@@ -10,7 +10,10 @@
 pub mod archive;
 pub mod choice;
 pub mod configure;
+mod delta;
 pub mod evidence;
+mod existing;
+mod output;
 pub mod path;
 pub mod places;
 mod plan;
@@ -29,7 +32,8 @@ pub mod wal;
 #[cfg(test)]
 mod target_tests;
 
-pub use plan::{RecoverRequest, RecoveryPlan, plan};
+pub use delta::{DeltaForecast, forecast};
+pub use plan::{Mode, RecoverRequest, RecoveryPlan, plan};
 
 use crate::durable::{self, Disk};
 use crate::error::{Context, Error, Result};
@@ -39,17 +43,14 @@ use crate::postgres::tablespace_map::{TablespaceLocation, render_tablespace_map}
 use crate::postgres::{ControlFile, SystemIdentifier};
 use crate::repository::Repository;
 use crate::repository::backup::manifest::{StoredBackup, StoredConfigurationFile};
-use restore::{Restored, read_restored};
-use staging::Staging;
+use restore::{Kept, Restored, read_restored};
+use staging::{DIRECTORY_MODE, Found, Staging};
 use std::ffi::OsStr;
 use std::fs::File;
 use std::num::NonZeroUsize;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::symlink;
 use std::path::{Component, Path, PathBuf};
-
-/// Permissions of a data directory whose group must not read it, which is nearly every one.
-const DIRECTORY_MODE: u32 = 0o700;
 
 /// Permissions of what is written beside the data directory.
 const FILE_MODE: u32 = 0o600;
@@ -61,6 +62,8 @@ pub struct RecoverySummary {
     pub files: u64,
     /// Their length together.
     pub bytes: u64,
+    /// What of it was there already, where a data directory was restored over.
+    pub kept: Option<Kept>,
     /// Whether a `postgresql.conf` had to be written, because the original's lay elsewhere.
     pub wrote_configuration: bool,
     /// The `data_directory` that the restored configuration names, if it names one: the server would go there.
@@ -81,7 +84,13 @@ pub fn recover(
 ) -> Result<RecoverySummary> {
     let places = &plan.places;
     let data_directory = places.data_directory();
-    let mut claimed = Staging::claim(disk, data_directory, plan.found, DIRECTORY_MODE)?;
+    let tablespace_directories: Vec<&Path> =
+        places.tablespaces().iter().map(|tablespace| tablespace.new.as_path()).collect();
+    // From now on no server starts here.
+    let mut claimed = match plan.found {
+        Found::Kept => Staging::claim_kept(disk, data_directory, plan.system, &tablespace_directories)?,
+        found => Staging::claim(disk, data_directory, found, DIRECTORY_MODE)?,
+    };
     let mut claimed_tablespaces = Vec::new();
     for (tablespace, found) in places.tablespaces().iter().zip(&plan.tablespaces_found) {
         claimed_tablespaces.push(Staging::claim(disk, &tablespace.new, *found, DIRECTORY_MODE)?);
@@ -97,7 +106,7 @@ pub fn recover(
         .collect::<Result<Vec<_>>>()?;
 
     monitor.begin(&format!("restoring backup {}", plan.backup.label), plan.backup.whole_bytes());
-    let restored = restore::restore(repository, &plan.chain, places, workers, disk, monitor)?;
+    let restored = restore::restore(repository, plan, workers, disk, monitor)?;
     monitor.end();
     check_restored(&plan.backup, &restored, data_directory, plan.system)?;
 
@@ -117,7 +126,7 @@ pub fn recover(
     for (path, opened) in &opened {
         disk.sync_file_system(opened).context(|| format!("could not make \"{}\" durable", path.display()))?;
     }
-    claimed.name_tablespaces(disk, &claimed_tablespaces)?;
+    claimed.name_tablespaces(disk, &tablespace_directories)?;
     // Before a server can be started: a marker in a tablespace that is in use would have another recovery clear it.
     for tablespace in claimed_tablespaces {
         tablespace.release(disk)?;
@@ -129,6 +138,7 @@ pub fn recover(
     Ok(RecoverySummary {
         files: restored.files,
         bytes: restored.bytes,
+        kept: (plan.found == Found::Kept).then_some(restored.kept),
         wrote_configuration,
         configured_data_directory: configured_data_directory(data_directory)?,
     })

@@ -5,7 +5,9 @@ use super::configure::{Archiving, RecoverySettings, archive_command, restore_com
 use super::places::Places;
 use super::repository_archive::RepositoryArchive;
 use super::space::{SpaceNeed, check_space};
-use super::staging::{Found, examine_data_directory, examine_tablespace};
+use super::staging::{
+    Found, examine_data_directory, examine_for_delta, examine_tablespace, examine_tablespace_for_delta,
+};
 use super::standby::Role;
 use super::tablespaces::{TablespaceMapping, place};
 use super::target::{Consent, TargetPlan, TargetRequest, plan_target};
@@ -42,10 +44,21 @@ pub struct RecoverRequest {
     pub mappings: Vec<TablespaceMapping>,
     /// What it becomes.
     pub role: Role,
+    /// What may be there already.
+    pub mode: Mode,
     /// Whether it archives afterwards.
     pub archiving: Archiving,
     /// The program that its `restore_command` calls, an absolute path.
     pub archive_get: PathBuf,
+}
+
+/// What may be in the directories that are restored into.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Nothing.
+    Fresh,
+    /// A cluster of the same system, of which all that is right stays.
+    Delta,
 }
 
 /// What will be done.
@@ -89,7 +102,11 @@ pub fn plan(
 ) -> Result<RecoveryPlan> {
     repository.check()?;
     // What can be answered without reading WAL comes first.
-    let found = examine_data_directory(&request.data_directory)?;
+    let found = match request.mode {
+        Mode::Fresh => examine_data_directory(&request.data_directory)?,
+        // Known when the backup is.
+        Mode::Delta => Found::Kept,
+    };
     check_beside(&request.data_directory)?;
     let (backups, mut damaged) = inventory::read_usable(repository)?;
     let mut chains = Vec::new();
@@ -117,12 +134,24 @@ pub fn plan(
     let chain = chains.into_iter().find(|chain| chain.newest().label.as_str() == target.backup);
     let chain = chain.ok_or_else(|| Error::damaged("the chosen backup is not in the repository"))?;
     let backup = chain.newest().clone();
+    let found = match request.mode {
+        Mode::Fresh => found,
+        Mode::Delta => {
+            examine_for_delta(&request.data_directory, repository.layout().system(), backup.major_version()?)?
+        }
+    };
     check_newer_tablespaces(request, &backup, repository.layout().system())?;
 
     let tablespaces = place(&backup.tablespaces, &request.mappings, &request.data_directory)?;
     let mut tablespaces_found = Vec::new();
     for tablespace in &tablespaces {
-        let examined = examine_tablespace(&tablespace.new, &request.data_directory, found);
+        let examined = match found {
+            Found::Kept => {
+                let link = request.data_directory.join("pg_tblspc").join(tablespace.oid.to_string());
+                examine_tablespace_for_delta(&tablespace.new, &link, &request.data_directory)
+            }
+            found => examine_tablespace(&tablespace.new, &request.data_directory, found),
+        };
         tablespaces_found.push(examined.map_err(|error| {
             let error = error.context(format!("tablespace \"{}\" has no place", tablespace.name));
             if tablespace.new == tablespace.old {
@@ -163,6 +192,9 @@ pub fn plan(
     let configuration_copies = beside(&request.data_directory, "", ".configuration");
     let mut warnings = warnings(&target, &backup, &configuration_copies);
     warnings.append(&mut unusable);
+    if found == Found::Kept {
+        warnings.extend(lost_wal(&request.data_directory));
+    }
     warnings.extend(archiving_warning(request, &config_path)?);
     Ok(RecoveryPlan {
         target,
@@ -332,6 +364,21 @@ fn archiving_warning(request: &RecoverRequest, config_path: &Path) -> Result<Opt
         "archive_command was made for the original's place and may fail here; this one will do: archive_command = {}",
         quote_setting(&command)?
     )))
+}
+
+/// What of the WAL in a data directory that is restored over is nowhere else.
+fn lost_wal(data_directory: &Path) -> Option<String> {
+    let status = fs::read_dir(data_directory.join("pg_wal/archive_status")).ok()?;
+    let names = status.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+    let mut waiting: Vec<String> =
+        names.filter_map(|name| name.strip_suffix(".ready").map(str::to_owned)).collect();
+    waiting.sort_unstable();
+    let first = waiting.first()?;
+    Some(format!(
+        "{} WAL files in \"{}\" are not archived, from {first} on, and will be removed: archive-push stores them",
+        waiting.len(),
+        data_directory.join("pg_wal").display()
+    ))
 }
 
 fn warnings(target: &TargetPlan, backup: &StoredBackup, copies: &Path) -> Vec<String> {

@@ -3,17 +3,21 @@
 //! Owns: reading packs in parallel, and what is created where. A backup is not trusted: its paths stay below the
 //! directory that was claimed for them, because while files are written there is no symbolic link in it; links come last.
 
+use super::RecoveryPlan;
+use super::existing::{Existing, Kind, Removal};
+use super::output::{Output, crc32c_of, set_mode};
 use super::places::Places;
 use super::restored_manifest::RestoredManifest;
-use crate::durable::Disk;
+use super::staging::Found;
+use crate::durable::{self, Disk};
 use crate::error::{Context, Error, Result};
 use crate::monitor::Monitor;
 use crate::postgres::backup_label::without_incremental_from;
 use crate::repository::Repository;
 use crate::repository::backup::chain::{ChainEntry, ChainReader, ChainedFile, ChainedFiles};
-use crate::repository::backup::{Chain, DirectoryEntry};
+use crate::repository::backup::{Chain, DirectoryEntry, StoredBackup};
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -48,6 +52,28 @@ pub struct Restored {
     pub bytes: u64,
     /// The content of `pg_control`, which is not in place yet.
     pub control_file: Vec<u8>,
+    /// What was there already.
+    pub kept: Kept,
+}
+
+/// What of a restore was there already, and what became of the rest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Kept {
+    /// How many files stayed as they were, found right by their checksums before anything was fetched.
+    pub files: u64,
+    /// Their length together.
+    pub file_bytes: u64,
+    /// How much had to be written.
+    pub written_bytes: u64,
+    /// How many files and links were removed that are not part of the backup.
+    pub removed: u64,
+}
+
+/// A file to be restored.
+struct Job {
+    file: ChainedFile,
+    /// The length of the file that is there already and may be changed in place.
+    existing: Option<u64>,
 }
 
 /// A file that was restored.
@@ -61,7 +87,7 @@ pub struct RestoredFile {
 
 /// Some files of one pack, in the order of their places.
 struct Share {
-    files: Vec<ChainedFile>,
+    files: Vec<Job>,
 }
 
 /// Restores all files but `pg_control`. Nothing is durable yet.
@@ -71,12 +97,16 @@ struct Share {
 /// store's and the operating system's. The first one ends all workers.
 pub fn restore(
     repository: &Repository,
-    chain: &Chain,
-    places: &Places,
+    plan: &RecoveryPlan,
     workers: NonZeroUsize,
     disk: &dyn Disk,
     monitor: &dyn Monitor,
 ) -> Result<Restored> {
+    let (chain, places) = (&plan.chain, &plan.places);
+    let mut existing = match plan.found {
+        Found::Kept => Existing::walk(places, &tablespace_version_directory(chain.newest())?)?,
+        Found::Nothing | Found::Empty | Found::Unfinished => Existing::nothing(),
+    };
     let mut restore = Restore {
         repository,
         chain,
@@ -84,9 +114,10 @@ pub fn restore(
         workers,
         disk,
         monitor,
-        restored: Restored { files: 0, bytes: 0, control_file: Vec::new() },
+        restored: Restored { files: 0, bytes: 0, control_file: Vec::new(), kept: Kept::default() },
     };
-    restore.run()?;
+    restore.run(&mut existing)?;
+    restore.restored.kept.removed = existing.removed;
     if restore.restored.control_file.is_empty() {
         return Err(Error::damaged("the backup has no global/pg_control"));
     }
@@ -104,12 +135,12 @@ struct Restore<'a> {
 }
 
 impl Restore<'_> {
-    fn run(&mut self) -> Result<()> {
+    fn run(&mut self, existing: &mut Existing) -> Result<()> {
         let mut files = ChainedFiles::open(self.repository, self.chain)?;
         let mut manifest = RestoredManifest::begin(self.repository, self.chain, self.places, self.disk)?;
         loop {
             let mut batch = Vec::new();
-            let ended = self.read_batch(&mut files, &mut batch)?;
+            let ended = self.read_batch(&mut files, existing, &mut batch)?;
             let restored = self.restore_batch(batch)?;
             manifest.add(restored)?;
             if ended {
@@ -119,29 +150,55 @@ impl Restore<'_> {
     }
 
     /// Creates the directories on the way, and collects files; whether the lists ended.
-    fn read_batch(&mut self, files: &mut ChainedFiles, batch: &mut Vec<ChainedFile>) -> Result<bool> {
+    fn read_batch(
+        &mut self,
+        files: &mut ChainedFiles,
+        existing: &mut Existing,
+        batch: &mut Vec<Job>,
+    ) -> Result<bool> {
         while batch.len() < BATCH_FILES_MAX {
             match files.next_entry()? {
-                None => return Ok(true),
-                Some(ChainEntry::Directory(directory)) => self.create_directory(&directory)?,
+                None => {
+                    existing.finish(self.places, Removal::Done)?;
+                    return Ok(true);
+                }
+                Some(ChainEntry::Directory(directory)) => {
+                    let found = existing.at(directory.path.as_bytes(), self.places, Removal::Done)?;
+                    self.create_directory(&directory, found)?;
+                }
                 Some(ChainEntry::File(file)) => {
                     self.restored.files += 1;
                     self.restored.bytes += file.bytes;
                     if file.path.as_bytes() == CONTROL_FILE {
                         self.restored.control_file = self.read_control_file(&file)?;
                     }
-                    batch.push(file);
+                    let existing = match existing.at(file.path.as_bytes(), self.places, Removal::Done)? {
+                        None => None,
+                        Some(Kind::File { bytes }) => Some(bytes),
+                        Some(Kind::Directory | Kind::Other) => {
+                            durable::remove_all(&self.places.file(file.path.as_bytes())?)?;
+                            None
+                        }
+                    };
+                    batch.push(Job { file, existing });
                 }
             }
         }
         Ok(false)
     }
 
-    fn create_directory(&self, directory: &DirectoryEntry) -> Result<()> {
+    fn create_directory(&self, directory: &DirectoryEntry, found: Option<Kind>) -> Result<()> {
         let Some(path) = self.places.directory(directory.path.as_bytes())? else { return Ok(()) };
-        self.disk
-            .create_directory(&path, directory.mode & DIRECTORY_MODE_MASK | 0o700)
-            .context(|| format!("could not create directory \"{}\"", path.display()))
+        let mode = directory.mode & DIRECTORY_MODE_MASK | 0o700;
+        let created = match found {
+            Some(Kind::Directory) => set_mode(&path, mode),
+            Some(_) => {
+                durable::remove_all(&path)?;
+                self.disk.create_directory(&path, mode)
+            }
+            None => self.disk.create_directory(&path, mode),
+        };
+        created.context(|| format!("could not create directory \"{}\"", path.display()))
     }
 
     fn read_control_file(&self, file: &ChainedFile) -> Result<Vec<u8>> {
@@ -157,22 +214,30 @@ impl Restore<'_> {
     }
 
     /// Restores these files with all workers; returns when every one of them has ended, with the files' checksums.
-    fn restore_batch(&self, batch: Vec<ChainedFile>) -> Result<Vec<RestoredFile>> {
+    fn restore_batch(&mut self, batch: Vec<Job>) -> Result<Vec<RestoredFile>> {
         let restored = Mutex::new(Vec::with_capacity(batch.len()));
+        let kept = Mutex::new(self.restored.kept);
         let shares = Mutex::new(shares_of(batch));
         let failed = AtomicBool::new(false);
         let work = || -> Result<()> {
             let mut reader = ChainReader::new(self.repository, self.chain);
+            let mut kept_here = Kept::default();
             loop {
                 let next = shares.lock().ok().and_then(|mut shares| shares.pop());
-                let Some(share) = next else { return Ok(()) };
-                reader.announce(&share.files)?;
+                let Some(share) = next else {
+                    kept.lock().unwrap_or_else(PoisonError::into_inner).add(kept_here);
+                    return Ok(());
+                };
+                // What may be there already is perhaps not fetched at all.
+                if share.files.iter().all(|job| job.existing.is_none()) {
+                    reader.announce(share.files.iter().map(|job| &job.file))?;
+                }
                 let mut done = Vec::with_capacity(share.files.len());
                 for file in share.files {
                     if failed.load(Ordering::Relaxed) {
                         return Ok(());
                     }
-                    done.push(self.restore_file(&mut reader, file)?);
+                    done.push(self.restore_file(&mut reader, file, &mut kept_here)?);
                 }
                 restored.lock().unwrap_or_else(PoisonError::into_inner).append(&mut done);
             }
@@ -188,10 +253,12 @@ impl Restore<'_> {
                 .collect();
             results.into_iter().collect::<Result<()>>()
         })?;
+        self.restored.kept = kept.into_inner().unwrap_or_else(PoisonError::into_inner);
         Ok(restored.into_inner().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn restore_file(&self, reader: &mut ChainReader<'_>, file: ChainedFile) -> Result<RestoredFile> {
+    fn restore_file(&self, reader: &mut ChainReader<'_>, job: Job, kept: &mut Kept) -> Result<RestoredFile> {
+        let Job { file, existing } = job;
         if file.path.as_bytes() == CONTROL_FILE {
             // Put in place last of all.
             let crc32c = crc32c::crc32c(&self.restored.control_file);
@@ -199,15 +266,33 @@ impl Restore<'_> {
         }
         let path = self.places.file(file.path.as_bytes())?;
         let what = || format!("could not write \"{}\"", path.display());
-        // A path that the index names twice, or that is a link, fails here: the file must be new.
-        let mut output = self.disk.create_new(&path, file.mode & FILE_MODE_MASK | 0o600).context(what)?;
+        let mode = file.mode & FILE_MODE_MASK | 0o600;
+        if let (Some(existing), Some(crc32c)) = (existing, file.known_crc32c())
+            && existing == file.bytes
+            && file.path.as_bytes() != BACKUP_LABEL
+            && crc32c_of(&path, existing).context(what)? == Some(crc32c)
+        {
+            set_mode(&path, mode).context(what)?;
+            self.monitor.advance(file.bytes);
+            kept.files += 1;
+            kept.file_bytes += file.bytes;
+            return Ok(RestoredFile { file, crc32c });
+        }
+        let mut output = match existing {
+            // A path that the index names twice, or that is a link, fails here: the file must be new.
+            None => Output::create(self.disk, &path, mode)?,
+            Some(_) => Output::over(&path, mode)?,
+        };
         if self.chain.increments() > 0 && file.path.as_bytes() == BACKUP_LABEL {
-            return self.restore_label(reader, file, &mut output).context(what);
+            let restored = self.restore_label(reader, file, &mut output).context(what)?;
+            kept.written_bytes += output.finish().context(what)?;
+            return Ok(restored);
         }
         let crc32c = reader.read_file(&file, &mut |bytes| {
             self.monitor.advance(bytes.len() as u64);
-            output.write_all(bytes).context(what)
+            output.write(bytes).context(what)
         })?;
+        kept.written_bytes += output.finish().context(what)?;
         Ok(RestoredFile { file, crc32c })
     }
 
@@ -216,7 +301,7 @@ impl Restore<'_> {
         &self,
         reader: &mut ChainReader<'_>,
         mut file: ChainedFile,
-        output: &mut File,
+        output: &mut Output,
     ) -> Result<RestoredFile> {
         let recorded = self.chain.newest().backup_label.as_bytes();
         let mut differs = file.bytes != recorded.len() as u64;
@@ -232,16 +317,33 @@ impl Restore<'_> {
             return Err(Error::damaged("the backup's backup_label is not the one that its manifest records"));
         }
         let label = without_incremental_from(recorded);
-        output.write_all(&label).context(|| "could not write it")?;
+        output.write(&label).context(|| "could not write it")?;
         file.bytes = label.len() as u64;
         Ok(RestoredFile { file, crc32c: crc32c::crc32c(&label) })
     }
 }
 
+impl Kept {
+    fn add(&mut self, other: Kept) {
+        self.files += other.files;
+        self.file_bytes += other.file_bytes;
+        self.written_bytes += other.written_bytes;
+        self.removed += other.removed;
+    }
+}
+
+/// The name of the directory in a tablespace that belongs to the version of a backup.
+///
+/// # Errors
+/// As [`StoredBackup::major_version`].
+pub fn tablespace_version_directory(backup: &StoredBackup) -> Result<String> {
+    Ok(format!("PG_{}_{}", backup.major_version()?, backup.server.catalog_version))
+}
+
 /// Divides files among workers: by pack, in the order of their places; the smallest shares are taken last.
-fn shares_of(mut batch: Vec<ChainedFile>) -> Vec<Share> {
-    let pack = |file: &ChainedFile| (file.base.member, file.base.entry.place.pack);
-    batch.sort_by_key(|file| (file.base.member, file.base.entry.place));
+fn shares_of(mut batch: Vec<Job>) -> Vec<Share> {
+    let pack = |job: &Job| (job.file.base.member, job.file.base.entry.place.pack);
+    batch.sort_by_key(|job| (job.file.base.member, job.file.base.entry.place));
     let mut shares: Vec<(u64, Share)> = Vec::new();
     for file in batch {
         match shares.last_mut() {
@@ -249,10 +351,10 @@ fn shares_of(mut batch: Vec<ChainedFile>) -> Vec<Share> {
                 if *bytes < SHARE_BYTES
                     && share.files.last().is_some_and(|last| pack(last) == pack(&file)) =>
             {
-                *bytes += file.bytes;
+                *bytes += file.file.bytes;
                 share.files.push(file);
             }
-            _ => shares.push((file.bytes, Share { files: vec![file] })),
+            _ => shares.push((file.file.bytes, Share { files: vec![file] })),
         }
     }
     // Popped from the end.

@@ -2,7 +2,7 @@
 
 use super::places::Places;
 use super::restore::RestoredFile;
-use crate::durable::Disk;
+use crate::durable::{self, Disk};
 use crate::error::{Context, Error, Result};
 use crate::postgres::{BackupManifestWriter, ManifestFile, ManifestVersion};
 use crate::repository::Repository;
@@ -40,6 +40,8 @@ impl<'a> RestoredManifest<'a> {
     ) -> Result<RestoredManifest<'a>> {
         let path = places.file(NAME)?;
         let what = || format!("could not write \"{}\"", path.display());
+        // That of a cluster that is restored over is of no more use.
+        durable::remove_all(&path)?;
         let file = disk.create_new(&path, 0o600).context(what)?;
         let writer = if chain.increments() > 0 {
             let newest = chain.newest();

@@ -15,7 +15,7 @@ pub struct SpaceNeed {
     pub directory: PathBuf,
     /// How many bytes.
     pub bytes: u64,
-    /// What is there now: remains of ours will make room.
+    /// What is there now: remains of ours will make room, and what is kept has its room.
     pub found: Found,
 }
 
@@ -25,7 +25,7 @@ pub struct SpaceNeed {
 /// [`ErrorKind::Unavailable`](crate::error::ErrorKind::Unavailable) when one has not.
 pub fn check_space(needs: &[SpaceNeed]) -> Result<()> {
     let mut by_device: BTreeMap<u64, (u64, &Path)> = BTreeMap::new();
-    for need in needs.iter().filter(|need| need.found != Found::Unfinished) {
+    for need in needs.iter().filter(|need| matches!(need.found, Found::Nothing | Found::Empty)) {
         let existing = nearest_existing(&need.directory);
         let what = || format!("could not look at \"{}\"", existing.display());
         let device = fs::metadata(existing).context(what)?.dev();

@@ -4,8 +4,10 @@
 //! again knows its own remains from everything else, which it never touches. The marker of the data directory goes last of
 //! all; shortly before, it names the tablespaces' directories, which have lost theirs by then.
 
+use crate::data_directory::DataDirectory;
 use crate::durable::{self, Disk};
 use crate::error::{Context, Error, ErrorKind, Result};
+use crate::postgres::{MajorVersion, SystemIdentifier};
 use nix::errno::Errno;
 use nix::sys::signal::kill;
 use nix::unistd::{AccessFlags, Pid, Uid, access};
@@ -18,6 +20,15 @@ use std::time::{Duration, Instant};
 
 /// The marker's name. PostgreSQL passes over files that it does not know, and base backups leave it out by this name.
 pub const MARKER: &str = "pgark-recovery-incomplete";
+
+/// The marker of a directory whose content is kept, until it is written whole.
+const NEW_MARKER: &str = "pgark-recovery-incomplete.new";
+
+/// Permissions of a data directory whose group must not read it, which is nearly every one.
+pub const DIRECTORY_MODE: u32 = 0o700;
+
+/// What a server notes of its start.
+const SERVER_OPTIONS: &str = "postmaster.opts";
 
 /// What is said in the marker, for whoever finds it.
 const MARKER_TEXT: &[u8] =
@@ -33,6 +44,8 @@ pub enum Found {
     Empty,
     /// What an unfinished restore of ours left.
     Unfinished,
+    /// With `--delta`: a data directory of the system, or a tablespace of it, of which all that is right stays.
+    Kept,
 }
 
 /// How long a lock is waited for, and how often it is tried.
@@ -42,12 +55,84 @@ const LOCK_PAUSE: Duration = Duration::from_millis(50);
 /// How a line of the marker begins that names a tablespace's directory, in the form of Rust's escaped strings.
 const TABLESPACE_LINE: &str = "tablespace ";
 
+/// How the line of the marker begins that says that the directory held a cluster before, of this system.
+const DELTA_LINE: &str = "delta ";
+
+/// The line of the marker that says that nothing is left which the old server could be started from.
+const DISARMED_LINE: &str = "disarmed";
+
 /// A directory that is ours until it is released or the process ends.
 #[derive(Debug)]
 pub struct Staging {
     path: PathBuf,
     /// Locked, so that no second restore works in the same place.
     marker: File,
+}
+
+/// Looks whether the data directory at `path` can be brought to another state, with all that is right already staying; an
+/// absent or empty one is filled.
+///
+/// # Errors
+/// [`ErrorKind::Conflict`] for a running server, and for anything but a data directory of this `system` and `version`;
+/// [`ErrorKind::Usage`] when it is not ours to use.
+pub fn examine_for_delta(path: &Path, system: SystemIdentifier, version: MajorVersion) -> Result<Found> {
+    refuse_root()?;
+    refuse_running(path)?;
+    if fs::metadata(path).is_ok_and(|metadata| metadata.is_dir()) {
+        refuse_foreign(path)?;
+        if let Some(marker) = marker_of(path)? {
+            // Until the marker says that it was, what the old server noted is still there.
+            if delta_system(&marker).is_none() || marker.lines().any(|line| line == DISARMED_LINE) {
+                refuse_started(path)?;
+            }
+            return match delta_system(&marker) {
+                Some(found) if found != system.to_string() => Err(other_system(path, &found, system)),
+                _ => Ok(Found::Kept),
+            };
+        }
+        if path.join("PG_VERSION").exists() {
+            let control = DataDirectory::open(path)?.control_file()?;
+            if control.system != system {
+                return Err(other_system(path, &control.system.to_string(), system));
+            }
+            if control.version != version {
+                return Err(Error::new(
+                    ErrorKind::Conflict,
+                    format!(
+                        "\"{}\" is of PostgreSQL {}, and the backup of {version}",
+                        path.display(),
+                        control.version
+                    ),
+                ));
+            }
+            return Ok(Found::Kept);
+        }
+    }
+    examine(path)
+}
+
+fn other_system(path: &Path, found: &str, wanted: SystemIdentifier) -> Error {
+    Error::new(
+        ErrorKind::Conflict,
+        format!("\"{}\" holds the system {found}, and the backup is of system {wanted}", path.display()),
+    )
+    .hint("--delta brings a copy of the same cluster to another state. Choose another directory, or move this one away.")
+}
+
+/// As [`examine_tablespace`], where the data directory is [`Found::Kept`]: a directory to which its link leads is kept, too.
+///
+/// # Errors
+/// As [`examine_tablespace`].
+pub fn examine_tablespace_for_delta(path: &Path, link: &Path, data_directory: &Path) -> Result<Found> {
+    let leads_there = || Some(fs::canonicalize(link).ok()? == fs::canonicalize(path).ok()?);
+    if leads_there() == Some(true) {
+        refuse_foreign(path)?;
+        return Ok(Found::Kept);
+    }
+    match marker_of(data_directory)? {
+        Some(marker) if path.is_dir() && names_tablespace(&marker, path) => Ok(Found::Kept),
+        _ => examine(path),
+    }
 }
 
 /// Looks whether a data directory can be made at `path`.
@@ -57,25 +142,62 @@ pub struct Staging {
 /// [`ErrorKind::Usage`] when the directory is not ours to use.
 pub fn examine_data_directory(path: &Path) -> Result<Found> {
     refuse_root()?;
-    if let Some(process) = running_server(path) {
-        return Err(Error::new(
+    refuse_running(path)?;
+    let found = examine(path)?;
+    if found == Found::Unfinished {
+        refuse_started(path)?;
+        let marker = marker_of(path)?.unwrap_or_default();
+        if delta_system(&marker).is_some() {
+            return Err(Error::new(
+                ErrorKind::Conflict,
+                format!("\"{}\" is what an unfinished recovery with --delta has left", path.display()),
+            )
+            .hint("Run it again with --delta; or, if nothing in the directory is of value, remove it."));
+        }
+    }
+    Ok(found)
+}
+
+fn refuse_running(path: &Path) -> Result<()> {
+    match running_server(path) {
+        None => Ok(()),
+        Some(process) => Err(Error::new(
             ErrorKind::Conflict,
             format!("a server is running in \"{}\" (process {process})", path.display()),
         )
-        .hint("Recover into another directory with --target-directory, or stop that server and move its data away."));
+        .hint("Recover into another directory with --target-directory, or stop that server and move its data away.")),
     }
-    let found = examine(path)?;
-    if found == Found::Unfinished && path.join("postmaster.opts").exists() {
-        // A server writes this file whenever it starts: there may be new data in it.
-        return Err(Error::new(
-            ErrorKind::Conflict,
-            format!("a server was started in \"{}\" since it was restored", path.display()),
-        )
-        .hint(format!(
-            "If nothing in it is of value, remove it; if it is in use, remove only the file \"{MARKER}\"."
-        )));
+}
+
+/// A server writes this file whenever it starts: there may be new data in what was restored.
+fn refuse_started(path: &Path) -> Result<()> {
+    if !path.join(SERVER_OPTIONS).exists() {
+        return Ok(());
     }
-    Ok(found)
+    Err(Error::new(
+        ErrorKind::Conflict,
+        format!("a server was started in \"{}\" since it was restored", path.display()),
+    )
+    .hint(format!(
+        "If nothing in it is of value, remove it; if it is in use, remove only the file \"{MARKER}\"."
+    )))
+}
+
+/// What the marker in a directory says; `None` if there is none.
+fn marker_of(directory: &Path) -> Result<Option<String>> {
+    match fs::read_to_string(directory.join(MARKER)) {
+        Ok(marker) => Ok(Some(marker)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Error::io("could not read the marker", error)),
+    }
+}
+
+fn delta_system(marker: &str) -> Option<String> {
+    marker.lines().find_map(|line| line.strip_prefix(DELTA_LINE)).map(str::to_owned)
+}
+
+fn names_tablespace(marker: &str, path: &Path) -> bool {
+    marker.lines().any(|line| line.strip_prefix(TABLESPACE_LINE) == Some(&format!("{path:?}")))
 }
 
 /// Looks whether a tablespace's directory can be made at `path`, or is the remains of an unfinished restore into
@@ -85,10 +207,8 @@ pub fn examine_data_directory(path: &Path) -> Result<Found> {
 /// [`ErrorKind::Conflict`] when something is in it, [`ErrorKind::Usage`] when it is not ours to use.
 pub fn examine_tablespace(path: &Path, data_directory: &Path, found: Found) -> Result<Found> {
     if found == Found::Unfinished && path.is_dir() {
-        let marker =
-            fs::read_to_string(data_directory.join(MARKER)).context(|| "could not read the marker")?;
-        let named = |line: &str| line.strip_prefix(TABLESPACE_LINE) == Some(&format!("{path:?}"));
-        if marker.lines().any(named) {
+        let marker = marker_of(data_directory)?.unwrap_or_default();
+        if names_tablespace(&marker, path) {
             return Ok(Found::Unfinished);
         }
     }
@@ -106,12 +226,7 @@ fn examine(path: &Path) -> Result<Found> {
     if !metadata.is_dir() {
         return Err(Error::new(ErrorKind::Conflict, format!("\"{}\" is not a directory", path.display())));
     }
-    if metadata.uid() != Uid::effective().as_raw() {
-        return Err(Error::usage(format!("directory \"{}\" belongs to another user", path.display())).hint(
-            "PostgreSQL wants the server's user as the owner of all its directories: run pgark as that user, and let it \
-             own the directory.",
-        ));
-    }
+    refuse_foreign(path)?;
     let mut names = Vec::new();
     for entry in fs::read_dir(path).context(|| format!("could not list \"{}\"", path.display()))? {
         names.push(entry.context(|| format!("could not list \"{}\"", path.display()))?.file_name());
@@ -125,9 +240,20 @@ fn examine(path: &Path) -> Result<Found> {
     let what =
         if names.iter().any(|name| name == "PG_VERSION") { "holds a data directory" } else { "is not empty" };
     Err(Error::new(ErrorKind::Conflict, format!("\"{}\" {what}", path.display())).hint(format!(
-        "pgark recover never overwrites. Choose another directory, or move this one away: mv \"{0}\" \"{0}.old\"",
+        "pgark recover never overwrites, unless with --delta. Choose another directory, or move this one away: mv \"{0}\" \"{0}.old\"",
         path.display()
     )))
+}
+
+fn refuse_foreign(path: &Path) -> Result<()> {
+    let metadata = fs::metadata(path).context(|| format!("could not look at \"{}\"", path.display()))?;
+    if metadata.uid() == Uid::effective().as_raw() {
+        return Ok(());
+    }
+    Err(Error::usage(format!("directory \"{}\" belongs to another user", path.display())).hint(
+        "PostgreSQL wants the server's user as the owner of all its directories: run pgark as that user, and let it own the \
+         directory.",
+    ))
 }
 
 /// The error for a path that leads through something else than directories.
@@ -227,7 +353,7 @@ impl Staging {
                 disk.create_directory(path, mode).context(what)?;
                 disk.sync_directory(durable::parent_directory(path)).context(what)?;
             }
-            Found::Empty | Found::Unfinished => {
+            Found::Empty | Found::Unfinished | Found::Kept => {
                 fs::set_permissions(path, fs::Permissions::from_mode(mode)).context(what)?;
             }
         }
@@ -235,7 +361,7 @@ impl Staging {
         let mut marker = OpenOptions::new()
             .append(true)
             .create(true)
-            .create_new(found != Found::Unfinished)
+            .create_new(!matches!(found, Found::Unfinished | Found::Kept))
             .mode(0o600)
             .custom_flags(nix::fcntl::OFlag::O_NOFOLLOW.bits())
             .open(&marker_path)
@@ -249,7 +375,7 @@ impl Staging {
         disk.sync_directory(path).context(what)?;
         if found == Found::Unfinished {
             durable::clear_directory(path, MARKER)?;
-        } else if fs::read_dir(path).context(what)?.count() != 1 {
+        } else if found != Found::Kept && fs::read_dir(path).context(what)?.count() != 1 {
             // Somebody has filled it since we looked.
             disk.remove_file(&marker_path).context(what)?;
             return Err(Error::new(
@@ -264,13 +390,55 @@ impl Staging {
     ///
     /// # Errors
     /// The operating system's.
-    pub fn name_tablespaces(&mut self, disk: &dyn Disk, tablespaces: &[Staging]) -> Result<()> {
+    pub fn name_tablespaces(&mut self, disk: &dyn Disk, tablespaces: &[&Path]) -> Result<()> {
+        let lines = tablespaces.iter().map(|tablespace| format!("{TABLESPACE_LINE}{tablespace:?}\n"));
+        self.append(disk, &lines.collect::<String>())
+    }
+
+    /// Makes a directory ours whose content is kept as far as it is right, and takes away what a server starts from. When this
+    /// returns, that survives a power cut. The marker says what the directory held from the moment on when it has its name:
+    /// a recovery without `--delta` would clear what another marker stands in.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Conflict`] when another restore works in it or a server was started meanwhile, and the operating system's.
+    pub fn claim_kept(
+        disk: &dyn Disk,
+        path: &Path,
+        system: SystemIdentifier,
+        tablespaces: &[&Path],
+    ) -> Result<Staging> {
+        let what = || format!("could not prepare directory \"{}\"", path.display());
+        let (marker_path, new) = (path.join(MARKER), path.join(NEW_MARKER));
+        durable::remove_all(&new)?;
+        let mut file = disk.create_new(&new, 0o600).context(what)?;
+        file.write_all(MARKER_TEXT).context(what)?;
+        file.write_all(format!("{DELTA_LINE}{system}\n").as_bytes()).context(what)?;
+        disk.sync_file(&file, &new).context(what)?;
+        match disk.rename_new(&new, &marker_path) {
+            // It is there since the recovery that is continued.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                disk.remove_file(&new).context(what)?;
+            }
+            other => other.context(what)?,
+        }
+        let mut staging = Staging::claim(disk, path, Found::Kept, DIRECTORY_MODE)?;
+        refuse_running(path)?;
+        staging.name_tablespaces(disk, tablespaces)?;
+        for name in ["global/pg_control", SERVER_OPTIONS] {
+            let path = path.join(name);
+            durable::remove_all(&path)?;
+            if durable::parent_directory(&path).is_dir() {
+                disk.sync_directory(durable::parent_directory(&path)).context(what)?;
+            }
+        }
+        staging.append(disk, &format!("{DISARMED_LINE}\n"))?;
+        Ok(staging)
+    }
+
+    fn append(&mut self, disk: &dyn Disk, text: &str) -> Result<()> {
         let path = self.path.join(MARKER);
         let what = || format!("could not write \"{}\"", path.display());
-        for tablespace in tablespaces {
-            let line = format!("{TABLESPACE_LINE}{:?}\n", tablespace.path);
-            self.marker.write_all(line.as_bytes()).context(what)?;
-        }
+        self.marker.write_all(text.as_bytes()).context(what)?;
         disk.sync_file(&self.marker, &path).context(what)
     }
 
@@ -337,7 +505,7 @@ mod tests {
         let mut claimed = claim(&data).unwrap();
         let tablespaces = [claim(&space).unwrap()];
         fs::write(space.join("x"), b"").unwrap();
-        claimed.name_tablespaces(&RealDisk, &tablespaces).unwrap();
+        claimed.name_tablespaces(&RealDisk, &[&space]).unwrap();
         for tablespace in tablespaces {
             tablespace.release(&RealDisk).unwrap();
         }

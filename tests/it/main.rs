@@ -16,6 +16,7 @@ mod incremental;
 mod promotion;
 mod push;
 mod recover;
+mod recover_delta;
 mod recover_leaves_alone;
 mod recover_refusals;
 mod recover_settings;

@@ -8,6 +8,7 @@ use pgark::postgres::target_time::parse_target_time;
 use pgark::postgres::{
     Lsn, RecoveryTarget, RestorePointName, SystemIdentifier, TargetAction, TargetBound, TargetTimeline, Xid,
 };
+use pgark::recover::Mode;
 use pgark::recover::configure::Archiving;
 use pgark::recover::standby::{ApplyDelay, Role, StandbySettings};
 use pgark::recover::tablespaces::TablespaceMapping;
@@ -17,8 +18,8 @@ use std::path::PathBuf;
 
 /// Restores a backup and tells PostgreSQL how far to recover.
 ///
-/// Nothing is ever overwritten: the target directory must be empty or absent. What cannot work is refused before
-/// the first byte, with the nearest point that can be reached. Try --dry-run first: it prints the plan and writes nothing.
+/// Without --delta nothing is ever overwritten: the target directory must be empty or absent. What cannot work is refused
+/// before the first byte, with the nearest point that can be reached. Try --dry-run first: it prints the plan and writes nothing.
 ///
 ///   pgark recover --target-time '2026-01-15 14:29:59+00' --target-directory /srv/restore/main --wait
 ///
@@ -88,7 +89,7 @@ pub struct RecoverArguments {
     #[arg(long, value_name = "LABEL")]
     backup: Option<String>,
 
-    /// Where to restore; must be empty or absent [default: the configured data_directory]
+    /// Where to restore; must be empty or absent, unless with --delta [default: the configured data_directory]
     #[arg(long, short = 'D', value_name = "DIR")]
     pub target_directory: Option<PathBuf>,
 
@@ -102,6 +103,11 @@ pub struct RecoverArguments {
     /// Restore the tablespace of directory OLD into NEW; may be repeated
     #[arg(long, value_name = "OLD=NEW")]
     tablespace_mapping: Vec<String>,
+
+    /// Restore over a stopped cluster of the same system: files and pages that are right already stay, everything else in
+    /// the data directory is replaced or removed, its log files and WAL too
+    #[arg(long)]
+    delta: bool,
 
     /// Whether the recovered cluster archives its own WAL: off or on [default: on with --standby, else off]
     #[arg(long, value_name = "off|on")]
@@ -183,6 +189,11 @@ impl RecoverArguments {
     /// Which system is meant.
     pub fn system(&self) -> Result<Option<SystemIdentifier>> {
         self.system_identifier.as_deref().map(str::parse).transpose()
+    }
+
+    /// What may be in the target directory.
+    pub fn mode(&self) -> Mode {
+        if self.delta { Mode::Delta } else { Mode::Fresh }
     }
 
     /// Where tablespaces go.

@@ -13,7 +13,7 @@ use pgark::recover::configure::Archiving;
 use pgark::recover::server::{Awaited, ServerStart, deviations, find_pg_ctl};
 use pgark::recover::standby::Role;
 use pgark::recover::systems::choose_system;
-use pgark::recover::{RecoverRequest, RecoveryPlan, plan, recover};
+use pgark::recover::{RecoverRequest, RecoveryPlan, forecast, plan, recover};
 use pgark::repository::Repository;
 use pgark::terminal::{Loudness, Progress};
 use std::env;
@@ -39,6 +39,7 @@ pub fn run(context: &Context, arguments: RecoverArguments) -> Result<ExitCode> {
         spool_directory: arguments.spool_directory.as_deref().map(absolutely).transpose()?,
         mappings: arguments.mappings()?,
         role: arguments.role()?,
+        mode: arguments.mode(),
         archiving: arguments.archiving()?,
         archive_get: archive_get()?,
     };
@@ -47,11 +48,13 @@ pub fn run(context: &Context, arguments: RecoverArguments) -> Result<ExitCode> {
     let plan = plan(&request, &repository, &monitor)?;
     let start = server_start(&arguments, &plan, conninfo)?;
     if arguments.dry_run {
-        context.output.result(&text::PlanDocument::new(&plan), || text::plan(&plan));
+        let delta = forecast(&plan, &repository, workers)?;
+        let document = text::PlanDocument::new(&plan).with_delta(delta);
+        context.output.result(&document, || text::plan(&plan, delta));
         return Ok(ExitCode::SUCCESS);
     }
     if !context.output.is_json() && !context.output.is_quiet() {
-        output::say(&text::plan(&plan));
+        output::say(&text::plan(&plan, None));
     }
     let summary = recover(&plan, &repository, workers, disk().as_ref(), &monitor)?;
     let start = ServerStart { name_data_directory: summary.configured_data_directory.is_some(), ..start };

@@ -5,8 +5,9 @@ use pgark::postgres::{Lsn, RecoveryTarget, SegmentName, TargetAction, TargetBoun
 use pgark::recover::archive::{Outcome, TransactionEnd};
 use pgark::recover::configure::Archiving;
 use pgark::recover::server::{ReachedPoint, ReachedState, ServerStart};
+use pgark::recover::staging::Found;
 use pgark::recover::standby::{Role, StandbySettings};
-use pgark::recover::{RecoveryPlan, RecoverySummary};
+use pgark::recover::{DeltaForecast, RecoveryPlan, RecoverySummary};
 use pgark::terminal::bytes;
 use serde::Serialize;
 
@@ -36,10 +37,22 @@ pub struct PlanDocument {
     end_lsn: Option<Lsn>,
     last_transaction: Option<TransactionDocument>,
     first_lost_transaction: Option<TransactionDocument>,
+    /// With --delta and --dry-run: what stays and what moves.
+    delta: Option<DeltaDocument>,
     archiving: &'static str,
     restore_command: String,
     configuration_file: String,
     warnings: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct DeltaDocument {
+    kept_files: u64,
+    kept_bytes: u64,
+    fetched_files: u64,
+    fetched_bytes: u64,
+    stored_bytes: u64,
+    removed_files: u64,
 }
 
 #[derive(Serialize)]
@@ -71,10 +84,20 @@ pub struct RecoveryDocument {
     plan: PlanDocument,
     restored_files: u64,
     restored_bytes: u64,
+    /// With --delta: what was there already.
+    kept: Option<KeptDocument>,
     start_command: String,
     reached: Option<ReachedDocument>,
     #[serde(skip)]
     remarks: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct KeptDocument {
+    files: u64,
+    bytes: u64,
+    written_bytes: u64,
+    removed_files: u64,
 }
 
 #[derive(Serialize)]
@@ -125,11 +148,24 @@ impl PlanDocument {
             end_lsn: target.expected.end,
             last_transaction: target.expected.last_transaction.as_ref().map(transaction),
             first_lost_transaction: target.expected.first_lost.as_ref().map(transaction),
+            delta: None,
             archiving: archiving(plan),
             restore_command: plan.settings.restore_command.clone(),
             configuration_file: plan.config_path.display().to_string(),
             warnings: plan.warnings.clone(),
         }
+    }
+
+    pub fn with_delta(mut self, delta: Option<DeltaForecast>) -> PlanDocument {
+        self.delta = delta.map(|delta| DeltaDocument {
+            kept_files: delta.kept_files,
+            kept_bytes: delta.kept_bytes,
+            fetched_files: delta.fetched_files,
+            fetched_bytes: delta.fetched_bytes,
+            stored_bytes: delta.stored_bytes,
+            removed_files: delta.removed,
+        });
+        self
     }
 }
 
@@ -158,7 +194,7 @@ fn timelines(plan: &RecoveryPlan) -> Vec<u32> {
 }
 
 /// The plan in plain words.
-pub fn plan(plan: &RecoveryPlan) -> String {
+pub fn plan(plan: &RecoveryPlan, delta: Option<DeltaForecast>) -> String {
     let target = &plan.target;
     let mut lines = vec![
         format!("recover cluster {} (system {})", plan.config.cluster, plan.system),
@@ -175,6 +211,27 @@ pub fn plan(plan: &RecoveryPlan) -> String {
     if plan.chain.increments() > 0 {
         let labels: Vec<_> = plan.chain.labels().iter().map(ToString::to_string).collect();
         lines.insert(3, format!("  chain        {}", labels.join(" → ")));
+    }
+    match delta {
+        Some(delta) => {
+            lines.push(format!(
+                "  keep         {} files, {}, that are right already; remove {} that are not part of the backup",
+                delta.kept_files,
+                bytes(delta.kept_bytes),
+                delta.removed
+            ));
+            lines.push(format!(
+                "  fetch        {} files, at most {} to write, {} from the repository",
+                delta.fetched_files,
+                bytes(delta.fetched_bytes),
+                bytes(delta.stored_bytes)
+            ));
+        }
+        None if plan.found == Found::Kept => lines.push(
+            "  keep         what is right already; all else in the data directory is replaced or removed"
+                .to_owned(),
+        ),
+        None => {}
     }
     for tablespace in plan.places.tablespaces() {
         lines.push(format!("  tablespace   {} goes to {}", tablespace.name, tablespace.new.display()));
@@ -291,6 +348,12 @@ impl RecoveryDocument {
             plan: PlanDocument::new(plan),
             restored_files: summary.files,
             restored_bytes: summary.bytes,
+            kept: summary.kept.map(|kept| KeptDocument {
+                files: kept.files,
+                bytes: kept.file_bytes,
+                written_bytes: kept.written_bytes,
+                removed_files: kept.removed,
+            }),
             start_command: start.command(),
             reached: None,
             remarks,
@@ -329,6 +392,15 @@ pub fn summary(document: &RecoveryDocument) -> String {
         bytes(document.restored_bytes),
         document.plan.data_directory
     )];
+    if let Some(kept) = &document.kept {
+        lines.push(format!(
+            "{} files, {}, were right already; {} were written; {} files that are not part of the backup were removed",
+            kept.files,
+            bytes(kept.bytes),
+            bytes(kept.written_bytes),
+            kept.removed_files
+        ));
+    }
     match &document.reached {
         None => lines.push(format!("Start the server: {}", document.start_command)),
         Some(reached) => {

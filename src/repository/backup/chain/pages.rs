@@ -55,10 +55,10 @@ impl<'a> ChainReader<'a> {
     ///
     /// # Errors
     /// [`ErrorKind::Damaged`](crate::error::ErrorKind::Damaged) for files of no member of the chain.
-    pub fn announce(&mut self, files: &[ChainedFile]) -> Result<()> {
-        let Some(first) = files.first() else { return Ok(()) };
+    pub fn announce<'f>(&mut self, mut files: impl Iterator<Item = &'f ChainedFile> + Clone) -> Result<()> {
+        let entries = files.clone().map(|file| &file.base.entry);
+        let Some(first) = files.next() else { return Ok(()) };
         self.open_pack(&first.base)?;
-        let entries = files.iter().map(|file| &file.base.entry);
         reader_of(&mut self.open, first.base.member)?.announce(entries);
         Ok(())
     }

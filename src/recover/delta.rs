@@ -1,0 +1,112 @@
+//! How much a recovery with `--delta` will move, told before it moves anything.
+
+use super::RecoveryPlan;
+use super::existing::{Existing, Kind, Removal};
+use super::output::crc32c_of;
+use super::restore::{CONTROL_FILE, tablespace_version_directory};
+use super::staging::Found;
+use crate::error::{Context, Error, Result};
+use crate::repository::Repository;
+use crate::repository::backup::chain::{ChainEntry, ChainedFile, ChainedFiles};
+use std::num::NonZeroUsize;
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+
+/// How many files are looked at before the next are listed.
+const BATCH_FILES_MAX: usize = 10_000;
+
+/// What will stay and what will move.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DeltaForecast {
+    /// How many files are right already.
+    pub kept_files: u64,
+    /// Their length together.
+    pub kept_bytes: u64,
+    /// How many files are fetched, because they are missing or differ, or because only their pages can tell.
+    pub fetched_files: u64,
+    /// Their length together: no more than this is written.
+    pub fetched_bytes: u64,
+    /// How much is read from the repository for them.
+    pub stored_bytes: u64,
+    /// How many files and links go that are not part of the backup.
+    pub removed: u64,
+}
+
+/// Holds what is there against the backup, and changes nothing; `None` where nothing is there that could stay.
+///
+/// # Errors
+/// The store's and the operating system's.
+pub fn forecast(
+    plan: &RecoveryPlan,
+    repository: &Repository,
+    workers: NonZeroUsize,
+) -> Result<Option<DeltaForecast>> {
+    if plan.found != Found::Kept {
+        return Ok(None);
+    }
+    let places = &plan.places;
+    let mut existing = Existing::walk(places, &tablespace_version_directory(&plan.backup)?)?;
+    let mut files = ChainedFiles::open(repository, &plan.chain)?;
+    let mut forecast = DeltaForecast::default();
+    loop {
+        let (mut batch, mut ended) = (Vec::new(), false);
+        while batch.len() < BATCH_FILES_MAX && !ended {
+            match files.next_entry()? {
+                None => ended = true,
+                Some(ChainEntry::Directory(directory)) => {
+                    existing.at(directory.path.as_bytes(), places, Removal::Counted)?;
+                }
+                Some(ChainEntry::File(file)) => {
+                    let found = existing.at(file.path.as_bytes(), places, Removal::Counted)?;
+                    batch.push((file, found));
+                }
+            }
+        }
+        look_at(plan, batch, workers, &mut forecast)?;
+        if ended {
+            existing.finish(places, Removal::Counted)?;
+            forecast.removed = existing.removed;
+            return Ok(Some(forecast));
+        }
+    }
+}
+
+fn look_at(
+    plan: &RecoveryPlan,
+    batch: Vec<(ChainedFile, Option<Kind>)>,
+    workers: NonZeroUsize,
+    forecast: &mut DeltaForecast,
+) -> Result<()> {
+    let (queue, sum) = (Mutex::new(batch), Mutex::new(forecast));
+    let work = || -> Result<()> {
+        loop {
+            let next = queue.lock().unwrap_or_else(PoisonError::into_inner).pop();
+            let Some((file, found)) = next else { return Ok(()) };
+            let stays = stays(plan, &file, found)?;
+            let mut sum = sum.lock().unwrap_or_else(PoisonError::into_inner);
+            if stays {
+                sum.kept_files += 1;
+                sum.kept_bytes += file.bytes;
+            } else {
+                sum.fetched_files += 1;
+                sum.fetched_bytes += file.bytes;
+                sum.stored_bytes += file.stored_bytes();
+            }
+        }
+    };
+    thread::scope(|scope| {
+        let workers: Vec<_> = (0..workers.get()).map(|_| scope.spawn(work)).collect();
+        let failed = || Err(Error::damaged("a worker of the comparison failed"));
+        workers.into_iter().try_for_each(|worker| worker.join().unwrap_or_else(|_| failed()))
+    })
+}
+
+fn stays(plan: &RecoveryPlan, file: &ChainedFile, found: Option<Kind>) -> Result<bool> {
+    let (Some(Kind::File { bytes }), Some(crc32c)) = (found, file.known_crc32c()) else { return Ok(false) };
+    if bytes != file.bytes || file.path.as_bytes() == CONTROL_FILE {
+        return Ok(false);
+    }
+    let path = plan.places.file(file.path.as_bytes())?;
+    let found = crc32c_of(&path, bytes).context(|| format!("could not read \"{}\"", path.display()))?;
+    Ok(found == Some(crc32c))
+}

@@ -1,0 +1,216 @@
+//! What lies where a cluster is restored with `--delta`: which of it may stay, and that the rest goes.
+
+use super::places::Places;
+use super::staging::MARKER;
+use crate::durable;
+use crate::error::{Context, Error, Result};
+use nix::unistd::Uid;
+use std::cmp::Ordering;
+use std::fs::{self, Metadata};
+use std::io;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+/// What a path is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A directory, or `pg_wal` as a link to one.
+    Directory,
+    /// A file of ours that has this name only: to change it changes nothing else.
+    File {
+        /// Its length.
+        bytes: u64,
+    },
+    /// A link, a file that has other names, too, or one of another user.
+    Other,
+}
+
+/// What lies in the data directory and its tablespaces, sorted by the paths that a backup has for it. About 60 bytes a file.
+#[derive(Debug)]
+pub struct Existing {
+    /// Who must own a file that may be changed.
+    owner: u32,
+    entries: Vec<(Vec<u8>, Kind)>,
+    next: usize,
+    /// How many files and links were removed, or would be.
+    pub removed: u64,
+}
+
+/// Whether what does not belong is removed or only counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Removal {
+    /// Removed.
+    Done,
+    /// Counted.
+    Counted,
+}
+
+impl Existing {
+    /// Nothing.
+    pub fn nothing() -> Existing {
+        Existing { owner: Uid::effective().as_raw(), entries: Vec::new(), next: 0, removed: 0 }
+    }
+
+    /// Looks at the data directory and, as far as they are in use by it, at its tablespaces: of those only at the directory of
+    /// the backup's version, `version_directory`.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub fn walk(places: &Places, version_directory: &str) -> Result<Existing> {
+        let mut existing = Existing::nothing();
+        existing.walk_directory(places.data_directory(), b"")?;
+        for tablespace in places.tablespaces() {
+            let below = [b"pg_tblspc/", tablespace.oid.to_string().as_bytes()].concat();
+            let directory = tablespace.new.join(version_directory);
+            if let Some(metadata) = look_at(&directory)? {
+                existing.add(
+                    &[below.as_slice(), b"/", version_directory.as_bytes()].concat(),
+                    &directory,
+                    &metadata,
+                )?;
+            }
+        }
+        existing.entries.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+        Ok(existing)
+    }
+
+    fn walk_directory(&mut self, directory: &Path, below: &[u8]) -> Result<()> {
+        let what = || format!("could not list \"{}\"", directory.display());
+        for entry in fs::read_dir(directory).context(what)? {
+            let entry = entry.context(what)?;
+            let name = entry.file_name().into_vec();
+            // The list of the files is written anew; the marker is ours.
+            if below.is_empty() && (name == MARKER.as_bytes() || name == b"backup_manifest") {
+                continue;
+            }
+            let path = if below.is_empty() { name } else { [below, b"/", &name].concat() };
+            if let Some(metadata) = look_at(&entry.path())? {
+                self.add(&path, &entry.path(), &metadata)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, path: &[u8], location: &Path, metadata: &Metadata) -> Result<()> {
+        // A pg_wal on another disk stays there.
+        let is_wal = path == b"pg_wal" && metadata.is_symlink() && location.is_dir();
+        let kind = if metadata.is_dir() || is_wal {
+            Kind::Directory
+        } else if metadata.is_file() && metadata.nlink() == 1 && metadata.uid() == self.owner {
+            Kind::File { bytes: metadata.len() }
+        } else {
+            Kind::Other
+        };
+        self.entries.push((path.to_vec(), kind));
+        if kind == Kind::Directory { self.walk_directory(location, path) } else { Ok(()) }
+    }
+
+    /// Says what lies at `path`, of which the backup holds a directory or a file; what lies before it is not part of the backup,
+    /// and goes. Paths come in the order of their bytes.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub fn at(&mut self, path: &[u8], places: &Places, removal: Removal) -> Result<Option<Kind>> {
+        while let Some((found, kind)) = self.entries.get(self.next) {
+            match found.as_slice().cmp(path) {
+                Ordering::Less => self.remove(places, removal)?,
+                Ordering::Equal => {
+                    let kind = *kind;
+                    self.next += 1;
+                    return Ok(Some(kind));
+                }
+                Ordering::Greater => break,
+            }
+        }
+        Ok(None)
+    }
+
+    /// Lets everything go that comes after the last path.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub fn finish(&mut self, places: &Places, removal: Removal) -> Result<()> {
+        while self.next < self.entries.len() {
+            self.remove(places, removal)?;
+        }
+        Ok(())
+    }
+
+    fn remove(&mut self, places: &Places, removal: Removal) -> Result<()> {
+        let Some((path, kind)) = self.entries.get(self.next) else { return Ok(()) };
+        self.removed += u64::from(*kind != Kind::Directory);
+        if removal == Removal::Done {
+            // With its directory it may be gone already.
+            durable::remove_all(&location_of(places, path)?)?;
+        }
+        self.next += 1;
+        Ok(())
+    }
+}
+
+/// Where a path lies: below the data directory or, if it leads through the link of a tablespace, below that.
+fn location_of(places: &Places, path: &[u8]) -> Result<PathBuf> {
+    match places.tablespace_of(path) {
+        // The link itself.
+        Some(oid) if path.strip_prefix(b"pg_tblspc/") == Some(oid.to_string().as_bytes()) => {
+            Ok(places.data_directory().join(std::ffi::OsStr::from_bytes(path)))
+        }
+        _ => places.file(path),
+    }
+}
+
+fn look_at(path: &Path) -> Result<Option<Metadata>> {
+    match fs::symlink_metadata(path) {
+        Ok(metadata) => Ok(Some(metadata)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Error::io(format!("could not look at \"{}\"", path.display()), error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn what_does_not_belong_goes_and_links_are_not_followed() {
+        let scratch = tempfile::tempdir().unwrap();
+        let (data, other, wal) =
+            (scratch.path().join("data"), scratch.path().join("other"), scratch.path().join("wal"));
+        for directory in ["base/1", "extra/deep", "pg_tblspc"] {
+            fs::create_dir_all(data.join(directory)).unwrap();
+        }
+        fs::create_dir_all(other.join("PG_15_1")).unwrap();
+        fs::create_dir(&wal).unwrap();
+        for file in
+            ["PG_VERSION", "base/1/1", "base/1/2", "base/1.x", "extra/deep/x", MARKER, "backup_manifest"]
+        {
+            fs::write(data.join(file), file).unwrap();
+        }
+        fs::write(other.join("PG_15_1/7"), b"precious").unwrap();
+        fs::write(wal.join("000000010000000000000001"), b"old").unwrap();
+        fs::hard_link(data.join("PG_VERSION"), scratch.path().join("same")).unwrap();
+        symlink(&other, data.join("pg_tblspc/164")).unwrap();
+        symlink(&wal, data.join("pg_wal")).unwrap();
+        let places = Places::new(data.clone(), Vec::new());
+        let mut existing = Existing::walk(&places, "PG_15_1").unwrap();
+        let mut at = |path: &str| existing.at(path.as_bytes(), &places, Removal::Done).unwrap();
+        assert_eq!(at("PG_VERSION"), Some(Kind::Other), "it has another name");
+        assert_eq!(at("base"), Some(Kind::Directory));
+        assert_eq!(at("base/1"), Some(Kind::Directory));
+        assert_eq!(at("base/1/2"), Some(Kind::File { bytes: 8 }));
+        assert_eq!(at("base/2"), None);
+        assert_eq!(at("pg_wal"), Some(Kind::Directory));
+        existing.finish(&places, Removal::Done).unwrap();
+        assert_eq!(existing.removed, 5);
+        for path in ["base/1/1", "base/1.x", "extra", "pg_tblspc/164"] {
+            assert!(fs::symlink_metadata(data.join(path)).is_err(), "{path}");
+        }
+        for path in ["base/1/2", "PG_VERSION", MARKER, "backup_manifest", "pg_wal"] {
+            assert!(data.join(path).exists(), "{path}");
+        }
+        assert_eq!(fs::read_dir(&wal).unwrap().count(), 0);
+        assert_eq!(fs::read(other.join("PG_15_1/7")).unwrap(), b"precious");
+    }
+}

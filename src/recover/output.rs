@@ -1,0 +1,162 @@
+//! A file that is being restored: a new one, or one whose pages stay where they are right.
+
+use crate::durable::Disk;
+use crate::error::{Context, Result};
+use std::fs::{File, OpenOptions, Permissions};
+use std::io::{self, Write};
+use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+
+/// How much is compared, and written, at a time: a page.
+const PAGE_BYTES: usize = 8192;
+
+/// How much of an existing file is read at a time.
+const READ_BYTES: usize = 256 << 10;
+
+/// Where content goes, from its beginning to its end.
+pub struct Output {
+    file: File,
+    /// How far it has come.
+    offset: u64,
+    /// How many bytes were written.
+    written_bytes: u64,
+    /// What was there before, where there was something.
+    old: Option<Vec<u8>>,
+}
+
+impl Output {
+    /// A file that must be new.
+    ///
+    /// # Errors
+    /// The operating system's, here and in the other functions.
+    pub fn create(disk: &dyn Disk, path: &Path, mode: u32) -> Result<Output> {
+        let file =
+            disk.create_new(path, mode).context(|| format!("could not write \"{}\"", path.display()))?;
+        Ok(Output { file, offset: 0, written_bytes: 0, old: None })
+    }
+
+    /// A file that is there.
+    pub fn over(path: &Path, mode: u32) -> Result<Output> {
+        let file = open_existing(path, mode).context(|| format!("could not write \"{}\"", path.display()))?;
+        Ok(Output { file, offset: 0, written_bytes: 0, old: Some(Vec::new()) })
+    }
+
+    /// The next bytes of the content. Pages that are right already are not written.
+    pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let Some(old) = &mut self.old else {
+            self.written_bytes += bytes.len() as u64;
+            self.offset += bytes.len() as u64;
+            return self.file.write_all(bytes);
+        };
+        old.resize(bytes.len(), 0);
+        let length = read_full(&self.file, old, self.offset)?;
+        let old = old.get(..length).unwrap_or_default();
+        if old == bytes {
+            self.offset += bytes.len() as u64;
+            return Ok(());
+        }
+        let mut old = old.chunks(PAGE_BYTES);
+        for page in bytes.chunks(PAGE_BYTES) {
+            if old.next() != Some(page) {
+                self.file.write_all_at(page, self.offset)?;
+                self.written_bytes += page.len() as u64;
+            }
+            self.offset += page.len() as u64;
+        }
+        Ok(())
+    }
+
+    /// Cuts off what was longer; returns how many bytes had to be written.
+    pub fn finish(self) -> io::Result<u64> {
+        if self.old.is_some() && self.file.metadata()?.len() != self.offset {
+            self.file.set_len(self.offset)?;
+        }
+        Ok(self.written_bytes)
+    }
+}
+
+/// CRC-32C of a file's content, if it has this length.
+///
+/// # Errors
+/// The operating system's.
+pub fn crc32c_of(path: &Path, bytes: u64) -> io::Result<Option<u32>> {
+    let file = OpenOptions::new().read(true).custom_flags(nix::libc::O_NOFOLLOW).open(path)?;
+    let (mut buffer, mut crc32c, mut offset) = (vec![0; READ_BYTES], 0, 0);
+    loop {
+        let length = read_full(&file, &mut buffer, offset)?;
+        if length == 0 {
+            return Ok((offset == bytes).then_some(crc32c));
+        }
+        crc32c = crc32c::crc32c_append(crc32c, buffer.get(..length).unwrap_or_default());
+        offset += length as u64;
+    }
+}
+
+/// Sets a file's permissions.
+///
+/// # Errors
+/// The operating system's.
+pub fn set_mode(path: &Path, mode: u32) -> io::Result<()> {
+    std::fs::set_permissions(path, Permissions::from_mode(mode))
+}
+
+fn open_existing(path: &Path, mode: u32) -> io::Result<File> {
+    let open = || OpenOptions::new().read(true).write(true).custom_flags(nix::libc::O_NOFOLLOW).open(path);
+    let file = match open() {
+        // Its owner may make it writable.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            set_mode(path, mode)?;
+            open()?
+        }
+        other => other?,
+    };
+    file.set_permissions(Permissions::from_mode(mode))?;
+    Ok(file)
+}
+
+fn read_full(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+    let mut filled = 0;
+    while let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+        match file.read_at(rest, offset + filled as u64) {
+            Ok(0) => break,
+            Ok(length) => filled += length,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_pages_that_differ_are_written() {
+        let scratch = tempfile::tempdir().unwrap();
+        let path = scratch.path().join("1");
+        let right: Vec<u8> = (0..5 * PAGE_BYTES + 17).map(|at| (at / 31) as u8).collect();
+        let mut one_page_wrong = right.clone();
+        one_page_wrong[2 * PAGE_BYTES + 5] ^= 1;
+        let mut longer = right.clone();
+        longer.extend_from_slice(b"more");
+        let cases = [
+            (right.clone(), 0),
+            (one_page_wrong, PAGE_BYTES),
+            (longer, 0),
+            (right[..2 * PAGE_BYTES + 100].to_vec(), 3 * PAGE_BYTES + 17),
+            (Vec::new(), right.len()),
+        ];
+        for (old, written) in cases {
+            std::fs::write(&path, &old).unwrap();
+            let mut output = Output::over(&path, 0o600).unwrap();
+            for piece in right.chunks(2 * PAGE_BYTES) {
+                output.write(piece).unwrap();
+            }
+            assert_eq!(output.finish().unwrap(), written as u64);
+            assert!(std::fs::read(&path).unwrap() == right);
+            assert_eq!(crc32c_of(&path, right.len() as u64).unwrap(), Some(crc32c::crc32c(&right)));
+            assert_eq!(crc32c_of(&path, 1).unwrap(), None);
+        }
+    }
+}

@@ -22,8 +22,6 @@ pub struct BackedUp<'a> {
     pub last: &'a [LastFile],
     /// Their places.
     pub last_placed: &'a [PlacedFile],
-    /// Whether there may be incremental files among them.
-    pub scope: Scope,
 }
 
 /// How much of the files a backup holds.
@@ -59,12 +57,13 @@ enum Item {
     Last(u32),
 }
 
-/// Stores both lists.
+/// Stores both lists; the entries come in the order of the bytes of their paths.
 ///
 /// # Errors
 /// The store's; [`ErrorKind::Conflict`] when the repository holds such lists of this backup already.
 pub fn write(
-    backed_up: &BackedUp<'_>,
+    entries: impl Iterator<Item = IndexEntry>,
+    scope: Scope,
     repository: &Repository,
     label: &Label,
     version: ManifestVersion,
@@ -76,13 +75,12 @@ pub fn write(
     let manifest = FramedWriter::create(store, &manifest_key, compression)?;
     let mut manifest = BackupManifestWriter::new(manifest, version)?;
     let index_key = layout.backup_index(label)?;
-    let mut index = match backed_up.scope {
+    let mut index = match scope {
         Scope::Full => IndexWriter::create(store, &index_key, compression)?,
         Scope::Incremental => IndexWriter::create_incremental(store, &index_key, compression)?,
     };
     let (mut file_count, mut directory_count, mut file_bytes, mut whole_bytes) = (0, 0, 0, 0);
-    for item in backed_up.sorted() {
-        let Some(entry) = backed_up.entry(item) else { continue };
+    for entry in entries {
         match &entry {
             IndexEntry::Directory(_) => directory_count += 1,
             IndexEntry::File(file) => {
@@ -111,6 +109,11 @@ pub fn write(
 }
 
 impl BackedUp<'_> {
+    /// What the lists say of all of it, in the order of the bytes of the paths.
+    pub fn entries(&self) -> impl Iterator<Item = IndexEntry> + '_ {
+        self.sorted().into_iter().filter_map(|item| self.entry(item))
+    }
+
     /// All items in the order of the bytes of their paths.
     fn sorted(&self) -> Vec<Item> {
         // The data directory itself, the first, is not part of the lists.

@@ -4,6 +4,7 @@
 //! `repository/backup`). After a crash at any moment there is no backup, and the next one sweeps what is left.
 
 mod archiver;
+mod combine;
 mod configuration_files;
 mod copy;
 mod exclusions;
@@ -14,17 +15,19 @@ mod lists;
 mod pages;
 mod parent;
 mod primary;
+mod publish;
 mod running;
 mod session;
 mod summary;
 mod wal;
 
+pub use combine::{CombineRequest, combine};
 pub use parent::BackupType;
 pub use summary::BackupSummary;
 
 use crate::config::{Checkpoint, Compression, Conninfo};
 use crate::data_directory::DataDirectory;
-use crate::error::{Context, Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::monitor::Monitor;
 use crate::postgres::backup_label::{BackupLabel, BackupSource, IncrementalFrom, with_incremental_from};
 use crate::postgres::page::PAGE_BYTES;
@@ -183,16 +186,12 @@ impl Backup<'_> {
         let wal_segments = wal.after_stop(&start, &stopped.stop)?;
         let range = StoredWalRange { timeline: start.timeline, start: start.lsn, end: stopped.stop.lsn };
         let scope = if parent.is_some() { Scope::Incremental } else { Scope::Full };
-        let backed_up = BackedUp {
-            files: &files,
-            copied: &copied.files,
-            last: &last,
-            last_placed: &last_packed.files,
-            scope,
-        };
+        let backed_up =
+            BackedUp { files: &files, copied: &copied.files, last: &last, last_placed: &last_packed.files };
         let version = ManifestVersion::written_by(control.version, control.system);
         let lists = lists::write(
-            &backed_up,
+            backed_up.entries(),
+            scope,
             self.repository,
             &self.request.label,
             version,
@@ -239,7 +238,7 @@ impl Backup<'_> {
             stop: stopped.stop,
         };
         self.warn_of_damage(&stored);
-        self.publish(&stored, parent.as_ref(), running)?;
+        publish::publish(self.repository, &stored, parent.as_ref(), running, self.watch)?;
         Ok((stored, wal_segments))
     }
 
@@ -402,41 +401,6 @@ impl Backup<'_> {
         if unlisted > 0 {
             self.monitor.warning(&format!("{unlisted} more blocks are damaged"));
         }
-    }
-
-    /// Makes the backup exist, if everything that it consists of still does.
-    ///
-    /// Our mark is looked at before and after: whoever sweeps takes it over before looking for the manifest, so either
-    /// they see the manifest, or we see that the mark is theirs.
-    fn publish(
-        &self,
-        stored: &StoredBackup,
-        parent: Option<&Chain>,
-        running: &RunningBackup<'_>,
-    ) -> Result<()> {
-        self.watch.check()?;
-        running.beat()?;
-        let store = self.repository.store();
-        for pack in &stored.packs {
-            let key = self.repository.layout().backup_pack(&stored.label, pack.number)?;
-            if store.stat(&key)?.is_none_or(|info| info.length_bytes != pack.stored_bytes) {
-                return Err(Error::damaged(format!("\"{}/{key}\" is not what was stored", store.location()))
-                    .hint("Did somebody remove objects of a backup that was being taken?"));
-            }
-        }
-        if let Some(parent) = parent {
-            parent::check_intact(parent, self.repository)
-                .context(|| "what the backup builds on was removed while it was taken")?;
-        }
-        stored.publish(self.repository)?;
-        let ours = running.check_ours();
-        if ours.is_err() {
-            let key = self.repository.layout().stored_backup(&stored.label)?;
-            store
-                .delete(&key)
-                .context(|| "could not take a backup back that was swept while it was published")?;
-        }
-        ours
     }
 }
 

@@ -7,6 +7,7 @@
 mod agent;
 mod backup;
 mod backup_standby;
+mod combine;
 #[cfg(feature = "failpoints")]
 mod crash;
 mod get;

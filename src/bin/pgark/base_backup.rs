@@ -59,7 +59,7 @@ pub fn run(context: &Context, arguments: BaseBackupArguments) -> Result<ExitCode
     let config = context.config()?;
     let label: Label = match &arguments.label {
         Some(label) => label.parse()?,
-        None => jiff::Timestamp::now().strftime("%Y%m%dT%H%M%SZ").to_string().parse()?,
+        None => label_of_now()?,
     };
     let data_directory = DataDirectory::open(&config.data_directory)?;
     let system = data_directory.control_file()?.system;
@@ -98,8 +98,13 @@ pub fn run(context: &Context, arguments: BaseBackupArguments) -> Result<ExitCode
     Ok(ExitCode::SUCCESS)
 }
 
+/// The label of a backup that was given none.
+pub fn label_of_now() -> Result<Label> {
+    jiff::Timestamp::now().strftime("%Y%m%dT%H%M%SZ").to_string().parse()
+}
+
 /// What SIGINT and SIGTERM set from now on; the backup then ends in order.
-fn interrupted_by_signals() -> Result<Arc<AtomicBool>> {
+pub fn interrupted_by_signals() -> Result<Arc<AtomicBool>> {
     let interrupted = Arc::new(AtomicBool::new(false));
     let what = || "could not listen for signals";
     let runtime = Builder::new_current_thread().enable_all().build().context(what)?;
@@ -124,7 +129,7 @@ async fn first_of(mut one: Signal, mut other: Signal) {
     }
 }
 
-fn text(summary: &BackupSummary) -> String {
+pub fn text(summary: &BackupSummary) -> String {
     let changed = match &summary.parent {
         Some(parent) => {
             format!(", of which {:.1} MiB changed since backup {parent}", mib(summary.changed_bytes))

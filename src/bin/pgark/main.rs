@@ -3,6 +3,7 @@
 mod agent;
 mod base_backup;
 mod check;
+mod combine;
 mod config;
 mod info;
 mod output;
@@ -46,6 +47,8 @@ struct Arguments {
 enum Command {
     /// Take a base backup of the running server
     BaseBackup(base_backup::BaseBackupArguments),
+    /// Make a full backup out of an incremental one and those that it builds on
+    Combine(combine::CombineArguments),
     /// Bring the cluster back to a moment: restore a backup and tell PostgreSQL how far to recover
     Recover(Box<recover::RecoverArguments>),
     /// Show what the repository holds: backups, WAL with its gaps, what can be reached
@@ -141,6 +144,7 @@ fn run(context: &Context, command: Command) -> Result<ExitCode> {
     match command {
         Command::Config => config::run(context),
         Command::BaseBackup(arguments) => base_backup::run(context, arguments),
+        Command::Combine(arguments) => combine::run(context, arguments),
         Command::Recover(arguments) => recover::run(context, *arguments),
         Command::Info(arguments) => info::run(context, arguments),
         Command::Check => check::run(context),

@@ -1,0 +1,408 @@
+//! Makes a full backup out of a chain, inside the repository: what `pgark combine` does.
+//!
+//! Owns: which files go into which packs. The server is not asked; what comes out is the newest backup of the chain, with
+//! its start and stop points, and needs the same WAL.
+
+use super::lists::{self, Scope};
+use super::parent;
+use super::publish::publish;
+use super::running::{self, RunningBackup};
+use super::summary::BackupSummary;
+use crate::config::Compression;
+use crate::error::{Error, ErrorKind, Result};
+use crate::monitor::Monitor;
+use crate::postgres::backup_label::without_incremental_from;
+use crate::postgres::{ManifestVersion, SegmentName};
+use crate::repository::Repository;
+use crate::repository::backup::chain::{ChainEntry, ChainReader, ChainedFile, ChainedFiles};
+use crate::repository::backup::file_set::{compare_with_postgres_manifest, open_postgres_manifest};
+use crate::repository::backup::manifest::{BackupKind, BackupTotals, DamagedPages, StoredPack};
+use crate::repository::backup::pack::{FinishedPack, PackOwner, PackWriter, TARGET_RAW_BYTES};
+use crate::repository::backup::{
+    Chain, DirectoryEntry, FileEntry, IndexEntry, Label, StoredBackup, StoredText, inventory,
+};
+use crate::server::Watch;
+use nix::unistd::{Gid, Uid};
+use std::collections::BTreeSet;
+use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+use std::time::Instant;
+
+/// What the last pack holds, in this order; WAL is replayed from what they say.
+const LAST: [&[u8]; 3] = [b"backup_label", b"tablespace_map", b"global/pg_control"];
+
+/// How many files are known at a time.
+const BATCH_FILES_MAX: usize = 20_000;
+
+/// What is wanted.
+#[derive(Debug)]
+pub struct CombineRequest {
+    /// The newest backup of the chain.
+    pub of: Label,
+    /// The name of the full backup.
+    pub label: Label,
+    /// How many packs are written at once.
+    pub workers: NonZeroUsize,
+    /// How packs are compressed.
+    pub compression: Compression,
+}
+
+/// Makes the full backup. When this returns, it is complete and durable, and the chain is no longer needed for it.
+///
+/// Ends early, and leaves nothing that is listed, when `interrupted` becomes true.
+///
+/// # Errors
+/// [`ErrorKind::Absent`] when there is no such backup, [`ErrorKind::Usage`] when it is full already,
+/// [`ErrorKind::Damaged`] when something in the chain is not what was stored, [`ErrorKind::Hole`] when WAL that it needs is
+/// missing, [`ErrorKind::Conflict`] when the label is in use, and the store's.
+pub fn combine(
+    request: &CombineRequest,
+    repository: &Repository,
+    interrupted: &AtomicBool,
+    monitor: &dyn Monitor,
+) -> Result<BackupSummary> {
+    let began = Instant::now();
+    let watch = Watch::new(interrupted);
+    repository.check()?;
+    let chain = find_chain(request, repository)?;
+    let wal_segments = check_wal(chain.newest(), repository)?;
+    repository.store().sweep()?;
+    running::sweep_abandoned(repository, monitor)?;
+    let running = RunningBackup::begin(repository, &request.label)?;
+    let combination = Combination {
+        request,
+        repository,
+        chain: &chain,
+        watch: &watch,
+        monitor,
+        next_pack: AtomicU32::new(1),
+        owner: PackOwner { uid: Uid::effective().as_raw(), gid: Gid::effective().as_raw() },
+        packed: Mutex::default(),
+    };
+    let combined = thread::scope(|scope| {
+        scope.spawn(|| running.keep_alive(&watch));
+        let _end = running.end_when_dropped();
+        combination.make(&running)
+    });
+    match &combined {
+        Ok(_) => running.forget(),
+        Err(_) => running.remove(),
+    }
+    Ok(BackupSummary::of(&combined?, wal_segments, began.elapsed()))
+}
+
+fn find_chain(request: &CombineRequest, repository: &Repository) -> Result<Chain> {
+    let (backups, damaged) = inventory::read_usable(repository)?;
+    if let Some((_, error)) = damaged.into_iter().find(|(label, _)| *label == request.of) {
+        return Err(error);
+    }
+    let newest = backups.iter().find(|backup| backup.label == request.of).ok_or_else(|| {
+        Error::absent(format!("the repository holds no backup {}", request.of))
+            .hint("pgark info shows which there are.")
+    })?;
+    if newest.parent().is_none() {
+        return Err(Error::usage(format!("backup {} is a full one already", request.of)));
+    }
+    Chain::of(newest, &backups)
+}
+
+/// That all WAL is there which the backup needs; returns how many segments that are.
+fn check_wal(backup: &StoredBackup, repository: &Repository) -> Result<u64> {
+    let size = backup.segment_size()?;
+    let mut count = 0;
+    for range in &backup.wal_ranges {
+        let mut segment = range.start.segment(size);
+        let last = range.end.previous().unwrap_or(range.end).segment(size);
+        while segment <= last {
+            let name = SegmentName::new(range.timeline, segment, size)
+                .ok_or_else(|| Error::damaged("the backup's WAL ends past the last segment"))?;
+            if repository.store().stat(&repository.layout().segment(name)?)?.is_none() {
+                return Err(Error::new(
+                    ErrorKind::Hole,
+                    format!("backup {} needs WAL segment {name}, which is missing", backup.label),
+                ));
+            }
+            count += 1;
+            segment = segment.next();
+        }
+    }
+    Ok(count)
+}
+
+/// A full backup that is being made.
+struct Combination<'a> {
+    request: &'a CombineRequest,
+    repository: &'a Repository,
+    chain: &'a Chain,
+    watch: &'a Watch<'a>,
+    monitor: &'a dyn Monitor,
+    next_pack: AtomicU32,
+    owner: PackOwner,
+    packed: Mutex<Packed>,
+}
+
+/// What was packed so far.
+#[derive(Default)]
+struct Packed {
+    packs: Vec<StoredPack>,
+    entries: Vec<IndexEntry>,
+}
+
+/// A pack that is being written, with the paths of its files.
+struct OpenPack {
+    writer: PackWriter,
+    paths: Vec<StoredText>,
+}
+
+impl Combination<'_> {
+    fn make(&self, running: &RunningBackup<'_>) -> Result<StoredBackup> {
+        let newest = self.chain.newest();
+        running.name_parent(&newest.label)?;
+        // Whoever removes backups looks at the marks first: what is still there now, stays.
+        parent::check_intact(self.chain, self.repository)?;
+        let labels: Vec<_> = self.chain.labels().iter().map(ToString::to_string).collect();
+        self.monitor.begin(&format!("combining {}", labels.join(", ")), newest.whole_bytes());
+        let tablespaces = newest.tablespaces.iter().filter(|tablespace| tablespace.path.is_some());
+        let outside: BTreeSet<u32> = tablespaces.map(|tablespace| tablespace.oid).collect();
+        let mut last = Vec::new();
+        for root in [None].into_iter().chain(outside.iter().copied().map(Some)) {
+            self.pack_root(root, &outside, &mut last)?;
+        }
+        self.pack_last(last)?;
+        self.monitor.end();
+        let stored = self.stored()?;
+        publish(self.repository, &stored, Some(self.chain), running, self.watch)?;
+        Ok(stored)
+    }
+
+    /// Packs what belongs to the data directory or to one tablespace outside of it; its directories first.
+    fn pack_root(
+        &self,
+        root: Option<u32>,
+        outside: &BTreeSet<u32>,
+        last: &mut Vec<ChainedFile>,
+    ) -> Result<()> {
+        let mut directories = Vec::new();
+        let mut lists = ChainedFiles::open(self.repository, self.chain)?;
+        while let Some(entry) = lists.next_entry()? {
+            match entry {
+                ChainEntry::Directory(directory) if root_of(directory.path.as_bytes(), outside) == root => {
+                    directories.push(directory);
+                }
+                _ => {}
+            }
+        }
+        let mut open: Vec<Option<OpenPack>> = Vec::new();
+        open.resize_with(self.request.workers.get(), || None);
+        if let Some(first) = open.first_mut() {
+            *first = Some(self.begin(root, directories)?);
+        }
+        let mut lists = ChainedFiles::open(self.repository, self.chain)?;
+        loop {
+            let (mut batch, mut ended) = (Vec::new(), false);
+            while batch.len() < BATCH_FILES_MAX && !ended {
+                match lists.next_entry()? {
+                    None => ended = true,
+                    Some(ChainEntry::File(file)) if root_of(file.path.as_bytes(), outside) == root => {
+                        let is_last = LAST.contains(&file.path.as_bytes());
+                        if is_last { last.push(file) } else { batch.push(file) }
+                    }
+                    Some(_) => {}
+                }
+            }
+            self.pack_batch(root, batch, &mut open)?;
+            if ended {
+                break;
+            }
+        }
+        for (member, sum) in self.chain.members().zip(lists.sums()) {
+            let manifest = open_postgres_manifest(self.repository, member)?;
+            compare_with_postgres_manifest(self.repository, member, sum, manifest)?;
+        }
+        open.into_iter().flatten().try_for_each(|pack| self.finish(pack))
+    }
+
+    fn pack_batch(
+        &self,
+        root: Option<u32>,
+        mut batch: Vec<ChainedFile>,
+        open: &mut [Option<OpenPack>],
+    ) -> Result<()> {
+        // Taken from the end, in the order in which they lie in the oldest backup: each pack is read through once.
+        batch.sort_by_key(|file| std::cmp::Reverse((file.base.member, file.base.entry.place)));
+        let queue = Mutex::new(batch);
+        let work = |open: &mut Option<OpenPack>| -> Result<()> {
+            let mut reader = ChainReader::new(self.repository, self.chain);
+            loop {
+                self.watch.check()?;
+                let next = queue.lock().unwrap_or_else(PoisonError::into_inner).pop();
+                let Some(file) = next else { return Ok(()) };
+                let is_full = open.as_ref().is_some_and(|pack| {
+                    pack.writer.raw_bytes().saturating_add(file.bytes) > TARGET_RAW_BYTES
+                });
+                if let Some(full) = open.take_if(|_| is_full) {
+                    self.finish(full)?;
+                }
+                let pack = match open {
+                    Some(pack) => pack,
+                    None => open.insert(self.begin(root, Vec::new())?),
+                };
+                self.pack_file(root, pack, &mut reader, &file)?;
+            }
+        };
+        thread::scope(|scope| {
+            let workers: Vec<_> = open
+                .iter_mut()
+                .map(|open| scope.spawn(|| work(open).inspect_err(|error| self.watch.fail(error.replica()))))
+                .collect();
+            let failed = || Err(Error::damaged("a worker of the combination failed"));
+            let results: Vec<Result<()>> =
+                workers.into_iter().map(|worker| worker.join().unwrap_or_else(|_| failed())).collect();
+            results.into_iter().collect()
+        })
+    }
+
+    fn pack_file(
+        &self,
+        root: Option<u32>,
+        pack: &mut OpenPack,
+        reader: &mut ChainReader<'_>,
+        file: &ChainedFile,
+    ) -> Result<()> {
+        let path = path_in_pack(root, file.path.as_bytes());
+        pack.writer.begin_file(pack.paths.len(), path, file.bytes, file.mode, file.modified_unix_s)?;
+        pack.paths.push(file.path.clone());
+        reader.read_file(file, &mut |bytes| {
+            self.monitor.advance(bytes.len() as u64);
+            pack.writer.write(bytes)
+        })?;
+        pack.writer.end_file()
+    }
+
+    fn pack_last(&self, mut last: Vec<ChainedFile>) -> Result<()> {
+        let mut pack = self.begin(None, Vec::new())?;
+        let mut reader = ChainReader::new(self.repository, self.chain);
+        last.sort_by_key(|file| LAST.iter().position(|name| *name == file.path.as_bytes()));
+        for file in last {
+            if file.path.as_bytes() != b"backup_label" {
+                self.pack_file(None, &mut pack, &mut reader, &file)?;
+                continue;
+            }
+            let label = without_incremental_from(self.chain.newest().backup_label.as_bytes());
+            let length = label.len() as u64;
+            pack.writer.begin_file(0, file.path.as_bytes(), length, file.mode, file.modified_unix_s)?;
+            pack.paths.push(file.path);
+            pack.writer.write(&label)?;
+            pack.writer.end_file()?;
+        }
+        self.finish(pack)
+    }
+
+    fn begin(&self, root: Option<u32>, directories: Vec<DirectoryEntry>) -> Result<OpenPack> {
+        let number = self.next_pack.fetch_add(1, Ordering::Relaxed);
+        let key = self.repository.layout().backup_pack(&self.request.label, number)?;
+        let store = self.repository.store().as_ref();
+        let mut writer = PackWriter::create(store, &key, number, root, self.request.compression, self.owner)?;
+        for directory in &directories {
+            let path = path_in_pack(root, directory.path.as_bytes());
+            writer.add_directory(path, directory.mode, directory.modified_unix_s)?;
+        }
+        let mut packed = self.packed.lock().unwrap_or_else(PoisonError::into_inner);
+        packed.entries.extend(directories.into_iter().map(IndexEntry::Directory));
+        Ok(OpenPack { writer, paths: Vec::new() })
+    }
+
+    fn finish(&self, pack: OpenPack) -> Result<()> {
+        let OpenPack { writer, mut paths } = pack;
+        let FinishedPack { pack, files } = writer.finish()?;
+        let mut packed = self.packed.lock().unwrap_or_else(PoisonError::into_inner);
+        packed.packs.push(pack);
+        packed.entries.extend(files.into_iter().map(|placed| {
+            IndexEntry::File(FileEntry {
+                path: paths.get_mut(placed.number).map(std::mem::take).unwrap_or_default(),
+                bytes: placed.bytes,
+                modified_unix_s: placed.modified_unix_s,
+                mode: placed.mode,
+                crc32c: placed.crc32c,
+                place: placed.place,
+                form: placed.form,
+            })
+        }));
+        Ok(())
+    }
+
+    /// Writes the lists; what they and the packs make.
+    fn stored(&self) -> Result<StoredBackup> {
+        let newest = self.chain.newest();
+        let mut packed = std::mem::take(&mut *self.packed.lock().unwrap_or_else(PoisonError::into_inner));
+        packed.packs.sort_by_key(|pack| pack.number);
+        packed.entries.sort_by(|a, b| a.path().cmp(b.path()));
+        let ranges: Vec<_> = newest.wal_ranges.iter().rev().map(|range| (*range).into()).collect();
+        let lists = lists::write(
+            packed.entries.into_iter(),
+            Scope::Full,
+            self.repository,
+            &self.request.label,
+            ManifestVersion::written_by(newest.major_version()?, newest.system_identifier),
+            &ranges,
+            self.request.compression,
+        )?;
+        if lists.file_count != newest.totals.files {
+            return Err(Error::damaged(format!(
+                "{} files were combined, but backup {} has {}",
+                lists.file_count, newest.label, newest.totals.files
+            )));
+        }
+        let packed_bytes: u64 = packed.packs.iter().map(|pack| pack.stored_bytes).sum();
+        Ok(StoredBackup {
+            version: StoredBackup::version_of(&BackupKind::Full),
+            label: self.request.label.clone(),
+            kind: BackupKind::Full,
+            created_by: concat!("pgark ", env!("CARGO_PKG_VERSION")).to_owned(),
+            backup_label: StoredText::new(without_incremental_from(newest.backup_label.as_bytes())),
+            totals: BackupTotals {
+                files: lists.file_count,
+                directories: lists.directory_count,
+                file_bytes: lists.file_bytes,
+                whole_bytes: None,
+                stored_bytes: packed_bytes
+                    + lists.index.object.stored_bytes
+                    + lists.postgres_manifest.stored_bytes,
+            },
+            packs: packed.packs,
+            index: lists.index,
+            postgres_manifest: lists.postgres_manifest,
+            damaged_pages: damaged_pages(self.chain),
+            ..newest.clone()
+        })
+    }
+}
+
+/// The damaged pages that any backup of the chain found: one that is not read again is not told of again.
+fn damaged_pages(chain: &Chain) -> DamagedPages {
+    let mut damaged = DamagedPages::default();
+    for found in chain.members().map(|member| &member.damaged_pages) {
+        damaged.count = damaged.count.max(found.count);
+        for page in &found.listed {
+            if !damaged.listed.iter().any(|known| known.path == page.path && known.block == page.block) {
+                damaged.listed.push(page.clone());
+            }
+        }
+    }
+    damaged.count = damaged.count.max(damaged.listed.len() as u64);
+    damaged
+}
+
+/// The tablespace outside of the data directory that a path belongs to; `None`: the data directory.
+fn root_of(path: &[u8], outside: &BTreeSet<u32>) -> Option<u32> {
+    let oid = path.strip_prefix(b"pg_tblspc/")?.split(|byte| *byte == b'/').next()?;
+    std::str::from_utf8(oid).ok()?.parse().ok().filter(|oid| outside.contains(oid))
+}
+
+/// A path below its root.
+fn path_in_pack(root: Option<u32>, path: &[u8]) -> &[u8] {
+    let prefix = root.map(|oid| format!("pg_tblspc/{oid}/")).unwrap_or_default();
+    path.strip_prefix(prefix.as_bytes()).unwrap_or(path)
+}

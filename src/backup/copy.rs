@@ -1,14 +1,14 @@
 //! Copies the files of a data directory into packs, by several workers.
 
-use super::files::{FileList, PlannedRelation};
-use super::increment::Increment;
+use super::files::FileList;
+use super::increment::{Candidate, Increment};
 use super::pages::{PageFindings, PageRules, Piece};
 use crate::config::Compression;
 use crate::error::{Context, Error, Result};
 use crate::monitor::Monitor;
+use crate::postgres::MajorVersion;
 use crate::postgres::incremental::incremental_path;
 use crate::postgres::page::PAGE_BYTES;
-use crate::postgres::{IncrementalHeader, MajorVersion};
 use crate::repository::Repository;
 use crate::repository::backup::Label;
 use crate::repository::backup::manifest::StoredPack;
@@ -67,6 +67,8 @@ pub struct Copied {
     pub files: Vec<PlacedFile>,
     /// What is wrong with their pages.
     pub findings: PageFindings,
+    /// How much was read.
+    pub read_bytes: u64,
 }
 
 /// A file that is being copied.
@@ -167,6 +169,7 @@ impl DataDirectoryCopy<'_> {
     fn work(&self, queue: &Queue<'_>, copied: &Mutex<Copied>) -> Result<()> {
         let mut buffer = vec![0; READ_BYTES];
         let mut findings = PageFindings::default();
+        let mut read_bytes = 0;
         let mut pack: Option<(usize, PackWriter)> = None;
         loop {
             self.watch.check()?;
@@ -184,14 +187,17 @@ impl DataDirectoryCopy<'_> {
             match work.step {
                 Step::Directories(_) => self.pack_directories(pack, work.root)?,
                 Step::File(number) => {
-                    self.copy_file(pack, work.root, number as usize, &mut buffer, &mut findings)?;
+                    read_bytes +=
+                        self.copy_file(pack, work.root, number as usize, &mut buffer, &mut findings)?;
                 }
             }
         }
         if let Some((_, pack)) = pack {
             finish(pack, copied)?;
         }
-        copied.lock().unwrap_or_else(PoisonError::into_inner).findings.merge(findings);
+        let mut copied = copied.lock().unwrap_or_else(PoisonError::into_inner);
+        copied.findings.merge(findings);
+        copied.read_bytes += read_bytes;
         Ok(())
     }
 
@@ -213,20 +219,27 @@ impl DataDirectoryCopy<'_> {
         number: usize,
         buffer: &mut [u8],
         findings: &mut PageFindings,
-    ) -> Result<()> {
-        let Some(planned) = self.files.files.get(number) else { return Ok(()) };
+    ) -> Result<u64> {
+        let Some(planned) = self.files.files.get(number) else { return Ok(0) };
         let path = self.files.path_of(planned);
         let location = self.files.location_of(&path);
         let what = || format!("could not read \"{}\"", location.display());
         let Some(file) = open(&location).context(what)? else {
             // Dropped since the directory was read, which is in WAL.
             self.monitor.advance(planned.bytes);
-            return Ok(());
+            return Ok(0);
         };
         // Not as it was listed: a configuration file may have been replaced by a longer one.
         let metadata = file.metadata().context(what)?;
         let relation = self.files.relation(planned, self.version);
-        let changed = self.changed_pages(number, relation, &file, metadata.len(), buffer).context(what)?;
+        let mut read_bytes = 0;
+        let changed = match (&self.increment, relation) {
+            (Some(increment), Some(relation)) => {
+                let candidate = Candidate { number, relation, file: &file, bytes: metadata.len() };
+                increment.changed_pages(&candidate, buffer, &mut read_bytes, self.watch).context(what)?
+            }
+            _ => None,
+        };
         let (stored_path, stored_bytes) = match &changed {
             None => (path.clone(), metadata.len()),
             Some(header) => (incremental_path(&path), header.file_bytes()),
@@ -245,6 +258,10 @@ impl DataDirectoryCopy<'_> {
             counted: changed.is_some(),
             findings,
         };
+        read_bytes += match &changed {
+            None => metadata.len(),
+            Some(header) => header.pages().len() as u64 * PAGE_BYTES as u64,
+        };
         match changed {
             None => self.copy_range(pack, &mut source, 0..metadata.len(), buffer).context(what)?,
             Some(header) => {
@@ -257,20 +274,8 @@ impl DataDirectoryCopy<'_> {
                 }
             }
         }
-        pack.end_file()
-    }
-
-    /// The pages that have to be stored of a file; `None`: all of it.
-    fn changed_pages(
-        &self,
-        number: usize,
-        relation: Option<PlannedRelation>,
-        file: &File,
-        bytes: u64,
-        buffer: &mut [u8],
-    ) -> Result<Option<IncrementalHeader>> {
-        let (Some(increment), Some(relation)) = (&self.increment, relation) else { return Ok(None) };
-        increment.changed_pages(number, relation, file, bytes, buffer, self.watch)
+        pack.end_file()?;
+        Ok(read_bytes)
     }
 
     /// Copies a range of a file; what it lacks, because the file was cut off meanwhile, are zeros: WAL cuts it off again.

@@ -73,6 +73,8 @@ pub struct PlannedFile {
 /// What the path of a relation's file says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PlannedRelation {
+    /// The tablespace.
+    pub tablespace: u32,
     /// The database; `None`: it belongs to all of them.
     pub database: Option<u32>,
     /// The number in its name, PostgreSQL's `relfilenode`.
@@ -142,6 +144,7 @@ impl FileList {
         }
         let relation = exclusions::relation_file(name)?;
         Some(PlannedRelation {
+            tablespace: tablespace_of(&directory.path)?,
             database: number_of(directory.path.rsplit(|byte| *byte == b'/').next()?),
             number: number_of(relation.number)?,
             fork: relation.fork,
@@ -369,6 +372,20 @@ fn open_directory(path: &Path) -> Result<Option<ReadDir>> {
     }
 }
 
+/// The tablespace of the relations in a directory.
+///
+/// Source: PostgreSQL `catalog/pg_tablespace.dat`.
+fn tablespace_of(directory: &[u8]) -> Option<u32> {
+    const PG_DEFAULT: u32 = 1663;
+    const PG_GLOBAL: u32 = 1664;
+    let mut parts = directory.split(|byte| *byte == b'/');
+    match parts.next()? {
+        b"global" => Some(PG_GLOBAL),
+        b"base" => Some(PG_DEFAULT),
+        _ => number_of(parts.next()?),
+    }
+}
+
 fn tablespace_oid(path: &[u8]) -> Option<u32> {
     number_of(path.rsplit(|byte| *byte == b'/').next()?)
 }
@@ -489,6 +506,9 @@ mod tests {
         assert_eq!(monitor.lines().len(), 1, "the link to /etc/passwd");
         let relation = list.relation(&files[1], MajorVersion::V15).unwrap();
         assert_eq!((relation.database, relation.number, relation.segment), (Some(5), 1259, 0));
+        let tablespaces =
+            [1, 4, 5].map(|at: usize| list.relation(&files[at], MajorVersion::V15).unwrap().tablespace);
+        assert_eq!(tablespaces, [1663, 1664, 16400]);
         assert_eq!(list.relation(&files[0], MajorVersion::V15), None);
         assert_eq!(list.relation(&files[4], MajorVersion::V15).unwrap().database, None);
         let sorted: Vec<_> =

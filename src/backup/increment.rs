@@ -6,6 +6,7 @@
 use super::copy::read_full;
 use super::exclusions::Fork;
 use super::files::{FileList, PlannedRelation};
+use super::summaries::{FileChanges, Summaries};
 use crate::error::{Context, Error, Result};
 use crate::postgres::page::{self, PAGE_BYTES, PageBytes, PageChecksums, PageHeader, PageVerdict};
 use crate::postgres::{IncrementalHeader, Lsn, MajorVersion};
@@ -33,6 +34,20 @@ pub struct Increment {
     parent_bytes: Vec<Option<u64>>,
     checksums: PageChecksums,
     pages_per_file: u32,
+    /// What has changed; `None`: the pages themselves are asked.
+    summaries: Option<Summaries>,
+}
+
+/// A file that may be stored incrementally.
+pub struct Candidate<'a> {
+    /// Its place in the list.
+    pub number: usize,
+    /// What its path says.
+    pub relation: PlannedRelation,
+    /// The file.
+    pub file: &'a File,
+    /// Its length now.
+    pub bytes: u64,
 }
 
 impl Increment {
@@ -85,34 +100,54 @@ impl Increment {
             parent_bytes,
             checksums,
             pages_per_file: parent.server.pages_per_file,
+            summaries: None,
         })
+    }
+
+    /// The same, where the server's own record says what has changed, so that no file is read for that.
+    pub fn with(self, summaries: Summaries) -> Increment {
+        Increment { summaries: Some(summaries), ..self }
     }
 
     /// The pages of a file that are stored; `None`: all of it is.
     ///
-    /// `number` is its place in the list, `bytes` its length now; `buffer` takes what is read. Reads the file once.
+    /// `buffer` takes what is read, which is all of the file or, with
+    /// WAL summaries, nothing. `read_bytes` grows by that.
     ///
     /// # Errors
     /// The operating system's; [`Watch::check`]'s.
     pub fn changed_pages(
         &self,
-        number: usize,
-        relation: PlannedRelation,
-        file: &File,
-        bytes: u64,
+        candidate: &Candidate<'_>,
         buffer: &mut [u8],
+        read_bytes: &mut u64,
         watch: &Watch<'_>,
     ) -> Result<Option<IncrementalHeader>> {
+        let Candidate { number, relation, file, bytes } = *candidate;
         let Some(parent_bytes) = self.parent_bytes.get(number).copied().flatten() else { return Ok(None) };
         let pages = bytes / PAGE_BYTES as u64;
         if pages == 0 || !bytes.is_multiple_of(PAGE_BYTES as u64) || pages > u64::from(self.pages_per_file) {
             return Ok(None);
+        }
+        let header = |changed: Vec<u32>| {
+            if changed.len() as u64 * 100 > pages * WHOLE_FROM_PERCENT {
+                return Ok(None);
+            }
+            IncrementalHeader::new(pages as u32, changed, self.pages_per_file).map(Some)
+        };
+        if let Some(summaries) = &self.summaries {
+            let parent_pages = parent_bytes / PAGE_BYTES as u64;
+            return match summaries.of(relation, pages, parent_pages, self.pages_per_file) {
+                FileChanges::Whole => Ok(None),
+                FileChanges::Pages(changed) => header(changed.into_iter().collect()),
+            };
         }
         let first = u64::from(relation.segment) * u64::from(self.pages_per_file);
         let (mut changed, mut offset) = (Vec::new(), 0);
         while offset < bytes {
             watch.check()?;
             let length = read_full(file, buffer, offset).context(|| "could not look for changes")?;
+            *read_bytes += length as u64;
             let (read, _) = buffer.get(..length).unwrap_or_default().as_chunks::<PAGE_BYTES>();
             for (page, number) in read.iter().zip(offset / PAGE_BYTES as u64..) {
                 // Blocks of a relation are numbered in 32 bits.
@@ -127,10 +162,7 @@ impl Increment {
                 break;
             }
         }
-        if changed.len() as u64 * 100 > pages * WHOLE_FROM_PERCENT {
-            return Ok(None);
-        }
-        IncrementalHeader::new(pages as u32, changed, self.pages_per_file).map(Some)
+        header(changed)
     }
 
     fn is_stored(&self, page: &PageBytes, number: u64, block: u32, parent_bytes: u64) -> bool {

@@ -18,6 +18,7 @@ mod primary;
 mod publish;
 mod running;
 mod session;
+mod summaries;
 mod summary;
 mod wal;
 
@@ -55,6 +56,7 @@ use std::num::NonZeroUsize;
 use std::sync::atomic::AtomicBool;
 use std::thread;
 use std::time::{Duration, Instant};
+use summaries::Summaries;
 use wal::WalWait;
 
 /// What is wanted.
@@ -129,8 +131,18 @@ pub fn run(
         Ok(_) => running.forget(),
         Err(_) => running.remove(),
     }
-    let (stored, wal_segments) = taken?;
-    Ok(BackupSummary::of(&stored, wal_segments, began.elapsed()))
+    let Taken { stored, wal_segments, read_bytes } = taken?;
+    let summary = BackupSummary::of(&stored, wal_segments, began.elapsed());
+    Ok(BackupSummary { read_bytes: Some(read_bytes), ..summary })
+}
+
+/// A backup that was taken.
+struct Taken {
+    stored: StoredBackup,
+    /// How many WAL segments it needs.
+    wal_segments: u64,
+    /// How much was read of the server's files.
+    read_bytes: u64,
 }
 
 /// The primary of the server, where that is a standby and its primary is known.
@@ -161,8 +173,8 @@ struct Backup<'a> {
 }
 
 impl Backup<'_> {
-    /// The story; also returns how many WAL segments the backup needs.
-    fn take(&self, running: &RunningBackup<'_>) -> Result<(StoredBackup, u64)> {
+    /// The story.
+    fn take(&self, running: &RunningBackup<'_>) -> Result<Taken> {
         let start = self.start()?;
         let wal = self.wal_wait();
         let history = self.history(&start)?;
@@ -230,16 +242,16 @@ impl Backup<'_> {
                     + lists.index.object.stored_bytes
                     + lists.postgres_manifest.stored_bytes,
             },
-            packs: copied.packs,
+            packs: std::mem::take(&mut copied.packs),
             index: lists.index,
             postgres_manifest: lists.postgres_manifest,
-            damaged_pages: copied.findings.judge(stopped.stop.lsn),
+            damaged_pages: std::mem::take(&mut copied.findings).judge(stopped.stop.lsn),
             start,
             stop: stopped.stop,
         };
         self.warn_of_damage(&stored);
         publish::publish(self.repository, &stored, parent.as_ref(), running, self.watch)?;
-        Ok((stored, wal_segments))
+        Ok(Taken { stored, wal_segments, read_bytes: copied.read_bytes })
     }
 
     fn start(&self) -> Result<BackupPoint> {
@@ -300,9 +312,25 @@ impl Backup<'_> {
             let version = self.control.version;
             Increment::find(self.repository, chain.newest(), files, &facts.databases, version, self.watch)
         });
+        let summarized = Summaries::read(self.session, history, &chain.newest().start, start, self.watch)?;
         match increment {
             Ok(increment) => {
-                self.monitor.step(&format!("looking for what has changed since backup {label}"));
+                let increment = match summarized {
+                    Ok(summaries) => {
+                        let count = summaries.count;
+                        self.monitor.step(&format!(
+                            "{count} WAL summaries tell what has changed since backup {label}"
+                        ));
+                        increment.with(summaries)
+                    }
+                    Err(why) => {
+                        if !why.is_empty() {
+                            self.monitor.step(&format!("all files are read for what has changed: {why}"));
+                        }
+                        self.monitor.step(&format!("looking for what has changed since backup {label}"));
+                        increment
+                    }
+                };
                 Ok(Some((chain, increment)))
             }
             Err(error) if error.kind() == ErrorKind::Damaged => {

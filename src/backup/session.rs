@@ -4,6 +4,7 @@
 //! Control Functions".
 
 use super::archiver;
+use super::summaries::{Stretch, SummaryRow};
 use crate::config::{Checkpoint, Conninfo};
 use crate::data_directory::DataDirectory;
 use crate::error::{Error, ErrorKind, Result};
@@ -285,6 +286,65 @@ impl Session {
             false => None,
         };
         Ok(ServerFacts { databases, tablespace_names, settings, configuration_files })
+    }
+
+    /// Whether the server keeps WAL summaries. From 17 on.
+    ///
+    /// # Errors
+    /// As [`Connection::query`], here and in the next three.
+    pub fn summarizes_wal(&self, watch: &Watch<'_>) -> Result<bool> {
+        let row = self.connection.query_row("ask for WAL summaries", "SHOW summarize_wal", watch)?;
+        Ok(row.text(0)? == "on")
+    }
+
+    /// How far WAL is summarized; `None` when nothing is.
+    pub fn summarized_to(&self, watch: &Watch<'_>) -> Result<Option<Lsn>> {
+        let sql = "SELECT nullif(summarized_lsn, '0/0') FROM pg_get_wal_summarizer_state()";
+        let row = self.connection.query_row("ask how far WAL is summarized", sql, watch)?;
+        row.optional(0).map(str::parse).transpose()
+    }
+
+    /// The summaries that there are.
+    pub fn wal_summaries(&self, watch: &Watch<'_>) -> Result<Vec<Stretch>> {
+        let sql = "SELECT tli, start_lsn, end_lsn FROM pg_available_wal_summaries()";
+        let rows = self.connection.query("list the WAL summaries", sql, watch)?;
+        let number = |text: &str| text.parse::<TimelineId>();
+        rows.iter()
+            .map(|row| {
+                Ok(Stretch { timeline: number(row.text(0)?)?, start: row.parsed(1)?, end: row.parsed(2)? })
+            })
+            .collect()
+    }
+
+    /// Visits what a summary says of main forks, `rows_max` rows at a time.
+    pub fn visit_wal_summary(
+        &self,
+        summary: Stretch,
+        rows_max: usize,
+        watch: &Watch<'_>,
+        visit: &mut dyn FnMut(SummaryRow),
+    ) -> Result<()> {
+        let what = "read a WAL summary";
+        let Stretch { timeline, start, end } = summary;
+        let begin = format!(
+            "BEGIN; DECLARE summary NO SCROLL CURSOR FOR SELECT reltablespace, reldatabase, relfilenode, relblocknumber,\
+             is_limit_block FROM pg_wal_summary_contents({timeline}, '{start}', '{end}') WHERE relforknumber = 0"
+        );
+        let visited = self.connection.query(what, &begin, watch).and_then(|_| {
+            loop {
+                let rows = self.connection.query(what, &format!("FETCH {rows_max} FROM summary"), watch)?;
+                if rows.is_empty() {
+                    return Ok(());
+                }
+                for row in rows {
+                    let place = (row.parsed(0)?, row.parsed(1)?, row.parsed(2)?);
+                    visit(SummaryRow { place, page: row.parsed(3)?, is_limit: row.is_true(4) });
+                }
+            }
+        });
+        // After an error, too: the session goes on.
+        let ended = self.connection.query(what, "ROLLBACK", watch);
+        visited.and(ended.map(drop))
     }
 
     /// The timeline that a primary writes this position on.

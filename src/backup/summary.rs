@@ -36,6 +36,8 @@ pub struct BackupSummary {
     pub changed_bytes: u64,
     /// How long its objects are.
     pub stored_bytes: u64,
+    /// How much was read of the server's files; `None`: they were not asked.
+    pub read_bytes: Option<u64>,
     /// How many packs there are.
     pub packs: usize,
     /// How many WAL segments it needs, all of which are in the repository.
@@ -62,6 +64,7 @@ impl BackupSummary {
             file_bytes: backup.whole_bytes(),
             changed_bytes: backup.totals.file_bytes,
             stored_bytes: backup.totals.stored_bytes,
+            read_bytes: None,
             packs: backup.packs.len(),
             wal_segments,
             duration_s: duration.as_secs_f64(),

@@ -7,9 +7,13 @@ use std::path::Path;
 
 /// A running primary that archives, with a table of some hundred pages.
 fn primary(site: &Site) -> Cluster {
+    primary_with(site, "")
+}
+
+fn primary_with(site: &Site, settings: &str) -> Cluster {
     let mut primary = site.cluster("primary");
     primary.archive();
-    primary.append_conf("autovacuum = off\n");
+    primary.append_conf(&format!("autovacuum = off\n{settings}"));
     primary.start();
     primary.psql("CREATE TABLE t AS SELECT g AS a, repeat('x', 200) AS b FROM generate_series(1, 10000) g");
     primary.psql("CREATE INDEX ON t (a)");
@@ -51,7 +55,7 @@ fn every_backup_of_a_chain_restores_to_its_moment() {
     let mut primary = primary(&site);
     primary.psql("CREATE TABLE truncated AS SELECT * FROM t; CREATE TABLE dropped AS SELECT * FROM t");
     primary.psql("CREATE TABLE rewritten AS SELECT * FROM t");
-    let state = "SELECT string_agg(line, '/') FROM (SELECT count(*) || ',' || sum(hashtext(t::text)) FROM t \
+    let state = "SELECT string_agg(line, '/' ORDER BY line) FROM (SELECT count(*) || ',' || sum(hashtext(t::text)) FROM t \
          UNION ALL SELECT count(*) || ',' || sum(hashtext(t::text)) FROM truncated t \
          UNION ALL SELECT count(*) || ',' || sum(hashtext(t::text)) FROM rewritten t) AS s(line)";
     let mut states = BTreeMap::new();
@@ -131,7 +135,7 @@ fn unpack(site: &Site, cluster: &Cluster, label: &str, to: &Path) {
 fn pg_combinebackup_makes_the_same_data_directory() {
     let site = Site::with_servers(1);
     let mut primary = primary(&site);
-    if primary.psql("SHOW server_version_num").parse::<u32>().unwrap() < 170_000 {
+    if !primary.is_from(17) {
         eprintln!("skipped: pg_combinebackup comes with PostgreSQL 17");
         return;
     }
@@ -163,6 +167,69 @@ fn pg_combinebackup_makes_the_same_data_directory() {
     for (path, bytes) in combined {
         assert!(bytes == restored[&path], "{path}");
     }
+}
+
+#[test]
+fn wal_summaries_and_pages_tell_the_same() {
+    let site = Site::with_servers(1);
+    if !site.cluster("version").is_from(17) {
+        eprintln!("skipped: WAL summaries come with PostgreSQL 17");
+        return;
+    }
+    let mut primary = primary_with(&site, "summarize_wal = on\n");
+    for table in ["truncated", "dropped", "vacuumed", "still"] {
+        primary.psql(&format!("CREATE TABLE {table} AS SELECT * FROM t"));
+    }
+    take(&primary, "full", "full").expect(0);
+    primary.psql("UPDATE t SET b = 'changed' WHERE a % 1000 = 0");
+    primary.psql("DELETE FROM truncated WHERE a > 5000");
+    primary.psql("VACUUM truncated");
+    primary.psql("INSERT INTO truncated SELECT a + 20000, b FROM t LIMIT 3000; DROP TABLE dropped");
+    primary.psql("VACUUM FULL vacuumed");
+    primary.psql("CREATE DATABASE copied STRATEGY file_copy");
+    let state = "SELECT string_agg(line, '/' ORDER BY line) FROM (\
+         SELECT 't' || count(*) || ',' || sum(hashtext(t::text)) FROM t \
+         UNION ALL SELECT 'u' || count(*) || ',' || sum(hashtext(t::text)) FROM truncated t \
+         UNION ALL SELECT 'v' || count(*) || ',' || sum(hashtext(t::text)) FROM vacuumed t \
+         UNION ALL SELECT 's' || count(*) || ',' || sum(hashtext(t::text)) FROM still t) AS s(line)";
+    let expected = primary.psql(state);
+    let read_bytes = |kind: &str, label: &str| {
+        let run = ["base-backup", "--checkpoint", "fast", "--type", kind, "--label", label, "--json"];
+        let taken = primary.pgark(&run).run().expect(0);
+        let summary: serde_json::Value = serde_json::from_str(&taken.stdout).unwrap();
+        (summary["read_bytes"].as_u64().unwrap(), taken.stderr)
+    };
+    let (by_summaries, said) = read_bytes("differential", "summaries");
+    assert!(said.contains("WAL summaries tell what has changed since backup full"), "{said}");
+    primary.psql("ALTER SYSTEM SET summarize_wal = off");
+    primary.psql("SELECT pg_reload_conf()");
+    primary.wait_for_row("SHOW summarize_wal", "off");
+    let (by_pages, said) = read_bytes("differential", "pages");
+    assert!(said.contains("all files are read for what has changed: summarize_wal is off"), "{said}");
+    assert!(by_summaries * 2 < by_pages, "{by_summaries} and {by_pages}");
+    // What was not summarized meanwhile is never made up for where its WAL is gone.
+    primary.psql("UPDATE t SET b = 'unseen' WHERE a = 7");
+    primary.psql("ALTER SYSTEM SET wal_summary_keep_time = '1min'");
+    let last = primary.switch_wal();
+    primary.wait_archived(&last);
+    primary.stop(Stop::Fast);
+    for label in ["summaries", "pages"] {
+        let into = site.directory().join(label);
+        assert_eq!(after_recovery(&primary, label, &into, state), expected, "{label}");
+    }
+    for summary in files_below(&primary.data().join("pg_wal/summaries")) {
+        fs::remove_file(summary).unwrap();
+    }
+    primary.start();
+    primary.psql("ALTER SYSTEM SET summarize_wal = on");
+    primary.psql("SELECT pg_reload_conf()");
+    primary.wait_for_row("SHOW summarize_wal", "on");
+    let taken = take(&primary, "differential", "gap").expect(0);
+    assert!(taken.stderr.contains("there is no WAL summary of"), "{taken}");
+    primary.stop(Stop::Fast);
+    let into = site.directory().join("gap");
+    let answer = after_recovery(&primary, "gap", &into, "SELECT b FROM t WHERE a = 7");
+    assert_eq!(answer, "unseen");
 }
 
 #[test]

@@ -349,6 +349,11 @@ impl Cluster {
         Run::new(postgres_program(name)).in_directory(&self.home)
     }
 
+    /// Whether it is of this major version of PostgreSQL or a later one.
+    pub fn is_from(&self, major: u32) -> bool {
+        String::from_utf8(self.read("PG_VERSION")).unwrap().trim().parse::<u32>().unwrap() >= major
+    }
+
     /// Where PostgreSQL's programs lie.
     pub fn pg_bin(&self) -> PathBuf {
         let program = postgres_program("postgres");

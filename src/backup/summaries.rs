@@ -1,0 +1,337 @@
+//! What the server's WAL summaries say has changed, so that files which did not change need not be read.
+//!
+//! Owns: that the summaries cover all WAL from the parent's start point to the child's, and what they name. PostgreSQL keeps
+//! them from 17 on with `summarize_wal = on`. Source: manual, "WAL Summarization Information Functions"; PostgreSQL
+//! `backup/basebackup_incremental.c`.
+
+use super::files::PlannedRelation;
+use super::session::Session;
+use crate::error::{ErrorKind, Result};
+use crate::postgres::{Lsn, TimelineHistory, TimelineId};
+use crate::repository::backup::manifest::BackupPoint;
+use crate::server::Watch;
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::time::{Duration, Instant};
+
+/// How long the summarizer may stand still before it is not waited for any more.
+const STANDSTILL_MAX: Duration = Duration::from_secs(60);
+/// How often it is looked at.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// How many rows are asked for at a time.
+const ROWS_MAX: usize = 50_000;
+
+/// A stretch of WAL.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stretch {
+    /// Its timeline.
+    pub timeline: TimelineId,
+    /// Its first position.
+    pub start: Lsn,
+    /// The position after it.
+    pub end: Lsn,
+}
+
+/// A relation's files in one tablespace: tablespace, database, number.
+type Place = (u32, u32, u32);
+
+/// What has changed, as the summaries tell. Some bits for each page that has changed.
+#[derive(Debug, Default)]
+pub struct Summaries {
+    /// How many summaries were read.
+    pub count: usize,
+    relations: HashMap<Place, Changes>,
+    /// Tablespace and database of the databases that were made.
+    databases: HashSet<(u32, u32)>,
+}
+
+/// What has changed in the main fork of a relation.
+#[derive(Debug, Default)]
+struct Changes {
+    /// The shortest that it was, in pages: what is behind that was made anew. `None`: it was never cut off.
+    limit: Option<u64>,
+    pages: PageSet,
+}
+
+/// A set of page numbers: a bit each, in words of 64, of those that have any.
+#[derive(Debug, Default)]
+struct PageSet {
+    words: std::collections::BTreeMap<u64, u64>,
+}
+
+/// What the summaries say of one file.
+#[derive(Debug, PartialEq, Eq)]
+pub enum FileChanges {
+    /// All of it is new.
+    Whole,
+    /// These pages of it have changed, numbered within the file; all others are as they were.
+    Pages(BTreeSet<u32>),
+}
+
+impl Summaries {
+    /// Waits for the summarizer, and reads what it says of the WAL from the parent's start point to `start`. The text says why
+    /// that cannot be had.
+    ///
+    /// # Errors
+    /// The server's, when it does not answer; [`Watch::check`]'s.
+    pub fn read(
+        session: &Session,
+        history: &TimelineHistory,
+        parent: &BackupPoint,
+        start: &BackupPoint,
+        watch: &Watch<'_>,
+    ) -> Result<std::result::Result<Summaries, String>> {
+        if session.version_num() < 170_000 {
+            return Ok(Err(String::new()));
+        }
+        let read = || -> Result<std::result::Result<Summaries, String>> {
+            if !session.summarizes_wal(watch)? {
+                return Ok(Err("summarize_wal is off".to_owned()));
+            }
+            if let Some(reached) = wait(session, start.lsn, watch)? {
+                return Ok(Err(format!("the WAL summarizer stands still at {reached}")));
+            }
+            let available = session.wal_summaries(watch)?;
+            let mut wanted = Vec::new();
+            for stretch in stretches(history, parent, start) {
+                match covering(&available, stretch) {
+                    Ok(summaries) => wanted.extend(summaries),
+                    Err(missing) => {
+                        return Ok(Err(format!(
+                            "there is no WAL summary of {missing} on timeline {}",
+                            stretch.timeline
+                        )));
+                    }
+                }
+            }
+            let mut summaries = Summaries { count: wanted.len(), ..Summaries::default() };
+            for summary in wanted {
+                session.visit_wal_summary(summary, ROWS_MAX, watch, &mut |row| summaries.add(row))?;
+            }
+            Ok(Ok(summaries))
+        };
+        match read() {
+            // A user who may take backups need not be one who may read summaries; and one may be removed any time.
+            Err(error) if error.kind() == ErrorKind::Usage => Ok(Err(error.to_string())),
+            other => other,
+        }
+    }
+
+    fn add(&mut self, row: SummaryRow) {
+        if row.place.2 == 0 {
+            self.databases.insert((row.place.0, row.place.1));
+            return;
+        }
+        let changes = self.relations.entry(row.place).or_default();
+        if row.is_limit {
+            changes.limit = Some(changes.limit.map_or(row.page, |limit| limit.min(row.page)));
+        } else {
+            changes.pages.insert(row.page);
+        }
+    }
+
+    /// What they say of the file of a main fork that has so many `pages` now and had `parent_pages`.
+    pub fn of(
+        &self,
+        relation: PlannedRelation,
+        pages: u64,
+        parent_pages: u64,
+        pages_per_file: u32,
+    ) -> FileChanges {
+        let database = relation.database.unwrap_or_default();
+        if self.databases.contains(&(relation.tablespace, database)) {
+            return FileChanges::Whole;
+        }
+        let first = u64::from(relation.segment) * u64::from(pages_per_file);
+        let changes = self.relations.get(&(relation.tablespace, database, relation.number));
+        let limit = changes.and_then(|changes| changes.limit).unwrap_or(u64::MAX);
+        if limit <= first {
+            return FileChanges::Whole;
+        }
+        let changed = changes.into_iter().flat_map(|changes| changes.pages.within(first, first + pages));
+        // What is behind the parent's end, or was cut off since: made anew, maybe without a trace in WAL.
+        let new = parent_pages.min(limit - first)..pages;
+        // A file of a relation has less than 2^32 pages.
+        FileChanges::Pages(
+            changed.map(|page| (page - first) as u32).chain(new.map(|page| page as u32)).collect(),
+        )
+    }
+}
+
+/// A row of `pg_wal_summary_contents`, of a main fork.
+#[derive(Clone, Copy, Debug)]
+pub struct SummaryRow {
+    /// Tablespace, database and number of the relation; number 0: the database was made.
+    pub place: (u32, u32, u32),
+    /// The page that has changed, or to which the relation was cut off.
+    pub page: u64,
+    /// Which of the two.
+    pub is_limit: bool,
+}
+
+impl PageSet {
+    fn insert(&mut self, page: u64) {
+        *self.words.entry(page / 64).or_default() |= 1 << (page % 64);
+    }
+
+    fn within(&self, from: u64, to: u64) -> impl Iterator<Item = u64> + '_ {
+        let words = self.words.range(from / 64..to.div_ceil(64).max(from / 64));
+        let pages = words.flat_map(|(word, bits)| {
+            let (word, bits) = (*word, *bits);
+            (0..64).filter(move |bit| bits >> bit & 1 == 1).map(move |bit| word * 64 + bit)
+        });
+        pages.filter(move |page| (from..to).contains(page))
+    }
+}
+
+/// Waits until the summarizer has come to `lsn`; returns where it stands still instead.
+fn wait(session: &Session, lsn: Lsn, watch: &Watch<'_>) -> Result<Option<String>> {
+    let mut last = None;
+    let mut since = Instant::now();
+    loop {
+        let reached = session.summarized_to(watch)?;
+        if reached.is_some_and(|reached| reached >= lsn) {
+            return Ok(None);
+        }
+        if reached != last {
+            last = reached;
+            since = Instant::now();
+        }
+        if since.elapsed() > STANDSTILL_MAX {
+            return Ok(Some(reached.map_or("its beginning".to_owned(), |reached| reached.to_string())));
+        }
+        watch.sleep(LOOK)?;
+    }
+}
+
+/// The WAL between two start points, timeline by timeline.
+fn stretches(history: &TimelineHistory, parent: &BackupPoint, start: &BackupPoint) -> Vec<Stretch> {
+    let own = (history.timeline(), start.lsn);
+    let ancestors = history.switches().iter().map(|switch| (switch.timeline, switch.switch_point));
+    let mut from = parent.lsn;
+    let mut stretches = Vec::new();
+    for (timeline, end) in ancestors.chain([own]).skip_while(|(timeline, _)| *timeline != parent.timeline) {
+        let end = end.min(start.lsn);
+        if from < end {
+            stretches.push(Stretch { timeline, start: from, end });
+        }
+        from = from.max(end);
+    }
+    stretches
+}
+
+/// The summaries that cover a stretch without a gap, or the first position of which there is none.
+fn covering(available: &[Stretch], wanted: Stretch) -> std::result::Result<Vec<Stretch>, Lsn> {
+    let mut overlapping: Vec<Stretch> = available
+        .iter()
+        .filter(|found| {
+            found.timeline == wanted.timeline && found.start < wanted.end && found.end > wanted.start
+        })
+        .copied()
+        .collect();
+    overlapping.sort_by_key(|found| (found.start, found.end));
+    let mut covered = wanted.start;
+    for found in &overlapping {
+        if found.start > covered {
+            return Err(covered);
+        }
+        covered = covered.max(found.end);
+    }
+    if covered < wanted.end { Err(covered) } else { Ok(overlapping) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backup::exclusions::Fork;
+    use jiff::Timestamp;
+
+    fn lsn(text: &str) -> Lsn {
+        text.parse().unwrap()
+    }
+
+    fn timeline(number: u32) -> TimelineId {
+        TimelineId::new(number).unwrap()
+    }
+
+    fn point(number: u32, position: &str) -> BackupPoint {
+        BackupPoint {
+            time: Timestamp::UNIX_EPOCH,
+            lsn: lsn(position),
+            timeline: timeline(number),
+            snapshot: None,
+        }
+    }
+
+    fn stretch(number: u32, start: &str, end: &str) -> Stretch {
+        Stretch { timeline: timeline(number), start: lsn(start), end: lsn(end) }
+    }
+
+    #[test]
+    fn wal_is_followed_through_the_timelines() {
+        let history = TimelineHistory::parse(timeline(3), b"1\t0/3000148\tx\n2\t0/50000A0\tx\n").unwrap();
+        assert_eq!(
+            stretches(&history, &point(1, "0/2000028"), &point(3, "0/6000028")),
+            [
+                stretch(1, "0/2000028", "0/3000148"),
+                stretch(2, "0/3000148", "0/50000A0"),
+                stretch(3, "0/50000A0", "0/6000028"),
+            ]
+        );
+        assert_eq!(
+            stretches(&history, &point(3, "0/5100000"), &point(3, "0/6000028")),
+            [stretch(3, "0/5100000", "0/6000028")]
+        );
+    }
+
+    #[test]
+    fn a_gap_is_found() {
+        let available = [
+            stretch(1, "0/3000000", "0/4000000"),
+            stretch(1, "0/1000000", "0/2000000"),
+            stretch(1, "0/2000000", "0/3000000"),
+            stretch(2, "0/4000000", "0/5000000"),
+        ];
+        let covered = |start: &str, end: &str| {
+            covering(&available, stretch(1, start, end)).map(|found| found.len()).map_err(|at| at.to_string())
+        };
+        assert_eq!(covered("0/1500000", "0/3500000"), Ok(3));
+        assert_eq!(covered("0/2000000", "0/3000000"), Ok(1));
+        assert_eq!(covered("0/500000", "0/3000000"), Err("0/500000".to_owned()));
+        assert_eq!(covered("0/2000000", "0/4000001"), Err("0/4000000".to_owned()));
+        let holed = [available[0], available[1]];
+        assert_eq!(covering(&holed, stretch(1, "0/1000000", "0/4000000")), Err(lsn("0/2000000")));
+    }
+
+    #[test]
+    fn pages_come_from_the_right_file() {
+        let mut summaries = Summaries::default();
+        let row = |number, page, is_limit| SummaryRow { place: (1663, 5, number), page, is_limit };
+        for page in [0, 63, 64, 130, 199, 200, 1000] {
+            summaries.add(row(7, page, false));
+        }
+        summaries.add(row(8, 150, true));
+        summaries.add(row(8, 120, true));
+        summaries.add(row(8, 121, false));
+        summaries.add(SummaryRow { place: (1663, 6, 0), page: 0, is_limit: true });
+        let of = |database, number, segment, pages, parent_pages| {
+            let relation = PlannedRelation {
+                tablespace: 1663,
+                database: Some(database),
+                number,
+                fork: Fork::Main,
+                segment,
+            };
+            summaries.of(relation, pages, parent_pages, 100)
+        };
+        let pages = |numbers: &[u32]| FileChanges::Pages(numbers.iter().copied().collect());
+        assert_eq!(of(5, 7, 0, 100, 100), pages(&[0, 63, 64]));
+        assert_eq!(of(5, 7, 1, 100, 100), pages(&[30, 99]));
+        assert_eq!(of(5, 7, 1, 40, 38), pages(&[30, 38, 39]));
+        assert_eq!(of(5, 9, 0, 3, 3), pages(&[]));
+        assert_eq!(of(5, 8, 0, 100, 100), pages(&[]));
+        assert_eq!(of(5, 8, 1, 23, 80), pages(&[20, 21, 22]));
+        assert_eq!(of(5, 8, 2, 10, 10), FileChanges::Whole);
+        assert_eq!(of(6, 7, 0, 3, 3), FileChanges::Whole);
+    }
+}

@@ -37,6 +37,15 @@ pub enum Archiving {
     On,
 }
 
+/// How much of the cluster is recovered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// All of it.
+    Whole,
+    /// Of some databases only empty files are there.
+    SomeDatabases,
+}
+
 /// What the recovered server is told.
 #[derive(Clone, Debug)]
 pub struct RecoverySettings {
@@ -48,6 +57,8 @@ pub struct RecoverySettings {
     pub restore_command: String,
     /// Whether it archives afterwards.
     pub archiving: Archiving,
+    /// How much of the cluster is there.
+    pub part: Part,
     /// What it must not undercut.
     pub limits: ServerLimits,
     /// The server's version.
@@ -130,6 +141,11 @@ impl RecoverySettings {
             add("archive_mode", "off")?;
             // Opened for writing, it would connect to the publishers and use up what their slots keep for the original.
             add("max_logical_replication_workers", "0")?;
+        }
+        if self.part == Part::SomeDatabases {
+            // WAL speaks of pages that are not there. And nothing must look into what is empty until it is dropped.
+            add("ignore_invalid_pages", "on")?;
+            add("autovacuum", "off")?;
         }
         lines.push_str(&self.target.render()?);
         Ok(lines)
@@ -284,6 +300,7 @@ mod tests {
                 action: TargetAction::Pause,
             },
             archiving: Archiving::Off,
+            part: Part::Whole,
             limits: ServerLimits {
                 max_connections: 100,
                 max_worker_processes: 8,

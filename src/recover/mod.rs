@@ -10,6 +10,7 @@
 pub mod archive;
 pub mod choice;
 pub mod configure;
+pub mod databases;
 mod delta;
 pub mod evidence;
 mod existing;

@@ -1,7 +1,8 @@
 //! The whole plan of a recovery: what will be restored where, and how the server will be told. Nothing is written.
 
 use super::choice::BackupCandidate;
-use super::configure::{Archiving, RecoverySettings, archive_command, restore_command};
+use super::configure::{Archiving, Part, RecoverySettings, archive_command, restore_command};
+use super::databases::LeftOut;
 use super::places::Places;
 use super::repository_archive::RepositoryArchive;
 use super::space::{SpaceNeed, check_space};
@@ -46,6 +47,8 @@ pub struct RecoverRequest {
     pub role: Role,
     /// What may be there already.
     pub mode: Mode,
+    /// The databases that are restored besides those of the system; empty: all.
+    pub databases: Vec<String>,
     /// Whether it archives afterwards.
     pub archiving: Archiving,
     /// The program that its `restore_command` calls, an absolute path.
@@ -70,6 +73,8 @@ pub struct RecoveryPlan {
     pub backup: StoredBackup,
     /// The backup with those that it builds on.
     pub chain: Chain,
+    /// The databases that are not restored.
+    pub left_out: LeftOut,
     /// Which system it is.
     pub system: SystemIdentifier,
     /// Where everything goes.
@@ -101,6 +106,7 @@ pub fn plan(
     monitor: &dyn Monitor,
 ) -> Result<RecoveryPlan> {
     repository.check()?;
+    check_part(request)?;
     // What can be answered without reading WAL comes first.
     let found = match request.mode {
         Mode::Fresh => examine_data_directory(&request.data_directory)?,
@@ -134,6 +140,7 @@ pub fn plan(
     let chain = chains.into_iter().find(|chain| chain.newest().label.as_str() == target.backup);
     let chain = chain.ok_or_else(|| Error::damaged("the chosen backup is not in the repository"))?;
     let backup = chain.newest().clone();
+    let left_out = LeftOut::of(&backup, &request.databases)?;
     let found = match request.mode {
         Mode::Fresh => found,
         Mode::Delta => {
@@ -165,7 +172,7 @@ pub fn plan(
         })?);
     }
     let places = Places::new(request.data_directory.clone(), tablespaces);
-    check_space(&space_needs(repository, &chain, &places, found, &tablespaces_found)?)?;
+    check_space(&space_needs(repository, &chain, &left_out, &places, found, &tablespaces_found)?)?;
 
     let config_path = beside(&request.data_directory, "", ".pgark.toml");
     let spool = request
@@ -186,12 +193,14 @@ pub fn plan(
         target: target_settings(&target, &request.role),
         role: request.role.clone(),
         archiving: request.archiving,
+        part: if left_out.is_empty() { Part::Whole } else { Part::SomeDatabases },
         limits: backup.limits(),
         version: backup.major_version()?,
     };
     let configuration_copies = beside(&request.data_directory, "", ".configuration");
     let mut warnings = warnings(&target, &backup, &configuration_copies);
     warnings.append(&mut unusable);
+    warnings.extend(part_warning(&left_out));
     if found == Found::Kept {
         warnings.extend(lost_wal(&request.data_directory));
     }
@@ -200,6 +209,7 @@ pub fn plan(
         target,
         backup,
         chain,
+        left_out,
         system,
         places,
         found,
@@ -304,6 +314,7 @@ fn check_newer_tablespaces(
 fn space_needs(
     repository: &Repository,
     chain: &Chain,
+    left_out: &LeftOut,
     places: &Places,
     found: Found,
     tablespaces_found: &[Found],
@@ -311,7 +322,10 @@ fn space_needs(
     /// Segments that recovery keeps at the same time: the one that is read, and some that are made in advance.
     const SEGMENTS_BESIDE: u64 = 4;
     let backup = chain.newest();
-    let whole = if chain.increments() > 0 { Some(whole_by_place(repository, backup, places)?) } else { None };
+    let whole = match chain.increments() > 0 || !left_out.is_empty() {
+        true => Some(whole_by_place(repository, backup, left_out, places)?),
+        false => None,
+    };
     let packed = |oid: Option<u32>| -> u64 {
         if let Some(whole) = &whole {
             return whole.get(&oid).copied().unwrap_or_default();
@@ -337,6 +351,7 @@ fn space_needs(
 fn whole_by_place(
     repository: &Repository,
     backup: &StoredBackup,
+    left_out: &LeftOut,
     places: &Places,
 ) -> Result<BTreeMap<Option<u32>, u64>> {
     let (store, key) = (repository.store(), repository.layout().backup_index(&backup.label)?);
@@ -345,6 +360,9 @@ fn whole_by_place(
     let mut whole: BTreeMap<Option<u32>, u64> = BTreeMap::new();
     while let Some(entry) = index.next_entry()? {
         let IndexEntry::File(file) = entry else { continue };
+        if left_out.empties(file.path.as_bytes()) {
+            continue;
+        }
         let bytes = whole.entry(places.tablespace_of(file.path.as_bytes())).or_default();
         *bytes = bytes.saturating_add(file.whole_bytes());
     }
@@ -364,6 +382,46 @@ fn archiving_warning(request: &RecoverRequest, config_path: &Path) -> Result<Opt
         "archive_command was made for the original's place and may fail here; this one will do: archive_command = {}",
         quote_setting(&command)?
     )))
+}
+
+/// A part of a cluster must take nobody's place.
+fn check_part(request: &RecoverRequest) -> Result<()> {
+    if request.databases.is_empty() {
+        return Ok(());
+    }
+    let refused = |option: &str, why: &str| {
+        Err(Error::usage(format!("--database does not go with {option}: {why}"))
+            .hint("Restore the databases into a directory of their own, and copy from there with pg_dump."))
+    };
+    if request.mode == Mode::Delta {
+        return refused("--delta", "the other databases in the directory would be emptied");
+    }
+    if request.role != Role::Recovered {
+        return refused(
+            "--standby",
+            "a standby without its other databases must not take its primary's place",
+        );
+    }
+    if request.archiving == Archiving::On {
+        return refused(
+            "--archiving on",
+            "a cluster without its other databases must not continue the archive",
+        );
+    }
+    Ok(())
+}
+
+/// What to know of a cluster in which databases are missing.
+fn part_warning(left_out: &LeftOut) -> Option<String> {
+    if left_out.is_empty() {
+        return None;
+    }
+    let names: Vec<_> = left_out.names().map(|name| format!("\"{name}\"")).collect();
+    Some(format!(
+        "of {} only empty files are restored: do not connect to them; once recovered: {}",
+        names.join(", "),
+        left_out.commands().join(" ")
+    ))
 }
 
 /// What of the WAL in a data directory that is restored over is nowhere else.

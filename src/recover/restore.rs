@@ -4,10 +4,11 @@
 //! directory that was claimed for them, because while files are written there is no symbolic link in it; links come last.
 
 use super::RecoveryPlan;
+use super::databases::LeftOut;
 use super::existing::{Existing, Kind, Removal};
 use super::output::{Output, crc32c_of, set_mode};
 use super::places::Places;
-use super::restored_manifest::RestoredManifest;
+use super::restored_manifest::{Content, RestoredManifest};
 use super::staging::Found;
 use crate::durable::{self, Disk};
 use crate::error::{Context, Error, Result};
@@ -74,6 +75,8 @@ struct Job {
     file: ChainedFile,
     /// The length of the file that is there already and may be changed in place.
     existing: Option<u64>,
+    /// Whether only the file itself is restored, without its content.
+    emptied: bool,
 }
 
 /// A file that was restored.
@@ -110,6 +113,7 @@ pub fn restore(
     let mut restore = Restore {
         repository,
         chain,
+        left_out: &plan.left_out,
         places,
         workers,
         disk,
@@ -127,6 +131,7 @@ pub fn restore(
 struct Restore<'a> {
     repository: &'a Repository,
     chain: &'a Chain,
+    left_out: &'a LeftOut,
     places: &'a Places,
     workers: NonZeroUsize,
     disk: &'a dyn Disk,
@@ -137,7 +142,9 @@ struct Restore<'a> {
 impl Restore<'_> {
     fn run(&mut self, existing: &mut Existing) -> Result<()> {
         let mut files = ChainedFiles::open(self.repository, self.chain)?;
-        let mut manifest = RestoredManifest::begin(self.repository, self.chain, self.places, self.disk)?;
+        let content = if self.left_out.is_empty() { Content::Listed } else { Content::Other };
+        let mut manifest =
+            RestoredManifest::begin(self.repository, self.chain, content, self.places, self.disk)?;
         loop {
             let mut batch = Vec::new();
             let ended = self.read_batch(&mut files, existing, &mut batch)?;
@@ -180,7 +187,8 @@ impl Restore<'_> {
                             None
                         }
                     };
-                    batch.push(Job { file, existing });
+                    let emptied = self.left_out.empties(file.path.as_bytes());
+                    batch.push(Job { file, existing, emptied });
                 }
             }
         }
@@ -258,7 +266,7 @@ impl Restore<'_> {
     }
 
     fn restore_file(&self, reader: &mut ChainReader<'_>, job: Job, kept: &mut Kept) -> Result<RestoredFile> {
-        let Job { file, existing } = job;
+        let Job { mut file, existing, emptied } = job;
         if file.path.as_bytes() == CONTROL_FILE {
             // Put in place last of all.
             let crc32c = crc32c::crc32c(&self.restored.control_file);
@@ -267,6 +275,12 @@ impl Restore<'_> {
         let path = self.places.file(file.path.as_bytes())?;
         let what = || format!("could not write \"{}\"", path.display());
         let mode = file.mode & FILE_MODE_MASK | 0o600;
+        if emptied {
+            self.monitor.advance(file.bytes);
+            Output::create(self.disk, &path, mode)?;
+            file.bytes = 0;
+            return Ok(RestoredFile { file, crc32c: 0 });
+        }
         if let (Some(existing), Some(crc32c)) = (existing, file.known_crc32c())
             && existing == file.bytes
             && file.path.as_bytes() != BACKUP_LABEL

@@ -18,12 +18,21 @@ use std::path::PathBuf;
 /// The list's name.
 const NAME: &[u8] = b"backup_manifest";
 
+/// Whether the files are restored as the newest backup lists them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// As it lists them.
+    Listed,
+    /// Some are not.
+    Other,
+}
+
 /// The list that is being made.
 pub struct RestoredManifest<'a> {
     repository: &'a Repository,
     chain: &'a Chain,
     path: PathBuf,
-    /// Where the list of a chain is written; that of a full backup is copied as the server's tools know it.
+    /// Where the list of what comes out is written; that of a full backup is copied as the server's tools know it.
     writer: Option<BackupManifestWriter<BufWriter<File>>>,
 }
 
@@ -35,6 +44,7 @@ impl<'a> RestoredManifest<'a> {
     pub fn begin(
         repository: &'a Repository,
         chain: &'a Chain,
+        content: Content,
         places: &Places,
         disk: &dyn Disk,
     ) -> Result<RestoredManifest<'a>> {
@@ -43,7 +53,7 @@ impl<'a> RestoredManifest<'a> {
         // That of a cluster that is restored over is of no more use.
         durable::remove_all(&path)?;
         let file = disk.create_new(&path, 0o600).context(what)?;
-        let writer = if chain.increments() > 0 {
+        let writer = if content == Content::Other || chain.increments() > 0 {
             let newest = chain.newest();
             let version = ManifestVersion::written_by(newest.major_version()?, newest.system_identifier);
             Some(BackupManifestWriter::new(BufWriter::new(file), version)?)

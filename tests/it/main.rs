@@ -17,6 +17,7 @@ mod incremental;
 mod promotion;
 mod push;
 mod recover;
+mod recover_databases;
 mod recover_delta;
 mod recover_leaves_alone;
 mod recover_refusals;

@@ -462,7 +462,7 @@ impl DamagedPages {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::codec::Digest;
 

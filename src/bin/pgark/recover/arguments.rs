@@ -109,6 +109,11 @@ pub struct RecoverArguments {
     #[arg(long)]
     delta: bool,
 
+    /// Restore only this database, and those of the system; may be repeated. The files of the others are empty, and they have
+    /// to be dropped afterwards: the plan says how
+    #[arg(long, value_name = "NAME")]
+    pub database: Vec<String>,
+
     /// Whether the recovered cluster archives its own WAL: off or on [default: on with --standby, else off]
     #[arg(long, value_name = "off|on")]
     archiving: Option<String>,

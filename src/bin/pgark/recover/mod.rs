@@ -40,6 +40,7 @@ pub fn run(context: &Context, arguments: RecoverArguments) -> Result<ExitCode> {
         mappings: arguments.mappings()?,
         role: arguments.role()?,
         mode: arguments.mode(),
+        databases: arguments.database.clone(),
         archiving: arguments.archiving()?,
         archive_get: archive_get()?,
     };

@@ -24,6 +24,8 @@ pub struct PlanDocument {
     tablespaces: Vec<TablespaceDocument>,
     files: u64,
     bytes: u64,
+    /// The databases of which only empty files are restored.
+    left_out: Vec<String>,
     standby: Option<StandbyDocument>,
     target: String,
     inclusive: bool,
@@ -132,6 +134,7 @@ impl PlanDocument {
                 .collect(),
             files: plan.backup.totals.files,
             bytes: plan.backup.whole_bytes(),
+            left_out: plan.left_out.names().map(str::to_owned).collect(),
             standby: standby(plan).map(|standby| StandbyDocument {
                 primary_conninfo: standby.primary.as_ref().map(ToString::to_string),
                 apply_delay: standby.apply_delay.as_ref().map(ToString::to_string),
@@ -334,6 +337,12 @@ impl RecoveryDocument {
             remarks.push(format!(
                 "postgresql.conf sets data_directory to \"{}\": change it there, or always start with the options above.",
                 directory.display()
+            ));
+        }
+        if !plan.left_out.is_empty() {
+            remarks.push(format!(
+                "Once the server is open for writing, drop the databases that were left out, then restart it:\n  {}",
+                plan.left_out.commands().join("\n  ")
             ));
         }
         if plan.settings.archiving == Archiving::Off {

@@ -78,6 +78,7 @@ pub struct Staging {
 pub fn examine_for_delta(path: &Path, system: SystemIdentifier, version: MajorVersion) -> Result<Found> {
     refuse_root()?;
     refuse_running(path)?;
+    refuse_orphans(path)?;
     if fs::metadata(path).is_ok_and(|metadata| metadata.is_dir()) {
         refuse_foreign(path)?;
         if let Some(marker) = marker_of(path)? {
@@ -167,6 +168,28 @@ fn refuse_running(path: &Path) -> Result<()> {
         )
         .hint("Recover into another directory with --target-directory, or stop that server and move its data away.")),
     }
+}
+
+/// The processes of a server whose postmaster was killed go on, and write. The server itself refuses to start beside them.
+fn refuse_orphans(path: &Path) -> Result<()> {
+    let Ok(directory) = fs::canonicalize(path) else { return Ok(()) };
+    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let process = entry.path();
+        let is_there = fs::read_link(process.join("cwd")).is_ok_and(|cwd| cwd == directory);
+        let program = || fs::read_to_string(process.join("comm")).unwrap_or_default();
+        if is_there && program().starts_with("postgres") {
+            return Err(Error::new(
+                ErrorKind::Conflict,
+                format!(
+                    "process {} of a server is still at work in \"{}\"",
+                    entry.file_name().display(),
+                    path.display()
+                ),
+            )
+            .hint("Its postmaster is gone. End the process, then try again."));
+        }
+    }
+    Ok(())
 }
 
 /// A server writes this file whenever it starts: there may be new data in what was restored.
@@ -423,6 +446,7 @@ impl Staging {
         }
         let mut staging = Staging::claim(disk, path, Found::Kept, DIRECTORY_MODE)?;
         refuse_running(path)?;
+        refuse_orphans(path)?;
         staging.name_tablespaces(disk, tablespaces)?;
         for name in ["global/pg_control", SERVER_OPTIONS] {
             let path = path.join(name);

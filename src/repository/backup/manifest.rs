@@ -22,6 +22,9 @@ const VERSION: u32 = 2;
 const VERSION_INCREMENTAL: u32 = 2;
 const VERSION_FULL: u32 = 1;
 
+/// More than any server is built with, whose files have 131,072 pages; so much is read of an incremental file at once.
+const PAGES_PER_FILE_MAX: u32 = 1 << 24;
+
 /// Far more than a manifest has: ten thousand packs are one megabyte.
 const MANIFEST_BYTES_MAX: u64 = 64 << 20;
 
@@ -403,6 +406,7 @@ impl StoredBackup {
                 && link.parent_start_lsn < self.start.lsn
                 && self.version >= VERSION_INCREMENTAL
                 && self.totals.whole_bytes.is_some()
+                && (1..=PAGES_PER_FILE_MAX).contains(&self.server.pages_per_file)
         });
         if !follows {
             return Err(Error::damaged("it is not what an incremental backup is"));

@@ -16,6 +16,7 @@ mod hostile_repository;
 mod incremental;
 mod promotion;
 mod push;
+mod random_history;
 mod recover;
 mod recover_databases;
 mod recover_delta;

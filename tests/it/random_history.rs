@@ -1,0 +1,330 @@
+//! A cluster lives through a random history with full, incremental and differential backups; each of them, and random
+//! moments, come back as a logical dump of the moment has them.
+//!
+//! The seed is printed; `PGARK_TEST_SEED=<number>` plays it again. Seeds that found something stay in [`FOUND`].
+
+use crate::support::{Cluster, Site, Stop, create_private_directory, wants_everything};
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// Seeds of histories that once came back wrong.
+const FOUND: &[u64] = &[];
+
+/// Steps of a history in CI, and with `scripts/test --all`.
+const STEPS: usize = 30;
+const STEPS_OF_ALL: usize = 120;
+/// How many histories are played with `scripts/test --all`.
+const HISTORIES_OF_ALL: u64 = 5;
+
+const TABLES: [&str; 4] = ["t0", "t1", "t2", "t3"];
+
+/// Marsaglia's xorshift: enough to choose, and the same everywhere.
+struct Random(u64);
+
+impl Random {
+    fn new(seed: u64) -> Random {
+        Random(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
+    }
+
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % limit
+    }
+
+    fn one_of<'a, T: ?Sized>(&mut self, choices: &[&'a T]) -> &'a T {
+        choices[self.below(choices.len() as u64) as usize]
+    }
+}
+
+/// A cluster, and what is known of its past.
+struct History {
+    site: Site,
+    primary: Cluster,
+    random: Random,
+    /// What was done, for whoever reads why it failed.
+    story: String,
+    /// Databases beside `postgres`, and tablespaces, by name; numbers never come twice.
+    databases: Vec<String>,
+    tablespaces: Vec<String>,
+    made: u32,
+    /// The dump that belongs to each backup, and to each moment.
+    backups: BTreeMap<String, String>,
+    moments: Vec<(String, String)>,
+}
+
+impl History {
+    fn begin(seed: u64) -> History {
+        let site = Site::with_servers(1);
+        let mut primary = site.cluster("primary");
+        primary.archive();
+        let summaries =
+            if primary.is_from(17) && seed.is_multiple_of(2) { "summarize_wal = on\n" } else { "" };
+        primary.append_conf(&format!("autovacuum_naptime = 1s\n{summaries}"));
+        primary.start();
+        let mut history = History {
+            site,
+            primary,
+            random: Random::new(seed),
+            story: format!("seed {seed}\n"),
+            databases: Vec::new(),
+            tablespaces: Vec::new(),
+            made: 0,
+            backups: BTreeMap::new(),
+            moments: Vec::new(),
+        };
+        for table in TABLES {
+            history.sql(&create(table));
+        }
+        let pgbench = history.primary.postgres_program("pgbench").args(["-i", "-q"]);
+        pgbench.arg(history.primary.conninfo()).run().expect(0);
+        history.back_up();
+        history
+    }
+
+    fn sql(&mut self, sql: &str) {
+        self.sql_in("postgres", sql);
+    }
+
+    /// Runs SQL, one statement a call; what the server refuses now is not part of the history.
+    fn sql_in(&mut self, database: &str, sql: &str) {
+        let conninfo = self.primary.conninfo().replace("dbname=postgres", &format!("dbname={database}"));
+        let psql = self.primary.postgres_program("psql").args(["-X", "-q", "-d"]).arg(conninfo);
+        let outcome = psql.arg("-c").arg(sql).run();
+        let refused = if outcome.code == Some(0) { "" } else { " (refused)" };
+        let _ = writeln!(self.story, "{database}: {sql}{refused}");
+    }
+
+    fn name(&mut self, prefix: &str) -> String {
+        self.made += 1;
+        format!("{prefix}{}", self.made)
+    }
+
+    fn step(&mut self) {
+        let table = self.random.one_of(&TABLES);
+        let from = self.random.below(4000);
+        let rows = 1 + self.random.below(600);
+        match self.random.below(22) {
+            0..=3 => self.sql(&format!(
+                "INSERT INTO {table} SELECT g, repeat(md5(g::text), 4) FROM generate_series({from}, {from} + {rows}) g"
+            )),
+            4..=6 => self.sql(&format!("UPDATE {table} SET b = 'u' || a WHERE a BETWEEN {from} AND {from} + {rows}")),
+            7 => self.sql(&format!("DELETE FROM {table} WHERE a > {from}")),
+            8 => self.sql(&format!("VACUUM {table}")),
+            9 => self.sql(&format!("VACUUM FULL {table}")),
+            10 => self.sql(&format!("TRUNCATE {table}")),
+            11 => {
+                self.sql(&format!("DROP TABLE {table}"));
+                self.sql(&create(table));
+            }
+            12 => self.sql(&format!("CLUSTER {table} USING {table}_a")),
+            13 => self.sql("CHECKPOINT"),
+            14 => self.create_database(),
+            15 => self.drop_database(),
+            16 => self.use_tablespace(table),
+            17 => self.crash(),
+            18 => {
+                let pgbench = self.primary.postgres_program("pgbench").args(["-n", "-c", "2", "-t", "50"]);
+                pgbench.arg(self.primary.conninfo()).run().expect(0);
+                self.story.push_str("pgbench\n");
+            }
+            19 => self.sql(&format!("REINDEX TABLE {table}")),
+            20 => self.back_up(),
+            _ => self.remember(),
+        }
+    }
+
+    fn create_database(&mut self) {
+        let name = self.name("d");
+        let strategy = match (self.primary.is_from(15), self.random.below(2)) {
+            (false, _) => "",
+            (true, 0) => " STRATEGY wal_log",
+            (true, _) => " STRATEGY file_copy",
+        };
+        // Also of one with old pages in it.
+        let template = self.databases.last().cloned().unwrap_or_else(|| "template1".to_owned());
+        self.sql(&format!("CREATE DATABASE {name} TEMPLATE {template}{strategy}"));
+        self.sql_in(&name, &create("t0").replace("CREATE TABLE", "CREATE TABLE IF NOT EXISTS"));
+        self.sql_in(&name, "INSERT INTO t0 SELECT g, 'x' FROM generate_series(1, 500) g");
+        self.databases.push(name);
+    }
+
+    fn drop_database(&mut self) {
+        if self.databases.is_empty() {
+            return;
+        }
+        let index = self.random.below(self.databases.len() as u64) as usize;
+        let name = self.databases.remove(index);
+        self.sql(&format!("DROP DATABASE {name}"));
+    }
+
+    /// Makes a tablespace, or moves a table into one, or out and the tablespace away.
+    fn use_tablespace(&mut self, table: &str) {
+        match (self.tablespaces.last().cloned(), self.random.below(3)) {
+            (None, _) => {
+                let name = self.name("s");
+                let location = self.location(&name);
+                create_private_directory(&location);
+                self.sql(&format!("CREATE TABLESPACE {name} LOCATION '{}'", location.display()));
+                self.tablespaces.push(name);
+                // Recovery from an older backup would make it in the place of the original.
+                self.back_up();
+            }
+            (Some(name), 0 | 1) => self.sql(&format!("ALTER TABLE {table} SET TABLESPACE {name}")),
+            (Some(name), _) => {
+                self.sql(&format!("ALTER TABLE ALL IN TABLESPACE {name} SET TABLESPACE pg_default"));
+                self.sql(&format!("DROP TABLESPACE {name}"));
+                let gone = format!("SELECT count(*) FROM pg_tablespace WHERE spcname = '{name}'");
+                if self.primary.psql(&gone) == "0" {
+                    self.tablespaces.pop();
+                }
+            }
+        }
+    }
+
+    fn location(&self, tablespace: &str) -> PathBuf {
+        self.site.directory().join(format!("space-{tablespace}"))
+    }
+
+    fn crash(&mut self) {
+        self.story.push_str("crash\n");
+        self.primary.kill9();
+        self.primary.start();
+    }
+
+    fn back_up(&mut self) {
+        let kind = self.random.one_of(&["full", "incremental", "incremental", "incremental", "differential"]);
+        let label = format!("{:02}-{kind}", self.backups.len());
+        let run = ["base-backup", "--checkpoint", "fast", "--type", kind, "--label", &label];
+        let outcome = self.primary.pgark(&run).run().expect(0);
+        let _ = writeln!(self.story, "{kind} backup {label}\n{}", outcome.stderr);
+        let dump = self.dump();
+        self.backups.insert(label, dump);
+    }
+
+    fn remember(&mut self) {
+        let time = self.primary.now();
+        let dump = self.dump();
+        let _ = writeln!(self.story, "moment {time}");
+        self.moments.push((time, dump));
+        // A transaction after the moment, so that recovery can see that it has come there.
+        self.sql("CREATE TABLE IF NOT EXISTS moments (a int)");
+        self.sql("INSERT INTO moments VALUES (1)");
+    }
+
+    /// All databases as SQL, without what differs from dump to dump.
+    fn dump(&self) -> String {
+        let dump = self.primary.postgres_program("pg_dumpall").arg("-h").arg(self.primary.socket_directory());
+        let text = dump.args(["-U", "postgres", "--no-sync"]).run().expect(0).stdout;
+        let differs = ["--", "\\restrict", "\\unrestrict", "CREATE TABLESPACE"];
+        let kept = text.lines().filter(|line| !differs.iter().any(|start| line.starts_with(start)));
+        kept.collect::<Vec<_>>().join("\n")
+    }
+
+    /// Ends the history; each backup and each moment comes back.
+    fn prove(mut self) {
+        self.sql("CREATE TABLE IF NOT EXISTS moments (a int)");
+        let last = self.primary.switch_wal();
+        self.primary.wait_archived(&last);
+        self.primary.stop(Stop::Fast);
+        let backups: Vec<_> = self.backups.clone().into_iter().collect();
+        for (label, dump) in &backups {
+            self.expect(label, &["--backup", label, "--target-immediate"], dump);
+        }
+        let moments = std::mem::take(&mut self.moments);
+        let chosen = self.random.below(moments.len().max(1) as u64) as usize;
+        for (number, (time, dump)) in moments.iter().enumerate() {
+            if number == chosen || wants_everything() {
+                self.expect(&format!("moment-{number}"), &["--target-time", time], dump);
+            }
+        }
+    }
+
+    fn expect(&self, name: &str, target: &[&str], dump: &str) {
+        let into = self.site.directory().join(format!("restored-{name}"));
+        let bin = self.primary.pg_bin().display().to_string();
+        let mappings = self.mappings(&into);
+        let mut options = vec!["--accept-unproven", "--target-action", "promote", "--wait", "--pg-bin", &bin];
+        options.extend(target);
+        // Only those that the backup knows can be mapped; it says which those are.
+        let options = self.with_mappings(options, &into, &mappings);
+        let outcome = self.primary.recover(&into, &options).run();
+        assert_eq!(outcome.code, Some(0), "{name}: {outcome}\n{}", self.story);
+        let found = self.dump();
+        assert!(found == dump, "{name} differs: {}\n{}", difference(&found, dump), self.story);
+        self.primary.check_relations();
+        self.primary.stop_recovered(&into);
+        let checksums = self.primary.postgres_program("pg_checksums").args(["--check", "-D"]).arg(&into);
+        assert_eq!(checksums.run().code, Some(0), "{name}\n{}", self.story);
+        std::fs::remove_dir_all(&into).unwrap();
+    }
+
+    /// Where each tablespace that there ever was goes.
+    fn mappings(&self, into: &Path) -> Vec<String> {
+        (1..=self.made)
+            .map(|number| format!("s{number}"))
+            .filter(|name| self.location(name).exists())
+            .map(|name| {
+                format!("--tablespace-mapping={}={}-{name}", self.location(&name).display(), into.display())
+            })
+            .collect()
+    }
+
+    fn with_mappings<'a>(&self, options: Vec<&'a str>, into: &Path, mappings: &'a [String]) -> Vec<&'a str> {
+        // At most one tablespace is there at a time.
+        let with = |mapping: Option<&'a String>| -> Vec<&'a str> {
+            options.iter().copied().chain(mapping.map(String::as_str)).collect()
+        };
+        let works = |mapping: Option<&'a String>| {
+            let mut all = with(mapping);
+            all.retain(|option| *option != "--wait");
+            all.push("--dry-run");
+            self.primary.recover(into, &all).run().code == Some(0)
+        };
+        let found = mappings.iter().find(|mapping| works(Some(mapping)));
+        with(found)
+    }
+}
+
+fn create(table: &str) -> String {
+    format!("CREATE TABLE {table} (a int, b text); CREATE INDEX {table}_a ON {table} (a)")
+}
+
+/// The first line that differs, for people.
+fn difference(found: &str, expected: &str) -> String {
+    let mut lines = found.lines().zip(expected.lines()).filter(|(found, expected)| found != expected);
+    match lines.next() {
+        Some((found, expected)) => format!("\"{found:.200}\" in place of \"{expected:.200}\""),
+        None => format!("{} lines in place of {}", found.lines().count(), expected.lines().count()),
+    }
+}
+
+fn play(seed: u64) {
+    eprintln!("PGARK_TEST_SEED={seed}");
+    let mut history = History::begin(seed);
+    let steps = if wants_everything() { STEPS_OF_ALL } else { STEPS };
+    for _ in 0..steps {
+        history.step();
+    }
+    history.back_up();
+    history.prove();
+}
+
+#[test]
+fn every_backup_and_moment_of_a_random_history_comes_back() {
+    let chosen = std::env::var("PGARK_TEST_SEED").ok().and_then(|seed| seed.parse::<u64>().ok());
+    if let Some(seed) = chosen {
+        return play(seed);
+    }
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64;
+    let histories = if wants_everything() { HISTORIES_OF_ALL } else { 1 };
+    (0..histories).for_each(|number| play(now + number));
+}
+
+#[test]
+fn histories_that_once_came_back_wrong_come_back() {
+    FOUND.iter().copied().for_each(play);
+}

@@ -1,18 +1,19 @@
-//! Incremental files of relations.
+//! PostgreSQL's incremental files, and their names.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use pgark::postgres::IncrementalHeader;
-use pgark::postgres::incremental::{incremental_path, whole_path};
+use pgark::postgres::incremental::{IncrementalHeader, incremental_path, whole_path};
 
 fuzz_target!(|data: &[u8]| {
-    let mut rest = data;
-    if let Ok(header) = IncrementalHeader::read(&mut rest, 4096) {
-        // What was read can be written, and says the same.
-        let bytes = header.to_bytes();
-        assert_eq!(data.len() - rest.len(), bytes.len());
-        assert_eq!(IncrementalHeader::read(&mut bytes.as_slice(), 4096).expect("our own"), header);
-        assert!(header.restored_pages() <= 4096);
+    // A manifest says how many pages a file may have: the usual number, and whatever an enemy writes there.
+    for pages_per_file in [131_072, u32::MAX] {
+        let mut input = data;
+        let Ok(header) = IncrementalHeader::read(&mut input, pages_per_file) else { continue };
+        let read_bytes = data.len() - input.len();
+        assert_eq!(header.to_bytes().len(), read_bytes);
+        assert!(header.restored_pages() <= pages_per_file);
+        let again = IncrementalHeader::read(&mut header.to_bytes().as_slice(), pages_per_file).expect("our own");
+        assert_eq!(again, header);
     }
     if let Some(whole) = whole_path(data) {
         assert_eq!(incremental_path(&whole), data);

@@ -86,7 +86,7 @@ impl IncrementalHeader {
     /// [`ErrorKind::Damaged`](crate::error::ErrorKind::Damaged) for what is not one, and `input`'s.
     pub fn read(input: &mut dyn Read, pages_per_file: u32) -> Result<IncrementalHeader> {
         let mut fixed = [0; FIXED_BYTES];
-        read_exactly(input, &mut fixed)?;
+        input.read_exact(&mut fixed).map_err(unreadable)?;
         let (numbers, _) = fixed.as_chunks::<4>();
         let number = |at: usize| numbers.get(at).copied().map(u32::from_le_bytes).unwrap_or_default();
         let (magic, count, truncation_pages) = (number(0), number(1), number(2));
@@ -96,8 +96,13 @@ impl IncrementalHeader {
         if count > pages_per_file {
             return Err(Error::damaged(format!("an incremental file has {count} pages")));
         }
-        let mut rest = vec![0; header_bytes(count as usize) as usize - FIXED_BYTES];
-        read_exactly(input, &mut rest)?;
+        // Not all at once: a manifest that lies about the length of files makes any count possible.
+        let rest_bytes = header_bytes(count as usize) - FIXED_BYTES as u64;
+        let mut rest = Vec::new();
+        input.take(rest_bytes).read_to_end(&mut rest).map_err(unreadable)?;
+        if rest.len() as u64 != rest_bytes {
+            return Err(unreadable(io::ErrorKind::UnexpectedEof.into()));
+        }
         let (numbers, _) = rest.as_chunks::<4>();
         let pages = numbers.iter().take(count as usize).copied().map(u32::from_le_bytes).collect();
         IncrementalHeader::new(truncation_pages, pages, pages_per_file)
@@ -131,11 +136,11 @@ fn name_at(path: &[u8]) -> usize {
     path.iter().rposition(|byte| *byte == b'/').map_or(0, |slash| slash + 1)
 }
 
-fn read_exactly(input: &mut dyn Read, bytes: &mut [u8]) -> Result<()> {
-    input.read_exact(bytes).map_err(|error| match error.kind() {
+fn unreadable(error: io::Error) -> Error {
+    match error.kind() {
         io::ErrorKind::UnexpectedEof => Error::damaged("an incremental file ends within its header"),
         _ => Error::damaged("could not read the header of an incremental file").caused_by(error),
-    })
+    }
 }
 
 #[cfg(test)]
@@ -182,6 +187,16 @@ mod tests {
     fn a_file_may_have_grown_behind_its_truncation() {
         let header = IncrementalHeader::new(3, vec![1, 7], PAGES_PER_FILE).unwrap();
         assert_eq!(header.restored_pages(), 8);
+    }
+
+    #[test]
+    fn pages_that_are_announced_take_no_memory_before_they_come() {
+        let mut announced = Vec::new();
+        for number in [MAGIC, u32::MAX, 1] {
+            announced.extend_from_slice(&number.to_le_bytes());
+        }
+        let error = IncrementalHeader::read(&mut announced.as_slice(), u32::MAX).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Damaged);
     }
 
     #[test]

@@ -109,6 +109,51 @@ impl FileList {
         Ok(walk.list)
     }
 
+    /// A list of what a server sends, to be filled; the first directory is the data directory.
+    pub fn of_stream() -> FileList {
+        let mut list = FileList {
+            base: PathBuf::new(),
+            roots: vec![Root { tablespace: None, target: Vec::new(), prefix_bytes: 0 }],
+            directories: Vec::new(),
+            files: Vec::new(),
+            in_place_tablespaces: Vec::new(),
+            names: Vec::new(),
+        };
+        list.add_directory(Vec::new(), 0, DIRECTORY_MODE, 0);
+        list
+    }
+
+    /// Adds a tablespace behind a link; returns the number of its root.
+    pub fn add_tablespace(&mut self, oid: u32, target: Vec<u8>) -> usize {
+        let prefix_bytes = tablespace_prefix(oid).len();
+        self.roots.push(Root { tablespace: Some(oid), target, prefix_bytes });
+        self.roots.len() - 1
+    }
+
+    /// Adds a directory; returns its number. Its path begins at the data directory.
+    pub fn add_directory(&mut self, path: Vec<u8>, root: usize, mode: u32, modified_unix_s: i64) -> usize {
+        self.directories.push(PlannedDirectory { path, root, mode, modified_unix_s });
+        self.directories.len() - 1
+    }
+
+    /// Adds a file in a directory; returns its number.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) when there are too many.
+    pub fn add_file(&mut self, directory: usize, name: &[u8], bytes: u64) -> Result<usize> {
+        let too_many = |_| Error::usage("the data directory has more files than pgark can list");
+        let name_at = u32::try_from(self.names.len()).map_err(too_many)?;
+        self.names.extend_from_slice(name);
+        self.files.push(PlannedFile {
+            bytes,
+            directory: u32::try_from(directory).map_err(too_many)?,
+            name_at,
+            // A name has at most 255 bytes.
+            name_bytes: name.len() as u32,
+        });
+        Ok(self.files.len() - 1)
+    }
+
     /// The length of all files together.
     pub fn total_bytes(&self) -> u64 {
         self.files.iter().map(|file| file.bytes).sum()
@@ -302,12 +347,8 @@ impl Walk<'_> {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             other => other.context(what)?,
         };
-        let index = self.list.roots.len();
-        self.list.roots.push(Root {
-            tablespace: tablespace_oid(path),
-            target: target.into_os_string().into_vec(),
-            prefix_bytes: path.len() + 1,
-        });
+        let Some(oid) = tablespace_oid(path) else { return Ok(()) };
+        let index = self.list.add_tablespace(oid, target.into_os_string().into_vec());
         let directory = join(path, exclusions::tablespace_version_directory(self.version).as_bytes());
         match fs::symlink_metadata(self.list.location_of(&directory)) {
             Ok(metadata) if metadata.is_dir() => {
@@ -326,21 +367,11 @@ impl Walk<'_> {
             self.pending.push(self.list.directories.len());
         }
         let mode = if metadata.is_symlink() { DIRECTORY_MODE } else { metadata.mode() & PERMISSIONS };
-        self.list.directories.push(PlannedDirectory { path, root, mode, modified_unix_s: metadata.mtime() });
+        self.list.add_directory(path, root, mode, metadata.mtime());
     }
 
     fn add_file(&mut self, directory: usize, name: &[u8], metadata: &Metadata) -> Result<()> {
-        let too_many = |_| Error::usage("the data directory has more files than pgark can list");
-        let name_at = u32::try_from(self.list.names.len()).map_err(too_many)?;
-        self.list.names.extend_from_slice(name);
-        self.list.files.push(PlannedFile {
-            bytes: metadata.len(),
-            directory: u32::try_from(directory).map_err(too_many)?,
-            name_at,
-            // A name has at most 255 bytes.
-            name_bytes: name.len() as u32,
-        });
-        Ok(())
+        self.list.add_file(directory, name, metadata.len()).map(drop)
     }
 }
 
@@ -384,6 +415,11 @@ fn tablespace_of(directory: &[u8]) -> Option<u32> {
         b"base" => Some(PG_DEFAULT),
         _ => number_of(parts.next()?),
     }
+}
+
+/// Where the paths of a tablespace begin, below the data directory.
+pub fn tablespace_prefix(oid: u32) -> String {
+    format!("pg_tblspc/{oid}/")
 }
 
 fn tablespace_oid(path: &[u8]) -> Option<u32> {

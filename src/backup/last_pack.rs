@@ -1,12 +1,11 @@
 //! The last pack: what must be copied last, and what the server says at the end.
 
-use super::copy::DataDirectoryCopy;
 use super::session::StoppedBackup;
 use crate::data_directory::DataDirectory;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::postgres::ControlFile;
 use crate::postgres::control_file::CONTROL_FILE_BYTES;
-use crate::repository::backup::pack::FinishedPack;
+use crate::repository::backup::pack::{FinishedPack, PackWriter};
 use jiff::Timestamp;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -20,6 +19,8 @@ const CONTROL_FILE_PAUSE: Duration = Duration::from_millis(5);
 /// `pg_control` has 8 KiB; more is not one.
 const CONTROL_FILE_BYTES_MAX: u64 = 64 << 10;
 
+const CONTROL_FILE: &str = "global/pg_control";
+
 /// Permission bits of the files that have none in the data directory.
 const FILE_MODE: u32 = 0o600;
 
@@ -31,6 +32,18 @@ pub struct LastFile {
     content: Vec<u8>,
     mode: u32,
     modified_unix_s: i64,
+}
+
+impl LastFile {
+    /// `pg_control` as a server sent it.
+    pub fn sent_control_file(content: Vec<u8>, mode: u32, modified_unix_s: i64) -> LastFile {
+        LastFile { path: CONTROL_FILE, content, mode, modified_unix_s }
+    }
+
+    /// What is in it.
+    pub fn content(&self) -> &[u8] {
+        &self.content
+    }
 }
 
 /// Reads `pg_control` until its checksum holds; the bytes are those that were checked.
@@ -50,7 +63,7 @@ pub fn read_control_file(data_directory: &DataDirectory) -> Result<(ControlFile,
         match ControlFile::parse(content.get(..CONTROL_FILE_BYTES).unwrap_or(&content)) {
             Ok(control) => {
                 let file = LastFile {
-                    path: "global/pg_control",
+                    path: CONTROL_FILE,
                     content,
                     mode: metadata.mode() & 0o7777,
                     modified_unix_s: metadata.mtime(),
@@ -87,8 +100,7 @@ pub fn files(control_file: LastFile, stopped: &StoppedBackup) -> Vec<LastFile> {
 ///
 /// # Errors
 /// The store's.
-pub fn write(copy: &DataDirectoryCopy<'_>, number: u32, files: &[LastFile]) -> Result<FinishedPack> {
-    let mut pack = copy.begin_pack(number, 0)?;
+pub fn write(mut pack: PackWriter, files: &[LastFile]) -> Result<FinishedPack> {
     for (number, file) in files.iter().enumerate() {
         let length = file.content.len() as u64;
         pack.begin_file(number, file.path.as_bytes(), length, file.mode, file.modified_unix_s)?;

@@ -18,6 +18,7 @@ mod primary;
 mod publish;
 mod running;
 mod session;
+pub mod stream;
 mod summaries;
 mod summary;
 mod wal;
@@ -32,16 +33,14 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::monitor::Monitor;
 use crate::postgres::backup_label::{BackupLabel, BackupSource, IncrementalFrom, with_incremental_from};
 use crate::postgres::page::PAGE_BYTES;
-use crate::postgres::{
-    ControlFile, MajorVersion, ManifestVersion, SystemIdentifier, TimelineHistory, TimelineId, WalFileName,
-};
+use crate::postgres::{ControlFile, MajorVersion, ManifestVersion, SystemIdentifier, TimelineHistory};
 use crate::repository::Repository;
 use crate::repository::backup::manifest::{
     BackupKind, BackupPoint, BackupTotals, StoredServer, StoredTablespace, StoredWalRange,
 };
 use crate::repository::backup::pack::PackOwner;
 use crate::repository::backup::{Chain, Label, StoredBackup, StoredText};
-use crate::server::Watch;
+use crate::server::{Connection, Watch};
 use copy::{Copied, DataDirectoryCopy};
 use files::FileList;
 use increment::Increment;
@@ -58,6 +57,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 use summaries::Summaries;
 use wal::WalWait;
+
+/// How our connections are called in the server's views.
+const APPLICATION_NAME: &str = "pgark base-backup";
 
 /// What is wanted.
 #[derive(Debug)]
@@ -103,9 +105,10 @@ pub fn run(
     let began = Instant::now();
     let watch = Watch::new(interrupted);
     let control = request.data_directory.control_file()?;
-    let session = Session::open(request.conninfo, request.data_directory, &watch)?;
+    let connection = Connection::open(request.conninfo, request.data_directory, APPLICATION_NAME)?;
+    let session = Session::begin(connection, &watch)?;
     session.check(request.data_directory, control.system, control.version, &watch)?;
-    let primary = primary_of(request, &session, control.system, &watch)?;
+    let primary = primary_of(request.primary, &session, control.system, &watch)?;
     repository.make()?;
     repository.store().sweep()?;
     // Keys that may not delete are as good for a backup as others.
@@ -147,14 +150,15 @@ struct Taken {
 
 /// The primary of the server, where that is a standby and its primary is known.
 fn primary_of(
-    request: &BackupRequest<'_>,
+    conninfo: Option<&Conninfo>,
     session: &Session,
     system: SystemIdentifier,
     watch: &Watch<'_>,
 ) -> Result<Option<Primary>> {
-    match (session.source(), request.primary) {
+    match (session.source(), conninfo) {
         (BackupSource::Standby, Some(conninfo)) => {
-            Primary::open(conninfo, request.data_directory, system, watch).map(Some)
+            let connection = Connection::open_remote(conninfo, APPLICATION_NAME)?;
+            Primary::begin(connection, system, watch).map(Some)
         }
         // Promoted since the configuration was written: it is its own primary.
         _ => Ok(None),
@@ -177,7 +181,7 @@ impl Backup<'_> {
     fn take(&self, running: &RunningBackup<'_>) -> Result<Taken> {
         let start = self.start()?;
         let wal = self.wal_wait();
-        let history = self.history(&start)?;
+        let history = publish::history(self.repository, &start)?;
         wal.before_copy(&start, history.as_ref())?;
         let facts = self.session.facts(self.watch)?;
         let configuration_files =
@@ -193,7 +197,7 @@ impl Backup<'_> {
             self.mark_incremental(&mut stopped, parent.newest());
         }
         let last = last_pack::files(control_file, &stopped);
-        let last_packed = last_pack::write(&copy, copied.packs.len() as u32 + 1, &last)?;
+        let last_packed = last_pack::write(copy.begin_pack(copied.packs.len() as u32 + 1, 0)?, &last)?;
         copied.packs.push(last_packed.pack);
         let wal_segments = wal.after_stop(&start, &stopped.stop)?;
         let range = StoredWalRange { timeline: start.timeline, start: start.lsn, end: stopped.stop.lsn };
@@ -249,7 +253,7 @@ impl Backup<'_> {
             start,
             stop: stopped.stop,
         };
-        self.warn_of_damage(&stored);
+        publish::warn_of_damage(&stored, self.monitor);
         publish::publish(self.repository, &stored, parent.as_ref(), running, self.watch)?;
         Ok(Taken { stored, wal_segments, read_bytes: copied.read_bytes })
     }
@@ -404,31 +408,6 @@ impl Backup<'_> {
             primary.complete_segment(stopped.stop.lsn, self.control.segment_size, self.watch)?;
         }
         Ok(stopped)
-    }
-
-    /// The history of the backup's timeline; the first has none. A backup on a timeline whose history is not in the
-    /// repository leads nowhere.
-    fn history(&self, start: &BackupPoint) -> Result<Option<TimelineHistory>> {
-        let name = WalFileName::History(start.timeline);
-        let history = self.repository.history(start.timeline)?;
-        if start.timeline == TimelineId::FIRST || history.is_some() {
-            return Ok(history);
-        }
-        Err(Error::new(ErrorKind::Hole, format!("{name} is not in the repository: nothing could be recovered"))
-            .hint(format!(
-                "Have it stored: as the owner of the data directory, in that directory, archive-push pg_wal/{name}."
-            )))
-    }
-
-    fn warn_of_damage(&self, stored: &StoredBackup) {
-        for page in &stored.damaged_pages.listed {
-            self.monitor
-                .warning(&format!("block {} of \"{}\" is damaged: {}", page.block, page.path, page.problem));
-        }
-        let unlisted = stored.damaged_pages.count.saturating_sub(stored.damaged_pages.listed.len() as u64);
-        if unlisted > 0 {
-            self.monitor.warning(&format!("{unlisted} more blocks are damaged"));
-        }
     }
 }
 

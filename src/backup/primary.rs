@@ -1,8 +1,6 @@
 //! The primary of a standby that is backed up: it writes and archives the WAL that the backup needs.
 
 use super::archiver;
-use crate::config::Conninfo;
-use crate::data_directory::DataDirectory;
 use crate::error::{Error, ErrorKind, Result};
 use crate::postgres::{Lsn, SegmentSize, SystemIdentifier};
 use crate::server::{Connection, Watch};
@@ -13,18 +11,12 @@ pub struct Primary {
 }
 
 impl Primary {
-    /// Connects to the primary, and makes sure that it is this standby's, and archives.
+    /// Makes sure that this is the standby's primary, and archives.
     ///
     /// # Errors
     /// [`ErrorKind::Foreign`] when it is of another system; [`ErrorKind::Usage`] when it is a standby itself, does not
     /// archive, or leaves full pages out of its WAL: a standby cannot make it write them, as a backup of the primary does.
-    pub fn open(
-        conninfo: &Conninfo,
-        data_directory: &DataDirectory,
-        system: SystemIdentifier,
-        watch: &Watch<'_>,
-    ) -> Result<Primary> {
-        let connection = Connection::open(conninfo, data_directory, "pgark base-backup")?;
+    pub fn begin(connection: Connection, system: SystemIdentifier, watch: &Watch<'_>) -> Result<Primary> {
         let sql = "SELECT (SELECT system_identifier FROM pg_control_system()), pg_is_in_recovery(), \
                    current_setting('full_page_writes')";
         let row = connection.query_row("ask the primary what it is", sql, watch)?;

@@ -1,11 +1,42 @@
-//! The last step: a backup comes to exist.
+//! The last steps of every backup: what it leads from, what is told of it, and that it comes to exist.
 
 use super::parent;
 use super::running::RunningBackup;
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::monitor::Monitor;
+use crate::postgres::{TimelineHistory, TimelineId, WalFileName};
 use crate::repository::Repository;
+use crate::repository::backup::manifest::BackupPoint;
 use crate::repository::backup::{Chain, StoredBackup};
 use crate::server::Watch;
+
+/// The history of the backup's timeline; the first has none. A backup on a timeline whose history is not in the repository
+/// leads nowhere.
+///
+/// # Errors
+/// [`ErrorKind::Hole`] when it is not there, and the store's.
+pub fn history(repository: &Repository, start: &BackupPoint) -> Result<Option<TimelineHistory>> {
+    let name = WalFileName::History(start.timeline);
+    let history = repository.history(start.timeline)?;
+    if start.timeline == TimelineId::FIRST || history.is_some() {
+        return Ok(history);
+    }
+    Err(Error::new(ErrorKind::Hole, format!("{name} is not in the repository: nothing could be recovered"))
+        .hint(format!(
+            "Have it stored: as the owner of the data directory, in that directory, archive-push pg_wal/{name}."
+        )))
+}
+
+/// Names the pages that are damaged in the cluster itself.
+pub fn warn_of_damage(stored: &StoredBackup, monitor: &dyn Monitor) {
+    for page in &stored.damaged_pages.listed {
+        monitor.warning(&format!("block {} of \"{}\" is damaged: {}", page.block, page.path, page.problem));
+    }
+    let unlisted = stored.damaged_pages.count.saturating_sub(stored.damaged_pages.listed.len() as u64);
+    if unlisted > 0 {
+        monitor.warning(&format!("{unlisted} more blocks are damaged"));
+    }
+}
 
 /// Makes the backup exist, if everything that it consists of still does, and what it builds on.
 ///
@@ -13,8 +44,8 @@ use crate::server::Watch;
 /// they see the manifest, or we see that the mark is theirs.
 ///
 /// # Errors
-/// [`ErrorKind::Damaged`](crate::error::ErrorKind::Damaged) when something is missing,
-/// [`ErrorKind::Conflict`](crate::error::ErrorKind::Conflict) when the mark is not ours, and the store's.
+/// [`ErrorKind::Damaged`] when something is missing,
+/// [`ErrorKind::Conflict`] when the mark is not ours, and the store's.
 pub fn publish(
     repository: &Repository,
     stored: &StoredBackup,

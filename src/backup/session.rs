@@ -5,7 +5,7 @@
 
 use super::archiver;
 use super::summaries::{Stretch, SummaryRow};
-use crate::config::{Checkpoint, Conninfo};
+use crate::config::Checkpoint;
 use crate::data_directory::DataDirectory;
 use crate::error::{Error, ErrorKind, Result};
 use crate::postgres::backup_label::BackupSource;
@@ -88,12 +88,11 @@ pub struct StoppedBackup {
 }
 
 impl Session {
-    /// Connects, and makes sure that nothing but the end of the backup ends the session.
+    /// Makes sure that nothing but the end of the backup ends the session.
     ///
     /// # Errors
-    /// As [`Connection::open`] and [`Connection::query`].
-    pub fn open(conninfo: &Conninfo, data_directory: &DataDirectory, watch: &Watch<'_>) -> Result<Session> {
-        let connection = Connection::open(conninfo, data_directory, "pgark base-backup")?;
+    /// As [`Connection::query`].
+    pub fn begin(connection: Connection, watch: &Watch<'_>) -> Result<Session> {
         connection.query(
             "prepare the session",
             &format!(
@@ -202,10 +201,6 @@ impl Session {
 
     /// Ends the backup, of which `control` is the copy of `pg_control`.
     ///
-    /// Of a standby, the copy is consistent at the point that this `pg_control` names: it was the last file that was read.
-    /// The server knows by now of a later one, which is not needed.
-    /// Source: PostgreSQL `access/transam/xlogrecovery.c`, `InitWalRecovery` and `CheckRecoveryConsistency`.
-    ///
     /// # Errors
     /// As [`Connection::query`]; the server refuses when it was promoted meanwhile.
     pub fn stop(&self, control: &ControlFile, watch: &Watch<'_>) -> Result<StoppedBackup> {
@@ -235,6 +230,27 @@ impl Session {
             label: row.text(1)?.as_bytes().to_vec(),
             tablespace_map: row.optional(2).unwrap_or_default().as_bytes().to_vec(),
         })
+    }
+
+    /// Where the backup is consistent that the server says ends at `lsn`.
+    ///
+    /// Of a standby, the copy is consistent at the point that its `pg_control` names: it was the last file that was read.
+    /// The server knows by now of a later one, which is not needed.
+    /// Source: PostgreSQL `access/transam/xlogrecovery.c`, `InitWalRecovery` and `CheckRecoveryConsistency`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unavailable`] when `control` is not that of a standby any more; as [`Connection::query`].
+    pub fn stop_point(&self, lsn: Lsn, control: &ControlFile, watch: &Watch<'_>) -> Result<BackupPoint> {
+        match (self.source, control.min_recovery_point, control.min_recovery_timeline) {
+            (BackupSource::Primary, _, _) => self.point(lsn, self.timeline_of(lsn, watch)?, watch),
+            (BackupSource::Standby, Some(consistent), Some(timeline)) if consistent <= lsn => {
+                self.point(consistent, timeline, watch)
+            }
+            (BackupSource::Standby, ..) => {
+                Err(Error::unavailable("the standby's pg_control is not that of a server in recovery")
+                    .hint("It was promoted while it was backed up: take the backup again."))
+            }
+        }
     }
 
     /// Whether the session lives, and the server is still what it was.
@@ -355,7 +371,10 @@ impl Session {
     }
 
     /// This position, with the time and the snapshot of now.
-    fn point(&self, lsn: Lsn, timeline: TimelineId, watch: &Watch<'_>) -> Result<BackupPoint> {
+    ///
+    /// # Errors
+    /// As [`Connection::query`].
+    pub fn point(&self, lsn: Lsn, timeline: TimelineId, watch: &Watch<'_>) -> Result<BackupPoint> {
         let row = self.connection.query_row(
             "ask for the time",
             "SELECT to_char(clock_timestamp(), 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"'), \

@@ -76,6 +76,14 @@ impl Connection {
         Connection::to(&config)
     }
 
+    /// Connects to the server of `conninfo`, wherever it is.
+    ///
+    /// # Errors
+    /// As [`Connection::open`].
+    pub fn open_remote(conninfo: &Conninfo, application_name: &str) -> Result<Connection> {
+        Connection::to(&parameters(conninfo, None, application_name)?)
+    }
+
     fn to(config: &Config) -> Result<Connection> {
         let what = || format!("could not connect to the server ({})", target(config));
         let runtime = Builder::new_current_thread().enable_all().build().context(what)?;
@@ -136,6 +144,10 @@ impl Connection {
 }
 
 impl Row {
+    pub(super) fn new(columns: Vec<Option<String>>) -> Row {
+        Row(columns)
+    }
+
     fn of(message: SimpleQueryMessage) -> Option<Row> {
         match message {
             SimpleQueryMessage::Row(row) => Some(Row((0..row.len())
@@ -208,6 +220,23 @@ fn parameters(conninfo: &Conninfo, local: Option<(PathBuf, u16)>, application_na
     Ok(config)
 }
 
+/// The parameters of a replication connection: the password file knows it by a database of its own.
+///
+/// Source: PostgreSQL's manual, "The Password File".
+pub(super) fn replication_parameters(conninfo: &Conninfo, application_name: &str) -> Result<Config> {
+    let mut config = parameters(conninfo, None, application_name)?;
+    let given: Config = conninfo.reveal().parse().unwrap_or_default();
+    if given.get_password().is_none() {
+        let named = config.get_dbname().map(str::to_owned);
+        config.dbname("replication");
+        if let Some(password) = password_from_file(&config) {
+            config.password(password);
+        }
+        config.dbname(named.as_deref().unwrap_or(DATABASE));
+    }
+    Ok(config)
+}
+
 fn password_from_file(config: &Config) -> Option<Vec<u8>> {
     let path = match env::var_os("PGPASSFILE") {
         Some(path) => PathBuf::from(path),
@@ -233,7 +262,7 @@ fn host_of(config: &Config) -> String {
 }
 
 /// Where and as whom, for messages; no secrets.
-fn target(config: &Config) -> String {
+pub(super) fn target(config: &Config) -> String {
     format!(
         "host {}, port {}, user {}, database {}",
         host_of(config),
@@ -248,24 +277,39 @@ fn failure(what: String, error: &tokio_postgres::Error) -> Error {
     let Some(said) = error.as_db_error() else {
         return broken(what, error);
     };
-    let code = said.code();
+    refused(what, said.code(), said.message(), said.detail(), said.hint())
+}
+
+/// What the server said, as an error of ours.
+pub(super) fn refused(
+    what: String,
+    code: &SqlState,
+    message: &str,
+    detail: Option<&str>,
+    hint: Option<&str>,
+) -> Error {
     let refused = *code == SqlState::INSUFFICIENT_PRIVILEGE
         || *code == SqlState::INVALID_PASSWORD
         || *code == SqlState::INVALID_AUTHORIZATION_SPECIFICATION;
     let kind = if refused { ErrorKind::Usage } else { ErrorKind::Unavailable };
-    let detail = said.detail().map(|detail| format!(" ({detail})")).unwrap_or_default();
-    let error = Error::new(kind, format!("{what}: {}{detail}", said.message()));
-    match said.hint() {
+    let detail = detail.map(|detail| format!(" ({detail})")).unwrap_or_default();
+    let error = Error::new(kind, format!("{what}: {message}{detail}"));
+    match hint {
         Some(hint) => error.hint(hint),
         None => error,
     }
 }
 
+/// The error for a connection that the server has closed.
+pub(super) fn broken_off(what: &str) -> Error {
+    Error::unavailable(format!("{what}: the server has closed the connection"))
+        .hint("It was stopped or restarted, or somebody ended the session; its log tells. A backup ends with its session.")
+}
+
 /// An error that the server did not tell: there is no connection, or none any more.
 fn broken(what: String, error: &tokio_postgres::Error) -> Error {
     if error.is_closed() {
-        return Error::unavailable(format!("{what}: the server has closed the connection"))
-            .hint("It was stopped or restarted, or somebody ended the session; its log tells. A backup ends with its session.");
+        return broken_off(&what);
     }
     let cause = std::error::Error::source(error);
     match cause.and_then(|cause| cause.downcast_ref::<io::Error>()).and_then(io::Error::raw_os_error) {

@@ -2,9 +2,13 @@
 //!
 //! Owns: how it is reached, and how a wait for it is ended. Does not own: what is asked (that is each use case's).
 
+mod authentication;
 mod connection;
 mod password_file;
+mod replication;
+mod socket;
 mod watch;
 
 pub use connection::{Connection, Row};
+pub use replication::{Incoming, ReplicationConnection};
 pub use watch::Watch;

@@ -7,6 +7,7 @@
 mod agent;
 mod backup;
 mod backup_standby;
+mod backup_stream;
 mod combine;
 #[cfg(feature = "failpoints")]
 mod crash;

@@ -2,10 +2,12 @@
 
 use super::Context;
 use clap::{Args, ValueEnum};
+use pgark::backup::stream::{self, StreamRequest};
 use pgark::backup::{self, BackupRequest, BackupSummary, BackupType};
-use pgark::config::Checkpoint;
+use pgark::config::{Checkpoint, Config};
 use pgark::data_directory::DataDirectory;
 use pgark::error::{Context as _, Error, ErrorKind, Result};
+use pgark::postgres::SystemIdentifier;
 use pgark::repository::Repository;
 use pgark::repository::backup::Label;
 use pgark::terminal::{Loudness, Progress};
@@ -28,13 +30,25 @@ pub struct BaseBackupArguments {
     #[arg(long = "type", value_enum, default_value = "full")]
     kind: TypeArgument,
 
+    /// How the data reaches us
+    #[arg(long, default_value = "files")]
+    method: MethodArgument,
+
     /// How fast the checkpoint is made that begins it [default: backup.checkpoint]
     #[arg(long)]
     checkpoint: Option<CheckpointArgument>,
 
-    /// How many packs are written at once [default: backup.workers]
+    /// How many packs are written at once, with --method files [default: backup.workers]
     #[arg(long)]
     workers: Option<NonZeroUsize>,
+}
+
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+enum MethodArgument {
+    /// Read from the data directory, on the server's host
+    Files,
+    /// Sent by the server over the replication protocol, to wherever this runs
+    Stream,
 }
 
 #[derive(ValueEnum, Clone, Copy, Debug)]
@@ -61,41 +75,65 @@ pub fn run(context: &Context, arguments: BaseBackupArguments) -> Result<ExitCode
         Some(label) => label.parse()?,
         None => label_of_now()?,
     };
-    let data_directory = DataDirectory::open(&config.data_directory)?;
-    let system = data_directory.control_file()?.system;
+    let checkpoint = match arguments.checkpoint {
+        Some(CheckpointArgument::Fast) => Checkpoint::Fast,
+        Some(CheckpointArgument::Spread) => Checkpoint::Spread,
+        None => config.backup.checkpoint,
+    };
+    let loudness = if context.output.is_quiet() { Loudness::Quiet } else { Loudness::Normal };
+    let monitor = Progress::new(loudness);
+    let interrupted = interrupted_by_signals()?;
+    let summary = if arguments.method == MethodArgument::Stream {
+        if !matches!(arguments.kind, TypeArgument::Full) {
+            return Err(Error::usage("a streamed backup is always a full one")
+                .hint("Leave --type out, or take it with --method files on the server's host."));
+        }
+        let conninfo = config.connection.backed_up();
+        let repository = repository(context, &config, stream::system_of(conninfo, &interrupted)?)?;
+        let request = StreamRequest {
+            label,
+            conninfo,
+            primary: config.connection.primary(),
+            checkpoint,
+            compression: config.compression,
+            wal_deadline: config.backup.wal_deadline,
+        };
+        stream::run(&request, &repository, &interrupted, &monitor)?
+    } else {
+        let data_directory = DataDirectory::open(&config.data_directory)?;
+        let repository = repository(context, &config, data_directory.control_file()?.system)?;
+        let request = BackupRequest {
+            label,
+            kind: match arguments.kind {
+                TypeArgument::Full => BackupType::Full,
+                TypeArgument::Incremental => BackupType::Incremental,
+                TypeArgument::Differential => BackupType::Differential,
+            },
+            chain_max: config.backup.chain_max,
+            data_directory: &data_directory,
+            conninfo: config.connection.backed_up(),
+            primary: config.connection.primary(),
+            checkpoint,
+            workers: arguments.workers.unwrap_or(config.backup.workers),
+            compression: config.compression,
+            wal_deadline: config.backup.wal_deadline,
+        };
+        backup::run(&request, &repository, &interrupted, &monitor)?
+    };
+    context.output.result(&summary, || text(&summary));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The place of the system that is to be backed up.
+fn repository(context: &Context, config: &Config, system: SystemIdentifier) -> Result<Repository> {
     if let Some(configured) = config.system_identifier.filter(|configured| *configured != system) {
         return Err(Error::new(
             ErrorKind::Foreign,
-            format!("the data directory holds the system {system}, the configuration says {configured}"),
+            format!("the server holds the system {system}, the configuration says {configured}"),
         )
         .hint("Was the cluster made new? Then correct or remove system_identifier."));
     }
-    let repository = Repository::new(context.store(&config)?, config.cluster.as_str(), system)?;
-    let request = BackupRequest {
-        label,
-        kind: match arguments.kind {
-            TypeArgument::Full => BackupType::Full,
-            TypeArgument::Incremental => BackupType::Incremental,
-            TypeArgument::Differential => BackupType::Differential,
-        },
-        chain_max: config.backup.chain_max,
-        data_directory: &data_directory,
-        conninfo: config.connection.backed_up(),
-        primary: config.connection.primary(),
-        checkpoint: match arguments.checkpoint {
-            Some(CheckpointArgument::Fast) => Checkpoint::Fast,
-            Some(CheckpointArgument::Spread) => Checkpoint::Spread,
-            None => config.backup.checkpoint,
-        },
-        workers: arguments.workers.unwrap_or(config.backup.workers),
-        compression: config.compression,
-        wal_deadline: config.backup.wal_deadline,
-    };
-    let loudness = if context.output.is_quiet() { Loudness::Quiet } else { Loudness::Normal };
-    let interrupted = interrupted_by_signals()?;
-    let summary = backup::run(&request, &repository, &interrupted, &Progress::new(loudness))?;
-    context.output.result(&summary, || text(&summary));
-    Ok(ExitCode::SUCCESS)
+    Repository::new(context.store(config)?, config.cluster.as_str(), system)
 }
 
 /// The label of a backup that was given none.

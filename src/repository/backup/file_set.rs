@@ -25,7 +25,8 @@ impl FileSetSum {
         self.add(&file.stored_path(), file.bytes, file.crc32c);
     }
 
-    fn add(&mut self, path: &[u8], bytes: u64, crc32c: u32) {
+    /// Adds a file.
+    pub fn add(&mut self, path: &[u8], bytes: u64, crc32c: u32) {
         let mut line = path.to_vec();
         line.push(0);
         line.extend_from_slice(&bytes.to_le_bytes());

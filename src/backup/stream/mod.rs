@@ -1,0 +1,411 @@
+//! Takes a base backup without access to the server's files: start → pack what comes → wait for WAL → publish.
+//!
+//! Owns: the order of these steps. The server reads its files, checks their pages and leaves out what a base backup leaves
+//! out; its own manifest is held against what was packed. Does not own: the protocol (that is `server/`). What is stored
+//! cannot be told from a backup that was copied from the data directory.
+
+mod base_backup;
+mod damage;
+mod repack;
+
+use super::lists::{self, BackedUp, Scope};
+use super::primary::Primary;
+use super::running::{self, RunningBackup};
+use super::session::{ServerFacts, Session, StoppedBackup};
+use super::summary::BackupSummary;
+use super::wal::WalWait;
+use super::{APPLICATION_NAME, archiver, last_pack, primary_of, publish, tablespaces};
+use crate::config::{Checkpoint, Compression, Conninfo};
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::monitor::Monitor;
+use crate::postgres::backup_label::{BackupLabel, BackupSource};
+use crate::postgres::control_file::CONTROL_FILE_BYTES;
+use crate::postgres::{
+    BackupManifestReader, ControlFile, MajorVersion, ManifestVersion, SegmentSize, SystemIdentifier,
+};
+use crate::repository::Repository;
+use crate::repository::backup::file_set::FileSetSum;
+use crate::repository::backup::manifest::{
+    BackupKind, BackupPoint, BackupTotals, DamagedPages, StoredConfigurationFile, StoredServer,
+    StoredWalRange,
+};
+use crate::repository::backup::{Label, StoredBackup, StoredText};
+use crate::server::{Connection, ReplicationConnection, Watch};
+use base_backup::{BaseBackup, Part};
+use repack::{Repacked, Repacking};
+use std::fs::File;
+use std::io::{self, BufReader, Seek};
+use std::os::unix::ffi::OsStrExt;
+use std::sync::atomic::AtomicBool;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// What is wanted.
+#[derive(Debug)]
+pub struct StreamRequest<'a> {
+    /// The name of the new backup.
+    pub label: Label,
+    /// How to reach the server.
+    pub conninfo: &'a Conninfo,
+    /// How to reach its primary, where the server is a standby.
+    pub primary: Option<&'a Conninfo>,
+    /// The checkpoint that begins the backup.
+    pub checkpoint: Checkpoint,
+    /// How packs are compressed.
+    pub compression: Compression,
+    /// How long a WAL segment may take to arrive in the repository.
+    pub wal_deadline: Duration,
+}
+
+/// What has to be known of a server before it sends.
+#[derive(Clone, Copy, Debug)]
+struct Server {
+    system: SystemIdentifier,
+    version: MajorVersion,
+    segment_size: SegmentSize,
+}
+
+/// Which system a server holds.
+///
+/// # Errors
+/// As [`Connection::open_remote`] and [`Connection::query`].
+pub fn system_of(conninfo: &Conninfo, interrupted: &AtomicBool) -> Result<SystemIdentifier> {
+    let watch = Watch::new(interrupted);
+    let session = Session::begin(Connection::open_remote(conninfo, APPLICATION_NAME)?, &watch)?;
+    Ok(examine(&session, &watch)?.system)
+}
+
+/// Takes a backup. When this returns, it is complete and durable, with all the WAL that it needs.
+///
+/// Ends early, and leaves nothing that is listed, when `interrupted` becomes true.
+///
+/// # Errors
+/// As [`super::run`], and [`ErrorKind::Damaged`] when what came is not what the server's manifest lists.
+pub fn run(
+    request: &StreamRequest<'_>,
+    repository: &Repository,
+    interrupted: &AtomicBool,
+    monitor: &dyn Monitor,
+) -> Result<BackupSummary> {
+    let began = Instant::now();
+    let watch = Watch::new(interrupted);
+    let connection = Connection::open_remote(request.conninfo, APPLICATION_NAME)?;
+    let session = Session::begin(connection, &watch)?;
+    let server = examine(&session, &watch)?;
+    let mut replication = ReplicationConnection::open(request.conninfo, APPLICATION_NAME, &watch)?;
+    check_same(&mut replication, server.system, repository, &watch)?;
+    let primary = primary_of(request.primary, &session, server.system, &watch)?;
+    if session.source() == BackupSource::Primary {
+        archiver::check_settings(session.connection(), &watch)?;
+    }
+    repository.make()?;
+    repository.store().sweep()?;
+    // Keys that may not delete are as good for a backup as others.
+    if let Err(error) = running::sweep_abandoned(repository, monitor) {
+        monitor.warning(&format!("could not remove what is left of an unfinished backup: {error}"));
+    }
+    let running = RunningBackup::begin(repository, &request.label)?;
+    let backup = StreamedBackup {
+        request,
+        repository,
+        session: &session,
+        primary: primary.as_ref(),
+        server,
+        watch: &watch,
+        monitor,
+    };
+    let taken = thread::scope(|scope| {
+        scope.spawn(|| running.keep_alive(&watch));
+        let _end = running.end_when_dropped();
+        backup.take(&mut replication, &running)
+    });
+    match &taken {
+        Ok(_) => running.forget(),
+        Err(_) => running.remove(),
+    }
+    let (stored, wal_segments) = taken?;
+    Ok(BackupSummary::of(&stored, wal_segments, began.elapsed()))
+}
+
+/// Asks the server what it is.
+fn examine(session: &Session, watch: &Watch<'_>) -> Result<Server> {
+    let number = session.version_num() / 10_000;
+    let version = MajorVersion::new(number).ok_or_else(|| {
+        Error::usage(format!("the server is PostgreSQL {number}, which pgark does not know"))
+            .hint("pgark supports PostgreSQL 13 to 18.")
+    })?;
+    let sql = "SELECT system_identifier, catalog_version_no, \
+               (SELECT setting FROM pg_settings WHERE name = 'wal_segment_size') FROM pg_control_system()";
+    let row = session.connection().query_row("ask the server what it is", sql, watch)?;
+    let (catalog, segment_bytes): (u32, u32) = (row.parsed(1)?, row.parsed(2)?);
+    if catalog != version.catalog_version() {
+        return Err(Error::usage(format!(
+            "the server has catalog version {catalog}, which is not a release"
+        ))
+        .hint("pgark supports the releases of PostgreSQL 13 to 18, no development versions."));
+    }
+    let segment_size = SegmentSize::new(segment_bytes)
+        .ok_or_else(|| Error::damaged(format!("{segment_bytes} is not the length of a WAL segment")))?;
+    Ok(Server { system: row.parsed(0)?, version, segment_size })
+}
+
+/// That both connections lead to the server that the repository is for: a name may stand for several hosts.
+fn check_same(
+    replication: &mut ReplicationConnection,
+    system: SystemIdentifier,
+    repository: &Repository,
+    watch: &Watch<'_>,
+) -> Result<()> {
+    let found: SystemIdentifier = replication.query_row("IDENTIFY_SYSTEM", watch)?.parsed(0)?;
+    if found != system || system != repository.layout().system() {
+        return Err(Error::new(
+            ErrorKind::Foreign,
+            format!("the connection's parameters lead to the systems {system} and {found}"),
+        )
+        .hint("Name one host, and a server, no pooler."));
+    }
+    Ok(())
+}
+
+/// A backup that is being taken.
+struct StreamedBackup<'a> {
+    request: &'a StreamRequest<'a>,
+    repository: &'a Repository,
+    session: &'a Session,
+    primary: Option<&'a Primary>,
+    server: Server,
+    watch: &'a Watch<'a>,
+    monitor: &'a dyn Monitor,
+}
+
+impl StreamedBackup<'_> {
+    /// The story; also returns how many WAL segments the backup needs.
+    fn take(
+        &self,
+        replication: &mut ReplicationConnection,
+        running: &RunningBackup<'_>,
+    ) -> Result<(StoredBackup, u64)> {
+        let facts = self.session.facts(self.watch)?;
+        self.monitor.step(&format!("starting the backup {}: waiting for a checkpoint", self.request.label));
+        let (version, label) = (self.server.version, &self.request.label);
+        let (mut sending, announced) =
+            BaseBackup::begin(replication, version, label, self.request.checkpoint, self.watch)?;
+        let start = self.session.point(announced.start.lsn, announced.start.timeline, self.watch)?;
+        let wal = self.wal_wait();
+        let history = publish::history(self.repository, &start)?;
+        wal.before_copy(&start, history.as_ref())?;
+
+        let repacking = self.repacking();
+        let mut packed = repacking.begin();
+        self.monitor.begin("receiving", announced.bytes);
+        let listed = self.receive(&mut sending, &repacking, &mut packed)?;
+        self.monitor.end();
+        check_complete(&packed, listed, &facts)?;
+        let ending = sending.end()?;
+
+        let control_file = packed.control_file.take().ok_or_else(|| nothing_sent("global/pg_control"))?;
+        let control = parse_control(control_file.content())?;
+        let stop = self.session.stop_point(ending.stop.lsn, &control, self.watch)?;
+        check_label(&packed.backup_label, &start, &stop)?;
+        if let Some(primary) = self.primary {
+            primary.complete_segment(stop.lsn, self.server.segment_size, self.watch)?;
+        }
+        let damaged_pages = match ending.pages_are_damaged {
+            true => damage::damaged_pages(&ending.warnings, &packed.files, control.pages_per_file),
+            false => DamagedPages::default(),
+        };
+        let stopped = StoppedBackup {
+            stop,
+            label: std::mem::take(&mut packed.backup_label),
+            tablespace_map: std::mem::take(&mut packed.tablespace_map),
+        };
+        let last = last_pack::files(control_file, &stopped);
+        let last_packed = last_pack::write(repacking.begin_pack(&packed, 0)?, &last)?;
+        packed.copied.packs.push(last_packed.pack);
+        let wal_segments = wal.after_stop(&start, &stopped.stop)?;
+        let range = StoredWalRange { timeline: start.timeline, start: start.lsn, end: stopped.stop.lsn };
+        let backed_up = BackedUp {
+            files: &packed.files,
+            copied: &packed.copied.files,
+            last: &last,
+            last_placed: &last_packed.files,
+        };
+        let lists = lists::write(
+            backed_up.entries(),
+            Scope::Full,
+            self.repository,
+            label,
+            ManifestVersion::written_by(control.version, control.system),
+            &[range.into()],
+            self.request.compression,
+        )?;
+        let packed_bytes: u64 = packed.copied.packs.iter().map(|pack| pack.stored_bytes).sum();
+        let stored = StoredBackup {
+            version: StoredBackup::version_of(&BackupKind::Full),
+            label: label.clone(),
+            kind: BackupKind::Full,
+            created_by: concat!("pgark ", env!("CARGO_PKG_VERSION")).to_owned(),
+            cluster: self.repository.layout().cluster().to_owned(),
+            system_identifier: control.system,
+            server: StoredServer::of(&control, self.session.version_num()),
+            from_standby: self.session.source() == BackupSource::Standby,
+            wal_ranges: vec![range],
+            timeline_history: history
+                .map(|history| history.switches().iter().map(|switch| (*switch).into()).collect())
+                .unwrap_or_default(),
+            tablespaces: tablespaces(&packed.files, &facts),
+            configuration_files: self.configuration_files(&facts),
+            databases: facts.databases,
+            settings: facts.settings,
+            backup_label: StoredText::new(stopped.label),
+            tablespace_map: Some(stopped.tablespace_map).filter(|map| !map.is_empty()).map(StoredText::new),
+            totals: BackupTotals {
+                files: lists.file_count,
+                directories: lists.directory_count,
+                file_bytes: lists.file_bytes,
+                whole_bytes: None,
+                stored_bytes: packed_bytes
+                    + lists.index.object.stored_bytes
+                    + lists.postgres_manifest.stored_bytes,
+            },
+            packs: packed.copied.packs,
+            index: lists.index,
+            postgres_manifest: lists.postgres_manifest,
+            damaged_pages,
+            start,
+            stop: stopped.stop,
+        };
+        publish::warn_of_damage(&stored, self.monitor);
+        publish::publish(self.repository, &stored, None, running, self.watch)?;
+        Ok((stored, wal_segments))
+    }
+
+    fn wal_wait(&self) -> WalWait<'_> {
+        WalWait {
+            repository: self.repository,
+            archiving: match self.session.source() {
+                BackupSource::Primary => Some(self.session.connection()),
+                BackupSource::Standby => self.primary.map(Primary::connection),
+            },
+            source: self.session.source(),
+            segment_size: self.server.segment_size,
+            deadline: self.request.wal_deadline,
+            monitor: self.monitor,
+            watch: self.watch,
+        }
+    }
+
+    fn repacking(&self) -> Repacking<'_> {
+        Repacking {
+            repository: self.repository,
+            label: &self.request.label,
+            version: self.server.version,
+            compression: self.request.compression,
+            monitor: self.monitor,
+        }
+    }
+
+    /// Packs all archives; the files that the server's manifest lists.
+    fn receive(
+        &self,
+        sending: &mut BaseBackup<'_>,
+        repacking: &Repacking<'_>,
+        packed: &mut Repacked,
+    ) -> Result<FileSetSum> {
+        let mut listed = None;
+        while let Some(part) = sending.next_part()? {
+            match part {
+                Part::Manifest => listed = Some(read_manifest(sending)?),
+                archive => repacking.archive(sending, &archive, packed)?,
+            }
+        }
+        repacking.end(packed)?;
+        listed.ok_or_else(|| nothing_sent("backup_manifest"))
+    }
+
+    /// Their content is on the server's host.
+    fn configuration_files(&self, facts: &ServerFacts) -> Vec<StoredConfigurationFile> {
+        let paths = facts.configuration_files.iter().flatten();
+        let data_directory = facts.settings.get("data_directory");
+        let outside =
+            paths.filter(|path| data_directory.is_none_or(|directory| !path.starts_with(directory)));
+        let files: Vec<_> = outside
+            .map(|path| StoredConfigurationFile {
+                path: StoredText::new(path.as_os_str().as_bytes()),
+                content: None,
+            })
+            .collect();
+        if !files.is_empty() {
+            self.monitor.warning(
+                "configuration files outside of the data directory are not saved: a stream does not hold them",
+            );
+        }
+        files
+    }
+}
+
+/// Reads the server's manifest, by way of a file without a name: it is as long as the list of files.
+fn read_manifest(sending: &mut BaseBackup<'_>) -> Result<FileSetSum> {
+    let what = || "could not receive the server's backup manifest";
+    let mut file: File = tempfile::tempfile().context(what)?;
+    io::copy(sending, &mut file).map_err(|error| match error.downcast::<Error>() {
+        Ok(error) => error,
+        Err(error) => Error::io(what(), error),
+    })?;
+    file.rewind().context(what)?;
+    let read = || -> Result<FileSetSum> {
+        let mut sum = FileSetSum::default();
+        let mut manifest = BackupManifestReader::new(BufReader::new(&file))?;
+        while let Some(file) = manifest.next_file()? {
+            sum.add(&file.path, file.size_bytes, file.crc32c.unwrap_or_default());
+        }
+        manifest.finish()?;
+        Ok(sum)
+    };
+    read().context(|| "the server's backup manifest cannot be used")
+}
+
+/// That everything came, and as the server read it.
+fn check_complete(packed: &Repacked, listed: FileSetSum, facts: &ServerFacts) -> Result<()> {
+    if packed.sent != listed {
+        return Err(Error::damaged(format!(
+            "the server's backup manifest lists other files than it sent: {} and {} of them",
+            listed.files, packed.sent.files
+        )));
+    }
+    // Before 16 the server leaves out those in place of a link when it sends its map of the others.
+    for (oid, name) in &facts.tablespace_names {
+        let linked = packed.files.roots.iter().any(|root| root.tablespace == Some(*oid));
+        if !linked && !packed.files.in_place_tablespaces.contains(oid) {
+            return Err(Error::unavailable(format!("the server has not sent the tablespace \"{name}\"")).hint(
+                "If it was dropped just now, take the backup again. If it is a directory in place of a link, only a backup of \
+                 the files holds it: --method files on the server's host.",
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn parse_control(content: &[u8]) -> Result<ControlFile> {
+    ControlFile::parse(content.get(..CONTROL_FILE_BYTES).unwrap_or(content))
+        .context(|| "the server sent a pg_control that cannot be used")
+}
+
+fn check_label(label: &[u8], start: &BackupPoint, stop: &BackupPoint) -> Result<()> {
+    let label = BackupLabel::parse(label)?;
+    if label.start_point != start.lsn
+        || label.start_timeline != start.timeline
+        || stop.timeline != start.timeline
+    {
+        return Err(Error::unavailable(format!(
+            "the server began the backup at {} on timeline {}, and then speaks of {} on timeline {}",
+            start.lsn, start.timeline, label.start_point, stop.timeline
+        ))
+        .hint("If a primary was replaced meanwhile, take the backup again."));
+    }
+    Ok(())
+}
+
+fn nothing_sent(name: &str) -> Error {
+    Error::damaged(format!("the server sent no {name}"))
+}

@@ -1,0 +1,337 @@
+//! Packs what the server sends, as it comes: in memory are a frame, and what is to be listed of each file.
+
+use super::base_backup::{BaseBackup, Part};
+use crate::backup::copy::Copied;
+use crate::backup::exclusions::{self, Decision};
+use crate::backup::files::{FileList, tablespace_prefix};
+use crate::backup::last_pack::LastFile;
+use crate::config::Compression;
+use crate::error::{Context, Error, Result};
+use crate::monitor::Monitor;
+use crate::postgres::MajorVersion;
+use crate::repository::Repository;
+use crate::repository::backup::Label;
+use crate::repository::backup::file_set::FileSetSum;
+use crate::repository::backup::pack::{FinishedPack, PackOwner, PackWriter, TARGET_RAW_BYTES};
+use nix::unistd::{Gid, Uid};
+use std::collections::HashMap;
+use std::io::{self, Read};
+use tar::{Archive, EntryType};
+
+/// How much of a file is read at a time: a frame.
+const READ_BYTES: usize = crate::codec::FRAME_RAW_BYTES;
+
+/// The longest of the files that are kept until the end: `backup_label`, `tablespace_map`, `pg_control`.
+const KEPT_BYTES_MAX: u64 = 1 << 20;
+
+/// What packs of the data directory have as their root.
+const DATA_DIRECTORY: usize = 0;
+
+/// Where and how to pack.
+pub struct Repacking<'a> {
+    /// The place in the repository.
+    pub repository: &'a Repository,
+    /// The backup.
+    pub label: &'a Label,
+    /// The version of the server.
+    pub version: MajorVersion,
+    /// How packs are compressed.
+    pub compression: Compression,
+    /// Who is told how far it is.
+    pub monitor: &'a dyn Monitor,
+}
+
+/// What was packed, and what is to be packed last.
+pub struct Repacked {
+    /// What was listed; every file of it was packed, in this order.
+    pub files: FileList,
+    /// The packs.
+    pub copied: Copied,
+    /// The files that the server sent, those that are not part of a backup of ours among them.
+    pub sent: FileSetSum,
+    /// `backup_label`
+    pub backup_label: Vec<u8>,
+    /// `tablespace_map`; empty: there is none.
+    pub tablespace_map: Vec<u8>,
+    /// `global/pg_control`
+    pub control_file: Option<LastFile>,
+    /// The directories by their paths.
+    directories: HashMap<Vec<u8>, usize>,
+    pack: Option<(usize, PackWriter)>,
+}
+
+/// A file of an archive, before its content.
+struct SentFile {
+    /// Below the data directory.
+    path: Vec<u8>,
+    bytes: u64,
+    mode: u32,
+    modified_unix_s: i64,
+}
+
+impl Repacking<'_> {
+    /// Nothing packed yet.
+    pub fn begin(&self) -> Repacked {
+        let files = FileList::of_stream();
+        Repacked {
+            files,
+            copied: Copied::default(),
+            sent: FileSetSum::default(),
+            backup_label: Vec::new(),
+            tablespace_map: Vec::new(),
+            control_file: None,
+            directories: HashMap::from([(Vec::new(), DATA_DIRECTORY)]),
+            pack: None,
+        }
+    }
+
+    /// Packs an archive, the current part of `backup`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Damaged`](crate::error::ErrorKind::Damaged) for what cannot be a base backup; the server's and the
+    /// store's.
+    pub fn archive(&self, backup: &mut BaseBackup<'_>, part: &Part, packed: &mut Repacked) -> Result<()> {
+        let (root, prefix) = match part {
+            Part::DataDirectory | Part::Manifest => (DATA_DIRECTORY, String::new()),
+            // A directory in place of a link is part of the data directory.
+            Part::Tablespace(oid, location) if !location.starts_with('/') => {
+                packed.files.in_place_tablespaces.push(*oid);
+                self.add_directory(packed, tablespace_prefix(*oid).trim_end_matches('/').into(), 0o700, 0)?;
+                (DATA_DIRECTORY, tablespace_prefix(*oid))
+            }
+            Part::Tablespace(oid, location) => {
+                (packed.files.add_tablespace(*oid, location.clone().into_bytes()), tablespace_prefix(*oid))
+            }
+        };
+        let what = || "could not read what the server sent";
+        let mut buffer = vec![0; READ_BYTES];
+        let mut archive = Archive::new(backup);
+        for entry in archive.entries().map_err(|error| of_stream(error, what()))? {
+            let mut entry = entry.map_err(|error| of_stream(error, what()))?;
+            let header = entry.header();
+            let mode = header.mode().map_err(|error| of_stream(error, what()))? & 0o7777;
+            let modified = header.mtime().map_err(|error| of_stream(error, what()))?;
+            let modified_unix_s = i64::try_from(modified).unwrap_or_default();
+            let kind = header.entry_type();
+            let name = entry.path_bytes();
+            let name = name.strip_prefix(b"./").unwrap_or(&name);
+            let path = [prefix.as_bytes(), name.strip_suffix(b"/").unwrap_or(name)].concat();
+            check_path(&path)?;
+            match kind {
+                EntryType::Directory => self.directory(packed, path, root, mode, modified_unix_s)?,
+                EntryType::Regular => {
+                    let file = SentFile { path, bytes: entry.size(), mode, modified_unix_s };
+                    self.file(packed, root, &file, &mut entry, &mut buffer)?;
+                }
+                // Tablespaces are told by their map.
+                EntryType::Symlink => {}
+                other => {
+                    return Err(Error::damaged(format!(
+                        "the server sent \"{}\" as an entry of kind {other:?}",
+                        String::from_utf8_lossy(&path)
+                    )));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends the last pack.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn end(&self, packed: &mut Repacked) -> Result<()> {
+        packed.finish_pack()
+    }
+
+    /// Begins a pack.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn begin_pack(&self, packed: &Repacked, root: usize) -> Result<PackWriter> {
+        let number = packed.copied.packs.len() as u32 + 1;
+        let tablespace = packed.files.roots.get(root).and_then(|root| root.tablespace);
+        let key = self.repository.layout().backup_pack(self.label, number)?;
+        let owner = PackOwner { uid: Uid::effective().as_raw(), gid: Gid::effective().as_raw() };
+        PackWriter::create(
+            self.repository.store().as_ref(),
+            &key,
+            number,
+            tablespace,
+            self.compression,
+            owner,
+        )
+    }
+
+    fn directory(
+        &self,
+        packed: &mut Repacked,
+        path: Vec<u8>,
+        root: usize,
+        mode: u32,
+        modified_unix_s: i64,
+    ) -> Result<()> {
+        if packed.directories.contains_key(&path) {
+            return Ok(());
+        }
+        let in_pack = packed.files.path_in_pack(root, &path).to_vec();
+        self.pack_for(packed, root, 0)?.add_directory(&in_pack, mode, modified_unix_s)?;
+        let number = packed.files.add_directory(path.clone(), root, mode, modified_unix_s);
+        packed.directories.insert(path, number);
+        Ok(())
+    }
+
+    /// Adds a directory of the data directory that the server does not send.
+    fn add_directory(
+        &self,
+        packed: &mut Repacked,
+        path: Vec<u8>,
+        mode: u32,
+        modified_unix_s: i64,
+    ) -> Result<()> {
+        self.directory(packed, path, DATA_DIRECTORY, mode, modified_unix_s)
+    }
+
+    fn file(
+        &self,
+        packed: &mut Repacked,
+        root: usize,
+        file: &SentFile,
+        content: &mut impl Read,
+        buffer: &mut [u8],
+    ) -> Result<()> {
+        let (parent, name) = split(&file.path);
+        let decision = exclusions::decide(parent, name, self.version);
+        let kept = match file.path.as_slice() {
+            b"backup_label" => Some(&mut packed.backup_label),
+            b"tablespace_map" => Some(&mut packed.tablespace_map),
+            _ => None,
+        };
+        if let Some(kept) = kept {
+            *kept = read_kept(file, content)?;
+            let crc32c = crc32c::crc32c(kept);
+            packed.sent.add(&file.path, file.bytes, crc32c);
+            return Ok(());
+        }
+        match decision {
+            Decision::CopyLast => {
+                let kept = read_kept(file, content)?;
+                packed.sent.add(&file.path, file.bytes, crc32c::crc32c(&kept));
+                packed.control_file =
+                    Some(LastFile::sent_control_file(kept, file.mode, file.modified_unix_s));
+                return Ok(());
+            }
+            // Such as standby.signal, which the server's own backups hold.
+            Decision::Skip | Decision::KeepEmpty => {
+                let mut crc32c = 0;
+                each_piece(file, content, buffer, &mut |piece| {
+                    crc32c = crc32c::crc32c_append(crc32c, piece);
+                    Ok(())
+                })?;
+                packed.sent.add(&file.path, file.bytes, crc32c);
+                return Ok(());
+            }
+            Decision::Copy => {}
+        }
+        let directory = packed.directories.get(parent).copied().ok_or_else(|| {
+            Error::damaged(format!(
+                "the server sent \"{}\" before the directory that it lies in",
+                String::from_utf8_lossy(&file.path)
+            ))
+        })?;
+        let number = packed.files.add_file(directory, name, file.bytes)?;
+        let in_pack = packed.files.path_in_pack(root, &file.path).to_vec();
+        let pack = self.pack_for(packed, root, file.bytes)?;
+        pack.begin_file(number, &in_pack, file.bytes, file.mode, file.modified_unix_s)?;
+        each_piece(file, content, buffer, &mut |piece| {
+            self.monitor.advance(piece.len() as u64);
+            pack.write(piece)
+        })?;
+        pack.end_file()
+    }
+
+    /// The pack for so many bytes more of a root.
+    fn pack_for<'p>(&self, packed: &'p mut Repacked, root: usize, bytes: u64) -> Result<&'p mut PackWriter> {
+        let fits = packed.pack.as_ref().is_some_and(|(open_root, pack)| {
+            *open_root == root && pack.raw_bytes().saturating_add(bytes) <= TARGET_RAW_BYTES
+        });
+        if !fits {
+            packed.finish_pack()?;
+            let pack = self.begin_pack(packed, root)?;
+            packed.pack = Some((root, pack));
+        }
+        match &mut packed.pack {
+            Some((_, pack)) => Ok(pack),
+            None => Err(Error::damaged("there is no pack to write to")),
+        }
+    }
+}
+
+impl Repacked {
+    fn finish_pack(&mut self) -> Result<()> {
+        let Some((root, pack)) = self.pack.take() else { return Ok(()) };
+        let FinishedPack { pack, files } = pack.finish()?;
+        for file in &files {
+            if let Some(planned) = self.files.files.get(file.number) {
+                self.sent.add(&self.files.path_of(planned), file.bytes, file.crc32c);
+            }
+        }
+        debug_assert!(root < self.files.roots.len());
+        self.copied.packs.push(pack);
+        self.copied.files.extend(files);
+        Ok(())
+    }
+}
+
+/// Reads all of a file, piece by piece.
+fn each_piece(
+    file: &SentFile,
+    content: &mut impl Read,
+    buffer: &mut [u8],
+    take: &mut dyn FnMut(&[u8]) -> Result<()>,
+) -> Result<()> {
+    let what = || format!("could not receive \"{}\"", String::from_utf8_lossy(&file.path));
+    let mut missing = file.bytes;
+    while missing > 0 {
+        let wanted = usize::try_from(missing).map_or(buffer.len(), |missing| missing.min(buffer.len()));
+        let room = buffer.get_mut(..wanted).unwrap_or_default();
+        content.read_exact(room).map_err(|error| of_stream(error, &what()))?;
+        take(room)?;
+        missing -= room.len() as u64;
+    }
+    Ok(())
+}
+
+fn read_kept(file: &SentFile, content: &mut impl Read) -> Result<Vec<u8>> {
+    let what = || format!("could not receive \"{}\"", String::from_utf8_lossy(&file.path));
+    if file.bytes > KEPT_BYTES_MAX {
+        return Err(Error::damaged(format!("it has {} bytes", file.bytes))).context(what);
+    }
+    let mut kept = vec![0; file.bytes as usize];
+    content.read_exact(&mut kept).map_err(|error| of_stream(error, &what()))?;
+    Ok(kept)
+}
+
+/// An error of ours that came through an archive's reader, or one of the archive itself.
+fn of_stream(error: io::Error, what: &str) -> Error {
+    match error.downcast::<Error>() {
+        Ok(error) => error,
+        Err(error) => Error::damaged(what.to_owned()).caused_by(error),
+    }
+}
+
+/// That a path leads nowhere but down: the server is believed, and yet.
+fn check_path(path: &[u8]) -> Result<()> {
+    let bad = |part: &[u8]| part.is_empty() || part == b"." || part == b"..";
+    if path.split(|byte| *byte == b'/').any(bad) {
+        return Err(Error::damaged(format!("the server sent a file \"{}\"", String::from_utf8_lossy(path))));
+    }
+    Ok(())
+}
+
+fn split(path: &[u8]) -> (&[u8], &[u8]) {
+    match path.iter().rposition(|byte| *byte == b'/') {
+        Some(slash) => (path.get(..slash).unwrap_or_default(), path.get(slash + 1..).unwrap_or_default()),
+        None => (b"", path),
+    }
+}

@@ -1,0 +1,264 @@
+//! A connection that speaks the replication protocol, as far as a base backup needs it. Its calls block.
+//!
+//! tokio-postgres does not know this protocol; the bytes are those of its own layer below, postgres-protocol.
+//! Source: PostgreSQL's manual, "Frontend/Backend Protocol" and "Streaming Replication Protocol".
+
+use super::authentication::Authentication;
+use super::connection::{Row, broken_off, refused, replication_parameters, target};
+use super::socket::Socket;
+use super::watch::Watch;
+use crate::config::Conninfo;
+use crate::error::{Context, Error, Result};
+use bytes::{Bytes, BytesMut};
+use fallible_iterator::FallibleIterator;
+use postgres_protocol::message::backend::{DataRowBody, ErrorFields, Message};
+use postgres_protocol::message::frontend;
+use std::io::{self, Write};
+use tokio_postgres::Config;
+use tokio_postgres::config::{ChannelBinding, SslMode};
+use tokio_postgres::error::SqlState;
+
+/// How much is read from the server at a time.
+const READ_BYTES: usize = 256 << 10;
+
+/// The longest message: the server sends far shorter ones, and memory stays bounded.
+const MESSAGE_BYTES_MAX: usize = 16 << 20;
+
+/// The connection.
+pub struct ReplicationConnection {
+    socket: Socket,
+    /// What was read and not yet looked at.
+    incoming: BytesMut,
+    /// For messages; no secrets.
+    target: String,
+}
+
+/// What the server sent.
+pub enum Incoming {
+    /// A set of rows begins.
+    Columns,
+    /// A row of it.
+    Row(Row),
+    /// A stream of data begins.
+    CopyBegins,
+    /// A piece of it.
+    Data(Bytes),
+    /// It has ended.
+    CopyEnds,
+    /// A warning.
+    Warning(String),
+    /// The command failed, with this code.
+    Failed(SqlState, Error),
+    /// The command is done, and another may follow.
+    Ready,
+}
+
+impl ReplicationConnection {
+    /// Connects to the server of `conninfo`.
+    ///
+    /// # Errors
+    /// As [`Connection::open`](super::Connection::open);
+    /// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) when the user may not replicate, or TLS is required.
+    pub fn open(
+        conninfo: &Conninfo,
+        application_name: &str,
+        watch: &Watch<'_>,
+    ) -> Result<ReplicationConnection> {
+        let config = replication_parameters(conninfo, application_name)?;
+        let what = || format!("could not connect to the server for replication ({})", target(&config));
+        if config.get_ssl_mode() == SslMode::Require
+            || config.get_channel_binding() == ChannelBinding::Require
+        {
+            return Err(Error::usage(format!(
+                "{}: TLS is required, which pgark does not speak to servers",
+                what()
+            )))
+            .map_err(|error| error.hint("Use a Unix socket, or a tunnel to the server's host."));
+        }
+        let socket = Socket::connect(&config).context(what)?;
+        let mut connection =
+            ReplicationConnection { socket, incoming: BytesMut::new(), target: target(&config) };
+        connection.start(&config, watch).context(what)?;
+        Ok(connection)
+    }
+
+    /// Sends a command; what the server answers is received piece by piece.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unavailable`](crate::error::ErrorKind::Unavailable) when the connection is broken.
+    pub fn send(&mut self, command: &str) -> Result<()> {
+        let mut message = BytesMut::new();
+        frontend::query(command, &mut message).map_err(|error| self.broken(error))?;
+        self.write(&message)
+    }
+
+    /// Waits for what the server sends next.
+    ///
+    /// # Errors
+    /// As [`ReplicationConnection::send`], and what [`Watch::check`] says.
+    pub fn receive(&mut self, watch: &Watch<'_>) -> Result<Incoming> {
+        loop {
+            let incoming = match self.message(watch)? {
+                Message::RowDescription(_) => Incoming::Columns,
+                Message::DataRow(body) => Incoming::Row(row(&body).map_err(|error| self.broken(error))?),
+                Message::CopyOutResponse(_) => Incoming::CopyBegins,
+                Message::CopyData(body) => Incoming::Data(body.into_bytes()),
+                Message::CopyDone => Incoming::CopyEnds,
+                Message::ReadyForQuery(_) => Incoming::Ready,
+                Message::ErrorResponse(body) => {
+                    let said = Said::read(body.fields()).map_err(|error| self.broken(error))?;
+                    Incoming::Failed(said.code.clone(), said.into_error("the server refused"))
+                }
+                Message::NoticeResponse(body) => {
+                    match Said::read(body.fields()).map_err(|error| self.broken(error))? {
+                        said if said.severity == "WARNING" => Incoming::Warning(said.message),
+                        _ => continue,
+                    }
+                }
+                Message::CommandComplete(_) | Message::ParameterStatus(_) => continue,
+                _ => return Err(self.strange()),
+            };
+            return Ok(incoming);
+        }
+    }
+
+    /// Runs a command that answers with one row.
+    ///
+    /// # Errors
+    /// As [`ReplicationConnection::receive`], and the server's own.
+    pub fn query_row(&mut self, command: &str, watch: &Watch<'_>) -> Result<Row> {
+        self.send(command)?;
+        let mut row = None;
+        loop {
+            match self.receive(watch)? {
+                Incoming::Row(found) => row = Some(found),
+                Incoming::Failed(_, error) => return Err(error),
+                Incoming::Ready => return row.ok_or_else(|| self.strange()),
+                _ => {}
+            }
+        }
+    }
+
+    /// Tells who we are, and proves it.
+    fn start(&mut self, config: &Config, watch: &Watch<'_>) -> Result<()> {
+        let mut message = BytesMut::new();
+        let parameters = [
+            ("user", config.get_user().unwrap_or_default()),
+            ("replication", "true"),
+            ("application_name", config.get_application_name().unwrap_or_default()),
+            ("client_encoding", "UTF8"),
+        ];
+        let options = config.get_options().map(|options| ("options", options));
+        frontend::startup_message(parameters.into_iter().chain(options), &mut message)
+            .map_err(|error| self.broken(error))?;
+        self.write(&message)?;
+        let mut authentication = Authentication::new(config);
+        loop {
+            let message = self.message(watch)?;
+            match message {
+                Message::ReadyForQuery(_) => return Ok(()),
+                Message::AuthenticationOk
+                | Message::BackendKeyData(_)
+                | Message::ParameterStatus(_)
+                | Message::NoticeResponse(_) => {}
+                Message::ErrorResponse(body) => {
+                    let said = Said::read(body.fields()).map_err(|error| self.broken(error))?;
+                    return Err(said.into_error("the server refused"));
+                }
+                other => {
+                    if let Some(answer) = authentication.answer(&other)? {
+                        self.write(&answer)?;
+                    }
+                }
+            }
+        }
+    }
+
+    fn message(&mut self, watch: &Watch<'_>) -> Result<Message> {
+        loop {
+            let parsed = Message::parse(&mut self.incoming).map_err(|error| self.broken(error))?;
+            if let Some(message) = parsed {
+                return Ok(message);
+            }
+            if self.incoming.len() > MESSAGE_BYTES_MAX {
+                return Err(self.strange());
+            }
+            self.fill(watch)?;
+        }
+    }
+
+    fn fill(&mut self, watch: &Watch<'_>) -> Result<()> {
+        loop {
+            watch.check()?;
+            match self.socket.read_into(&mut self.incoming, READ_BYTES) {
+                Ok(0) => return Err(broken_off(&self.target)),
+                Ok(_) => return Ok(()),
+                Err(error) if Socket::is_pause(&error) => {}
+                Err(error) => return Err(self.broken(error)),
+            }
+        }
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        self.socket.write_all(bytes).map_err(|error| self.broken(error))
+    }
+
+    fn broken(&self, error: io::Error) -> Error {
+        Error::unavailable(format!("the replication connection failed ({})", self.target)).caused_by(error)
+    }
+
+    fn strange(&self) -> Error {
+        Error::unavailable(format!("the server answered something strange ({})", self.target)).hint(
+            "Is it a PostgreSQL server, and no pooler? Replication needs a connection to the server itself.",
+        )
+    }
+}
+
+fn row(body: &DataRowBody) -> io::Result<Row> {
+    let mut columns = Vec::new();
+    let mut ranges = body.ranges();
+    while let Some(range) = ranges.next()? {
+        let bytes = range.and_then(|range| body.buffer().get(range));
+        columns.push(bytes.map(|bytes| String::from_utf8_lossy(bytes).into_owned()));
+    }
+    Ok(Row::new(columns))
+}
+
+/// What an error or a warning of the server says.
+struct Said {
+    severity: String,
+    code: SqlState,
+    message: String,
+    detail: Option<String>,
+    hint: Option<String>,
+}
+
+impl Said {
+    /// Source: PostgreSQL's manual, "Error and Notice Message Fields".
+    fn read(mut fields: ErrorFields<'_>) -> io::Result<Said> {
+        let mut said = Said {
+            severity: String::new(),
+            code: SqlState::from_code(""),
+            message: String::new(),
+            detail: None,
+            hint: None,
+        };
+        while let Some(field) = fields.next()? {
+            let text = String::from_utf8_lossy(field.value_bytes()).into_owned();
+            match field.type_() {
+                // Never in another language, unlike `S`.
+                b'V' => said.severity = text,
+                b'C' => said.code = SqlState::from_code(&text),
+                b'M' => said.message = text,
+                b'D' => said.detail = Some(text),
+                b'H' => said.hint = Some(text),
+                _ => {}
+            }
+        }
+        Ok(said)
+    }
+
+    fn into_error(self, what: &str) -> Error {
+        refused(what.to_owned(), &self.code, &self.message, self.detail.as_deref(), self.hint.as_deref())
+    }
+}

@@ -15,6 +15,7 @@ mod get;
 mod harness;
 mod hostile_repository;
 mod incremental;
+mod new_system;
 mod promotion;
 mod push;
 mod random_history;

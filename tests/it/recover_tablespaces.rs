@@ -147,3 +147,61 @@ fn a_restore_with_a_tablespace_that_was_killed_is_begun_anew() {
     assert_eq!(story.primary.psql(ROWS), ALL);
     story.primary.stop_recovered(&into);
 }
+
+/// A developer's option: the tablespace is a directory where others have a link, and moves with the data directory.
+#[test]
+fn a_tablespace_in_place_of_a_link_comes_along() {
+    let site = Site::with_servers(1);
+    let mut primary = site.cluster("primary");
+    primary.archive();
+    primary.append_conf("allow_in_place_tablespaces = on\n");
+    primary.start();
+    primary.psql("CREATE TABLESPACE inside LOCATION ''");
+    primary.psql("CREATE TABLE s TABLESPACE inside AS SELECT generate_series(1, 100) AS a");
+    primary.back_up("files");
+    let streamed = primary
+        .pgark(&["base-backup", "--method", "stream", "--checkpoint", "fast", "--label", "stream"])
+        .run();
+    primary.psql("INSERT INTO s SELECT generate_series(101, 200)");
+    let oid = primary.psql("SELECT oid FROM pg_tablespace WHERE spcname = 'inside'");
+    let sent = streamed.code == Some(0);
+    if !sent {
+        // Before 16 the server does not send it, and such a backup is none.
+        let version: u32 = primary.psql("SHOW server_version_num").parse().unwrap();
+        assert!(version < 160_000, "{streamed}");
+        streamed.expect(3).says("has not sent the tablespace \"inside\"").says("--method files");
+    }
+    primary.stop(Stop::Fast);
+    for label in ["files", "stream"].into_iter().take(1 + usize::from(sent)) {
+        let into = site.directory().join(label);
+        assert_eq!(primary.answer_after(&into, &["--latest", "--backup", label], ROWS), ALL, "{label}");
+        let directory = into.join("pg_tblspc").join(&oid);
+        assert!(directory.is_dir() && !directory.is_symlink(), "{label}");
+    }
+}
+
+#[test]
+fn wal_that_lies_behind_a_link_is_archived_and_recovered_into_a_directory() {
+    let site = Site::with_servers(1);
+    let mut primary = site.cluster("primary");
+    let elsewhere = site.directory().join("wal");
+    fs::rename(primary.data().join("pg_wal"), &elsewhere).unwrap();
+    std::os::unix::fs::symlink(&elsewhere, primary.data().join("pg_wal")).unwrap();
+    primary.archive();
+    primary.start();
+    primary.psql("CREATE TABLE s AS SELECT generate_series(1, 100) AS a");
+    primary.back_up("files");
+    primary
+        .pgark(&["base-backup", "--method", "stream", "--checkpoint", "fast", "--label", "stream"])
+        .run()
+        .expect(0);
+    primary.psql("INSERT INTO s SELECT generate_series(101, 200)");
+    primary.stop(Stop::Fast);
+    let original = contents(&elsewhere);
+    for label in ["files", "stream"] {
+        let into = site.directory().join(label);
+        assert_eq!(primary.answer_after(&into, &["--latest", "--backup", label], ROWS), ALL, "{label}");
+        assert!(into.join("pg_wal").is_dir() && !into.join("pg_wal").is_symlink(), "{label}");
+    }
+    assert_eq!(contents(&elsewhere), original);
+}

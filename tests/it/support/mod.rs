@@ -44,7 +44,7 @@ pub use bucket::{Bucket, S3Server, s3_server};
 pub use cluster::{Cluster, Stop};
 pub use fault_proxy::{Fault, FaultProxy};
 pub use processes::Process;
-pub use programs::pgark_program;
+pub use programs::{old_postgres_program, pgark_program, postgres_program};
 #[cfg(feature = "failpoints")]
 pub use run::Running;
 pub use run::{Outcome, Run};

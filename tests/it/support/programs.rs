@@ -58,6 +58,13 @@ pub fn postgres_program(name: &str) -> PathBuf {
     program
 }
 
+/// One of the programs of an older PostgreSQL, where `PGARK_TEST_PG_OLD_BIN` names one.
+pub fn old_postgres_program(name: &str) -> Option<PathBuf> {
+    let program = PathBuf::from(std::env::var_os("PGARK_TEST_PG_OLD_BIN")?).join(name);
+    assert!(program.is_file(), "{} is missing; correct PGARK_TEST_PG_OLD_BIN", program.display());
+    Some(program)
+}
+
 /// Debian keeps the server programs of each major version side by side, outside of the PATH.
 fn newest_postgres() -> Option<PathBuf> {
     let versions = std::fs::read_dir("/usr/lib/postgresql").ok()?;

@@ -55,7 +55,6 @@ impl Template {
             "--encoding=UTF8",
             "--locale=C",
             "--no-sync",
-            "--no-instructions",
         ]);
         if self.checksums {
             initdb.arg("--data-checksums");

@@ -60,6 +60,7 @@ const START_DIFFERENCE_MAX_S: i64 = 60;
 pub struct Session {
     connection: Connection,
     version_num: u32,
+    version: MajorVersion,
     source: BackupSource,
 }
 
@@ -91,7 +92,7 @@ impl Session {
     /// Makes sure that nothing but the end of the backup ends the session.
     ///
     /// # Errors
-    /// As [`Connection::query`].
+    /// [`ErrorKind::Usage`] for a version that pgark does not know, and as [`Connection::query`].
     pub fn begin(connection: Connection, watch: &Watch<'_>) -> Result<Session> {
         connection.query(
             "prepare the session",
@@ -104,8 +105,21 @@ impl Session {
         )?;
         let sql = "SELECT current_setting('server_version_num'), pg_is_in_recovery()";
         let row = connection.query_row("ask what the server is", sql, watch)?;
+        let version_num = row.parsed(0)?;
+        let version = MajorVersion::of_version_num(version_num).ok_or_else(|| {
+            Error::usage(format!(
+                "the server is PostgreSQL {}, which pgark does not know",
+                version_num / 10_000
+            ))
+            .hint("pgark supports PostgreSQL 13 to 18.")
+        })?;
         let source = if row.is_true(1) { BackupSource::Standby } else { BackupSource::Primary };
-        Ok(Session { version_num: row.parsed(0)?, source, connection })
+        Ok(Session { version_num, version, source, connection })
+    }
+
+    /// The server's major version.
+    pub fn version(&self) -> MajorVersion {
+        self.version
     }
 
     /// The connection, for questions that are not the session's own.
@@ -126,8 +140,7 @@ impl Session {
     /// Makes sure that this server runs in the data directory, and that a backup of it is worth something.
     ///
     /// # Errors
-    /// [`ErrorKind::Foreign`] when it is another server; [`ErrorKind::Usage`] when it does not archive or has a version that
-    /// pgark does not know.
+    /// [`ErrorKind::Foreign`] when it is another server; [`ErrorKind::Usage`] when it does not archive.
     pub fn check(
         &self,
         data_directory: &DataDirectory,
@@ -147,11 +160,11 @@ impl Session {
                 .hint("Compare data_directory and connection.conninfo in the configuration."))
         };
         let found: SystemIdentifier = row.parsed(0)?;
-        if found != system || self.version_num / 10_000 != version.as_u32() {
+        if found != system || self.version != version {
             return foreign(format!(
                 "the server that answers has system identifier {found} and version {}, but \"{}\" belongs to {system} \
                  of version {version}",
-                self.version_num / 10_000,
+                self.version,
                 data_directory.path().display()
             ));
         }
@@ -181,7 +194,7 @@ impl Session {
     pub fn start(&self, label: &Label, checkpoint: Checkpoint, watch: &Watch<'_>) -> Result<BackupPoint> {
         let fast = checkpoint == Checkpoint::Fast;
         // Labels need no quoting.
-        let call = if self.version_num >= 150_000 {
+        let call = if self.version >= MajorVersion::V15 {
             format!("pg_backup_start('{label}', {fast})")
         } else {
             format!("pg_start_backup('{label}', {fast}, false)")
@@ -205,7 +218,7 @@ impl Session {
     /// As [`Connection::query`]; the server refuses when it was promoted meanwhile.
     pub fn stop(&self, control: &ControlFile, watch: &Watch<'_>) -> Result<StoppedBackup> {
         // The WAL is waited for in the repository itself, which the server knows nothing of.
-        let call = if self.version_num >= 150_000 {
+        let call = if self.version >= MajorVersion::V15 {
             "pg_backup_stop(wait_for_archive => false)"
         } else {
             "pg_stop_backup(exclusive => false, wait_for_archive => false)"

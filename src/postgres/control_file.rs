@@ -142,18 +142,17 @@ impl ControlFile {
     }
 }
 
-/// Offset of the checksum, which ends the content and is the only field that moved between the versions.
+/// Offset of the checksum, by the format that the file names.
 fn checksum_offset(bytes: &[u8]) -> Result<usize> {
-    let version = u32_at(bytes, 8).ok_or_else(|| too_short(bytes))?;
-    match version {
-        1300 | 1700 => Ok(288),
-        1800 => Ok(292),
-        _ if matches!(version.swap_bytes(), 1300 | 1700 | 1800) => {
-            Err(Error::usage("pg_control is big-endian, which pgark does not support"))
-        }
-        _ => Err(Error::usage(format!("pg_control has version {version}, which pgark does not know"))
-            .hint("pgark supports PostgreSQL 13 to 18.")),
+    let format = u32_at(bytes, 8).ok_or_else(|| too_short(bytes))?;
+    if let Some(version) = MajorVersion::of_control_version(format) {
+        return Ok(version.control_checksum_offset());
     }
+    if MajorVersion::of_control_version(format.swap_bytes()).is_some() {
+        return Err(Error::usage("pg_control is big-endian, which pgark does not support"));
+    }
+    Err(Error::usage(format!("pg_control has version {format}, which pgark does not know"))
+        .hint("pgark supports PostgreSQL 13 to 18."))
 }
 
 fn too_short(bytes: &[u8]) -> Error {

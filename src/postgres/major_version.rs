@@ -70,6 +70,29 @@ impl MajorVersion {
         }
     }
 
+    /// Where in `pg_control` the checksum stands, which ends its content: the only field that moved between the versions.
+    /// Source: `catalog/pg_control.h`, `ControlFileData`.
+    pub const fn control_checksum_offset(self) -> usize {
+        match self {
+            MajorVersion::V13
+            | MajorVersion::V14
+            | MajorVersion::V15
+            | MajorVersion::V16
+            | MajorVersion::V17 => 288,
+            MajorVersion::V18 => 292,
+        }
+    }
+
+    /// The version of a server, by its `server_version_num`; `None` if pgark does not support it.
+    pub fn of_version_num(version_num: u32) -> Option<MajorVersion> {
+        MajorVersion::new(version_num / 10_000)
+    }
+
+    /// A version whose `pg_control` has this format: several share one.
+    pub fn of_control_version(control_version: u32) -> Option<MajorVersion> {
+        MajorVersion::ALL.into_iter().find(|version| version.control_version() == control_version)
+    }
+
     /// The version with this number; `None` if pgark does not support it.
     pub fn new(number: u32) -> Option<MajorVersion> {
         MajorVersion::ALL.into_iter().find(|version| version.as_u32() == number)
@@ -102,7 +125,12 @@ mod tests {
             assert_eq!(MajorVersion::new(version.as_u32()), Some(version));
             assert_eq!(MajorVersion::of_wal_magic(version.wal_magic()), Some(version));
             assert_eq!(MajorVersion::of_catalog_version(version.catalog_version()), Some(version));
+            assert_eq!(MajorVersion::of_version_num(version.as_u32() * 10_000 + 7), Some(version));
+            let same_format = MajorVersion::of_control_version(version.control_version()).unwrap();
+            assert_eq!(same_format.control_checksum_offset(), version.control_checksum_offset());
         }
+        assert_eq!(MajorVersion::of_version_num(190_000), None);
+        assert_eq!(MajorVersion::of_control_version(1902), None);
         assert_eq!(MajorVersion::new(12), None);
         assert_eq!(MajorVersion::of_wal_magic(0xD101), None);
         assert_eq!(MajorVersion::of_catalog_version(0), None);

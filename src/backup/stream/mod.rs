@@ -129,11 +129,7 @@ pub fn run(
 
 /// Asks the server what it is.
 fn examine(session: &Session, watch: &Watch<'_>) -> Result<Server> {
-    let number = session.version_num() / 10_000;
-    let version = MajorVersion::new(number).ok_or_else(|| {
-        Error::usage(format!("the server is PostgreSQL {number}, which pgark does not know"))
-            .hint("pgark supports PostgreSQL 13 to 18.")
-    })?;
+    let version = session.version();
     let sql = "SELECT system_identifier, catalog_version_no, \
                (SELECT setting FROM pg_settings WHERE name = 'wal_segment_size') FROM pg_control_system()";
     let row = session.connection().query_row("ask the server what it is", sql, watch)?;

@@ -293,7 +293,7 @@ impl StoredBackup {
     /// # Errors
     /// [`ErrorKind::Usage`] for one that this pgark does not know.
     pub fn major_version(&self) -> Result<MajorVersion> {
-        MajorVersion::new(self.server.version_num / 10_000).ok_or_else(|| {
+        MajorVersion::of_version_num(self.server.version_num).ok_or_else(|| {
             Error::usage(format!(
                 "the backup {} is of PostgreSQL {}",
                 self.label,

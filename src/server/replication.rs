@@ -11,7 +11,7 @@ use crate::config::Conninfo;
 use crate::error::{Context, Error, Result};
 use bytes::{Bytes, BytesMut};
 use fallible_iterator::FallibleIterator;
-use postgres_protocol::message::backend::{DataRowBody, ErrorFields, Message};
+use postgres_protocol::message::backend::{DataRowBody, ErrorFields, Header, Message};
 use postgres_protocol::message::frontend;
 use std::io::{self, Write};
 use tokio_postgres::Config;
@@ -22,7 +22,7 @@ use tokio_postgres::error::SqlState;
 const READ_BYTES: usize = 256 << 10;
 
 /// The longest message: the server sends far shorter ones, and memory stays bounded.
-const MESSAGE_BYTES_MAX: usize = 16 << 20;
+const MESSAGE_BYTES_MAX: i32 = 16 << 20;
 
 /// The connection.
 pub struct ReplicationConnection {
@@ -176,12 +176,14 @@ impl ReplicationConnection {
 
     fn message(&mut self, watch: &Watch<'_>) -> Result<Message> {
         loop {
+            // Parsing makes room for as many bytes as the message says that it has.
+            let header = Header::parse(&self.incoming).map_err(|error| self.broken(error))?;
+            if header.is_some_and(|header| header.len() > MESSAGE_BYTES_MAX) {
+                return Err(self.strange());
+            }
             let parsed = Message::parse(&mut self.incoming).map_err(|error| self.broken(error))?;
             if let Some(message) = parsed {
                 return Ok(message);
-            }
-            if self.incoming.len() > MESSAGE_BYTES_MAX {
-                return Err(self.strange());
             }
             self.fill(watch)?;
         }

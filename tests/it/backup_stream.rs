@@ -103,7 +103,13 @@ fn it_holds_the_same_files_as_a_backup_of_the_files() {
 #[test]
 fn the_server_is_told_who_we_are_by_every_kind_of_password() {
     let site = Site::with_servers(1);
-    let mut primary = primary(&site);
+    let mut primary = site.cluster("primary");
+    // Any address of this host, which no other test run has.
+    let process = std::process::id();
+    let address = format!("127.{}.{}.7", (process >> 8) & 0xFF, process & 0xFF);
+    primary.archive();
+    primary.append_conf(&format!("listen_addresses = '{address}'\n"));
+    primary.start();
     primary.psql(
         "SET password_encryption = 'md5'; CREATE ROLE md LOGIN REPLICATION PASSWORD 'geheim';
          SET password_encryption = 'scram-sha-256'; CREATE ROLE sc LOGIN REPLICATION PASSWORD 'geheim';
@@ -112,7 +118,15 @@ fn the_server_is_told_who_we_are_by_every_kind_of_password() {
     );
     let rules: String = [("md", "md5"), ("sc", "scram-sha-256"), ("pw", "password"), ("no", "trust")]
         .iter()
-        .map(|(user, method)| format!("local all {user} {method}\nlocal replication {user} {method}\n"))
+        .map(|(user, method)| {
+            let places = [
+                ("local all", ""),
+                ("local replication", ""),
+                ("host all", "samehost"),
+                ("host replication", "samehost"),
+            ];
+            places.map(|(database, address)| format!("{database} {user} {address} {method}\n")).concat()
+        })
         .collect();
     primary.write("pg_hba.conf", format!("{rules}local all postgres trust\n"));
     primary.psql("SELECT pg_reload_conf()");
@@ -122,6 +136,11 @@ fn the_server_is_told_who_we_are_by_every_kind_of_password() {
         primary.config.set("connection.conninfo", conninfo(user, "password=geheim").as_str());
         stream(&primary, user).run().expect(0);
     }
+    let tcp = format!("host={address} port=5432 user=sc dbname=postgres password=geheim");
+    primary.config.set("connection.conninfo", tcp.as_str());
+    stream(&primary, "tcp").run().expect(0);
+    primary.config.set("connection.conninfo", format!("{tcp} sslmode=require").as_str());
+    stream(&primary, "tls").run().expect(3).says("TLS");
     primary.config.set("connection.conninfo", conninfo("sc", "password=wrong").as_str());
     stream(&primary, "wrong").run().expect(2).says("password authentication failed");
     primary.config.set("connection.conninfo", conninfo("no", "").as_str());

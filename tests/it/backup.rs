@@ -104,12 +104,7 @@ fn a_backup_under_load_restores_with_stock_tools() {
         let balances = "SELECT (SELECT sum(abalance) FROM pgbench_accounts) = (SELECT sum(bbalance) FROM pgbench_branches)";
         assert_eq!(restored.psql(balances), "t");
         restored.stop(Stop::Fast);
-        restored
-            .postgres_program("pg_checksums")
-            .args(["--check", "-D"])
-            .arg(restored.data())
-            .run()
-            .expect(0);
+        restored.check_pages(&restored.data());
     }
 }
 
@@ -117,7 +112,10 @@ fn a_backup_under_load_restores_with_stock_tools() {
 fn a_backup_holds_the_files_that_pg_basebackup_copies() {
     let site = Site::with_servers(1);
     let primary = primary(&site);
-    primary.psql("CREATE UNLOGGED TABLE u AS SELECT 1; CREATE UNLOGGED SEQUENCE us");
+    primary.psql("CREATE UNLOGGED TABLE u AS SELECT 1");
+    if primary.version_num() >= 150_000 {
+        primary.psql("CREATE UNLOGGED SEQUENCE us");
+    }
     primary.psql("CREATE DATABASE other");
     for directory in ["base/pgsql_tmp", "mine"] {
         create_private_directory(&primary.data().join(directory));
@@ -164,6 +162,7 @@ fn archiving_that_does_not_work_is_found_before_the_copy() {
     primary.config.set("backup.wal_deadline_s", 300);
     primary.append_conf("archive_command = 'true'\n");
     primary.psql("SELECT pg_reload_conf()");
+    primary.switch_wal(); // which wakes the archiver of 13
     primary.wait_for_row("SELECT last_archived_wal IS NOT NULL FROM pg_stat_archiver", "t");
     primary.psql("INSERT INTO t VALUES (1)");
     base_backup(&primary, "two")

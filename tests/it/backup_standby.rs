@@ -81,7 +81,7 @@ fn a_backup_of_a_standby_under_load_is_recovered() {
         "SELECT (SELECT sum(abalance) FROM pgbench_accounts) = (SELECT sum(bbalance) FROM pgbench_branches)";
     assert_eq!(pair.standby.psql(balances), "t");
     pair.standby.stop_recovered(&into);
-    pair.standby.postgres_program("pg_checksums").args(["--check", "-D"]).arg(&into).run().expect(0);
+    pair.standby.check_pages(&into);
     // As the standby was when the backup ended, and no later.
     let immediate = pair.site.directory().join("immediate");
     pair.standby.recover(&immediate, &["--target-immediate", "--wait"]).run().expect(0);

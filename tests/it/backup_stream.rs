@@ -56,7 +56,7 @@ fn a_streamed_backup_under_load_is_recovered() {
         "SELECT (SELECT sum(abalance) FROM pgbench_accounts) = (SELECT sum(bbalance) FROM pgbench_branches)";
     assert_eq!(primary.psql(balances), "t");
     primary.stop_recovered(&into);
-    primary.postgres_program("pg_checksums").args(["--check", "-D"]).arg(&into).run().expect(0);
+    primary.check_pages(&into);
 
     // What stock tools make of it, PostgreSQL itself finds complete.
     let copy = site.directory().join("copy");

@@ -4,7 +4,7 @@ use super::account::{create_private_directory, write_file};
 use super::archive::CLUSTER_NAME;
 use super::config::ConfigFile;
 use super::processes::{Process, kill_all_of};
-use super::programs::{pgark_program, postgres_program};
+use super::programs::{has_postgres_program, pgark_program, postgres_program};
 use super::run::{Outcome, Run, Running};
 use super::template::{Template, copy_directory};
 use super::wait::{PATIENCE, poll, wait_for, wait_until};
@@ -342,6 +342,19 @@ impl Cluster {
     pub fn try_psql(&self, sql: &str) -> Outcome {
         let run = Run::new(postgres_program("psql")).args(["-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1"]);
         run.arg("-d").arg(self.conninfo()).arg("-c").arg(sql).run()
+    }
+
+    /// `server_version_num` of the running server.
+    pub fn version_num(&self) -> u32 {
+        self.psql("SHOW server_version_num").parse().unwrap()
+    }
+
+    /// Holds that every page of a stopped server's data directory is whole. The build of 13 has no program that can tell.
+    #[track_caller]
+    pub fn check_pages(&self, data: &Path) {
+        if has_postgres_program("pg_checksums") {
+            self.postgres_program("pg_checksums").args(["--check", "-D"]).arg(data).run().expect(0);
+        }
     }
 
     /// Another of PostgreSQL's programs.

@@ -58,6 +58,11 @@ pub fn postgres_program(name: &str) -> PathBuf {
     program
 }
 
+/// Whether the PostgreSQL that is tested has this program.
+pub fn has_postgres_program(name: &str) -> bool {
+    postgres_directory().join(name).is_file()
+}
+
 /// One of the programs of an older PostgreSQL, where `PGARK_TEST_PG_OLD_BIN` names one.
 pub fn old_postgres_program(name: &str) -> Option<PathBuf> {
     let program = PathBuf::from(std::env::var_os("PGARK_TEST_PG_OLD_BIN")?).join(name);

@@ -73,7 +73,8 @@ impl Archive {
         std::fs::remove_file(self.path(name)).unwrap();
     }
 
-    /// Flips one bit of the byte at this offset of the stored object; negative ones count from its end.
+    /// Flips one bit of the byte at this offset of the stored object; negative ones count from its end. The last byte is of a
+    /// checksum; in the middle of a run of zeros, another distance to copy from gives the same zeros.
     pub fn damage(&self, name: &str, offset: i64) {
         let mut bytes = self.stored(name);
         let at = if offset < 0 { bytes.len() as i64 + offset } else { offset };

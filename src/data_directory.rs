@@ -4,6 +4,7 @@
 //! nothing of pgark is ever kept in it.
 
 use crate::error::{Context, Error, RecoveryMode, Result};
+use crate::postgres::PostmasterPid;
 use crate::postgres::control_file::ControlFile;
 use nix::unistd::Uid;
 use std::fs;
@@ -70,27 +71,26 @@ impl DataDirectory {
 
     /// The server that runs in it: the process that `postmaster.pid` names, if there is one.
     pub fn server_process_id(&self) -> Option<u32> {
-        self.running_server().map(|(process_id, _)| process_id)
+        self.running_server().map(|server| server.process_id.unsigned_abs())
     }
 
     /// Where the server that runs in it listens locally: the directory of its socket, and its port.
-    ///
-    /// Source: PostgreSQL `miscadmin.h`, `LOCK_FILE_LINE_PORT` and its neighbours.
     pub fn socket(&self) -> Option<(PathBuf, u16)> {
-        let (_, content) = self.running_server()?;
-        let mut lines = content.lines().skip(3).map(str::trim);
-        let port = lines.next()?.parse().ok()?;
-        let directory = lines.next().filter(|directory| !directory.is_empty())?;
-        Some((PathBuf::from(directory), port))
+        let server = self.running_server()?;
+        Some((PathBuf::from(server.socket_directory?), server.port?))
     }
 
-    /// The process that `postmaster.pid` names, if it runs, and what else the file says.
-    fn running_server(&self) -> Option<(u32, String)> {
-        let content = fs::read_to_string(self.path.join("postmaster.pid")).ok()?;
-        let process_id: u32 = content.lines().next()?.trim().parse().ok()?;
+    /// What `postmaster.pid` says, whoever wrote it; `None` when there is none that can be read.
+    pub fn postmaster_pid(&self) -> Option<PostmasterPid> {
+        PostmasterPid::parse(&fs::read(self.path.join("postmaster.pid")).ok()?)
+    }
+
+    /// What `postmaster.pid` says, if its process runs and can be asked: a server in single-user mode cannot.
+    fn running_server(&self) -> Option<PostmasterPid> {
+        let server = self.postmaster_pid().filter(|server| !server.single_user)?;
         // The file outlives a crash. A process of another owner is not our server either.
-        let process = fs::metadata(format!("/proc/{process_id}")).ok()?;
-        (process.uid() == Uid::effective().as_raw()).then_some((process_id, content))
+        let process = fs::metadata(format!("/proc/{}", server.process_id)).ok()?;
+        (process.uid() == Uid::effective().as_raw()).then_some(server)
     }
 
     /// What `global/pg_control` says, read again while its checksum does not hold.

@@ -16,7 +16,6 @@ use crate::server::Connection;
 use crate::server::Watch;
 use jiff::Timestamp;
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::PathBuf;
 
 /// Settings that end a session which is idle or slow.
@@ -409,14 +408,10 @@ impl Session {
 }
 
 /// Whether `postmaster.pid` in the data directory speaks of the server that answers.
-///
-/// Source: PostgreSQL `utils/pidfile.h`: the third line is the start in seconds since 1970, the fourth the port.
 fn started_here(data_directory: &DataDirectory, started_unix_s: i64, port: &str) -> bool {
-    let Ok(text) = fs::read_to_string(data_directory.path().join("postmaster.pid")) else { return false };
-    let line = |number| text.lines().nth(number).map(str::trim).unwrap_or_default();
-    let started = line(2).parse::<i64>().ok();
+    let Some(server) = data_directory.postmaster_pid() else { return false };
     let near = |start: i64| start.abs_diff(started_unix_s) <= START_DIFFERENCE_MAX_S.unsigned_abs();
-    line(3) == port && started.is_some_and(near)
+    server.port.is_some_and(|ours| ours.to_string() == port) && server.started_unix_s.is_some_and(near)
 }
 
 /// Says how a user comes to be allowed to take backups.

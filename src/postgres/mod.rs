@@ -15,6 +15,7 @@ pub mod lsn;
 pub mod major_version;
 #[cfg(feature = "companion")]
 pub mod page;
+pub mod postmaster_pid;
 #[cfg(feature = "companion")]
 pub mod recovery_target;
 #[cfg(feature = "companion")]
@@ -47,6 +48,7 @@ pub use control_file::{ClusterState, ControlFile};
 pub use incremental::IncrementalHeader;
 pub use lsn::{Lsn, SegmentNumber, SegmentSize};
 pub use major_version::MajorVersion;
+pub use postmaster_pid::PostmasterPid;
 #[cfg(feature = "companion")]
 pub use recovery_target::{
     RecoveryTarget, RestorePointName, TargetAction, TargetBound, TargetSettings, TargetTimeline,

@@ -10,7 +10,7 @@ use crate::error::{Context, Error, ErrorKind, Result};
 use crate::monitor::Monitor;
 use crate::postgres::wal_header::{LongPageHeader, WAL_PAGE_BYTES, WalPageHeader};
 use crate::postgres::{
-    ClusterState, ControlFile, Lsn, MajorVersion, PgTimestamp, RecoveryTarget, TimelineId,
+    ClusterState, ControlFile, Lsn, MajorVersion, PgTimestamp, PostmasterPid, RecoveryTarget, TimelineId,
 };
 use crate::server::{Connection, Watch};
 use std::fs::{self, File};
@@ -226,23 +226,16 @@ impl ServerStart {
     }
 
     /// Where the server listens, as long as it runs.
-    ///
-    /// Source: PostgreSQL `miscadmin.h`, `LOCK_FILE_LINE_PORT` and its neighbours.
     fn socket(&self) -> Result<Option<(String, u16)>> {
         let path = self.data_directory.join("postmaster.pid");
         let Some(content) = read_restored(&path, SMALL_FILE_BYTES_MAX)? else { return Ok(None) };
-        let content = String::from_utf8_lossy(&content).into_owned();
-        let lines: Vec<&str> = content.lines().collect();
-        let process = lines.first().and_then(|line| line.trim().parse::<i32>().ok());
-        let alive = process.is_some_and(|process| {
-            process > 1 && nix::sys::signal::kill(nix::unistd::Pid::from_raw(process), None).is_ok()
-        });
-        if !alive {
+        let Some(server) = PostmasterPid::parse(&content) else { return Ok(None) };
+        // We have started it: what we may not send a signal to is another process.
+        if nix::sys::signal::kill(nix::unistd::Pid::from_raw(server.process_id), None).is_err() {
             return Ok(None);
         }
-        let port = lines.get(3).and_then(|line| line.trim().parse().ok());
-        match (lines.get(4).map(|line| line.trim()), port) {
-            (Some(directory), Some(port)) if !directory.is_empty() => Ok(Some((directory.to_owned(), port))),
+        match (server.socket_directory, server.port) {
+            (Some(directory), Some(port)) => Ok(Some((directory, port))),
             _ => Err(Error::usage("the recovered server has no Unix socket by which to ask it")
                 .hint("Set unix_socket_directories, or look with psql whether it has reached the target.")),
         }

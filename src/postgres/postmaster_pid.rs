@@ -1,0 +1,72 @@
+//! `postmaster.pid`: what a server that runs, or has crashed, says of itself in its data directory.
+
+/// What the file says. Whether the process still runs is the reader's to find out, and what follows from it.
+///
+/// Source: PostgreSQL `utils/pidfile.h` (`miscadmin.h` up to 9.6), `LOCK_FILE_LINE_PID` and its neighbours. A server writes
+/// it line by line while it starts, so that the later ones may be missing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PostmasterPid {
+    /// The process. In single-user mode the file has it negated.
+    pub process_id: i32,
+    /// Whether it is in single-user mode.
+    pub single_user: bool,
+    /// When it started, in seconds since 1970.
+    pub started_unix_s: Option<i64>,
+    /// The port.
+    pub port: Option<u16>,
+    /// The directory of its first Unix socket; `None` when it has none, or not yet.
+    pub socket_directory: Option<String>,
+}
+
+impl PostmasterPid {
+    /// Reads it; `None` when it names no process: the server has just begun, or the file is something else.
+    pub fn parse(content: &[u8]) -> Option<PostmasterPid> {
+        let content = String::from_utf8_lossy(content);
+        let lines: Vec<&str> = content.lines().map(str::trim).collect();
+        let line = |number: usize| lines.get(number).copied().filter(|line| !line.is_empty());
+        let written: i32 = line(0)?.parse().ok()?;
+        let process_id = written.checked_abs()?;
+        // 1 is the init process of a host or container, and 0 stands for more than one process.
+        if process_id <= 1 {
+            return None;
+        }
+        Some(PostmasterPid {
+            process_id,
+            single_user: written < 0,
+            started_unix_s: line(2).and_then(|text| text.parse().ok()),
+            port: line(3).and_then(|text| text.parse().ok()),
+            socket_directory: line(4).map(str::to_owned),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_what_a_server_writes_and_as_far_as_it_has_come() {
+        let whole =
+            PostmasterPid::parse(b"4711\n/data\n1767225600\n5433\n/run/postgresql\n*\n  1234 0\nready   \n");
+        let expected = PostmasterPid {
+            process_id: 4711,
+            single_user: false,
+            started_unix_s: Some(1_767_225_600),
+            port: Some(5433),
+            socket_directory: Some("/run/postgresql".to_owned()),
+        };
+        assert_eq!(whole, Some(expected.clone()));
+        let begun =
+            PostmasterPid { started_unix_s: None, port: None, socket_directory: None, ..expected.clone() };
+        assert_eq!(PostmasterPid::parse(b"4711\n/data\n"), Some(begun));
+        let tcp_only = PostmasterPid { socket_directory: None, ..expected };
+        assert_eq!(PostmasterPid::parse(b"4711\n/data\n1767225600\n5433\n\n*\n"), Some(tcp_only));
+        assert!(
+            PostmasterPid::parse(b"-4711\n/data\n")
+                .is_some_and(|pid| pid.single_user && pid.process_id == 4711)
+        );
+        for content in ["", "\n", "x\n", "0\n", "1\n", "-2147483648\n", "99999999999\n"] {
+            assert_eq!(PostmasterPid::parse(content.as_bytes()), None, "{content:?}");
+        }
+    }
+}

@@ -4,6 +4,9 @@
 //! not say may be lost. The trait exists so that tests can play faults and power cuts through every use of it.
 //! Does not own: which files there are (that is the store, the spool and the restore).
 
+#[cfg(feature = "failpoints")]
+mod faulty;
+
 use crate::error::{Context, Error, Result};
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, RenameFlags, renameat2};
@@ -12,8 +15,9 @@ use std::fmt::Debug;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, symlink};
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Makes the temporary names of one process differ.
@@ -21,11 +25,33 @@ static REPLACED: AtomicU64 = AtomicU64::new(0);
 
 /// The operations of a file system on which durability hangs.
 pub trait Disk: Send + Sync + Debug {
+    /// Opens a file for reading.
+    fn open(&self, path: &Path) -> io::Result<File>;
+
+    /// Reads from `offset` on; how many bytes, which may be less than there is room for, and 0 at the end.
+    fn read_at(&self, file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
+
     /// Creates a file that must not exist yet, readable and writable, with these permissions. Nothing is durable.
     fn create_new(&self, path: &Path, mode: u32) -> io::Result<File>;
 
+    /// Creates a file without a name on the file system of this directory, which is gone when it is closed; unless
+    /// [`Disk::name`] gives it one. Not every file system can.
+    fn create_nameless(&self, directory: &Path, mode: u32) -> io::Result<File>;
+
+    /// Gives a nameless file its name, unless that exists. Nothing is durable.
+    fn name(&self, file: &File, path: &Path) -> io::Result<()>;
+
     /// Creates one directory that must not exist yet. Nothing is durable.
     fn create_directory(&self, path: &Path, mode: u32) -> io::Result<()>;
+
+    /// Creates a symbolic link to `target`, whose name must not exist yet. Nothing is durable.
+    fn create_link(&self, target: &Path, path: &Path) -> io::Result<()>;
+
+    /// Appends all of `bytes` to what was written to `file`. Nothing is durable.
+    fn write_all(&self, file: &File, bytes: &[u8]) -> io::Result<()>;
+
+    /// Appends all that is left to read of `from` to what was written to `to`. Nothing is durable.
+    fn copy_all(&self, from: &File, to: &File) -> io::Result<()>;
 
     /// Makes the content and the length of `file`, which is open as `path`, survive a power cut; not its name.
     fn sync_file(&self, file: &File, path: &Path) -> io::Result<()>;
@@ -43,6 +69,9 @@ pub trait Disk: Send + Sync + Debug {
     /// Removes a file's name.
     fn remove_file(&self, path: &Path) -> io::Result<()>;
 
+    /// Removes an empty directory.
+    fn remove_directory(&self, path: &Path) -> io::Result<()>;
+
     /// Makes all that was written before the call to the file system on which `opened` lies survive a power cut: contents
     /// and names. For many new files at once, of which it costs less than a call for each.
     ///
@@ -55,12 +84,41 @@ pub trait Disk: Send + Sync + Debug {
 pub struct RealDisk;
 
 impl Disk for RealDisk {
+    fn open(&self, path: &Path) -> io::Result<File> {
+        File::open(path)
+    }
+
+    fn read_at(&self, file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        file.read_at(buffer, offset)
+    }
+
     fn create_new(&self, path: &Path, mode: u32) -> io::Result<File> {
         OpenOptions::new().read(true).write(true).create_new(true).mode(mode).open(path)
     }
 
+    fn create_nameless(&self, directory: &Path, mode: u32) -> io::Result<File> {
+        OpenOptions::new().write(true).mode(mode).custom_flags(OFlag::O_TMPFILE.bits()).open(directory)
+    }
+
+    fn name(&self, file: &File, path: &Path) -> io::Result<()> {
+        let nameless = format!("/proc/self/fd/{}", file.as_raw_fd());
+        Ok(linkat(AT_FDCWD, nameless.as_str(), AT_FDCWD, path, AtFlags::AT_SYMLINK_FOLLOW)?)
+    }
+
     fn create_directory(&self, path: &Path, mode: u32) -> io::Result<()> {
         DirBuilder::new().mode(mode).create(path)
+    }
+
+    fn create_link(&self, target: &Path, path: &Path) -> io::Result<()> {
+        symlink(target, path)
+    }
+
+    fn write_all(&self, mut file: &File, bytes: &[u8]) -> io::Result<()> {
+        file.write_all(bytes)
+    }
+
+    fn copy_all(&self, mut from: &File, mut to: &File) -> io::Result<()> {
+        io::copy(&mut from, &mut to).map(drop)
     }
 
     fn sync_file(&self, file: &File, _path: &Path) -> io::Result<()> {
@@ -92,9 +150,21 @@ impl Disk for RealDisk {
         fs::remove_file(path)
     }
 
+    fn remove_directory(&self, path: &Path) -> io::Result<()> {
+        fs::remove_dir(path)
+    }
+
     fn sync_file_system(&self, opened: &File) -> io::Result<()> {
         Ok(syncfs(opened)?)
     }
+}
+
+/// The file system that a program of ours works on: the operating system's. One for a whole process.
+pub fn disk() -> Arc<dyn Disk> {
+    #[cfg(feature = "failpoints")]
+    return Arc::new(faulty::FaultyDisk);
+    #[cfg(not(feature = "failpoints"))]
+    return Arc::new(RealDisk);
 }
 
 /// Creates `relative` below `base`, which must exist, and whatever is missing between them; every one of the names is
@@ -121,18 +191,19 @@ pub fn create_directories(disk: &dyn Disk, base: &Path, relative: &Path, mode: u
 ///
 /// # Errors
 /// The operating system's, with the name of what could not be removed.
-pub fn clear_directory(directory: &Path, kept: &str) -> Result<()> {
+pub fn clear_directory(disk: &dyn Disk, directory: &Path, kept: Option<&str>) -> Result<()> {
     let what = |path: &Path| format!("could not remove \"{}\"", path.display());
     for entry in fs::read_dir(directory).context(|| format!("could not list \"{}\"", directory.display()))? {
         let entry = entry.context(|| format!("could not list \"{}\"", directory.display()))?;
-        if entry.file_name() == kept {
+        if kept.is_some_and(|kept| entry.file_name() == kept) {
             continue;
         }
         let path = entry.path();
         if entry.file_type().context(|| what(&path))?.is_dir() {
-            fs::remove_dir_all(&path).context(|| what(&path))?;
+            clear_directory(disk, &path, None)?;
+            disk.remove_directory(&path).context(|| what(&path))?;
         } else {
-            fs::remove_file(&path).context(|| what(&path))?;
+            disk.remove_file(&path).context(|| what(&path))?;
         }
     }
     Ok(())
@@ -172,8 +243,8 @@ pub fn replace_file(disk: &dyn Disk, path: &Path, content: &[u8], mode: u32) -> 
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        let mut file = disk.create_new(temporary, mode)?;
-        file.write_all(content)?;
+        let file = disk.create_new(temporary, mode)?;
+        disk.write_all(&file, content)?;
         disk.sync_file(&file, temporary)?;
         disk.rename_over(temporary, path)?;
         disk.sync_directory(parent_directory(path))
@@ -190,27 +261,29 @@ pub fn replace_file(disk: &dyn Disk, path: &Path, content: &[u8], mode: u32) -> 
 ///
 /// # Errors
 /// The operating system's.
-pub fn copy_nameless(from: &Path, to: &Path) -> io::Result<()> {
-    match fs::remove_file(to) {
+pub fn copy_nameless(disk: &dyn Disk, from: &Path, to: &Path) -> io::Result<()> {
+    match disk.remove_file(to) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let nameless = OpenOptions::new()
-        .write(true)
-        .mode(0o600)
-        .custom_flags(OFlag::O_TMPFILE.bits())
-        .open(parent_directory(to));
-    match nameless {
-        Ok(mut file) => {
-            io::copy(&mut File::open(from)?, &mut file)?;
-            let path = format!("/proc/self/fd/{}", file.as_raw_fd());
-            Ok(linkat(AT_FDCWD, path.as_str(), AT_FDCWD, to, AtFlags::AT_SYMLINK_FOLLOW)?)
+    let source = disk.open(from)?;
+    match disk.create_nameless(parent_directory(to), 0o600) {
+        Ok(file) => {
+            disk.copy_all(&source, &file)?;
+            disk.name(&file, to)
         }
         // A file system without nameless files (NFS): a name of our own beside the destination.
         Err(_) => {
             let temporary = to.with_extension("pgark");
-            let copied = fs::copy(from, &temporary).and_then(|_| fs::rename(&temporary, to));
-            copied.inspect_err(|_| drop(fs::remove_file(&temporary)))
+            match disk.remove_file(&temporary) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+            let copied = disk
+                .create_new(&temporary, 0o600)
+                .and_then(|file| disk.copy_all(&source, &file))
+                .and_then(|()| disk.rename_over(&temporary, to));
+            copied.inspect_err(|_| drop(disk.remove_file(&temporary)))
         }
     }
 }
@@ -284,7 +357,7 @@ mod tests {
         let (from, to) = (scratch.path().join("from"), scratch.path().join("to"));
         fs::write(&from, b"new").unwrap();
         fs::write(&to, b"old").unwrap();
-        copy_nameless(&from, &to).unwrap();
+        copy_nameless(&RealDisk, &from, &to).unwrap();
         assert_eq!(fs::read(&to).unwrap(), b"new");
         assert_eq!(fs::read_dir(scratch.path()).unwrap().count(), 2);
     }

@@ -1,76 +1,47 @@
-//! For the crash tests only: a disk before whose n-th operation the process dies as by SIGKILL.
+//! For the tests of crashes and faults only: steps before which the process dies, fails or waits.
 //!
-//! Compiled in by the feature `failpoints`, never in a release. Every durable step of pgark is an operation of
-//! [`Disk`], so that the tests hit each of them by counting up, and need no list of places.
+//! Without the feature `failpoints` every function here is empty, and a release holds nothing of it. Every durable step of
+//! pgark is an operation of [`Disk`](crate::durable::Disk), a request to a bucket, or named by [`step`]. All of them count,
+//! whichever thread takes them, so that a test hits each one by counting up, and needs no list of places.
+//!
+//! | variable | |
+//! |---|---|
+//! | `PGARK_DIE_BEFORE=7` | die before the seventh step, as by SIGKILL |
+//! | `PGARK_FAIL_AT=7:ENOSPC`, `7+:EIO` | the seventh step fails, or all from the seventh on do |
+//! | `PGARK_FAIL_AT=open:EIO`, `open/wal:EIO`, `read:SHORT` | all of that name fail, those of paths with that part, or read a few bytes at a time |
+//! | `PGARK_SLOW_MS=50` | every step takes so much longer |
+//! | `PGARK_RECORD=DIRECTORY` | write down what is done to the disk: see `recorder` |
+//! | `PGARK_MUTANT=skip-fsync` | have a defect: see [`Mutant`] |
 
-use crate::durable::{Disk, RealDisk};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
-use std::env;
-use std::fs::File;
-use std::io;
-use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+#[cfg(feature = "failpoints")]
+mod plan;
+#[cfg(feature = "failpoints")]
+pub mod recorder;
 
-/// The environment variable that says before which operation to die, counted from 1.
-pub const DIE_BEFORE: &str = "PGARK_DIE_BEFORE";
+#[cfg(feature = "failpoints")]
+pub use plan::{Fault, count, fault, mutant, step};
 
-/// The disk that the environment asks for.
-pub fn disk() -> Arc<dyn Disk> {
-    match env::var(DIE_BEFORE).ok().and_then(|number| number.parse().ok()) {
-        Some(operation) => Arc::new(DyingDisk { operation, done: AtomicU64::new(0) }),
-        None => Arc::new(RealDisk),
-    }
+/// A defect that pgark can be told to have, so that the tests can show that they would notice it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mutant {
+    /// `skip-fsync`: what was written is not made durable.
+    SkipFsync,
+    /// `early-acknowledgement`: a file is acknowledged before it is stored.
+    EarlyAcknowledgement,
+    /// `overwrite`: an object takes the place of another one of its name.
+    Overwrite,
+    /// `swallow-read-error`: a WAL file that cannot be read counts as absent.
+    SwallowReadError,
+    /// `early-manifest`: a backup's manifest is stored before its last pack.
+    EarlyManifest,
 }
 
-/// Counts operations, and dies before one of them.
-#[derive(Debug)]
-struct DyingDisk {
-    operation: u64,
-    done: AtomicU64,
-}
+/// A step that is neither an operation of the disk nor a request; and nothing at all in a release.
+#[cfg(not(feature = "failpoints"))]
+pub const fn step(_what: &str) {}
 
-impl DyingDisk {
-    fn real(&self) -> RealDisk {
-        if self.done.fetch_add(1, Ordering::SeqCst) + 1 == self.operation {
-            // Nothing of us runs after this: no destructor, no handler.
-            let _ = kill(Pid::this(), Signal::SIGKILL);
-        }
-        RealDisk
-    }
-}
-
-impl Disk for DyingDisk {
-    fn create_new(&self, path: &Path, mode: u32) -> io::Result<File> {
-        self.real().create_new(path, mode)
-    }
-
-    fn create_directory(&self, path: &Path, mode: u32) -> io::Result<()> {
-        self.real().create_directory(path, mode)
-    }
-
-    fn sync_file(&self, file: &File, path: &Path) -> io::Result<()> {
-        self.real().sync_file(file, path)
-    }
-
-    fn sync_directory(&self, path: &Path) -> io::Result<()> {
-        self.real().sync_directory(path)
-    }
-
-    fn rename_new(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.real().rename_new(from, to)
-    }
-
-    fn rename_over(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.real().rename_over(from, to)
-    }
-
-    fn remove_file(&self, path: &Path) -> io::Result<()> {
-        self.real().remove_file(path)
-    }
-
-    fn sync_file_system(&self, opened: &File) -> io::Result<()> {
-        self.real().sync_file_system(opened)
-    }
+/// Whether pgark has this defect.
+#[cfg(not(feature = "failpoints"))]
+pub const fn mutant(_mutant: Mutant) -> bool {
+    false
 }

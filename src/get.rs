@@ -2,7 +2,7 @@
 
 use crate::config::Config;
 use crate::data_directory::{DataDirectory, data_directory_of};
-use crate::durable::{self, Disk, RealDisk};
+use crate::durable::{self, Disk};
 use crate::error::{Context, Error, RecoveryMode, Result};
 use crate::postgres::{TimelineId, WalFileName};
 use crate::spool::{self, Answer, GetRequest, Patience, Request, TargetRule};
@@ -39,6 +39,7 @@ pub fn restore(
     destination: &Path,
     working_directory: &Path,
     recovery: Recovery,
+    disk: &dyn Disk,
 ) -> Result<()> {
     let name: WalFileName = name.parse()?;
     let what = || format!("could not restore {name}");
@@ -82,7 +83,9 @@ pub fn restore(
     loop {
         let conversation = spool::ask(config, &request, deadline, Patience::UntilDeadline).context(what)?;
         match &conversation.answer {
-            Answer::Fetched(fetched) if place(fetched, &destination).context(what)? == Placed::Whole => {
+            Answer::Fetched(fetched)
+                if place(disk, fetched, &destination).context(what)? == Placed::Whole =>
+            {
                 return Ok(());
             }
             // The agent died and another has cleared its spool: the file was only lent.
@@ -126,10 +129,10 @@ enum Placed {
 }
 
 /// Gives the fetched file its final name: by renaming it, or by a copy where the spool is on another file system.
-fn place(fetched: &Path, destination: &Path) -> Result<Placed> {
-    let placed = match RealDisk.rename_over(fetched, destination) {
+fn place(disk: &dyn Disk, fetched: &Path, destination: &Path) -> Result<Placed> {
+    let placed = match disk.rename_over(fetched, destination) {
         Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
-            durable::copy_nameless(fetched, destination)
+            durable::copy_nameless(disk, fetched, destination)
         }
         other => other,
     };

@@ -10,7 +10,7 @@
 //!
 //! # Layers
 //! Imports point downwards only; `tests/architecture.rs` holds them to this order.
-//! [`error`] → [`postgres`] → [`config`] → [`durable`], [`data_directory`] → [`spool`] → [`push`], [`get`] ═ the small
+//! [`error`] → [`postgres`] → [`config`] → [`failpoint`] → [`durable`], [`data_directory`] → [`spool`] → [`push`], [`get`] ═ the small
 //! programs end here ═ `monitor` → `server` → `codec` → `store` → `repository` → `agent`, `backup`, `recover` and the other
 //! use cases → `terminal` → `bin`.
 //!
@@ -28,7 +28,6 @@ pub mod config;
 pub mod data_directory;
 pub mod durable;
 pub mod error;
-#[cfg(feature = "failpoints")]
 pub mod failpoint;
 pub mod get;
 #[cfg(feature = "companion")]

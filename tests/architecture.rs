@@ -13,8 +13,8 @@ const LAYERS: &[&[&str]] = &[
     &["error"],
     &["postgres"],
     &["config"],
-    &["durable", "data_directory"],
     &["failpoint"],
+    &["durable", "data_directory"],
     &["spool"],
     &["push", "get"],
     // Here stands the wall: what is below needs the feature `companion`.

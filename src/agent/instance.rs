@@ -1,13 +1,14 @@
 //! One agent per spool.
 
 use crate::config::Config;
-use crate::durable::{Disk, RealDisk};
+use crate::durable::Disk;
 use crate::error::{Context, Error, Result};
 use crate::spool::{Request, Spool, ask_running};
 use std::fs::{self, File, Metadata, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -23,6 +24,7 @@ const PAUSE: Duration = Duration::from_millis(10);
 #[derive(Debug)]
 pub struct Instance {
     lock: File,
+    disk: Arc<dyn Disk>,
 }
 
 /// What trying to become the agent led to.
@@ -40,7 +42,7 @@ impl Instance {
     ///
     /// # Errors
     /// [`ErrorKind::Unavailable`](crate::error::ErrorKind::Unavailable) when the other agent does not end.
-    pub fn acquire(config: &Config, spool: &Spool) -> Result<Acquired> {
+    pub fn acquire(config: &Config, spool: &Spool, disk: Arc<dyn Disk>) -> Result<Acquired> {
         let path = spool.lock();
         let what = || format!("could not lock \"{}\"", path.display());
         let mut lock = OpenOptions::new()
@@ -85,15 +87,15 @@ impl Instance {
         // Of one length, over what is there: an agent must be able to begin on a full disk.
         let content = format!("{}\n{ours}\n", std::process::id());
         lock.write_all_at(format!("{content:<HOLDER_BYTES$}").as_bytes(), 0).context(what)?;
-        clear(spool)?;
-        Ok(Acquired::Ours(Instance { lock }))
+        clear(disk.as_ref(), spool)?;
+        Ok(Acquired::Ours(Instance { lock, disk }))
     }
 
     /// Takes the socket's name away, so that nobody connects to an agent that ends. In a spool that was made anew it is
     /// another agent's.
     pub fn remove_socket(&self, spool: &Spool) {
         if self.holds(spool) {
-            let _ = RealDisk.remove_file(spool.socket());
+            let _ = self.disk.remove_file(spool.socket());
         }
     }
 
@@ -136,11 +138,11 @@ fn ask_others_to_stop(spool: &Spool) -> Result<bool> {
 }
 
 /// Removes what dead agents left: their sockets, and what they fetched ahead and nobody took.
-fn clear(spool: &Spool) -> Result<()> {
+fn clear(disk: &dyn Disk, spool: &Spool) -> Result<()> {
     let mut leftovers = sockets(spool.directory())?;
     leftovers.extend(entries(&spool.prefetch())?);
     for path in leftovers {
-        match RealDisk.remove_file(&path) {
+        match disk.remove_file(&path) {
             // Whom it was lent to by an agent that died has just renamed it.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             other => other.context(|| format!("could not remove \"{}\"", path.display()))?,

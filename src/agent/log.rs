@@ -1,6 +1,6 @@
 //! The agent's log: a file in the spool that does not grow without end.
 
-use crate::durable::{Disk, RealDisk};
+use crate::durable::Disk;
 use crate::error::{Context, Result};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -14,6 +14,7 @@ pub struct RotatingLog(Arc<Mutex<State>>);
 
 #[derive(Debug)]
 struct State {
+    disk: Arc<dyn Disk>,
     path: PathBuf,
     file: File,
     length_bytes: u64,
@@ -25,11 +26,12 @@ impl RotatingLog {
     ///
     /// # Errors
     /// The operating system's.
-    pub fn open(path: &Path, max_bytes: u64) -> Result<RotatingLog> {
+    pub fn open(disk: Arc<dyn Disk>, path: &Path, max_bytes: u64) -> Result<RotatingLog> {
         let what = || format!("could not open the log \"{}\"", path.display());
         let file = append(path).context(what)?;
         let length_bytes = file.metadata().context(what)?.len();
-        Ok(RotatingLog(Arc::new(Mutex::new(State { path: path.to_owned(), file, length_bytes, max_bytes }))))
+        let state = State { disk, path: path.to_owned(), file, length_bytes, max_bytes };
+        Ok(RotatingLog(Arc::new(Mutex::new(state))))
     }
 }
 
@@ -39,7 +41,7 @@ impl Write for &RotatingLog {
         if state.length_bytes > 0 && state.length_bytes + bytes.len() as u64 > state.max_bytes {
             let mut old = state.path.clone().into_os_string();
             old.push(".1");
-            RealDisk.rename_over(&state.path, Path::new(&old))?;
+            state.disk.rename_over(&state.path, Path::new(&old))?;
             state.file = append(&state.path)?;
             state.length_bytes = 0;
         }
@@ -76,7 +78,7 @@ mod tests {
         let scratch = tempfile::tempdir().unwrap();
         let path = scratch.path().join("agent.log");
         for _ in 0..2 {
-            let mut log = RotatingLog::open(&path, 100).unwrap();
+            let mut log = RotatingLog::open(crate::durable::disk(), &path, 100).unwrap();
             for number in 0..30 {
                 writeln!(log, "line {number}").unwrap();
             }

@@ -23,6 +23,7 @@ pub use log::RotatingLog;
 pub use status::{AgentStatus, FailureStatus};
 
 use crate::config::Config;
+use crate::durable::Disk;
 use crate::error::{Context, Result};
 use crate::spool::Spool;
 use crate::store::Store;
@@ -51,6 +52,7 @@ const SPOOL_LOOK: Duration = Duration::from_secs(2);
 pub async fn serve(
     config: Arc<Config>,
     store: Arc<dyn Store>,
+    disk: Arc<dyn Disk>,
     instance: Instance,
     listening: impl FnOnce(),
 ) -> Result<()> {
@@ -60,7 +62,7 @@ pub async fn serve(
     let mut terminate = signal(SignalKind::terminate()).context(what)?;
     let mut interrupt = signal(SignalKind::interrupt()).context(what)?;
     let (stop, stopped) = watch::channel(false);
-    let places = Arc::new(Places::new(config.clone(), store.clone(), spool.places()));
+    let places = Arc::new(Places::new(config.clone(), store.clone(), disk, spool.places()));
     let (uploads, mut uploading) = Uploads::start(&config, places.clone(), spool.directory().to_owned());
     let fetcher = Arc::new(Fetcher::new(&config, places, spool.prefetch()));
     let server = Server::new(uploads, fetcher.clone(), spool.clone(), config.agent.idle, stop.clone());

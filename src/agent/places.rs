@@ -4,7 +4,7 @@
 //! directory where the repository was: WAL that is stored there is not where recovery looks for it.
 
 use crate::config::Config;
-use crate::durable::{self, RealDisk};
+use crate::durable::{self, Disk};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::postgres::SystemIdentifier;
 use crate::repository::Repository;
@@ -23,6 +23,7 @@ const SYSTEMS_MAX: usize = 16;
 pub struct Places {
     config: Arc<Config>,
     store: Arc<dyn Store>,
+    disk: Arc<dyn Disk>,
     open: Mutex<HashMap<SystemIdentifier, Arc<Repository>>>,
     making: Mutex<()>,
     /// The file in the spool that holds a line for each place that has been seen.
@@ -31,8 +32,8 @@ pub struct Places {
 
 impl Places {
     /// The places of a configuration; `seen` is the file in the spool that remembers them.
-    pub fn new(config: Arc<Config>, store: Arc<dyn Store>, seen: PathBuf) -> Places {
-        Places { config, store, open: Mutex::default(), making: Mutex::default(), seen }
+    pub fn new(config: Arc<Config>, store: Arc<dyn Store>, disk: Arc<dyn Disk>, seen: PathBuf) -> Places {
+        Places { config, store, disk, open: Mutex::default(), making: Mutex::default(), seen }
     }
 
     /// Makes a place where there is none, unless there was one before: then it is the repository that is away.
@@ -60,7 +61,7 @@ impl Places {
             };
         }
         repository.make()?;
-        durable::replace_file(&RealDisk, &self.seen, format!("{seen}{line}\n").as_bytes(), 0o600)
+        durable::replace_file(self.disk.as_ref(), &self.seen, format!("{seen}{line}\n").as_bytes(), 0o600)
     }
 
     /// The place of a system.

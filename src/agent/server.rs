@@ -4,6 +4,7 @@ use super::fetch::Fetcher;
 use super::status::AgentStatus;
 use super::upload::Uploads;
 use crate::error::{Context, Error, Result};
+use crate::failpoint::{self, Mutant};
 use crate::spool::{Answer, Request, Spool, read_request, write_answer};
 use nix::unistd::Uid;
 use std::future::pending;
@@ -126,7 +127,9 @@ impl Server {
         let Some(answer) = answer else { return Ok(()) };
         let mut message = Vec::new();
         write_answer(&mut message, &answer)?;
+        failpoint::step(if matches!(answer, Answer::Stored) { "acknowledge" } else { "say" });
         writing.write_all(&message).await.context(|| "could not answer")?;
+        failpoint::step("said");
         if lent.is_some() {
             // The asker renames or copies the file and then ends, in whatever way.
             let _ = timeout(LENT_MAX, gone(&mut reading)).await;
@@ -136,6 +139,11 @@ impl Server {
 
     async fn answer(&self, request: Request, lent: &mut Option<TempPath>) -> Option<Answer> {
         let answer = match request {
+            Request::Push(push) if failpoint::mutant(Mutant::EarlyAcknowledgement) => {
+                let uploads = self.uploads.clone();
+                tokio::spawn(async move { uploads.push(push).await });
+                Answer::Stored
+            }
             Request::Push(push) => match self.uploads.push(push).await? {
                 Ok(()) => Answer::Stored,
                 Err(error) => Answer::Failed(error),

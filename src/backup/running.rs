@@ -260,6 +260,30 @@ mod tests {
     struct StuckDisk(std::path::PathBuf);
 
     impl Disk for StuckDisk {
+        fn open(&self, path: &Path) -> io::Result<File> {
+            RealDisk.open(path)
+        }
+        fn read_at(&self, file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+            RealDisk.read_at(file, buffer, offset)
+        }
+        fn write_all(&self, file: &File, bytes: &[u8]) -> io::Result<()> {
+            RealDisk.write_all(file, bytes)
+        }
+        fn copy_all(&self, from: &File, to: &File) -> io::Result<()> {
+            RealDisk.copy_all(from, to)
+        }
+        fn create_nameless(&self, directory: &Path, mode: u32) -> io::Result<File> {
+            RealDisk.create_nameless(directory, mode)
+        }
+        fn name(&self, file: &File, path: &Path) -> io::Result<()> {
+            RealDisk.name(file, path)
+        }
+        fn create_link(&self, target: &Path, path: &Path) -> io::Result<()> {
+            RealDisk.create_link(target, path)
+        }
+        fn remove_directory(&self, path: &Path) -> io::Result<()> {
+            RealDisk.remove_directory(path)
+        }
         fn create_new(&self, path: &Path, mode: u32) -> io::Result<File> {
             RealDisk.create_new(path, mode)
         }

@@ -76,5 +76,12 @@ fn run(mode: &Cell<RecoveryMode>) -> Result<()> {
     let config = Config::load(&Config::locate(config, env::var_os("PGARK_CONFIG")).path)?;
     let working_directory = env::current_dir().context(|| "could not find the working directory")?;
     let recovery = Recovery { mode: mode.get(), target, timeline };
-    pgark::get::restore(&config, &name.to_string_lossy(), destination, &working_directory, recovery)
+    pgark::get::restore(
+        &config,
+        &name.to_string_lossy(),
+        destination,
+        &working_directory,
+        recovery,
+        pgark::durable::disk().as_ref(),
+    )
 }

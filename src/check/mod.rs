@@ -80,7 +80,7 @@ pub fn run(config: &Config, store: &Arc<dyn Store>, watch: &Watch<'_>, tell: &mu
         "data directory",
         format!("\"{shown}\": PostgreSQL {version}, system {}", control.system),
     ));
-    match Spool::of(config).and_then(|spool| spool.prepare().map(|()| spool)) {
+    match Spool::of(config).and_then(|spool| spool.prepare(crate::durable::disk().as_ref()).map(|()| spool)) {
         Ok(spool) => tell(Finding::passed("spool", format!("\"{}\"", spool.directory().display()))),
         Err(error) => tell(Finding::failed("spool", &error)),
     }

@@ -50,7 +50,6 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::num::NonZeroUsize;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::symlink;
 use std::path::{Component, Path, PathBuf};
 
 /// Permissions of what is written beside the data directory.
@@ -181,7 +180,7 @@ fn place_tablespaces(disk: &dyn Disk, plan: &RecoveryPlan) -> Result<()> {
     let places = &plan.places;
     for tablespace in places.tablespaces() {
         let link = places.link(tablespace);
-        symlink(&tablespace.new, &link)
+        disk.create_link(&tablespace.new, &link)
             .context(|| format!("could not create link \"{}\"", link.display()))?;
     }
     let map_path = places.data_directory().join("tablespace_map");

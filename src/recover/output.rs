@@ -3,7 +3,7 @@
 use crate::durable::Disk;
 use crate::error::{Context, Result};
 use std::fs::{File, OpenOptions, Permissions};
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
@@ -14,7 +14,8 @@ const PAGE_BYTES: usize = 8192;
 const READ_BYTES: usize = 256 << 10;
 
 /// Where content goes, from its beginning to its end.
-pub struct Output {
+pub struct Output<'a> {
+    disk: &'a dyn Disk,
     file: File,
     /// How far it has come.
     offset: u64,
@@ -24,21 +25,21 @@ pub struct Output {
     old: Option<Vec<u8>>,
 }
 
-impl Output {
+impl<'a> Output<'a> {
     /// A file that must be new.
     ///
     /// # Errors
     /// The operating system's, here and in the other functions.
-    pub fn create(disk: &dyn Disk, path: &Path, mode: u32) -> Result<Output> {
+    pub fn create(disk: &'a dyn Disk, path: &Path, mode: u32) -> Result<Output<'a>> {
         let file =
             disk.create_new(path, mode).context(|| format!("could not write \"{}\"", path.display()))?;
-        Ok(Output { file, offset: 0, written_bytes: 0, old: None })
+        Ok(Output { disk, file, offset: 0, written_bytes: 0, old: None })
     }
 
     /// A file that is there.
-    pub fn over(path: &Path, mode: u32) -> Result<Output> {
+    pub fn over(disk: &'a dyn Disk, path: &Path, mode: u32) -> Result<Output<'a>> {
         let file = open_existing(path, mode).context(|| format!("could not write \"{}\"", path.display()))?;
-        Ok(Output { file, offset: 0, written_bytes: 0, old: Some(Vec::new()) })
+        Ok(Output { disk, file, offset: 0, written_bytes: 0, old: Some(Vec::new()) })
     }
 
     /// The next bytes of the content. Pages that are right already are not written.
@@ -46,7 +47,7 @@ impl Output {
         let Some(old) = &mut self.old else {
             self.written_bytes += bytes.len() as u64;
             self.offset += bytes.len() as u64;
-            return self.file.write_all(bytes);
+            return self.disk.write_all(&self.file, bytes);
         };
         old.resize(bytes.len(), 0);
         let length = read_full(&self.file, old, self.offset)?;
@@ -149,7 +150,7 @@ mod tests {
         ];
         for (old, written) in cases {
             std::fs::write(&path, &old).unwrap();
-            let mut output = Output::over(&path, 0o600).unwrap();
+            let mut output = Output::over(&crate::durable::RealDisk, &path, 0o600).unwrap();
             for piece in right.chunks(2 * PAGE_BYTES) {
                 output.write(piece).unwrap();
             }

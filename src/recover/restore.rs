@@ -295,7 +295,7 @@ impl Restore<'_> {
         let mut output = match existing {
             // A path that the index names twice, or that is a link, fails here: the file must be new.
             None => Output::create(self.disk, &path, mode)?,
-            Some(_) => Output::over(&path, mode)?,
+            Some(_) => Output::over(self.disk, &path, mode)?,
         };
         if self.chain.increments() > 0 && file.path.as_bytes() == BACKUP_LABEL {
             let restored = self.restore_label(reader, file, &mut output).context(what)?;
@@ -315,7 +315,7 @@ impl Restore<'_> {
         &self,
         reader: &mut ChainReader<'_>,
         mut file: ChainedFile,
-        output: &mut Output,
+        output: &mut Output<'_>,
     ) -> Result<RestoredFile> {
         let recorded = self.chain.newest().backup_label.as_bytes();
         let mut differs = file.bytes != recorded.len() as u64;

@@ -7,12 +7,12 @@
 use crate::data_directory::DataDirectory;
 use crate::durable::{self, Disk};
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::postgres::{MajorVersion, SystemIdentifier};
+use crate::postgres::{MajorVersion, PostmasterPid, SystemIdentifier};
 use nix::errno::Errno;
 use nix::sys::signal::kill;
 use nix::unistd::{AccessFlags, Pid, Uid, access};
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -352,14 +352,25 @@ fn lock(marker: &File, directory: &Path) -> Result<()> {
 
 /// The process of the server that uses a data directory, if one does.
 fn running_server(path: &Path) -> Option<i32> {
-    let content = fs::read_to_string(path.join("postmaster.pid")).ok()?;
-    // A server in single-user mode writes its process id negated.
-    let process: i32 = content.lines().next()?.trim().parse::<i32>().ok()?.checked_abs()?;
+    let process = PostmasterPid::parse(&fs::read(path.join("postmaster.pid")).ok()?)?.process_id;
+    // One of another owner, too: where it is a server after all, its data must not be touched.
     let alive = match kill(Pid::from_raw(process), None) {
         Ok(()) => true,
         Err(errno) => errno == Errno::EPERM,
     };
-    (process > 1 && alive && process != std::process::id().cast_signed()).then_some(process)
+    (alive && process != std::process::id().cast_signed()).then_some(process)
+}
+
+/// Opens the marker for appending: a new one, or that of an unfinished restore where it has not lost it.
+fn open_marker(disk: &dyn Disk, path: &Path, found: Found) -> io::Result<File> {
+    if matches!(found, Found::Unfinished | Found::Kept) {
+        let nofollow = nix::fcntl::OFlag::O_NOFOLLOW.bits();
+        match OpenOptions::new().append(true).custom_flags(nofollow).open(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            other => return other,
+        }
+    }
+    disk.create_new(path, 0o600)
 }
 
 impl Staging {
@@ -381,23 +392,16 @@ impl Staging {
             }
         }
         let marker_path = path.join(MARKER);
-        let mut marker = OpenOptions::new()
-            .append(true)
-            .create(true)
-            .create_new(!matches!(found, Found::Unfinished | Found::Kept))
-            .mode(0o600)
-            .custom_flags(nix::fcntl::OFlag::O_NOFOLLOW.bits())
-            .open(&marker_path)
-            .context(what)?;
+        let marker = open_marker(disk, &marker_path, found).context(what)?;
         lock(&marker, path)?;
         // What remains say of themselves stays said until they are gone.
         if marker.metadata().context(what)?.len() == 0 {
-            marker.write_all(MARKER_TEXT).context(what)?;
+            disk.write_all(&marker, MARKER_TEXT).context(what)?;
         }
         disk.sync_file(&marker, &marker_path).context(what)?;
         disk.sync_directory(path).context(what)?;
         if found == Found::Unfinished {
-            durable::clear_directory(path, MARKER)?;
+            durable::clear_directory(disk, path, Some(MARKER))?;
         } else if found != Found::Kept && fs::read_dir(path).context(what)?.count() != 1 {
             // Somebody has filled it since we looked.
             disk.remove_file(&marker_path).context(what)?;
@@ -414,7 +418,8 @@ impl Staging {
     /// # Errors
     /// The operating system's.
     pub fn name_tablespaces(&mut self, disk: &dyn Disk, tablespaces: &[&Path]) -> Result<()> {
-        let lines = tablespaces.iter().map(|tablespace| format!("{TABLESPACE_LINE}{tablespace:?}\n"));
+        // Each a line of its own, whatever a power cut has left of the text above.
+        let lines = tablespaces.iter().map(|tablespace| format!("\n{TABLESPACE_LINE}{tablespace:?}\n"));
         self.append(disk, &lines.collect::<String>())
     }
 
@@ -433,9 +438,9 @@ impl Staging {
         let what = || format!("could not prepare directory \"{}\"", path.display());
         let (marker_path, new) = (path.join(MARKER), path.join(NEW_MARKER));
         durable::remove_all(&new)?;
-        let mut file = disk.create_new(&new, 0o600).context(what)?;
-        file.write_all(MARKER_TEXT).context(what)?;
-        file.write_all(format!("{DELTA_LINE}{system}\n").as_bytes()).context(what)?;
+        let file = disk.create_new(&new, 0o600).context(what)?;
+        disk.write_all(&file, MARKER_TEXT).context(what)?;
+        disk.write_all(&file, format!("{DELTA_LINE}{system}\n").as_bytes()).context(what)?;
         disk.sync_file(&file, &new).context(what)?;
         match disk.rename_new(&new, &marker_path) {
             // It is there since the recovery that is continued.
@@ -462,7 +467,7 @@ impl Staging {
     fn append(&mut self, disk: &dyn Disk, text: &str) -> Result<()> {
         let path = self.path.join(MARKER);
         let what = || format!("could not write \"{}\"", path.display());
-        self.marker.write_all(text.as_bytes()).context(what)?;
+        disk.write_all(&self.marker, text.as_bytes()).context(what)?;
         disk.sync_file(&self.marker, &path).context(what)
     }
 

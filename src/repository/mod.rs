@@ -156,14 +156,19 @@ pub fn systems(store: &dyn Store, cluster: &str) -> Result<Vec<SystemIdentifier>
 /// # Errors
 /// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) for a bucket when pgark was built without S3.
 pub fn open_store(config: &Config, disk: Arc<dyn Disk>) -> Result<Arc<dyn Store>> {
-    match &config.repository.url {
+    let store: Arc<dyn Store> = match &config.repository.url {
         #[cfg(feature = "s3")]
         RepositoryUrl::S3 { bucket, prefix } => {
-            Ok(Arc::new(S3Store::new(bucket, prefix, config.s3.clone(), layout::use_of)))
+            Arc::new(S3Store::new(bucket, prefix, config.s3.clone(), layout::use_of))
         }
         #[cfg(not(feature = "s3"))]
-        RepositoryUrl::S3 { .. } => Err(Error::usage("this pgark was built without S3")
-            .hint("Build it with the feature \"s3\", which is on by default.")),
-        RepositoryUrl::Directory(root) => Ok(Arc::new(DirectoryStore::new(root.clone(), disk))),
-    }
+        RepositoryUrl::S3 { .. } => {
+            return Err(Error::usage("this pgark was built without S3")
+                .hint("Build it with the feature \"s3\", which is on by default."));
+        }
+        RepositoryUrl::Directory(root) => Arc::new(DirectoryStore::new(root.clone(), disk)),
+    };
+    #[cfg(feature = "failpoints")]
+    let store = crate::store::MutantStore::of(store);
+    Ok(store)
 }

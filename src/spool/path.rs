@@ -2,7 +2,7 @@
 
 use crate::config::Config;
 use crate::data_directory::user_name;
-use crate::durable::{self, RealDisk};
+use crate::durable::{self, Disk};
 use crate::error::{Context, Error, Result};
 use nix::unistd::Uid;
 use std::fs;
@@ -82,7 +82,7 @@ impl Spool {
     /// # Errors
     /// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) when the directory above it is missing, or the spool
     /// belongs to another user or may be written by others; otherwise what the operating system says.
-    pub fn prepare(&self) -> Result<()> {
+    pub fn prepare(&self, disk: &dyn Disk) -> Result<()> {
         let parent = durable::parent_directory(&self.directory);
         if !parent.is_dir() {
             return Err(Error::usage(format!(
@@ -96,7 +96,7 @@ impl Spool {
             )));
         }
         let name = self.directory.file_name().unwrap_or_default();
-        durable::create_directories(&RealDisk, parent, Path::new(name), 0o700).map_err(|error| {
+        durable::create_directories(disk, parent, Path::new(name), 0o700).map_err(|error| {
             error.hint(format!(
                 "Create it for the owner of the data directory: install -d -o {} -m 0700 \"{}\"",
                 user_name(Uid::effective()),
@@ -116,7 +116,7 @@ impl Spool {
             )));
         }
         let prefetch = self.prefetch();
-        match fs::create_dir(&prefetch) {
+        match disk.create_directory(&prefetch, 0o700) {
             // Two agents may begin at once; one of them goes on.
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
             other => other.context(|| format!("could not create directory \"{}\"", prefetch.display())),

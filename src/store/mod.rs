@@ -6,11 +6,15 @@
 
 mod directory;
 mod key;
+#[cfg(feature = "failpoints")]
+mod mutant;
 #[cfg(feature = "s3")]
 pub mod s3;
 
 pub use directory::DirectoryStore;
 pub use key::ObjectKey;
+#[cfg(feature = "failpoints")]
+pub use mutant::MutantStore;
 #[cfg(feature = "s3")]
 pub use s3::S3Store;
 

@@ -10,6 +10,7 @@ use super::places::Places;
 use super::status::FetchStatus;
 use crate::config::Config;
 use crate::error::{Context, Error, ErrorKind, RecoveryMode, Result};
+use crate::failpoint;
 use crate::postgres::{SegmentName, SegmentSize, SystemIdentifier, WalFileName};
 use crate::repository::{Repository, wal};
 use crate::spool::GetRequest;
@@ -203,8 +204,10 @@ async fn fetch(
     blocking(move || {
         let what = || format!("could not write to \"{}\"", directory.display());
         let mut file = NamedTempFile::new_in(&directory).context(what)?;
+        failpoint::step("fetch");
         match wal::fetch(&repository, name, Some(segment_size), &mut file)? {
             Some(fetched) => {
+                failpoint::step("fetched");
                 debug!(%name, stored_bytes = fetched.stored_bytes, "fetched");
                 Ok(Some(file.into_temp_path()))
             }

@@ -90,7 +90,12 @@ impl Scene {
         let url = path("repository").display().to_string();
         let data_directory = path("data");
         let config = Arc::new(Config::for_recovery("main", &url, &data_directory).unwrap());
-        let places = Arc::new(Places::new(config.clone(), store.clone(), path("spool/places")));
+        let places = Arc::new(Places::new(
+            config.clone(),
+            store.clone(),
+            crate::durable::disk(),
+            path("spool/places"),
+        ));
         let (uploads, _) = Uploads::start(&config, places, path("spool"));
         Scene { scratch, store, uploads }
     }

@@ -7,6 +7,7 @@ use nix::unistd::{dup2_stdin, dup2_stdout, setsid};
 use pgark::agent::{Acquired, Instance, RotatingLog};
 use pgark::config::Config;
 use pgark::data_directory::DataDirectory;
+use pgark::durable::Disk;
 use pgark::error::{Context as _, Error, Result};
 use pgark::spool::{Answer, Request, Spool, ask_running, write_answer};
 use serde::Serialize;
@@ -89,12 +90,13 @@ fn serve(context: &Context, listening: impl FnOnce()) -> Result<ExitCode> {
     let config = Arc::new(context.config()?);
     DataDirectory::open(&config.data_directory)?;
     let spool = Spool::of(&config)?;
-    spool.prepare()?;
-    let Acquired::Ours(instance) = Instance::acquire(&config, &spool)? else {
+    let disk = pgark::durable::disk();
+    spool.prepare(disk.as_ref())?;
+    let Acquired::Ours(instance) = Instance::acquire(&config, &spool, disk.clone())? else {
         output::say("pgark: an agent of this configuration is already running");
         return Ok(ExitCode::SUCCESS);
     };
-    start_log(&config, &spool)?;
+    start_log(&config, &spool, disk.clone())?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .max_blocking_threads(config.agent.workers.get() * 2 + 4)
@@ -103,18 +105,24 @@ fn serve(context: &Context, listening: impl FnOnce()) -> Result<ExitCode> {
         .enable_all()
         .build()
         .context(|| "could not start the runtime")?;
-    runtime.block_on(pgark::agent::serve(config.clone(), context.store(&config)?, instance, listening))?;
+    runtime.block_on(pgark::agent::serve(
+        config.clone(),
+        context.store(&config)?,
+        disk,
+        instance,
+        listening,
+    ))?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// Under systemd the journal keeps the log; else a file in the spool does.
-fn start_log(config: &Config, spool: &Spool) -> Result<()> {
+fn start_log(config: &Config, spool: &Spool, disk: Arc<dyn Disk>) -> Result<()> {
     let filter = EnvFilter::try_from_env("PGARK_LOG").unwrap_or_else(|_| EnvFilter::new(LOG_FILTER));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_target(false);
     if stderr_is_the_journal() {
         builder.without_time().with_writer(io::stderr).init();
     } else {
-        let log = RotatingLog::open(&spool.log(), config.agent.log_max_bytes)?;
+        let log = RotatingLog::open(disk, &spool.log(), config.agent.log_max_bytes)?;
         builder.with_writer(move || log.clone()).init();
     }
     Ok(())

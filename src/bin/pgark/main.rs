@@ -13,7 +13,6 @@ mod status;
 use clap::{Parser, Subcommand};
 use output::Output;
 use pgark::config::Config;
-use pgark::durable::Disk;
 use pgark::error::{Error, ErrorKind, Result};
 use pgark::store::Store;
 use std::path::PathBuf;
@@ -110,15 +109,7 @@ struct PlaceArguments {
 
 /// The one place where a concrete store is chosen.
 fn open(config: &Config) -> Result<Arc<dyn Store>> {
-    pgark::repository::open_store(config, disk())
-}
-
-/// The file system that everything durable goes through.
-fn disk() -> Arc<dyn Disk> {
-    #[cfg(feature = "failpoints")]
-    return pgark::failpoint::disk();
-    #[cfg(not(feature = "failpoints"))]
-    return Arc::new(pgark::durable::RealDisk);
+    pgark::repository::open_store(config, pgark::durable::disk())
 }
 
 fn main() -> ExitCode {

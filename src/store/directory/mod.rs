@@ -12,7 +12,7 @@ use crate::durable::{self, Disk};
 use crate::error::{Context, Error, ErrorKind, Result};
 use reader::FileReader;
 use std::collections::HashSet;
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -172,8 +172,9 @@ impl Store for DirectoryStore {
 
     fn open(&self, key: &ObjectKey, from: u64) -> Result<Option<Box<dyn ObjectReader>>> {
         let path = self.inner.path(key);
-        match File::open(&path) {
-            Ok(file) => Ok(Some(Box::new(FileReader::new(file, path, from)?))),
+        let disk = &self.inner.disk;
+        match disk.open(&path) {
+            Ok(file) => Ok(Some(Box::new(FileReader::new(disk.clone(), file, path, from)))),
             Err(error) if self.inner.is_absent(&error)? => Ok(None),
             Err(error) => Err(Error::io(format!("could not open \"{}\"", path.display()), error)),
         }
@@ -231,7 +232,7 @@ impl Store for DirectoryStore {
     fn make_durable(&self, key: &ObjectKey) -> Result<()> {
         let path = self.inner.path(key);
         let what = || format!("could not make \"{}\" durable", path.display());
-        let file = match File::open(&path) {
+        let file = match self.inner.disk.open(&path) {
             Err(error) if self.inner.is_absent(&error)? => {
                 return Err(Error::new(ErrorKind::Absent, format!("\"{}\" is gone", path.display())));
             }

@@ -1,24 +1,26 @@
 //! One object on its way out of a directory.
 
 use super::ObjectReader;
+use crate::durable::Disk;
 use crate::error::{Context, Result};
 use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// How much is read at a time: large enough for a disk, small enough for a cache.
 const READ_BYTES: usize = 256 << 10;
 
 /// An open file and a position in it.
 pub struct FileReader {
+    disk: Arc<dyn Disk>,
     file: File,
     path: PathBuf,
     position: u64,
 }
 
 impl FileReader {
-    pub fn new(file: File, path: PathBuf, from: u64) -> Result<FileReader> {
-        Ok(FileReader { file, path, position: from })
+    pub fn new(disk: Arc<dyn Disk>, file: File, path: PathBuf, from: u64) -> FileReader {
+        FileReader { disk, file, path, position: from }
     }
 }
 
@@ -28,8 +30,8 @@ impl ObjectReader for FileReader {
         buffer.resize(start + READ_BYTES, 0);
         let target = buffer.get_mut(start..).unwrap_or_default();
         let length = self
-            .file
-            .read_at(target, self.position)
+            .disk
+            .read_at(&self.file, target, self.position)
             .context(|| format!("could not read \"{}\"", self.path.display()))?;
         buffer.truncate(start + length);
         self.position += length as u64;

@@ -4,8 +4,6 @@ use super::{Inner, ObjectKey, ObjectWriter, PutOutcome, temporary};
 use crate::durable::parent_directory;
 use crate::error::{Context, Error, Result};
 use std::fs::File;
-use std::io::Write;
-use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -53,7 +51,7 @@ impl FileWriter {
         let mut checksum = crc32fast::Hasher::new();
         let mut offset = 0;
         loop {
-            match self.file.read_at(&mut buffer, offset).context(what)? {
+            match self.store.disk.read_at(&self.file, &mut buffer, offset).context(what)? {
                 0 => break,
                 length => {
                     checksum.update(buffer.get(..length).unwrap_or_default());
@@ -77,8 +75,9 @@ impl ObjectWriter for FileWriter {
     fn write(&mut self, bytes: &[u8]) -> Result<()> {
         self.checksum.update(bytes);
         self.written_bytes += bytes.len() as u64;
-        self.file
-            .write_all(bytes)
+        self.store
+            .disk
+            .write_all(&self.file, bytes)
             .context(|| format!("could not write to the repository \"{}\"", self.store.root.display()))
     }
 

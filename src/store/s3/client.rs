@@ -7,6 +7,7 @@ use super::errors::{Answer, Failure, judge, stalled};
 use super::progress::{ObserveBody, watched};
 use crate::config::S3Settings;
 use crate::error::{Context, Error, Result};
+use crate::failpoint;
 use crate::store::ObjectKey;
 use aws_config::meta::region::RegionProviderChain;
 use aws_config::profile::ProfileFileRegionProvider;
@@ -190,7 +191,10 @@ impl S3Client {
         let mut maybe_done = false;
         loop {
             self.give_way().await;
-            let failure = match watched(stall, attempt(connected)).await {
+            failpoint::step("request");
+            let answered = watched(stall, attempt(connected)).await;
+            failpoint::step("answer");
+            let failure = match answered {
                 Some(Ok(output)) => {
                     self.set_trouble(None);
                     return Ok(output);

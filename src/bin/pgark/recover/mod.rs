@@ -5,7 +5,7 @@ mod text;
 
 pub use arguments::RecoverArguments;
 
-use super::{Context, disk, output};
+use super::{Context, output};
 use pgark::config::{Config, Conninfo};
 use pgark::error::{Context as _, Error, ErrorKind, Result};
 use pgark::postgres::TargetAction;
@@ -57,7 +57,7 @@ pub fn run(context: &Context, arguments: RecoverArguments) -> Result<ExitCode> {
     if !context.output.is_json() && !context.output.is_quiet() {
         output::say(&text::plan(&plan, None));
     }
-    let summary = recover(&plan, &repository, workers, disk().as_ref(), &monitor)?;
+    let summary = recover(&plan, &repository, workers, pgark::durable::disk().as_ref(), &monitor)?;
     let start = ServerStart { name_data_directory: summary.configured_data_directory.is_some(), ..start };
     let mut document = text::RecoveryDocument::new(&plan, &summary, &start);
     if arguments.wait {

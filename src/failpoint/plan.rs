@@ -1,0 +1,160 @@
+//! What the environment asks for, and how many steps were taken.
+
+use super::{Mutant, recorder};
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::env;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::Duration;
+
+static TAKEN: AtomicU64 = AtomicU64::new(0);
+static PLAN: OnceLock<Plan> = OnceLock::new();
+
+/// Read once: a process does not change its mind.
+#[derive(Debug, Default)]
+struct Plan {
+    die_before: Option<u64>,
+    fail_at: Option<(Where, Fault)>,
+    slow: Duration,
+    record: Option<PathBuf>,
+    mutant: Option<Mutant>,
+}
+
+/// Which operations fail.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Where {
+    Step(u64),
+    From(u64),
+    Named(String),
+}
+
+/// How an operation fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// With this error of the operating system.
+    Error(Errno),
+    /// Not at all, but it reads a few bytes only, as it may.
+    Short,
+}
+
+fn plan() -> &'static Plan {
+    PLAN.get_or_init(|| Plan {
+        die_before: number("PGARK_DIE_BEFORE"),
+        fail_at: env::var("PGARK_FAIL_AT").ok().and_then(|text| parse_fail_at(&text)),
+        slow: Duration::from_millis(number("PGARK_SLOW_MS").unwrap_or_default()),
+        record: env::var_os("PGARK_RECORD").map(PathBuf::from),
+        mutant: env::var("PGARK_MUTANT").ok().and_then(|name| name.parse().ok()),
+    })
+}
+
+fn number(variable: &str) -> Option<u64> {
+    env::var(variable).ok()?.parse().ok()
+}
+
+fn parse_fail_at(text: &str) -> Option<(Where, Fault)> {
+    let (place, fault) = text.split_once(':')?;
+    let place = match place.strip_suffix('+') {
+        Some(first) => Where::From(first.parse().ok()?),
+        None => place.parse().map(Where::Step).unwrap_or_else(|_| Where::Named(place.to_owned())),
+    };
+    let fault = match fault {
+        "SHORT" => Fault::Short,
+        "ENOSPC" => Fault::Error(Errno::ENOSPC),
+        "EIO" => Fault::Error(Errno::EIO),
+        "EROFS" => Fault::Error(Errno::EROFS),
+        "EACCES" => Fault::Error(Errno::EACCES),
+        _ => return None,
+    };
+    Some((place, fault))
+}
+
+/// Takes a step: dies before it, if that is asked for. Says which one it is, counted from 1.
+pub fn count() -> u64 {
+    let plan = plan();
+    let step = TAKEN.fetch_add(1, Ordering::SeqCst) + 1;
+    if plan.die_before == Some(step) {
+        // Nothing of us runs after this: no destructor, no handler.
+        let _ = kill(Pid::this(), Signal::SIGKILL);
+    }
+    if !plan.slow.is_zero() {
+        thread::sleep(plan.slow);
+    }
+    step
+}
+
+/// Takes a step that has a name only.
+pub fn step(what: &str) {
+    recorder::note(what, count);
+}
+
+/// How the operation `name` on `path` fails, which is the `step`-th step if it counts as one.
+pub fn fault(name: &str, path: Option<&Path>, step: Option<u64>) -> Option<Fault> {
+    let (place, fault) = plan().fail_at.as_ref()?;
+    let hit = match place {
+        Where::Step(number) => step == Some(*number),
+        Where::From(number) => step.is_some_and(|step| step >= *number),
+        Where::Named(named) => match named.split_once('/') {
+            Some((named, part)) => {
+                let within = |path: &Path| path.to_string_lossy().contains(&format!("/{part}/"));
+                named == name && path.is_some_and(within)
+            }
+            None => named == name,
+        },
+    };
+    hit.then_some(*fault)
+}
+
+impl Fault {
+    /// The error, if it is one.
+    pub fn error(self) -> Option<io::Error> {
+        match self {
+            Fault::Error(errno) => Some(errno.into()),
+            Fault::Short => None,
+        }
+    }
+}
+
+/// Where what is done to the disk is to be written down.
+pub(super) fn recording() -> Option<&'static Path> {
+    plan().record.as_deref()
+}
+
+/// Whether pgark has this defect.
+pub fn mutant(mutant: Mutant) -> bool {
+    plan().mutant == Some(mutant)
+}
+
+impl FromStr for Mutant {
+    type Err = ();
+
+    fn from_str(name: &str) -> Result<Mutant, ()> {
+        match name {
+            "skip-fsync" => Ok(Mutant::SkipFsync),
+            "early-acknowledgement" => Ok(Mutant::EarlyAcknowledgement),
+            "overwrite" => Ok(Mutant::Overwrite),
+            "swallow-read-error" => Ok(Mutant::SwallowReadError),
+            "early-manifest" => Ok(Mutant::EarlyManifest),
+            _ => Err(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn faults_are_asked_for_by_number_and_by_name() {
+        let parse = parse_fail_at;
+        assert_eq!(parse("7:ENOSPC"), Some((Where::Step(7), Fault::Error(Errno::ENOSPC))));
+        assert_eq!(parse("7+:EIO"), Some((Where::From(7), Fault::Error(Errno::EIO))));
+        assert_eq!(parse("read:SHORT"), Some((Where::Named("read".to_owned()), Fault::Short)));
+        assert_eq!((parse("7"), parse("7:EWHAT")), (None, None));
+    }
+}

@@ -1,0 +1,97 @@
+//! Writes down what is done to the disk, in the order in which it was done, for a test to play power cuts with.
+//!
+//! The directory that `PGARK_RECORD` names gets two files, which all processes append to under one lock, held from before an
+//! operation until it is written down. `log` has a line for each: process, operation, inode, offset, length, path, second
+//! path, with tabs between. `data` has what was written: offset and length say where.
+
+use super::plan::recording;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+/// What was done.
+#[derive(Debug, Default)]
+pub struct Record<'a> {
+    /// The operation's name.
+    pub operation: &'a str,
+    /// What was written.
+    pub content: &'a [u8],
+    /// The path.
+    pub path: Option<&'a Path>,
+    /// The new name, or where a link leads.
+    pub other: Option<&'a Path>,
+}
+
+#[derive(Debug)]
+struct Recorder {
+    log: File,
+    data: File,
+}
+
+/// Does something and writes it down, so that nothing else is written down between; what fails, as `failed`. `inode` tells
+/// of what was done which file it is.
+///
+/// # Errors
+/// Those of `act`, and of writing it down: a gap in the record would prove what is not so.
+pub fn perform<T>(
+    record: &Record<'_>,
+    act: impl FnOnce() -> io::Result<T>,
+    inode: impl FnOnce(&T) -> Option<u64>,
+) -> io::Result<T> {
+    let Some(recorder) = recorder()? else { return act() };
+    let mut recorder = recorder.lock().unwrap_or_else(PoisonError::into_inner);
+    recorder.log.lock()?;
+    let done = match act() {
+        Ok(done) => recorder.write(record, record.operation, inode(&done)).map(|()| done),
+        Err(error) => Err(recorder.write(record, "failed", None).err().unwrap_or(error)),
+    };
+    recorder.log.unlock()?;
+    done
+}
+
+/// Writes down a step that is none of the disk's.
+pub fn note(what: &str, act: impl FnOnce() -> u64) {
+    // There is nobody to tell; a record that could not be written fails at the next operation.
+    let _ = perform(&Record { operation: what, ..Record::default() }, || Ok(act()), |_| None);
+}
+
+/// The number that tells a file from every other, whatever its names are.
+pub fn inode_of(file: &File) -> Option<u64> {
+    file.metadata().ok().map(|metadata| metadata.ino())
+}
+
+fn recorder() -> io::Result<Option<&'static Mutex<Recorder>>> {
+    static RECORDER: OnceLock<Option<Mutex<Recorder>>> = OnceLock::new();
+    if let Some(opened) = RECORDER.get() {
+        return Ok(opened.as_ref());
+    }
+    let opened = recording().map(Recorder::open).transpose()?;
+    Ok(RECORDER.get_or_init(|| opened.map(Mutex::new)).as_ref())
+}
+
+impl Recorder {
+    fn open(directory: &Path) -> io::Result<Recorder> {
+        let append = |name| OpenOptions::new().append(true).create(true).open(directory.join(name));
+        Ok(Recorder { log: append("log")?, data: append("data")? })
+    }
+
+    fn write(&mut self, record: &Record<'_>, operation: &str, inode: Option<u64>) -> io::Result<()> {
+        let offset = self.data.metadata()?.len();
+        self.data.write_all(record.content)?;
+        let mut line = format!(
+            "{}\t{operation}\t{}\t{offset}\t{}\t",
+            std::process::id(),
+            inode.unwrap_or_default(),
+            record.content.len()
+        )
+        .into_bytes();
+        line.extend_from_slice(record.path.map_or(b"", |path| path.as_os_str().as_bytes()));
+        line.push(b'\t');
+        line.extend_from_slice(record.other.map_or(b"", |path| path.as_os_str().as_bytes()));
+        line.push(b'\n');
+        self.log.write_all(&line)
+    }
+}

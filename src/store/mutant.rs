@@ -1,0 +1,135 @@
+//! For the tests only: a store with a defect, in front of a sound one. See [`Mutant`].
+
+use super::{Listing, ObjectInfo, ObjectKey, ObjectReader, ObjectVisitor, ObjectWriter, PutOutcome, Store};
+use crate::error::Result;
+use crate::failpoint::{Mutant, mutant};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// The last part of the key of what makes a backup exist, and how those of its packs begin.
+const MANIFEST: &str = "manifest.json";
+const PACK: &str = "pack-";
+
+/// An object that is stored only when the manifest is, its key and length.
+type Late = (ObjectKey, u64, Box<dyn ObjectWriter>);
+
+/// A store with a defect.
+pub struct MutantStore {
+    inner: Arc<dyn Store>,
+    late: Arc<Mutex<Vec<Late>>>,
+}
+
+impl MutantStore {
+    /// `inner`, or a defective store in front of it if one is asked for.
+    pub fn of(inner: Arc<dyn Store>) -> Arc<dyn Store> {
+        let defects = [Mutant::Overwrite, Mutant::SwallowReadError, Mutant::EarlyManifest];
+        if !defects.into_iter().any(mutant) {
+            return inner;
+        }
+        Arc::new(MutantStore { inner, late: Arc::default() })
+    }
+}
+
+impl std::fmt::Debug for MutantStore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("MutantStore").field(&self.inner).finish()
+    }
+}
+
+fn last_part(key: &ObjectKey) -> &str {
+    key.as_str().rsplit('/').next().unwrap_or_default()
+}
+
+/// What a look comes to that failed.
+fn swallow<T>(key: &ObjectKey, result: Result<Option<T>>) -> Result<Option<T>> {
+    match result {
+        Err(_) if mutant(Mutant::SwallowReadError) && key.as_str().contains("/wal/") => Ok(None),
+        other => other,
+    }
+}
+
+impl Store for MutantStore {
+    fn location(&self) -> String {
+        self.inner.location()
+    }
+
+    fn create(&self, key: &ObjectKey) -> Result<Box<dyn ObjectWriter>> {
+        if mutant(Mutant::Overwrite) {
+            self.inner.delete(key)?;
+        }
+        let inner = self.inner.create(key)?;
+        let late =
+            mutant(Mutant::EarlyManifest) && (last_part(key).starts_with(PACK) || last_part(key) == MANIFEST);
+        if !late {
+            return Ok(inner);
+        }
+        Ok(Box::new(LateWriter { key: key.clone(), bytes: 0, inner, late: self.late.clone() }))
+    }
+
+    fn replace(&self, key: &ObjectKey, content: &[u8]) -> Result<()> {
+        self.inner.replace(key, content)
+    }
+
+    fn open(&self, key: &ObjectKey, from: u64) -> Result<Option<Box<dyn ObjectReader>>> {
+        swallow(key, self.inner.open(key, from))
+    }
+
+    fn stat(&self, key: &ObjectKey) -> Result<Option<ObjectInfo>> {
+        let late = self.late.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, bytes, _)) = late.iter().find(|(known, ..)| known == key) {
+            return Ok(Some(ObjectInfo { length_bytes: *bytes }));
+        }
+        swallow(key, self.inner.stat(key))
+    }
+
+    fn list(&self, below: Option<&ObjectKey>) -> Result<Listing> {
+        self.inner.list(below)
+    }
+
+    fn walk(&self, below: &ObjectKey, from: Option<&ObjectKey>, visit: ObjectVisitor<'_>) -> Result<()> {
+        self.inner.walk(below, from, visit)
+    }
+
+    fn still_holds(&self, key: &ObjectKey) -> Result<bool> {
+        self.inner.still_holds(key)
+    }
+
+    fn make_durable(&self, key: &ObjectKey) -> Result<()> {
+        self.inner.make_durable(key)
+    }
+
+    fn delete(&self, key: &ObjectKey) -> Result<()> {
+        self.inner.delete(key)
+    }
+
+    fn sweep(&self) -> Result<u64> {
+        self.inner.sweep()
+    }
+}
+
+/// Says that it has stored a pack, and stores it after the manifest.
+struct LateWriter {
+    key: ObjectKey,
+    bytes: u64,
+    inner: Box<dyn ObjectWriter>,
+    late: Arc<Mutex<Vec<Late>>>,
+}
+
+impl ObjectWriter for LateWriter {
+    fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        self.bytes += bytes.len() as u64;
+        self.inner.write(bytes)
+    }
+
+    fn finish(self: Box<Self>) -> Result<PutOutcome> {
+        let mut late = self.late.lock().unwrap_or_else(PoisonError::into_inner);
+        if last_part(&self.key) != MANIFEST {
+            late.push((self.key, self.bytes, self.inner));
+            return Ok(PutOutcome::Created);
+        }
+        let outcome = self.inner.finish();
+        for (_, _, writer) in late.drain(..) {
+            writer.finish()?;
+        }
+        outcome
+    }
+}

@@ -33,17 +33,26 @@ impl<'a> RunningBackup<'a> {
     /// [`ErrorKind::Conflict`] when it is in use, and the store's.
     pub fn begin(repository: &'a Repository, label: &'a Label) -> Result<RunningBackup<'a>> {
         let running = Running::begin(Timestamp::now());
-        running.create(repository, label)?;
+        let exists = || -> Result<bool> {
+            Ok(repository.store().stat(&repository.layout().stored_backup(label)?)?.is_some())
+        };
+        match running.create(repository, label) {
+            Err(error) if error.kind() == ErrorKind::Conflict => {
+                // The mark may be of one that died when it was published already, or be damaged.
+                if exists()? {
+                    return Err(taken(label));
+                }
+                Running::read(repository, label)?;
+                return Err(error);
+            }
+            other => other?,
+        }
         let backup =
             RunningBackup { repository, label, running: Mutex::new(running), ended: AtomicBool::new(false) };
         // Looked at only now: a backup of this label that was being published has taken its mark away.
-        if repository.store().stat(&repository.layout().stored_backup(label)?)?.is_some() {
+        if exists()? {
             repository.store().delete(&repository.layout().backup_running(label)?)?;
-            return Err(Error::new(
-                ErrorKind::Conflict,
-                format!("the repository already holds a backup {label}"),
-            )
-            .hint("Choose another label with --label."));
+            return Err(taken(label));
         }
         Ok(backup)
     }
@@ -120,6 +129,11 @@ impl<'a> RunningBackup<'a> {
     }
 }
 
+fn taken(label: &Label) -> Error {
+    Error::new(ErrorKind::Conflict, format!("the repository already holds a backup {label}"))
+        .hint("Choose another label with --label.")
+}
+
 /// Stops a heartbeat.
 struct End<'a>(&'a AtomicBool);
 
@@ -136,9 +150,17 @@ impl Drop for End<'_> {
 pub fn sweep_abandoned(repository: &Repository, monitor: &dyn Monitor) -> Result<()> {
     let now = Timestamp::now();
     for listed in inventory::list(repository, now)? {
-        if listed.state == BackupState::Abandoned {
-            monitor.step(&format!("removing what is left of the unfinished backup {}", listed.label));
-            sweep(repository, &listed.label, now)?;
+        match listed.state {
+            BackupState::Abandoned => {
+                monitor.step(&format!("removing what is left of the unfinished backup {}", listed.label));
+                sweep(repository, &listed.label, now)?;
+            }
+            // Left alone: it may be alive, and whoever takes it finds out at the next heartbeat.
+            BackupState::Unknown(why) => monitor.warning(&format!(
+                "it is not known whether the backup {} is being taken, so what lies there stays: {why}",
+                listed.label
+            )),
+            BackupState::Complete | BackupState::Running(_) => {}
         }
     }
     Ok(())

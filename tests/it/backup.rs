@@ -298,3 +298,21 @@ fn a_damaged_page_is_told_and_kept() {
     assert_eq!(manifest["damaged_pages"]["count"], 1);
     assert_eq!(manifest["damaged_pages"]["listed"][0]["block"], 2);
 }
+
+/// It was an error of every backup, whatever its label.
+#[test]
+fn a_damaged_mark_of_a_running_backup_blocks_no_other() {
+    let site = Site::with_servers(1);
+    let primary = primary(&site);
+    let place = site.archive_of(&primary).backup("torn");
+    fs::create_dir_all(&place).unwrap();
+    fs::write(place.join("running"), "{").unwrap();
+    let left =
+        Run::as_caller("/bin/chown").args(["-R", "--reference"]).arg(primary.data()).arg(site.repository());
+    left.run().expect(0);
+    base_backup(&primary, "two").run().expect(0).says("not known whether the backup torn is being taken");
+    base_backup(&primary, "torn").run().expect(4).says("does not say who is taking a backup").says("HINT:");
+    assert_eq!(objects(&place), ["running"], "it may be alive");
+    fs::remove_dir_all(&place).unwrap();
+    base_backup(&primary, "torn").run().expect(0);
+}

@@ -25,6 +25,8 @@ pub enum BackupState {
     Running(Running),
     /// What is left of one that was not finished.
     Abandoned,
+    /// Somebody's mark that cannot be read, and why: whether a backup is being taken is not known.
+    Unknown(String),
 }
 
 /// A backup whose manifest cannot be used, and why.
@@ -42,7 +44,12 @@ pub fn list(repository: &Repository, now: Timestamp) -> Result<Vec<ListedBackup>
         let Ok(label) = name.parse::<Label>() else { continue };
         let state = match store.stat(&layout.stored_backup(&label)?)? {
             Some(_) => Some(BackupState::Complete),
-            None => unfinished(repository, &label, now)?,
+            None => match unfinished(repository, &label, now) {
+                Err(error) if error.kind() == ErrorKind::Damaged => {
+                    Some(BackupState::Unknown(error.to_string()))
+                }
+                other => other?,
+            },
         };
         backups.extend(state.map(|state| ListedBackup { label, state }));
     }

@@ -127,7 +127,11 @@ impl Running {
         let key = repository.layout().backup_running(label)?;
         let Some(text) = repository.store().read_small(&key, RUNNING_BYTES_MAX)? else { return Ok(None) };
         let what = || format!("\"{}/{key}\" cannot be used", repository.store().location());
-        let damaged = |error| Error::damaged("it does not say who is taking a backup").caused_by(error);
+        let damaged = |error| {
+            Error::damaged("it does not say who is taking a backup").caused_by(error).hint(
+                "If no backup of this label is being taken, remove what lies there; else choose another label.",
+            )
+        };
         serde_json::from_slice(&text).map_err(damaged).context(what).map(Some)
     }
 

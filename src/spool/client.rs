@@ -8,6 +8,7 @@ use crate::error::{Context, Error, Result};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use nix::unistd::Uid;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -89,6 +90,10 @@ pub fn ask_running(spool: &Spool, request: &Request, deadline: Instant) -> Resul
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
             return Ok(None);
         }
+        // What another user left in our spool is no agent of ours, and the next one removes it.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied && is_foreign(spool) => {
+            return Ok(None);
+        }
         Err(error) => {
             return Err(Error::io(
                 format!("could not connect to the agent's socket \"{}\"", spool.socket().display()),
@@ -114,6 +119,11 @@ pub fn ask_running(spool: &Spool, request: &Request, deadline: Instant) -> Resul
         Err(_) if Instant::now() >= deadline => Err(too_late(spool)),
         Err(error) => Err(error),
     }
+}
+
+fn is_foreign(spool: &Spool) -> bool {
+    std::fs::symlink_metadata(spool.socket())
+        .is_ok_and(|metadata| metadata.uid() != Uid::effective().as_raw())
 }
 
 /// A socket that another user listens on would tell us whatever it likes.

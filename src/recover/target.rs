@@ -153,6 +153,14 @@ fn history(archive: &dyn Archive, timeline: TimelineId) -> Result<TimelineHistor
     })
 }
 
+/// What is looked for when WAL is read for a target.
+fn described(target: &RecoveryTarget) -> String {
+    match target {
+        RecoveryTarget::Xid(xid) => format!("the end of transaction {xid}"),
+        other => other.to_string(),
+    }
+}
+
 /// What all kinds of targets need.
 struct Planner<'a> {
     request: &'a TargetRequest,
@@ -261,13 +269,17 @@ impl Planner<'_> {
     fn record(&self, target: &RecoveryTarget, bound: TargetBound) -> Result<TargetPlan> {
         let mut read_until = None;
         let mut newest = None;
+        // What was found from a newer backup on, which is too late for that one.
+        let mut later: Option<WalMark> = None;
         for &backup in &self.candidates {
             let wal = self.wal_from(backup)?;
-            let found =
+            let earlier =
                 evidence::first_record(self.archive, &wal, backup.start_point, read_until, &mut |event| {
                     is_meant(target, event)
                 })?;
-            match found {
+            let readable = |mark: &WalMark| wal.readable_end().is_some_and(|end| mark.end <= end);
+            later = earlier.or(later);
+            match later.clone().filter(readable) {
                 // Within the backup: the server would refuse, an older backup may do.
                 Some(mark) if mark.start < backup.stop_point => {}
                 Some(mark) => {
@@ -279,9 +291,18 @@ impl Planner<'_> {
             newest = newest.or(Some((backup, wal)));
         }
         match newest {
+            Some(_) if later.is_some_and(|mark| self.is_in_first_backup(&mark)) => {
+                Err(self.before_first_backup(&described(target)))
+            }
             Some((backup, wal)) => self.unreached(backup, &wal, target.clone(), bound),
             None => Err(none_on_path(&self.path, &[])),
         }
+    }
+
+    fn is_in_first_backup(&self, mark: &WalMark) -> bool {
+        let within =
+            |backup: &&BackupCandidate| (backup.start_point..backup.stop_point).contains(&mark.start);
+        self.candidates.last().is_some_and(within)
     }
 
     fn newest(&self) -> Result<&BackupCandidate> {
@@ -400,10 +421,7 @@ impl Planner<'_> {
     }
 
     fn not_found(&self, target: &RecoveryTarget, wal: &PathWal, end: &WalEnd) -> Error {
-        let what = match target {
-            RecoveryTarget::Xid(xid) => format!("the end of transaction {xid}"),
-            other => other.to_string(),
-        };
+        let what = described(target);
         let oldest =
             self.candidates.last().map_or_else(|| wal.from(), |b| self.path.segment_at(b.start_point));
         Error::absent(format!("{what} is not in the archived WAL of timeline {}", self.path.timeline())).hint(

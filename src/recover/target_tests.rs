@@ -317,7 +317,9 @@ fn transactions_and_restore_points_are_found_by_reading() {
     let found = plan(&world, &named("before upgrade")).unwrap();
     assert_eq!((found.backup.as_str(), found.expected.end), ("b", lsn(90).checked_add(RECORD_BYTES)));
     assert_eq!(plan(&world, &named("within b")).unwrap().backup, "a");
-    assert_eq!(refusal(&world, &named("within a")).0, ErrorKind::Absent);
+    let (kind, report) = refusal(&world, &named("within a"));
+    assert_eq!(kind, ErrorKind::Absent);
+    assert!(report.starts_with("no backup ended before restore point \"within a\"\n"), "{report}");
     let (kind, report) = refusal(&world, &named("typo"));
     assert_eq!(kind, ErrorKind::Absent);
     assert!(
@@ -335,6 +337,24 @@ fn transactions_and_restore_points_are_found_by_reading() {
     );
     assert_eq!(plan(&world, &to(xid(1040))).unwrap().backup, "a");
     assert_eq!(refusal(&world, &to(xid(7))).0, ErrorKind::Absent);
+}
+
+/// It was said not to be in the WAL when the backup that was taken meanwhile had begun segments before.
+#[test]
+fn a_transaction_that_ended_during_a_long_backup_is_reached_from_the_one_before() {
+    let mut world = one_timeline();
+    world.1[1] = backup("b", 1, 60, 110);
+    world.0.restore_points = vec![(99, "within b")];
+    let xid = |number| to(RecoveryTarget::Xid(Xid::new(number)));
+    let found = plan(&world, &xid(1100)).unwrap();
+    assert_eq!((found.backup.as_str(), last_xid(&found)), ("a", 1100));
+    assert_eq!(found.expected.end, lsn(100).checked_add(RECORD_BYTES));
+    assert_eq!(plan(&world, &to(RecoveryTarget::Name("within b".parse().unwrap()))).unwrap().backup, "a");
+    assert_eq!(plan(&world, &xid(1120)).unwrap().backup, "b");
+    // Without the WAL between, the older backup does not lead there.
+    world.0.segments = vec![(1, 1..=2), (1, 4..=9)];
+    world.1[1] = backup("b", 1, 64, 110);
+    assert!(plan(&world, &xid(1100)).is_err());
 }
 
 #[test]

@@ -65,6 +65,8 @@ install_tools() {
     have cc || missing+=(gcc libc6-dev)
     have lz4 || missing+=(lz4)
     have zstd || missing+=(zstd)
+    have strace || missing+=(strace)
+    compgen -G '/usr/lib/*/faketime/libfaketime.so.1' >/dev/null || missing+=(faketime)
     ((${#missing[@]} == 0)) || apt_install "${missing[@]}"
 }
 

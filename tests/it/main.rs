@@ -11,10 +11,17 @@ mod backup_stream;
 mod combine;
 #[cfg(feature = "failpoints")]
 mod crash;
+#[cfg(feature = "failpoints")]
+mod full_disk;
 mod get;
 mod harness;
 mod hostile_repository;
 mod incremental;
+mod killing;
+#[cfg(feature = "failpoints")]
+mod mutants;
+#[cfg(feature = "failpoints")]
+mod power_loss;
 mod new_system;
 mod promotion;
 mod push;
@@ -35,6 +42,8 @@ mod s3_hostile;
 mod s3_rights;
 mod s3_trouble;
 mod show;
+mod signals;
 mod snippets;
+mod split_brain;
 mod standby;
 mod support;

@@ -1,6 +1,7 @@
 //! A bucket on a real S3 server, seen with the SDK alone.
 
 use super::archive::CLUSTER_NAME;
+use super::checker::Tree;
 use super::cluster::Cluster;
 use super::wal::timeline_and_log_of;
 use aws_sdk_s3::Client;
@@ -234,6 +235,16 @@ impl Bucket {
             let found = self.client.get_object().bucket(&self.name).key(key).send().await.unwrap();
             found.body.collect().await.unwrap().to_vec()
         })
+    }
+
+    /// All objects below our prefix, as they lie below the root of a directory.
+    pub fn tree(&self) -> Tree {
+        let mut tree = Tree::default();
+        for key in self.keys() {
+            let path = key.strip_prefix(&format!("{}/", self.prefix)).unwrap();
+            tree.insert(path, self.get(&key));
+        }
+        tree
     }
 
     pub fn put(&self, key: &str, content: &[u8]) {

@@ -324,6 +324,18 @@ impl Cluster {
         kill_all_of(&self.data());
     }
 
+    /// Kills every process of the server at once, but those that it has started and that are meant to be left.
+    pub fn kill_server_but_not(&mut self, spared: &dyn Fn(Process) -> bool) {
+        let of_server = |process: &Process| process.command_line().contains("postgres") && !spared(*process);
+        for process in self.processes().into_iter().filter(of_server) {
+            process.signal(Signal::SIGKILL);
+        }
+        self.server = None; // waits for it: a zombie would count as alive
+        wait_until("the server's processes are gone", PATIENCE, || {
+            self.processes().iter().filter(|process| process.is_alive()).filter(|p| of_server(p)).count() == 0
+        });
+    }
+
     /// The processes that work in the data directory: the server's, and what it started.
     pub fn processes(&self) -> Vec<Process> {
         let data = self.data();

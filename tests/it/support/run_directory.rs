@@ -15,6 +15,9 @@ for process in /proc/[0-9]*; do
     case $(readlink "$process/cwd") in "$DIR"/*) kill -9 "${process#/proc/}" ;; esac
     grep -qsaF "$DIR/" "$process/cmdline" && kill -9 "${process#/proc/}"
 done
+while read -r _ place _; do
+    case $place in "$DIR"/*) umount -l "$place" ;; esac
+done </proc/mounts
 rm -rf "$DIR"
 "#;
 

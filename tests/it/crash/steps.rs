@@ -1,0 +1,29 @@
+//! Which of many steps to die before.
+
+use crate::support::{Random, Recording, wants_everything};
+use std::collections::BTreeMap;
+
+/// The last steps of a story decide: what is published, and what is put in place.
+const LAST_STEPS: usize = 8;
+
+/// The steps of a program that was recorded, each with its number, counted from 1. With everything wanted: all of them; else
+/// one of each kind by chance, and the last ones.
+pub fn chosen(recording: &Recording, scenario: &str) -> Vec<(u64, String)> {
+    let operations = recording.operations();
+    let process = operations.first().expect("something was recorded").process;
+    assert!(operations.iter().all(|operation| operation.process == process), "one program was recorded");
+    let steps: Vec<(u64, String)> = (1..).zip(operations.iter().map(|operation| operation.kind())).collect();
+    if wants_everything() {
+        return steps;
+    }
+    let mut kinds: BTreeMap<&str, Vec<u64>> = BTreeMap::new();
+    for (step, kind) in &steps {
+        kinds.entry(kind).or_default().push(*step);
+    }
+    let mut random = Random::seeded(scenario);
+    let mut chosen: BTreeMap<u64, String> =
+        kinds.iter().map(|(kind, steps)| (*random.choose(steps), (*kind).to_owned())).collect();
+    chosen.extend(steps.iter().rev().take(LAST_STEPS).cloned());
+    eprintln!("{scenario}: {} of {} steps of {} kinds", chosen.len(), steps.len(), kinds.len());
+    chosen.into_iter().collect()
+}

@@ -1,0 +1,177 @@
+//! Operations that fail because they are told to: each one in turn, with the errors of a full disk and of a broken one.
+
+use super::complaint_about_unreadable;
+use crate::crash::chosen;
+use crate::support::checker::{Acknowledged, Tree, expect_sound};
+use crate::support::{
+    Cluster, Outcome, PATIENCE, Recording, Run, Site, Stop, Tally, wait_until, wants_everything,
+};
+use std::time::Duration;
+
+/// A segment's number past those that initdb made.
+const SEGMENT: u64 = 0x40;
+
+const AT_ONCE: Duration = Duration::from_secs(10);
+
+/// Variables' names for errors, and what is said of them.
+const ERRORS: [(&str, &str); 2] = [("ENOSPC", "no space left on device"), ("EIO", "input/output error")];
+
+fn failing(run: Run, place: &str, error: &str) -> Run {
+    run.env("PGARK_FAIL_AT", format!("{place}:{error}"))
+}
+
+fn start_agent(cluster: &Cluster, run: Run) -> crate::support::Running {
+    let mut agent = run.spawn();
+    wait_until("the agent listens or has ended", PATIENCE, || {
+        let entries = std::fs::read_dir(cluster.spool()).into_iter().flatten();
+        let listens = entries
+            .flatten()
+            .any(|entry| entry.path().extension().is_some_and(|extension| extension == "sock"));
+        listens || agent.try_status().is_some()
+    });
+    agent
+}
+
+fn begin_anew(site: &Site, cluster: &Cluster) {
+    if let Some(agent) = cluster.find_agent() {
+        agent.kill();
+    }
+    for directory in [site.repository(), cluster.spool()] {
+        for entry in std::fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) }.unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_push_tells_of_every_operation_that_fails_and_succeeds_when_it_does_not() {
+    let site = Site::without_server();
+    let cluster = site.cluster("primary");
+    let wal = cluster.fake_wal();
+    let (name, bytes) = (wal.name(SEGMENT), wal.bytes(SEGMENT, 1));
+    let path = format!("pg_wal/{name}");
+    cluster.put_wal(&name, &bytes);
+    let recording = Recording::new(&site, "record");
+    let agent = start_agent(&cluster, recording.of(cluster.pgark(&["agent"])));
+    cluster.push(&path).expect(0);
+    cluster.pgark(&["agent", "stop"]).run().expect(0);
+    agent.wait().expect(0);
+    let steps = recording.operations().len();
+    let acknowledged = Acknowledged::with_file(&name, &bytes);
+    let mut tally = Tally::of("push-faults");
+    for (number, step) in (1..=steps).enumerate() {
+        // Each step once; with everything wanted, with each error, and as a disk that stays full.
+        let errors = if wants_everything() { &ERRORS[..] } else { &ERRORS[number % 2..][..1] };
+        for (error, text) in errors {
+            begin_anew(&site, &cluster);
+            let agent = start_agent(&cluster, failing(cluster.pgark(&["agent"]), &step.to_string(), error));
+            let outcome = cluster.push(&path);
+            if outcome.code != Some(0) {
+                outcome.expect(3).says(text).within(AT_ONCE);
+                cluster.push(&path).expect(0).within(AT_ONCE);
+            }
+            expect_sound(&Tree::read(&site.repository()), &acknowledged, &format!("{error} at step {step}"));
+            tally.faults += 1;
+            tally.acknowledged += 1;
+            drop(agent);
+        }
+        if wants_everything() {
+            begin_anew(&site, &cluster);
+            let agent =
+                start_agent(&cluster, failing(cluster.pgark(&["agent"]), &format!("{step}+"), "ENOSPC"));
+            let outcome = cluster.push(&path);
+            if outcome.code == Some(0) {
+                expect_sound(
+                    &Tree::read(&site.repository()),
+                    &acknowledged,
+                    &format!("full from step {step} on"),
+                );
+            } else {
+                outcome.expect(3).says(ERRORS[0].1).within(AT_ONCE);
+            }
+            drop(agent);
+            cluster.push(&path).expect(0);
+            expect_sound(&Tree::read(&site.repository()), &acknowledged, &format!("after {step}"));
+            tally.faults += 1;
+        }
+    }
+}
+
+#[test]
+fn a_backup_tells_of_every_operation_that_fails_and_leaves_nothing() {
+    let site = Site::with_servers(1);
+    let mut primary = site.cluster("primary");
+    primary.config.set("backup.workers", 1);
+    primary.archive();
+    primary.start();
+    let base_backup = |label: &str| primary.pgark(&["base-backup", "--checkpoint", "fast", "--label", label]);
+    let recording = Recording::new(&site, "record");
+    recording.of(base_backup("recorded")).run().expect(0);
+    let archive = site.archive_of(&primary);
+    std::fs::remove_dir_all(archive.backup("recorded")).unwrap();
+    let mut tally = Tally::of("backup-faults");
+    for (number, (step, kind)) in chosen(&recording, "faults of a backup").into_iter().enumerate() {
+        if number % 3 != 0 && !wants_everything() {
+            continue; // the deaths have been at all of them
+        }
+        let (error, text) = ERRORS[number % 2];
+        let outcome = failing(base_backup("one"), &step.to_string(), error).run();
+        tally.faults += 1;
+        if outcome.code == Some(0) {
+            // What failed was in the way of nothing: a mark or a temporary name that stayed.
+            assert!(archive.backup("one").join("manifest.json").exists(), "{kind}");
+        } else {
+            outcome.expect(3).says(text);
+            expect_sound(&Tree::read(&site.repository()), &Acknowledged::default(), &kind);
+            base_backup("one").run().expect(0);
+        }
+        let mut acknowledged = Acknowledged::default();
+        acknowledged.backups.insert("one".to_owned());
+        expect_sound(&Tree::read(&site.repository()), &acknowledged, &kind);
+        std::fs::remove_dir_all(archive.backup("one")).unwrap();
+    }
+    primary.stop(Stop::Fast);
+}
+
+#[test]
+fn what_cannot_be_read_stops_recovery_and_short_reads_do_not() {
+    let site = Site::without_server();
+    let cluster = site.cluster("primary");
+    let wal = cluster.fake_wal();
+    let (name, bytes) = (wal.name(SEGMENT), wal.bytes(SEGMENT, 1));
+    cluster.archive_file(&name, &bytes);
+    let get = |place: &str, error: &str| -> Outcome {
+        cluster.pgark(&["agent", "stop"]).run().expect(0);
+        failing(cluster.program("archive-get").args([name.as_str(), "pg_wal/RECOVERYXLOG"]), place, error)
+            .run()
+    };
+    for place in ["open", "read"] {
+        let outcome = get(place, "EIO");
+        assert_eq!(complaint_about_unreadable(&outcome), None);
+        outcome.says("input/output error");
+        assert!(!cluster.has("pg_wal/RECOVERYXLOG"));
+    }
+    get("open", "EACCES").expect(126).says("permission denied");
+    get("read", "SHORT").expect(0);
+    assert!(cluster.read("pg_wal/RECOVERYXLOG") == bytes);
+}
+
+#[test]
+fn a_backup_is_stored_and_restored_by_short_reads() {
+    let site = Site::with_servers(1);
+    let mut primary = site.cluster("primary");
+    primary.archive();
+    primary.start();
+    primary.psql("CREATE TABLE t AS SELECT generate_series(1, 1000) a");
+    let backup = primary.pgark(&["base-backup", "--checkpoint", "fast", "--label", "one"]);
+    failing(backup, "read", "SHORT").run().expect(0);
+    let last = primary.switch_wal();
+    primary.wait_archived(&last);
+    primary.stop(Stop::Fast);
+    let target = site.directory().join("target");
+    failing(primary.recover(&target, &["--latest"]), "read", "SHORT").run().expect(0);
+    primary.start_recovered(&target);
+    assert_eq!(primary.psql("SELECT count(*) FROM t"), "1000");
+    primary.stop_recovered(&target);
+}

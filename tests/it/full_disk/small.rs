@@ -1,0 +1,138 @@
+//! Repository, spool and target on file systems that are too small.
+
+use crate::support::checker::{Acknowledged, Tree, expect_sound};
+use crate::support::{Cluster, PATIENCE, Site, SmallDisk, Stop, Tally, wait_until};
+use std::path::Path;
+use std::time::Duration;
+
+/// A segment's number past those that initdb made.
+const SEGMENT: u64 = 0x40;
+
+/// No longer than an error may take.
+const AT_ONCE: Duration = Duration::from_secs(10);
+
+const NO_SPACE: &str = "no space left on device";
+
+/// How many files a directory holds, which may be missing.
+fn entries(directory: &Path) -> usize {
+    std::fs::read_dir(directory).into_iter().flatten().count()
+}
+
+fn push(cluster: &Cluster, number: u64) -> crate::support::Outcome {
+    let wal = cluster.fake_wal();
+    cluster.put_wal(&wal.name(number), wal.bytes(number, 1));
+    cluster.push(&format!("pg_wal/{}", wal.name(number)))
+}
+
+#[test]
+fn a_full_repository_keeps_what_it_has_and_goes_on_when_there_is_room() {
+    let site = Site::without_server();
+    let Some(disk) = SmallDisk::mount(&site.repository(), 2048) else { return };
+    let cluster = site.cluster("primary");
+    let wal = cluster.fake_wal();
+    let mut tally = Tally::of("full-repository");
+    let mut acknowledged = Acknowledged::default();
+    let mut number = SEGMENT;
+    loop {
+        let outcome = push(&cluster, number);
+        if outcome.code != Some(0) {
+            outcome.expect(3).says(NO_SPACE).says(&wal.name(number)).within(AT_ONCE);
+            break;
+        }
+        acknowledged.file(&wal.name(number), &wal.bytes(number, 1));
+        number += 1;
+        assert!(number < SEGMENT + 10, "it is never full");
+    }
+    assert!(number > SEGMENT, "it takes nothing");
+    tally.faults = 1;
+    let temporary = site.repository().join(".pgark-temporary");
+    wait_until("nothing half is left", PATIENCE, || entries(&temporary) == 0);
+    expect_sound(&Tree::read(&site.repository()), &acknowledged, "with a full repository");
+    disk.resize(8192);
+    wait_until("there is room again", PATIENCE, || push(&cluster, number).code == Some(0));
+    acknowledged.file(&wal.name(number), &wal.bytes(number, 1));
+    expect_sound(&Tree::read(&site.repository()), &acknowledged, "with room again");
+    tally.acknowledged = acknowledged.files.len();
+}
+
+#[test]
+fn a_read_only_repository_is_told_and_passes() {
+    let site = Site::without_server();
+    let Some(disk) = SmallDisk::mount(&site.repository(), 4096) else { return };
+    let cluster = site.cluster("primary");
+    push(&cluster, SEGMENT).expect(0);
+    disk.set_read_only(true);
+    push(&cluster, SEGMENT + 1).expect(3).says("read-only file system").within(AT_ONCE);
+    // It is read all the same.
+    cluster.get(&cluster.fake_wal().name(SEGMENT), "pg_wal/RECOVERYXLOG").expect(0);
+    disk.set_read_only(false);
+    wait_until("it can be written to again", PATIENCE, || push(&cluster, SEGMENT + 1).code == Some(0));
+}
+
+#[test]
+fn a_full_spool_is_told_and_passes() {
+    let site = Site::without_server();
+    let mut cluster = site.cluster("primary");
+    let Some(disk) = SmallDisk::mount(&site.directory().join("small"), 512) else { return };
+    cluster.config.set("spool.directory", disk.path().join("spool").as_path());
+    let (name, destination) = (cluster.fake_wal().name(SEGMENT), "pg_wal/RECOVERYXLOG");
+    disk.fill();
+    push(&cluster, SEGMENT).expect(3).says(NO_SPACE).within(AT_ONCE);
+    disk.empty();
+    wait_until("there is room again", PATIENCE, || push(&cluster, SEGMENT).code == Some(0));
+    // What a push needs of the spool is there already.
+    disk.fill();
+    push(&cluster, SEGMENT + 1).expect(0);
+    cluster.get(&name, destination).expect(126).says(NO_SPACE);
+    assert!(!cluster.has(destination));
+    disk.empty();
+    disk.resize(4096);
+    cluster.get(&name, destination).expect(0);
+    assert!(cluster.read(destination) == cluster.fake_wal().bytes(SEGMENT, 1));
+    cluster.pgark(&["agent", "stop"]).run().expect(0);
+}
+
+#[test]
+fn a_backup_into_a_full_repository_leaves_nothing_and_the_next_succeeds() {
+    let site = Site::with_servers(1);
+    let Some(disk) = SmallDisk::mount(&site.repository(), 3072) else { return };
+    let mut primary = site.cluster("primary");
+    primary.archive();
+    primary.start();
+    let base_backup = || primary.pgark(&["base-backup", "--checkpoint", "fast", "--label", "one"]).run();
+    let segment = primary.switch_wal();
+    primary.wait_archived(&segment);
+    base_backup().expect(3).says(NO_SPACE).within(AT_ONCE);
+    let archive = site.archive_of(&primary);
+    assert_eq!(entries(&archive.backup("one")), 0);
+    disk.resize(64 << 10);
+    base_backup().expect(0);
+    let mut acknowledged = Acknowledged::default();
+    acknowledged.backups.insert("one".to_owned());
+    expect_sound(&Tree::read(&site.repository()), &acknowledged, "with room");
+    primary.stop(Stop::Fast);
+}
+
+#[test]
+fn a_target_that_fills_up_while_it_is_restored_cannot_be_started_and_is_begun_anew() {
+    let site = Site::with_servers(1);
+    let mut primary = site.cluster("primary");
+    primary.archive();
+    primary.start();
+    primary.back_up("one");
+    primary.stop(Stop::Fast);
+    let Some(disk) = SmallDisk::mount(&site.directory().join("small"), 8192) else { return };
+    let target = disk.path().join("target");
+    // That it cannot fit is seen before the first byte.
+    primary.recover(&target, &["--latest"]).run().expect(3).says("free").within(AT_ONCE);
+    assert!(!target.exists());
+    // Remains make room, so nothing is promised then: it fills up on the way.
+    std::fs::create_dir(&target).unwrap();
+    crate::support::give(&target);
+    crate::support::write_file(&target.join("pgark-recovery-incomplete"), "");
+    primary.recover(&target, &["--latest"]).run().expect(3).says(NO_SPACE);
+    crate::support::expect_not_startable(&target);
+    disk.resize(128 << 10);
+    primary.recover(&target, &["--latest"]).run().expect(0);
+    assert!(target.join("global/pg_control").exists());
+}

@@ -1,0 +1,164 @@
+//! As PostgreSQL sees it: what the programs write to may be closed or full, signals come at any moment, the repository is slow,
+//! and a server that is stopped does not wait for it.
+
+use crate::support::checker::{Acknowledged, Tree, expect_sound};
+use crate::support::{
+    Cluster, Outcome, PATIENCE, Random, Run, Site, Stop, pgark_program, wait_until, wants_everything,
+};
+use nix::sys::signal::Signal;
+use std::time::{Duration, Instant};
+
+/// A segment's number past those that initdb made.
+const SEGMENT: u64 = 0x40;
+
+const DESTINATION: &str = "pg_wal/RECOVERYXLOG";
+
+/// What a small program may find where its output goes.
+const OUTPUTS: [&str; 4] = [">&- 2>&-", ">/dev/full 2>/dev/full", ">&-", "2>&- </dev/null"];
+
+/// Runs one of the small programs by a shell, as PostgreSQL does.
+fn by_shell(cluster: &Cluster, program: &str, arguments: &str, output: &str) -> Outcome {
+    let program = pgark_program(program).display().to_string();
+    let config = cluster.config.path.display();
+    let line = format!("exec {program} --config {config} {arguments} {output}");
+    Run::new("/bin/sh").arg("-c").arg(line).in_directory(cluster.data()).run()
+}
+
+#[test]
+fn a_status_holds_when_nothing_can_be_said() {
+    let site = Site::without_server();
+    let cluster = site.cluster("primary");
+    let wal = cluster.fake_wal();
+    let (name, other) = (wal.name(SEGMENT), wal.name(SEGMENT + 1));
+    for output in OUTPUTS {
+        cluster.put_wal(&name, wal.bytes(SEGMENT, 1));
+        by_shell(&cluster, "archive-push", &format!("pg_wal/{name}"), output).expect(0);
+        cluster.put_wal(&name, wal.bytes(SEGMENT, 2));
+        by_shell(&cluster, "archive-push", &format!("pg_wal/{name}"), output).expect(4);
+        by_shell(&cluster, "archive-push", "pg_wal/nothing", output).expect(2);
+        by_shell(&cluster, "archive-push", "--help", output);
+        by_shell(&cluster, "archive-get", &format!("{name} {DESTINATION}"), output).expect(0);
+        by_shell(&cluster, "archive-get", &format!("{other} {DESTINATION}"), output).expect(1);
+        by_shell(&cluster, "archive-get", &format!("nothing {DESTINATION}"), output).expect(126);
+        // Whoever starts the agent lends it nothing: it works as ever.
+        cluster.pgark(&["agent", "stop"]).run().expect(0);
+    }
+    for output in OUTPUTS {
+        let program = pgark_program("pgark").display().to_string();
+        let line = format!("exec {program} --config {} info {output}", cluster.config.path.display());
+        let outcome = Run::new("/bin/sh").arg("-c").arg(line).run();
+        assert!(outcome.signal.is_none() && outcome.code != Some(101), "{output}:\n{outcome}");
+    }
+}
+
+/// The file is stored whole or not at all, whenever the signal comes, and pushed again it is acknowledged.
+#[test]
+fn a_push_that_gets_a_signal_at_any_moment_does_no_harm() {
+    let site = Site::without_server();
+    let cluster = site.cluster("primary");
+    let wal = cluster.fake_wal();
+    let mut random = Random::seeded("signals");
+    let mut acknowledged = Acknowledged::default();
+    let signals = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGHUP];
+    let rounds = if wants_everything() { 200 } else { 24 };
+    for number in SEGMENT..SEGMENT + rounds {
+        let name = wal.name(number);
+        cluster.put_wal(&name, wal.bytes(number, 1));
+        if random.percent(20) {
+            cluster.pgark(&["agent", "stop"]).run().expect(0); // then the signal meets a start
+        }
+        let signal = *random.choose(&signals);
+        let push = cluster.program("archive-push").arg(format!("pg_wal/{name}")).spawn();
+        let (begun, moment) = (Instant::now(), Duration::from_micros(random.below(30_000) as u64));
+        while begun.elapsed() < moment {
+            std::hint::spin_loop();
+        }
+        push.signal(signal);
+        let outcome = push.wait();
+        match outcome.signal {
+            None => drop(outcome.expect(0)),
+            Some(_) => drop(outcome.killed_by(signal)),
+        }
+        cluster.push(&format!("pg_wal/{name}")).expect(0);
+        acknowledged.file(&name, &wal.bytes(number, 1));
+        let get = cluster.program("archive-get").args([name.as_str(), DESTINATION]).spawn();
+        get.signal(signal);
+        let outcome = get.wait();
+        assert!(outcome.signal == Some(signal as i32) || outcome.code == Some(0), "{outcome}");
+        if cluster.has(DESTINATION) {
+            assert!(cluster.read(DESTINATION) == wal.bytes(number, 1), "a part of {name}");
+        }
+    }
+    expect_sound(&Tree::read(&site.repository()), &acknowledged, "after signals");
+}
+
+#[test]
+fn the_agent_outlives_the_signals_of_a_terminal_that_is_closed() {
+    let site = Site::without_server();
+    let cluster = site.cluster("primary");
+    let wal = cluster.fake_wal();
+    cluster.put_wal(&wal.name(SEGMENT), wal.bytes(SEGMENT, 1));
+    cluster.push(&format!("pg_wal/{}", wal.name(SEGMENT))).expect(0);
+    let agent = cluster.agent();
+    agent.signal(Signal::SIGHUP);
+    cluster.push(&format!("pg_wal/{}", wal.name(SEGMENT))).expect(0);
+    // By a signal that ends it or not, nobody who asks afterwards is left without an answer.
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGQUIT, Signal::SIGPIPE] {
+        cluster.agent().signal(signal);
+        cluster.push(&format!("pg_wal/{}", wal.name(SEGMENT))).expect(0);
+    }
+}
+
+/// Each step of the disk takes so much longer.
+#[cfg(feature = "failpoints")]
+const SLOW_MS: &str = "150";
+
+#[cfg(feature = "failpoints")]
+#[test]
+fn a_slow_repository_is_waited_for_and_a_push_that_gave_up_is_made_up_for() {
+    let site = Site::without_server();
+    let mut cluster = site.cluster("primary");
+    let wal = cluster.fake_wal();
+    let (name, bytes) = (wal.name(SEGMENT), wal.bytes(SEGMENT, 1));
+    cluster.put_wal(&name, &bytes);
+    cluster.config.set("push.deadline_s", 1);
+    let push = |cluster: &Cluster| {
+        cluster.program("archive-push").arg(format!("pg_wal/{name}")).env("PGARK_SLOW_MS", SLOW_MS).run()
+    };
+    push(&cluster).expect(3).says(&name).says("deadline").within(Duration::from_secs(5));
+    // It goes on by itself, and the next push finds it done.
+    wait_until("a push finds the file stored", PATIENCE, || push(&cluster).code == Some(0));
+    expect_sound(&Tree::read(&site.repository()), &Acknowledged::with_file(&name, &bytes), "on a slow disk");
+    cluster.config.set("get.deadline_s", 10);
+    let get = cluster.program("archive-get").args([name.as_str(), DESTINATION]).env("PGARK_SLOW_MS", SLOW_MS);
+    get.run().expect(0);
+    assert!(cluster.read(DESTINATION) == bytes);
+}
+
+#[cfg(feature = "failpoints")]
+const DEADLINE: Duration = Duration::from_secs(2);
+
+#[cfg(feature = "failpoints")]
+#[test]
+fn a_fast_shutdown_does_not_wait_for_a_slow_repository() {
+    let site = Site::with_servers(1);
+    let mut primary = site.cluster("primary");
+    primary.archive();
+    primary.config.set("push.deadline_s", DEADLINE.as_secs() as u32);
+    primary.start();
+    let segment = primary.switch_wal();
+    primary.wait_archived(&segment);
+    primary.pgark(&["agent", "stop"]).run().expect(0);
+    let slow = primary.pgark(&["agent"]).env("PGARK_SLOW_MS", "1000").spawn();
+    wait_until("a slow agent", PATIENCE, || primary.find_agent().is_some());
+    primary.switch_wal();
+    let started = Instant::now();
+    primary.stop(Stop::Fast);
+    let took = started.elapsed();
+    // PostgreSQL asks three times in the round that it is in, and three times in its last one, with pauses of a second.
+    assert!(
+        took < 6 * (DEADLINE + Duration::from_secs(1)) + Duration::from_secs(5),
+        "stopping took {took:?}"
+    );
+    drop(slow);
+}

@@ -1,0 +1,79 @@
+//! Judges a repository by `docs/repository-format.md` and by what was acknowledged, and knows nothing else of pgark.
+//!
+//! It reads with `lz4` and `zstd`, and otherwise with a few lines of its own. It looks at a [`Tree`], which may come from a
+//! directory, from a bucket, or be what a power cut would have left.
+
+mod backup;
+mod objects;
+mod tree;
+mod wal;
+
+pub use tree::Tree;
+
+use sha2::{Digest, Sha256};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What pgark has said to be stored.
+#[derive(Clone, Debug, Default)]
+pub struct Acknowledged {
+    /// WAL files: name, and SHA-256 of the content.
+    pub files: BTreeMap<String, [u8; 32]>,
+    /// Labels of base backups.
+    pub backups: BTreeSet<String>,
+}
+
+impl Acknowledged {
+    pub fn file(&mut self, name: &str, content: &[u8]) {
+        self.files.insert(name.to_owned(), sha256(content));
+    }
+
+    pub fn with_file(name: &str, content: &[u8]) -> Acknowledged {
+        let mut acknowledged = Acknowledged::default();
+        acknowledged.file(name, content);
+        acknowledged
+    }
+}
+
+pub fn sha256(content: &[u8]) -> [u8; 32] {
+    Sha256::digest(content).into()
+}
+
+/// Everything that is wrong with a repository, a line each; nothing when all of it is as it must be.
+pub fn complaints(tree: &Tree, acknowledged: &Acknowledged) -> Vec<String> {
+    let mut complaints = Vec::new();
+    let mut stored = BTreeMap::new();
+    for place in tree.places() {
+        let place_tree = tree.below(&place);
+        if place_tree.is_empty() {
+            continue;
+        }
+        complaints.extend(objects::check_format(&place_tree, &place));
+        let (files, wrong) = wal::check(&place_tree, &place);
+        complaints.extend(wrong);
+        complaints.extend(backup::check(&place_tree, &files));
+        stored.extend(files);
+    }
+    for (name, digest) in &acknowledged.files {
+        match stored.get(name) {
+            None => complaints.push(format!("{name} was acknowledged and is not stored")),
+            Some(found) if found != digest => {
+                complaints.push(format!("{name} was acknowledged with other bytes than are stored"));
+            }
+            Some(_) => {}
+        }
+    }
+    for label in &acknowledged.backups {
+        let manifest = format!("/backup/{label}/manifest.json");
+        if !tree.paths().any(|path| path.ends_with(&manifest)) {
+            complaints.push(format!("backup {label} was acknowledged and does not exist"));
+        }
+    }
+    complaints
+}
+
+/// Holds a repository to everything.
+#[track_caller]
+pub fn expect_sound(tree: &Tree, acknowledged: &Acknowledged, when: &str) {
+    let complaints = complaints(tree, acknowledged);
+    assert!(complaints.is_empty(), "{when}:\n{}", complaints.join("\n"));
+}

@@ -1,0 +1,271 @@
+//! A file system of which only what was made durable is sure to be there after a power cut.
+//!
+//! The rules are those of POSIX, with two concessions to what file systems really do: a rename is all or nothing, and what is
+//! written is only ever appended. A content is durable up to the length that it had at its last sync; a name when its
+//! directory was synced after it was made. What is not durable may be there all the same, each thing for itself.
+
+use super::{Operation, Recording};
+use crate::support::checker::Tree;
+use crate::support::random::Random;
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+
+/// Plays a record, operation by operation.
+#[derive(Debug)]
+pub struct PowerCuts {
+    operations: Vec<Operation>,
+    data: Vec<u8>,
+    next: usize,
+    files: Vec<Content>,
+    by_inode: HashMap<u64, usize>,
+    durable: BTreeMap<PathBuf, Entry>,
+    pending: Vec<Change>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Content {
+    written: Vec<u8>,
+    durable_length: usize,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Entry {
+    File(usize),
+    Directory,
+    Link(PathBuf),
+}
+
+/// A change of names that is not durable.
+#[derive(Clone, Debug)]
+enum Change {
+    Add(PathBuf, Entry),
+    Remove(PathBuf),
+    Rename(PathBuf, PathBuf, Entry),
+}
+
+impl PowerCuts {
+    pub fn of(recording: &Recording) -> PowerCuts {
+        PowerCuts {
+            operations: recording.operations(),
+            data: recording.data(),
+            next: 0,
+            files: Vec::new(),
+            by_inode: HashMap::new(),
+            durable: BTreeMap::new(),
+            pending: Vec::new(),
+        }
+    }
+
+    /// Does the next operation; `None` when all were done.
+    pub fn step(&mut self) -> Option<Operation> {
+        let operation = self.operations.get(self.next)?.clone();
+        self.next += 1;
+        let path = PathBuf::from(&operation.path);
+        let other = PathBuf::from(&operation.other);
+        match operation.name.as_str() {
+            "create" => {
+                let file = self.new_file(operation.inode);
+                self.pending.push(Change::Add(path, file));
+            }
+            "create-nameless" => drop(self.new_file(operation.inode)),
+            "name" => self.pending.push(Change::Add(path, Entry::File(self.by_inode[&operation.inode]))),
+            "create-directory" => self.pending.push(Change::Add(path, Entry::Directory)),
+            "create-link" => self.pending.push(Change::Add(path, Entry::Link(other))),
+            "write" => {
+                if let Some(file) = self.by_inode.get(&operation.inode) {
+                    self.files[*file].written.extend_from_slice(&self.data[operation.content.clone()]);
+                }
+            }
+            "sync-file" => {
+                if let Some(file) = self.by_inode.get(&operation.inode) {
+                    self.files[*file].durable_length = self.files[*file].written.len();
+                }
+            }
+            "sync-directory" => self.sync_directory(&path),
+            "sync-file-system" => {
+                self.files.iter_mut().for_each(|file| file.durable_length = file.written.len());
+                for change in std::mem::take(&mut self.pending) {
+                    apply(&mut self.durable, change);
+                }
+            }
+            "rename-new" | "rename-over" => {
+                if let Some(entry) = self.now().remove(&path) {
+                    self.pending.push(Change::Rename(path, other, entry));
+                }
+            }
+            "remove-file" | "remove-directory" => self.pending.push(Change::Remove(path)),
+            _ => {}
+        }
+        Some(operation)
+    }
+
+    /// All that is not durable may be gone, and any part of it may be there.
+    pub fn cut(&self, random: &mut Random, root: &Path) -> Tree {
+        let kept = *random.choose(&[0, 30, 70, 100]);
+        let mut names = self.durable.clone();
+        for change in &self.pending {
+            if random.percent(kept) {
+                apply(&mut names, change.clone());
+            }
+        }
+        self.tree(&names, root, |content| {
+            let lost = content.written.len() - content.durable_length;
+            let length =
+                content.durable_length + if random.percent(kept) { random.below(lost + 1) } else { 0 };
+            let mut left = content.written[..length].to_vec();
+            if random.percent(30) {
+                // The length is there, and what was written is not.
+                left[content.durable_length..].fill(0);
+            }
+            left
+        })
+    }
+
+    /// What is there while there is power.
+    pub fn uncut(&self, root: &Path) -> Tree {
+        self.tree(&self.now(), root, |content| content.written.clone())
+    }
+
+    fn new_file(&mut self, inode: u64) -> Entry {
+        self.files.push(Content::default());
+        self.by_inode.insert(inode, self.files.len() - 1);
+        Entry::File(self.files.len() - 1)
+    }
+
+    fn now(&self) -> BTreeMap<PathBuf, Entry> {
+        let mut names = self.durable.clone();
+        self.pending.iter().for_each(|change| apply(&mut names, change.clone()));
+        names
+    }
+
+    fn sync_directory(&mut self, directory: &Path) {
+        let within = |path: &Path| path.parent() == Some(directory);
+        for change in std::mem::take(&mut self.pending) {
+            match &change {
+                Change::Add(path, _) | Change::Remove(path) if within(path) => {
+                    apply(&mut self.durable, change)
+                }
+                Change::Rename(from, _, _) if within(from) => apply(&mut self.durable, change),
+                Change::Rename(from, to, entry) if within(to) => {
+                    // The old name is in another directory, and may be seen again.
+                    self.durable.insert(to.clone(), entry.clone());
+                    self.pending.push(Change::Remove(from.clone()));
+                }
+                _ => self.pending.push(change),
+            }
+        }
+    }
+
+    /// The files below `root` whose names are there, with all directories above them.
+    fn tree(
+        &self,
+        names: &BTreeMap<PathBuf, Entry>,
+        root: &Path,
+        mut content: impl FnMut(&Content) -> Vec<u8>,
+    ) -> Tree {
+        let made = |directory: &Path| {
+            let recorded =
+                |change: &Change| matches!(change, Change::Add(path, Entry::Directory) if path == directory);
+            !self.pending.iter().any(recorded) || names.contains_key(directory)
+        };
+        let mut tree = Tree::default();
+        for (path, entry) in names {
+            let Ok(relative) = path.strip_prefix(root) else { continue };
+            let reachable = path.ancestors().skip(1).take_while(|above| above.starts_with(root)).all(made);
+            if let (Entry::File(file), true) = (entry, reachable) {
+                tree.insert(relative.to_str().unwrap(), content(&self.files[*file]));
+            }
+        }
+        tree
+    }
+}
+
+fn apply(names: &mut BTreeMap<PathBuf, Entry>, change: Change) {
+    match change {
+        Change::Add(path, entry) => drop(names.insert(path, entry)),
+        Change::Remove(path) => drop(names.remove(&path)),
+        Change::Rename(from, to, entry) => {
+            names.remove(&from);
+            names.insert(to, entry);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fmt::Write;
+
+    /// Plays lines of `operation inode path [other]`; everything that was written is `x`.
+    fn play(lines: &[&str]) -> PowerCuts {
+        let mut log = String::new();
+        for line in lines {
+            let mut words = line.split(' ');
+            let mut word = || words.next().unwrap_or_default();
+            let (name, inode, path, other) = (word(), word(), word(), word());
+            let length = usize::from(name == "write");
+            writeln!(log, "1\t{name}\t{inode}\t0\t{length}\t{path}\t{other}").unwrap();
+        }
+        let operations = log.lines().map(super::super::operation).collect();
+        let mut cuts = PowerCuts {
+            operations,
+            data: b"x".to_vec(),
+            next: 0,
+            files: Vec::new(),
+            by_inode: HashMap::new(),
+            durable: BTreeMap::new(),
+            pending: Vec::new(),
+        };
+        while cuts.step().is_some() {}
+        cuts
+    }
+
+    /// What is left in each of many power cuts: paths, each with its length.
+    fn outcomes(lines: &[&str]) -> std::collections::BTreeSet<String> {
+        let (cuts, mut random) = (play(lines), Random::seeded("power cuts"));
+        let left = |tree: Tree| {
+            tree.files()
+                .map(|(path, content)| format!("{path}:{}", content.len()))
+                .collect::<Vec<_>>()
+                .join(" ")
+        };
+        (0..500).map(|_| left(cuts.cut(&mut random, Path::new("/r")))).collect()
+    }
+
+    #[test]
+    fn what_is_synced_is_there_and_the_rest_may_be() {
+        let written = ["create 5 /r/a", "write 5", "sync-file 5 /r/a"];
+        assert_eq!(outcomes(&written), ["", "a:1"].map(str::to_owned).into());
+        let named = [&written[..], &["sync-directory 0 /r"]].concat();
+        assert_eq!(outcomes(&named), ["a:1"].map(str::to_owned).into());
+        let unsynced = ["create 5 /r/a", "write 5", "sync-directory 0 /r"];
+        assert_eq!(outcomes(&unsynced), ["a:0", "a:1"].map(str::to_owned).into());
+        assert_eq!(
+            outcomes(&["create 5 /r/a", "write 5", "sync-file-system 0"]),
+            ["a:1"].map(str::to_owned).into()
+        );
+    }
+
+    #[test]
+    fn a_rename_is_all_or_nothing_until_its_directory_is_synced() {
+        let renamed = [
+            "create-directory 0 /r/t",
+            "sync-directory 0 /r",
+            "create 5 /r/t/a",
+            "write 5",
+            "sync-file 5 /r/t/a",
+            "sync-directory 0 /r/t",
+            "rename-new 0 /r/t/a /r/b",
+        ];
+        assert_eq!(outcomes(&renamed), ["b:1", "t/a:1"].map(str::to_owned).into());
+        let synced = [&renamed[..], &["sync-directory 0 /r"]].concat();
+        assert_eq!(outcomes(&synced), ["b:1", "b:1 t/a:1"].map(str::to_owned).into());
+    }
+
+    #[test]
+    fn what_lies_in_a_directory_that_is_lost_is_lost() {
+        let lines =
+            ["create-directory 0 /r/d", "create 5 /r/d/a", "sync-file 5 /r/d/a", "sync-directory 0 /r/d"];
+        assert_eq!(outcomes(&lines), ["", "d/a:0"].map(str::to_owned).into());
+    }
+}

@@ -72,13 +72,13 @@ fn info_shows_what_is_left_of_a_damaged_backup() {
     primary.back_up("one");
     primary.back_up("two");
     std::fs::write(site.archive_of(&primary).backup("one").join("manifest.json"), "{").unwrap();
-    let system = json(&primary.pgark(&["--json", "info"]).run().expect(0))["systems"][0].clone();
+    let system = json(&primary.pgark(&["--json", "info"]).run().expect(4))["systems"][0].clone();
     assert_eq!(
         (&system["damaged"][0]["label"], &system["backups"][0]["label"]),
         (&"one".into(), &"two".into())
     );
     assert_eq!(system["window"]["oldest_backup"], "two");
-    let text = primary.pgark(&["info"]).run().expect(0);
+    let text = primary.pgark(&["info"]).run().expect(4);
     assert!(text.stdout.contains("one CANNOT BE USED: ") && text.stdout.contains("manifest.json"), "{text}");
 }
 

@@ -3,7 +3,7 @@
 use super::Context;
 use clap::Args;
 use jiff::Timestamp;
-use pgark::error::Result;
+use pgark::error::{ErrorKind, Result};
 use pgark::info::{ClusterInfo, SystemInfo, TimelineInfo, WalSearch, gather};
 use pgark::terminal::{bytes, table};
 use std::process::ExitCode;
@@ -25,7 +25,9 @@ pub fn run(context: &Context, arguments: InfoArguments) -> Result<ExitCode> {
     let search = if arguments.quick { WalSearch::Ends } else { WalSearch::EverySegment };
     let info = gather(&store, &cluster, search, Timestamp::now())?;
     context.output.result(&info, || text(&info));
-    Ok(ExitCode::SUCCESS)
+    // All is shown that can be, and whoever calls from a script learns that it is not all.
+    let damaged = info.systems.iter().any(|system| !system.damaged.is_empty());
+    Ok(if damaged { ExitCode::from(ErrorKind::Damaged.companion_status()) } else { ExitCode::SUCCESS })
 }
 
 fn text(info: &ClusterInfo) -> String {

@@ -2,7 +2,7 @@
 
 use super::{SEGMENT, STEPS_MAX, dying, forget_spool, start_agent, stop};
 use crate::support::checker::{Acknowledged, expect_sound};
-use crate::support::{Bucket, Run, Site, Stop, Tally, s3_server, wants_everything};
+use crate::support::{Bucket, Random, Run, Site, Stop, Tally, s3_server, wants_everything};
 use nix::sys::signal::Signal;
 
 #[test]
@@ -15,7 +15,10 @@ fn a_segment_in_a_bucket_survives_the_death_of_its_agent_at_every_step() {
     let acknowledged = Acknowledged::with_file(&name, &bytes);
     cluster.put_wal(&name, &bytes);
     let mut tally = Tally::of("push-bucket");
-    for step in 1..STEPS_MAX {
+    // Each third, from one of the first three by chance; with everything wanted, each.
+    let stride = if wants_everything() { 1 } else { 3 };
+    let first = 1 + Random::seeded("steps at a bucket").below(stride) as u64;
+    for step in (first..STEPS_MAX).step_by(stride) {
         forget_spool(&cluster);
         let bucket = Bucket::new(server);
         bucket.serve(&mut cluster, &server.endpoint);
@@ -26,7 +29,7 @@ fn a_segment_in_a_bucket_survives_the_death_of_its_agent_at_every_step() {
         tally.acknowledged += 1;
         tally.kills += usize::from(died);
         if !died {
-            eprintln!("the agent died before each of {} steps", step - 1);
+            eprintln!("the agent ended before step {step}");
             assert!(step > 8, "at least the requests for the place and the file, each before and after");
             return;
         }

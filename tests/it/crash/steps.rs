@@ -4,7 +4,7 @@ use crate::support::{Random, Recording, wants_everything};
 use std::collections::BTreeMap;
 
 /// The last steps of a story decide: what is published, and what is put in place.
-const LAST_STEPS: usize = 8;
+const LAST_STEPS: usize = 4;
 
 /// The steps of a program that was recorded, each with its number, counted from 1. With everything wanted: all of them; else
 /// one of each kind by chance, and the last ones.

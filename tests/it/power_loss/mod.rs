@@ -17,7 +17,7 @@ const SEGMENT: u64 = 0x40;
 
 /// How often the power is cut after each operation.
 fn cuts_per_operation() -> usize {
-    if wants_everything() { 50 } else { 6 }
+    if wants_everything() { 50 } else { 4 }
 }
 
 /// Pushes one file after the other through a recorded agent with this defect, and cuts the power after every operation.

@@ -159,6 +159,30 @@ impl Disk for RealDisk {
     }
 }
 
+/// A file that a disk has created, for whoever writes to a [`Write`].
+#[derive(Debug)]
+pub struct DiskFile<'a> {
+    disk: &'a dyn Disk,
+    file: File,
+}
+
+impl DiskFile<'_> {
+    /// What is written to `file` goes through `disk`.
+    pub fn new(disk: &dyn Disk, file: File) -> DiskFile<'_> {
+        DiskFile { disk, file }
+    }
+}
+
+impl Write for DiskFile<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.disk.write_all(&self.file, bytes).map(|()| bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 /// The file system that a program of ours works on: the operating system's. One for a whole process.
 pub fn disk() -> Arc<dyn Disk> {
     #[cfg(feature = "failpoints")]

@@ -2,7 +2,7 @@
 
 use super::places::Places;
 use super::restore::RestoredFile;
-use crate::durable::{self, Disk};
+use crate::durable::{self, Disk, DiskFile};
 use crate::error::{Context, Error, Result};
 use crate::postgres::{BackupManifestWriter, ManifestFile, ManifestVersion};
 use crate::repository::Repository;
@@ -33,7 +33,7 @@ pub struct RestoredManifest<'a> {
     chain: &'a Chain,
     path: PathBuf,
     /// Where the list of what comes out is written; that of a full backup is copied as the server's tools know it.
-    writer: Option<BackupManifestWriter<BufWriter<File>>>,
+    writer: Option<BackupManifestWriter<BufWriter<DiskFile<'a>>>>,
 }
 
 impl<'a> RestoredManifest<'a> {
@@ -46,13 +46,13 @@ impl<'a> RestoredManifest<'a> {
         chain: &'a Chain,
         content: Content,
         places: &Places,
-        disk: &dyn Disk,
+        disk: &'a dyn Disk,
     ) -> Result<RestoredManifest<'a>> {
         let path = places.file(NAME)?;
         let what = || format!("could not write \"{}\"", path.display());
         // That of a cluster that is restored over is of no more use.
         durable::remove_all(&path)?;
-        let file = disk.create_new(&path, 0o600).context(what)?;
+        let file = DiskFile::new(disk, disk.create_new(&path, 0o600).context(what)?);
         let writer = if content == Content::Other || chain.increments() > 0 {
             let newest = chain.newest();
             let version = ManifestVersion::written_by(newest.major_version()?, newest.system_identifier);
@@ -102,7 +102,7 @@ impl<'a> RestoredManifest<'a> {
     }
 }
 
-fn copy(repository: &Repository, backup: &StoredBackup, mut output: File) -> Result<()> {
+fn copy(repository: &Repository, backup: &StoredBackup, mut output: DiskFile<'_>) -> Result<()> {
     let mut stored = open_postgres_manifest(repository, backup)?;
     loop {
         let piece = stored.fill().context(|| "could not read the backup's own")?;

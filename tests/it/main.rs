@@ -20,9 +20,9 @@ mod incremental;
 mod killing;
 #[cfg(feature = "failpoints")]
 mod mutants;
+mod new_system;
 #[cfg(feature = "failpoints")]
 mod power_loss;
-mod new_system;
 mod promotion;
 mod push;
 mod random_history;

@@ -50,6 +50,9 @@ pub trait Disk: Send + Sync + Debug {
     /// Appends all of `bytes` to what was written to `file`. Nothing is durable.
     fn write_all(&self, file: &File, bytes: &[u8]) -> io::Result<()>;
 
+    /// Puts `bytes` in place of the first ones that were written to `file`, which was not synced yet. Nothing is durable.
+    fn write_over_start(&self, file: &File, bytes: &[u8]) -> io::Result<()>;
+
     /// Appends all that is left to read of `from` to what was written to `to`. Nothing is durable.
     fn copy_all(&self, from: &File, to: &File) -> io::Result<()>;
 
@@ -115,6 +118,10 @@ impl Disk for RealDisk {
 
     fn write_all(&self, mut file: &File, bytes: &[u8]) -> io::Result<()> {
         file.write_all(bytes)
+    }
+
+    fn write_over_start(&self, file: &File, bytes: &[u8]) -> io::Result<()> {
+        file.write_all_at(bytes, 0)
     }
 
     fn copy_all(&self, mut from: &File, mut to: &File) -> io::Result<()> {
@@ -310,6 +317,26 @@ pub fn copy_nameless(disk: &dyn Disk, from: &Path, to: &Path) -> io::Result<()> 
             copied.inspect_err(|_| drop(disk.remove_file(&temporary)))
         }
     }
+}
+
+/// Has the kernel begin to write a range of a file to its disk, so that a later sync finds little left to do, and a long
+/// copy writes while it reads. Promises nothing.
+#[cfg(feature = "companion")]
+#[allow(unsafe_code)]
+pub fn begin_writing(file: &File, offset: u64, length: u64) {
+    let (Ok(offset), Ok(length)) = (i64::try_from(offset), i64::try_from(length)) else { return };
+    // SAFETY: the call takes no pointers, and the descriptor is open for as long as `file` is borrowed. No crate of ours
+    // has it with a type; POSIX_FADV_DONTNEED, which begins writing as well, waits for all processors.
+    let _ = unsafe {
+        nix::libc::sync_file_range(file.as_raw_fd(), offset, length, nix::libc::SYNC_FILE_RANGE_WRITE)
+    };
+}
+
+/// Lets go of what the kernel's cache holds of a file that was written and synced: nobody reads it soon, and the
+/// server's own pages have the better claim. Promises nothing.
+#[cfg(feature = "companion")]
+pub fn forget_cached(file: &File) {
+    let _ = nix::fcntl::posix_fadvise(file, 0, 0, nix::fcntl::PosixFadviseAdvice::POSIX_FADV_DONTNEED);
 }
 
 /// The directory that holds `path`'s name.

@@ -26,6 +26,7 @@ use pgark::repository::{Repository, systems};
 use pgark::store::DirectoryStore;
 use std::collections::BTreeMap;
 use std::fs;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -163,7 +164,7 @@ fn write_sample(root: &Path) {
         let path = scratch.path().join(name.to_string());
         fs::write(&path, content).unwrap();
         let source = WalSource { name, path, segment_size: SEGMENT, pages: PageCheck::FirstPage };
-        wal::put(&repository, &source, compression, scratch.path()).unwrap();
+        wal::put(&repository, &source, compression, scratch.path(), NonZeroUsize::MIN).unwrap();
     }
     write_backup(&repository, "sample", ("0/300028", "0/400100"), whole(files()), None);
     fs::remove_dir(root.join(".pgark-temporary")).unwrap();

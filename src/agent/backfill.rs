@@ -10,6 +10,7 @@ use crate::postgres::{SegmentName, SegmentSize, TimelineHistory, TimelineId, Wal
 use crate::repository::Repository;
 use crate::repository::wal::{self, PageCheck, WalSource};
 use std::fs;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use tracing::{info, warn};
 
@@ -49,7 +50,7 @@ impl Backfill {
                 segment_size: self.segment_size,
                 pages: PageCheck::EveryPage,
             };
-            match wal::put(repository, &source, self.compression, &self.scratch) {
+            match wal::put(repository, &source, self.compression, &self.scratch, NonZeroUsize::MIN) {
                 Ok(_) => {
                     info!(%name, "stored what the old primary had not archived");
                     stored += 1;

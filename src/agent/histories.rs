@@ -10,6 +10,7 @@ use crate::error::{Context, Result};
 use crate::postgres::{TimelineId, WalFileName};
 use crate::repository::Repository;
 use crate::repository::wal::{self, PageCheck, WalSource};
+use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 use tracing::info;
@@ -47,7 +48,7 @@ impl Histories {
                 continue;
             }
             let beside = WalSource { name, path, pages: PageCheck::FirstPage, ..source.clone() };
-            let stored = wal::put(repository, &beside, compression, scratch)
+            let stored = wal::put(repository, &beside, compression, scratch, NonZeroUsize::MIN)
                 .context(|| format!("could not store {name} before it"))?;
             info!(%name, outcome = ?stored.outcome, "the history of the timeline is stored");
         }

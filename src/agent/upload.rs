@@ -16,6 +16,7 @@ use crate::repository::{Repository, wal};
 use crate::spool::PushRequest;
 use crate::store::PutOutcome;
 use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -336,6 +337,7 @@ impl Actor {
     fn start_transfers(&mut self) {
         while self.transfers < self.workers {
             let Some(order) = self.next_file() else { return };
+            let threads = self.threads();
             let Some(server) = &self.server else { return };
             let Some(entry) = self.files.get_mut(&order) else { return };
             entry.state = State::Running;
@@ -353,11 +355,19 @@ impl Actor {
                 let stored = guarded(|| {
                     places.make(&repository)?;
                     histories.put_before(&source, &repository, compression, &scratch)?;
-                    wal::put(&repository, &source, compression, &scratch)
+                    wal::put(&repository, &source, compression, &scratch, threads)
                 });
                 Finished(number, Outcome::Put(order, stored))
             });
         }
+    }
+
+    /// How many threads the next file may have: a segment that comes alone is stored by all of them, of several each has
+    /// its own.
+    fn threads(&self) -> NonZeroUsize {
+        let free = self.workers.saturating_sub(self.transfers);
+        let waiting = self.files.values().filter(|entry| matches!(entry.state, State::Waiting));
+        NonZeroUsize::new(free / waiting.take(free).count().max(1)).unwrap_or(NonZeroUsize::MIN)
     }
 
     fn next_file(&self) -> Option<ArchiveOrder> {

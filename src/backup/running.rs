@@ -291,6 +291,9 @@ mod tests {
         fn write_all(&self, file: &File, bytes: &[u8]) -> io::Result<()> {
             RealDisk.write_all(file, bytes)
         }
+        fn write_over_start(&self, file: &File, bytes: &[u8]) -> io::Result<()> {
+            RealDisk.write_over_start(file, bytes)
+        }
         fn copy_all(&self, from: &File, to: &File) -> io::Result<()> {
             RealDisk.copy_all(from, to)
         }

@@ -1,6 +1,7 @@
 //! Checksums: of stored bytes against damage on the way, of raw bytes as the identity of a file.
 
 use crate::error::{Error, Result};
+use blake3::hazmat::{ChainingValue, HasherExt, Mode, merge_subtrees_non_root, merge_subtrees_root};
 use std::fmt;
 use std::str::FromStr;
 
@@ -32,6 +33,64 @@ pub struct ContentSum {
 pub struct ContentHasher {
     length_bytes: u64,
     hasher: blake3::Hasher,
+}
+
+/// The sum of a part of some content, which is joined with the others' by [`ContentSum::join`]: parts can be summed apart
+/// from each other, by several threads.
+#[derive(Clone, Copy, Debug)]
+pub struct ContentPart {
+    length_bytes: u64,
+    value: ChainingValue,
+    /// The digest, should it be the only part: of the first.
+    alone: Option<Digest>,
+}
+
+impl ContentPart {
+    /// How long every part is but the last: a frame.
+    pub const BYTES: usize = super::FRAME_RAW_BYTES;
+
+    /// The sum of `part`, not empty, which begins at byte `offset` of the content, a multiple of [`ContentPart::BYTES`].
+    pub fn of(offset: u64, part: &[u8]) -> ContentPart {
+        let mut hasher = blake3::Hasher::new();
+        hasher.set_input_offset(offset);
+        hasher.update(part);
+        let alone = (offset == 0).then(|| Digest(*hasher.finalize().as_bytes()));
+        ContentPart { length_bytes: part.len() as u64, value: hasher.finalize_non_root(), alone }
+    }
+}
+
+impl ContentSum {
+    /// The sum of the content that consists of these parts, in order.
+    pub fn join(parts: &[ContentPart]) -> ContentSum {
+        let digest = match parts {
+            [] => Digest::of(b""),
+            [ContentPart { alone: Some(digest), .. }] => *digest,
+            _ => {
+                let (left, right) = subtrees(parts);
+                let root = merge_subtrees_root(&chaining_value(left), &chaining_value(right), Mode::Hash);
+                Digest(*root.as_bytes())
+            }
+        };
+        ContentSum { length_bytes: parts.iter().map(|part| part.length_bytes).sum(), digest }
+    }
+}
+
+/// BLAKE3 hashes a tree of which the left side is a full one, as large as there can be. A part is such a full tree, or
+/// the last one. Source: the BLAKE3 paper, section 2.1.
+fn chaining_value(parts: &[ContentPart]) -> ChainingValue {
+    match parts {
+        [] => ChainingValue::default(),
+        [only] => only.value,
+        _ => {
+            let (left, right) = subtrees(parts);
+            merge_subtrees_non_root(&chaining_value(left), &chaining_value(right), Mode::Hash)
+        }
+    }
+}
+
+/// At least two parts, divided as the tree is.
+fn subtrees(parts: &[ContentPart]) -> (&[ContentPart], &[ContentPart]) {
+    parts.split_at_checked(parts.len().next_power_of_two() / 2).unwrap_or_default()
 }
 
 impl Crc32 {
@@ -175,6 +234,21 @@ mod tests {
         }
         let expected = ContentSum { length_bytes: 100_000, digest: Digest::of(&content) };
         assert_eq!(hasher.finish(), expected);
+    }
+
+    #[test]
+    fn parts_join_to_the_sum_of_the_whole() {
+        let content: Vec<u8> = (0..9 * ContentPart::BYTES).map(|at| (at / 7) as u8).collect();
+        for length in (0..9).flat_map(|parts| [0, 1, 1025].map(|more| parts * ContentPart::BYTES + more)) {
+            let content = &content[..length];
+            let parts: Vec<ContentPart> = content
+                .chunks(ContentPart::BYTES)
+                .zip(0..)
+                .map(|(part, number)| ContentPart::of(number * ContentPart::BYTES as u64, part))
+                .collect();
+            let expected = ContentSum { length_bytes: length as u64, digest: Digest::of(content) };
+            assert_eq!(ContentSum::join(&parts), expected, "{length} bytes");
+        }
     }
 
     #[test]

@@ -25,7 +25,7 @@ mod zstd;
 #[cfg(test)]
 mod tests;
 
-pub use checksum::{ContentHasher, ContentSum, Crc32, Digest};
+pub use checksum::{ContentHasher, ContentPart, ContentSum, Crc32, Digest};
 pub use frame::{Decoded, FrameDecoder, FrameEncoder, skippable_frame};
 
 use crate::error::{Error, Result};

@@ -89,6 +89,11 @@ impl Disk for FaultyDisk {
         recorder::perform(&record, act, |()| inode_of(file))
     }
 
+    fn write_over_start(&self, file: &File, bytes: &[u8]) -> io::Result<()> {
+        let record = Record { operation: "write-over-start", content: bytes, ..Record::default() };
+        step(record, || RealDisk.write_over_start(file, bytes), |()| inode_of(file))
+    }
+
     fn copy_all(&self, from: &File, to: &File) -> io::Result<()> {
         let record = Record { operation: "copy", ..Record::default() };
         step(record, || RealDisk.copy_all(from, to), |()| inode_of(to))

@@ -41,6 +41,12 @@ pub trait Store: Send + Sync + Debug {
         self.create(key)
     }
 
+    /// As [`Store::create`], for an object whose first bytes, `header_bytes` of them, are known last. `None` where the
+    /// store takes bytes in order only.
+    fn create_headed(&self, _key: &ObjectKey, _header_bytes: usize) -> Result<Option<Box<dyn HeadedWriter>>> {
+        Ok(None)
+    }
+
     /// Stores an object that may exist already; of two at once, one wins whole. For heartbeats, never for data.
     fn replace(&self, key: &ObjectKey, content: &[u8]) -> Result<()>;
 
@@ -122,6 +128,15 @@ pub trait ObjectWriter: Send {
     ///
     /// When this returns [`PutOutcome::Created`], the object survives a power cut and its bytes were confirmed.
     fn finish(self: Box<Self>) -> Result<PutOutcome>;
+}
+
+/// As [`ObjectWriter`], for what follows a header that is known last.
+pub trait HeadedWriter: Send {
+    /// Appends bytes.
+    fn write(&mut self, bytes: &[u8]) -> Result<()>;
+
+    /// As [`ObjectWriter::finish`], with the header in front.
+    fn finish(self: Box<Self>, header: &[u8]) -> Result<PutOutcome>;
 }
 
 /// An object on its way out of the store.

@@ -1,30 +1,26 @@
-//! A WAL file on its way into an object: one read, in which it is summed, checked and compressed.
+//! A WAL file on its way into an object: read once, in pieces that are summed, compressed and checked while they are in
+//! the processor's cache. Several threads can share one file.
 
 use super::check::{HistoryLookup, WalExpectation, length_max};
-use super::header;
-use crate::codec::{ContentHasher, ContentSum, FRAME_RAW_BYTES, FrameEncoder, skippable_frame};
+use crate::codec::{ContentPart, ContentSum, FRAME_RAW_BYTES, FrameEncoder};
 use crate::config::Compression;
 use crate::error::{Context, Error, Result};
 use crate::postgres::Lsn;
 use crate::postgres::wal_header::{WAL_PAGE_BYTES, WalPageHeader};
 use std::fs::File;
-use std::io::{Read, Seek, Write};
+use std::num::NonZeroUsize;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
 
-/// How much of an object is kept in memory: a segment of the usual 16 MiB that does not compress; the rest of a larger one
-/// goes to a file without a name.
-const MEMORY_BYTES_MAX: usize = 17 << 20;
+/// How many frames a thread encodes at a time: enough that taking turns does not count, few enough that all end together.
+const PIECE_FRAMES: u64 = 4;
 
-/// An object, ready to be stored.
-pub struct EncodedWal {
-    /// What it decodes to.
-    pub sum: ContentSum,
-    header: Vec<u8>,
-    /// The end of the frames, or all of them.
-    memory: Vec<u8>,
-    /// The frames before `memory`.
-    spilled: Option<File>,
-}
+/// How many frames are encoded before they are handed out, which bounds the memory: 4 MiB of content.
+const BATCH_FRAMES: u64 = 16;
 
 /// How closely a segment is looked at on its way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,7 +33,9 @@ pub enum PageCheck {
 
 /// How to encode one file.
 #[derive(Clone, Copy, Debug)]
-pub struct Encoding {
+pub struct Encoding<'a> {
+    /// What it is called in messages.
+    pub path: &'a Path,
     /// What it must be.
     pub expected: WalExpectation,
     /// Its length.
@@ -46,59 +44,144 @@ pub struct Encoding {
     pub pages: PageCheck,
     /// How to compress.
     pub compression: Compression,
+    /// How many threads may work on it.
+    pub threads: NonZeroUsize,
 }
 
-impl Encoding {
-    /// Reads all of `source` and encodes it, if it is what is expected.
+/// What a thread works with, and leaves for the next one.
+struct Tools {
+    encoder: FrameEncoder,
+    raw: Vec<u8>,
+}
+
+/// Some frames that follow each other.
+struct Piece {
+    first_frame: u64,
+    stored: Vec<u8>,
+    parts: Vec<ContentPart>,
+}
+
+impl Encoding<'_> {
+    /// Reads all of `source` and encodes it, if it is what is expected; hands out the frames in order.
+    ///
+    /// Memory: some frames for each thread, and a batch of encoded ones.
     ///
     /// # Errors
-    /// What [`WalExpectation::check`] says, and the operating system's.
+    /// What [`WalExpectation::check`] says, the operating system's, and `output`'s. The file is checked before the first
+    /// frame is handed out.
     pub fn run(
         &self,
-        mut source: impl Read,
+        source: &File,
         history: HistoryLookup<'_>,
-        scratch: &Path,
-    ) -> Result<EncodedWal> {
+        output: &mut dyn FnMut(&[u8]) -> Result<()>,
+    ) -> Result<ContentSum> {
+        let what = || format!("could not read \"{}\"", self.path.display());
+        let mut raw = Vec::new();
+        self.check(source, history, &mut raw).context(what)?;
+        let tools = Mutex::new(vec![Tools { encoder: FrameEncoder::new(self.compression), raw }]);
+        let mut parts = Vec::new();
+        let mut used = Vec::new();
+        let mut next = 0;
+        while next < self.frames() {
+            let batch = next..self.frames().min(next + BATCH_FRAMES);
+            next = batch.end;
+            let again = Mutex::new(used.split_off(0));
+            for piece in self.encode_batch(source, batch, &tools, &again).context(what)? {
+                output(&piece.stored)?;
+                parts.extend(piece.parts);
+                used.push(piece.stored);
+            }
+        }
+        Ok(ContentSum::join(&parts))
+    }
+
+    fn check(&self, source: &File, history: HistoryLookup<'_>, raw: &mut Vec<u8>) -> Result<()> {
         // So that the small forms are complete in their first frame.
         if self.length_bytes > length_max(self.expected.name) {
             return Err(Error::damaged(format!("the file has {} bytes", self.length_bytes)));
         }
-        let mut encoder = FrameEncoder::new(self.compression);
-        let mut hasher = ContentHasher::new();
-        let mut pages = PageWalk::default();
-        let mut raw = Vec::with_capacity(FRAME_RAW_BYTES);
-        let mut memory = Vec::new();
-        let mut spilled: Option<File> = None;
-        loop {
-            raw.clear();
-            let chunk = (&mut source).take(FRAME_RAW_BYTES as u64).read_to_end(&mut raw);
-            chunk.context(|| "could not read the file")?;
-            if hasher.length_bytes() == 0 {
-                self.expected.check(&raw, self.length_bytes, history)?;
-            }
-            if raw.is_empty() {
-                break;
-            }
-            if self.pages == PageCheck::EveryPage {
-                pages.walk(&raw)?;
-            }
-            hasher.update(&raw);
-            encoder.encode(&raw, &mut memory)?;
-            if memory.len() > MEMORY_BYTES_MAX {
-                spill(&mut memory, &mut spilled, scratch)?;
+        self.read_frame(source, 0, raw)?;
+        self.expected.check(raw, self.length_bytes, history)?;
+        if self.pages == PageCheck::EveryPage {
+            let mut pages = PageWalk::default();
+            for frame in 0..self.frames() {
+                self.read_frame(source, frame, raw)?;
+                pages.walk(raw)?;
             }
         }
-        let sum = hasher.finish();
-        if sum.length_bytes != self.length_bytes {
-            return Err(Error::unavailable(format!(
-                "the file had {} bytes when it was opened, and {} were read",
-                self.length_bytes, sum.length_bytes
-            )));
-        }
-        let mut frame = Vec::new();
-        skippable_frame(header::FRAME_KIND, &header::encode(&sum), &mut frame)?;
-        Ok(EncodedWal { sum, header: frame, memory, spilled })
+        Ok(())
     }
+
+    fn frames(&self) -> u64 {
+        self.length_bytes.div_ceil(FRAME_RAW_BYTES as u64)
+    }
+
+    /// Encodes these frames with all threads; the pieces come back in order. `used` are buffers to use again.
+    fn encode_batch(
+        &self,
+        source: &File,
+        frames: Range<u64>,
+        tools: &Mutex<Vec<Tools>>,
+        used: &Mutex<Vec<Vec<u8>>>,
+    ) -> Result<Vec<Piece>> {
+        let next = AtomicU64::new(frames.start);
+        let work = || -> Result<Vec<Piece>> {
+            let mut ours = take(tools)
+                .unwrap_or_else(|| Tools { encoder: FrameEncoder::new(self.compression), raw: Vec::new() });
+            let mut pieces = Vec::new();
+            loop {
+                let first_frame = next.fetch_add(PIECE_FRAMES, Ordering::Relaxed);
+                if first_frame >= frames.end {
+                    break;
+                }
+                let mut stored = take(used).unwrap_or_default();
+                stored.clear();
+                let mut parts = Vec::new();
+                for frame in first_frame..frames.end.min(first_frame + PIECE_FRAMES) {
+                    self.read_frame(source, frame, &mut ours.raw)?;
+                    parts.push(ContentPart::of(frame * FRAME_RAW_BYTES as u64, &ours.raw));
+                    ours.encoder.encode(&ours.raw, &mut stored)?;
+                }
+                pieces.push(Piece { first_frame, stored, parts });
+            }
+            tools.lock().unwrap_or_else(PoisonError::into_inner).push(ours);
+            Ok(pieces)
+        };
+        let turns = (frames.end - frames.start).div_ceil(PIECE_FRAMES);
+        let helpers = turns.min(self.threads.get() as u64).saturating_sub(1);
+        let mut pieces = thread::scope(|scope| -> Result<Vec<Piece>> {
+            // Without a helper it takes longer, and that is all.
+            let helpers: Vec<_> =
+                (0..helpers).filter_map(|_| thread::Builder::new().spawn_scoped(scope, work).ok()).collect();
+            let mut pieces = work()?;
+            for helper in helpers {
+                let theirs =
+                    helper.join().unwrap_or_else(|_| Err(Error::damaged("a thread that encodes failed")));
+                pieces.extend(theirs?);
+            }
+            Ok(pieces)
+        })?;
+        pieces.sort_unstable_by_key(|piece| piece.first_frame);
+        Ok(pieces)
+    }
+
+    /// Replaces `raw` by the content of a frame, which is all there or an error.
+    fn read_frame(&self, source: &File, frame: u64, raw: &mut Vec<u8>) -> Result<()> {
+        let offset = frame * FRAME_RAW_BYTES as u64;
+        let length = self.length_bytes.saturating_sub(offset).min(FRAME_RAW_BYTES as u64);
+        raw.resize(length as usize, 0);
+        source.read_exact_at(raw, offset).map_err(|error| match error.kind() {
+            std::io::ErrorKind::UnexpectedEof => Error::unavailable(format!(
+                "the file had {} bytes when it was opened, and got shorter",
+                self.length_bytes
+            )),
+            _ => Error::io("could not read the file", error),
+        })
+    }
+}
+
+fn take<T>(from: &Mutex<Vec<T>>) -> Option<T> {
+    from.lock().unwrap_or_else(PoisonError::into_inner).pop()
 }
 
 /// Looks at one page after the other: each continues the one before, until only zeros follow.
@@ -131,36 +214,5 @@ impl PageWalk {
             self.next = header.address.checked_add(u64::from(WAL_PAGE_BYTES));
         }
         Ok(())
-    }
-}
-
-fn spill(memory: &mut Vec<u8>, spilled: &mut Option<File>, scratch: &Path) -> Result<()> {
-    let what = || format!("could not write to \"{}\"", scratch.display());
-    let mut file = match spilled.take() {
-        Some(file) => file,
-        None => tempfile::tempfile_in(scratch).context(what)?,
-    };
-    file.write_all(memory).context(what)?;
-    memory.clear();
-    *spilled = Some(file);
-    Ok(())
-}
-
-impl EncodedWal {
-    /// Hands out the whole object, piece after piece. Can be called again.
-    pub fn write_to(&mut self, mut put: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
-        put(&self.header)?;
-        if let Some(file) = &mut self.spilled {
-            let what = || "could not read a spilled segment back";
-            file.rewind().context(what)?;
-            let mut buffer = vec![0; FRAME_RAW_BYTES];
-            loop {
-                match file.read(&mut buffer).context(what)? {
-                    0 => break,
-                    length => put(buffer.get(..length).unwrap_or_default())?,
-                }
-            }
-        }
-        put(&self.memory)
     }
 }

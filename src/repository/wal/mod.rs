@@ -7,6 +7,7 @@ mod decode;
 mod encode;
 mod header;
 mod inventory;
+mod object;
 mod put;
 
 pub use check::WalExpectation;

@@ -2,7 +2,8 @@
 
 use super::check::WalExpectation;
 use super::decode;
-use super::encode::{EncodedWal, Encoding, PageCheck};
+use super::encode::{Encoding, PageCheck};
+use super::object::WalObject;
 use crate::codec::ContentSum;
 use crate::config::Compression;
 use crate::error::{Context, Error, ErrorKind, Result};
@@ -12,6 +13,7 @@ use crate::repository::Repository;
 use crate::store::PutOutcome;
 use std::fs::{self, File, Metadata};
 use std::io;
+use std::num::NonZeroUsize;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -74,7 +76,8 @@ impl From<&Metadata> for FileIdentity {
 /// Stores a WAL file. When this returns without an error, the repository durably holds exactly the bytes that the file
 /// with the returned identity had.
 ///
-/// The place must have been made. `scratch` is a directory for what does not fit into memory.
+/// The place must have been made. `scratch` is a directory for what does not fit into memory; `threads` is how many may
+/// work on it, this one among them.
 ///
 /// # Errors
 /// [`ErrorKind::Conflict`] when the repository holds other bytes under this name, [`ErrorKind::Usage`] when there is no
@@ -84,25 +87,27 @@ pub fn put(
     source: &WalSource,
     compression: Compression,
     scratch: &Path,
+    threads: NonZeroUsize,
 ) -> Result<StoredWal> {
-    let (identity, mut encoded) = read(repository, source, compression, scratch)?;
     let key = repository.layout().wal_file(source.name)?;
-    let mut writer = repository.store().create_with_digest(&key, &encoded.sum.digest)?;
-    encoded.write_to(|piece| writer.write(piece))?;
-    let outcome = writer.finish()?;
+    let mut object = WalObject::new(repository.store().as_ref(), &key, scratch);
+    let (identity, sum) =
+        read(repository, source, compression, threads, &mut |frames| object.append(frames))?;
+    let outcome = object.finish(&sum)?;
     if outcome == PutOutcome::Exists {
-        confirm_same(repository, source.name, &encoded.sum)?;
+        confirm_same(repository, source.name, &sum)?;
     }
-    Ok(StoredWal { identity, sum: encoded.sum, outcome })
+    Ok(StoredWal { identity, sum, outcome })
 }
 
-/// Reads and encodes the file, which must not change meanwhile.
+/// Reads and encodes the file, which must not change meanwhile; what is handed out before an error is worth nothing.
 fn read(
     repository: &Repository,
     source: &WalSource,
     compression: Compression,
-    scratch: &Path,
-) -> Result<(FileIdentity, EncodedWal)> {
+    threads: NonZeroUsize,
+    output: &mut dyn FnMut(&[u8]) -> Result<()>,
+) -> Result<(FileIdentity, ContentSum)> {
     let path = &source.path;
     let what = || format!("could not read \"{}\"", path.display());
     let file = File::open(path).map_err(|error| match error.kind() {
@@ -117,12 +122,18 @@ fn read(
     };
     let pg_wal = path.parent().unwrap_or(Path::new("/"));
     let history = |timeline| history_beside(repository, pg_wal, timeline);
-    let encoding =
-        Encoding { expected, length_bytes: identity.length_bytes, pages: source.pages, compression };
-    let encoded = encoding.run(&file, &history, scratch).context(what)?;
+    let encoding = Encoding {
+        path,
+        expected,
+        length_bytes: identity.length_bytes,
+        pages: source.pages,
+        compression,
+        threads,
+    };
+    let sum = encoding.run(&file, &history, output)?;
     let after = FileIdentity::from(&file.metadata().context(what)?);
     if after == identity && FileIdentity::of(path).context(what)? == identity {
-        return Ok((identity, encoded));
+        return Ok((identity, sum));
     }
     Err(Error::unavailable(format!("\"{}\" changed while it was read", path.display()))
         .hint("PostgreSQL does not write to a WAL file that it archives: does another program?"))

@@ -7,7 +7,10 @@ mod reader;
 mod temporary;
 mod writer;
 
-use super::{Listing, ObjectInfo, ObjectKey, ObjectReader, ObjectVisitor, ObjectWriter, PutOutcome, Store};
+use super::{
+    HeadedWriter, Listing, ObjectInfo, ObjectKey, ObjectReader, ObjectVisitor, ObjectWriter, PutOutcome,
+    Store,
+};
 use crate::durable::{self, Disk};
 use crate::error::{Context, Error, ErrorKind, Result};
 use reader::FileReader;
@@ -163,10 +166,16 @@ impl Store for DirectoryStore {
         Ok(Box::new(FileWriter::begin(self.inner.clone(), key.clone())?))
     }
 
+    fn create_headed(&self, key: &ObjectKey, header_bytes: usize) -> Result<Option<Box<dyn HeadedWriter>>> {
+        self.inner.check_root()?;
+        let writer = FileWriter::begin(self.inner.clone(), key.clone())?;
+        Ok(Some(Box::new(writer.leaving_room(header_bytes)?)))
+    }
+
     fn replace(&self, key: &ObjectKey, content: &[u8]) -> Result<()> {
         self.inner.check_root()?;
         let mut writer = FileWriter::begin(self.inner.clone(), key.clone())?;
-        writer.write(content)?;
+        ObjectWriter::write(&mut writer, content)?;
         writer.finish_over()
     }
 
@@ -282,6 +291,18 @@ mod tests {
         assert_eq!(store.read_small(&key("a/b/c"), 100).unwrap().unwrap(), b"one two");
         assert_eq!(store.stat(&key("a/b/c")).unwrap(), Some(ObjectInfo { length_bytes: 7 }));
         assert!(store.read_small(&key("a/b/c"), 3).is_err());
+    }
+
+    #[test]
+    fn a_header_that_is_known_last_comes_first() {
+        let (_scratch, store) = store();
+        let mut writer = store.create_headed(&key("a"), 4).unwrap().unwrap();
+        writer.write(b"body").unwrap();
+        assert_eq!(writer.finish(b"head").unwrap(), PutOutcome::Created);
+        assert_eq!(store.read_small(&key("a"), 100).unwrap().unwrap(), b"headbody");
+        let writer = store.create_headed(&key("b"), 4).unwrap().unwrap();
+        assert!(writer.finish(b"longer").is_err());
+        assert_eq!(store.stat(&key("b")).unwrap(), None);
     }
 
     #[test]

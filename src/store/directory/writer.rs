@@ -1,7 +1,7 @@
 //! One object on its way into a directory.
 
-use super::{Inner, ObjectKey, ObjectWriter, PutOutcome, temporary};
-use crate::durable::parent_directory;
+use super::{HeadedWriter, Inner, ObjectKey, ObjectWriter, PutOutcome, temporary};
+use crate::durable::{self, parent_directory};
 use crate::error::{Context, Error, Result};
 use std::fs::File;
 use std::path::PathBuf;
@@ -10,6 +10,13 @@ use std::sync::Arc;
 /// How much is read back at a time.
 const READ_BACK_BYTES: usize = 256 << 10;
 
+/// After how many bytes the kernel is told to begin writing them: the sync at the end of a large object then waits for
+/// the last ones only.
+const BEGIN_WRITING_BYTES: u64 = 4 << 20;
+
+/// An object longer than this does not stay in the kernel's cache: it is a pack, and the server needs the room.
+const CACHED_BYTES_MAX: u64 = 64 << 20;
+
 /// A temporary file that becomes the object.
 pub struct FileWriter {
     store: Arc<Inner>,
@@ -17,13 +24,31 @@ pub struct FileWriter {
     file: File,
     temporary: PathBuf,
     written_bytes: u64,
+    /// Up to where the kernel was told to begin writing.
+    begun_bytes: u64,
     checksum: crc32fast::Hasher,
 }
 
 impl FileWriter {
     pub fn begin(store: Arc<Inner>, key: ObjectKey) -> Result<FileWriter> {
         let (file, temporary) = temporary::create(store.disk.as_ref(), &store.root)?;
-        Ok(FileWriter { store, key, file, temporary, written_bytes: 0, checksum: crc32fast::Hasher::new() })
+        Ok(FileWriter {
+            store,
+            key,
+            file,
+            temporary,
+            written_bytes: 0,
+            begun_bytes: 0,
+            checksum: crc32fast::Hasher::new(),
+        })
+    }
+
+    /// Leaves room for a header, which is written last.
+    pub fn leaving_room(mut self, header_bytes: usize) -> Result<FileWriter> {
+        let what = || format!("could not write to \"{}\"", self.temporary.display());
+        self.store.disk.write_all(&self.file, &vec![0; header_bytes]).context(what)?;
+        self.written_bytes = header_bytes as u64;
+        Ok(self)
     }
 
     /// As [`ObjectWriter::finish`], in place of whatever has the name.
@@ -78,12 +103,39 @@ impl ObjectWriter for FileWriter {
         self.store
             .disk
             .write_all(&self.file, bytes)
-            .context(|| format!("could not write to the repository \"{}\"", self.store.root.display()))
+            .context(|| format!("could not write to the repository \"{}\"", self.store.root.display()))?;
+        let waiting_bytes = self.written_bytes - self.begun_bytes;
+        if waiting_bytes >= BEGIN_WRITING_BYTES {
+            durable::begin_writing(&self.file, self.begun_bytes, waiting_bytes);
+            self.begun_bytes = self.written_bytes;
+        }
+        Ok(())
     }
 
     fn finish(self: Box<Self>) -> Result<PutOutcome> {
         self.confirm()?;
+        if self.written_bytes > CACHED_BYTES_MAX {
+            durable::forget_cached(&self.file);
+        }
         self.store.publish(&self.temporary, &self.key)
+    }
+}
+
+impl HeadedWriter for FileWriter {
+    fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        ObjectWriter::write(self, bytes)
+    }
+
+    fn finish(mut self: Box<Self>, header: &[u8]) -> Result<PutOutcome> {
+        self.store
+            .disk
+            .write_over_start(&self.file, header)
+            .context(|| format!("could not write to the repository \"{}\"", self.store.root.display()))?;
+        let body = std::mem::take(&mut self.checksum);
+        self.checksum.update(header);
+        // What is read back has another length if the header is not as long as the room for it.
+        self.checksum.combine(&body);
+        ObjectWriter::finish(self)
     }
 }
 

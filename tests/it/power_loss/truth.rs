@@ -38,8 +38,10 @@ fn operation_of(line: &str) -> Option<String> {
 
 /// The same of the record. A file that is created or written to is no such call.
 fn recorded(operation: &Operation) -> Option<String> {
-    let durable =
-        !matches!(operation.name.as_str(), "create" | "write" | "failed" | "create-nameless" | "copy");
+    let durable = !matches!(
+        operation.name.as_str(),
+        "create" | "write" | "write-over-start" | "failed" | "create-nameless" | "copy"
+    );
     let parts = [operation.name.as_str(), &operation.path, &operation.other];
     let parts: Vec<&str> = parts.into_iter().filter(|part| !part.is_empty()).collect();
     durable.then(|| parts.join(" "))

@@ -1,7 +1,7 @@
 //! A file system of which only what was made durable is sure to be there after a power cut.
 //!
 //! The rules are those of POSIX, with two concessions to what file systems really do: a rename is all or nothing, and what is
-//! written is only ever appended. A content is durable up to the length that it had at its last sync; a name when its
+//! written is only ever appended, or written over before the first sync. A content is durable up to the length that it had at its last sync; a name when its
 //! directory was synced after it was made. What is not durable may be there all the same, each thing for itself.
 
 use super::{Operation, Recording};
@@ -74,6 +74,13 @@ impl PowerCuts {
             "write" => {
                 if let Some(file) = self.by_inode.get(&operation.inode) {
                     self.files[*file].written.extend_from_slice(&self.data[operation.content.clone()]);
+                }
+            }
+            "write-over-start" => {
+                if let Some(file) = self.by_inode.get(&operation.inode) {
+                    let (file, bytes) = (&mut self.files[*file], &self.data[operation.content.clone()]);
+                    assert_eq!(file.durable_length, 0, "what is durable is never written over");
+                    file.written[..bytes.len()].copy_from_slice(bytes);
                 }
             }
             "sync-file" => {

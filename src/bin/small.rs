@@ -5,6 +5,14 @@ use std::io::{self, Write};
 use std::panic::{self, AssertUnwindSafe};
 use std::process::ExitCode;
 
+// The unwinder comes from the compiler's archive instead of a library of its own, whose loading is a sixth of what it
+// takes to start.
+#[cfg(target_env = "gnu")]
+#[allow(unsafe_code)]
+#[link(name = "gcc_eh", kind = "static", modifiers = "-bundle")]
+// SAFETY: nothing is declared; only the linker is told where to look.
+unsafe extern "C" {}
+
 /// What `--version` prints.
 pub const VERSION: &str = concat!("pgark ", env!("CARGO_PKG_VERSION"));
 

@@ -11,7 +11,7 @@
 //! # Layers
 //! Imports point downwards only; `tests/architecture.rs` holds them to this order.
 //! [`error`] → [`postgres`] → [`config`] → [`failpoint`] → [`durable`], [`data_directory`] → [`spool`] → [`push`], [`get`] ═ the small
-//! programs end here ═ `monitor` → `server` → `codec` → `store` → `repository` → `agent`, `backup`, `recover` and the other
+//! programs end here ═ `monitor`, `pace` → `server` → `codec` → `store` → `repository` → `agent`, `backup`, `recover` and the other
 //! use cases → `terminal` → `bin`.
 //!
 //! Start reading at [`postgres`] for the words, then at the use case that interests you.
@@ -34,6 +34,8 @@ pub mod get;
 pub mod info;
 #[cfg(feature = "companion")]
 pub mod monitor;
+#[cfg(feature = "companion")]
+pub mod pace;
 pub mod postgres;
 pub mod push;
 #[cfg(feature = "companion")]

@@ -18,7 +18,7 @@ const LAYERS: &[&[&str]] = &[
     &["spool"],
     &["push", "get"],
     // Here stands the wall: what is below needs the feature `companion`.
-    &["monitor"],
+    &["monitor", "pace"],
     &["server"],
     &["codec"],
     &["store"],

@@ -3,9 +3,11 @@
 use super::files::FileList;
 use super::increment::{Candidate, Increment};
 use super::pages::{PageFindings, PageRules, Piece};
+use super::source::{open, read_full};
 use crate::config::Compression;
 use crate::error::{Context, Error, Result};
 use crate::monitor::Monitor;
+use crate::pace::Pace;
 use crate::postgres::MajorVersion;
 use crate::postgres::incremental::incremental_path;
 use crate::postgres::page::PAGE_BYTES;
@@ -15,11 +17,10 @@ use crate::repository::backup::manifest::StoredPack;
 use crate::repository::backup::pack::{FinishedPack, PackOwner, PackWriter, PlacedFile, TARGET_RAW_BYTES};
 use crate::server::Watch;
 use std::cmp::Reverse;
-use std::fs::{File, OpenOptions};
-use std::io;
+use std::fs::File;
 use std::num::NonZeroUsize;
 use std::ops::Range;
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -52,6 +53,8 @@ pub struct DataDirectoryCopy<'a> {
     pub owner: PackOwner,
     /// How many packs are written at once.
     pub workers: NonZeroUsize,
+    /// What of the machine they may use.
+    pub pace: &'a Pace,
     /// Who is told how far it is.
     pub monitor: &'a dyn Monitor,
     /// Whether to go on.
@@ -167,6 +170,7 @@ impl DataDirectoryCopy<'_> {
     }
 
     fn work(&self, queue: &Queue<'_>, copied: &Mutex<Copied>) -> Result<()> {
+        self.pace.give_way()?;
         let mut buffer = vec![0; READ_BYTES];
         let mut findings = PageFindings::default();
         let mut read_bytes = 0;
@@ -236,7 +240,9 @@ impl DataDirectoryCopy<'_> {
         let changed = match (&self.increment, relation) {
             (Some(increment), Some(relation)) => {
                 let candidate = Candidate { number, relation, file: &file, bytes: metadata.len() };
-                increment.changed_pages(&candidate, buffer, &mut read_bytes, self.watch).context(what)?
+                increment
+                    .changed_pages(&candidate, buffer, &mut read_bytes, self.pace, self.watch)
+                    .context(what)?
             }
             _ => None,
         };
@@ -292,6 +298,7 @@ impl DataDirectoryCopy<'_> {
             let missing = range.end - offset;
             let wanted = usize::try_from(missing).map_or(buffer.len(), |missing| missing.min(buffer.len()));
             let bytes = buffer.get_mut(..wanted).unwrap_or_default();
+            self.pace.take(wanted as u64);
             let length = read_full(source.file, bytes, offset).context(|| "could not read it")?;
             bytes.get_mut(length..).unwrap_or_default().fill(0);
             if let (Some(rules), Some(segment)) = (self.pages, source.segment) {
@@ -364,15 +371,6 @@ fn finish(pack: PackWriter, copied: &Mutex<Copied>) -> Result<()> {
     Ok(())
 }
 
-/// Opens a file, never through a link; `None` when it is gone.
-fn open(path: &std::path::Path) -> io::Result<Option<File>> {
-    match OpenOptions::new().read(true).custom_flags(nix::libc::O_NOFOLLOW).open(path) {
-        Ok(file) => Ok(Some(file)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error),
-    }
-}
-
 /// Neighbouring numbers together, as ranges.
 fn runs(numbers: &[u32]) -> impl Iterator<Item = Range<u64>> + '_ {
     let mut rest = numbers.iter().copied().map(u64::from).peekable();
@@ -384,20 +382,6 @@ fn runs(numbers: &[u32]) -> impl Iterator<Item = Range<u64>> + '_ {
         }
         Some(first..end)
     })
-}
-
-/// Fills the buffer, unless the file ends before.
-pub(super) fn read_full(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-    let mut filled = 0;
-    while let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) {
-        match file.read_at(rest, offset + filled as u64) {
-            Ok(0) => break,
-            Ok(length) => filled += length,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(filled)
 }
 
 #[cfg(test)]

@@ -3,11 +3,12 @@
 //! A page that has not changed since the parent's start point is in the parent, or in a backup before it: its LSN, the end of
 //! the last WAL record that changed it, lies before that point. Everything of which that cannot be said is stored.
 
-use super::copy::read_full;
 use super::exclusions::Fork;
 use super::files::{FileList, PlannedRelation};
+use super::source::read_full;
 use super::summaries::{FileChanges, Summaries};
 use crate::error::{Context, Error, Result};
+use crate::pace::Pace;
 use crate::postgres::page::{self, PAGE_BYTES, PageBytes, PageChecksums, PageHeader, PageVerdict};
 use crate::postgres::{IncrementalHeader, Lsn, MajorVersion};
 use crate::repository::Repository;
@@ -121,6 +122,7 @@ impl Increment {
         candidate: &Candidate<'_>,
         buffer: &mut [u8],
         read_bytes: &mut u64,
+        pace: &Pace,
         watch: &Watch<'_>,
     ) -> Result<Option<IncrementalHeader>> {
         let Candidate { number, relation, file, bytes } = *candidate;
@@ -146,6 +148,7 @@ impl Increment {
         let (mut changed, mut offset) = (Vec::new(), 0);
         while offset < bytes {
             watch.check()?;
+            pace.take(buffer.len() as u64);
             let length = read_full(file, buffer, offset).context(|| "could not look for changes")?;
             *read_bytes += length as u64;
             let (read, _) = buffer.get(..length).unwrap_or_default().as_chunks::<PAGE_BYTES>();

@@ -18,6 +18,7 @@ mod primary;
 mod publish;
 mod running;
 mod session;
+mod source;
 pub mod stream;
 mod summaries;
 mod summary;
@@ -31,6 +32,7 @@ use crate::config::{Checkpoint, Compression, Conninfo};
 use crate::data_directory::DataDirectory;
 use crate::error::{Error, ErrorKind, Result};
 use crate::monitor::Monitor;
+use crate::pace::Pace;
 use crate::postgres::backup_label::{BackupLabel, BackupSource, IncrementalFrom, with_incremental_from};
 use crate::postgres::page::PAGE_BYTES;
 use crate::postgres::{ControlFile, MajorVersion, ManifestVersion, SystemIdentifier, TimelineHistory};
@@ -80,6 +82,8 @@ pub struct BackupRequest<'a> {
     pub checkpoint: Checkpoint,
     /// How many packs are written at once.
     pub workers: NonZeroUsize,
+    /// What of the machine they may use.
+    pub pace: Pace,
     /// How packs are compressed.
     pub compression: Compression,
     /// How long a WAL segment may take to arrive in the repository.
@@ -372,6 +376,7 @@ impl Backup<'_> {
             compression: self.request.compression,
             owner: PackOwner { uid: Uid::effective().as_raw(), gid: Gid::effective().as_raw() },
             workers: self.request.workers,
+            pace: &self.request.pace,
             monitor: self.monitor,
             watch: self.watch,
         }

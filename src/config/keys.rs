@@ -86,6 +86,8 @@ use DefaultValue::{Absent, Number, Required, Text, Truth};
 const DAY_S: u64 = 86_400;
 
 const WORKERS: Kind = Kind::Number { unit: Unit::Plain, min: 1, max: 64 };
+const NICE: Kind = Kind::Number { unit: Unit::Plain, min: 0, max: 19 };
+const IO_PRIORITY: Kind = Kind::OneOf(&["normal", "low", "idle"]);
 const SECONDS: Kind = Kind::Number { unit: Unit::Seconds, min: 1, max: DAY_S };
 
 /// Every key, in the order in which they are shown.
@@ -207,6 +209,18 @@ pub static KEYS: &[Key] = &[
         description: "How large the agent's log grows before it is begun anew.",
     },
     Key {
+        name: "agent.nice",
+        kind: NICE,
+        default: Number(0),
+        description: "How far the agent stands behind others for the processors: 0 not at all, 19 behind everybody.",
+    },
+    Key {
+        name: "agent.io_priority",
+        kind: IO_PRIORITY,
+        default: Text("normal"),
+        description: "How far the agent stands behind others for the disks.",
+    },
+    Key {
         name: "backup.workers",
         kind: WORKERS,
         default: Number(2),
@@ -225,6 +239,24 @@ pub static KEYS: &[Key] = &[
         description: "Whether the checkpoint that begins a base backup spares the disks or the time.",
     },
     Key {
+        name: "backup.max_rate_mib",
+        kind: Kind::Number { unit: Unit::Mebibytes, min: 0, max: 1 << 20 },
+        default: Number(0),
+        description: "How much of the cluster a base backup reads in a second; 0 is as much as it can.",
+    },
+    Key {
+        name: "backup.nice",
+        kind: NICE,
+        default: Number(10),
+        description: "How far a base backup stands behind others for the processors: 0 not at all, 19 behind everybody.",
+    },
+    Key {
+        name: "backup.io_priority",
+        kind: IO_PRIORITY,
+        default: Text("low"),
+        description: "How far a base backup stands behind others for the disks.",
+    },
+    Key {
         name: "backup.chain_max",
         kind: Kind::Number { unit: Unit::Plain, min: 1, max: 100 },
         default: Number(30),
@@ -236,6 +268,24 @@ pub static KEYS: &[Key] = &[
         kind: WORKERS,
         default: Number(2),
         description: "How many packs are restored at once.",
+    },
+    Key {
+        name: "recover.max_rate_mib",
+        kind: Kind::Number { unit: Unit::Mebibytes, min: 0, max: 1 << 20 },
+        default: Number(0),
+        description: "How much of the cluster is restored in a second; 0 is as much as it can.",
+    },
+    Key {
+        name: "recover.nice",
+        kind: NICE,
+        default: Number(0),
+        description: "How far a restore stands behind others for the processors: 0 not at all, 19 behind everybody.",
+    },
+    Key {
+        name: "recover.io_priority",
+        kind: IO_PRIORITY,
+        default: Text("normal"),
+        description: "How far a restore stands behind others for the disks.",
     },
     Key {
         name: "s3.region",

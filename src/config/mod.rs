@@ -13,6 +13,7 @@ mod effective;
 mod fingerprint;
 pub mod keys;
 mod location;
+mod pace;
 mod read;
 mod s3;
 mod sections;
@@ -29,6 +30,7 @@ pub use conninfo::Conninfo;
 pub use effective::EffectiveSetting;
 pub use fingerprint::Fingerprint;
 pub use location::{ConfigLocation, ConfigOrigin, DEFAULT_PATH, ENVIRONMENT_VARIABLE};
+pub use pace::{IoPriority, Niceness, PaceSettings, Rate};
 pub use s3::{LockMode, ObjectLock, S3Settings, ServerEncryption};
 pub use sections::{
     AgentSettings, BackupSettings, Checkpoint, ConnectionSettings, GetSettings, PushSettings,

@@ -2,6 +2,7 @@
 
 use super::compression::Compression;
 use super::conninfo::Conninfo;
+use super::pace::PaceSettings;
 use super::settings::Settings;
 use super::url::RepositoryUrl;
 use crate::error::{Error, Result};
@@ -65,6 +66,8 @@ pub struct AgentSettings {
     pub workers: NonZeroUsize,
     /// How large the log grows.
     pub log_max_bytes: u64,
+    /// What of the machine it may use.
+    pub pace: PaceSettings,
 }
 
 /// `[backup]`
@@ -78,6 +81,8 @@ pub struct BackupSettings {
     pub checkpoint: Checkpoint,
     /// How many incremental backups may follow a full one.
     pub chain_max: usize,
+    /// What of the machine it may use.
+    pub pace: PaceSettings,
 }
 
 /// `[recover]`
@@ -85,6 +90,8 @@ pub struct BackupSettings {
 pub struct RecoverSettings {
     /// How many packs are restored at once.
     pub workers: NonZeroUsize,
+    /// What of the machine it may use.
+    pub pace: PaceSettings,
 }
 
 /// How a checkpoint is made: the argument `fast` of PostgreSQL's `pg_backup_start`.
@@ -154,6 +161,7 @@ impl AgentSettings {
             retry_max: settings.duration("agent.retry_max_s"),
             workers: settings.count("agent.workers"),
             log_max_bytes: settings.bytes_of_mib("agent.log_max_mib"),
+            pace: PaceSettings::read(settings, "agent"),
         }
     }
 }
@@ -167,6 +175,7 @@ impl BackupSettings {
                 "fast" => Checkpoint::Fast,
                 _ => Checkpoint::Spread,
             },
+            pace: PaceSettings::read(settings, "backup"),
             chain_max: settings.count("backup.chain_max").get(),
         }
     }
@@ -174,7 +183,10 @@ impl BackupSettings {
 
 impl RecoverSettings {
     pub(super) fn read(settings: &Settings) -> RecoverSettings {
-        RecoverSettings { workers: settings.count("recover.workers") }
+        RecoverSettings {
+            workers: settings.count("recover.workers"),
+            pace: PaceSettings::read(settings, "recover"),
+        }
     }
 }
 

@@ -60,10 +60,14 @@ fn three_lines_are_enough() {
     assert_eq!(config.backup.checkpoint, Checkpoint::Spread);
     assert_eq!(config.backup.chain_max, 30);
     assert_eq!(config.recover.workers.get(), 2);
+    let pace = |pace: PaceSettings| (pace.max_rate, pace.niceness.as_u8(), pace.io_priority);
+    assert_eq!(pace(config.agent.pace), (None, 0, IoPriority::Normal));
+    assert_eq!(pace(config.backup.pace), (None, 10, IoPriority::Low));
+    assert_eq!(pace(config.recover.pace), (None, 0, IoPriority::Normal));
 }
 
 /// Every key but the required ones, each with another value than its default.
-const OTHER_VALUES: [&str; 40] = [
+const OTHER_VALUES: [&str; 48] = [
     "system_identifier = 7312345678901234567",
     "connection.conninfo = \"host=/tmp\"",
     "connection.standby = \"host=/tmp\"",
@@ -80,11 +84,19 @@ const OTHER_VALUES: [&str; 40] = [
     "agent.retry_max_s = 1",
     "agent.workers = 64",
     "agent.log_max_mib = 1",
+    "agent.nice = 19",
+    "agent.io_priority = \"idle\"",
     "backup.workers = 64",
     "backup.wal_deadline_s = 1",
     "backup.checkpoint = \"fast\"",
+    "backup.max_rate_mib = 50",
+    "backup.nice = 0",
+    "backup.io_priority = \"normal\"",
     "backup.chain_max = 100",
     "recover.workers = 64",
+    "recover.max_rate_mib = 50",
+    "recover.nice = 5",
+    "recover.io_priority = \"low\"",
     "s3.region = \"eu-central-1\"",
     "s3.endpoint = \"https://s3.example.com:9000\"",
     "s3.path_style = false",
@@ -167,7 +179,7 @@ fn refuses_unknown_keys() {
     assert_eq!(
         report(with("[agent]\nworkers = 3\ncolour = 1")),
         "\"/etc/pgark/pgark.toml\", line 6: unknown key \"agent.colour\"\n\
-         HINT: The keys of [agent] are program, idle_s, retry_max_s, workers and log_max_mib."
+         HINT: The keys of [agent] are program, idle_s, retry_max_s, workers, log_max_mib, nice and io_priority."
     );
     assert_eq!(message(with("'repository.url' = 1")), ", line 4: unknown key \"'repository.url'\"");
     assert_eq!(message(with("a.b.c.d = 1")), ", line 4: unknown section \"a.b\"");

@@ -39,6 +39,7 @@ pub use plan::{Mode, RecoverRequest, RecoveryPlan, plan};
 use crate::durable::{self, Disk};
 use crate::error::{Context, Error, Result};
 use crate::monitor::Monitor;
+use crate::pace::Pace;
 use crate::postgres::backup_label::without_incremental_from;
 use crate::postgres::tablespace_map::{TablespaceLocation, render_tablespace_map};
 use crate::postgres::{ControlFile, SystemIdentifier};
@@ -79,6 +80,7 @@ pub fn recover(
     plan: &RecoveryPlan,
     repository: &Repository,
     workers: NonZeroUsize,
+    pace: &Pace,
     disk: &dyn Disk,
     monitor: &dyn Monitor,
 ) -> Result<RecoverySummary> {
@@ -106,7 +108,7 @@ pub fn recover(
         .collect::<Result<Vec<_>>>()?;
 
     monitor.begin(&format!("restoring backup {}", plan.backup.label), plan.backup.whole_bytes());
-    let restored = restore::restore(repository, plan, workers, disk, monitor)?;
+    let restored = restore::restore(repository, plan, workers, pace, disk, monitor)?;
     monitor.end();
     check_restored(&plan.backup, &restored, data_directory, plan.system)?;
 

@@ -13,6 +13,7 @@ use super::staging::Found;
 use crate::durable::{self, Disk};
 use crate::error::{Context, Error, Result};
 use crate::monitor::Monitor;
+use crate::pace::Pace;
 use crate::postgres::backup_label::without_incremental_from;
 use crate::repository::Repository;
 use crate::repository::backup::chain::{ChainEntry, ChainReader, ChainedFile, ChainedFiles};
@@ -102,6 +103,7 @@ pub fn restore(
     repository: &Repository,
     plan: &RecoveryPlan,
     workers: NonZeroUsize,
+    pace: &Pace,
     disk: &dyn Disk,
     monitor: &dyn Monitor,
 ) -> Result<Restored> {
@@ -116,6 +118,7 @@ pub fn restore(
         left_out: &plan.left_out,
         places,
         workers,
+        pace,
         disk,
         monitor,
         restored: Restored { files: 0, bytes: 0, control_file: Vec::new(), kept: Kept::default() },
@@ -134,6 +137,7 @@ struct Restore<'a> {
     left_out: &'a LeftOut,
     places: &'a Places,
     workers: NonZeroUsize,
+    pace: &'a Pace,
     disk: &'a dyn Disk,
     monitor: &'a dyn Monitor,
     restored: Restored,
@@ -228,6 +232,7 @@ impl Restore<'_> {
         let shares = Mutex::new(shares_of(batch));
         let failed = AtomicBool::new(false);
         let work = || -> Result<()> {
+            self.pace.give_way()?;
             let mut reader = ChainReader::new(self.repository, self.chain);
             let mut kept_here = Kept::default();
             loop {
@@ -303,6 +308,7 @@ impl Restore<'_> {
             return Ok(restored);
         }
         let crc32c = reader.read_file(&file, &mut |bytes| {
+            self.pace.take(bytes.len() as u64);
             self.monitor.advance(bytes.len() as u64);
             output.write(bytes).context(what)
         })?;

@@ -18,6 +18,7 @@ mod harness;
 mod hostile_repository;
 mod incremental;
 mod killing;
+mod low_impact;
 #[cfg(feature = "failpoints")]
 mod mutants;
 mod new_system;

@@ -18,6 +18,7 @@ use super::{APPLICATION_NAME, archiver, last_pack, primary_of, publish, tablespa
 use crate::config::{Checkpoint, Compression, Conninfo};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::monitor::Monitor;
+use crate::pace::Pace;
 use crate::postgres::backup_label::{BackupLabel, BackupSource};
 use crate::postgres::control_file::CONTROL_FILE_BYTES;
 use crate::postgres::{
@@ -51,6 +52,8 @@ pub struct StreamRequest<'a> {
     pub primary: Option<&'a Conninfo>,
     /// The checkpoint that begins the backup.
     pub checkpoint: Checkpoint,
+    /// How much of the machine, and of the server's, it may use.
+    pub pace: Pace,
     /// How packs are compressed.
     pub compression: Compression,
     /// How long a WAL segment may take to arrive in the repository.
@@ -297,6 +300,7 @@ impl StreamedBackup<'_> {
             label: &self.request.label,
             version: self.server.version,
             compression: self.request.compression,
+            pace: &self.request.pace,
             monitor: self.monitor,
         }
     }
@@ -308,6 +312,7 @@ impl StreamedBackup<'_> {
         repacking: &Repacking<'_>,
         packed: &mut Repacked,
     ) -> Result<FileSetSum> {
+        self.request.pace.give_way()?;
         let mut listed = None;
         while let Some(part) = sending.next_part()? {
             match part {

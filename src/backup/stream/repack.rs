@@ -8,6 +8,7 @@ use crate::backup::last_pack::LastFile;
 use crate::config::Compression;
 use crate::error::{Context, Error, Result};
 use crate::monitor::Monitor;
+use crate::pace::Pace;
 use crate::postgres::MajorVersion;
 use crate::repository::Repository;
 use crate::repository::backup::Label;
@@ -37,6 +38,8 @@ pub struct Repacking<'a> {
     pub version: MajorVersion,
     /// How packs are compressed.
     pub compression: Compression,
+    /// How fast to take what comes: the server sends no faster.
+    pub pace: &'a Pace,
     /// Who is told how far it is.
     pub monitor: &'a dyn Monitor,
 }
@@ -244,6 +247,7 @@ impl Repacking<'_> {
         let pack = self.pack_for(packed, root, file.bytes)?;
         pack.begin_file(number, &in_pack, file.bytes, file.mode, file.modified_unix_s)?;
         each_piece(file, content, buffer, &mut |piece| {
+            self.pace.take(piece.len() as u64);
             self.monitor.advance(piece.len() as u64);
             pack.write(piece)
         })?;

@@ -9,6 +9,7 @@ use pgark::config::Config;
 use pgark::data_directory::DataDirectory;
 use pgark::durable::Disk;
 use pgark::error::{Context as _, Error, Result};
+use pgark::pace::Pace;
 use pgark::spool::{Answer, Request, Spool, ask_running, write_answer};
 use serde::Serialize;
 use std::fs::{File, OpenOptions};
@@ -97,8 +98,12 @@ fn serve(context: &Context, listening: impl FnOnce()) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     };
     start_log(&config, &spool, disk.clone())?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
+    if let Err(error) = Pace::new(config.agent.pace).give_way() {
+        tracing::warn!(%error, "goes on with the priority that it has");
+    }
+    // One thread answers and decides, and every step from one thread to another is a wait on a busy server; whatever
+    // blocks has a thread of its own.
+    let runtime = tokio::runtime::Builder::new_current_thread()
         .max_blocking_threads(config.agent.workers.get() * 2 + 4)
         // One that stays takes over what a new one cannot be started for; without any, tokio panics.
         .thread_keep_alive(THREAD_KEEP_ALIVE)

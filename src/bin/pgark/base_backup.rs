@@ -4,9 +4,10 @@ use super::Context;
 use clap::{Args, ValueEnum};
 use pgark::backup::stream::{self, StreamRequest};
 use pgark::backup::{self, BackupRequest, BackupSummary, BackupType};
-use pgark::config::{Checkpoint, Config};
+use pgark::config::{Checkpoint, Config, PaceSettings, Rate};
 use pgark::data_directory::DataDirectory;
 use pgark::error::{Context as _, Error, ErrorKind, Result};
+use pgark::pace::Pace;
 use pgark::postgres::SystemIdentifier;
 use pgark::repository::Repository;
 use pgark::repository::backup::Label;
@@ -41,6 +42,10 @@ pub struct BaseBackupArguments {
     /// How many packs are written at once, with --method files [default: backup.workers]
     #[arg(long)]
     workers: Option<NonZeroUsize>,
+
+    /// Read no more bytes a second than this, such as 500k, 50M or 1G [default: backup.max_rate_mib]
+    #[arg(long, value_name = "RATE")]
+    max_rate: Option<Rate>,
 }
 
 #[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,6 +85,10 @@ pub fn run(context: &Context, arguments: BaseBackupArguments) -> Result<ExitCode
         Some(CheckpointArgument::Spread) => Checkpoint::Spread,
         None => config.backup.checkpoint,
     };
+    let pace = Pace::new(PaceSettings {
+        max_rate: arguments.max_rate.or(config.backup.pace.max_rate),
+        ..config.backup.pace
+    });
     let loudness = if context.output.is_quiet() { Loudness::Quiet } else { Loudness::Normal };
     let monitor = Progress::new(loudness);
     let interrupted = interrupted_by_signals()?;
@@ -95,6 +104,7 @@ pub fn run(context: &Context, arguments: BaseBackupArguments) -> Result<ExitCode
             conninfo,
             primary: config.connection.primary(),
             checkpoint,
+            pace,
             compression: config.compression,
             wal_deadline: config.backup.wal_deadline,
         };
@@ -115,6 +125,7 @@ pub fn run(context: &Context, arguments: BaseBackupArguments) -> Result<ExitCode
             primary: config.connection.primary(),
             checkpoint,
             workers: arguments.workers.unwrap_or(config.backup.workers),
+            pace,
             compression: config.compression,
             wal_deadline: config.backup.wal_deadline,
         };

@@ -2,7 +2,7 @@
 
 use clap::ArgGroup;
 use jiff::Timestamp;
-use pgark::config::Conninfo;
+use pgark::config::{Conninfo, Rate};
 use pgark::error::{Context as _, Error, Result};
 use pgark::postgres::target_time::parse_target_time;
 use pgark::postgres::{
@@ -121,6 +121,10 @@ pub struct RecoverArguments {
     /// How many packs to restore at once [default: recover.workers]
     #[arg(long, value_name = "N")]
     pub workers: Option<NonZeroUsize>,
+
+    /// Restore no more bytes a second than this, such as 500k, 50M or 1G [default: recover.max_rate_mib]
+    #[arg(long, value_name = "RATE")]
+    pub max_rate: Option<Rate>,
 
     /// Where the recovered cluster's agent works [default: beside the target directory]
     #[arg(long, value_name = "DIR")]

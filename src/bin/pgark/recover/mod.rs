@@ -6,8 +6,9 @@ mod text;
 pub use arguments::RecoverArguments;
 
 use super::{Context, output};
-use pgark::config::{Config, Conninfo};
+use pgark::config::{Config, Conninfo, PaceSettings};
 use pgark::error::{Context as _, Error, ErrorKind, Result};
+use pgark::pace::Pace;
 use pgark::postgres::TargetAction;
 use pgark::recover::configure::Archiving;
 use pgark::recover::server::{Awaited, ServerStart, deviations, find_pg_ctl};
@@ -32,6 +33,8 @@ pub fn run(context: &Context, arguments: RecoverArguments) -> Result<ExitCode> {
     );
     let conninfo = config.connection.conninfo.clone();
     let workers = arguments.workers.unwrap_or(config.recover.workers);
+    let pace =
+        PaceSettings { max_rate: arguments.max_rate.or(config.recover.pace.max_rate), ..config.recover.pace };
     let request = RecoverRequest {
         target: arguments.target(command)?,
         config,
@@ -57,7 +60,8 @@ pub fn run(context: &Context, arguments: RecoverArguments) -> Result<ExitCode> {
     if !context.output.is_json() && !context.output.is_quiet() {
         output::say(&text::plan(&plan, None));
     }
-    let summary = recover(&plan, &repository, workers, pgark::durable::disk().as_ref(), &monitor)?;
+    let summary =
+        recover(&plan, &repository, workers, &Pace::new(pace), pgark::durable::disk().as_ref(), &monitor)?;
     let start = ServerStart { name_data_directory: summary.configured_data_directory.is_some(), ..start };
     let mut document = text::RecoveryDocument::new(&plan, &summary, &start);
     if arguments.wait {

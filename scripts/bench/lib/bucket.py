@@ -30,15 +30,11 @@ class Bucket:
         ours = [port + 50 for port in ports]
         self.address, self.plain_address = (f"localhost:{port}" for port in ours)
         self.proxy = subprocess.Popen(
-            [sys.executable, os.path.join(os.path.dirname(__file__), "proxy.py"), str(latency_ms)]
+            [sys.executable, f"{ROOT}/scripts/bench/lib/proxy.py", str(latency_ms)]
             + [f"{port}={target}" for port, target in zip(ours, ports)]
         )
         time.sleep(0.5)
-        made = subprocess.run(
-            ["curl", "--silent", "--show-error", "--fail", "--aws-sigv4", "aws:amz:us-east-1:s3"]
-            + ["--user", f"{self.key}:{self.secret}", "-X", "PUT", f"http://127.0.0.1:{ports[1]}/{self.name}"],
-            check=False,
-        )
+        made = subprocess.run([f"{ROOT}/scripts/s3-server", "bucket", self.place, self.name], check=False)
         if made.returncode != 0:
             raise Failed("the bucket could not be made")
 

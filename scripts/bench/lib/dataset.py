@@ -14,6 +14,7 @@ import time
 from .measure import OWNER, Failed, run
 
 SEGMENT_BYTES = 16 << 20
+SCRIPTS = os.path.realpath(os.path.join(os.path.dirname(__file__), "../.."))
 
 SETTINGS = """
 listen_addresses = ''
@@ -39,9 +40,8 @@ def directory():
 
 def programs():
     """The directory of PostgreSQL's programs, as the other scripts find it."""
-    root = os.path.join(os.path.dirname(__file__), "../..")
     found = subprocess.run(
-        ["bash", "-c", "source lib.sh; postgres_bin"], cwd=root, stdout=subprocess.PIPE, text=True, check=False
+        ["bash", "-c", "source lib.sh; postgres_bin"], cwd=SCRIPTS, stdout=subprocess.PIPE, text=True, check=False
     )
     if found.returncode != 0:
         raise Failed("PostgreSQL was not found: scripts/bench/setup installs it")

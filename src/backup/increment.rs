@@ -178,7 +178,7 @@ impl Increment {
 
 /// Whether what the parent holds of a file may be built on, as far as its path tells.
 ///
-/// Visibility and free space maps change without a trace on the page, and so do init forks' relations.
+/// Visibility and free space maps change without a trace on the page; init forks are small.
 fn may_build_on(relation: PlannedRelation, known_databases: &HashSet<u32>) -> bool {
     relation.fork == Fork::Main
         && relation.database.is_none_or(|database| known_databases.contains(&database))

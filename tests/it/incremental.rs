@@ -169,6 +169,47 @@ fn pg_combinebackup_makes_the_same_data_directory() {
     }
 }
 
+/// The new database's pages lie under the paths of the old one's, and their LSNs are older than the parent: only the row in
+/// `pg_database` tells that they are others.
+#[test]
+fn a_database_that_was_made_anew_under_a_known_number_comes_back() {
+    let site = Site::with_servers(1);
+    if !site.cluster("version").is_from(15) {
+        eprintln!("skipped: a database's number can be chosen from PostgreSQL 15 on");
+        return;
+    }
+    let mut primary = primary(&site);
+    let in_database = |primary: &Cluster, name: &str, sql: &str| {
+        let conninfo = primary.conninfo().replace("dbname=postgres", &format!("dbname={name}"));
+        let psql =
+            primary.postgres_program("psql").args(["-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", "-d"]);
+        psql.arg(conninfo).arg("-c").arg(sql).run().expect(0).stdout.trim_end().to_owned()
+    };
+    for name in ["one", "other"] {
+        primary.psql(&format!("CREATE DATABASE {name}"));
+        in_database(&primary, name, &format!("CREATE TABLE {name} AS SELECT generate_series(1, 5000) AS a"));
+    }
+    let create =
+        |template: &str| format!("CREATE DATABASE d TEMPLATE {template} STRATEGY file_copy OID 50000");
+    primary.psql(&create("one"));
+    take(&primary, "full", "full").expect(0);
+    primary.psql("DROP DATABASE d");
+    primary.psql(&create("other"));
+    take(&primary, "incremental", "incremental").expect(0);
+    assert_eq!(parent_of(&site, &primary, "incremental"), "full");
+    let state =
+        "SELECT relname, (SELECT count(*) FROM other) FROM pg_class WHERE relname IN ('one', 'other')";
+    let last = primary.switch_wal();
+    primary.wait_archived(&last);
+    primary.stop(Stop::Fast);
+    let into = site.directory().join("restored");
+    primary.recover(&into, &["--target-immediate", "--target-action", "promote"]).run().expect(0);
+    primary.start_recovered(&into);
+    assert_eq!(in_database(&primary, "d", state), "other|5000");
+    primary.check_relations();
+    primary.stop_recovered(&into);
+}
+
 #[test]
 fn wal_summaries_and_pages_tell_the_same() {
     let site = Site::with_servers(1);

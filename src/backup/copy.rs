@@ -226,6 +226,12 @@ impl DataDirectoryCopy<'_> {
     ) -> Result<u64> {
         let Some(planned) = self.files.files.get(number) else { return Ok(0) };
         let path = self.files.path_of(planned);
+        let relation = self.files.relation(planned, self.version);
+        let increment = self.increment.as_ref();
+        if increment.zip(relation).is_some_and(|(increment, relation)| increment.leaves_out(relation)) {
+            self.monitor.advance(planned.bytes);
+            return Ok(0);
+        }
         let location = self.files.location_of(&path);
         let what = || format!("could not read \"{}\"", location.display());
         let Some(file) = open(&location).context(what)? else {
@@ -235,9 +241,8 @@ impl DataDirectoryCopy<'_> {
         };
         // Not as it was listed: a configuration file may have been replaced by a longer one.
         let metadata = file.metadata().context(what)?;
-        let relation = self.files.relation(planned, self.version);
         let mut read_bytes = 0;
-        let changed = match (&self.increment, relation) {
+        let changed = match (increment, relation) {
             (Some(increment), Some(relation)) => {
                 let candidate = Candidate { number, relation, file: &file, bytes: metadata.len() };
                 increment

@@ -110,6 +110,17 @@ impl Increment {
         Increment { summaries: Some(summaries), ..self }
     }
 
+    /// Whether this file is left out, so that the restored server makes it anew.
+    ///
+    /// Setting a bit in a visibility map marks the heap's page, too, and without checksums leaves no LSN there. So that page
+    /// may come from an older backup, unmarked; were the bit there, the next `UPDATE` or `DELETE` would not clear it, and
+    /// index-only scans would return rows that are gone. Without the map, all is as if nothing had been vacuumed yet.
+    ///
+    /// Source: PostgreSQL `access/heap/visibilitymap.c`, `visibilitymap_set`; `heapam.c`, `log_heap_visible`.
+    pub fn leaves_out(&self, relation: PlannedRelation) -> bool {
+        self.checksums == PageChecksums::Off && relation.fork == Fork::VisibilityMap
+    }
+
     /// The pages of a file that are stored; `None`: all of it is.
     ///
     /// `buffer` takes what is read, which is all of the file or, with

@@ -1,6 +1,6 @@
 //! `pgark base-backup --type incremental` and `differential`: what changed is stored, and what is restored is whole.
 
-use crate::support::{Cluster, Outcome, Run, Site, Stop, create_private_directory, files_below};
+use crate::support::{Cluster, Outcome, Run, Site, Stop, Template, create_private_directory, files_below};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
@@ -271,6 +271,39 @@ fn wal_summaries_and_pages_tell_the_same() {
     let into = site.directory().join("gap");
     let answer = after_recovery(&primary, "gap", &into, "SELECT b FROM t WHERE a = 7");
     assert_eq!(answer, "unseen");
+}
+
+/// Without checksums, VACUUM marks pages of the heap as visible to all without a trace of it on the page.
+#[test]
+fn rows_deleted_after_a_recovery_stay_deleted_without_checksums() {
+    let site = Site::with_servers(1);
+    let mut primary = site.cluster_of("primary", Template { checksums: false, ..Template::default() });
+    primary.archive();
+    primary.append_conf("autovacuum = off\n");
+    primary.start();
+    primary.psql("CREATE TABLE t (a int); CREATE INDEX ON t (a)");
+    primary.psql("INSERT INTO t SELECT generate_series(1, 10000)");
+    take(&primary, "full", "full").expect(0);
+    primary.psql("VACUUM t");
+    take(&primary, "incremental", "one").expect(0);
+    take(&primary, "incremental", "two").expect(0);
+    primary.pgark(&["combine", "two", "--label", "combined"]).run().expect(0);
+    take(&primary, "differential", "three").expect(0);
+    assert_eq!(parent_of(&site, &primary, "three"), "combined");
+    primary.stop(Stop::Fast);
+    for label in ["one", "two", "three"] {
+        let into = site.directory().join(label);
+        let options =
+            ["--backup", label, "--target-immediate", "--target-action", "promote", "--wait", "--pg-bin"];
+        primary.recover(&into, &options).arg(primary.pg_bin()).run().expect(0);
+        primary.psql("DELETE FROM t WHERE a % 2 = 0");
+        let by_index = primary.psql(
+            "BEGIN; SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off; \
+             SELECT count(*) FROM t WHERE a > 0; COMMIT",
+        );
+        assert_eq!(by_index.trim(), "5000", "{label}");
+        primary.stop_recovered(&into);
+    }
 }
 
 #[test]

@@ -62,8 +62,9 @@ impl FromStr for Rate {
         let bytes =
             digits.parse().ok().zip(unit).and_then(|(number, unit): (u64, u64)| number.checked_mul(unit));
         bytes.filter(|bytes| *bytes >= RATE_MIN).and_then(NonZeroU64::new).map(Rate).ok_or_else(|| {
-            Error::usage(format!("\"{text}\" is no rate"))
-                .hint("A rate is a number of bytes a second, at least 128k: 500k, 50M, 1G.")
+            Error::usage(format!(
+                "\"{text}\" is no rate: bytes a second, at least 128k, such as 500k, 50M or 1G"
+            ))
         })
     }
 }

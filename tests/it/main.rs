@@ -9,9 +9,7 @@ mod backup;
 mod backup_standby;
 mod backup_stream;
 mod combine;
-#[cfg(feature = "failpoints")]
 mod crash;
-#[cfg(feature = "failpoints")]
 mod full_disk;
 mod get;
 mod harness;
@@ -19,10 +17,8 @@ mod hostile_repository;
 mod incremental;
 mod killing;
 mod low_impact;
-#[cfg(feature = "failpoints")]
 mod mutants;
 mod new_system;
-#[cfg(feature = "failpoints")]
 mod power_loss;
 mod promotion;
 mod push;

@@ -154,7 +154,6 @@ fn delta_refuses_what_is_not_the_clusters_own() {
     assert!(!absent.stdout.contains("keep "), "{absent}");
 }
 
-#[cfg(feature = "failpoints")]
 #[test]
 fn an_interrupted_delta_converges_and_starts_no_server_meanwhile() {
     let site = Site::with_servers(1);

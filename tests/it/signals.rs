@@ -110,10 +110,8 @@ fn the_agent_outlives_the_signals_of_a_terminal_that_is_closed() {
 }
 
 /// Each step of the disk takes so much longer.
-#[cfg(feature = "failpoints")]
 const SLOW_MS: &str = "150";
 
-#[cfg(feature = "failpoints")]
 #[test]
 fn a_slow_repository_is_waited_for_and_a_push_that_gave_up_is_made_up_for() {
     let site = Site::without_server();
@@ -135,10 +133,8 @@ fn a_slow_repository_is_waited_for_and_a_push_that_gave_up_is_made_up_for() {
     assert!(cluster.read(DESTINATION) == bytes);
 }
 
-#[cfg(feature = "failpoints")]
 const DEADLINE: Duration = Duration::from_secs(2);
 
-#[cfg(feature = "failpoints")]
 #[test]
 fn a_fast_shutdown_does_not_wait_for_a_slow_repository() {
     let site = Site::with_servers(1);

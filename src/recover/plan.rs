@@ -8,6 +8,7 @@ use super::repository_archive::RepositoryArchive;
 use super::space::{SpaceNeed, check_space};
 use super::staging::{
     Found, examine_data_directory, examine_for_delta, examine_tablespace, examine_tablespace_for_delta,
+    refuse_shared,
 };
 use super::standby::Role;
 use super::tablespaces::{TablespaceMapping, place};
@@ -147,6 +148,9 @@ pub fn plan(
             examine_for_delta(&request.data_directory, repository.layout().system(), backup.major_version()?)?
         }
     };
+    if found == Found::Kept {
+        refuse_shared(&request.data_directory, Path::new("pg_wal"), &request.config.data_directory)?;
+    }
     check_newer_tablespaces(request, &backup, repository.layout().system())?;
 
     let tablespaces = place(&backup.tablespaces, &request.mappings, &request.data_directory)?;
@@ -154,8 +158,16 @@ pub fn plan(
     for tablespace in &tablespaces {
         let examined = match found {
             Found::Kept => {
-                let link = request.data_directory.join("pg_tblspc").join(tablespace.oid.to_string());
-                examine_tablespace_for_delta(&tablespace.new, &link, &request.data_directory)
+                let link = Path::new("pg_tblspc").join(tablespace.oid.to_string());
+                let link_path = request.data_directory.join(&link);
+                examine_tablespace_for_delta(&tablespace.new, &link_path, &request.data_directory).and_then(
+                    |found| {
+                        if found == Found::Kept {
+                            refuse_shared(&request.data_directory, &link, &request.config.data_directory)?;
+                        }
+                        Ok(found)
+                    },
+                )
             }
             found => examine_tablespace(&tablespace.new, &request.data_directory, found),
         };

@@ -120,6 +120,40 @@ fn other_system(path: &Path, found: &str, wanted: SystemIdentifier) -> Error {
     .hint("--delta brings a copy of the same cluster to another state. Choose another directory, or move this one away.")
 }
 
+/// That no other cluster uses what `link`, a path below the data directory, leads to: of a copied data directory links lead to
+/// the original's directories. Looked at are the data directory `original` and those of all servers that run on this host.
+///
+/// # Errors
+/// [`ErrorKind::Conflict`] when one does.
+pub fn refuse_shared(data_directory: &Path, link: &Path, original: &Path) -> Result<()> {
+    let Ok(place) = fs::canonicalize(data_directory.join(link)) else { return Ok(()) };
+    let ours = fs::canonicalize(data_directory).ok();
+    for other in server_directories().chain([original.to_owned()]) {
+        let is_other = fs::canonicalize(&other).ok() != ours;
+        if is_other && fs::canonicalize(other.join(link)).is_ok_and(|used| used == place) {
+            return Err(Error::new(
+                ErrorKind::Conflict,
+                format!(
+                    "\"{}\" leads to \"{}\", which belongs to \"{}\", too",
+                    data_directory.join(link).display(),
+                    place.display(),
+                    other.display()
+                ),
+            )
+            .hint("It is a copy's link to the original's directory. Remove the link; --tablespace-mapping gives a tablespace another place."));
+        }
+    }
+    Ok(())
+}
+
+/// The data directories of the servers that run on this host, as far as they can be seen: each works in its own.
+fn server_directories() -> impl Iterator<Item = PathBuf> {
+    fs::read_dir("/proc").into_iter().flatten().flatten().filter_map(|process| {
+        let program = fs::read_to_string(process.path().join("comm")).ok()?;
+        if program.starts_with("postgres") { fs::read_link(process.path().join("cwd")).ok() } else { None }
+    })
+}
+
 /// As [`examine_tablespace`], where the data directory is [`Found::Kept`]: a directory to which its link leads is kept, too.
 ///
 /// # Errors

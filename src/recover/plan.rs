@@ -20,7 +20,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::monitor::Monitor;
 use crate::postgres::setting::quote_setting;
 use crate::postgres::tablespace_map::parse_tablespace_map;
-use crate::postgres::{SegmentSize, SystemIdentifier, TargetAction, TargetSettings, TargetTimeline};
+use crate::postgres::{
+    ClusterState, SegmentSize, SystemIdentifier, TargetAction, TargetSettings, TargetTimeline,
+};
 use crate::repository::Repository;
 use crate::repository::backup::manifest::StoredBackup;
 use crate::repository::backup::{Chain, IndexEntry, IndexReader, inventory};
@@ -215,6 +217,7 @@ pub fn plan(
     warnings.extend(part_warning(&left_out));
     if found == Found::Kept {
         warnings.extend(lost_wal(&request.data_directory));
+        warnings.extend(lost_end_of_wal(&request.data_directory));
     }
     warnings.extend(archiving_warning(request, &config_path)?);
     Ok(RecoveryPlan {
@@ -430,7 +433,8 @@ fn part_warning(left_out: &LeftOut) -> Option<String> {
     }
     let names: Vec<_> = left_out.names().map(|name| format!("\"{name}\"")).collect();
     Some(format!(
-        "of {} only empty files are restored: do not connect to them; once recovered: {}",
+        "of {} only empty files are restored: do not connect to them, nor to databases that were made from them after \
+         the backup; once recovered: {}",
         names.join(", "),
         left_out.commands().join(" ")
     ))
@@ -448,6 +452,20 @@ fn lost_wal(data_directory: &Path) -> Option<String> {
         "{} WAL files in \"{}\" are not archived, from {first} on, and will be removed: archive-push stores them",
         waiting.len(),
         data_directory.join("pg_wal").display()
+    ))
+}
+
+/// The newest WAL of a server that was not stopped cleanly: the segment that it wrote into is archived by nobody else. What an
+/// unfinished recovery has left has no `pg_control`, and no such WAL either.
+fn lost_end_of_wal(data_directory: &Path) -> Option<String> {
+    let control = DataDirectory::open(data_directory).ok()?.control_file().ok()?;
+    if matches!(control.state, ClusterState::ShutDown | ClusterState::ShutDownInRecovery) {
+        return None;
+    }
+    Some(format!(
+        "the server of \"{0}\" was not stopped cleanly: its newest transactions may be only in \"{0}/pg_wal\", which will be \
+         emptied: to archive them, start it once and stop it, or keep a copy",
+        data_directory.display()
     ))
 }
 

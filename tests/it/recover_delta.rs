@@ -154,43 +154,6 @@ fn delta_refuses_what_is_not_the_clusters_own() {
     assert!(!absent.stdout.contains("keep "), "{absent}");
 }
 
-/// Links of a copied data directory lead to the original's tablespaces and WAL.
-#[test]
-fn a_copys_links_to_the_originals_directories_are_not_restored_over() {
-    let site = Site::with_servers(1);
-    let mut primary = site.cluster("primary");
-    let (space, wal) = (site.directory().join("space"), site.directory().join("wal"));
-    create_private_directory(&space);
-    primary.archive();
-    primary.start();
-    primary.psql(&format!("CREATE TABLESPACE space LOCATION '{}'", space.display()));
-    primary.psql("CREATE TABLE t TABLESPACE space AS SELECT generate_series(1, 100) AS a");
-    primary.back_up("full");
-    let copy = site.directory().join("copy");
-    Run::new("/bin/cp").arg("-a").arg(primary.data()).arg(&copy).run().expect(0);
-    fs::remove_file(copy.join("postmaster.pid")).unwrap();
-    let delta = |primary: &Cluster, options: &[&str]| {
-        let all = ["--delta", "--backup", "full", "--target-immediate"];
-        primary.recover(&copy, &all).args(options).run()
-    };
-    let shared = delta(&primary, &[]).expect(4);
-    assert!(shared.stderr.contains("pg_tblspc") && shared.stderr.contains("belongs to"), "{shared}");
-    let mapping =
-        format!("--tablespace-mapping={}={}", space.display(), site.directory().join("space2").display());
-    delta(&primary, &[mapping.as_str()]).expect(0);
-    assert_eq!(primary.psql("SELECT count(*) FROM t"), "100");
-
-    fs::remove_dir_all(&copy).unwrap();
-    primary.stop(Stop::Fast);
-    fs::rename(primary.data().join("pg_wal"), &wal).unwrap();
-    symlink(&wal, primary.data().join("pg_wal")).unwrap();
-    let before = fs::read_dir(&wal).unwrap().count();
-    Run::new("/bin/cp").arg("-a").arg(primary.data()).arg(&copy).run().expect(0);
-    let shared = delta(&primary, &[mapping.as_str()]).expect(4);
-    assert!(shared.stderr.contains("pg_wal") && shared.stderr.contains("belongs to"), "{shared}");
-    assert_eq!(fs::read_dir(&wal).unwrap().count(), before);
-}
-
 /// The segment that a server wrote into when it crashed is archived by nobody but itself.
 #[test]
 fn wal_that_is_only_in_a_crashed_cluster_is_warned_of() {

@@ -55,7 +55,8 @@ impl Increment {
     /// Finds the files of the list in the parent's index, which is read to its end and so proven whole.
     ///
     /// Files of databases that the parent did not hold, or whose row in `pg_database` was written since, are left out:
-    /// `CREATE DATABASE … STRATEGY FILE_COPY` brings pages with old LSNs to paths that may be known.
+    /// `CREATE DATABASE … STRATEGY FILE_COPY` brings pages with old LSNs to paths that may be known. So are files in which the
+    /// parent found damage.
     ///
     /// # Errors
     /// [`ErrorKind::Damaged`](crate::error::ErrorKind::Damaged) when the index cannot be used, and the store's.
@@ -70,6 +71,9 @@ impl Increment {
         let same: HashSet<(u32, u32)> = parent.databases.iter().map(|row| (row.oid, row.xmin)).collect();
         let known: HashSet<u32> =
             databases.iter().filter(|row| same.contains(&(row.oid, row.xmin))).map(|row| row.oid).collect();
+        // The server's disk may have given wrong bytes only then.
+        let damaged: HashSet<&[u8]> =
+            parent.damaged_pages.listed.iter().map(|page| page.path.as_bytes()).collect();
         let (store, key) = (repository.store(), repository.layout().backup_index(&parent.label)?);
         let mut index = IndexReader::open(store.as_ref(), &key, parent.index)?
             .ok_or_else(|| Error::damaged(format!("\"{}/{key}\" is missing", store.location())))?;
@@ -88,6 +92,7 @@ impl Increment {
                     let relation = files.relation(file, version);
                     if let Some(bytes) = parent_bytes.get_mut(number)
                         && relation.is_some_and(|relation| may_build_on(relation, &known))
+                        && !damaged.contains(entry.path.as_bytes())
                     {
                         *bytes = Some(entry.whole_bytes());
                     }

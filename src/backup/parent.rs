@@ -92,6 +92,10 @@ fn suits(child: &Child<'_>, parent: &StoredBackup, backups: &[StoredBackup]) -> 
     {
         return unfit("the server is of another build".to_owned());
     }
+    let damaged = &parent.damaged_pages;
+    if damaged.count > damaged.listed.len() as u64 {
+        return unfit(format!("it holds {} damaged pages, more than it says where they are", damaged.count));
+    }
     if !is_ancestor(parent, child) {
         return unfit(format!(
             "it ends at {} on timeline {}, which does not lead to {} on timeline {}",

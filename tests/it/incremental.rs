@@ -306,6 +306,26 @@ fn rows_deleted_after_a_recovery_stay_deleted_without_checksums() {
     }
 }
 
+/// A disk may give wrong bytes for a while.
+#[test]
+fn a_page_that_was_damaged_only_in_the_parent_comes_back_right() {
+    let site = Site::with_servers(1);
+    let mut primary = primary(&site);
+    let file = primary.data().join(primary.psql("SELECT pg_relation_filepath('t')"));
+    primary.psql("CHECKPOINT");
+    let right = fs::read(&file).unwrap();
+    let mut damaged = right.clone();
+    damaged[2 * 8192 + 5000] ^= 1;
+    fs::write(&file, damaged).unwrap();
+    take(&primary, "full", "full").expect(0).says("block 2 of");
+    fs::write(&file, right).unwrap();
+    let taken = take(&primary, "incremental", "one").expect(0);
+    assert!(!taken.stderr.contains("damaged"), "{taken}");
+    primary.stop(Stop::Fast);
+    let into = site.directory().join("into");
+    assert_eq!(after_recovery(&primary, "one", &into, "SELECT count(*) FROM t"), "10000");
+}
+
 #[test]
 fn a_full_backup_is_taken_where_none_can_be_built_on() {
     let site = Site::with_servers(1);

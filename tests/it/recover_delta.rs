@@ -1,6 +1,6 @@
 //! `pgark recover --delta`: what is right stays, everything else is made right, and what does not belong goes.
 
-use crate::support::{Cluster, Run, Site, Stop, create_private_directory, expect_not_startable};
+use crate::support::{Cluster, Site, Stop, create_private_directory, expect_not_startable};
 use std::fs;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
@@ -152,23 +152,6 @@ fn delta_refuses_what_is_not_the_clusters_own() {
     assert!(without.stderr.contains("holds a data directory"), "{without}");
     let absent = delta(&primary, &site.directory().join("absent")).expect(0);
     assert!(!absent.stdout.contains("keep "), "{absent}");
-}
-
-/// The segment that a server wrote into when it crashed is archived by nobody but itself.
-#[test]
-fn wal_that_is_only_in_a_crashed_cluster_is_warned_of() {
-    let site = Site::with_servers(1);
-    let mut primary = story(&site);
-    let last = primary.switch_wal();
-    primary.wait_archived(&last);
-    primary.psql("INSERT INTO t VALUES (0, 'committed')");
-    primary.kill9();
-    let plan = primary.recover(&primary.data(), &["--delta", "--dry-run"]).run().expect(0);
-    assert!(plan.stdout.contains("was not stopped cleanly"), "{plan}");
-    primary.start();
-    primary.stop(Stop::Fast);
-    let plan = primary.recover(&primary.data(), &["--delta", "--dry-run"]).run().expect(0);
-    assert!(!plan.stdout.contains("was not stopped cleanly"), "{plan}");
 }
 
 #[test]

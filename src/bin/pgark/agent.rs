@@ -101,9 +101,8 @@ fn serve(context: &Context, listening: impl FnOnce()) -> Result<ExitCode> {
     if let Err(error) = Pace::new(config.agent.pace).give_way() {
         tracing::warn!(%error, "goes on with the priority that it has");
     }
-    // One thread answers and decides, and every step from one thread to another is a wait on a busy server; whatever
-    // blocks has a thread of its own.
-    let runtime = tokio::runtime::Builder::new_current_thread()
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
         .max_blocking_threads(config.agent.workers.get() * 2 + 4)
         // One that stays takes over what a new one cannot be started for; without any, tokio panics.
         .thread_keep_alive(THREAD_KEEP_ALIVE)

@@ -205,6 +205,7 @@ fn a_database_that_was_made_anew_under_a_known_number_comes_back() {
     let into = site.directory().join("restored");
     primary.recover(&into, &["--target-immediate", "--target-action", "promote"]).run().expect(0);
     primary.start_recovered(&into);
+    primary.wait_promoted();
     assert_eq!(in_database(&primary, "d", state), "other|5000");
     primary.check_relations();
     primary.stop_recovered(&into);

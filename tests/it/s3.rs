@@ -150,7 +150,10 @@ fn a_server_that_overwrites_is_found_out_and_guarded() {
         let key = target.split('?').next().unwrap().splitn(3, '/').nth(2).unwrap().to_owned();
         bucket.delete(&key);
     });
-    scene.proxy.fault("PUT", "", usize::MAX, Fault::Overwrite);
+    // Garage does so by itself, and removing an object ends its uploads there.
+    if scene.bucket.server.kind != "garage" {
+        scene.proxy.fault("PUT", "", usize::MAX, Fault::Overwrite);
+    }
     let name = &scene.names[0];
     scene.push(name).expect(0);
     let probe = scene.bucket.get(&format!("{}/store-probe.json", scene.bucket.prefix));
@@ -179,11 +182,8 @@ fn only_what_the_bucket_says_is_absent() {
     outcome.says("did not answer before the deadline: no answer from http://127.0.0.1");
     scene.proxy.set_away(false);
     // Not every server tells a missing bucket from a missing object: then the place is not there.
-    let no_bucket = if scene.bucket.server.is_ceph("word for a missing bucket") {
-        "there is no bucket"
-    } else {
-        "holds nothing of"
-    };
+    let no_bucket =
+        if scene.bucket.server.kind == "s3s-fs" { "holds nothing of" } else { "there is no bucket" };
     for (key, value, says) in [
         ("repository.url", "s3://pgark-test-nobody/x".to_owned(), no_bucket),
         ("s3.credentials_file", "/nonexistent".to_owned(), "credentials_file"),

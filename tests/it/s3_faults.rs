@@ -83,6 +83,7 @@ fn a_get_survives_every_fault_on_its_way() {
         (7, Fault::StallAnswer, 1),
     ] {
         let name = scene.push(number);
+        scene.proxy.forget();
         scene.proxy.fault("GET", &name, times, fault.clone());
         scene.expect_whole(&name);
         assert_eq!(scene.proxy.count("GET", &name), times + 1, "{fault:?}: {:#?}", scene.proxy.requests());

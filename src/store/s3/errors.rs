@@ -127,7 +127,11 @@ fn said(
     let conflict = matches!(known, "OperationAborted" | "ConditionalRequestConflict")
         || status == 409 && known.is_empty();
     let transient = matches!(answer, Answer::None | Answer::SlowDown) || damaged_on_the_way || conflict;
-    let (text, hint) = wording(address, status, known, bucket_region);
+    // Garage has no code of its own for keys that it does not know.
+    let unknown_keys =
+        known == "AccessDenied" && message.is_some_and(|message| message.contains("nvalid signature"));
+    let told = if unknown_keys { "SignatureDoesNotMatch" } else { known };
+    let (text, hint) = wording(address, status, told, bucket_region);
     let cause = match (known, message) {
         ("", _) => format!("status {status}"),
         (code, Some(message)) => format!("{code}: {}", message.trim_end_matches('.')),
@@ -304,6 +308,8 @@ mod tests {
             report(403, "InvalidAccessKeyId", None)
                 .starts_with("the service does not know these access keys")
         );
+        let garage = said(&address(), 403, Some("AccessDenied"), Some("Forbidden: Invalid signature"), None);
+        assert!(garage.error.report().starts_with("the service does not know these access keys"));
         assert!(report(403, "AccessDenied", None).contains("\"s3://wal/prod\": s3:PutObject"));
         assert!(report(400, "KMS.DisabledException", None).contains("s3.kms_key_id"));
     }

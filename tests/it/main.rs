@@ -34,6 +34,7 @@ mod recover_tablespaces;
 mod recover_timelines;
 mod recovery;
 mod s3;
+mod s3_chain;
 mod s3_faults;
 mod s3_hostile;
 mod s3_rights;

@@ -6,6 +6,7 @@
 
 mod backup;
 mod bucket;
+mod combine;
 mod get;
 mod push;
 mod recover;

@@ -29,10 +29,17 @@ pub fn check(place: &Tree, wal: &BTreeMap<String, [u8; 32]>) -> Vec<String> {
         for segment in needed(&manifest).into_iter().filter(|segment| !wal.contains_key(segment)) {
             complaints.push(format!("backup {label} needs {segment}, which is not stored"));
         }
-        if let Some(parent) = manifest["type"]["incremental"]["parent"].as_str()
-            && backups.get(&format!("{parent}/manifest.json")).is_none()
-        {
-            complaints.push(format!("backup {label} needs its parent {parent}, which is gone"));
+        let link = &manifest["type"]["incremental"];
+        if let Some(parent) = link["parent"].as_str() {
+            let found = backups.get(&format!("{parent}/manifest.json"));
+            let found: Option<Value> = found.and_then(|text| serde_json::from_slice(text).ok());
+            match found {
+                None => complaints.push(format!("backup {label} needs its parent {parent}, which is gone")),
+                Some(found) if found["index"]["raw_digest"] != link["parent_index_digest"] => {
+                    complaints.push(format!("backup {label} was built on another {parent}"));
+                }
+                Some(_) => {}
+            }
         }
     }
     complaints
@@ -57,7 +64,8 @@ fn check_known(backup: &Tree, label: &str) -> Result<(), String> {
 fn check_objects(backup: &Tree, label: &str) -> Result<(), String> {
     let text = backup.get("manifest.json").ok_or("there is no manifest")?;
     let manifest: Value = serde_json::from_slice(text).map_err(|error| format!("manifest.json: {error}"))?;
-    if manifest["version"] != 1 || manifest["label"] != label {
+    let version = if manifest["type"] == "full" { 1 } else { 2 };
+    if manifest["version"] != version || manifest["label"] != label {
         return Err(format!("its manifest is of {} in version {}", manifest["label"], manifest["version"]));
     }
     let packed = packs(backup, &manifest)?;
@@ -166,7 +174,7 @@ fn check_index(backup: &Tree, index: &[u8], listed: &Files) -> Result<(), String
     if end["kind"] != "end" || end["entries"] != lines.len() {
         return Err("the index is cut off".to_owned());
     }
-    lines.retain(|line| line["kind"] == "file");
+    lines.retain(|line| line["kind"] == "file" || line["kind"] == "incremental");
     if lines.len() != listed.len() {
         return Err(format!("the index lists {} files, backup_manifest {}", lines.len(), listed.len()));
     }
@@ -174,7 +182,10 @@ fn check_index(backup: &Tree, index: &[u8], listed: &Files) -> Result<(), String
         let path = line["path"].as_str().map(str::to_owned);
         let path = path
             .or_else(|| Some(String::from_utf8_lossy(&unhex(line["path"]["hex"].as_str()?)?).into_owned()));
-        let path = path.ok_or_else(|| format!("the index: {line}"))?;
+        let mut path = path.ok_or_else(|| format!("the index: {line}"))?;
+        if line["kind"] == "incremental" {
+            path.insert_str(path.rfind('/').map_or(0, |slash| slash + 1), "INCREMENTAL.");
+        }
         let (bytes, crc32c) = listed.get(&path).ok_or_else(|| format!("{path} is only in the index"))?;
         if line["bytes"] != *bytes || line["crc32c"].as_str().and_then(crc32c_of) != Some(*crc32c) {
             return Err(format!("the index tells of another {path}"));

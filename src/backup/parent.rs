@@ -102,11 +102,17 @@ fn suits(child: &Child<'_>, parent: &StoredBackup, backups: &[StoredBackup]) -> 
             parent.stop.lsn, parent.stop.timeline, child.start.lsn, child.start.timeline
         ));
     }
+    if parent.stop.lsn > child.start.lsn {
+        return unfit(format!(
+            "it ends at {}, and this one begins before that, at {}, the last checkpoint of the primary",
+            parent.stop.lsn, child.start.lsn
+        ));
+    }
     Chain::of(parent, backups)
 }
 
-/// Whether the parent's stop point lies on the way to the child's start point. What a timeline is, its history says: two
-/// servers that were promoted from one backup can give the same number to different ones.
+/// Whether the parent's stop point lies on the child's timeline or one that leads to it. What a timeline is, its history says:
+/// two servers that were promoted from one backup can give the same number to different ones.
 fn is_ancestor(parent: &StoredBackup, child: &Child<'_>) -> bool {
     let timeline = parent.stop.timeline;
     let ancestors = child.history.switches().iter().take_while(|switch| switch.timeline != timeline);
@@ -116,8 +122,7 @@ fn is_ancestor(parent: &StoredBackup, child: &Child<'_>) -> bool {
     {
         return false;
     }
-    let end = child.history.end_of(timeline).unwrap_or(child.start.lsn);
-    parent.stop.lsn <= end.min(child.start.lsn)
+    child.history.end_of(timeline).is_none_or(|end| parent.stop.lsn <= end)
 }
 
 /// That all members have the objects that their manifests name. Their content is not read; the parent's index is, later.

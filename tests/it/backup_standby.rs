@@ -1,6 +1,7 @@
 //! `pgark base-backup` on a standby: its backup is as good as the primary's, and a promotion ends it.
 
 use crate::support::{Cluster, PATIENCE, Site, Stop, wait_until};
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
 
@@ -13,8 +14,14 @@ struct Pair {
 
 impl Pair {
     fn start() -> Pair {
+        Pair::start_with(|_| String::new())
+    }
+
+    /// Both servers have these settings.
+    fn start_with(settings: impl Fn(&Cluster) -> String) -> Pair {
         let site = Site::with_servers(2);
         let mut primary = site.cluster("primary");
+        primary.append_conf(&settings(&primary));
         let mut standby = primary.copy("standby");
         primary.archive();
         primary.append_conf("wal_keep_size = '64MB'\n");
@@ -35,6 +42,13 @@ impl Pair {
         let (primary, standby) = (self.primary.conninfo(), self.standby.conninfo());
         self.standby.config.set("connection.conninfo", primary.as_str());
         self.standby.config.set("connection.standby", standby.as_str());
+    }
+
+    /// Waits until the standby has replayed all that the primary has written, and a checkpoint after it.
+    fn catch_up(&self) {
+        self.primary.psql("CHECKPOINT");
+        let written = self.primary.psql("SELECT pg_current_wal_lsn()");
+        self.standby.wait_for_row(&format!("SELECT pg_last_wal_replay_lsn() >= '{written}'"), "t");
     }
 
     fn place(&self, label: &str) -> PathBuf {
@@ -112,10 +126,7 @@ fn a_promotion_ends_the_backup() {
     // What the backup waits for before it copies is not there until we say so.
     pair.site.hide_repository();
     let segment = pair.primary.switch_wal();
-    pair.primary.psql("CHECKPOINT");
-    let caught_up =
-        format!("SELECT pg_last_wal_replay_lsn() >= '{}'", pair.primary.psql("SELECT pg_current_wal_lsn()"));
-    pair.standby.wait_for_row(&caught_up, "t");
+    pair.catch_up();
     pair.site.show_repository();
     pair.primary.wait_archived(&segment);
     let archive = pair.site.archive_of(&pair.primary);
@@ -156,10 +167,74 @@ fn a_primary_that_is_none_or_leaves_pages_out_is_refused() {
     pair.standby.config.set("connection.conninfo", standby.as_str());
     take(&pair).expect(2).says("is a standby, too");
     // Where nobody asks the primary, the standby itself knows.
-    pair.primary.psql("INSERT INTO t VALUES (0); CHECKPOINT");
-    let written = pair.primary.psql("SELECT pg_current_wal_lsn()");
-    pair.standby.wait_for_row(&format!("SELECT pg_last_wal_replay_lsn() >= '{written}'"), "t");
+    pair.primary.psql("INSERT INTO t VALUES (0)");
+    pair.catch_up();
     pair.standby.config.set("connection.conninfo", "");
     take(&pair).expect(3).says("full_page_writes");
     assert_eq!(pair.objects("one"), 0);
+}
+
+/// The backup's type and its parent, and whether it is from a standby.
+fn kind_of(pair: &Pair, label: &str) -> (String, bool) {
+    let manifest = fs::read(pair.place(label).join("manifest.json")).unwrap();
+    let manifest: serde_json::Value = serde_json::from_slice(&manifest).unwrap();
+    let parent = manifest["type"]["incremental"]["parent"].as_str().unwrap_or("none").to_owned();
+    (parent, manifest["from_standby"].as_bool().unwrap())
+}
+
+#[test]
+fn a_chain_goes_on_from_the_primary_to_its_standby_and_back() {
+    let mut pair = Pair::start_with(|cluster| {
+        let summaries = if cluster.is_from(17) { "summarize_wal = on\n" } else { "" };
+        format!("autovacuum = off\n{summaries}")
+    });
+    pair.configure();
+    let state = "SELECT (SELECT sum(hashtext(u::text)) FROM u), (SELECT count(*) FROM t)";
+    pair.primary
+        .psql("CREATE TABLE u AS SELECT g AS a, repeat('x', 200) AS b FROM generate_series(1, 10000) g");
+    let take = |cluster: &Cluster, kind: &str, label: &str| {
+        cluster
+            .pgark(&["base-backup", "--checkpoint", "fast", "--type", kind, "--label", label])
+            .run()
+            .expect(0)
+    };
+    take(&pair.primary, "full", "0-primary");
+    // The standby knows of no checkpoint after that, and its backup would begin before the other has ended.
+    let early = take(&pair.standby, "incremental", "early");
+    assert!(early.stderr.contains("the last checkpoint of the primary); taking a full backup"), "{early}");
+    fs::remove_dir_all(pair.place("early")).unwrap();
+
+    let mut states = BTreeMap::new();
+    for (label, parent, change) in [
+        ("1-standby", "0-primary", "UPDATE u SET b = 'changed' WHERE a % 1000 = 0"),
+        ("2-standby", "1-standby", "DELETE FROM u WHERE a > 9000; TRUNCATE t"),
+        ("3-primary", "2-standby", "UPDATE u SET b = 'again' WHERE a % 777 = 0; CREATE TABLE v AS TABLE u"),
+        ("4-standby", "3-primary", "DELETE FROM u WHERE a < 500; INSERT INTO t SELECT generate_series(1, 9)"),
+    ] {
+        let from_standby = label.ends_with("standby");
+        pair.primary.psql(change);
+        pair.primary.psql("VACUUM u");
+        pair.catch_up();
+        let taken = take(if from_standby { &pair.standby } else { &pair.primary }, "incremental", label);
+        let summarized = taken.stderr.contains("WAL summaries tell what has changed");
+        assert_eq!(summarized, pair.primary.is_from(17), "{taken}");
+        assert_eq!(kind_of(&pair, label), (parent.to_owned(), from_standby), "{label}");
+        states.insert(label, pair.primary.psql(state));
+    }
+    let last = pair.primary.switch_wal();
+    pair.primary.wait_archived(&last);
+    pair.standby.stop(Stop::Fast);
+    pair.primary.stop(Stop::Fast);
+
+    for label in ["3-primary", "4-standby"] {
+        // A copy has the configuration of the server that it is of, and so its socket.
+        let server = if label.ends_with("standby") { &pair.standby } else { &pair.primary };
+        let into = pair.site.directory().join(label);
+        let options = ["--backup", label, "--target-immediate", "--target-action", "promote", "--wait"];
+        server.recover(&into, &options).run().expect(0);
+        assert_eq!(server.psql(state), states[label], "{label}");
+        server.check_relations();
+        server.stop_recovered(&into);
+        server.check_pages(&into);
+    }
 }

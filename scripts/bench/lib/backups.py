@@ -1,4 +1,4 @@
-"""Full backups of a running server, and restores of them."""
+"""Backups of a running server, and restores of them."""
 
 import shutil
 
@@ -21,8 +21,8 @@ class Backups:
             self.stop_server()
             raise
 
-    def measure(self, it, report=None, figure=""):
-        """One backup; its cost with what it costs the server."""
+    def measure(self, it, report=None, figure="", command=None):
+        """One backup, a full one unless there is a command; its cost with what it costs the server."""
         if hasattr(it, "push"):
             environment = " ".join(f"{name}={value}" for name, value in it.environment.items())
             # The load of the data has ended: without a switch there would be no WAL to wait for.
@@ -30,14 +30,14 @@ class Backups:
         self.server.sql("CHECKPOINT", "SELECT pg_switch_wal()")
         before = stored_bytes(it.repository)
         with Cost(it.tree, self.tree) as cost:
-            cost.wall_s = it.shell.must(it.backup())
+            cost.wall_s = it.shell.must(command or it.backup())
         stored = stored_bytes(it.repository)
         if report:
             report.add_cost(figure, it.name, cost, stored_bytes=stored - before if stored > before else stored)
 
-    def stop_server(self):
-        self.server.sql("ALTER SYSTEM RESET archive_command")
-        self.server.stop("immediate")
+    def stop_server(self, mode="immediate"):
+        self.server.sql("ALTER SYSTEM RESET archive_command", "SELECT pg_reload_conf()")
+        self.server.stop(mode)
         self.tree.close()
 
     def restore(self, it, report, figure):

@@ -94,8 +94,12 @@ class Pgark(Contestant):
         self.backups += 1
         return f"{self.pgark} base-backup --label backup{self.backups}"
 
-    def restore(self, target):
-        return f"{self.pgark} recover --target-immediate --backup backup{self.backups} --target-directory {target}"
+    def incremental(self, kind):
+        return f"{self.backup()} --type {'incremental' if kind == 'incr' else 'differential'}"
+
+    def restore(self, target, delta=False):
+        over = "--delta " if delta else ""
+        return f"{self.pgark} recover {over}--target-immediate --backup backup{self.backups} --target-directory {target}"
 
 
 class PgarkBefore(Pgark):
@@ -144,8 +148,12 @@ class PgBackRest(Contestant):
     def backup(self):
         return f"{self.base} --type=full backup"
 
-    def restore(self, target):
-        return f"{self.base} --pg1-path={target} --type=immediate restore"
+    def incremental(self, kind):
+        return f"{self.base} --type={kind} backup"
+
+    def restore(self, target, delta=False):
+        over = "--delta " if delta else ""
+        return f"{self.base} {over}--pg1-path={target} --type=immediate restore"
 
 
 class PgBackRestSynchronous(PgBackRest):
@@ -156,6 +164,12 @@ class PgBackRestSynchronous(PgBackRest):
 class PgBackRestBundles(PgBackRest):
     name = "pgbackrest-bundle"
     settings = "repo1-bundle=y\n"
+
+
+class PgBackRestBlocks(PgBackRest):
+    name = "pgbackrest-block"
+    # Debian's 2.45 calls blocks a beta feature.
+    settings = "repo1-bundle=y\nrepo1-block=y\nbeta=y\n"
 
 
 class WalRus(Contestant):
@@ -239,7 +253,7 @@ class PgBaseBackup(Contestant):
         return f"{program} -dc {self.repository}/backup/base.tar.{suffix} | tar -x -C {target} && sync -f {target}"
 
 
-ALL = [Pgark, PgarkBefore, PgBackRest, PgBackRestSynchronous, PgBackRestBundles, WalRus, Copy, PgBaseBackup]
+ALL = [Pgark, PgarkBefore, PgBackRest, PgBackRestSynchronous, PgBackRestBundles, PgBackRestBlocks, WalRus, Copy, PgBaseBackup]
 
 
 def chosen(*names):

@@ -4,9 +4,11 @@
     wal/      the WAL segments that a load of pgbench wrote after that: mostly page images, some of it incompressible
     cluster/  the cluster after that load, stopped: a quarter of its tables is incompressible
     small/    a cluster of 20,000 small tables, stopped
+    accounts-…/  a cluster as pgbench fills it, of the version and scale in its name, stopped
 """
 
 import os
+import re
 import shutil
 import subprocess
 import time
@@ -67,6 +69,15 @@ class Server:
     def sql(self, *statements):
         commands = [part for statement in statements for part in ("-c", statement)]
         return run([f"{self.bin}/psql", "-XAtq", "-v", "ON_ERROR_STOP=1", "-h", self.socket, "-U", "postgres", *commands])
+
+    def wait_archived(self):
+        """Ends the segment, and waits until the server has archived it."""
+        last = self.sql("SELECT pg_walfile_name(pg_switch_wal())").splitlines()[-1]
+        ends = time.monotonic() + 300
+        while self.sql(f"SELECT last_archived_wal >= '{last}' FROM pg_stat_archiver") != "t":
+            if time.monotonic() > ends:
+                raise Failed(f"{last} was not archived: {self.socket}/server.log")
+            time.sleep(0.1)
 
     def stop(self, mode="fast"):
         run([f"{self.bin}/pg_ctl", "-D", self.data, "-m", mode, "-w", "-t", "300", "stop"])
@@ -146,6 +157,27 @@ def small_files(tables=20_000):
             settings.write("archive_mode = on\narchive_timeout = 0\narchive_command = 'false'\n")
 
     return f"{make('small', build)}/cluster"
+
+
+def major():
+    """The major version of PostgreSQL's programs."""
+    return int(re.search(r"\d+", run([f"{programs()}/postgres", "--version"]))[0])
+
+
+def accounts(scale):
+    """The path of a cluster with pgbench's tables and nothing else."""
+
+    def build(work):
+        socket, data = owned(f"{work}/socket"), f"{work}/cluster"
+        initialize(data)
+        server = Server(data, socket, options="-c fsync=off")
+        run([f"{server.bin}/pgbench", "-h", socket, "-U", "postgres", "-i", "-q", "-s", str(scale)])
+        server.sql("CHECKPOINT")
+        server.stop()
+        with open(f"{data}/postgresql.conf", "a") as settings:
+            settings.write("autovacuum = off\narchive_mode = on\narchive_timeout = 0\narchive_command = 'false'\n")
+
+    return f"{make(f'accounts-{major()}-{scale}', build)}/cluster"
 
 
 def segments(wal, count=None):

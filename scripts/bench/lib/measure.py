@@ -7,6 +7,7 @@ processes share is counted once, and what lives for a shorter time is seen by lu
 """
 
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -183,3 +184,19 @@ def forget_cached(directory):
 def stored_bytes(directory):
     """The length of all files below a directory."""
     return sum(os.lstat(os.path.join(path, name)).st_size for path, _, names in os.walk(directory) for name in names)
+
+
+def bytes_read(trace, directory):
+    """What was read of the files below a directory, by the output of `strace -f -y`."""
+    total, waiting = 0, {}
+    with open(trace, errors="replace") as lines:
+        for line in lines:
+            process = line.split(None, 1)[0]
+            begun = re.search(r"\(\d+<(.*?)>", line)
+            path = begun[1] if begun else waiting.pop(process, "")
+            ended = re.search(r"= (\d+)$", line)
+            if ended is None:
+                waiting[process] = path
+            elif path.startswith(f"{directory}/"):
+                total += int(ended[1])
+    return total

@@ -12,6 +12,7 @@ COLUMNS = [
     ("wall_s", "wall s", 1),
     ("cpu_s", "CPU s", 1),
     ("peak_bytes", "peak MB", 1e6),
+    ("read_bytes", "read MB", 1e6),
     ("stored_bytes", "stored MB", 1e6),
     ("p50_ms", "p50 ms", 1),
     ("p99_ms", "p99 ms", 1),

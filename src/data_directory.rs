@@ -4,8 +4,8 @@
 //! nothing of pgark is ever kept in it.
 
 use crate::error::{Context, Error, RecoveryMode, Result};
-use crate::postgres::PostmasterPid;
 use crate::postgres::control_file::ControlFile;
+use crate::postgres::{MajorVersion, PostmasterPid};
 use nix::unistd::Uid;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -22,6 +22,7 @@ const CONTROL_FILE_PAUSE: Duration = Duration::from_millis(5);
 #[derive(Clone, Debug)]
 pub struct DataDirectory {
     path: PathBuf,
+    assumed_version: Option<MajorVersion>,
 }
 
 impl DataDirectory {
@@ -55,7 +56,18 @@ impl DataDirectory {
                 user_name(owner)
             )));
         }
-        Ok(DataDirectory { path: path.to_owned() })
+        Ok(DataDirectory { path: path.to_owned(), assumed_version: None })
+    }
+
+    /// The same one, whose `pg_control` is read as one of this version if its own is unknown.
+    #[must_use]
+    pub fn assuming(self, assumed_version: Option<MajorVersion>) -> DataDirectory {
+        DataDirectory { assumed_version, ..self }
+    }
+
+    /// The version as which an unknown one is read.
+    pub fn assumed_version(&self) -> Option<MajorVersion> {
+        self.assumed_version
     }
 
     /// Its path.
@@ -107,7 +119,7 @@ impl DataDirectory {
                     .with_kind(crate::error::ErrorKind::Usage)
                     .hint("Is this a PostgreSQL data directory?")
             })?;
-            match ControlFile::parse(&bytes) {
+            match ControlFile::parse(&bytes, self.assumed_version) {
                 Ok(control_file) => return Ok(control_file),
                 Err(error) if read == CONTROL_FILE_READS_MAX => {
                     return Err(error).context(|| format!("could not use \"{}\"", path.display()));

@@ -44,7 +44,8 @@ pub fn restore(
     let name: WalFileName = name.parse()?;
     let what = || format!("could not restore {name}");
     let destination = working_directory.join(destination);
-    let data_directory = DataDirectory::open(&config.data_directory).context(what)?;
+    let data_directory =
+        DataDirectory::open(&config.data_directory).context(what)?.assuming(config.assumed_version);
     if !data_directory.is(&data_directory_of(&destination)) {
         return Err(Error::usage(format!(
             "\"{}\" does not lie in the configured data directory \"{}\"",

@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::postgres::{
-    Lsn, SegmentName, SegmentNumber, SegmentSize, SystemIdentifier, TimelineHistory, TimelineId,
+    Lsn, MajorVersion, SegmentName, SegmentNumber, SegmentSize, SystemIdentifier, TimelineHistory, TimelineId,
 };
 use crate::repository::backup::Chain;
 use crate::repository::backup::inventory;
@@ -156,6 +156,7 @@ pub enum WalSearch {
 pub fn gather(
     store: &Arc<dyn Store>,
     cluster: &str,
+    assumed_version: Option<MajorVersion>,
     search: WalSearch,
     now: Timestamp,
 ) -> Result<ClusterInfo> {
@@ -169,7 +170,10 @@ pub fn gather(
     }
     let systems = systems
         .into_iter()
-        .map(|system| system_info(&Repository::new(store.clone(), cluster, system)?, search, now))
+        .map(|system| {
+            let repository = Repository::new(store.clone(), cluster, system)?.assuming(assumed_version);
+            system_info(&repository, search, now)
+        })
         .collect::<Result<_>>()?;
     let every_segment = search == WalSearch::EverySegment;
     Ok(ClusterInfo { cluster: cluster.to_owned(), repository: store.location(), every_segment, systems })
@@ -303,7 +307,7 @@ impl Archive {
             start_lsn: backup.start.lsn,
             stop_lsn: backup.stop.lsn,
             timeline,
-            postgresql: backup.major_version()?.as_u32(),
+            postgresql: backup.server_version()?.number,
             files: backup.totals.files,
             raw_bytes: backup.whole_bytes(),
             stored_bytes: backup.totals.stored_bytes,

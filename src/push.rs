@@ -19,7 +19,8 @@ pub fn archive(config: &Config, path: &Path, working_directory: &Path) -> Result
     let deadline = Instant::now() + config.push.deadline;
     let name = wal_file_name(path)?;
     let what = || format!("could not archive {name}");
-    let data_directory = DataDirectory::open(&config.data_directory).context(what)?;
+    let data_directory =
+        DataDirectory::open(&config.data_directory).context(what)?.assuming(config.assumed_version);
     let path = working_directory.join(path);
     if !data_directory.is(&crate::data_directory::data_directory_of(&path)) {
         return Err(Error::usage(format!(

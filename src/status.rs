@@ -52,7 +52,7 @@ pub struct Waiting {
 /// # Errors
 /// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) for a configuration that is not for this host.
 pub fn gather(config: &Config, now: SystemTime) -> Result<Status> {
-    let data_directory = DataDirectory::open(&config.data_directory)?;
+    let data_directory = DataDirectory::open(&config.data_directory)?.assuming(config.assumed_version);
     let control = data_directory.control_file()?;
     let spool = Spool::of(config)?;
     Ok(Status {

@@ -280,6 +280,7 @@ fn write_backup(
         server: StoredServer {
             version_num: 150_014,
             catalog_version: 202_209_061,
+            assumed_version: None,
             wal_segment_bytes: 1 << 20,
             page_bytes: 8192,
             pages_per_file: 131_072,

@@ -8,14 +8,14 @@ use pgark::postgres::ControlFile;
 const SECTOR_BYTES: usize = 512;
 
 fuzz_target!(|data: &[u8]| {
-    let _ = ControlFile::parse(data);
+    let _ = ControlFile::parse(data, None);
     // With a checksum that holds wherever one may stand: else hardly anything gets past it.
     for at in (200..SECTOR_BYTES.min(data.len())).step_by(4) {
         let mut sealed = data.to_vec();
         let crc = crc32c::crc32c(&sealed[..at]).to_le_bytes();
         if let Some(place) = sealed.get_mut(at..at + 4) {
             place.copy_from_slice(&crc);
-            let _ = ControlFile::parse(&sealed);
+            let _ = ControlFile::parse(&sealed, None);
         }
     }
 });

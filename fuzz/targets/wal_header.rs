@@ -5,6 +5,6 @@ use libfuzzer_sys::fuzz_target;
 use pgark::postgres::{LongPageHeader, WalPageHeader};
 
 fuzz_target!(|data: &[u8]| {
-    let _ = WalPageHeader::parse(data);
-    let _ = LongPageHeader::parse(data);
+    let _ = WalPageHeader::parse(data, None);
+    let _ = LongPageHeader::parse(data, None);
 });

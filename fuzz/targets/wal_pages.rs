@@ -7,7 +7,7 @@ use std::ops::ControlFlow;
 
 fuzz_target!(|data: &[u8]| {
     // Where the first page says that it lies, so that it is read.
-    let Ok(header) = WalPageHeader::parse(data) else { return };
+    let Ok(header) = WalPageHeader::parse(data, None) else { return };
     let address = header.address.as_u64();
     let Some(address) = Lsn::new(address - address % 8192) else { return };
     for size in [1 << 20, 16 << 20] {

@@ -85,7 +85,8 @@ impl Places {
         if open.len() >= SYSTEMS_MAX {
             open.clear();
         }
-        let repository = Arc::new(Repository::new(self.store.clone(), self.config.cluster.as_str(), system)?);
+        let repository = Repository::new(self.store.clone(), self.config.cluster.as_str(), system)?;
+        let repository = Arc::new(repository.assuming(self.config.assumed_version));
         open.insert(system, repository.clone());
         Ok(repository)
     }

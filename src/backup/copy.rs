@@ -8,7 +8,7 @@ use crate::config::Compression;
 use crate::error::{Context, Error, Result};
 use crate::monitor::Monitor;
 use crate::pace::Pace;
-use crate::postgres::MajorVersion;
+use crate::postgres::ServerVersion;
 use crate::postgres::incremental::incremental_path;
 use crate::postgres::page::PAGE_BYTES;
 use crate::repository::Repository;
@@ -42,7 +42,7 @@ pub struct DataDirectoryCopy<'a> {
     /// The files.
     pub files: &'a FileList,
     /// The version of the server.
-    pub version: MajorVersion,
+    pub version: ServerVersion,
     /// How to check pages; `None`: they have no checksums.
     pub pages: Option<PageRules>,
     /// What of the files is stored, in an incremental backup; `None`: all.

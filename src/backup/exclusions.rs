@@ -3,7 +3,7 @@
 //! Source: PostgreSQL `backup/basebackup.c`, `excludeDirContents`, `excludeFiles` and `sendDir`; `storage/file/reinit.c`,
 //! `parse_filename_for_nontemp_relation`; `storage/file/fd.c`, `looks_like_temp_rel_name`.
 
-use crate::postgres::MajorVersion;
+use crate::postgres::{MajorVersion, ServerVersion};
 
 /// What to do with a name in a directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,7 +71,7 @@ pub struct RelationFile<'a> {
 }
 
 /// What to do with `name` in `directory`, a path below the data directory, empty for that itself.
-pub fn decide(directory: &[u8], name: &[u8], version: MajorVersion) -> Decision {
+pub fn decide(directory: &[u8], name: &[u8], version: ServerVersion) -> Decision {
     let at_the_top = directory.is_empty();
     if SKIPPED.contains(&name)
         || SKIPPED_BEGINNINGS.iter().any(|beginning| name.starts_with(beginning))
@@ -79,7 +79,7 @@ pub fn decide(directory: &[u8], name: &[u8], version: MajorVersion) -> Decision 
     {
         return Decision::Skip;
     }
-    if is_tablespace(directory) && name != tablespace_version_directory(version).as_bytes() {
+    if is_tablespace(directory) && name != version.tablespace_directory().as_bytes() {
         return Decision::Skip;
     }
     if is_database(directory, version) && is_temporary_relation(name) {
@@ -99,18 +99,13 @@ pub fn kept_in_pg_wal(version: MajorVersion) -> &'static [&'static str] {
     if version >= MajorVersion::V17 { &["archive_status", "summaries"] } else { &["archive_status"] }
 }
 
-/// The name of the directory in a tablespace that belongs to a version.
-pub fn tablespace_version_directory(version: MajorVersion) -> String {
-    format!("PG_{}_{}", version.as_u32(), version.catalog_version())
-}
-
 /// Whether a directory may hold relations of one database, some of which may be unlogged or temporary.
-pub fn is_database(directory: &[u8], version: MajorVersion) -> bool {
+pub fn is_database(directory: &[u8], version: ServerVersion) -> bool {
     let (parent, name) = split(directory);
     is_number(name)
         && (parent == b"base"
             || (parent.starts_with(b"pg_tblspc/")
-                && parent.ends_with(tablespace_version_directory(version).as_bytes())))
+                && parent.ends_with(version.tablespace_directory().as_bytes())))
 }
 
 /// Whether a path is that of a tablespace, linked or in place.
@@ -120,7 +115,7 @@ pub fn is_tablespace(directory: &[u8]) -> bool {
 }
 
 /// Whether a file consists of pages that may carry checksums.
-pub fn has_pages(directory: &[u8], name: &[u8], version: MajorVersion) -> bool {
+pub fn has_pages(directory: &[u8], name: &[u8], version: ServerVersion) -> bool {
     (directory == b"global" || is_database(directory, version)) && relation_file(name).is_some()
 }
 
@@ -179,7 +174,7 @@ mod tests {
 
     fn decision(path: &str) -> Decision {
         let (directory, name) = split(path.as_bytes());
-        decide(directory, name, MajorVersion::V15)
+        decide(directory, name, MajorVersion::V15.into())
     }
 
     #[test]
@@ -282,9 +277,14 @@ mod tests {
         ] {
             assert_eq!(file(name), None, "{name}");
         }
-        assert!(has_pages(b"global", b"1262", MajorVersion::V15));
-        assert!(has_pages(b"pg_tblspc/1/PG_15_202209061/5", b"1262", MajorVersion::V15));
-        assert!(!has_pages(b"pg_xact", b"0000", MajorVersion::V15));
-        assert!(!has_pages(b"base/5", b"PG_VERSION", MajorVersion::V15));
+        assert!(has_pages(b"global", b"1262", MajorVersion::V15.into()));
+        assert!(has_pages(b"pg_tblspc/1/PG_15_202209061/5", b"1262", MajorVersion::V15.into()));
+        assert!(!has_pages(b"pg_xact", b"0000", MajorVersion::V15.into()));
+        let unknown = ServerVersion { number: 19, catalog_version: 202_609_101, formats: MajorVersion::V18 };
+        assert!(has_pages(b"pg_tblspc/1/PG_19_202609101/5", b"1262", unknown));
+        assert!(!has_pages(b"pg_tblspc/1/PG_18_202506291/5", b"1262", unknown));
+        assert_eq!(decide(b"pg_tblspc/1", b"PG_18_202506291", unknown), Decision::Skip);
+        assert_eq!(decide(b"pg_tblspc/1", b"PG_19_202609101", unknown), Decision::Copy);
+        assert!(!has_pages(b"base/5", b"PG_VERSION", MajorVersion::V15.into()));
     }
 }

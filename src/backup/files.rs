@@ -5,7 +5,7 @@
 use super::exclusions::{self, Decision, Fork};
 use crate::error::{Context, Error, Result};
 use crate::monitor::Monitor;
-use crate::postgres::MajorVersion;
+use crate::postgres::ServerVersion;
 use crate::server::Watch;
 use std::collections::HashSet;
 use std::ffi::OsStr;
@@ -92,7 +92,7 @@ impl FileList {
     /// The operating system's, except that files may vanish; [`Watch::check`]'s.
     pub fn scan(
         base: &Path,
-        version: MajorVersion,
+        version: ServerVersion,
         monitor: &dyn Monitor,
         watch: &Watch<'_>,
     ) -> Result<FileList> {
@@ -181,7 +181,7 @@ impl FileList {
     }
 
     /// Which file of which relation's fork it is, if its pages may carry checksums.
-    pub fn relation(&self, file: &PlannedFile, version: MajorVersion) -> Option<PlannedRelation> {
+    pub fn relation(&self, file: &PlannedFile, version: ServerVersion) -> Option<PlannedRelation> {
         let directory = self.directory_of(file)?;
         let name = self.name_of(file);
         if !exclusions::has_pages(&directory.path, name, version) {
@@ -229,7 +229,7 @@ impl FileList {
 /// How far the walk has come.
 struct Walk<'a> {
     list: FileList,
-    version: MajorVersion,
+    version: ServerVersion,
     monitor: &'a dyn Monitor,
     watch: &'a Watch<'a>,
     /// Directories that are listed, but not read yet.
@@ -328,7 +328,7 @@ impl Walk<'_> {
         let is_wal = path == b"pg_wal";
         self.add_directory(path, root, metadata, Walked::No);
         if is_wal {
-            for name in exclusions::kept_in_pg_wal(self.version) {
+            for name in exclusions::kept_in_pg_wal(self.version.formats) {
                 self.add_directory(join(b"pg_wal", name.as_bytes()), root, metadata, Walked::No);
             }
         }
@@ -349,7 +349,7 @@ impl Walk<'_> {
         };
         let Some(oid) = tablespace_oid(path) else { return Ok(()) };
         let index = self.list.add_tablespace(oid, target.into_os_string().into_vec());
-        let directory = join(path, exclusions::tablespace_version_directory(self.version).as_bytes());
+        let directory = join(path, self.version.tablespace_directory().as_bytes());
         match fs::symlink_metadata(self.list.location_of(&directory)) {
             Ok(metadata) if metadata.is_dir() => {
                 self.add_directory(directory, index, &metadata, Walked::Yes);
@@ -441,6 +441,7 @@ fn join(directory: &[u8], name: &[u8]) -> Vec<u8> {
 mod tests {
     use super::*;
     use crate::monitor::Remembering;
+    use crate::postgres::MajorVersion;
     use std::os::unix::fs::symlink;
     use std::sync::atomic::AtomicBool;
 
@@ -488,7 +489,8 @@ mod tests {
 
         let interrupted = AtomicBool::new(false);
         let monitor = Remembering::default();
-        let list = FileList::scan(&base, MajorVersion::V15, &monitor, &Watch::new(&interrupted)).unwrap();
+        let list =
+            FileList::scan(&base, MajorVersion::V15.into(), &monitor, &Watch::new(&interrupted)).unwrap();
         let mut files = list.files.clone();
         files.sort_by_key(|file| list.path_of(file));
         let paths: Vec<String> =
@@ -540,13 +542,13 @@ mod tests {
         assert_eq!(list.roots[root].tablespace, Some(16400));
         assert_eq!(list.roots[root].target, space.as_os_str().as_bytes());
         assert_eq!(monitor.lines().len(), 1, "the link to /etc/passwd");
-        let relation = list.relation(&files[1], MajorVersion::V15).unwrap();
+        let relation = list.relation(&files[1], MajorVersion::V15.into()).unwrap();
         assert_eq!((relation.database, relation.number, relation.segment), (Some(5), 1259, 0));
-        let tablespaces =
-            [1, 4, 5].map(|at: usize| list.relation(&files[at], MajorVersion::V15).unwrap().tablespace);
+        let tablespaces = [1, 4, 5]
+            .map(|at: usize| list.relation(&files[at], MajorVersion::V15.into()).unwrap().tablespace);
         assert_eq!(tablespaces, [1663, 1664, 16400]);
-        assert_eq!(list.relation(&files[0], MajorVersion::V15), None);
-        assert_eq!(list.relation(&files[4], MajorVersion::V15).unwrap().database, None);
+        assert_eq!(list.relation(&files[0], MajorVersion::V15.into()), None);
+        assert_eq!(list.relation(&files[4], MajorVersion::V15.into()).unwrap().database, None);
         let sorted: Vec<_> =
             list.sorted().iter().map(|number| list.path_of(&list.files[*number as usize])).collect();
         assert!(sorted.is_sorted() && sorted.len() == paths.len());

@@ -10,7 +10,7 @@ use super::summaries::{FileChanges, Summaries};
 use crate::error::{Context, Error, Result};
 use crate::pace::Pace;
 use crate::postgres::page::{self, PAGE_BYTES, PageBytes, PageChecksums, PageHeader, PageVerdict};
-use crate::postgres::{IncrementalHeader, Lsn, MajorVersion};
+use crate::postgres::{IncrementalHeader, Lsn, ServerVersion};
 use crate::repository::Repository;
 use crate::repository::backup::manifest::StoredDatabase;
 use crate::repository::backup::{IndexEntry, IndexReader, StoredBackup};
@@ -65,7 +65,7 @@ impl Increment {
         parent: &StoredBackup,
         files: &FileList,
         databases: &[StoredDatabase],
-        version: MajorVersion,
+        version: ServerVersion,
         watch: &Watch<'_>,
     ) -> Result<Increment> {
         let same: HashSet<(u32, u32)> = parent.databases.iter().map(|row| (row.oid, row.xmin)).collect();

@@ -60,7 +60,8 @@ pub fn read_control_file(data_directory: &DataDirectory) -> Result<(ControlFile,
             return Err(Error::damaged(format!("\"{}\" has {} bytes", path.display(), metadata.len())));
         }
         let content = fs::read(&path).context(what)?;
-        match ControlFile::parse(content.get(..CONTROL_FILE_BYTES).unwrap_or(&content)) {
+        let start = content.get(..CONTROL_FILE_BYTES).unwrap_or(&content);
+        match ControlFile::parse(start, data_directory.assumed_version()) {
             Ok(control) => {
                 let file = LastFile {
                     path: CONTROL_FILE,

@@ -35,7 +35,9 @@ use crate::monitor::Monitor;
 use crate::pace::Pace;
 use crate::postgres::backup_label::{BackupLabel, BackupSource, IncrementalFrom, with_incremental_from};
 use crate::postgres::page::PAGE_BYTES;
-use crate::postgres::{ControlFile, MajorVersion, ManifestVersion, SystemIdentifier, TimelineHistory};
+use crate::postgres::{
+    ControlFile, MajorVersion, ManifestVersion, ServerVersion, SystemIdentifier, TimelineHistory,
+};
 use crate::repository::Repository;
 use crate::repository::backup::manifest::{
     BackupKind, BackupPoint, BackupTotals, StoredServer, StoredTablespace, StoredWalRange,
@@ -110,8 +112,10 @@ pub fn run(
     let watch = Watch::new(interrupted);
     let control = request.data_directory.control_file()?;
     let connection = Connection::open(request.conninfo, request.data_directory, APPLICATION_NAME)?;
-    let session = Session::begin(connection, &watch)?;
+    let session = Session::begin(connection, request.data_directory.assumed_version(), &watch)?;
+    let server = session.server_version(control.catalog_version)?;
     session.check(request.data_directory, control.system, control.version, &watch)?;
+    warn_of_assumption(server, monitor);
     let primary = primary_of(request.primary, &session, control.system, &watch)?;
     repository.make()?;
     repository.store().sweep()?;
@@ -126,6 +130,7 @@ pub fn run(
         session: &session,
         primary: primary.as_ref(),
         control,
+        server,
         watch: &watch,
         monitor,
     };
@@ -141,6 +146,13 @@ pub fn run(
     let Taken { stored, wal_segments, read_bytes } = taken?;
     let summary = BackupSummary::of(&stored, wal_segments, began.elapsed());
     Ok(BackupSummary { read_bytes: Some(read_bytes), ..summary })
+}
+
+/// Tells that nobody has tried this version.
+fn warn_of_assumption(version: ServerVersion, monitor: &dyn Monitor) {
+    if version.is_assumed() {
+        monitor.warning(&format!("pgark does not know this version: PostgreSQL {version}"));
+    }
 }
 
 /// A backup that was taken.
@@ -176,6 +188,7 @@ struct Backup<'a> {
     session: &'a Session,
     primary: Option<&'a Primary>,
     control: ControlFile,
+    server: ServerVersion,
     watch: &'a Watch<'a>,
     monitor: &'a dyn Monitor,
 }
@@ -291,7 +304,7 @@ impl Backup<'_> {
 
     fn list_files(&self) -> Result<FileList> {
         let data_directory = self.request.data_directory.path();
-        FileList::scan(data_directory, self.control.version, self.monitor, self.watch)
+        FileList::scan(data_directory, self.server, self.monitor, self.watch)
     }
 
     /// The backup to build on, and which pages have changed since; `None`: the backup is a full one.
@@ -317,8 +330,8 @@ impl Backup<'_> {
         running.name_parent(label)?;
         // Whoever removes backups looks at the marks first: what is still there now, stays.
         let increment = parent::check_intact(&chain, self.repository).and_then(|()| {
-            let version = self.control.version;
-            Increment::find(self.repository, chain.newest(), files, &facts.databases, version, self.watch)
+            let server = self.server;
+            Increment::find(self.repository, chain.newest(), files, &facts.databases, server, self.watch)
         });
         let summarized = Summaries::read(self.session, history, &chain.newest().start, start, self.watch)?;
         match increment {
@@ -370,7 +383,7 @@ impl Backup<'_> {
             repository: self.repository,
             label: &self.request.label,
             files,
-            version: self.control.version,
+            version: self.server,
             pages: checked.then_some(rules),
             increment,
             compression: self.request.compression,

@@ -88,7 +88,7 @@ fn suits(child: &Child<'_>, parent: &StoredBackup, backups: &[StoredBackup]) -> 
     }
     if server.page_bytes != child.control.page_bytes
         || server.pages_per_file != child.control.pages_per_file
-        || server.catalog_version != child.control.version.catalog_version()
+        || server.catalog_version != child.control.catalog_version
     {
         return unfit("the server is of another build".to_owned());
     }

@@ -9,7 +9,9 @@ use crate::config::Checkpoint;
 use crate::data_directory::DataDirectory;
 use crate::error::{Error, ErrorKind, Result};
 use crate::postgres::backup_label::BackupSource;
-use crate::postgres::{ControlFile, Lsn, MajorVersion, SegmentName, SystemIdentifier, TimelineId};
+use crate::postgres::{
+    ControlFile, Lsn, MajorVersion, SegmentName, ServerVersion, SystemIdentifier, TimelineId,
+};
 use crate::repository::backup::Label;
 use crate::repository::backup::manifest::{BackupPoint, StoredDatabase};
 use crate::server::Connection;
@@ -60,6 +62,7 @@ pub struct Session {
     connection: Connection,
     version_num: u32,
     version: MajorVersion,
+    assumed_version: Option<MajorVersion>,
     source: BackupSource,
 }
 
@@ -88,11 +91,16 @@ pub struct StoppedBackup {
 }
 
 impl Session {
-    /// Makes sure that nothing but the end of the backup ends the session.
+    /// Makes sure that nothing but the end of the backup ends the session. A server of an unknown version is taken for one
+    /// of `assumed_version`.
     ///
     /// # Errors
-    /// [`ErrorKind::Usage`] for a version that pgark does not know, and as [`Connection::query`].
-    pub fn begin(connection: Connection, watch: &Watch<'_>) -> Result<Session> {
+    /// [`ErrorKind::Usage`] for an unknown version when none is assumed, and as [`Connection::query`].
+    pub fn begin(
+        connection: Connection,
+        assumed_version: Option<MajorVersion>,
+        watch: &Watch<'_>,
+    ) -> Result<Session> {
         connection.query(
             "prepare the session",
             &format!(
@@ -105,20 +113,22 @@ impl Session {
         let sql = "SELECT current_setting('server_version_num'), pg_is_in_recovery()";
         let row = connection.query_row("ask what the server is", sql, watch)?;
         let version_num = row.parsed(0)?;
-        let version = MajorVersion::of_version_num(version_num).ok_or_else(|| {
-            Error::usage(format!(
-                "the server is PostgreSQL {}, which pgark does not know",
-                version_num / 10_000
-            ))
-            .hint("pgark supports PostgreSQL 13 to 18.")
-        })?;
+        let version = MajorVersion::of_server(version_num, assumed_version)?;
         let source = if row.is_true(1) { BackupSource::Standby } else { BackupSource::Primary };
-        Ok(Session { version_num, version, source, connection })
+        Ok(Session { version_num, version, assumed_version, source, connection })
     }
 
-    /// The server's major version.
+    /// The server's major version, or the one that is assumed for an unknown one.
     pub fn version(&self) -> MajorVersion {
         self.version
+    }
+
+    /// The server's version with the format of its catalogs.
+    ///
+    /// # Errors
+    /// As [`ServerVersion::of`].
+    pub fn server_version(&self, catalog_version: u32) -> Result<ServerVersion> {
+        ServerVersion::of(self.version_num, catalog_version, self.assumed_version)
     }
 
     /// The connection, for questions that are not the session's own.

@@ -75,11 +75,20 @@ pub fn run(config: &Config, store: &Arc<dyn Store>, watch: &Watch<'_>, tell: &mu
         Err(error) => return tell(Finding::failed("data directory", &error)),
     };
     let shown = config.data_directory.display();
-    let version = control.version.as_u32();
-    tell(Finding::passed(
-        "data directory",
-        format!("\"{shown}\": PostgreSQL {version}, system {}", control.system),
-    ));
+    let (version, system) = (control.version, control.system);
+    tell(match control.is_assumed() {
+        false => {
+            Finding::passed("data directory", format!("\"{shown}\": PostgreSQL {version}, system {system}"))
+        }
+        true => Finding::warning(
+            "data directory",
+            format!(
+                "\"{shown}\": catalog version {}, which pgark does not know, read as PostgreSQL {version}; system {system}",
+                control.catalog_version
+            ),
+            "Prove a recovery before you rely on it, and upgrade pgark when it knows this version.",
+        ),
+    });
     match Spool::of(config).and_then(|spool| spool.prepare(crate::durable::disk().as_ref()).map(|()| spool)) {
         Ok(spool) => tell(Finding::passed("spool", format!("\"{}\"", spool.directory().display()))),
         Err(error) => tell(Finding::failed("spool", &error)),
@@ -115,7 +124,7 @@ pub fn run(config: &Config, store: &Arc<dyn Store>, watch: &Watch<'_>, tell: &mu
 }
 
 fn data_directory(config: &Config) -> Result<(DataDirectory, ControlFile)> {
-    let data_directory = DataDirectory::open(&config.data_directory)?;
+    let data_directory = DataDirectory::open(&config.data_directory)?.assuming(config.assumed_version);
     let control = data_directory.control_file()?;
     match config.system_identifier {
         Some(pinned) if pinned != control.system => Err(Error::new(
@@ -142,7 +151,8 @@ fn repository(
     control: &ControlFile,
 ) -> Result<(Repository, Vec<Finding>)> {
     let cluster = config.cluster.as_str();
-    let repository = Repository::new(store.clone(), cluster, control.system)?;
+    let repository =
+        Repository::new(store.clone(), cluster, control.system)?.assuming(config.assumed_version);
     let known = systems(store.as_ref(), cluster)?;
     let mut findings = Vec::new();
     if repository.exists()? {

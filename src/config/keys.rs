@@ -4,6 +4,7 @@
 //! A new key is a row here and a field in `sections.rs`.
 
 use super::s3::{ENDPOINT, NAME, TAGS};
+use crate::postgres::MajorVersion;
 use std::fmt;
 
 /// One key of the configuration file.
@@ -28,6 +29,8 @@ pub enum Kind {
     AbsolutePath,
     /// A system identifier, as a number or as a string.
     SystemIdentifier,
+    /// A major version of PostgreSQL that pgark supports, as a number.
+    MajorVersion,
     /// The place of a repository.
     RepositoryUrl,
     /// Connection parameters as libpq reads them; may hold a password, so it is never shown as it is.
@@ -109,6 +112,13 @@ pub static KEYS: &[Key] = &[
         kind: Kind::SystemIdentifier,
         default: Absent("any"),
         description: "Only a cluster with this system identifier is served.",
+    },
+    Key {
+        name: "assume_version",
+        kind: Kind::MajorVersion,
+        default: Absent("unknown versions are refused"),
+        description: "As which major version to read the files of a server whose own pgark does not know; a known one is \
+                      always read as what it is.",
     },
     Key {
         name: "repository.url",
@@ -435,6 +445,10 @@ impl fmt::Display for Kind {
             ),
             Kind::AbsolutePath => f.write_str("an absolute path"),
             Kind::SystemIdentifier => f.write_str("a positive decimal number of 64 bits"),
+            Kind::MajorVersion => {
+                let numbers: Vec<_> = MajorVersion::ALL.iter().map(ToString::to_string).collect();
+                f.write_str(&list(&numbers, "or"))
+            }
             Kind::RepositoryUrl => f.write_str("an absolute directory, file:///… or s3://bucket/prefix"),
             Kind::Conninfo => f.write_str("a string of key=value pairs"),
             Kind::OneOf(words) => {
@@ -509,6 +523,7 @@ mod tests {
         assert_eq!(expected("agent.workers"), "a whole number from 1 to 64");
         assert_eq!(expected("push.deadline_s"), "a whole number of seconds from 1 to 86400");
         assert_eq!(expected("get.prefetch_max_mib"), "a whole number of MiB from 0 to 65536");
+        assert_eq!(expected("assume_version"), "13, 14, 15, 16, 17 or 18");
         assert_eq!(expected("compression.method"), "\"lz4\", \"zstd\" or \"none\"");
     }
 }

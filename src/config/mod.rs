@@ -40,7 +40,7 @@ pub use settings::SettingOrigin;
 pub use url::RepositoryUrl;
 
 use crate::error::{Context, Error, Result};
-use crate::postgres::SystemIdentifier;
+use crate::postgres::{MajorVersion, SystemIdentifier};
 use keys::KEYS;
 use settings::{Setting, Settings};
 use std::fs::File;
@@ -63,6 +63,8 @@ pub struct Config {
     pub data_directory: PathBuf,
     /// The only system identifier to serve; `None`: whichever the data directory has.
     pub system_identifier: Option<SystemIdentifier>,
+    /// As which version to read the files of a server of an unknown one; `None`: they are refused.
+    pub assumed_version: Option<MajorVersion>,
     /// `[repository]`
     pub repository: RepositorySettings,
     /// `[connection]`
@@ -148,6 +150,14 @@ impl Config {
         Config::without_file(given)
     }
 
+    /// The same configuration with another `assume_version`, for one call.
+    #[must_use]
+    pub fn assuming(mut self, version: MajorVersion) -> Config {
+        self.settings.give("assume_version", Value::MajorVersion(version));
+        self.assumed_version = Some(version);
+        self
+    }
+
     /// What the agent of this configuration is known by.
     pub fn fingerprint(&self) -> Fingerprint {
         self.fingerprint
@@ -165,6 +175,7 @@ impl Config {
             cluster: settings.cluster_name("cluster"),
             data_directory: settings.path("data_directory"),
             system_identifier: settings.system_identifier("system_identifier"),
+            assumed_version: settings.major_version("assume_version"),
             repository: RepositorySettings::read(&settings),
             connection: ConnectionSettings::read(&settings),
             spool: SpoolSettings::read(&settings),

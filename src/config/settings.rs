@@ -6,7 +6,7 @@ use super::keys::{DefaultValue, KEYS, Key, list};
 use super::url::RepositoryUrl;
 use super::value::Value;
 use crate::error::{Error, Result};
-use crate::postgres::SystemIdentifier;
+use crate::postgres::{MajorVersion, SystemIdentifier};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -96,6 +96,13 @@ impl Settings {
     /// Every setting in the order of the table.
     pub(super) fn all(&self) -> &[Setting] {
         &self.all
+    }
+
+    /// Replaces what the file says of a key.
+    pub(super) fn give(&mut self, name: &str, value: Value) {
+        for setting in self.all.iter_mut().filter(|setting| setting.key.name == name) {
+            (setting.value, setting.origin) = (Some(value.clone()), SettingOrigin::Given);
+        }
     }
 
     /// Whether somebody set this key.
@@ -194,6 +201,15 @@ impl Settings {
     pub(super) fn system_identifier(&self, name: &str) -> Option<SystemIdentifier> {
         match &self.setting(name).value {
             Some(Value::SystemIdentifier(number)) => Some(*number),
+            None => None,
+            Some(_) => wrong_kind(name),
+        }
+    }
+
+    /// The value of a key that may have a major version.
+    pub(super) fn major_version(&self, name: &str) -> Option<MajorVersion> {
+        match &self.setting(name).value {
+            Some(Value::MajorVersion(version)) => Some(*version),
             None => None,
             Some(_) => wrong_kind(name),
         }

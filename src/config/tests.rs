@@ -67,8 +67,9 @@ fn three_lines_are_enough() {
 }
 
 /// Every key but the required ones, each with another value than its default.
-const OTHER_VALUES: [&str; 48] = [
+const OTHER_VALUES: [&str; 49] = [
     "system_identifier = 7312345678901234567",
+    "assume_version = 18",
     "connection.conninfo = \"host=/tmp\"",
     "connection.standby = \"host=/tmp\"",
     "spool.directory = \"/spool\"",
@@ -124,7 +125,8 @@ fn every_key_reaches_a_field_of_its_own() {
     let fields = |config: Config| {
         let Config { repository, connection, spool, push, get, agent, backup, recover, s3, .. } = &config;
         let sections = format!("{repository:?}{connection:?}{spool:?}{push:?}{get:?}{agent:?}{backup:?}");
-        format!("{sections}{recover:?}{s3:?}{:?}{:?}", config.system_identifier, config.compression)
+        let single = (config.system_identifier, config.assumed_version, config.compression);
+        format!("{sections}{recover:?}{s3:?}{single:?}")
     };
     let mut seen = vec![fields(parse(SMALLEST).unwrap())];
     for line in OTHER_VALUES {
@@ -446,6 +448,22 @@ fn a_recovered_copy_keeps_the_settings_that_do_not_lead_to_the_original() {
     assert_eq!(copy.spool.directory, Path::new("/restored.spool"));
     assert!(!copy.to_toml().contains("secret"), "{}", copy.to_toml());
     assert!(config.of_recovered(Path::new("/a"), Path::new("/a/spool"), system).is_err());
+}
+
+#[test]
+fn an_assumed_version_is_a_supported_one_and_can_be_given_for_one_call() {
+    for wrong in ["19", "0x100000012", "\"18\"", "true"] {
+        let message = message(with(&format!("assume_version = {wrong}")));
+        assert!(message.contains("\"assume_version\" must be 13, 14, 15, 16, 17 or 18, not "), "{message}");
+    }
+    let config = with("assume_version = 17").unwrap();
+    let given = config.clone().assuming(MajorVersion::V18);
+    assert_eq!(given.assumed_version, Some(MajorVersion::V18));
+    // It is the same agent's, and the archive programs of a recovered copy know it.
+    assert_eq!(given.fingerprint(), config.fingerprint());
+    let system = SystemIdentifier::new(7).unwrap();
+    let copy = given.of_recovered(Path::new("/restored"), Path::new("/restored.spool"), system).unwrap();
+    assert!(copy.to_toml().contains("assume_version = 18\n"), "{}", copy.to_toml());
 }
 
 #[test]

@@ -115,7 +115,7 @@ mod tests {
         );
         assert_eq!(
             hint("x"),
-            "Above the first section stand cluster, data_directory and system_identifier; the sections are \
+            "Above the first section stand cluster, data_directory, system_identifier and assume_version; the sections are \
              repository, connection, spool, compression, push, get, agent, backup, recover and s3."
         );
     }

@@ -5,7 +5,7 @@ use super::conninfo::Conninfo;
 use super::keys::{DefaultValue, Key, Kind};
 use super::url::{RepositoryUrl, absolute_path};
 use crate::error::{Error, Result};
-use crate::postgres::SystemIdentifier;
+use crate::postgres::{MajorVersion, SystemIdentifier};
 use std::fmt::{self, Write};
 use std::path::PathBuf;
 use toml::de::DeValue;
@@ -16,6 +16,7 @@ pub(super) enum Value {
     ClusterName(ClusterName),
     Path(PathBuf),
     SystemIdentifier(SystemIdentifier),
+    MajorVersion(MajorVersion),
     RepositoryUrl(RepositoryUrl),
     Conninfo(Conninfo),
     Word(&'static str),
@@ -42,6 +43,10 @@ impl Value {
             }
             (Kind::SystemIdentifier, DeValue::Integer(digits)) if digits.radix() == 10 => {
                 system_identifier(digits.as_str())
+            }
+            (Kind::MajorVersion, DeValue::Integer(digits)) => {
+                let number = u32::from_str_radix(digits.as_str(), digits.radix()).ok();
+                number.and_then(MajorVersion::new).map(Value::MajorVersion)
             }
             (Kind::Truth, DeValue::Boolean(truth)) => Some(Value::Truth(*truth)),
             (kind, DeValue::String(text)) => Value::from_text(kind, text)?,
@@ -71,7 +76,7 @@ impl Value {
             Kind::Conninfo => Conninfo::new(text).map(Value::Conninfo),
             Kind::OneOf(words) => words.iter().find(|word| **word == text).map(|word| Value::Word(word)),
             Kind::Text { fits, .. } => fits(text).then(|| Value::Text(text.to_owned())),
-            Kind::Truth | Kind::Number { .. } => None,
+            Kind::MajorVersion | Kind::Truth | Kind::Number { .. } => None,
         })
     }
 
@@ -79,6 +84,7 @@ impl Value {
     pub(super) fn to_toml(&self) -> String {
         match self {
             Value::Number(number) => number.to_string(),
+            Value::MajorVersion(version) => version.to_string(),
             Value::Truth(truth) => truth.to_string(),
             Value::Conninfo(conninfo) => quoted(conninfo.reveal()),
             // A TOML integer ends at 2^63 for most readers, a system identifier does not.
@@ -94,6 +100,7 @@ impl fmt::Display for Value {
             Value::ClusterName(name) => write!(f, "{name}"),
             Value::Path(path) => write!(f, "{}", path.display()),
             Value::SystemIdentifier(system) => write!(f, "{system}"),
+            Value::MajorVersion(version) => write!(f, "{version}"),
             Value::Number(number) => write!(f, "{number}"),
             Value::RepositoryUrl(url) => write!(f, "{url}"),
             Value::Conninfo(conninfo) => write!(f, "{conninfo}"),

@@ -3,6 +3,7 @@
 use super::little_endian::{i64_at, u8_at, u32_at, u64_at};
 use super::lsn::{Lsn, SegmentSize};
 use super::major_version::MajorVersion;
+use super::server_version::no_release;
 use super::system_identifier::SystemIdentifier;
 use super::timeline::TimelineId;
 use crate::error::{Error, Result};
@@ -20,8 +21,10 @@ pub const CONTROL_FILE_BYTES: usize = 512;
 pub struct ControlFile {
     /// Which cluster it is.
     pub system: SystemIdentifier,
-    /// The major version of PostgreSQL, from the catalog version.
+    /// The major version of PostgreSQL, from the catalog version; for an unknown one, the version as which it was read.
     pub version: MajorVersion,
+    /// The catalog version itself.
+    pub catalog_version: u32,
     /// What the server was doing when it last wrote the file.
     pub state: ClusterState,
     /// When it last wrote the file, in seconds since 1970.
@@ -125,34 +128,60 @@ impl ControlFile {
     /// A server may be writing the file while it is read, and not every file system keeps the two apart: whoever reads
     /// the file of a running server should read it again after [`ErrorKind::Damaged`](crate::error::ErrorKind::Damaged).
     ///
+    /// A file of a version that is not known is read as one of the `assumed` version. Its checksum has to hold all the
+    /// same, at the place where that version has it.
+    ///
     /// # Errors
     /// [`ErrorKind::Damaged`](crate::error::ErrorKind::Damaged) if the checksum does not hold or a value is impossible;
-    /// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) if no supported version of PostgreSQL wrote it.
-    pub fn parse(bytes: &[u8]) -> Result<ControlFile> {
-        let checksum_offset = checksum_offset(bytes)?;
+    /// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) if no supported version of PostgreSQL wrote it
+    /// and none is assumed, or one that has another format.
+    pub fn parse(bytes: &[u8], assumed: Option<MajorVersion>) -> Result<ControlFile> {
+        let (checksum_offset, format) = checksum_offset(bytes, assumed)?;
         let content = bytes.get(..checksum_offset).ok_or_else(|| too_short(bytes))?;
         let stored = u32_at(bytes, checksum_offset).ok_or_else(|| too_short(bytes))?;
         let computed = crc32c::crc32c(content);
         if stored != computed {
-            return Err(Error::damaged(format!(
-                "pg_control has checksum {computed:08X}, but says {stored:08X}"
-            )));
+            let error =
+                Error::damaged(format!("pg_control has checksum {computed:08X}, but says {stored:08X}"));
+            return Err(match format {
+                Format::Known => error,
+                Format::Assumed(version) => error.hint(format!(
+                    "It is of a version that pgark does not know, and may not have the format of PostgreSQL {version}: look at \
+                     assume_version."
+                )),
+            });
         }
-        Fields(content).read()
+        Fields(content).read(assumed)
+    }
+
+    /// Whether its version is unknown, and its format the assumed one.
+    pub fn is_assumed(&self) -> bool {
+        MajorVersion::of_catalog_version(self.catalog_version).is_none()
     }
 }
 
-/// Offset of the checksum, by the format that the file names.
-fn checksum_offset(bytes: &[u8]) -> Result<usize> {
+/// Why a file is taken to have a format.
+enum Format {
+    /// It names it.
+    Known,
+    /// It names one that is not known.
+    Assumed(MajorVersion),
+}
+
+/// Offset of the checksum, by the format that the file names, or else the assumed one.
+fn checksum_offset(bytes: &[u8], assumed: Option<MajorVersion>) -> Result<(usize, Format)> {
     let format = u32_at(bytes, 8).ok_or_else(|| too_short(bytes))?;
     if let Some(version) = MajorVersion::of_control_version(format) {
-        return Ok(version.control_checksum_offset());
+        return Ok((version.control_checksum_offset(), Format::Known));
     }
     if MajorVersion::of_control_version(format.swap_bytes()).is_some() {
         return Err(Error::usage("pg_control is big-endian, which pgark does not support"));
     }
+    if let Some(version) = assumed {
+        return Ok((version.control_checksum_offset(), Format::Assumed(version)));
+    }
     Err(Error::usage(format!("pg_control has version {format}, which pgark does not know"))
-        .hint("pgark supports PostgreSQL 13 to 18."))
+        .hint(format!("pgark supports PostgreSQL 13 to 18. {}", MajorVersion::HOW_TO_ASSUME)))
 }
 
 fn too_short(bytes: &[u8]) -> Error {
@@ -163,21 +192,14 @@ fn too_short(bytes: &[u8]) -> Error {
 struct Fields<'a>(&'a [u8]);
 
 impl Fields<'_> {
-    fn read(&self) -> Result<ControlFile> {
-        let control_version = self.u32(8)?;
+    fn read(&self, assumed: Option<MajorVersion>) -> Result<ControlFile> {
         let catalog_version = self.u32(12)?;
-        let version = MajorVersion::of_catalog_version(catalog_version)
-            .filter(|version| version.control_version() == control_version)
-            .ok_or_else(|| {
-                Error::usage(format!(
-                    "pg_control has catalog version {catalog_version}, which is not a release"
-                ))
-                .hint("pgark supports the releases of PostgreSQL 13 to 18, no development versions.")
-            })?;
+        let version = self.version(catalog_version, assumed)?;
         let segment_bytes = self.u32(228)?;
         Ok(ControlFile {
             system: SystemIdentifier::new(self.u64(0)?).ok_or_else(|| impossible("system identifier", 0))?,
             version,
+            catalog_version,
             state: self.state()?,
             written_unix_s: self.i64(24)?,
             checkpoint: self.required_lsn(32, "checkpoint location")?,
@@ -210,6 +232,23 @@ impl Fields<'_> {
                 .ok_or_else(|| impossible("WAL segment size", segment_bytes))?,
             data_checksums: self.u32(252)? != 0,
         })
+    }
+
+    /// The version by the marks of the file, which must not contradict each other.
+    fn version(&self, catalog_version: u32, assumed: Option<MajorVersion>) -> Result<MajorVersion> {
+        let control_version = self.u32(8)?;
+        let same_format = |version: &MajorVersion| version.control_version() == control_version;
+        if let Some(known) = MajorVersion::of_catalog_version(catalog_version) {
+            return Some(known).filter(same_format).ok_or_else(|| no_release("pg_control", catalog_version));
+        }
+        let assumed = assumed.ok_or_else(|| no_release("pg_control", catalog_version))?;
+        match MajorVersion::of_control_version(control_version) {
+            Some(_) if !same_format(&assumed) => Err(Error::usage(format!(
+                "pg_control has version {control_version}, which is not that of PostgreSQL {assumed}"
+            ))
+            .hint("Set assume_version to the version whose files these are like.")),
+            _ => Ok(assumed),
+        }
     }
 
     fn state(&self) -> Result<ClusterState> {
@@ -317,11 +356,11 @@ mod tests {
             };
             let on = |setting: bool| if setting { "on" } else { "off" }.to_owned();
             let position = |lsn: Option<Lsn>| lsn.map_or("0/0".to_owned(), |lsn| lsn.to_string());
-            let control = ControlFile::parse(bytes).unwrap();
+            let control = ControlFile::parse(bytes, None).unwrap();
             assert_eq!(control.version.as_u32(), major);
             for (label, value) in [
                 ("pg_control version number:", control.version.control_version().to_string()),
-                ("Catalog version number:", control.version.catalog_version().to_string()),
+                ("Catalog version number:", control.catalog_version.to_string()),
                 ("Database system identifier:", control.system.to_string()),
                 ("Database cluster state:", control.state.to_string()),
                 ("Latest checkpoint location:", control.checkpoint.to_string()),
@@ -360,7 +399,7 @@ mod tests {
 
     #[test]
     fn knows_when_it_was_written() {
-        let control = ControlFile::parse(SAMPLES[5].1).unwrap();
+        let control = ControlFile::parse(SAMPLES[5].1, None).unwrap();
         // Fri Nov 20 17:15:34 2026 UTC
         assert_eq!((control.written_unix_s, control.checkpoint_unix_s), (1_795_194_934, 1_795_194_934));
     }
@@ -372,10 +411,10 @@ mod tests {
             let mut bytes = *sample;
             bytes[bit / 8] ^= 1 << (bit % 8);
             let expected = if (64..96).contains(&bit) { ErrorKind::Usage } else { ErrorKind::Damaged };
-            assert_eq!(ControlFile::parse(&bytes).unwrap_err().kind(), expected, "bit {bit}");
+            assert_eq!(ControlFile::parse(&bytes, None).unwrap_err().kind(), expected, "bit {bit}");
         }
         for length in 0..296 {
-            assert_eq!(ControlFile::parse(&sample[..length]).unwrap_err().kind(), ErrorKind::Damaged);
+            assert_eq!(ControlFile::parse(&sample[..length], None).unwrap_err().kind(), ErrorKind::Damaged);
         }
     }
 
@@ -384,14 +423,65 @@ mod tests {
         for version in [1201_u32, 1900] {
             let mut bytes = *SAMPLES[2].1;
             bytes[8..12].copy_from_slice(&version.to_le_bytes());
-            assert_eq!(ControlFile::parse(&bytes).unwrap_err().kind(), ErrorKind::Usage);
+            assert_eq!(ControlFile::parse(&bytes, None).unwrap_err().kind(), ErrorKind::Usage);
         }
-        let mut development = *SAMPLES[2].1;
-        development[12..16].copy_from_slice(&202_209_060_u32.to_le_bytes());
-        let checksum = crc32c::crc32c(&development[..288]);
-        development[288..292].copy_from_slice(&checksum.to_le_bytes());
-        let error = ControlFile::parse(&development).unwrap_err();
+        let development = forged(15, 1300, 202_209_060);
+        let error = ControlFile::parse(&development, None).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Usage);
         assert!(error.to_string().contains("202209060"));
+        assert!(error.hint_text().unwrap().contains("assume_version"));
+    }
+
+    /// The file of a version, under other marks.
+    fn forged(major: u32, control_version: u32, catalog_version: u32) -> [u8; CONTROL_FILE_BYTES] {
+        let (_, sample, _) = SAMPLES[major as usize - 13];
+        let end = MajorVersion::new(major).unwrap().control_checksum_offset();
+        let mut bytes = *sample;
+        bytes[8..12].copy_from_slice(&control_version.to_le_bytes());
+        bytes[12..16].copy_from_slice(&catalog_version.to_le_bytes());
+        let checksum = crc32c::crc32c(&bytes[..end]);
+        bytes[end..end + 4].copy_from_slice(&checksum.to_le_bytes());
+        bytes
+    }
+
+    #[test]
+    fn an_unknown_version_is_read_as_the_assumed_one_and_keeps_its_catalog_version() {
+        for (major, original, _) in SAMPLES {
+            let assumed = MajorVersion::new(major);
+            let own = ControlFile::parse(original, None).unwrap();
+            for control_version in [1900, own.version.control_version()] {
+                let bytes = forged(major, control_version, 202_609_101);
+                assert_eq!(ControlFile::parse(&bytes, None).unwrap_err().kind(), ErrorKind::Usage);
+                let read = ControlFile::parse(&bytes, assumed).unwrap();
+                assert!(read.is_assumed() && !own.is_assumed());
+                assert_eq!(read, ControlFile { catalog_version: 202_609_101, ..own.clone() });
+            }
+        }
+    }
+
+    #[test]
+    fn a_wrong_assumption_is_refused_and_not_misread() {
+        let (new, old) = (forged(18, 1900, 202_609_101), forged(17, 1900, 202_609_101));
+        for (bytes, assumed) in [(new, MajorVersion::V17), (old, MajorVersion::V18)] {
+            let error = ControlFile::parse(&bytes, Some(assumed)).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Damaged);
+            assert!(error.hint_text().unwrap().contains("assume_version"), "{error}");
+        }
+        // The file itself says that it has another version's format.
+        let error = ControlFile::parse(&forged(18, 1800, 202_503_011), Some(MajorVersion::V17)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Usage);
+        assert_eq!(error.to_string(), "pg_control has version 1800, which is not that of PostgreSQL 17");
+    }
+
+    #[test]
+    fn an_assumption_changes_nothing_about_a_known_version() {
+        for (_, bytes, _) in SAMPLES {
+            for assumed in [MajorVersion::V13, MajorVersion::V18] {
+                let read = ControlFile::parse(bytes, Some(assumed)).unwrap();
+                assert_eq!(read, ControlFile::parse(bytes, None).unwrap());
+            }
+        }
+        let contradictory = forged(15, 1900, MajorVersion::V15.catalog_version());
+        assert!(ControlFile::parse(&contradictory, Some(MajorVersion::V15)).is_err());
     }
 }

@@ -1,5 +1,6 @@
 //! The major versions of PostgreSQL that pgark supports, and the marks by which its files tell them.
 
+use crate::error::{Error, Result};
 use std::fmt;
 
 /// A major version of PostgreSQL; formats differ between them.
@@ -15,6 +16,10 @@ pub enum MajorVersion {
 }
 
 impl MajorVersion {
+    /// The end of a hint about a version that pgark does not know.
+    pub const HOW_TO_ASSUME: &str = "At your own risk, assume_version in the configuration (or --assume-version) tells which \
+                                     of them to take it for.";
+
     /// Every supported version, oldest first.
     pub const ALL: [MajorVersion; 6] = [
         MajorVersion::V13,
@@ -86,6 +91,21 @@ impl MajorVersion {
     /// The version of a server, by its `server_version_num`; `None` if pgark does not support it.
     pub fn of_version_num(version_num: u32) -> Option<MajorVersion> {
         MajorVersion::new(version_num / 10_000)
+    }
+
+    /// The version as which a server of this `server_version_num` is treated: its own, or the `assumed` one if that is
+    /// unknown.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) for an unknown version when none is assumed.
+    pub fn of_server(version_num: u32, assumed: Option<MajorVersion>) -> Result<MajorVersion> {
+        MajorVersion::of_version_num(version_num).or(assumed).ok_or_else(|| {
+            Error::usage(format!(
+                "the server is PostgreSQL {}, which pgark does not know",
+                version_num / 10_000
+            ))
+            .hint(format!("pgark supports PostgreSQL 13 to 18. {}", MajorVersion::HOW_TO_ASSUME))
+        })
     }
 
     /// A version whose `pg_control` has this format: several share one.

@@ -18,6 +18,7 @@ pub mod page;
 pub mod postmaster_pid;
 #[cfg(feature = "companion")]
 pub mod recovery_target;
+pub mod server_version;
 #[cfg(feature = "companion")]
 pub mod setting;
 pub mod system_identifier;
@@ -53,6 +54,8 @@ pub use postmaster_pid::PostmasterPid;
 pub use recovery_target::{
     RecoveryTarget, RestorePointName, TargetAction, TargetBound, TargetSettings, TargetTimeline,
 };
+#[cfg(feature = "companion")]
+pub use server_version::ServerVersion;
 pub use system_identifier::SystemIdentifier;
 pub use timeline::{TimelineHistory, TimelineId, TimelineSwitch};
 #[cfg(feature = "companion")]

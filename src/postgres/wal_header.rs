@@ -20,8 +20,10 @@ pub const WAL_PAGE_BYTES: u32 = 8192;
 /// Source: PostgreSQL `access/xlog_internal.h`, `XLogPageHeaderData`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WalPageHeader {
-    /// The version that wrote the page, by its magic.
+    /// The version that wrote the page, by its magic; for an unknown one, the version as which it was read.
     pub version: MajorVersion,
+    /// The magic itself.
+    pub magic: u16,
     /// The flag bits that are set.
     flags: u16,
     /// The timeline of the first record on the page: in a segment that holds a switch point, an ancestor's before it.
@@ -56,12 +58,13 @@ impl WalPageHeader {
     const OVERWRITE: u16 = 0x0008;
     const ALL_FLAGS: u16 = 0x000F;
 
-    /// Reads the header at the start of `page`.
+    /// Reads the header at the start of `page`. A page of a version that is not known is read as one of the `assumed`
+    /// version.
     ///
     /// # Errors
     /// [`ErrorKind::Damaged`](crate::error::ErrorKind::Damaged) if the bytes are too few, the magic is of no supported
-    /// version, an unknown flag is set, or a field has a value that PostgreSQL never writes.
-    pub fn parse(page: &[u8]) -> Result<WalPageHeader> {
+    /// version and none is assumed, an unknown flag is set, or a field has a value that PostgreSQL never writes.
+    pub fn parse(page: &[u8], assumed: Option<MajorVersion>) -> Result<WalPageHeader> {
         let too_short = || Error::damaged(format!("WAL page has only {} bytes", page.len()));
         let magic = u16_at(page, 0).ok_or_else(too_short)?;
         let flags = u16_at(page, 2).ok_or_else(too_short)?;
@@ -69,7 +72,7 @@ impl WalPageHeader {
         let address = u64_at(page, 8).ok_or_else(too_short)?;
         let remaining_bytes = u32_at(page, 16).ok_or_else(too_short)?;
 
-        let version = MajorVersion::of_wal_magic(magic).ok_or_else(|| unknown_magic(magic))?;
+        let version = version_of(magic, assumed)?;
         if flags & !WalPageHeader::ALL_FLAGS != 0 {
             return Err(Error::damaged(format!("WAL page has unknown flags {flags:04X}")));
         }
@@ -77,7 +80,7 @@ impl WalPageHeader {
         let address = Lsn::new(address)
             .filter(|address| address.as_u64().is_multiple_of(u64::from(WAL_PAGE_BYTES)))
             .ok_or_else(|| Error::damaged(format!("WAL page has the impossible address {address:X}")))?;
-        Ok(WalPageHeader { version, flags, timeline, address, remaining_bytes })
+        Ok(WalPageHeader { version, magic, flags, timeline, address, remaining_bytes })
     }
 
     /// Whether the page begins with the rest of a record that began earlier.
@@ -111,9 +114,9 @@ impl LongPageHeader {
     /// # Errors
     /// [`ErrorKind::Damaged`](crate::error::ErrorKind::Damaged) as for [`WalPageHeader::parse`], and if it is not the
     /// long form, its address is not the start of a segment, or segment size and page length are not possible ones.
-    pub fn parse(segment: &[u8]) -> Result<LongPageHeader> {
+    pub fn parse(segment: &[u8], assumed: Option<MajorVersion>) -> Result<LongPageHeader> {
         let too_short = || Error::damaged(format!("WAL segment has only {} bytes", segment.len()));
-        let page = WalPageHeader::parse(segment)?;
+        let page = WalPageHeader::parse(segment, assumed)?;
         if !page.is_long() {
             return Err(Error::damaged("WAL segment does not begin with a long page header"));
         }
@@ -141,16 +144,21 @@ impl LongPageHeader {
     }
 }
 
-/// The error for a page that no supported version wrote, with what it most likely is instead.
-fn unknown_magic(magic: u16) -> Error {
+/// The version that wrote a page. What most likely is no page of an unknown version is not taken for one.
+fn version_of(magic: u16, assumed: Option<MajorVersion>) -> Result<MajorVersion> {
+    if let Some(known) = MajorVersion::of_wal_magic(magic) {
+        return Ok(known);
+    }
     let error = Error::damaged(format!("WAL page has the unknown magic {magic:04X}"));
     if MajorVersion::of_wal_magic(magic.swap_bytes()).is_some() {
-        error.hint("The server that wrote it is big-endian, which pgark does not support.")
-    } else if magic == 0 {
-        error.hint("The page was never written.")
-    } else {
-        error.hint("pgark reads the WAL of PostgreSQL 13 to 18.")
+        return Err(error.hint("The server that wrote it is big-endian, which pgark does not support."));
     }
+    if magic == 0 {
+        return Err(error.hint("The page was never written."));
+    }
+    assumed.ok_or_else(|| {
+        error.hint(format!("pgark reads the WAL of PostgreSQL 13 to 18. {}", MajorVersion::HOW_TO_ASSUME))
+    })
 }
 
 #[cfg(test)]
@@ -165,7 +173,7 @@ mod tests {
 
     #[test]
     fn reads_the_start_of_a_segment() {
-        let header = LongPageHeader::parse(&SEGMENT).unwrap();
+        let header = LongPageHeader::parse(&SEGMENT, None).unwrap();
         assert_eq!(header.page.version, MajorVersion::V15);
         assert_eq!(header.page.timeline, TimelineId::FIRST);
         assert_eq!(header.page.address.to_string(), "0/800000");
@@ -179,12 +187,28 @@ mod tests {
     fn names_the_magic_that_it_does_not_know() {
         let mut segment = SEGMENT;
         segment[0] = 0x01;
-        let error = LongPageHeader::parse(&segment).unwrap_err();
+        let error = LongPageHeader::parse(&segment, None).unwrap_err();
         assert_eq!(error.kind(), crate::error::ErrorKind::Damaged);
         assert_eq!(error.to_string(), "WAL page has the unknown magic D101");
         let swapped =
-            LongPageHeader::parse(&[0xD1, 0x10, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+            LongPageHeader::parse(&[0xD1, 0x10, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], None);
         assert!(swapped.unwrap_err().hint_text().unwrap().contains("big-endian"));
+    }
+
+    #[test]
+    fn an_assumption_is_for_unknown_magics_only() {
+        let parse = |magic: u16, assumed| {
+            let mut segment = SEGMENT;
+            segment[..2].copy_from_slice(&magic.to_le_bytes());
+            LongPageHeader::parse(&segment, assumed).map(|header| (header.page.version, header.page.magic))
+        };
+        let assumed = Some(MajorVersion::V18);
+        assert!(parse(0xD11A, None).unwrap_err().hint_text().unwrap().contains("assume_version"));
+        assert_eq!(parse(0xD11A, assumed).unwrap(), (MajorVersion::V18, 0xD11A));
+        assert_eq!(parse(0xD110, assumed).unwrap(), (MajorVersion::V15, 0xD110));
+        for magic in [0, 0xD110_u16.swap_bytes()] {
+            assert!(parse(magic, assumed).is_err(), "{magic:04X}");
+        }
     }
 
     #[test]
@@ -194,10 +218,10 @@ mod tests {
         {
             let mut segment = SEGMENT;
             segment[offset] = value;
-            assert!(LongPageHeader::parse(&segment).is_err(), "{value:#x} at {offset}");
+            assert!(LongPageHeader::parse(&segment, None).is_err(), "{value:#x} at {offset}");
         }
         for length in 0..SEGMENT.len() {
-            assert!(LongPageHeader::parse(&SEGMENT[..length]).is_err(), "{length} bytes");
+            assert!(LongPageHeader::parse(&SEGMENT[..length], None).is_err(), "{length} bytes");
         }
     }
 }

@@ -28,6 +28,8 @@ pub struct WalReader {
     segment_size: SegmentSize,
     system: Option<SystemIdentifier>,
     version: Option<MajorVersion>,
+    magic: Option<u16>,
+    assumed: Option<MajorVersion>,
     timeline: Option<TimelineId>,
     next_page: u64,
     /// Where the next record begins, or the boundary of the page at whose start it does.
@@ -124,6 +126,13 @@ impl WalReader {
         WalReader::new(page, Start::Page, segment_size)
     }
 
+    /// The same reader, which reads WAL of an unknown version as that of the `assumed` one.
+    #[must_use]
+    pub fn assuming(mut self, assumed: Option<MajorVersion>) -> WalReader {
+        self.assumed = assumed;
+        self
+    }
+
     /// The same reader, which accepts only WAL of this cluster. Without it the first segment's decides.
     #[must_use]
     pub fn of_system(mut self, system: SystemIdentifier) -> WalReader {
@@ -136,6 +145,8 @@ impl WalReader {
             segment_size,
             system: None,
             version: None,
+            magic: None,
+            assumed: None,
             timeline: None,
             next_page: position - position % PAGE as u64,
             position,
@@ -242,7 +253,7 @@ impl WalReader {
         if page.first_chunk() == Some(&[0; 24]) {
             return unwritten("the page was never written");
         }
-        let header = match WalPageHeader::parse(page) {
+        let header = match WalPageHeader::parse(page, self.assumed) {
             Ok(header) => header,
             Err(error) => return broken(error.to_string()),
         };
@@ -250,8 +261,8 @@ impl WalReader {
             let detail = format!("the page there says that it is the one at {}", header.address);
             return stale(detail);
         }
-        if self.version.is_some_and(|version| version != header.version) {
-            let detail = format!("the page there is of PostgreSQL {}", header.version);
+        if self.magic.is_some_and(|magic| magic != header.magic) {
+            let detail = format!("the page there has the magic {:04X}", header.magic);
             return broken(detail);
         }
         if self.timeline.is_some_and(|timeline| header.timeline < timeline) {
@@ -259,7 +270,7 @@ impl WalReader {
             return stale(detail);
         }
         if address.is_multiple_of(self.segment_size.as_u64()) {
-            let long = match LongPageHeader::parse(page) {
+            let long = match LongPageHeader::parse(page, self.assumed) {
                 Ok(long) => long,
                 Err(error) => return broken(error.to_string()),
             };
@@ -281,6 +292,7 @@ impl WalReader {
             }
         }
         self.version = Some(header.version);
+        self.magic = Some(header.magic);
         self.timeline = Some(header.timeline);
         Ok(header)
     }
@@ -711,6 +723,32 @@ mod tests {
         assert_eq!(half.unwrap_err().kind(), ErrorKind::Damaged);
         let nowhere = Lsn::new(u64::MAX - u64::MAX % PAGE as u64).unwrap();
         assert!(WalReader::from_page(nowhere, size()).read(nowhere, &segments[0].1, ignore).is_err());
+    }
+
+    #[test]
+    fn reads_an_unknown_version_as_the_assumed_one_and_no_page_of_another() {
+        let mut segments = timeline_1();
+        let (known, _) = read(&mut reader(&segments), &segments, PAGE);
+        let mark = |page: &mut [u8], magic: u16| page[..2].copy_from_slice(&magic.to_le_bytes());
+        for (_, segment) in &mut segments {
+            // What was never written has no magic.
+            for page in segment.chunks_mut(PAGE).filter(|page| page[0] != 0) {
+                mark(page, 0xD1F0);
+            }
+        }
+        let refused = read(&mut reader(&segments), &segments, PAGE);
+        assert!(refused.0.is_empty() && matches!(refused.1, Ok(WalProgress::Ended(_))));
+        let assumed = MajorVersion::V15;
+        let assuming = |segments: &[_]| reader(segments).assuming(Some(assumed));
+        let (records, _) = read(&mut assuming(&segments), &segments, PAGE);
+        assert_eq!(records, known);
+        // Neither another unknown one nor the assumed one itself goes on with it.
+        for other in [0xD1F1, assumed.wal_magic()] {
+            mark(&mut segments[0].1[PAGE..], other);
+            let (records, progress) = read(&mut assuming(&segments), &segments, PAGE);
+            let Ok(WalProgress::Ended(end)) = progress else { panic!("{progress:?}") };
+            assert!(end.cause == WalEndCause::Broken && records.len() < known.len(), "{end}");
+        }
     }
 
     #[test]

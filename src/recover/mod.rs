@@ -162,8 +162,8 @@ fn check_restored(
             backup.whole_bytes()
         )));
     }
-    let control =
-        ControlFile::parse(&restored.control_file).context(|| "the backup's pg_control cannot be used")?;
+    let control = ControlFile::parse(&restored.control_file, backup.assumed_version()?)
+        .context(|| "the backup's pg_control cannot be used")?;
     if control.system != system {
         return Err(Error::damaged(format!("the backup's pg_control is of system {}", control.system)));
     }

@@ -120,7 +120,7 @@ pub fn plan(
     let (backups, mut damaged) = inventory::read_usable(repository)?;
     let mut chains = Vec::new();
     for backup in &backups {
-        match Chain::of(backup, &backups) {
+        match check_assumption(request, backup).and_then(|()| Chain::of(backup, &backups)) {
             Ok(chain) => chains.push(chain),
             Err(error) => damaged.push((backup.label.clone(), error)),
         }
@@ -213,6 +213,10 @@ pub fn plan(
     };
     let configuration_copies = beside(&request.data_directory, "", ".configuration");
     let mut warnings = warnings(&target, &backup, &configuration_copies);
+    let version = backup.server_version()?;
+    if version.is_assumed() {
+        warnings.push(format!("pgark does not know this version: PostgreSQL {version}"));
+    }
     warnings.append(&mut unusable);
     warnings.extend(part_warning(&left_out));
     if found == Found::Kept {
@@ -283,6 +287,24 @@ fn check_beside(data_directory: &Path) -> Result<()> {
     })
 }
 
+/// That the configuration assumes what has to be assumed to read the backup; it goes on to the archive programs of the
+/// recovered cluster.
+fn check_assumption(request: &RecoverRequest, backup: &StoredBackup) -> Result<()> {
+    let needed = backup.assumed_version()?;
+    if needed.is_none() || needed == request.config.assumed_version {
+        return Ok(());
+    }
+    let version = backup.server_version()?;
+    Err(Error::usage(format!(
+        "the backup {} is of a version that this pgark does not know: PostgreSQL {version}",
+        backup.label
+    ))
+    .hint(format!(
+        "Upgrade pgark on this host, or recover with --assume-version {}, at your own risk.",
+        version.formats
+    )))
+}
+
 /// Refuses when a tablespace of the original on this host is newer than the backup: the server makes it from the WAL,
 /// which only says where it lay, and would write into the original's directory.
 ///
@@ -293,8 +315,10 @@ fn check_newer_tablespaces(
     system: SystemIdentifier,
 ) -> Result<()> {
     let original = &request.config.data_directory;
-    let is_original =
-        || DataDirectory::open(original)?.control_file().map(|control| control.system == system);
+    let is_original = || {
+        let original = DataDirectory::open(original)?.assuming(request.config.assumed_version);
+        original.control_file().map(|control| control.system == system)
+    };
     if request.target.consent == Consent::AcceptUnproven
         || *original == request.data_directory
         || !is_original().unwrap_or(false)

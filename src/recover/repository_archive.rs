@@ -71,7 +71,8 @@ impl Archive for RepositoryArchive<'_> {
         let Some(start) = first.start(self.segment_size) else { return Ok(None) };
         let mut reading = Reading {
             reader: WalReader::from_page(start, self.segment_size)
-                .of_system(self.repository.layout().system()),
+                .of_system(self.repository.layout().system())
+                .assuming(self.repository.assumed_version()),
             beyond: last.next().start(self.segment_size),
             address: start,
             pending: Vec::new(),

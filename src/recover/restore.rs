@@ -355,9 +355,9 @@ impl Kept {
 /// The name of the directory in a tablespace that belongs to the version of a backup.
 ///
 /// # Errors
-/// As [`StoredBackup::major_version`].
+/// As [`StoredBackup::server_version`].
 pub fn tablespace_version_directory(backup: &StoredBackup) -> Result<String> {
-    Ok(format!("PG_{}_{}", backup.major_version()?, backup.server.catalog_version))
+    Ok(backup.server_version()?.tablespace_directory())
 }
 
 /// Divides files among workers: by pack, in the order of their places; the smallest shares are taken last.

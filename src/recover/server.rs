@@ -266,7 +266,7 @@ impl ServerStart {
     fn state(&self) -> Option<ClusterState> {
         let path = self.data_directory.join("global/pg_control");
         let content = read_restored(&path, SMALL_FILE_BYTES_MAX).ok()??;
-        ControlFile::parse(&content).ok().map(|control| control.state)
+        ControlFile::parse(&content, Some(self.version)).ok().map(|control| control.state)
     }
 
     /// The last lines of the server's log that tell why it ended.

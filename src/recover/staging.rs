@@ -92,7 +92,7 @@ pub fn examine_for_delta(path: &Path, system: SystemIdentifier, version: MajorVe
             };
         }
         if path.join("PG_VERSION").exists() {
-            let control = DataDirectory::open(path)?.control_file()?;
+            let control = DataDirectory::open(path)?.assuming(Some(version)).control_file()?;
             if control.system != system {
                 return Err(other_system(path, &control.system.to_string(), system));
             }

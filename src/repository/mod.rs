@@ -14,7 +14,7 @@ pub use layout::Layout;
 use crate::config::{Config, RepositoryUrl};
 use crate::durable::Disk;
 use crate::error::{Context, Error, Result};
-use crate::postgres::{SystemIdentifier, TimelineHistory, TimelineId, WalFileName};
+use crate::postgres::{MajorVersion, SystemIdentifier, TimelineHistory, TimelineId, WalFileName};
 #[cfg(feature = "s3")]
 use crate::store::S3Store;
 use crate::store::{DirectoryStore, ObjectKey, Store};
@@ -26,6 +26,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 pub struct Repository {
     store: Arc<dyn Store>,
     layout: Layout,
+    assumed_version: Option<MajorVersion>,
     /// Whether this process has seen that the place exists in a format that it understands.
     checked: AtomicBool,
 }
@@ -36,7 +37,19 @@ impl Repository {
     /// # Errors
     /// [`ErrorKind::Damaged`](crate::error::ErrorKind::Damaged) when the cluster's name cannot be part of a key.
     pub fn new(store: Arc<dyn Store>, cluster: &str, system: SystemIdentifier) -> Result<Repository> {
-        Ok(Repository { store, layout: Layout::new(cluster, system)?, checked: AtomicBool::new(false) })
+        let layout = Layout::new(cluster, system)?;
+        Ok(Repository { store, layout, assumed_version: None, checked: AtomicBool::new(false) })
+    }
+
+    /// The same place, whose WAL is read as that of this version if its own is unknown.
+    #[must_use]
+    pub fn assuming(self, assumed_version: Option<MajorVersion>) -> Repository {
+        Repository { assumed_version, ..self }
+    }
+
+    /// The version as which an unknown one is read.
+    pub fn assumed_version(&self) -> Option<MajorVersion> {
+        self.assumed_version
     }
 
     /// The names of the objects.

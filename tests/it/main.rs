@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, clippy::print_stderr)]
 
 mod agent;
+mod assumed_version;
 mod backup;
 mod backup_standby;
 mod backup_stream;

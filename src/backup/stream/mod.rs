@@ -14,7 +14,7 @@ use super::running::{self, RunningBackup};
 use super::session::{ServerFacts, Session, StoppedBackup};
 use super::summary::BackupSummary;
 use super::wal::WalWait;
-use super::{APPLICATION_NAME, archiver, last_pack, primary_of, publish, tablespaces};
+use super::{APPLICATION_NAME, archiver, last_pack, primary_of, publish, tablespaces, warn_of_assumption};
 use crate::config::{Checkpoint, Compression, Conninfo};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::monitor::Monitor;
@@ -22,7 +22,8 @@ use crate::pace::Pace;
 use crate::postgres::backup_label::{BackupLabel, BackupSource};
 use crate::postgres::control_file::CONTROL_FILE_BYTES;
 use crate::postgres::{
-    BackupManifestReader, ControlFile, MajorVersion, ManifestVersion, SegmentSize, SystemIdentifier,
+    BackupManifestReader, ControlFile, MajorVersion, ManifestVersion, SegmentSize, ServerVersion,
+    SystemIdentifier,
 };
 use crate::repository::Repository;
 use crate::repository::backup::file_set::FileSetSum;
@@ -64,7 +65,7 @@ pub struct StreamRequest<'a> {
 #[derive(Clone, Copy, Debug)]
 struct Server {
     system: SystemIdentifier,
-    version: MajorVersion,
+    version: ServerVersion,
     segment_size: SegmentSize,
 }
 
@@ -72,9 +73,14 @@ struct Server {
 ///
 /// # Errors
 /// As [`Connection::open_remote`] and [`Connection::query`].
-pub fn system_of(conninfo: &Conninfo, interrupted: &AtomicBool) -> Result<SystemIdentifier> {
+pub fn system_of(
+    conninfo: &Conninfo,
+    assumed_version: Option<MajorVersion>,
+    interrupted: &AtomicBool,
+) -> Result<SystemIdentifier> {
     let watch = Watch::new(interrupted);
-    let session = Session::begin(Connection::open_remote(conninfo, APPLICATION_NAME)?, &watch)?;
+    let connection = Connection::open_remote(conninfo, APPLICATION_NAME)?;
+    let session = Session::begin(connection, assumed_version, &watch)?;
     Ok(examine(&session, &watch)?.system)
 }
 
@@ -93,8 +99,9 @@ pub fn run(
     let began = Instant::now();
     let watch = Watch::new(interrupted);
     let connection = Connection::open_remote(request.conninfo, APPLICATION_NAME)?;
-    let session = Session::begin(connection, &watch)?;
+    let session = Session::begin(connection, repository.assumed_version(), &watch)?;
     let server = examine(&session, &watch)?;
+    warn_of_assumption(server.version, monitor);
     let mut replication = ReplicationConnection::open(request.conninfo, APPLICATION_NAME, &watch)?;
     check_same(&mut replication, server.system, repository, &watch)?;
     let primary = primary_of(request.primary, &session, server.system, &watch)?;
@@ -132,17 +139,11 @@ pub fn run(
 
 /// Asks the server what it is.
 fn examine(session: &Session, watch: &Watch<'_>) -> Result<Server> {
-    let version = session.version();
     let sql = "SELECT system_identifier, catalog_version_no, \
                (SELECT setting FROM pg_settings WHERE name = 'wal_segment_size') FROM pg_control_system()";
     let row = session.connection().query_row("ask the server what it is", sql, watch)?;
     let (catalog, segment_bytes): (u32, u32) = (row.parsed(1)?, row.parsed(2)?);
-    if catalog != version.catalog_version() {
-        return Err(Error::usage(format!(
-            "the server has catalog version {catalog}, which is not a release"
-        ))
-        .hint("pgark supports the releases of PostgreSQL 13 to 18, no development versions."));
-    }
+    let version = session.server_version(catalog)?;
     let segment_size = SegmentSize::new(segment_bytes)
         .ok_or_else(|| Error::damaged(format!("{segment_bytes} is not the length of a WAL segment")))?;
     Ok(Server { system: row.parsed(0)?, version, segment_size })
@@ -186,7 +187,7 @@ impl StreamedBackup<'_> {
     ) -> Result<(StoredBackup, u64)> {
         let facts = self.session.facts(self.watch)?;
         self.monitor.step(&format!("starting the backup {}: waiting for a checkpoint", self.request.label));
-        let (version, label) = (self.server.version, &self.request.label);
+        let (version, label) = (self.server.version.formats, &self.request.label);
         let (mut sending, announced) =
             BaseBackup::begin(replication, version, label, self.request.checkpoint, self.watch)?;
         let start = self.session.point(announced.start.lsn, announced.start.timeline, self.watch)?;
@@ -203,7 +204,7 @@ impl StreamedBackup<'_> {
         let ending = sending.end()?;
 
         let control_file = packed.control_file.take().ok_or_else(|| nothing_sent("global/pg_control"))?;
-        let control = parse_control(control_file.content())?;
+        let control = parse_control(control_file.content(), self.repository.assumed_version())?;
         let stop = self.session.stop_point(ending.stop.lsn, &control, self.watch)?;
         check_label(&packed.backup_label, &start, &stop)?;
         if let Some(primary) = self.primary {
@@ -387,8 +388,8 @@ fn check_complete(packed: &Repacked, listed: FileSetSum, facts: &ServerFacts) ->
     Ok(())
 }
 
-fn parse_control(content: &[u8]) -> Result<ControlFile> {
-    ControlFile::parse(content.get(..CONTROL_FILE_BYTES).unwrap_or(content))
+fn parse_control(content: &[u8], assumed: Option<MajorVersion>) -> Result<ControlFile> {
+    ControlFile::parse(content.get(..CONTROL_FILE_BYTES).unwrap_or(content), assumed)
         .context(|| "the server sent a pg_control that cannot be used")
 }
 

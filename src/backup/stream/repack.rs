@@ -9,7 +9,7 @@ use crate::config::Compression;
 use crate::error::{Context, Error, Result};
 use crate::monitor::Monitor;
 use crate::pace::Pace;
-use crate::postgres::MajorVersion;
+use crate::postgres::ServerVersion;
 use crate::repository::Repository;
 use crate::repository::backup::Label;
 use crate::repository::backup::file_set::FileSetSum;
@@ -35,7 +35,7 @@ pub struct Repacking<'a> {
     /// The backup.
     pub label: &'a Label,
     /// The version of the server.
-    pub version: MajorVersion,
+    pub version: ServerVersion,
     /// How packs are compressed.
     pub compression: Compression,
     /// How fast to take what comes: the server sends no faster.

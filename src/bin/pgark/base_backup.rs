@@ -98,7 +98,8 @@ pub fn run(context: &Context, arguments: BaseBackupArguments) -> Result<ExitCode
                 .hint("Leave --type out, or take it with --method files on the server's host."));
         }
         let conninfo = config.connection.backed_up();
-        let repository = repository(context, &config, stream::system_of(conninfo, &interrupted)?)?;
+        let repository =
+            repository(context, &config, stream::system_of(conninfo, config.assumed_version, &interrupted)?)?;
         let request = StreamRequest {
             label,
             conninfo,
@@ -110,7 +111,7 @@ pub fn run(context: &Context, arguments: BaseBackupArguments) -> Result<ExitCode
         };
         stream::run(&request, &repository, &interrupted, &monitor)?
     } else {
-        let data_directory = DataDirectory::open(&config.data_directory)?;
+        let data_directory = DataDirectory::open(&config.data_directory)?.assuming(config.assumed_version);
         let repository = repository(context, &config, data_directory.control_file()?.system)?;
         let request = BackupRequest {
             label,
@@ -144,7 +145,8 @@ fn repository(context: &Context, config: &Config, system: SystemIdentifier) -> R
         )
         .hint("Was the cluster made new? Then correct or remove system_identifier."));
     }
-    Repository::new(context.store(config)?, config.cluster.as_str(), system)
+    let repository = Repository::new(context.store(config)?, config.cluster.as_str(), system)?;
+    Ok(repository.assuming(config.assumed_version))
 }
 
 /// The label of a backup that was given none.

@@ -39,7 +39,8 @@ pub fn run(context: &Context, arguments: CombineArguments) -> Result<ExitCode> {
     let store = context.store(&config)?;
     let wanted = arguments.system_identifier.as_deref().map(str::parse).transpose()?;
     let system = choose_system(store.as_ref(), config.cluster.as_str(), wanted.or(config.system_identifier))?;
-    let repository = Repository::new(store, config.cluster.as_str(), system)?;
+    let repository =
+        Repository::new(store, config.cluster.as_str(), system)?.assuming(config.assumed_version);
     let request = CombineRequest {
         of: arguments.of.parse()?,
         label: match &arguments.label {

@@ -21,9 +21,10 @@ pub struct InfoArguments {
 }
 
 pub fn run(context: &Context, arguments: InfoArguments) -> Result<ExitCode> {
-    let (store, cluster) = context.place(&arguments.place)?;
+    let (store, config) = context.place(&arguments.place)?;
     let search = if arguments.quick { WalSearch::Ends } else { WalSearch::EverySegment };
-    let info = gather(&store, &cluster, search, Timestamp::now())?;
+    let cluster = config.cluster.as_str();
+    let info = gather(&store, cluster, config.assumed_version, search, Timestamp::now())?;
     context.output.result(&info, || text(&info));
     // All is shown that can be, and whoever calls from a script learns that it is not all.
     let damaged = info.systems.iter().any(|system| !system.damaged.is_empty());

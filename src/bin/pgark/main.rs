@@ -14,6 +14,7 @@ use clap::{Parser, Subcommand};
 use output::Output;
 use pgark::config::Config;
 use pgark::error::{Error, ErrorKind, Result};
+use pgark::postgres::MajorVersion;
 use pgark::store::Store;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -38,8 +39,18 @@ struct Arguments {
     #[arg(long, short, global = true)]
     quiet: bool,
 
+    /// Read the files of a server of an unknown major version as those of this one, for this call (assume_version in
+    /// the configuration is for the archive programs, too); commands that read none ignore it
+    #[arg(long, value_name = "MAJOR", global = true, value_parser = major_version)]
+    assume_version: Option<MajorVersion>,
+
     #[command(subcommand)]
     command: Command,
+}
+
+fn major_version(text: &str) -> std::result::Result<MajorVersion, String> {
+    let known = || MajorVersion::ALL.map(|version| version.to_string()).join(", ");
+    text.parse().ok().and_then(MajorVersion::new).ok_or_else(|| format!("pgark knows {}", known()))
 }
 
 #[derive(Subcommand, Debug)]
@@ -65,13 +76,23 @@ enum Command {
 /// What every command gets.
 struct Context {
     location: Option<PathBuf>,
+    assumed_version: Option<MajorVersion>,
     output: Output,
 }
 
 impl Context {
     /// The configuration that the command line or the environment names.
     fn config(&self) -> Result<Config> {
-        Config::load(&Config::locate(self.location.clone(), env::var_os("PGARK_CONFIG")).path)
+        let location = Config::locate(self.location.clone(), env::var_os("PGARK_CONFIG"));
+        Ok(self.assuming(Config::load(&location.path)?))
+    }
+
+    /// The configuration with what the command line assumes.
+    fn assuming(&self, config: Config) -> Config {
+        match self.assumed_version {
+            Some(version) => config.assuming(version),
+            None => config,
+        }
     }
 
     /// The store that a configuration names.
@@ -79,17 +100,17 @@ impl Context {
         open(config)
     }
 
-    /// The store and the cluster that the arguments name, or else the configuration.
-    fn place(&self, arguments: &PlaceArguments) -> Result<(Arc<dyn Store>, String)> {
+    /// The store and the configuration of the cluster that the arguments name, or else of the configuration file.
+    fn place(&self, arguments: &PlaceArguments) -> Result<(Arc<dyn Store>, Config)> {
         match (&arguments.repository, &arguments.cluster) {
             (Some(url), Some(cluster)) => {
                 // The data directory is that of another host, or gone.
                 let config = Config::for_recovery(cluster, url, &PathBuf::from("/nonexistent"))?;
-                Ok((open(&config)?, config.cluster.to_string()))
+                Ok((open(&config)?, self.assuming(config)))
             }
             _ => {
                 let config = self.config()?;
-                Ok((self.store(&config)?, config.cluster.to_string()))
+                Ok((self.store(&config)?, config))
             }
         }
     }
@@ -118,7 +139,7 @@ fn main() -> ExitCode {
         Err(error) => return output::command_line(&error),
     };
     let output = Output::new(arguments.json, arguments.quiet);
-    let context = Context { location: arguments.config, output };
+    let context = Context { location: arguments.config, assumed_version: arguments.assume_version, output };
     panic::set_hook(Box::new(|information| output::say(&format!("pgark failed: {information}"))));
     let ran = panic::catch_unwind(panic::AssertUnwindSafe(|| run(&context, arguments.command)));
     let result = ran.unwrap_or_else(|_| {

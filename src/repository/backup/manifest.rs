@@ -7,7 +7,8 @@ use super::text::{StoredText, crc32_digits};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::postgres::control_file::{ControlFile, ServerLimits, WalLevel};
 use crate::postgres::{
-    Lsn, MajorVersion, SegmentName, SegmentSize, SystemIdentifier, TimelineId, TimelineSwitch, WalRange,
+    Lsn, MajorVersion, SegmentName, SegmentSize, ServerVersion, SystemIdentifier, TimelineId, TimelineSwitch,
+    WalRange,
 };
 use crate::repository::Repository;
 use crate::store::PutOutcome;
@@ -112,6 +113,9 @@ pub struct StoredServer {
     pub version_num: u32,
     /// The format of the catalogs, in the names of tablespaces' directories too.
     pub catalog_version: u32,
+    /// As which major version its files were read, where the pgark that took the backup did not know its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub assumed_version: Option<u32>,
     /// The length of a WAL segment.
     pub wal_segment_bytes: u32,
     /// The length of a data page.
@@ -288,19 +292,37 @@ impl StoredBackup {
         self.totals.whole_bytes.unwrap_or(self.totals.file_bytes)
     }
 
-    /// The server's major version.
+    /// The server's version, as what it was read when the backup was taken.
     ///
     /// # Errors
-    /// [`ErrorKind::Usage`] for one that this pgark does not know.
+    /// [`ErrorKind::Usage`] for one that this pgark does not know, and that was not assumed to be like another.
+    pub fn server_version(&self) -> Result<ServerVersion> {
+        let StoredServer { version_num, catalog_version, assumed_version, .. } = self.server;
+        let number = version_num / 10_000;
+        let formats = MajorVersion::of_version_num(version_num)
+            .or_else(|| assumed_version.and_then(MajorVersion::new))
+            .ok_or_else(|| {
+                Error::usage(format!("the backup {} is of PostgreSQL {number}", self.label))
+                    .hint("Upgrade pgark on this host.")
+            })?;
+        Ok(ServerVersion { number, catalog_version, formats })
+    }
+
+    /// The version whose formats and functions the server is taken to have: its major version, unless that is unknown.
+    ///
+    /// # Errors
+    /// As [`StoredBackup::server_version`].
     pub fn major_version(&self) -> Result<MajorVersion> {
-        MajorVersion::of_version_num(self.server.version_num).ok_or_else(|| {
-            Error::usage(format!(
-                "the backup {} is of PostgreSQL {}",
-                self.label,
-                self.server.version_num / 10_000
-            ))
-            .hint("Upgrade pgark on this host.")
-        })
+        Ok(self.server_version()?.formats)
+    }
+
+    /// The version that has to be assumed to read the backup; `None`: this pgark knows the server's own.
+    ///
+    /// # Errors
+    /// As [`StoredBackup::server_version`].
+    pub fn assumed_version(&self) -> Result<Option<MajorVersion>> {
+        let version = self.server_version()?;
+        Ok(version.is_assumed().then_some(version.formats))
     }
 
     /// The length of a WAL segment.
@@ -420,7 +442,8 @@ impl StoredServer {
     pub fn of(control: &ControlFile, version_num: u32) -> StoredServer {
         StoredServer {
             version_num,
-            catalog_version: control.version.catalog_version(),
+            catalog_version: control.catalog_version,
+            assumed_version: control.is_assumed().then(|| control.version.as_u32()),
             wal_segment_bytes: control.segment_size.as_u32(),
             page_bytes: control.page_bytes,
             pages_per_file: control.pages_per_file,
@@ -489,6 +512,7 @@ pub(crate) mod tests {
             server: StoredServer {
                 version_num: 150_014,
                 catalog_version: 202_209_061,
+                assumed_version: None,
                 wal_segment_bytes: 16 << 20,
                 page_bytes: 8192,
                 pages_per_file: 131_072,
@@ -531,6 +555,19 @@ pub(crate) mod tests {
             postgres_manifest: object,
             damaged_pages: DamagedPages::default(),
         }
+    }
+
+    #[test]
+    fn a_backup_of_an_unknown_version_says_as_what_it_was_read() {
+        let mut backup = sample("a");
+        assert_eq!(backup.assumed_version().unwrap(), None);
+        assert!(!serde_json::to_string(&backup).unwrap().contains("assumed_version"));
+        (backup.server.version_num, backup.server.catalog_version) = (190_001, 202_609_101);
+        assert_eq!(backup.major_version().unwrap_err().to_string(), "the backup a is of PostgreSQL 19");
+        backup.server.assumed_version = Some(18);
+        let backup = StoredBackup::parse(&serde_json::to_vec(&backup).unwrap()).unwrap();
+        assert_eq!(backup.assumed_version().unwrap(), Some(MajorVersion::V18));
+        assert_eq!(backup.server_version().unwrap().tablespace_directory(), "PG_19_202609101");
     }
 
     #[test]

@@ -3,7 +3,9 @@
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::postgres::timeline::HISTORY_BYTES_MAX;
 use crate::postgres::wal_header::LongPageHeader;
-use crate::postgres::{SegmentName, SegmentSize, SystemIdentifier, TimelineHistory, TimelineId, WalFileName};
+use crate::postgres::{
+    MajorVersion, SegmentName, SegmentSize, SystemIdentifier, TimelineHistory, TimelineId, WalFileName,
+};
 
 /// The longest file of each form, in bytes: what decodes to more is not looked at further.
 pub fn length_max(name: WalFileName) -> u64 {
@@ -27,6 +29,8 @@ pub struct WalExpectation {
     pub system: SystemIdentifier,
     /// The length of that system's segments, where it is known; else the one that the file itself names.
     pub segment_size: Option<SegmentSize>,
+    /// The version as which an unknown one is read.
+    pub assumed_version: Option<MajorVersion>,
 }
 
 impl WalExpectation {
@@ -54,7 +58,8 @@ impl WalExpectation {
         length_bytes: u64,
         history: HistoryLookup<'_>,
     ) -> Result<()> {
-        let header = LongPageHeader::parse(start).context(|| "the file does not begin as a WAL segment")?;
+        let header = LongPageHeader::parse(start, self.assumed_version)
+            .context(|| "the file does not begin as a WAL segment")?;
         if header.system != self.system {
             return Err(Error::new(
                 ErrorKind::Foreign,

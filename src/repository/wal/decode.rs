@@ -30,7 +30,12 @@ pub fn fetch(
     segment_size: Option<SegmentSize>,
     output: &mut dyn Write,
 ) -> Result<Option<FetchedWal>> {
-    let expected = WalExpectation { name, system: repository.layout().system(), segment_size };
+    let expected = WalExpectation {
+        name,
+        system: repository.layout().system(),
+        segment_size,
+        assumed_version: repository.assumed_version(),
+    };
     let mut start = Vec::new();
     let fetched = decode(repository, name, &mut |bytes| {
         if start.len() < FRAME_RAW_BYTES {
@@ -73,7 +78,7 @@ pub fn header_of(repository: &Repository, name: SegmentName) -> Result<Option<Lo
     let (mut stored, mut raw) = (Vec::new(), Vec::new());
     let header = loop {
         match decoder.next(&mut raw) {
-            Ok(Decoded::Frame) => break LongPageHeader::parse(&raw),
+            Ok(Decoded::Frame) => break LongPageHeader::parse(&raw, repository.assumed_version()),
             Ok(Decoded::Skippable { .. }) => continue,
             Ok(Decoded::NeedMore) => {}
             Err(error) => break Err(error),

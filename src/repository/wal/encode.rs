@@ -5,8 +5,8 @@ use super::check::{HistoryLookup, WalExpectation, length_max};
 use crate::codec::{ContentPart, ContentSum, FRAME_RAW_BYTES, FrameEncoder};
 use crate::config::Compression;
 use crate::error::{Context, Error, Result};
-use crate::postgres::Lsn;
 use crate::postgres::wal_header::{WAL_PAGE_BYTES, WalPageHeader};
+use crate::postgres::{Lsn, MajorVersion};
 use std::fs::File;
 use std::num::NonZeroUsize;
 use std::ops::Range;
@@ -103,7 +103,8 @@ impl Encoding<'_> {
         self.read_frame(source, 0, raw)?;
         self.expected.check(raw, self.length_bytes, history)?;
         if self.pages == PageCheck::EveryPage {
-            let mut pages = PageWalk::default();
+            let mut pages =
+                PageWalk { assumed_version: self.expected.assumed_version, next: None, in_tail: false };
             for frame in 0..self.frames() {
                 self.read_frame(source, frame, raw)?;
                 pages.walk(raw)?;
@@ -185,10 +186,10 @@ fn take<T>(from: &Mutex<Vec<T>>) -> Option<T> {
 }
 
 /// Looks at one page after the other: each continues the one before, until only zeros follow.
-#[derive(Default)]
 struct PageWalk {
-    /// The address of the next page, once the first was seen.
-    next: Option<Lsn>,
+    assumed_version: Option<MajorVersion>,
+    /// The address of the next page, and the magic of them all, once the first was seen.
+    next: Option<(Lsn, u16)>,
     in_tail: bool,
 }
 
@@ -204,14 +205,18 @@ impl PageWalk {
                 self.in_tail = true;
                 continue;
             }
-            let header = WalPageHeader::parse(page)?;
-            if self.next.is_some_and(|expected| expected != header.address) {
+            let header = WalPageHeader::parse(page, self.assumed_version)?;
+            if self.next.is_some_and(|(_, magic)| magic != header.magic) {
+                return Err(Error::damaged(format!("a page has another magic, {:04X}", header.magic)));
+            }
+            if self.next.is_some_and(|(expected, _)| expected != header.address) {
                 return Err(Error::damaged(format!(
                     "a page holds the WAL from {} on: it is left from before",
                     header.address
                 )));
             }
-            self.next = header.address.checked_add(u64::from(WAL_PAGE_BYTES));
+            let next = header.address.checked_add(u64::from(WAL_PAGE_BYTES));
+            self.next = next.map(|address| (address, header.magic));
         }
         Ok(())
     }

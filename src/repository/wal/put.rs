@@ -119,6 +119,7 @@ fn read(
         name: source.name,
         system: repository.layout().system(),
         segment_size: Some(source.segment_size),
+        assumed_version: repository.assumed_version(),
     };
     let pg_wal = path.parent().unwrap_or(Path::new("/"));
     let history = |timeline| history_beside(repository, pg_wal, timeline);

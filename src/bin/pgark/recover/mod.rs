@@ -26,7 +26,8 @@ pub fn run(context: &Context, arguments: RecoverArguments) -> Result<ExitCode> {
     let store = context.store(&config)?;
     let wanted = arguments.system()?.or(config.system_identifier);
     let system = choose_system(store.as_ref(), config.cluster.as_str(), wanted)?;
-    let repository = Repository::new(store, config.cluster.as_str(), system)?;
+    let repository =
+        Repository::new(store, config.cluster.as_str(), system)?.assuming(config.assumed_version);
     let command = arguments::without_target(
         std::iter::once("pgark".to_owned())
             .chain(env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned())),
@@ -95,7 +96,7 @@ fn configuration(context: &Context, arguments: &RecoverArguments) -> Result<(Con
             Error::usage("--target-directory is missing")
                 .hint("Without a configuration file nobody else says where to restore.")
         })?;
-        return Ok((Config::for_recovery(cluster, url, &target)?, target));
+        return Ok((context.assuming(Config::for_recovery(cluster, url, &target)?), target));
     }
     let config = context.config()?;
     let target = target.unwrap_or_else(|| config.data_directory.clone());

@@ -1,0 +1,134 @@
+//! The version of one server, which may be one that pgark does not know.
+
+use super::major_version::MajorVersion;
+use crate::error::{Error, Result};
+use std::fmt;
+
+/// What a server says of its version, and as which version its files are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ServerVersion {
+    /// The major version's number, as in `PG_VERSION`.
+    pub number: u32,
+    /// The format of the catalogs; names of directories in tablespaces hold it.
+    pub catalog_version: u32,
+    /// The version whose formats and functions it is taken to have: its own, or for an unknown one the one that the
+    /// operator has us assume.
+    pub formats: MajorVersion,
+}
+
+impl ServerVersion {
+    /// The version of a server with this `server_version_num` and catalog version; `assumed` is for an unknown one.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) for a version that pgark does not know when none is assumed,
+    /// for a development version of one that it knows when another is, and for two marks that contradict each other.
+    pub fn of(
+        version_num: u32,
+        catalog_version: u32,
+        assumed: Option<MajorVersion>,
+    ) -> Result<ServerVersion> {
+        let formats = MajorVersion::of_server(version_num, assumed)?;
+        match (MajorVersion::of_catalog_version(catalog_version), assumed) {
+            (Some(known), _) if known == formats => {}
+            (None, Some(assumed)) if assumed == formats => {}
+            (None, Some(assumed)) => {
+                return Err(Error::usage(format!(
+                    "the server is a development version of PostgreSQL {formats}, which cannot be read as {assumed}"
+                ))
+                .hint(format!("Set assume_version = {formats}.")));
+            }
+            _ => return Err(no_release("the server", catalog_version)),
+        }
+        Ok(ServerVersion { number: version_num / 10_000, catalog_version, formats })
+    }
+
+    /// Whether it is an unknown version, of which the formats are assumed.
+    pub fn is_assumed(self) -> bool {
+        MajorVersion::of_catalog_version(self.catalog_version).is_none()
+    }
+
+    /// The name of the directory in a tablespace that belongs to this version. Source: PostgreSQL
+    /// `common/relpath.h`, `TABLESPACE_VERSION_DIRECTORY`.
+    pub fn tablespace_directory(self) -> String {
+        format!("PG_{}_{}", self.number, self.catalog_version)
+    }
+}
+
+impl fmt::Display for ServerVersion {
+    /// `18`, or `19 (catalog version 202609101), read as 18`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.is_assumed() {
+            false => write!(f, "{}", self.number),
+            true => {
+                write!(
+                    f,
+                    "{} (catalog version {}), read as {}",
+                    self.number, self.catalog_version, self.formats
+                )
+            }
+        }
+    }
+}
+
+impl From<MajorVersion> for ServerVersion {
+    /// A release.
+    fn from(version: MajorVersion) -> ServerVersion {
+        ServerVersion {
+            number: version.as_u32(),
+            catalog_version: version.catalog_version(),
+            formats: version,
+        }
+    }
+}
+
+/// The error for catalogs of no release, which `whose` has.
+pub(super) fn no_release(whose: &str, catalog_version: u32) -> Error {
+    Error::usage(format!("{whose} has catalog version {catalog_version}, which is not a release")).hint(
+        format!(
+            "pgark supports the releases of PostgreSQL 13 to 18, no development versions. {}",
+            MajorVersion::HOW_TO_ASSUME
+        ),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_known_version_is_never_taken_for_another() {
+        for version in MajorVersion::ALL {
+            for assumed in [None, Some(MajorVersion::V13), Some(MajorVersion::V18)] {
+                let found =
+                    ServerVersion::of(version.as_u32() * 10_000 + 2, version.catalog_version(), assumed);
+                assert_eq!(found.unwrap(), version.into());
+            }
+        }
+    }
+
+    #[test]
+    fn an_unknown_version_keeps_its_own_names() {
+        let refused = ServerVersion::of(190_000, 202_609_101, None).unwrap_err();
+        assert_eq!(refused.to_string(), "the server is PostgreSQL 19, which pgark does not know");
+        assert!(refused.hint_text().unwrap().contains("assume_version"));
+        let found = ServerVersion::of(190_000, 202_609_101, Some(MajorVersion::V18)).unwrap();
+        assert_eq!(found.formats, MajorVersion::V18);
+        assert!(found.is_assumed() && !ServerVersion::from(MajorVersion::V18).is_assumed());
+        assert_eq!(found.tablespace_directory(), "PG_19_202609101");
+    }
+
+    #[test]
+    fn a_development_version_is_read_as_its_own_major() {
+        let of = |assumed| ServerVersion::of(180_000, 202_503_011, assumed);
+        assert!(of(None).unwrap_err().to_string().contains("202503011, which is not a release"));
+        assert_eq!(of(Some(MajorVersion::V18)).unwrap().tablespace_directory(), "PG_18_202503011");
+        assert!(of(Some(MajorVersion::V17)).unwrap_err().hint_text().unwrap().contains("= 18"));
+    }
+
+    #[test]
+    fn marks_that_contradict_each_other_are_refused() {
+        let catalogs = MajorVersion::V15.catalog_version();
+        assert!(ServerVersion::of(190_000, catalogs, Some(MajorVersion::V18)).is_err());
+        assert!(ServerVersion::of(160_000, catalogs, Some(MajorVersion::V15)).is_err());
+    }
+}

@@ -182,19 +182,7 @@ impl FileList {
 
     /// Which file of which relation's fork it is, if its pages may carry checksums.
     pub fn relation(&self, file: &PlannedFile, version: ServerVersion) -> Option<PlannedRelation> {
-        let directory = self.directory_of(file)?;
-        let name = self.name_of(file);
-        if !exclusions::has_pages(&directory.path, name, version) {
-            return None;
-        }
-        let relation = exclusions::relation_file(name)?;
-        Some(PlannedRelation {
-            tablespace: tablespace_of(&directory.path)?,
-            database: number_of(directory.path.rsplit(|byte| *byte == b'/').next()?),
-            number: number_of(relation.number)?,
-            fork: relation.fork,
-            segment: relation.segment,
-        })
+        relation_at(&self.directory_of(file)?.path, self.name_of(file), version)
     }
 
     /// The numbers of the files in the order of the bytes of their paths.
@@ -400,6 +388,29 @@ fn open_directory(path: &Path) -> Result<Option<ReadDir>> {
     match fs::read_dir(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         other => other.context(|| format!("could not read \"{}\"", path.display())).map(Some),
+    }
+}
+
+/// Which file of which relation's fork lies under a name in a directory, if its pages may carry checksums.
+pub fn relation_at(directory: &[u8], name: &[u8], version: ServerVersion) -> Option<PlannedRelation> {
+    if !exclusions::has_pages(directory, name, version) {
+        return None;
+    }
+    let relation = exclusions::relation_file(name)?;
+    Some(PlannedRelation {
+        tablespace: tablespace_of(directory)?,
+        database: number_of(directory.rsplit(|byte| *byte == b'/').next()?),
+        number: number_of(relation.number)?,
+        fork: relation.fork,
+        segment: relation.segment,
+    })
+}
+
+/// A path as the directory in it and the name.
+pub fn split(path: &[u8]) -> (&[u8], &[u8]) {
+    match path.iter().rposition(|byte| *byte == b'/') {
+        Some(slash) => (path.get(..slash).unwrap_or_default(), path.get(slash + 1..).unwrap_or_default()),
+        None => (b"", path),
     }
 }
 

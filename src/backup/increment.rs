@@ -68,12 +68,7 @@ impl Increment {
         version: ServerVersion,
         watch: &Watch<'_>,
     ) -> Result<Increment> {
-        let same: HashSet<(u32, u32)> = parent.databases.iter().map(|row| (row.oid, row.xmin)).collect();
-        let known: HashSet<u32> =
-            databases.iter().filter(|row| same.contains(&(row.oid, row.xmin))).map(|row| row.oid).collect();
-        // The server's disk may have given wrong bytes only then.
-        let damaged: HashSet<&[u8]> =
-            parent.damaged_pages.listed.iter().map(|page| page.path.as_bytes()).collect();
+        let usable = UsableFiles::of(parent, databases);
         let (store, key) = (repository.store(), repository.layout().backup_index(&parent.label)?);
         let mut index = IndexReader::open(store.as_ref(), &key, parent.index)?
             .ok_or_else(|| Error::damaged(format!("\"{}/{key}\" is missing", store.location())))?;
@@ -91,8 +86,7 @@ impl Increment {
                 if order == Ordering::Equal {
                     let relation = files.relation(file, version);
                     if let Some(bytes) = parent_bytes.get_mut(number)
-                        && relation.is_some_and(|relation| may_build_on(relation, &known))
-                        && !damaged.contains(entry.path.as_bytes())
+                        && relation.is_some_and(|relation| usable.hold(relation, entry.path.as_bytes()))
                     {
                         *bytes = Some(entry.whole_bytes());
                     }
@@ -115,15 +109,14 @@ impl Increment {
         Increment { summaries: Some(summaries), ..self }
     }
 
-    /// Whether this file is left out, so that the restored server makes it anew.
-    ///
-    /// Setting a bit in a visibility map marks the heap's page, too, and without checksums leaves no LSN there. So that page
-    /// may come from an older backup, unmarked; were the bit there, the next `UPDATE` or `DELETE` would not clear it, and
-    /// index-only scans would return rows that are gone. Without the map, all is as if nothing had been vacuumed yet.
-    ///
-    /// Source: PostgreSQL `access/heap/visibilitymap.c`, `visibilitymap_set`; `heapam.c`, `log_heap_visible`.
+    /// Whether this file is left out: see [`leaves_out`].
     pub fn leaves_out(&self, relation: PlannedRelation) -> bool {
-        self.checksums == PageChecksums::Off && relation.fork == Fork::VisibilityMap
+        leaves_out(relation, self.checksums)
+    }
+
+    /// Whether a file of the list is one that the parent holds, and that can be built on.
+    pub fn holds(&self, number: usize) -> bool {
+        self.parent_bytes.get(number).is_some_and(Option::is_some)
     }
 
     /// The pages of a file that are stored; `None`: all of it is.
@@ -192,10 +185,42 @@ impl Increment {
     }
 }
 
-/// Whether what the parent holds of a file may be built on, as far as its path tells.
+/// Whether this file is left out, so that the restored server makes it anew.
 ///
-/// Visibility and free space maps change without a trace on the page; init forks are small.
-fn may_build_on(relation: PlannedRelation, known_databases: &HashSet<u32>) -> bool {
-    relation.fork == Fork::Main
-        && relation.database.is_none_or(|database| known_databases.contains(&database))
+/// Setting a bit in a visibility map marks the heap's page, too, and without checksums leaves no LSN there. So that page
+/// may come from an older backup, unmarked; were the bit there, the next `UPDATE` or `DELETE` would not clear it, and
+/// index-only scans would return rows that are gone. Without the map, all is as if nothing had been vacuumed yet.
+///
+/// Source: PostgreSQL `access/heap/visibilitymap.c`, `visibilitymap_set`; `heapam.c`, `log_heap_visible`.
+pub fn leaves_out(relation: PlannedRelation, checksums: PageChecksums) -> bool {
+    checksums == PageChecksums::Off && relation.fork == Fork::VisibilityMap
+}
+
+/// What a parent holds that may be built on, as far as paths tell.
+pub struct UsableFiles<'a> {
+    /// The databases that are still those that the parent holds: their rows in `pg_database` were not written since.
+    databases: HashSet<u32>,
+    /// The server's disk may have given wrong bytes only then.
+    damaged: HashSet<&'a [u8]>,
+}
+
+impl<'a> UsableFiles<'a> {
+    /// Those of a parent, by the databases that there are now.
+    pub fn of(parent: &'a StoredBackup, databases: &[StoredDatabase]) -> UsableFiles<'a> {
+        let same: HashSet<(u32, u32)> = parent.databases.iter().map(|row| (row.oid, row.xmin)).collect();
+        let known = databases.iter().filter(|row| same.contains(&(row.oid, row.xmin)));
+        UsableFiles {
+            databases: known.map(|row| row.oid).collect(),
+            damaged: parent.damaged_pages.listed.iter().map(|page| page.path.as_bytes()).collect(),
+        }
+    }
+
+    /// Whether this file is among them.
+    ///
+    /// Visibility and free space maps change without a trace on the page; init forks are small.
+    pub fn hold(&self, relation: PlannedRelation, path: &[u8]) -> bool {
+        relation.fork == Fork::Main
+            && relation.database.is_none_or(|database| self.databases.contains(&database))
+            && !self.damaged.contains(path)
+    }
 }

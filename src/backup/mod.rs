@@ -51,7 +51,7 @@ use increment::Increment;
 use lists::{BackedUp, Scope};
 use nix::unistd::{Gid, Uid};
 use pages::PageRules;
-use parent::Child;
+use parent::{Build, Child};
 use primary::Primary;
 use running::RunningBackup;
 use session::{ServerFacts, Session, StoppedBackup};
@@ -322,7 +322,7 @@ impl Backup<'_> {
             kind: self.request.kind,
             start,
             history,
-            control: &self.control,
+            build: Build::of(&self.control, self.server),
             chain_max: self.request.chain_max,
         };
         let Some(chain) = parent::choose(&child, self.repository, self.monitor)? else { return Ok(None) };

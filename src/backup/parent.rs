@@ -3,7 +3,7 @@
 use crate::error::{Error, ErrorKind, Result};
 use crate::monitor::Monitor;
 use crate::postgres::page::PAGE_BYTES;
-use crate::postgres::{ControlFile, TimelineHistory};
+use crate::postgres::{ControlFile, ServerVersion, TimelineHistory};
 use crate::repository::Repository;
 use crate::repository::backup::manifest::BackupPoint;
 use crate::repository::backup::{Chain, StoredBackup, inventory};
@@ -19,6 +19,31 @@ pub enum BackupType {
     Differential,
 }
 
+/// What of a server decides the form of its files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Build {
+    /// Its version.
+    pub version: ServerVersion,
+    /// The length of a data page.
+    pub page_bytes: u32,
+    /// How many pages a file of a relation holds at most.
+    pub pages_per_file: u32,
+    /// Whether data pages carry checksums.
+    pub data_checksums: bool,
+}
+
+impl Build {
+    /// What `pg_control` says of a server of this version.
+    pub fn of(control: &ControlFile, version: ServerVersion) -> Build {
+        Build {
+            version,
+            page_bytes: control.page_bytes,
+            pages_per_file: control.pages_per_file,
+            data_checksums: control.data_checksums,
+        }
+    }
+}
+
 /// The backup that is being taken, as far as its parent must suit it.
 pub struct Child<'a> {
     /// How much it is to store.
@@ -28,7 +53,7 @@ pub struct Child<'a> {
     /// How that point's timeline came to be.
     pub history: &'a TimelineHistory,
     /// The server.
-    pub control: &'a ControlFile,
+    pub build: Build,
     /// How many incremental backups may follow a full one.
     pub chain_max: usize,
 }
@@ -41,8 +66,8 @@ pub fn choose(child: &Child<'_>, repository: &Repository, monitor: &dyn Monitor)
     if child.kind == BackupType::Full {
         return Ok(None);
     }
-    if child.control.page_bytes as usize != PAGE_BYTES {
-        monitor.warning(&format!("pages have {} bytes; taking a full backup", child.control.page_bytes));
+    if child.build.page_bytes as usize != PAGE_BYTES {
+        monitor.warning(&format!("pages have {} bytes; taking a full backup", child.build.page_bytes));
         return Ok(None);
     }
     let (mut backups, damaged) = inventory::read_usable(repository)?;
@@ -83,12 +108,12 @@ pub fn choose(child: &Child<'_>, repository: &Repository, monitor: &dyn Monitor)
 fn suits(child: &Child<'_>, parent: &StoredBackup, backups: &[StoredBackup]) -> Result<Chain> {
     let unfit = |why: String| Err(Error::damaged(why));
     let server = &parent.server;
-    if server.data_checksums != child.control.data_checksums {
+    if server.data_checksums != child.build.data_checksums {
         return unfit("data checksums were switched since".to_owned());
     }
-    if server.page_bytes != child.control.page_bytes
-        || server.pages_per_file != child.control.pages_per_file
-        || server.catalog_version != child.control.catalog_version
+    if server.page_bytes != child.build.page_bytes
+        || server.pages_per_file != child.build.pages_per_file
+        || server.catalog_version != child.build.version.catalog_version
     {
         return unfit("the server is of another build".to_owned());
     }
@@ -96,33 +121,42 @@ fn suits(child: &Child<'_>, parent: &StoredBackup, backups: &[StoredBackup]) -> 
     if damaged.count > damaged.listed.len() as u64 {
         return unfit(format!("it holds {} damaged pages, more than it says where they are", damaged.count));
     }
-    if !is_ancestor(parent, child) {
-        return unfit(format!(
-            "it ends at {} on timeline {}, which does not lead to {} on timeline {}",
-            parent.stop.lsn, parent.stop.timeline, child.start.lsn, child.start.timeline
-        ));
-    }
-    if parent.stop.lsn > child.start.lsn {
-        return unfit(format!(
-            "it ends at {}, and this one begins before that, at {}, the last checkpoint of the primary",
-            parent.stop.lsn, child.start.lsn
-        ));
-    }
+    check_leads_to(parent, child.start, child.history)?;
     Chain::of(parent, backups)
+}
+
+/// That the parent's stop point lies on the way to the child's start point, whose timeline came to be as `history` tells.
+///
+/// # Errors
+/// [`ErrorKind::Damaged`] when it does not.
+pub fn check_leads_to(parent: &StoredBackup, start: &BackupPoint, history: &TimelineHistory) -> Result<()> {
+    if !is_ancestor(parent, history) {
+        return Err(Error::damaged(format!(
+            "it ends at {} on timeline {}, which does not lead to {} on timeline {}",
+            parent.stop.lsn, parent.stop.timeline, start.lsn, start.timeline
+        )));
+    }
+    if parent.stop.lsn > start.lsn {
+        return Err(Error::damaged(format!(
+            "it ends at {}, and this one begins before that, at {}, the last checkpoint of the primary",
+            parent.stop.lsn, start.lsn
+        )));
+    }
+    Ok(())
 }
 
 /// Whether the parent's stop point lies on the child's timeline or one that leads to it. What a timeline is, its history says:
 /// two servers that were promoted from one backup can give the same number to different ones.
-fn is_ancestor(parent: &StoredBackup, child: &Child<'_>) -> bool {
+fn is_ancestor(parent: &StoredBackup, history: &TimelineHistory) -> bool {
     let timeline = parent.stop.timeline;
-    let ancestors = child.history.switches().iter().take_while(|switch| switch.timeline != timeline);
+    let ancestors = history.switches().iter().take_while(|switch| switch.timeline != timeline);
     let known = parent.timeline_history.iter().map(|switch| (switch.timeline, switch.switch_point));
-    if !child.history.contains(timeline)
+    if !history.contains(timeline)
         || !ancestors.map(|switch| (switch.timeline, switch.switch_point)).eq(known)
     {
         return false;
     }
-    child.history.end_of(timeline).is_none_or(|end| parent.stop.lsn <= end)
+    history.end_of(timeline).is_none_or(|end| parent.stop.lsn <= end)
 }
 
 /// That all members have the objects that their manifests name. Their content is not read; the parent's index is, later.

@@ -130,6 +130,13 @@ impl Summaries {
         }
     }
 
+    /// How many pages were left of the file of a main fork when it was the shortest; `None`: it was never cut off.
+    pub fn cut_off_to(&self, relation: PlannedRelation, pages_per_file: u32) -> Option<u64> {
+        let place = (relation.tablespace, relation.database.unwrap_or_default(), relation.number);
+        let first = u64::from(relation.segment) * u64::from(pages_per_file);
+        self.relations.get(&place)?.limit.map(|limit| limit.saturating_sub(first))
+    }
+
     /// What they say of the file of a main fork that has so many `pages` now and had `parent_pages`.
     pub fn of(
         &self,
@@ -333,5 +340,12 @@ mod tests {
         assert_eq!(of(5, 8, 1, 23, 80), pages(&[20, 21, 22]));
         assert_eq!(of(5, 8, 2, 10, 10), FileChanges::Whole);
         assert_eq!(of(6, 7, 0, 3, 3), FileChanges::Whole);
+        let cut_off_to = |number, segment| {
+            let relation =
+                PlannedRelation { tablespace: 1663, database: Some(5), number, fork: Fork::Main, segment };
+            summaries.cut_off_to(relation, 100)
+        };
+        assert_eq!([cut_off_to(8, 0), cut_off_to(8, 1), cut_off_to(8, 2)], [Some(120), Some(20), Some(0)]);
+        assert_eq!([cut_off_to(7, 0), cut_off_to(9, 0)], [None, None]);
     }
 }

@@ -12,14 +12,17 @@ use crate::error::{Context, Error, Result};
 use bytes::{Bytes, BytesMut};
 use fallible_iterator::FallibleIterator;
 use postgres_protocol::message::backend::{DataRowBody, ErrorFields, Header, Message};
-use postgres_protocol::message::frontend;
-use std::io::{self, Write};
+use postgres_protocol::message::frontend::{self, CopyData};
+use std::io::{self, Read, Write};
 use tokio_postgres::Config;
 use tokio_postgres::config::{ChannelBinding, SslMode};
 use tokio_postgres::error::SqlState;
 
 /// How much is read from the server at a time.
 const READ_BYTES: usize = 256 << 10;
+
+/// How much is sent to the server at a time.
+const UPLOAD_BYTES: usize = 64 << 10;
 
 /// The longest message: the server sends far shorter ones, and memory stays bounded.
 const MESSAGE_BYTES_MAX: i32 = 16 << 20;
@@ -39,6 +42,8 @@ pub enum Incoming {
     Columns,
     /// A row of it.
     Row(Row),
+    /// The server waits for a stream of data.
+    CopyWanted,
     /// A stream of data begins.
     CopyBegins,
     /// A piece of it.
@@ -101,6 +106,7 @@ impl ReplicationConnection {
             let incoming = match self.message(watch)? {
                 Message::RowDescription(_) => Incoming::Columns,
                 Message::DataRow(body) => Incoming::Row(row(&body).map_err(|error| self.broken(error))?),
+                Message::CopyInResponse(_) => Incoming::CopyWanted,
                 Message::CopyOutResponse(_) => Incoming::CopyBegins,
                 Message::CopyData(body) => Incoming::Data(body.into_bytes()),
                 Message::CopyDone => Incoming::CopyEnds,
@@ -134,6 +140,38 @@ impl ReplicationConnection {
                 Incoming::Row(found) => row = Some(found),
                 Incoming::Failed(_, error) => return Err(error),
                 Incoming::Ready => return row.ok_or_else(|| self.strange()),
+                _ => {}
+            }
+        }
+    }
+
+    /// Runs a command that takes a stream of data, and sends it to the end.
+    ///
+    /// # Errors
+    /// As [`ReplicationConnection::receive`], the server's own, and `content`'s.
+    pub fn upload(&mut self, command: &str, content: &mut dyn Read, watch: &Watch<'_>) -> Result<()> {
+        self.send(command)?;
+        match self.receive(watch)? {
+            Incoming::CopyWanted => {}
+            Incoming::Failed(_, error) => return Err(error),
+            _ => return Err(self.strange()),
+        }
+        let mut piece = vec![0; UPLOAD_BYTES];
+        loop {
+            watch.check()?;
+            let length = content.read(&mut piece).context(|| format!("could not run {command}"))?;
+            let Some(sent) = piece.get(..length).filter(|sent| !sent.is_empty()) else { break };
+            let mut message = BytesMut::new();
+            CopyData::new(sent).map_err(|error| self.broken(error))?.write(&mut message);
+            self.write(&message)?;
+        }
+        let mut message = BytesMut::new();
+        frontend::copy_done(&mut message);
+        self.write(&message)?;
+        loop {
+            match self.receive(watch)? {
+                Incoming::Failed(_, error) => return Err(error),
+                Incoming::Ready => return Ok(()),
                 _ => {}
             }
         }

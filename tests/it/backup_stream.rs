@@ -14,7 +14,7 @@ fn primary(site: &Site) -> Cluster {
 }
 
 /// As it is called on another host: there is no such data directory.
-fn stream(cluster: &Cluster, label: &str) -> Run {
+pub fn stream(cluster: &Cluster, label: &str) -> Run {
     let mut config = cluster.config.clone();
     config.path = config.path.with_file_name("remote.toml");
     config.set("data_directory", "/nonexistent");

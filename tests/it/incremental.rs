@@ -10,7 +10,7 @@ fn primary(site: &Site) -> Cluster {
     primary_with(site, "")
 }
 
-fn primary_with(site: &Site, settings: &str) -> Cluster {
+pub fn primary_with(site: &Site, settings: &str) -> Cluster {
     let mut primary = site.cluster("primary");
     primary.archive();
     primary.append_conf(&format!("autovacuum = off\n{settings}"));
@@ -20,24 +20,24 @@ fn primary_with(site: &Site, settings: &str) -> Cluster {
     primary
 }
 
-fn take(cluster: &Cluster, kind: &str, label: &str) -> Outcome {
+pub fn take(cluster: &Cluster, kind: &str, label: &str) -> Outcome {
     cluster.pgark(&["base-backup", "--checkpoint", "fast", "--type", kind, "--label", label]).run()
 }
 
-fn manifest(site: &Site, cluster: &Cluster, label: &str) -> serde_json::Value {
+pub fn manifest(site: &Site, cluster: &Cluster, label: &str) -> serde_json::Value {
     let place = site.archive_of(cluster).backup(label);
     serde_json::from_slice(&fs::read(place.join("manifest.json")).unwrap()).unwrap()
 }
 
 /// The label of the backup that this one builds on; empty for a full one.
-fn parent_of(site: &Site, cluster: &Cluster, label: &str) -> String {
+pub fn parent_of(site: &Site, cluster: &Cluster, label: &str) -> String {
     let manifest = manifest(site, cluster, label);
     manifest["type"]["incremental"]["parent"].as_str().unwrap_or_default().to_owned()
 }
 
 /// What a query gives after a recovery to the end of this backup.
 #[track_caller]
-fn after_recovery(cluster: &Cluster, label: &str, into: &Path, sql: &str) -> String {
+pub fn after_recovery(cluster: &Cluster, label: &str, into: &Path, sql: &str) -> String {
     let options =
         ["--backup", label, "--target-immediate", "--target-action", "promote", "--wait", "--pg-bin"];
     let bin = cluster.pg_bin();
@@ -118,7 +118,7 @@ fn a_restored_chain_is_what_its_backups_hold() {
 }
 
 /// Unpacks the packs of a backup without pgark.
-fn unpack(site: &Site, cluster: &Cluster, label: &str, to: &Path) {
+pub fn unpack(site: &Site, cluster: &Cluster, label: &str, to: &Path) {
     create_private_directory(to);
     let place = site.archive_of(cluster).backup(label);
     for pack in manifest(site, cluster, label)["packs"].as_array().unwrap() {

@@ -9,6 +9,7 @@ mod assumed_version;
 mod backup;
 mod backup_standby;
 mod backup_stream;
+mod backup_stream_incremental;
 mod combine;
 mod crash;
 mod full_disk;

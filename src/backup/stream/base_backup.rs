@@ -58,12 +58,31 @@ pub struct NamedPosition {
 }
 
 /// What the server says before it sends.
-#[derive(Debug)]
 pub struct Announcement {
     /// The start point.
     pub start: NamedPosition,
-    /// How much will come, in bytes: an estimate.
+    /// How much will come, in bytes: an estimate, of all files even where only what changed comes.
     pub bytes: u64,
+    framing: Framing,
+    next: Option<Part>,
+    warnings: Vec<String>,
+}
+
+/// How much is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extent {
+    /// Everything.
+    Full,
+    /// What changed since the backup whose manifest was uploaded.
+    Incremental,
+}
+
+/// How the server answers.
+pub enum Answer {
+    /// It begins.
+    Begins(Announcement),
+    /// Its state does not allow such a backup; the connection can be used further.
+    Refused(Error),
 }
 
 /// How it ended.
@@ -78,16 +97,20 @@ pub struct Ending {
 }
 
 /// The command.
-fn command(version: MajorVersion, label: &Label, checkpoint: Checkpoint) -> String {
+fn command(version: MajorVersion, label: &Label, checkpoint: Checkpoint, extent: Extent) -> String {
     // Labels need no quoting. The WAL is waited for in the repository itself, which the server knows nothing of.
     if version >= MajorVersion::V15 {
         let checkpoint = match checkpoint {
             Checkpoint::Fast => "fast",
             Checkpoint::Spread => "spread",
         };
+        let incremental = match extent {
+            Extent::Full => "",
+            Extent::Incremental => ", INCREMENTAL true",
+        };
         return format!(
             "BASE_BACKUP (LABEL '{label}', PROGRESS true, CHECKPOINT '{checkpoint}', WAL false, WAIT false, \
-             TABLESPACE_MAP true, MANIFEST 'yes', MANIFEST_CHECKSUMS 'CRC32C')"
+             TABLESPACE_MAP true, MANIFEST 'yes', MANIFEST_CHECKSUMS 'CRC32C'{incremental})"
         );
     }
     let fast = match checkpoint {
@@ -99,19 +122,20 @@ fn command(version: MajorVersion, label: &Label, checkpoint: Checkpoint) -> Stri
     )
 }
 
-impl<'a> BaseBackup<'a> {
+impl Announcement {
     /// Has the server begin; may take as long as a checkpoint does.
     ///
     /// # Errors
     /// The server's own, here and in the other functions.
-    pub fn begin(
-        connection: &'a mut ReplicationConnection,
+    pub fn ask_for(
+        connection: &mut ReplicationConnection,
         version: MajorVersion,
         label: &Label,
         checkpoint: Checkpoint,
-        watch: &'a Watch<'a>,
-    ) -> Result<(BaseBackup<'a>, Announcement)> {
-        connection.send(&command(version, label, checkpoint))?;
+        extent: Extent,
+        watch: &Watch<'_>,
+    ) -> Result<Answer> {
+        connection.send(&command(version, label, checkpoint, extent))?;
         let mut warnings = Vec::new();
         let mut sets: Vec<Vec<Row>> = Vec::new();
         loop {
@@ -119,6 +143,13 @@ impl<'a> BaseBackup<'a> {
                 Incoming::Columns => sets.push(Vec::new()),
                 Incoming::Row(row) => sets.last_mut().ok_or_else(strange)?.push(row),
                 Incoming::Warning(warning) => warnings.push(warning),
+                Incoming::Failed(code, error)
+                    if extent == Extent::Incremental
+                        && code == SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE =>
+                {
+                    while !matches!(connection.receive(watch)?, Incoming::Ready) {}
+                    return Ok(Answer::Refused(error));
+                }
                 Incoming::Failed(_, error) => return Err(error),
                 Incoming::CopyBegins => break,
                 _ => return Err(strange()),
@@ -142,7 +173,20 @@ impl<'a> BaseBackup<'a> {
             let next = parts.pop_front();
             (Framing::Streams(parts), next)
         };
-        let backup = BaseBackup {
+        let bytes = kibibytes.saturating_mul(1024);
+        Ok(Answer::Begins(Announcement { start, bytes, framing, next, warnings }))
+    }
+}
+
+impl<'a> BaseBackup<'a> {
+    /// The backup that was announced on this connection.
+    pub fn receive(
+        connection: &'a mut ReplicationConnection,
+        announced: Announcement,
+        watch: &'a Watch<'a>,
+    ) -> BaseBackup<'a> {
+        let Announcement { framing, next, warnings, .. } = announced;
+        BaseBackup {
             connection,
             watch,
             framing,
@@ -151,14 +195,13 @@ impl<'a> BaseBackup<'a> {
             in_part: false,
             ended: false,
             warnings,
-        };
-        Ok((backup, Announcement { start, bytes: kibibytes.saturating_mul(1024) }))
+        }
     }
 
     /// Passes over what is left of the current part, and goes to the next one; `None` after the last.
     ///
     /// # Errors
-    /// As [`BaseBackup::begin`].
+    /// As [`Announcement::ask_for`].
     pub fn next_part(&mut self) -> Result<Option<Part>> {
         while self.in_part && self.fill()? {
             self.chunk.clear();
@@ -175,7 +218,7 @@ impl<'a> BaseBackup<'a> {
     /// Receives how the backup ended; every part was read.
     ///
     /// # Errors
-    /// As [`BaseBackup::begin`].
+    /// As [`Announcement::ask_for`].
     pub fn end(mut self) -> Result<Ending> {
         let mut rows = Vec::new();
         let mut pages_are_damaged = false;
@@ -283,11 +326,14 @@ mod tests {
     #[test]
     fn the_command_is_that_of_the_version() {
         let label: Label = "20260115T143000Z".parse().unwrap();
-        let new = command(MajorVersion::V15, &label, Checkpoint::Spread);
+        let new = command(MajorVersion::V15, &label, Checkpoint::Spread, Extent::Full);
         assert!(new.starts_with(
             "BASE_BACKUP (LABEL '20260115T143000Z', PROGRESS true, CHECKPOINT 'spread', WAL false"
         ));
-        let old = command(MajorVersion::V14, &label, Checkpoint::Fast);
+        assert!(new.ends_with("MANIFEST_CHECKSUMS 'CRC32C')"));
+        let changes = command(MajorVersion::V17, &label, Checkpoint::Spread, Extent::Incremental);
+        assert!(changes.ends_with("MANIFEST_CHECKSUMS 'CRC32C', INCREMENTAL true)"));
+        let old = command(MajorVersion::V14, &label, Checkpoint::Fast, Extent::Full);
         assert!(old.starts_with("BASE_BACKUP LABEL '20260115T143000Z' PROGRESS FAST NOWAIT TABLESPACE_MAP"));
     }
 }

@@ -5,10 +5,13 @@
 //! cannot be told from a backup that was copied from the data directory.
 
 mod base_backup;
+mod changes;
 mod damage;
+mod increment;
 mod repack;
 
 use super::lists::{self, BackedUp, Scope};
+use super::parent::{BackupType, Build};
 use super::primary::Primary;
 use super::running::{self, RunningBackup};
 use super::session::{ServerFacts, Session, StoppedBackup};
@@ -19,11 +22,10 @@ use crate::config::{Checkpoint, Compression, Conninfo};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::monitor::Monitor;
 use crate::pace::Pace;
-use crate::postgres::backup_label::{BackupLabel, BackupSource};
+use crate::postgres::backup_label::{BackupLabel, BackupSource, IncrementalFrom};
 use crate::postgres::control_file::CONTROL_FILE_BYTES;
 use crate::postgres::{
-    BackupManifestReader, ControlFile, MajorVersion, ManifestVersion, SegmentSize, ServerVersion,
-    SystemIdentifier,
+    BackupManifestReader, ControlFile, MajorVersion, ManifestVersion, SegmentSize, SystemIdentifier,
 };
 use crate::repository::Repository;
 use crate::repository::backup::file_set::FileSetSum;
@@ -34,6 +36,7 @@ use crate::repository::backup::manifest::{
 use crate::repository::backup::{Label, StoredBackup, StoredText};
 use crate::server::{Connection, ReplicationConnection, Watch};
 use base_backup::{BaseBackup, Part};
+use increment::BuiltOn;
 use repack::{Repacked, Repacking};
 use std::fs::File;
 use std::io::{self, BufReader, Seek};
@@ -47,6 +50,10 @@ use std::time::{Duration, Instant};
 pub struct StreamRequest<'a> {
     /// The name of the new backup.
     pub label: Label,
+    /// How much of the data it stores.
+    pub kind: BackupType,
+    /// How many incremental backups may follow a full one, each building on the one before.
+    pub chain_max: usize,
     /// How to reach the server.
     pub conninfo: &'a Conninfo,
     /// How to reach its primary, where the server is a standby.
@@ -65,7 +72,7 @@ pub struct StreamRequest<'a> {
 #[derive(Clone, Copy, Debug)]
 struct Server {
     system: SystemIdentifier,
-    version: ServerVersion,
+    build: Build,
     segment_size: SegmentSize,
 }
 
@@ -101,7 +108,7 @@ pub fn run(
     let connection = Connection::open_remote(request.conninfo, APPLICATION_NAME)?;
     let session = Session::begin(connection, repository.assumed_version(), &watch)?;
     let server = examine(&session, &watch)?;
-    warn_of_assumption(server.version, monitor);
+    warn_of_assumption(server.build.version, monitor);
     let mut replication = ReplicationConnection::open(request.conninfo, APPLICATION_NAME, &watch)?;
     check_same(&mut replication, server.system, repository, &watch)?;
     let primary = primary_of(request.primary, &session, server.system, &watch)?;
@@ -140,13 +147,22 @@ pub fn run(
 /// Asks the server what it is.
 fn examine(session: &Session, watch: &Watch<'_>) -> Result<Server> {
     let sql = "SELECT system_identifier, catalog_version_no, \
-               (SELECT setting FROM pg_settings WHERE name = 'wal_segment_size') FROM pg_control_system()";
+               (SELECT setting FROM pg_settings WHERE name = 'wal_segment_size'), \
+               (SELECT setting FROM pg_settings WHERE name = 'block_size'), \
+               (SELECT setting FROM pg_settings WHERE name = 'segment_size'), \
+               (SELECT setting = 'on' FROM pg_settings WHERE name = 'data_checksums') FROM pg_control_system()";
     let row = session.connection().query_row("ask the server what it is", sql, watch)?;
     let (catalog, segment_bytes): (u32, u32) = (row.parsed(1)?, row.parsed(2)?);
     let version = session.server_version(catalog)?;
     let segment_size = SegmentSize::new(segment_bytes)
         .ok_or_else(|| Error::damaged(format!("{segment_bytes} is not the length of a WAL segment")))?;
-    Ok(Server { system: row.parsed(0)?, version, segment_size })
+    let build = Build {
+        version,
+        page_bytes: row.parsed(3)?,
+        pages_per_file: row.parsed(4)?,
+        data_checksums: row.is_true(5),
+    };
+    Ok(Server { system: row.parsed(0)?, build, segment_size })
 }
 
 /// That both connections lead to the server that the repository is for: a name may stand for several hosts.
@@ -185,28 +201,35 @@ impl StreamedBackup<'_> {
         replication: &mut ReplicationConnection,
         running: &RunningBackup<'_>,
     ) -> Result<(StoredBackup, u64)> {
+        let label = &self.request.label;
         let facts = self.session.facts(self.watch)?;
-        self.monitor.step(&format!("starting the backup {}: waiting for a checkpoint", self.request.label));
-        let (version, label) = (self.server.version.formats, &self.request.label);
-        let (mut sending, announced) =
-            BaseBackup::begin(replication, version, label, self.request.checkpoint, self.watch)?;
+        let offered = self.offer(replication, running, &facts)?;
+        self.monitor.step(&format!("starting the backup {label}: waiting for a checkpoint"));
+        let (announced, chain) = self.begin(replication, offered)?;
         let start = self.session.point(announced.start.lsn, announced.start.timeline, self.watch)?;
         let wal = self.wal_wait();
         let history = publish::history(self.repository, &start)?;
         wal.before_copy(&start, history.as_ref())?;
+        let built_on = chain.map(|chain| self.build_on(chain, &start, history.as_ref())).transpose()?;
+        let parent = built_on.as_ref().map(|built_on| built_on.chain.newest());
 
-        let repacking = self.repacking();
+        let repacking = self.repacking(built_on.as_ref());
         let mut packed = repacking.begin();
         self.monitor.begin("receiving", announced.bytes);
+        let mut sending = BaseBackup::receive(replication, announced, self.watch);
         let listed = self.receive(&mut sending, &repacking, &mut packed)?;
         self.monitor.end();
         check_complete(&packed, listed, &facts)?;
         let ending = sending.end()?;
+        if let Some(parent) = parent {
+            self.check_built_on(parent, &packed, &facts)?;
+        }
 
         let control_file = packed.control_file.take().ok_or_else(|| nothing_sent("global/pg_control"))?;
         let control = parse_control(control_file.content(), self.repository.assumed_version())?;
+        check_build(&control, self.server.build)?;
         let stop = self.session.stop_point(ending.stop.lsn, &control, self.watch)?;
-        check_label(&packed.backup_label, &start, &stop)?;
+        check_label(&packed.backup_label, &start, &stop, parent)?;
         if let Some(primary) = self.primary {
             primary.complete_segment(stop.lsn, self.server.segment_size, self.watch)?;
         }
@@ -232,7 +255,7 @@ impl StreamedBackup<'_> {
         };
         let lists = lists::write(
             backed_up.entries(),
-            Scope::Full,
+            if parent.is_some() { Scope::Incremental } else { Scope::Full },
             self.repository,
             label,
             ManifestVersion::written_by(control.version, control.system),
@@ -240,10 +263,11 @@ impl StreamedBackup<'_> {
             self.request.compression,
         )?;
         let packed_bytes: u64 = packed.copied.packs.iter().map(|pack| pack.stored_bytes).sum();
+        let kind = parent.map_or(BackupKind::Full, |parent| BackupKind::Incremental(parent.link()));
         let stored = StoredBackup {
-            version: StoredBackup::version_of(&BackupKind::Full),
+            version: StoredBackup::version_of(&kind),
             label: label.clone(),
-            kind: BackupKind::Full,
+            kind,
             created_by: concat!("pgark ", env!("CARGO_PKG_VERSION")).to_owned(),
             cluster: self.repository.layout().cluster().to_owned(),
             system_identifier: control.system,
@@ -263,7 +287,7 @@ impl StreamedBackup<'_> {
                 files: lists.file_count,
                 directories: lists.directory_count,
                 file_bytes: lists.file_bytes,
-                whole_bytes: None,
+                whole_bytes: parent.map(|_| lists.whole_bytes),
                 stored_bytes: packed_bytes
                     + lists.index.object.stored_bytes
                     + lists.postgres_manifest.stored_bytes,
@@ -276,7 +300,8 @@ impl StreamedBackup<'_> {
             stop: stopped.stop,
         };
         publish::warn_of_damage(&stored, self.monitor);
-        publish::publish(self.repository, &stored, None, running, self.watch)?;
+        let chain = built_on.as_ref().map(|built_on| &built_on.chain);
+        publish::publish(self.repository, &stored, chain, running, self.watch)?;
         Ok((stored, wal_segments))
     }
 
@@ -295,11 +320,12 @@ impl StreamedBackup<'_> {
         }
     }
 
-    fn repacking(&self) -> Repacking<'_> {
+    fn repacking<'b>(&'b self, built_on: Option<&'b BuiltOn>) -> Repacking<'b> {
         Repacking {
             repository: self.repository,
             label: &self.request.label,
-            version: self.server.version,
+            build: self.server.build,
+            built_on,
             compression: self.request.compression,
             pace: &self.request.pace,
             monitor: self.monitor,
@@ -393,8 +419,27 @@ fn parse_control(content: &[u8], assumed: Option<MajorVersion>) -> Result<Contro
         .context(|| "the server sent a pg_control that cannot be used")
 }
 
-fn check_label(label: &[u8], start: &BackupPoint, stop: &BackupPoint) -> Result<()> {
+/// That the server is what it said before: what was packed went by that.
+fn check_build(control: &ControlFile, build: Build) -> Result<()> {
+    let same_version = control.catalog_version == build.version.catalog_version;
+    if same_version && Build::of(control, build.version) == build {
+        return Ok(());
+    }
+    Err(Error::damaged("the server's pg_control is not of the build that its settings tell"))
+}
+
+fn check_label(
+    label: &[u8],
+    start: &BackupPoint,
+    stop: &BackupPoint,
+    parent: Option<&StoredBackup>,
+) -> Result<()> {
     let label = BackupLabel::parse(label)?;
+    let from = parent
+        .map(|parent| IncrementalFrom { start_point: parent.start.lsn, timeline: parent.start.timeline });
+    if label.incremental_from != from {
+        return Err(Error::damaged("the server's backup_label names another backup as the one to build on"));
+    }
     if label.start_point != start.lsn
         || label.start_timeline != start.timeline
         || stop.timeline != start.timeline

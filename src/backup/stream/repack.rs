@@ -1,19 +1,24 @@
 //! Packs what the server sends, as it comes: in memory are a frame, and what is to be listed of each file.
 
 use super::base_backup::{BaseBackup, Part};
+use super::changes::IncrementalFile;
+use super::increment::BuiltOn;
 use crate::backup::copy::Copied;
 use crate::backup::exclusions::{self, Decision};
-use crate::backup::files::{FileList, tablespace_prefix};
+use crate::backup::files::{FileList, PlannedRelation, relation_at, split, tablespace_prefix};
+use crate::backup::increment::leaves_out;
 use crate::backup::last_pack::LastFile;
+use crate::backup::parent::Build;
 use crate::config::Compression;
 use crate::error::{Context, Error, Result};
 use crate::monitor::Monitor;
 use crate::pace::Pace;
-use crate::postgres::ServerVersion;
+use crate::postgres::incremental::whole_path;
+use crate::postgres::page::PageChecksums;
 use crate::repository::Repository;
-use crate::repository::backup::Label;
 use crate::repository::backup::file_set::FileSetSum;
 use crate::repository::backup::pack::{FinishedPack, PackOwner, PackWriter, TARGET_RAW_BYTES};
+use crate::repository::backup::{FileForm, Label};
 use nix::unistd::{Gid, Uid};
 use std::collections::HashMap;
 use std::io::{self, Read};
@@ -34,8 +39,10 @@ pub struct Repacking<'a> {
     pub repository: &'a Repository,
     /// The backup.
     pub label: &'a Label,
-    /// The version of the server.
-    pub version: ServerVersion,
+    /// The server.
+    pub build: Build,
+    /// What the backup builds on; `None`: it is a full one.
+    pub built_on: Option<&'a BuiltOn>,
     /// How packs are compressed.
     pub compression: Compression,
     /// How fast to take what comes: the server sends no faster.
@@ -64,10 +71,11 @@ pub struct Repacked {
 }
 
 /// A file of an archive, before its content.
-struct SentFile {
+pub(super) struct SentFile {
     /// Below the data directory.
-    path: Vec<u8>,
-    bytes: u64,
+    pub path: Vec<u8>,
+    /// Its length.
+    pub bytes: u64,
     mode: u32,
     modified_unix_s: i64,
 }
@@ -203,8 +211,16 @@ impl Repacking<'_> {
         content: &mut impl Read,
         buffer: &mut [u8],
     ) -> Result<()> {
+        if let Some((path, relation)) = self.incremental(file) {
+            return self.incremental_file(packed, root, file, (&path, relation), content);
+        }
         let (parent, name) = split(&file.path);
-        let decision = exclusions::decide(parent, name, self.version);
+        let decision = match relation_at(parent, name, self.build.version) {
+            Some(relation) if self.built_on.is_some() && leaves_out(relation, self.checksums()) => {
+                Decision::Skip
+            }
+            _ => exclusions::decide(parent, name, self.build.version),
+        };
         let kept = match file.path.as_slice() {
             b"backup_label" => Some(&mut packed.backup_label),
             b"tablespace_map" => Some(&mut packed.tablespace_map),
@@ -236,13 +252,7 @@ impl Repacking<'_> {
             }
             Decision::Copy => {}
         }
-        let directory = packed.directories.get(parent).copied().ok_or_else(|| {
-            Error::damaged(format!(
-                "the server sent \"{}\" before the directory that it lies in",
-                String::from_utf8_lossy(&file.path)
-            ))
-        })?;
-        let number = packed.files.add_file(directory, name, file.bytes)?;
+        let number = packed.add_file(&file.path, file.bytes)?;
         let in_pack = packed.files.path_in_pack(root, &file.path).to_vec();
         let pack = self.pack_for(packed, root, file.bytes)?;
         pack.begin_file(number, &in_pack, file.bytes, file.mode, file.modified_unix_s)?;
@@ -252,6 +262,45 @@ impl Repacking<'_> {
             pack.write(piece)
         })?;
         pack.end_file()
+    }
+
+    fn checksums(&self) -> PageChecksums {
+        if self.build.data_checksums { PageChecksums::On } else { PageChecksums::Off }
+    }
+
+    /// Of which file's relation a file holds what has changed, if that is what it holds.
+    fn incremental(&self, file: &SentFile) -> Option<(Vec<u8>, PlannedRelation)> {
+        self.built_on?;
+        let path = whole_path(&file.path)?;
+        let (parent, name) = split(&path);
+        let relation = relation_at(parent, name, self.build.version)?;
+        Some((path, relation))
+    }
+
+    fn incremental_file(
+        &self,
+        packed: &mut Repacked,
+        root: usize,
+        file: &SentFile,
+        (path, relation): (&[u8], PlannedRelation),
+        content: &mut impl Read,
+    ) -> Result<()> {
+        let built_on = self.built_on.ok_or_else(|| Error::damaged("there is nothing to build on"))?;
+        let pages_per_file = self.build.pages_per_file;
+        let received = IncrementalFile::begin(content, file, relation, built_on, pages_per_file)?;
+        let number = packed.add_file(path, file.bytes)?;
+        let in_pack = packed.files.path_in_pack(root, &file.path).to_vec();
+        let bytes = received.stored.file_bytes();
+        let pack = self.pack_for(packed, root, bytes)?;
+        pack.begin_file(number, &in_pack, bytes, file.mode, file.modified_unix_s)?;
+        pack.is_incremental(received.whole_bytes());
+        let crc32c = received.pack(pack, &mut |bytes| {
+            self.pace.take(bytes);
+            self.monitor.advance(bytes);
+        })?;
+        pack.end_file()?;
+        packed.sent.add(&file.path, file.bytes, crc32c);
+        Ok(())
     }
 
     /// The pack for so many bytes more of a root.
@@ -272,10 +321,23 @@ impl Repacking<'_> {
 }
 
 impl Repacked {
+    /// Lists a file in a directory that was listed; returns its number.
+    fn add_file(&mut self, path: &[u8], bytes: u64) -> Result<usize> {
+        let (parent, name) = split(path);
+        let directory = self.directories.get(parent).copied().ok_or_else(|| {
+            Error::damaged(format!(
+                "the server sent \"{}\" before the directory that it lies in",
+                String::from_utf8_lossy(path)
+            ))
+        })?;
+        self.files.add_file(directory, name, bytes)
+    }
+
     fn finish_pack(&mut self) -> Result<()> {
         let Some((root, pack)) = self.pack.take() else { return Ok(()) };
         let FinishedPack { pack, files } = pack.finish()?;
-        for file in &files {
+        // Of an incremental file the sum has what was sent, which need not be what is stored.
+        for file in files.iter().filter(|file| file.form == FileForm::Whole) {
             if let Some(planned) = self.files.files.get(file.number) {
                 self.sent.add(&self.files.path_of(planned), file.bytes, file.crc32c);
             }
@@ -317,7 +379,7 @@ fn read_kept(file: &SentFile, content: &mut impl Read) -> Result<Vec<u8>> {
 }
 
 /// An error of ours that came through an archive's reader, or one of the archive itself.
-fn of_stream(error: io::Error, what: &str) -> Error {
+pub(super) fn of_stream(error: io::Error, what: &str) -> Error {
     match error.downcast::<Error>() {
         Ok(error) => error,
         Err(error) => Error::damaged(what.to_owned()).caused_by(error),
@@ -331,11 +393,4 @@ fn check_path(path: &[u8]) -> Result<()> {
         return Err(Error::damaged(format!("the server sent a file \"{}\"", String::from_utf8_lossy(path))));
     }
     Ok(())
-}
-
-fn split(path: &[u8]) -> (&[u8], &[u8]) {
-    match path.iter().rposition(|byte| *byte == b'/') {
-        Some(slash) => (path.get(..slash).unwrap_or_default(), path.get(slash + 1..).unwrap_or_default()),
-        None => (b"", path),
-    }
 }

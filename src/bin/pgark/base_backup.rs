@@ -27,7 +27,8 @@ pub struct BaseBackupArguments {
     #[arg(long)]
     label: Option<String>,
 
-    /// How much is stored: everything, or what changed since an earlier backup
+    /// How much is stored: everything, or what changed since an earlier backup (with --method stream: from PostgreSQL 17 on,
+    /// with summarize_wal = on)
     #[arg(long = "type", value_enum, default_value = "full")]
     kind: TypeArgument,
 
@@ -92,16 +93,19 @@ pub fn run(context: &Context, arguments: BaseBackupArguments) -> Result<ExitCode
     let loudness = if context.output.is_quiet() { Loudness::Quiet } else { Loudness::Normal };
     let monitor = Progress::new(loudness);
     let interrupted = interrupted_by_signals()?;
+    let kind = match arguments.kind {
+        TypeArgument::Full => BackupType::Full,
+        TypeArgument::Incremental => BackupType::Incremental,
+        TypeArgument::Differential => BackupType::Differential,
+    };
     let summary = if arguments.method == MethodArgument::Stream {
-        if !matches!(arguments.kind, TypeArgument::Full) {
-            return Err(Error::usage("a streamed backup is always a full one")
-                .hint("Leave --type out, or take it with --method files on the server's host."));
-        }
         let conninfo = config.connection.backed_up();
         let repository =
             repository(context, &config, stream::system_of(conninfo, config.assumed_version, &interrupted)?)?;
         let request = StreamRequest {
             label,
+            kind,
+            chain_max: config.backup.chain_max,
             conninfo,
             primary: config.connection.primary(),
             checkpoint,
@@ -115,11 +119,7 @@ pub fn run(context: &Context, arguments: BaseBackupArguments) -> Result<ExitCode
         let repository = repository(context, &config, data_directory.control_file()?.system)?;
         let request = BackupRequest {
             label,
-            kind: match arguments.kind {
-                TypeArgument::Full => BackupType::Full,
-                TypeArgument::Incremental => BackupType::Incremental,
-                TypeArgument::Differential => BackupType::Differential,
-            },
+            kind,
             chain_max: config.backup.chain_max,
             data_directory: &data_directory,
             conninfo: config.connection.backed_up(),

@@ -1,0 +1,131 @@
+//! The incremental files that a server sends, and what is stored of them.
+//!
+//! A server says how long a file is, or how short it once was, whichever is more, and sends the pages that its WAL summaries
+//! name. Room that was made behind the place where the file was once cut off, and that no WAL has filled, it passes over:
+//! what an older backup holds there would come back. So these pages are stored, as zeros, which they are.
+
+use super::increment::BuiltOn;
+use super::repack::{SentFile, of_stream};
+use crate::backup::files::PlannedRelation;
+use crate::error::{Error, Result};
+use crate::postgres::IncrementalHeader;
+use crate::postgres::page::PAGE_BYTES;
+use crate::repository::backup::pack::PackWriter;
+use std::io::{self, Read};
+
+/// What comes of a file, and the checksum of what has come.
+struct Received<'a, R> {
+    content: &'a mut R,
+    crc32c: u32,
+    /// What kept it from coming, where the caller sees only that something did.
+    failure: Option<Error>,
+}
+
+/// An incremental file that is being received, whose header was read.
+pub struct IncrementalFile<'a, R> {
+    received: Received<'a, R>,
+    sent: IncrementalHeader,
+    /// What is stored: the pages that were sent, and those that were passed over.
+    pub stored: IncrementalHeader,
+}
+
+impl<'a, R: Read> IncrementalFile<'a, R> {
+    /// Reads the header of a file, and finds out what has to be stored.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Damaged`](crate::error::ErrorKind::Damaged) for what is not an incremental file, and the server's.
+    pub fn begin(
+        content: &'a mut R,
+        file: &SentFile,
+        relation: PlannedRelation,
+        built_on: &BuiltOn,
+        pages_per_file: u32,
+    ) -> Result<IncrementalFile<'a, R>> {
+        let mut received = Received { content, crc32c: 0, failure: None };
+        let sent = IncrementalHeader::read(&mut received, pages_per_file)
+            .map_err(|error| received.failure.take().unwrap_or(error))?;
+        let cut_off_to = built_on.summaries.cut_off_to(relation, pages_per_file);
+        if sent.file_bytes() != file.bytes || cut_off_to == Some(0) {
+            return Err(Error::damaged(format!(
+                "the server sent \"{}\", which is not what an incremental file of it is",
+                String::from_utf8_lossy(&file.path)
+            )));
+        }
+        let stored = with_unused_room(&sent, cut_off_to, pages_per_file)?;
+        Ok(IncrementalFile { received, sent, stored })
+    }
+
+    /// The length of the file for which it stands.
+    pub fn whole_bytes(&self) -> u64 {
+        u64::from(self.stored.restored_pages()) * PAGE_BYTES as u64
+    }
+
+    /// Packs it; returns the checksum of what was sent.
+    ///
+    /// # Errors
+    /// The server's and the store's.
+    pub fn pack(mut self, pack: &mut PackWriter, advance: &mut dyn FnMut(u64)) -> Result<u32> {
+        pack.write(&self.stored.to_bytes())?;
+        let mut sent = self.sent.pages().iter().peekable();
+        let mut page = [0; PAGE_BYTES];
+        for number in self.stored.pages() {
+            if sent.next_if_eq(&number).is_some() {
+                let read = self.received.read_exact(&mut page);
+                read.map_err(|error| {
+                    let failure = self.received.failure.take();
+                    failure.unwrap_or_else(|| of_stream(error, "could not receive an incremental file"))
+                })?;
+                advance(PAGE_BYTES as u64);
+            } else {
+                page.fill(0);
+            }
+            pack.write(&page)?;
+        }
+        Ok(self.received.crc32c)
+    }
+}
+
+impl<R: Read> Read for Received<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let length = self.content.read(buffer).map_err(|error| match error.downcast::<Error>() {
+            Ok(error) => {
+                self.failure = Some(error);
+                io::Error::other("the server sends no more")
+            }
+            Err(error) => error,
+        })?;
+        self.crc32c = crc32c::crc32c_append(self.crc32c, buffer.get(..length).unwrap_or_default());
+        Ok(length)
+    }
+}
+
+/// The header with the pages, too, that lie behind the place where the file was cut off and were not sent.
+fn with_unused_room(
+    sent: &IncrementalHeader,
+    cut_off_to: Option<u64>,
+    pages_per_file: u32,
+) -> Result<IncrementalHeader> {
+    let end = sent.truncation_pages();
+    // What does not fit lies behind the end.
+    let from = cut_off_to.map_or(end, |pages| u32::try_from(pages).map_or(end, |pages| pages.min(end)));
+    let mut pages: Vec<u32> = sent.pages().iter().copied().chain(from..end).collect();
+    pages.sort_unstable();
+    pages.dedup();
+    IncrementalHeader::new(end, pages, pages_per_file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn room_that_was_made_and_not_used_is_stored() {
+        let sent = IncrementalHeader::new(8, vec![1, 5, 9], 100).unwrap();
+        let stored = |cut_off_to| with_unused_room(&sent, cut_off_to, 100).unwrap();
+        assert_eq!(stored(None), sent);
+        assert_eq!(stored(Some(8)), sent);
+        assert_eq!(stored(Some(u64::MAX)), sent);
+        assert_eq!(stored(Some(4)).pages(), [1, 4, 5, 6, 7, 9]);
+        assert_eq!((stored(Some(4)).truncation_pages(), stored(Some(4)).restored_pages()), (8, 10));
+    }
+}

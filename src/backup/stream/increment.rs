@@ -1,0 +1,223 @@
+//! What a streamed incremental backup builds on, and what the server is told of it.
+//!
+//! Owns: the manifest that is uploaded. The server sends whole what that does not list, so it lists only what may be built
+//! on: our rules are stricter than its own. Does not own: which backup is the parent (that is `backup/parent`), and which
+//! pages have changed, which the server tells by its WAL summaries.
+
+use super::repack::Repacked;
+use super::{StreamedBackup, base_backup};
+use crate::backup::files::{relation_at, split};
+use crate::backup::increment::{Increment, UsableFiles};
+use crate::backup::parent::{self, BackupType, Child};
+use crate::backup::publish;
+use crate::backup::running::RunningBackup;
+use crate::backup::session::ServerFacts;
+use crate::backup::summaries::Summaries;
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::postgres::{
+    BackupManifestWriter, MajorVersion, ManifestFile, ManifestVersion, TimelineHistory, WalRange,
+};
+use crate::repository::backup::manifest::{BackupPoint, StoredDatabase};
+use crate::repository::backup::{Chain, FileForm, IndexEntry, IndexReader, StoredBackup};
+use crate::server::ReplicationConnection;
+use base_backup::{Announcement, Answer, Extent};
+use std::fs::File;
+use std::io::{BufWriter, Seek, Write};
+
+/// What the backup that is being received builds on.
+pub struct BuiltOn {
+    /// The parent, with its ancestors.
+    pub chain: Chain,
+    /// What the server's WAL summaries say.
+    pub summaries: Summaries,
+}
+
+impl StreamedBackup<'_> {
+    /// Chooses the parent and tells the server of it. `None`: the backup is a full one, and the operator was told why.
+    pub(super) fn offer(
+        &self,
+        replication: &mut ReplicationConnection,
+        running: &RunningBackup<'_>,
+        facts: &ServerFacts,
+    ) -> Result<Option<Chain>> {
+        if self.request.kind == BackupType::Full {
+            return Ok(None);
+        }
+        if let Some(why) = self.cannot_send_changes()? {
+            self.monitor.warning(&format!("{why}; taking a full backup"));
+            return Ok(None);
+        }
+        // The backup's start point comes later; nothing that ends before here can end behind it.
+        let row = replication.query_row("IDENTIFY_SYSTEM", self.watch)?;
+        let now = self.session.point(row.parsed(2)?, row.parsed(1)?, self.watch)?;
+        let history = publish::history(self.repository, &now)?
+            .unwrap_or_else(|| TimelineHistory::without_ancestors(now.timeline));
+        let child = Child {
+            kind: self.request.kind,
+            start: &now,
+            history: &history,
+            build: self.server.build,
+            chain_max: self.request.chain_max,
+        };
+        let Some(chain) = parent::choose(&child, self.repository, self.monitor)? else { return Ok(None) };
+        let label = &chain.newest().label;
+        let refuse = |why: &dyn std::fmt::Display| {
+            self.monitor.warning(&format!("backup {label} cannot be built on: {why}; taking a full backup"));
+            Ok(None)
+        };
+        let began_on = chain.newest().start.timeline;
+        if began_on != now.timeline {
+            // It reads the summaries of the newest timeline first, and a relation that was cut off on an older one then loses
+            // what it gained later.
+            return refuse(&format!(
+                "it begins on timeline {began_on}, and what has changed since on several timelines no server can be relied \
+                 on to send"
+            ));
+        }
+        running.name_parent(label)?;
+        // Whoever removes backups looks at the marks first: what is still there now, stays.
+        let listed = parent::check_intact(&chain, self.repository)
+            .and_then(|()| self.manifest_of(chain.newest(), &facts.databases));
+        match listed {
+            Ok(mut manifest) => {
+                replication.upload("UPLOAD_MANIFEST", &mut manifest, self.watch)?;
+                Ok(Some(chain))
+            }
+            Err(error) if error.kind() == ErrorKind::Damaged => refuse(&error),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Why the server cannot send an incremental backup; `None`: it can.
+    fn cannot_send_changes(&self) -> Result<Option<String>> {
+        let version = self.server.build.version.formats;
+        if version < MajorVersion::V17 {
+            return Ok(Some(format!(
+                "PostgreSQL {} sends no incremental backups, which 17 and later do",
+                version.as_u32()
+            )));
+        }
+        if !self.session.summarizes_wal(self.watch)? {
+            return Ok(Some("the server sends no incremental backups while summarize_wal is off".to_owned()));
+        }
+        match self.session.wal_summaries(self.watch) {
+            Ok(_) => Ok(None),
+            Err(error) if error.kind() == ErrorKind::Usage => Ok(Some(error.to_string())),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Has the server begin, with all that it has where it cannot tell what changed since the chain that it was offered.
+    pub(super) fn begin(
+        &self,
+        replication: &mut ReplicationConnection,
+        offered: Option<Chain>,
+    ) -> Result<(Announcement, Option<Chain>)> {
+        let version = self.server.build.version.formats;
+        let (label, checkpoint) = (&self.request.label, self.request.checkpoint);
+        if let Some(chain) = offered {
+            let extent = Extent::Incremental;
+            match Announcement::ask_for(replication, version, label, checkpoint, extent, self.watch)? {
+                Answer::Begins(announced) => return Ok((announced, Some(chain))),
+                Answer::Refused(error) => self.monitor.warning(&format!(
+                    "backup {} cannot be built on: {error}; taking a full backup",
+                    chain.newest().label
+                )),
+            }
+        }
+        match Announcement::ask_for(replication, version, label, checkpoint, Extent::Full, self.watch)? {
+            Answer::Begins(announced) => Ok((announced, None)),
+            Answer::Refused(error) => Err(error),
+        }
+    }
+
+    /// Looks again, now that the start point is known, whether the chain leads to it, and reads what the server goes by.
+    pub(super) fn build_on(
+        &self,
+        chain: Chain,
+        start: &BackupPoint,
+        history: Option<&TimelineHistory>,
+    ) -> Result<BuiltOn> {
+        let first = TimelineHistory::without_ancestors(start.timeline);
+        let history = history.unwrap_or(&first);
+        let parent = chain.newest();
+        let what = || format!("backup {} cannot be built on", parent.label);
+        let again = |error: Error| error.hint("Was a primary replaced just now? Take the backup again.");
+        if parent.start.timeline != start.timeline {
+            return Err(again(Error::unavailable(format!(
+                "the server is on timeline {} now",
+                start.timeline
+            ))))
+            .context(what);
+        }
+        parent::check_leads_to(parent, start, history).map_err(again).context(what)?;
+        let summaries = Summaries::read(self.session, history, &parent.start, start, self.watch)?
+            .map_err(|why| Error::unavailable(why).hint("Take the backup again, or a full one: --type full."))
+            .context(what)?;
+        self.monitor.step(&format!(
+            "{} WAL summaries tell what has changed since backup {}",
+            summaries.count, parent.label
+        ));
+        Ok(BuiltOn { chain, summaries })
+    }
+
+    /// The manifest of a parent with the files of it that may be built on, in a file without a name: it is as long as their
+    /// list.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Damaged`] when the parent's index cannot be used; the store's and the operating system's.
+    fn manifest_of(&self, parent: &StoredBackup, databases: &[StoredDatabase]) -> Result<File> {
+        let what = || "could not write the manifest for the server";
+        let usable = UsableFiles::of(parent, databases);
+        let build = self.server.build;
+        let (store, key) = (self.repository.store(), self.repository.layout().backup_index(&parent.label)?);
+        let mut index = IndexReader::open(store.as_ref(), &key, parent.index)?
+            .ok_or_else(|| Error::damaged(format!("\"{}/{key}\" is missing", store.location())))?;
+        let file = tempfile::tempfile().context(what)?;
+        let version = ManifestVersion::written_by(build.version.formats, self.server.system);
+        let mut manifest = BackupManifestWriter::new(BufWriter::new(file), version)?;
+        while let Some(entry) = index.next_entry()? {
+            self.watch.check()?;
+            let IndexEntry::File(entry) = entry else { continue };
+            let (directory, name) = split(entry.path.as_bytes());
+            let relation = relation_at(directory, name, build.version);
+            if relation.is_some_and(|relation| usable.hold(relation, entry.path.as_bytes())) {
+                manifest.add_file(&ManifestFile {
+                    path: entry.stored_path(),
+                    size_bytes: entry.bytes,
+                    modified_unix_s: entry.modified_unix_s,
+                    crc32c: Some(entry.crc32c),
+                })?;
+            }
+        }
+        let ranges: Vec<WalRange> = parent.wal_ranges.iter().map(|range| (*range).into()).collect();
+        let mut output = manifest.finish(&ranges)?;
+        output.flush().context(what)?;
+        let mut file = output.into_inner().map_err(|error| Error::io(what(), error.into_error()))?;
+        file.rewind().context(what)?;
+        Ok(file)
+    }
+
+    /// That the parent holds every file of which only what changed came.
+    pub(super) fn check_built_on(
+        &self,
+        parent: &StoredBackup,
+        packed: &Repacked,
+        facts: &ServerFacts,
+    ) -> Result<()> {
+        let version = self.server.build.version;
+        let held =
+            Increment::find(self.repository, parent, &packed.files, &facts.databases, version, self.watch)?;
+        for file in packed.copied.files.iter().filter(|file| file.form != FileForm::Whole) {
+            if !held.holds(file.number) {
+                let path = packed.files.files.get(file.number).map(|file| packed.files.path_of(file));
+                return Err(Error::damaged(format!(
+                    "the server sent only what changed of \"{}\", which cannot be built on in backup {}",
+                    String::from_utf8_lossy(&path.unwrap_or_default()),
+                    parent.label
+                )));
+            }
+        }
+        Ok(())
+    }
+}

@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use pgark::repository::backup::{FileEntry, FilePlace, StoredText, read_file};
+use pgark::repository::backup::{FileEntry, FileForm, FilePlace, StoredText, read_file};
 use pgark::store::ObjectKey;
 use pgark_fuzz::MemoryStore;
 
@@ -14,6 +14,7 @@ fuzz_target!(|data: &[u8]| {
     let number = |at: usize| u64::from_le_bytes(numbers[at..at + 8].try_into().expect("eight bytes"));
     let entry = FileEntry {
         path: StoredText::new(*b"base/5/1259"),
+        form: FileForm::Whole,
         bytes: number(0) >> 32,
         modified_unix_s: 0,
         mode: 0o600,

@@ -130,14 +130,16 @@ mod tests {
 
     #[test]
     fn a_thread_gives_way_and_keeps_a_worse_place() {
+        // The tests may have a bad place already.
+        let own = getpriority_process(None).unwrap();
         thread::scope(|scope| {
             scope.spawn(|| {
                 pace("recover.nice = 7\nrecover.io_priority = \"low\"").give_way().unwrap();
-                assert_eq!(getpriority_process(None).unwrap(), 7);
+                assert_eq!(getpriority_process(None).unwrap(), own.max(7));
                 pace("recover.nice = 3").give_way().unwrap();
-                assert_eq!(getpriority_process(None).unwrap(), 7);
+                assert_eq!(getpriority_process(None).unwrap(), own.max(7));
             });
         });
-        assert!(getpriority_process(None).unwrap() < 7, "other threads do not");
+        assert_eq!(getpriority_process(None).unwrap(), own, "other threads do not");
     }
 }

@@ -81,16 +81,8 @@ pub fn combine(
         owner: PackOwner { uid: Uid::effective().as_raw(), gid: Gid::effective().as_raw() },
         packed: Mutex::default(),
     };
-    let combined = thread::scope(|scope| {
-        scope.spawn(|| running.keep_alive(&watch));
-        let _end = running.end_when_dropped();
-        combination.make(&running)
-    });
-    match &combined {
-        Ok(_) => running.forget(),
-        Err(_) => running.remove(),
-    }
-    Ok(BackupSummary::of(&combined?, wal_segments, began.elapsed()))
+    let combined = running.during(&watch, |running| combination.make(running))?;
+    Ok(BackupSummary::of(&combined, wal_segments, began.elapsed()))
 }
 
 fn find_chain(request: &CombineRequest, repository: &Repository) -> Result<Chain> {

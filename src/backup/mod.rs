@@ -57,7 +57,6 @@ use running::RunningBackup;
 use session::{ServerFacts, Session, StoppedBackup};
 use std::num::NonZeroUsize;
 use std::sync::atomic::AtomicBool;
-use std::thread;
 use std::time::{Duration, Instant};
 use summaries::Summaries;
 use wal::WalWait;
@@ -134,16 +133,8 @@ pub fn run(
         watch: &watch,
         monitor,
     };
-    let taken = thread::scope(|scope| {
-        scope.spawn(|| running.keep_alive(&watch));
-        let _end = running.end_when_dropped();
-        backup.take(&running)
-    });
-    match &taken {
-        Ok(_) => running.forget(),
-        Err(_) => running.remove(),
-    }
-    let Taken { stored, wal_segments, read_bytes } = taken?;
+    let taken = running.during(&watch, |running| backup.take(running))?;
+    let Taken { stored, wal_segments, read_bytes } = taken;
     let summary = BackupSummary::of(&stored, wal_segments, began.elapsed());
     Ok(BackupSummary { read_bytes: Some(read_bytes), ..summary })
 }

@@ -57,8 +57,26 @@ impl<'a> RunningBackup<'a> {
         Ok(backup)
     }
 
+    /// Makes the backup with `make` while the heartbeat goes on, and takes the mark away in the end: that of a published
+    /// backup alone, that of any other with all that was stored of it.
+    ///
+    /// # Errors
+    /// Those of `make`. Through `watch` it hears when the heartbeat has failed.
+    pub fn during<T>(self, watch: &Watch<'_>, make: impl FnOnce(&Self) -> Result<T>) -> Result<T> {
+        let made = thread::scope(|scope| {
+            scope.spawn(|| self.keep_alive(watch));
+            let _end = self.end_when_dropped();
+            make(&self)
+        });
+        match &made {
+            Ok(_) => self.forget(),
+            Err(_) => self.remove(),
+        }
+        made
+    }
+
     /// Renews the heartbeat until it is told to end; ends the backup when it is not ours any more.
-    pub fn keep_alive(&self, watch: &Watch<'_>) {
+    fn keep_alive(&self, watch: &Watch<'_>) {
         let mut last = Instant::now();
         let mut next = Running::HEARTBEAT;
         while !self.ended.load(Ordering::Acquire) {
@@ -110,7 +128,7 @@ impl<'a> RunningBackup<'a> {
     }
 
     /// Stops the heartbeat when the returned value goes out of scope, however that happens.
-    pub fn end_when_dropped(&self) -> impl Drop + '_ {
+    fn end_when_dropped(&self) -> impl Drop + '_ {
         End(&self.ended)
     }
 

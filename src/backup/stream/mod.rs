@@ -42,7 +42,6 @@ use std::fs::File;
 use std::io::{self, BufReader, Seek};
 use std::os::unix::ffi::OsStrExt;
 use std::sync::atomic::AtomicBool;
-use std::thread;
 use std::time::{Duration, Instant};
 
 /// What is wanted.
@@ -131,16 +130,7 @@ pub fn run(
         watch: &watch,
         monitor,
     };
-    let taken = thread::scope(|scope| {
-        scope.spawn(|| running.keep_alive(&watch));
-        let _end = running.end_when_dropped();
-        backup.take(&mut replication, &running)
-    });
-    match &taken {
-        Ok(_) => running.forget(),
-        Err(_) => running.remove(),
-    }
-    let (stored, wal_segments) = taken?;
+    let (stored, wal_segments) = running.during(&watch, |running| backup.take(&mut replication, running))?;
     Ok(BackupSummary::of(&stored, wal_segments, began.elapsed()))
 }
 

@@ -5,8 +5,10 @@
 
 use crate::config::{IoPriority, Niceness, PaceSettings, Rate};
 use crate::error::{Context, Result};
+use crate::monitor::Monitor;
 use rustix::process::{getpriority_process, setpriority_process};
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -20,12 +22,24 @@ pub struct Pace {
     settings: PaceSettings,
     /// When the next bytes are due.
     due: Mutex<Instant>,
+    /// Whether it was said that this process keeps its place.
+    refused: AtomicBool,
 }
 
 impl Pace {
     /// A pace as it is configured.
     pub fn new(settings: PaceSettings) -> Pace {
-        Pace { settings, due: Mutex::new(Instant::now()) }
+        Pace { settings, due: Mutex::new(Instant::now()), refused: AtomicBool::new(false) }
+    }
+
+    /// As [`Pace::try_give_way`]; where the operating system does not allow it, as in some containers, the command goes on
+    /// with the priority that it has, and says so once.
+    pub fn give_way(&self, monitor: &dyn Monitor) {
+        if let Err(error) = self.try_give_way()
+            && !self.refused.swap(true, Ordering::Relaxed)
+        {
+            monitor.warning(&format!("{error}; goes on with the priority that it has"));
+        }
     }
 
     /// Puts the calling thread, and those that it starts from now on, behind others. It never gets a better place than it
@@ -33,7 +47,7 @@ impl Pace {
     ///
     /// # Errors
     /// The operating system's.
-    pub fn give_way(&self) -> Result<()> {
+    pub fn try_give_way(&self) -> Result<()> {
         set_niceness(self.settings.niceness)?;
         match self.settings.io_priority {
             IoPriority::Normal => Ok(()),
@@ -134,9 +148,9 @@ mod tests {
         let own = getpriority_process(None).unwrap();
         thread::scope(|scope| {
             scope.spawn(|| {
-                pace("recover.nice = 7\nrecover.io_priority = \"low\"").give_way().unwrap();
+                pace("recover.nice = 7\nrecover.io_priority = \"low\"").try_give_way().unwrap();
                 assert_eq!(getpriority_process(None).unwrap(), own.max(7));
-                pace("recover.nice = 3").give_way().unwrap();
+                pace("recover.nice = 3").try_give_way().unwrap();
                 assert_eq!(getpriority_process(None).unwrap(), own.max(7));
             });
         });

@@ -18,7 +18,8 @@ const LAYERS: &[&[&str]] = &[
     &["spool"],
     &["push", "get"],
     // Here stands the wall: what is below needs the feature `companion`.
-    &["monitor", "pace"],
+    &["monitor"],
+    &["pace"],
     &["server"],
     &["codec"],
     &["store"],

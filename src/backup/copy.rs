@@ -170,7 +170,7 @@ impl DataDirectoryCopy<'_> {
     }
 
     fn work(&self, queue: &Queue<'_>, copied: &Mutex<Copied>) -> Result<()> {
-        self.pace.give_way()?;
+        self.pace.give_way(self.monitor);
         let mut buffer = vec![0; READ_BYTES];
         let mut findings = PageFindings::default();
         let mut read_bytes = 0;

@@ -232,7 +232,7 @@ impl Restore<'_> {
         let shares = Mutex::new(shares_of(batch));
         let failed = AtomicBool::new(false);
         let work = || -> Result<()> {
-            self.pace.give_way()?;
+            self.pace.give_way(self.monitor);
             let mut reader = ChainReader::new(self.repository, self.chain);
             let mut kept_here = Kept::default();
             loop {

@@ -1,6 +1,6 @@
 //! What a command may take from a busy server: bytes a second, and its place behind everybody else.
 
-use crate::support::{Cluster, PATIENCE, Site, wait_until};
+use crate::support::{Cluster, PATIENCE, Run, Site, pgark_program, wait_until};
 use nix::sys::signal::Signal;
 use std::fs;
 use std::time::Duration;
@@ -52,4 +52,19 @@ fn stands_behind_the_server_and_does_not_push_it_back() {
     });
     backup.signal(Signal::SIGINT);
     backup.wait().expect(3);
+}
+
+/// As in a container whose rules do not know the call.
+#[test]
+fn goes_on_where_the_priority_may_not_be_lowered() {
+    let site = Site::with_servers(1);
+    let primary = primary(&site);
+    let refused =
+        ["-f", "-qq", "-o", "/dev/null", "-e", "trace=ioprio_set", "-e", "inject=ioprio_set:error=EPERM"];
+    let backup = Run::new("/usr/bin/strace").args(refused).arg(pgark_program("pgark"));
+    let backup = backup.args(["base-backup", "--checkpoint", "fast", "--config"]).arg(&primary.config.path);
+    let outcome = backup.run().expect(0);
+    let warnings = outcome.stderr.matches("could not set the I/O priority").count();
+    assert_eq!(warnings, 1, "{}", outcome.stderr);
+    outcome.says("goes on with the priority that it has");
 }

@@ -329,7 +329,7 @@ impl StreamedBackup<'_> {
         repacking: &Repacking<'_>,
         packed: &mut Repacked,
     ) -> Result<FileSetSum> {
-        self.request.pace.give_way()?;
+        self.request.pace.give_way(self.monitor);
         let mut listed = None;
         while let Some(part) = sending.next_part()? {
             match part {

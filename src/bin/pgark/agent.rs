@@ -98,7 +98,7 @@ fn serve(context: &Context, listening: impl FnOnce()) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     };
     start_log(&config, &spool, disk.clone())?;
-    if let Err(error) = Pace::new(config.agent.pace).give_way() {
+    if let Err(error) = Pace::new(config.agent.pace).try_give_way() {
         tracing::warn!(%error, "goes on with the priority that it has");
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()

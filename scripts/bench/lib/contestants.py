@@ -55,7 +55,7 @@ class Contestant:
 
 class Pgark(Contestant):
     name = "pgark"
-    built = {"pgark": "target/release", "archive-push": "target-small/small", "archive-get": "target-small/small"}
+    built = {"pgark": "target/release", "archive-push": "target-small/built", "archive-get": "target-small/built"}
     settings = ""
 
     def configure(self):

@@ -16,6 +16,9 @@ COLUMNS = [
     ("stored_bytes", "stored MB", 1e6),
     ("p50_ms", "p50 ms", 1),
     ("p99_ms", "p99 ms", 1),
+    ("kept_share", "kept share", 1),
+    ("left_bytes", "left MB", 1e6),
+    ("stored_cached_bytes", "of stored MB", 1e6),
 ]
 
 

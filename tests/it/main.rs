@@ -41,6 +41,7 @@ mod s3_faults;
 mod s3_hostile;
 mod s3_rights;
 mod s3_trouble;
+mod scale;
 mod show;
 mod signals;
 mod snippets;

@@ -29,6 +29,13 @@ impl Process {
         assert!(gone.is_some(), "process {} does not die", self.0);
     }
 
+    /// The memory that is its own, without what it maps of files; `None` when it has ended.
+    pub fn anonymous_bytes(self) -> Option<u64> {
+        let status = std::fs::read_to_string(self.proc("status")).ok()?;
+        let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"))?;
+        Some(line.trim().strip_suffix(" kB")?.parse::<u64>().ok()? << 10)
+    }
+
     pub fn working_directory(self) -> Option<PathBuf> {
         std::fs::read_link(self.proc("cwd")).ok()
     }

@@ -153,6 +153,20 @@ impl Running {
     }
 }
 
+impl Running {
+    /// As [`Running::wait`], with the most memory of its own that it was seen to have, in bytes.
+    pub fn wait_measured(self) -> (Outcome, u64) {
+        let (process, mut peak_bytes) = (self.process(), 0);
+        let ended = poll(self.deadline, || {
+            peak_bytes = peak_bytes.max(process.anonymous_bytes().unwrap_or(0));
+            (!process.is_alive()).then_some(())
+        });
+        assert!(ended.is_some(), "{} did not end in {:?}", self.shown, self.deadline);
+        assert!(peak_bytes > 0, "{} was never looked at", self.shown);
+        (self.wait(), peak_bytes)
+    }
+}
+
 impl Drop for Running {
     fn drop(&mut self) {
         if let Ok(None) = self.child.try_wait() {

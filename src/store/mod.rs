@@ -124,6 +124,11 @@ pub trait ObjectWriter: Send {
     /// Appends bytes.
     fn write(&mut self, bytes: &[u8]) -> Result<()>;
 
+    /// As [`ObjectWriter::write`], of bytes that a store which keeps them in memory need not copy.
+    fn write_owned(&mut self, bytes: Vec<u8>) -> Result<()> {
+        self.write(&bytes)
+    }
+
     /// Makes the object durable, confirms what the store holds, and gives it its name unless that name exists.
     ///
     /// When this returns [`PutOutcome::Created`], the object survives a power cut and its bytes were confirmed.

@@ -6,6 +6,7 @@ mod check;
 mod combine;
 mod config;
 mod info;
+mod memory;
 mod output;
 mod recover;
 mod status;
@@ -134,6 +135,7 @@ fn open(config: &Config) -> Result<Arc<dyn Store>> {
 }
 
 fn main() -> ExitCode {
+    memory::give_back_what_is_freed();
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => return output::command_line(&error),

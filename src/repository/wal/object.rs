@@ -2,10 +2,10 @@
 
 use super::header;
 use crate::codec::{ContentSum, Digest, FRAME_RAW_BYTES, skippable_frame};
-use crate::error::{Context, Result};
+use crate::error::{Context, Error, Result};
 use crate::store::{HeadedWriter, ObjectKey, PutOutcome, Store};
 use std::fs::File;
-use std::io::{Read, Seek, Write};
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
 /// How much of an object is kept in memory where the store takes the header first: a segment of the usual 16 MiB that does
@@ -25,7 +25,8 @@ enum Frames {
     NotBegun,
     /// On their way into the store.
     Written(Box<dyn HeadedWriter>),
-    /// Kept until the header is known: first what was spilled, then what is in memory.
+    /// Kept until the header is known: first what was spilled, then what is in memory. The first bytes of all are room for
+    /// the header, so that an object in memory is handed over as it is.
     Kept(Option<File>, Vec<u8>),
 }
 
@@ -42,8 +43,9 @@ impl<'a> WalObject<'a> {
     pub fn append(&mut self, frames: &[u8]) -> Result<()> {
         if matches!(self.frames, Frames::NotBegun) {
             let anything = ContentSum { length_bytes: 0, digest: Digest::from_bytes([0; 32]) };
-            let headed = self.store.create_headed(self.key, header_frame(&anything)?.len())?;
-            self.frames = headed.map_or(Frames::Kept(None, Vec::new()), Frames::Written);
+            let room = header_frame(&anything)?;
+            let headed = self.store.create_headed(self.key, room.len())?;
+            self.frames = headed.map_or(Frames::Kept(None, room), Frames::Written);
         }
         match &mut self.frames {
             Frames::NotBegun => Ok(()),
@@ -70,25 +72,32 @@ impl<'a> WalObject<'a> {
     /// The store's, and the operating system's.
     pub fn finish(self, sum: &ContentSum) -> Result<PutOutcome> {
         let header = header_frame(sum)?;
-        let (spilled, memory) = match self.frames {
+        let (spilled, mut memory) = match self.frames {
             Frames::Written(writer) => return writer.finish(&header),
             Frames::Kept(spilled, memory) => (spilled, memory),
-            Frames::NotBegun => (None, Vec::new()),
+            Frames::NotBegun => (None, header.clone()),
         };
         let mut writer = self.store.create_with_digest(self.key, &sum.digest)?;
-        writer.write(&header)?;
-        if let Some(mut file) = spilled {
-            let what = || "could not read a spilled segment back";
-            file.rewind().context(what)?;
-            let mut buffer = vec![0; FRAME_RAW_BYTES];
-            loop {
-                match file.read(&mut buffer).context(what)? {
-                    0 => break,
-                    length => writer.write(buffer.get(..length).unwrap_or_default())?,
+        match spilled {
+            None => {
+                let room = memory.get_mut(..header.len());
+                room.ok_or_else(|| Error::damaged("there is no room for the header"))?
+                    .copy_from_slice(&header);
+            }
+            Some(mut file) => {
+                let what = || "could not read a spilled segment back";
+                writer.write(&header)?;
+                file.seek(SeekFrom::Start(header.len() as u64)).context(what)?;
+                let mut buffer = vec![0; FRAME_RAW_BYTES];
+                loop {
+                    match file.read(&mut buffer).context(what)? {
+                        0 => break,
+                        length => writer.write(buffer.get(..length).unwrap_or_default())?,
+                    }
                 }
             }
         }
-        writer.write(&memory)?;
+        writer.write_owned(memory)?;
         writer.finish()
     }
 }

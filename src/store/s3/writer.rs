@@ -59,6 +59,14 @@ impl ObjectWriter for S3Writer {
         Ok(())
     }
 
+    fn write_owned(&mut self, bytes: Vec<u8>) -> Result<()> {
+        if self.buffer.is_empty() && self.upload.is_none() && bytes.len() <= ONE_REQUEST_BYTES_MAX {
+            self.buffer = bytes;
+            return Ok(());
+        }
+        self.write(&bytes)
+    }
+
     fn finish(mut self: Box<Self>) -> Result<PutOutcome> {
         let content = Bytes::from(std::mem::take(&mut self.buffer));
         let store = self.store.clone();

@@ -9,7 +9,7 @@
 //! | `PGARK_DIE_BEFORE=7` | die before the seventh step, as by SIGKILL |
 //! | `PGARK_FAIL_AT=7:ENOSPC`, `7+:EIO` | the seventh step fails, or all from the seventh on do |
 //! | `PGARK_FAIL_AT=open:EIO`, `open/wal:EIO`, `read:SHORT` | all of that name fail, those of paths with that part, or read a few bytes at a time |
-//! | `PGARK_SLOW_MS=50` | every step takes so much longer |
+//! | `PGARK_SLOW_MS=50` | every operation of the disk takes so much longer |
 //! | `PGARK_RECORD=DIRECTORY` | write down what is done to the disk: see `recorder` |
 //! | `PGARK_MUTANT=skip-fsync` | have a defect: see [`Mutant`] |
 

@@ -2,7 +2,11 @@
 //!
 //! One task owns all state and decides; transfers run on threads. An answer is given when the file is stored, and
 //! holds for the file that the name means at that moment. While the repository is away ([`Outage`]) every question is
-//! answered soon with the last error, and one file at a time is tried with growing pauses until one is stored.
+//! answered soon with the last error, and one file at a time is tried with growing pauses until one is stored. Behind a
+//! repository that is only slow, a file's first question has all the time that `push.deadline_s` gives it; whoever asks
+//! again after that is told soon that it still goes on.
+
+mod entry;
 
 use super::backfill::Backfill;
 use super::histories::Histories;
@@ -15,6 +19,7 @@ use crate::postgres::{SegmentSize, TimelineId};
 use crate::repository::{Repository, wal};
 use crate::spool::PushRequest;
 use crate::store::PutOutcome;
+use entry::{Entry, State};
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -35,8 +40,8 @@ const RESCAN: Duration = Duration::from_secs(10);
 const RESCAN_MORE: Duration = Duration::from_secs(1);
 /// The pause after a failure, doubled each time up to `agent.retry_max_s`.
 const RETRY_FIRST: Duration = Duration::from_millis(500);
-/// How long a question waits for a new attempt while the repository is known to be away. PostgreSQL asks again, and a
-/// fast shutdown of the server waits for our answer.
+/// How long a question waits while there is little hope: the repository is known to be away, or the last asker has waited in
+/// vain. PostgreSQL asks again, and a fast shutdown of the server waits for up to six answers.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// How many questions may wait to be taken in.
 const QUESTIONS_MAX: usize = 64;
@@ -76,22 +81,6 @@ enum BackfillState {
     RetryAt(Instant),
 }
 
-#[derive(Debug)]
-struct Entry {
-    state: State,
-    waiters: Vec<oneshot::Sender<Result<()>>>,
-    /// When the waiters are told the last error.
-    patience_ends: Option<Instant>,
-}
-
-#[derive(Debug)]
-enum State {
-    Waiting,
-    Running,
-    Stored(FileIdentity),
-    Failed(Error),
-}
-
 /// The repository cannot be reached, or not written to.
 #[derive(Debug)]
 struct Outage {
@@ -113,6 +102,8 @@ enum Outcome {
 }
 
 struct Actor {
+    /// When whoever asks gives up.
+    deadline: Duration,
     compression: Compression,
     workers: usize,
     ahead_for: Duration,
@@ -137,6 +128,7 @@ impl Uploads {
     pub fn start(config: &Config, places: Arc<Places>, scratch: PathBuf) -> (Uploads, Uploading) {
         let (sender, receiver) = mpsc::channel(QUESTIONS_MAX);
         let actor = Actor {
+            deadline: config.push.deadline,
             compression: config.compression,
             workers: config.agent.workers.get(),
             ahead_for: config.agent.idle,
@@ -219,11 +211,13 @@ impl Actor {
         }
         self.start_backfill(request.name.timeline());
         let Some(server) = &self.server else { return };
-        let patience_ends = self.outage.as_ref().map(|_| Instant::now() + PATIENCE);
         let path = server.pg_wal.join(request.name.to_string());
+        let now = Instant::now();
         let entry = self.files.entry(order.clone()).or_insert_with(Entry::waiting);
+        entry.asked_since.get_or_insert(now);
         entry.waiters.push(answer);
-        entry.patience_ends = patience_ends;
+        let hopeless = self.outage.is_some() || entry.is_overdue(now, self.deadline);
+        entry.patience_ends = hopeless.then(|| now + PATIENCE);
         match &entry.state {
             State::Running => {}
             State::Stored(identity) if FileIdentity::of(&path).is_ok_and(|now| now == *identity) => {
@@ -494,19 +488,12 @@ impl Actor {
         let now = Instant::now();
         let idle = self.next_file().is_none();
         if let Some(outage) = &mut self.outage {
-            let error = &outage.error;
-            for entry in
-                self.files.values_mut().filter(|entry| entry.patience_ends.is_some_and(|ends| now >= ends))
-            {
-                entry.answer(&Err(error.replica()));
-            }
             // Nothing is there to be tried: do not wake up for it again and again.
             if now >= outage.retry_at && idle {
                 outage.retry_at = now + outage.pause;
             }
-        } else {
-            self.files.values_mut().for_each(|entry| entry.patience_ends = None);
         }
+        self.end_patience(now);
         // Not only when somebody asks: what it looks for may be recycled before the next segment is full.
         if let Some((timeline, BackfillState::RetryAt(_))) =
             self.server.as_ref().and_then(|server| server.backfill)
@@ -524,6 +511,21 @@ impl Actor {
                     let scanned = guarded(|| scan(&archive_status, AHEAD_FILES_MAX));
                     Finished(number, Outcome::Scanned(scanned))
                 });
+            }
+        }
+    }
+
+    /// Tells those who have waited long enough what they wait for. When the repository came back meanwhile, they may as well
+    /// wait on.
+    fn end_patience(&mut self, now: Instant) {
+        let outage = self.outage.as_ref().map(|outage| &outage.error);
+        let over = |entry: &&mut Entry| entry.patience_ends.is_some_and(|ends| now >= ends);
+        for entry in self.files.values_mut().filter(over) {
+            entry.patience_ends = None;
+            if let Some(error) = outage {
+                entry.tell(&Err(error.replica()));
+            } else if entry.is_overdue(now, self.deadline) {
+                entry.tell(&Err(entry.delay(now)));
             }
         }
     }
@@ -577,23 +579,6 @@ impl Actor {
             last_stored: self.last_stored.clone(),
             outage,
             refused,
-        }
-    }
-}
-
-impl Entry {
-    fn waiting() -> Entry {
-        Entry { state: State::Waiting, waiters: Vec::new(), patience_ends: None }
-    }
-
-    fn answer(&mut self, result: &Result<()>) {
-        self.patience_ends = None;
-        for waiter in self.waiters.drain(..) {
-            // Whoever has gone does not need it.
-            let _ = waiter.send(match result {
-                Ok(()) => Ok(()),
-                Err(error) => Err(error.replica()),
-            });
         }
     }
 }

@@ -74,23 +74,29 @@ fn parse_fail_at(text: &str) -> Option<(Where, Fault)> {
     Some((place, fault))
 }
 
-/// Takes a step: dies before it, if that is asked for. Says which one it is, counted from 1.
+/// Takes a step of the disk, however slow that is: dies before it, if that is asked for. Says which one it is, counted from
+/// 1.
 pub fn count() -> u64 {
-    let plan = plan();
-    let step = TAKEN.fetch_add(1, Ordering::SeqCst) + 1;
-    if plan.die_before == Some(step) {
-        // Nothing of us runs after this: no destructor, no handler.
-        let _ = kill(Pid::this(), Signal::SIGKILL);
-    }
-    if !plan.slow.is_zero() {
-        thread::sleep(plan.slow);
+    let step = take();
+    let slow = plan().slow;
+    if !slow.is_zero() {
+        thread::sleep(slow);
     }
     step
 }
 
 /// Takes a step that has a name only.
 pub fn step(what: &str) {
-    recorder::note(what, count);
+    recorder::note(what, take);
+}
+
+fn take() -> u64 {
+    let step = TAKEN.fetch_add(1, Ordering::SeqCst) + 1;
+    if plan().die_before == Some(step) {
+        // Nothing of us runs after this: no destructor, no handler.
+        let _ = kill(Pid::this(), Signal::SIGKILL);
+    }
+    step
 }
 
 /// How the operation `name` on `path` fails, which is the `step`-th step if it counts as one.

@@ -80,6 +80,11 @@ struct Scene {
 
 impl Scene {
     fn new() -> Scene {
+        Scene::with_deadline(LONG)
+    }
+
+    /// Whoever asks gives up after `deadline`.
+    fn with_deadline(deadline: Duration) -> Scene {
         let scratch = tempfile::tempdir().unwrap();
         let path = |name: &str| scratch.path().join(name);
         for name in ["repository", "spool", "pg_wal", "pg_wal/archive_status"] {
@@ -89,7 +94,9 @@ impl Scene {
         let store = Arc::new(GatedStore { inner, gates: Mutex::default() });
         let url = path("repository").display().to_string();
         let data_directory = path("data");
-        let config = Arc::new(Config::for_recovery("main", &url, &data_directory).unwrap());
+        let mut config = Config::for_recovery("main", &url, &data_directory).unwrap();
+        config.push.deadline = deadline;
+        let config = Arc::new(config);
         let places = Arc::new(Places::new(
             config.clone(),
             store.clone(),
@@ -163,4 +170,55 @@ async fn what_was_stored_of_one_system_is_no_answer_for_another() {
     let error = timeout(LONG, second).await.unwrap().unwrap().unwrap().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unavailable);
     drop(first);
+}
+
+/// What is said to this question.
+async fn answer_of(push: JoinHandle<Option<Result<()>>>) -> Result<()> {
+    timeout(LONG, push).await.expect("an answer").unwrap().expect("an agent")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_asks_again_after_the_deadline_is_told_soon_that_the_file_is_still_being_stored() {
+    let deadline = Duration::from_millis(500);
+    let scene = Scene::with_deadline(deadline);
+    let (arrival, verdict) = scene.gate(7);
+    scene.write("0/3000000");
+    let mut first = scene.push(7);
+    arrival.recv_timeout(LONG).unwrap();
+    timeout(deadline + 2 * PATIENCE, &mut first).await.expect_err("nobody had asked before it");
+    for _ in 0..2 {
+        let asked = Instant::now();
+        let error = answer_of(scene.push(7)).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unavailable);
+        assert!(error.to_string().starts_with("it is still being stored, for "), "{error}");
+        assert!(error.hint_text().unwrap().contains("asks again"), "{error:?}");
+        assert!(asked.elapsed() >= PATIENCE, "answered after {:?}", asked.elapsed());
+    }
+    // It may end within that second.
+    let again = scene.push(7);
+    scene.uploads.status().await.unwrap();
+    verdict.send(Ok(())).unwrap();
+    answer_of(again).await.unwrap();
+    answer_of(scene.push(7)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failure_that_was_told_ends_what_was_asked_before() {
+    let scene = Scene::with_deadline(Duration::from_millis(500));
+    let (arrival, verdict) = scene.gate(7);
+    scene.write("0/3000000");
+    drop(scene.push(7));
+    arrival.recv_timeout(LONG).unwrap();
+    timeout(Duration::from_millis(600), std::future::pending::<()>()).await.unwrap_err();
+    let second = scene.push(7);
+    scene.uploads.status().await.unwrap();
+    verdict.send(Err(Error::damaged("that is no history"))).unwrap();
+    assert_eq!(answer_of(second).await.unwrap_err().kind(), ErrorKind::Damaged);
+    // Now the file is asked for anew, and has all the time.
+    let (arrival, verdict) = scene.gate(7);
+    let mut third = scene.push(7);
+    arrival.recv_timeout(LONG).unwrap();
+    timeout(2 * PATIENCE, &mut third).await.expect_err("nobody had asked for it since it failed");
+    verdict.send(Ok(())).unwrap();
+    answer_of(third).await.unwrap();
 }

@@ -1,0 +1,68 @@
+//! A file that is known: what is done about it, who waits for it, and how long they may.
+
+use crate::error::{Error, Result};
+use crate::repository::wal::FileIdentity;
+use std::time::Duration;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+/// A file of the server's that is to be stored, or was.
+#[derive(Debug)]
+pub struct Entry {
+    pub state: State,
+    pub waiters: Vec<oneshot::Sender<Result<()>>>,
+    /// When the first of those asked who have not been told what became of the file.
+    pub asked_since: Option<Instant>,
+    /// When the waiters are told why they wait, if there is still a reason to.
+    pub patience_ends: Option<Instant>,
+}
+
+/// What is done about a file.
+#[derive(Debug)]
+pub enum State {
+    Waiting,
+    Running,
+    Stored(FileIdentity),
+    Failed(Error),
+}
+
+impl Entry {
+    pub fn waiting() -> Entry {
+        Entry { state: State::Waiting, waiters: Vec::new(), asked_since: None, patience_ends: None }
+    }
+
+    /// Whether somebody has asked, and given up.
+    pub fn is_overdue(&self, now: Instant, deadline: Duration) -> bool {
+        self.asked_since.is_some_and(|since| now >= since + deadline)
+    }
+
+    /// What is said of a file that takes longer than whoever asks can wait.
+    pub fn delay(&self, now: Instant) -> Error {
+        let since = self.asked_since.unwrap_or(now);
+        let goes_on = match self.state {
+            State::Running => "is still being stored",
+            State::Waiting | State::Stored(_) | State::Failed(_) => "still waits to be stored",
+        };
+        Error::unavailable(format!("it {goes_on}, for {} s", now.duration_since(since).as_secs())).hint(
+            "The repository is slow. The agent goes on by itself, and PostgreSQL asks again: \"pgark status\" shows how far it is.",
+        )
+    }
+
+    /// What became of the file.
+    pub fn answer(&mut self, result: &Result<()>) {
+        self.asked_since = None;
+        self.patience_ends = None;
+        self.tell(result);
+    }
+
+    /// Something to those who wait now; what becomes of the file is not known yet, unless [`Entry::answer`] says so.
+    pub fn tell(&mut self, result: &Result<()>) {
+        for waiter in self.waiters.drain(..) {
+            // Whoever has gone does not need it.
+            let _ = waiter.send(match result {
+                Ok(()) => Ok(()),
+                Err(error) => Err(error.replica()),
+            });
+        }
+    }
+}

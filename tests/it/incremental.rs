@@ -45,7 +45,7 @@ pub fn after_recovery(cluster: &Cluster, label: &str, into: &Path, sql: &str) ->
     let answer = cluster.psql(sql);
     cluster.check_relations();
     cluster.stop_recovered(into);
-    cluster.postgres_program("pg_checksums").args(["--check", "-D"]).arg(into).run().expect(0);
+    cluster.check_pages(into);
     answer
 }
 
@@ -179,15 +179,9 @@ fn a_database_that_was_made_anew_under_a_known_number_comes_back() {
         return;
     }
     let mut primary = primary(&site);
-    let in_database = |primary: &Cluster, name: &str, sql: &str| {
-        let conninfo = primary.conninfo().replace("dbname=postgres", &format!("dbname={name}"));
-        let psql =
-            primary.postgres_program("psql").args(["-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", "-d"]);
-        psql.arg(conninfo).arg("-c").arg(sql).run().expect(0).stdout.trim_end().to_owned()
-    };
     for name in ["one", "other"] {
         primary.psql(&format!("CREATE DATABASE {name}"));
-        in_database(&primary, name, &format!("CREATE TABLE {name} AS SELECT generate_series(1, 5000) AS a"));
+        primary.psql_in(name, &format!("CREATE TABLE {name} AS SELECT generate_series(1, 5000) AS a"));
     }
     let create =
         |template: &str| format!("CREATE DATABASE d TEMPLATE {template} STRATEGY file_copy OID 50000");
@@ -206,7 +200,7 @@ fn a_database_that_was_made_anew_under_a_known_number_comes_back() {
     primary.recover(&into, &["--target-immediate", "--target-action", "promote"]).run().expect(0);
     primary.start_recovered(&into);
     primary.wait_promoted();
-    assert_eq!(in_database(&primary, "d", state), "other|5000");
+    assert_eq!(primary.psql_in("d", state), "other|5000");
     primary.check_relations();
     primary.stop_recovered(&into);
 }

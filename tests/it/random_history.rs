@@ -257,8 +257,7 @@ impl History {
         assert!(found == dump, "{name} differs: {}\n{}", difference(&found, dump), self.story);
         self.primary.check_relations();
         self.primary.stop_recovered(&into);
-        let checksums = self.primary.postgres_program("pg_checksums").args(["--check", "-D"]).arg(&into);
-        assert_eq!(checksums.run().code, Some(0), "{name}\n{}", self.story);
+        self.primary.check_pages(&into);
         std::fs::remove_dir_all(&into).unwrap();
     }
 

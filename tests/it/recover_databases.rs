@@ -47,14 +47,8 @@ fn busy_primary(site: &Site) -> Cluster {
 fn a_database_is_recovered_without_the_others() {
     let site = Site::with_servers(1);
     let mut primary = busy_primary(&site);
-    let of = |primary: &Cluster, database: &str, sql: &str| {
-        let conninfo = primary.conninfo().replace("dbname=postgres", &format!("dbname={database}"));
-        let run =
-            primary.postgres_program("psql").args(["-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", "-d"]);
-        run.arg(conninfo).arg("-c").arg(sql).run().expect(0).stdout.trim_end().to_owned()
-    };
     let state = "SELECT (SELECT count(*) FROM pgbench_history), (SELECT sum(abalance) FROM pgbench_accounts)";
-    let expected = of(&primary, "wanted", state);
+    let expected = primary.psql_in("wanted", state);
     primary.stop(Stop::Fast);
     let into = site.directory().join("into");
     let mapping = format!(
@@ -70,7 +64,7 @@ fn a_database_is_recovered_without_the_others() {
     {
         assert!(outcome.stdout.contains(said), "{outcome}");
     }
-    assert_eq!(of(&primary, "wanted", state), expected);
+    assert_eq!(primary.psql_in("wanted", state), expected);
     let oid = primary.psql("SELECT oid FROM pg_database WHERE datname = 'unwanted'");
     assert!(!fs::read(into.join("base").join(oid).join("PG_VERSION")).unwrap().is_empty());
     for command in ["DROP DATABASE unwanted", "DROP DATABASE \"not wanted\"", "ALTER SYSTEM RESET autovacuum"]
@@ -81,9 +75,9 @@ fn a_database_is_recovered_without_the_others() {
     primary.stop_recovered(&into);
     primary.start_recovered(&into);
     primary.check_relations();
-    assert_eq!(of(&primary, "wanted", state), expected);
+    assert_eq!(primary.psql_in("wanted", state), expected);
     primary.stop_recovered(&into);
-    primary.postgres_program("pg_checksums").args(["--check", "-D"]).arg(&into).run().expect(0);
+    primary.check_pages(&into);
 }
 
 #[test]

@@ -49,7 +49,7 @@ pub use bucket::{Bucket, S3Server, s3_server};
 pub use cluster::{Cluster, Stop};
 pub use fault_proxy::{Fault, FaultProxy};
 pub use processes::Process;
-pub use programs::{old_postgres_program, pgark_program, postgres_program};
+pub use programs::{has_postgres_program, old_postgres_program, pgark_program, postgres_program};
 pub use random::Random;
 pub use recording::{Operation, PowerCuts, Recording};
 pub use run::{Outcome, Run, Running};

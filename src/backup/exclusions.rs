@@ -1,9 +1,9 @@
 //! Which files a base backup leaves out: exactly those that PostgreSQL's own leaves out.
 //!
-//! Source: PostgreSQL `backup/basebackup.c`, `excludeDirContents`, `excludeFiles` and `sendDir`; `storage/file/reinit.c`,
-//! `parse_filename_for_nontemp_relation`; `storage/file/fd.c`, `looks_like_temp_rel_name`.
+//! Their names are in the table of versions. Source of the rest: PostgreSQL `backup/basebackup.c`, `sendDir`;
+//! `storage/file/reinit.c`, `parse_filename_for_nontemp_relation`; `storage/file/fd.c`, `looks_like_temp_rel_name`.
 
-use crate::postgres::{MajorVersion, ServerVersion};
+use crate::postgres::ServerVersion;
 
 /// What to do with a name in a directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,33 +18,10 @@ pub enum Decision {
     CopyLast,
 }
 
-/// Directories whose content the server makes anew when it starts.
-const KEPT_EMPTY: [&[u8]; 7] = [
-    b"pg_stat_tmp",
-    b"pg_replslot",
-    b"pg_dynshmem",
-    b"pg_notify",
-    b"pg_serial",
-    b"pg_snapshots",
-    b"pg_subtrans",
-];
-
-const SKIPPED: [&[u8]; 7] = [
-    b"postgresql.auto.conf.tmp",
-    b"current_logfiles.tmp",
-    b"backup_label",
-    b"tablespace_map",
-    b"backup_manifest",
-    b"postmaster.pid",
-    b"postmaster.opts",
-];
-
 /// Not left out by PostgreSQL: a copy that is to be recovered must not come up as a standby, or as a recovery that was
 /// asked for on another host. The last is the marker of `recover`, which stays where that was killed at its very end: no
 /// directory could be restored that holds a file of this name.
 const SKIPPED_AT_THE_TOP: [&[u8]; 3] = [b"standby.signal", b"recovery.signal", b"pgark-recovery-incomplete"];
-
-const SKIPPED_BEGINNINGS: [&[u8]; 2] = [b"pgsql_tmp", b"pg_internal.init"];
 
 /// The forks of a relation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,8 +50,9 @@ pub struct RelationFile<'a> {
 /// What to do with `name` in `directory`, a path below the data directory, empty for that itself.
 pub fn decide(directory: &[u8], name: &[u8], version: ServerVersion) -> Decision {
     let at_the_top = directory.is_empty();
-    if SKIPPED.contains(&name)
-        || SKIPPED_BEGINNINGS.iter().any(|beginning| name.starts_with(beginning))
+    let facts = version.formats.facts();
+    if is_one_of(facts.skipped_files, name)
+        || facts.skipped_beginnings.iter().any(|beginning| name.starts_with(beginning.as_bytes()))
         || (at_the_top && SKIPPED_AT_THE_TOP.contains(&name))
     {
         return Decision::Skip;
@@ -85,18 +63,13 @@ pub fn decide(directory: &[u8], name: &[u8], version: ServerVersion) -> Decision
     if is_database(directory, version) && is_temporary_relation(name) {
         return Decision::Skip;
     }
-    if KEPT_EMPTY.contains(&name) || (at_the_top && name == b"pg_wal") {
+    if is_one_of(facts.emptied_directories, name) || (at_the_top && name == b"pg_wal") {
         return Decision::KeepEmpty;
     }
     if directory == b"global" && name == b"pg_control" {
         return Decision::CopyLast;
     }
     Decision::Copy
-}
-
-/// The directories in `pg_wal` that are kept, empty.
-pub fn kept_in_pg_wal(version: MajorVersion) -> &'static [&'static str] {
-    if version >= MajorVersion::V17 { &["archive_status", "summaries"] } else { &["archive_status"] }
 }
 
 /// Whether a directory may hold relations of one database, some of which may be unlogged or temporary.
@@ -157,6 +130,10 @@ fn is_temporary_relation(name: &[u8]) -> bool {
     }
 }
 
+fn is_one_of(names: &[&str], name: &[u8]) -> bool {
+    names.iter().any(|one| one.as_bytes() == name)
+}
+
 fn is_number(name: &[u8]) -> bool {
     !name.is_empty() && name.iter().all(u8::is_ascii_digit)
 }
@@ -171,6 +148,7 @@ fn split(path: &[u8]) -> (&[u8], &[u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::postgres::MajorVersion;
 
     fn decision(path: &str) -> Decision {
         let (directory, name) = split(path.as_bytes());
@@ -247,8 +225,6 @@ mod tests {
         ] {
             assert_eq!(decision(path), Decision::Copy, "{path}");
         }
-        assert_eq!(kept_in_pg_wal(MajorVersion::V16), ["archive_status"]);
-        assert_eq!(kept_in_pg_wal(MajorVersion::V17), ["archive_status", "summaries"]);
     }
 
     #[test]

@@ -316,7 +316,7 @@ impl Walk<'_> {
         let is_wal = path == b"pg_wal";
         self.add_directory(path, root, metadata, Walked::No);
         if is_wal {
-            for name in exclusions::kept_in_pg_wal(self.version.formats) {
+            for name in self.version.formats.facts().directories_in_pg_wal {
                 self.add_directory(join(b"pg_wal", name.as_bytes()), root, metadata, Walked::No);
             }
         }

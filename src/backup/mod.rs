@@ -35,9 +35,7 @@ use crate::monitor::Monitor;
 use crate::pace::Pace;
 use crate::postgres::backup_label::{BackupLabel, BackupSource, IncrementalFrom, with_incremental_from};
 use crate::postgres::page::PAGE_BYTES;
-use crate::postgres::{
-    ControlFile, MajorVersion, ManifestVersion, ServerVersion, SystemIdentifier, TimelineHistory,
-};
+use crate::postgres::{ControlFile, ManifestVersion, ServerVersion, SystemIdentifier, TimelineHistory};
 use crate::repository::Repository;
 use crate::repository::backup::manifest::{
     BackupKind, BackupPoint, BackupTotals, StoredServer, StoredTablespace, StoredWalRange,
@@ -356,7 +354,7 @@ impl Backup<'_> {
 
     /// As 17 and later mark a backup of which `pg_combinebackup` makes a whole one; the server refuses to start from it.
     fn mark_incremental(&self, stopped: &mut StoppedBackup, parent: &StoredBackup) {
-        if self.control.version >= MajorVersion::V17 {
+        if self.control.version.facts().has_wal_summaries {
             let from = IncrementalFrom { start_point: parent.start.lsn, timeline: parent.start.timeline };
             stopped.label = with_incremental_from(&stopped.label, from);
         }

@@ -9,6 +9,7 @@ use crate::config::Checkpoint;
 use crate::data_directory::DataDirectory;
 use crate::error::{Error, ErrorKind, Result};
 use crate::postgres::backup_label::BackupSource;
+use crate::postgres::version_facts::VersionFacts;
 use crate::postgres::{
     ControlFile, Lsn, MajorVersion, SegmentName, ServerVersion, SystemIdentifier, TimelineId,
 };
@@ -203,11 +204,8 @@ impl Session {
     pub fn start(&self, label: &Label, checkpoint: Checkpoint, watch: &Watch<'_>) -> Result<BackupPoint> {
         let fast = checkpoint == Checkpoint::Fast;
         // Labels need no quoting.
-        let call = if self.version >= MajorVersion::V15 {
-            format!("pg_backup_start('{label}', {fast})")
-        } else {
-            format!("pg_start_backup('{label}', {fast}, false)")
-        };
+        let VersionFacts { start_backup, backup_options, .. } = self.version.facts();
+        let call = format!("{start_backup}(label => '{label}', fast => {fast}{backup_options})");
         let started = self.connection.query_row("start a backup", &format!("SELECT {call}"), watch);
         let lsn: Lsn = started.map_err(may_not)?.parsed(0)?;
         let timeline = match self.source {
@@ -227,12 +225,10 @@ impl Session {
     /// As [`Connection::query`]; the server refuses when it was promoted meanwhile.
     pub fn stop(&self, control: &ControlFile, watch: &Watch<'_>) -> Result<StoppedBackup> {
         // The WAL is waited for in the repository itself, which the server knows nothing of.
-        let call = if self.version >= MajorVersion::V15 {
-            "pg_backup_stop(wait_for_archive => false)"
-        } else {
-            "pg_stop_backup(exclusive => false, wait_for_archive => false)"
-        };
-        let sql = format!("SELECT lsn, labelfile, spcmapfile FROM {call}");
+        let VersionFacts { stop_backup, backup_options, .. } = self.version.facts();
+        let sql = format!(
+            "SELECT lsn, labelfile, spcmapfile FROM {stop_backup}(wait_for_archive => false{backup_options})"
+        );
         let row = self.connection.query_row("stop the backup", &sql, watch).map_err(may_not)?;
         let lsn: Lsn = row.parsed(0)?;
         let (lsn, timeline) = match (self.source, control.min_recovery_point, control.min_recovery_timeline) {

@@ -7,7 +7,7 @@
 use super::files::PlannedRelation;
 use super::session::Session;
 use crate::error::{ErrorKind, Result};
-use crate::postgres::{Lsn, MajorVersion, TimelineHistory, TimelineId};
+use crate::postgres::{Lsn, TimelineHistory, TimelineId};
 use crate::repository::backup::manifest::BackupPoint;
 use crate::server::Watch;
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -81,7 +81,7 @@ impl Summaries {
         start: &BackupPoint,
         watch: &Watch<'_>,
     ) -> Result<std::result::Result<Summaries, String>> {
-        if session.version() < MajorVersion::V17 {
+        if !session.version().facts().has_wal_summaries {
             return Ok(Err(String::new()));
         }
         let read = || -> Result<std::result::Result<Summaries, String>> {

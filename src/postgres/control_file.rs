@@ -172,13 +172,13 @@ enum Format {
 fn checksum_offset(bytes: &[u8], assumed: Option<MajorVersion>) -> Result<(usize, Format)> {
     let format = u32_at(bytes, 8).ok_or_else(|| too_short(bytes))?;
     if let Some(version) = MajorVersion::of_control_version(format) {
-        return Ok((version.control_checksum_offset(), Format::Known));
+        return Ok((version.facts().control_checksum_offset, Format::Known));
     }
     if MajorVersion::of_control_version(format.swap_bytes()).is_some() {
         return Err(Error::usage("pg_control is big-endian, which pgark does not support"));
     }
     if let Some(version) = assumed {
-        return Ok((version.control_checksum_offset(), Format::Assumed(version)));
+        return Ok((version.facts().control_checksum_offset, Format::Assumed(version)));
     }
     Err(Error::usage(format!("pg_control has version {format}, which pgark does not know"))
         .hint(format!("pgark supports PostgreSQL 13 to 18. {}", MajorVersion::HOW_TO_ASSUME)))
@@ -237,7 +237,7 @@ impl Fields<'_> {
     /// The version by the marks of the file, which must not contradict each other.
     fn version(&self, catalog_version: u32, assumed: Option<MajorVersion>) -> Result<MajorVersion> {
         let control_version = self.u32(8)?;
-        let same_format = |version: &MajorVersion| version.control_version() == control_version;
+        let same_format = |version: &MajorVersion| version.facts().control_version == control_version;
         if let Some(known) = MajorVersion::of_catalog_version(catalog_version) {
             return Some(known).filter(same_format).ok_or_else(|| no_release("pg_control", catalog_version));
         }
@@ -359,7 +359,7 @@ mod tests {
             let control = ControlFile::parse(bytes, None).unwrap();
             assert_eq!(control.version.as_u32(), major);
             for (label, value) in [
-                ("pg_control version number:", control.version.control_version().to_string()),
+                ("pg_control version number:", control.version.facts().control_version.to_string()),
                 ("Catalog version number:", control.catalog_version.to_string()),
                 ("Database system identifier:", control.system.to_string()),
                 ("Database cluster state:", control.state.to_string()),
@@ -435,7 +435,7 @@ mod tests {
     /// The file of a version, under other marks.
     fn forged(major: u32, control_version: u32, catalog_version: u32) -> [u8; CONTROL_FILE_BYTES] {
         let (_, sample, _) = SAMPLES[major as usize - 13];
-        let end = MajorVersion::new(major).unwrap().control_checksum_offset();
+        let end = MajorVersion::new(major).unwrap().facts().control_checksum_offset;
         let mut bytes = *sample;
         bytes[8..12].copy_from_slice(&control_version.to_le_bytes());
         bytes[12..16].copy_from_slice(&catalog_version.to_le_bytes());
@@ -449,7 +449,7 @@ mod tests {
         for (major, original, _) in SAMPLES {
             let assumed = MajorVersion::new(major);
             let own = ControlFile::parse(original, None).unwrap();
-            for control_version in [1900, own.version.control_version()] {
+            for control_version in [1900, own.version.facts().control_version] {
                 let bytes = forged(major, control_version, 202_609_101);
                 assert_eq!(ControlFile::parse(&bytes, None).unwrap_err().kind(), ErrorKind::Usage);
                 let read = ControlFile::parse(&bytes, assumed).unwrap();
@@ -481,7 +481,7 @@ mod tests {
                 assert_eq!(read, ControlFile::parse(bytes, None).unwrap());
             }
         }
-        let contradictory = forged(15, 1900, MajorVersion::V15.catalog_version());
+        let contradictory = forged(15, 1900, MajorVersion::V15.facts().catalog_version);
         assert!(ControlFile::parse(&contradictory, Some(MajorVersion::V15)).is_err());
     }
 }

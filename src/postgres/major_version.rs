@@ -1,10 +1,12 @@
 //! The major versions of PostgreSQL that pgark supports, and the marks by which its files tell them.
+//!
+//! What differs between them is in the table of `version_facts`.
 
 use crate::error::{Error, Result};
 use std::fmt;
 
-/// A major version of PostgreSQL; formats differ between them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+/// A major version of PostgreSQL. Versions have no order: what differs between them is asked of their row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[allow(missing_docs)]
 pub enum MajorVersion {
     V13,
@@ -32,60 +34,7 @@ impl MajorVersion {
 
     /// The number, as in `PG_VERSION`.
     pub const fn as_u32(self) -> u32 {
-        match self {
-            MajorVersion::V13 => 13,
-            MajorVersion::V14 => 14,
-            MajorVersion::V15 => 15,
-            MajorVersion::V16 => 16,
-            MajorVersion::V17 => 17,
-            MajorVersion::V18 => 18,
-        }
-    }
-
-    /// The first two bytes of every WAL page. Source: `access/xlog_internal.h`, `XLOG_PAGE_MAGIC`.
-    pub const fn wal_magic(self) -> u16 {
-        match self {
-            MajorVersion::V13 => 0xD106,
-            MajorVersion::V14 => 0xD10D,
-            MajorVersion::V15 => 0xD110,
-            MajorVersion::V16 => 0xD113,
-            MajorVersion::V17 => 0xD116,
-            MajorVersion::V18 => 0xD118,
-        }
-    }
-
-    /// The format of the system catalogs. Source: `catalog/catversion.h`, `CATALOG_VERSION_NO`.
-    pub const fn catalog_version(self) -> u32 {
-        match self {
-            MajorVersion::V13 => 202007201,
-            MajorVersion::V14 => 202107181,
-            MajorVersion::V15 => 202209061,
-            MajorVersion::V16 => 202307071,
-            MajorVersion::V17 => 202406281,
-            MajorVersion::V18 => 202506291,
-        }
-    }
-
-    /// The format of `pg_control`. Source: `catalog/pg_control.h`, `PG_CONTROL_VERSION`.
-    pub const fn control_version(self) -> u32 {
-        match self {
-            MajorVersion::V13 | MajorVersion::V14 | MajorVersion::V15 | MajorVersion::V16 => 1300,
-            MajorVersion::V17 => 1700,
-            MajorVersion::V18 => 1800,
-        }
-    }
-
-    /// Where in `pg_control` the checksum stands, which ends its content: the only field that moved between the versions.
-    /// Source: `catalog/pg_control.h`, `ControlFileData`.
-    pub const fn control_checksum_offset(self) -> usize {
-        match self {
-            MajorVersion::V13
-            | MajorVersion::V14
-            | MajorVersion::V15
-            | MajorVersion::V16
-            | MajorVersion::V17 => 288,
-            MajorVersion::V18 => 292,
-        }
+        self.facts().number
     }
 
     /// The version of a server, by its `server_version_num`; `None` if pgark does not support it.
@@ -110,7 +59,7 @@ impl MajorVersion {
 
     /// A version whose `pg_control` has this format: several share one.
     pub fn of_control_version(control_version: u32) -> Option<MajorVersion> {
-        MajorVersion::ALL.into_iter().find(|version| version.control_version() == control_version)
+        MajorVersion::ALL.into_iter().find(|version| version.facts().control_version == control_version)
     }
 
     /// The version with this number; `None` if pgark does not support it.
@@ -120,12 +69,12 @@ impl MajorVersion {
 
     /// The version that writes WAL pages with this magic.
     pub fn of_wal_magic(magic: u16) -> Option<MajorVersion> {
-        MajorVersion::ALL.into_iter().find(|version| version.wal_magic() == magic)
+        MajorVersion::ALL.into_iter().find(|version| version.facts().wal_magic == magic)
     }
 
     /// The version whose catalogs have this format. Development versions of PostgreSQL have none.
     pub fn of_catalog_version(catalog_version: u32) -> Option<MajorVersion> {
-        MajorVersion::ALL.into_iter().find(|version| version.catalog_version() == catalog_version)
+        MajorVersion::ALL.into_iter().find(|version| version.facts().catalog_version == catalog_version)
     }
 }
 
@@ -143,11 +92,11 @@ mod tests {
     fn each_mark_leads_back_to_its_version() {
         for version in MajorVersion::ALL {
             assert_eq!(MajorVersion::new(version.as_u32()), Some(version));
-            assert_eq!(MajorVersion::of_wal_magic(version.wal_magic()), Some(version));
-            assert_eq!(MajorVersion::of_catalog_version(version.catalog_version()), Some(version));
+            assert_eq!(MajorVersion::of_wal_magic(version.facts().wal_magic), Some(version));
+            assert_eq!(MajorVersion::of_catalog_version(version.facts().catalog_version), Some(version));
             assert_eq!(MajorVersion::of_version_num(version.as_u32() * 10_000 + 7), Some(version));
-            let same_format = MajorVersion::of_control_version(version.control_version()).unwrap();
-            assert_eq!(same_format.control_checksum_offset(), version.control_checksum_offset());
+            let same_format = MajorVersion::of_control_version(version.facts().control_version).unwrap();
+            assert_eq!(same_format.facts().control_checksum_offset, version.facts().control_checksum_offset);
         }
         assert_eq!(MajorVersion::of_version_num(190_000), None);
         assert_eq!(MajorVersion::of_control_version(1902), None);

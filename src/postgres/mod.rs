@@ -29,6 +29,7 @@ pub mod target_time;
 pub mod timeline;
 #[cfg(feature = "companion")]
 pub mod timestamp;
+pub mod version_facts;
 pub mod wal_file;
 pub mod wal_header;
 #[cfg(feature = "companion")]

@@ -75,7 +75,7 @@ impl From<MajorVersion> for ServerVersion {
     fn from(version: MajorVersion) -> ServerVersion {
         ServerVersion {
             number: version.as_u32(),
-            catalog_version: version.catalog_version(),
+            catalog_version: version.facts().catalog_version,
             formats: version,
         }
     }
@@ -99,8 +99,11 @@ mod tests {
     fn a_known_version_is_never_taken_for_another() {
         for version in MajorVersion::ALL {
             for assumed in [None, Some(MajorVersion::V13), Some(MajorVersion::V18)] {
-                let found =
-                    ServerVersion::of(version.as_u32() * 10_000 + 2, version.catalog_version(), assumed);
+                let found = ServerVersion::of(
+                    version.as_u32() * 10_000 + 2,
+                    version.facts().catalog_version,
+                    assumed,
+                );
                 assert_eq!(found.unwrap(), version.into());
             }
         }
@@ -127,7 +130,7 @@ mod tests {
 
     #[test]
     fn marks_that_contradict_each_other_are_refused() {
-        let catalogs = MajorVersion::V15.catalog_version();
+        let catalogs = MajorVersion::V15.facts().catalog_version;
         assert!(ServerVersion::of(190_000, catalogs, Some(MajorVersion::V18)).is_err());
         assert!(ServerVersion::of(160_000, catalogs, Some(MajorVersion::V15)).is_err());
     }

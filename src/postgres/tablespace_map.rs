@@ -37,7 +37,7 @@ pub fn parse_tablespace_map(content: &[u8], version: MajorVersion) -> Result<Vec
                 line.push(escaped);
                 bytes.next();
             }
-            (b'\\', Some(&escaped)) if escapes_backslashes(version) => {
+            (b'\\', Some(&escaped)) if version.facts().tablespace_map_escapes_backslashes => {
                 line.push(escaped);
                 bytes.next();
             }
@@ -74,7 +74,7 @@ pub fn render_tablespace_map(locations: &[TablespaceLocation], version: MajorVer
     for location in locations {
         let unreadable = location.path.is_empty()
             || location.path.contains(&0)
-            || (!escapes_backslashes(version) && location.path.last() == Some(&b'\\'));
+            || (!version.facts().tablespace_map_escapes_backslashes && location.path.last() == Some(&b'\\'));
         if unreadable {
             return Err(Error::usage(format!(
                 "tablespace {} cannot lie in \"{}\": the server could not read this path",
@@ -84,7 +84,9 @@ pub fn render_tablespace_map(locations: &[TablespaceLocation], version: MajorVer
         }
         content.extend_from_slice(format!("{} ", location.oid).as_bytes());
         for &byte in &location.path {
-            if matches!(byte, b'\n' | b'\r') || (byte == b'\\' && escapes_backslashes(version)) {
+            if matches!(byte, b'\n' | b'\r')
+                || (byte == b'\\' && version.facts().tablespace_map_escapes_backslashes)
+            {
                 content.push(b'\\');
             }
             content.push(byte);
@@ -92,11 +94,6 @@ pub fn render_tablespace_map(locations: &[TablespaceLocation], version: MajorVer
         content.push(b'\n');
     }
     Ok(content)
-}
-
-/// Whether the server's reader takes every backslash for an escape, or only one before the end of a line.
-fn escapes_backslashes(version: MajorVersion) -> bool {
-    version >= MajorVersion::V14
 }
 
 fn location_of(line: &[u8]) -> Option<TablespaceLocation> {

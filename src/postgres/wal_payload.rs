@@ -244,10 +244,9 @@ fn main_data_offset(headers: &[u8], body_bytes: u64, version: MajorVersion) -> O
     (main_offset.checked_add(main_bytes)? == body_bytes).then_some(main_offset)
 }
 
-/// Whether a page image is compressed. Source: `access/xlogrecord.h`, `BKPIMAGE_*`, which changed in 15.
+/// Whether a page image is compressed.
 fn is_compressed(image_flags: u8, version: MajorVersion) -> bool {
-    let compressed = if version >= MajorVersion::V15 { 0x04 | 0x08 | 0x10 } else { 0x02 };
-    image_flags & compressed != 0
+    image_flags & version.facts().compressed_image_flags != 0
 }
 
 /// The first bytes of something, up to `N`.
@@ -358,9 +357,7 @@ impl TransactionWalk {
             Part::Database => 0,
             Part::Subtransactions => 4,
             Part::Relations => 12,
-            // From 18 on an object's identifier has 64 bits.
-            Part::Statistics if version >= MajorVersion::V18 => 16,
-            Part::Statistics => 12,
+            Part::Statistics => version.facts().statistics_item_bytes,
             Part::Invalidations => 16,
         };
         self.skipped_bytes = u64::from(number) * element_bytes;

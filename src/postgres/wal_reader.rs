@@ -743,7 +743,7 @@ mod tests {
         let (records, _) = read(&mut assuming(&segments), &segments, PAGE);
         assert_eq!(records, known);
         // Neither another unknown one nor the assumed one itself goes on with it.
-        for other in [0xD1F1, assumed.wal_magic()] {
+        for other in [0xD1F1, assumed.facts().wal_magic] {
             mark(&mut segments[0].1[PAGE..], other);
             let (records, progress) = read(&mut assuming(&segments), &segments, PAGE);
             let Ok(WalProgress::Ended(end)) = progress else { panic!("{progress:?}") };

@@ -127,9 +127,8 @@ impl RecoverySettings {
         for (name, value) in self.role.settings() {
             add(name, &value)?;
         }
-        if self.version <= MajorVersion::V15 {
-            // Would end the recovery where it pauses, and the server removes the file, which may be meant for the original.
-            add("promote_trigger_file", "")?;
+        for (name, value) in self.version.facts().settings_of_recovery {
+            add(name, value)?;
         }
         // Without it, pausing at the target would be stopping.
         add("hot_standby", "on")?;

@@ -352,11 +352,7 @@ impl Standing {
 
 /// Asks the server over its local socket, as the user whom the original's configuration names, or else who we are.
 fn ask(directory: &str, port: u16, version: MajorVersion, conninfo: &Conninfo) -> Result<Answer> {
-    let pause = if version >= MajorVersion::V14 {
-        "pg_get_wal_replay_pause_state()"
-    } else {
-        "CASE WHEN pg_is_wal_replay_paused() THEN 'paused' END"
-    };
+    let pause = version.facts().replay_pause_state;
     // pg_walfile_name cannot be called in recovery, and CASE keeps it from being called.
     let query = format!(
         "SELECT pg_is_in_recovery(), CASE WHEN pg_is_in_recovery() THEN {pause} END, pg_last_wal_replay_lsn(), \

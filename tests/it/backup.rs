@@ -224,7 +224,7 @@ fn an_interrupted_backup_leaves_nothing() {
         wait_until("the mark of the backup", PATIENCE, || objects(&place) == ["running"]);
         // The session of an ended backup shows its last query for a while.
         cluster.wait_for_row(
-            "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query LIKE 'SELECT pg%backup%(''one''%'",
+            "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query LIKE 'SELECT pg%backup%''one''%'",
             "1",
         );
         backup

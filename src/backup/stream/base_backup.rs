@@ -1,11 +1,12 @@
 //! PostgreSQL's `BASE_BACKUP`: the command, and the parts of its answer one after the other.
 //!
-//! Until 14 every archive is a stream of its own; from 15 on there is one stream, whose messages say what they are.
+//! Every archive is a stream of its own, or there is one stream, whose messages say what they are: see [`BaseBackupForm`].
 //! Source: PostgreSQL's manual, "Streaming Replication Protocol"; `backup/basebackup_copy.c` (13, 14:
 //! `replication/basebackup.c`).
 
 use crate::config::Checkpoint;
 use crate::error::{Error, Result};
+use crate::postgres::version_facts::BaseBackupForm;
 use crate::postgres::{Lsn, MajorVersion, TimelineId};
 use crate::repository::backup::Label;
 use crate::server::{Incoming, ReplicationConnection, Row, Watch};
@@ -99,7 +100,7 @@ pub struct Ending {
 /// The command.
 fn command(version: MajorVersion, label: &Label, checkpoint: Checkpoint, extent: Extent) -> String {
     // Labels need no quoting. The WAL is waited for in the repository itself, which the server knows nothing of.
-    if version >= MajorVersion::V15 {
+    if version.facts().base_backup == BaseBackupForm::Options {
         let checkpoint = match checkpoint {
             Checkpoint::Fast => "fast",
             Checkpoint::Spread => "spread",
@@ -167,11 +168,12 @@ impl Announcement {
             kibibytes += row.optional(2).and_then(|size| size.parse::<u64>().ok()).unwrap_or_default();
         }
         parts.push_back(Part::Manifest);
-        let (framing, next) = if version >= MajorVersion::V15 {
-            (Framing::Messages, None)
-        } else {
-            let next = parts.pop_front();
-            (Framing::Streams(parts), next)
+        let (framing, next) = match version.facts().base_backup {
+            BaseBackupForm::Options => (Framing::Messages, None),
+            BaseBackupForm::Words => {
+                let next = parts.pop_front();
+                (Framing::Streams(parts), next)
+            }
         };
         let bytes = kibibytes.saturating_mul(1024);
         Ok(Answer::Begins(Announcement { start, bytes, framing, next, warnings }))

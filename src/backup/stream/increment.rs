@@ -14,9 +14,7 @@ use crate::backup::running::RunningBackup;
 use crate::backup::session::ServerFacts;
 use crate::backup::summaries::Summaries;
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::postgres::{
-    BackupManifestWriter, MajorVersion, ManifestFile, ManifestVersion, TimelineHistory, WalRange,
-};
+use crate::postgres::{BackupManifestWriter, ManifestFile, ManifestVersion, TimelineHistory, WalRange};
 use crate::repository::backup::manifest::{BackupPoint, StoredDatabase};
 use crate::repository::backup::{Chain, FileForm, IndexEntry, IndexReader, StoredBackup};
 use crate::server::ReplicationConnection;
@@ -91,7 +89,7 @@ impl StreamedBackup<'_> {
     /// Why the server cannot send an incremental backup; `None`: it can.
     fn cannot_send_changes(&self) -> Result<Option<String>> {
         let version = self.server.build.version.formats;
-        if version < MajorVersion::V17 {
+        if !version.facts().has_wal_summaries {
             return Ok(Some(format!(
                 "PostgreSQL {} sends no incremental backups, which 17 and later do",
                 version.as_u32()

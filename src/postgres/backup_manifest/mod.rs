@@ -54,6 +54,9 @@ pub struct WalRange {
 impl ManifestVersion {
     /// The version that the server of this major version writes.
     pub fn written_by(version: MajorVersion, system: SystemIdentifier) -> ManifestVersion {
-        if version >= MajorVersion::V17 { ManifestVersion::Two(system) } else { ManifestVersion::One }
+        match version.facts().manifest_version {
+            1 => ManifestVersion::One,
+            _ => ManifestVersion::Two(system),
+        }
     }
 }

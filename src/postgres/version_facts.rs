@@ -1,0 +1,228 @@
+//! What differs between the major versions of PostgreSQL: one table, with a row for each, so that a new version is a new row
+//! and nowhere a comparison of versions.
+//!
+//! A row is written as what has changed since the version before.
+
+use super::major_version::MajorVersion;
+
+/// A row: all that pgark has to know of one major version.
+#[derive(Debug)]
+pub struct VersionFacts {
+    /// The number, as in `PG_VERSION`.
+    pub number: u32,
+    /// The first two bytes of every WAL page. Source: `access/xlog_internal.h`, `XLOG_PAGE_MAGIC`.
+    pub wal_magic: u16,
+    /// The format of the system catalogs. Source: `catalog/catversion.h`, `CATALOG_VERSION_NO`.
+    pub catalog_version: u32,
+    /// The format of `pg_control`. Source: `catalog/pg_control.h`, `PG_CONTROL_VERSION`.
+    pub control_version: u32,
+    /// Where in `pg_control` the checksum stands, which ends its content: the only field that moved between the versions.
+    /// Source: `catalog/pg_control.h`, `ControlFileData`.
+    pub control_checksum_offset: usize,
+    /// The flags of a page image in WAL of which each means that it is compressed. Source: `access/xlogrecord.h`,
+    /// `BKPIMAGE_*`.
+    pub compressed_image_flags: u8,
+    /// How many bytes each dropped object takes in the record of a commit. Source: `access/xact.h`, `xl_xact_stats_item`,
+    /// where an object's identifier has 64 bits from 18 on.
+    pub statistics_item_bytes: u64,
+    /// Which `backup_manifest` the server writes: from version 2 on it names the cluster.
+    pub manifest_version: u32,
+    /// Whether the server's reader of `tablespace_map` takes every backslash for an escape, or only one before the end of a
+    /// line. Source: `access/transam/xlogrecovery.c`, `read_tablespace_map`.
+    pub tablespace_map_escapes_backslashes: bool,
+    /// The function that starts a backup.
+    pub start_backup: &'static str,
+    /// The function that stops it.
+    pub stop_backup: &'static str,
+    /// What both are told besides: that the backup is not the only one, where that had to be said.
+    pub backup_options: &'static str,
+    /// How the replication protocol's `BASE_BACKUP` is written and answered.
+    pub base_backup: BaseBackupForm,
+    /// Whether the server can summarize its WAL, and so send incremental backups and mark them in the backup label.
+    pub has_wal_summaries: bool,
+    /// An SQL expression that is `paused` where replay stands still.
+    pub replay_pause_state: &'static str,
+    /// Settings, each with a value, that must not be what they were in the original when its copy is recovered; besides
+    /// those of every version.
+    pub settings_of_recovery: &'static [(&'static str, &'static str)],
+    /// Directories whose content the server makes anew when it starts. Source: `backup/basebackup.c`,
+    /// `excludeDirContents`.
+    pub emptied_directories: &'static [&'static str],
+    /// The directories in `pg_wal` that are kept, empty. Source: `backup/basebackup.c`, `sendDir`.
+    pub directories_in_pg_wal: &'static [&'static str],
+    /// Files that no backup holds. Source: `backup/basebackup.c`, `excludeFiles`.
+    pub skipped_files: &'static [&'static str],
+    /// How the names of others begin. Source: the same, and `sendDir`.
+    pub skipped_beginnings: &'static [&'static str],
+}
+
+/// The forms of `BASE_BACKUP`. Source: PostgreSQL's manual, "Streaming Replication Protocol".
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BaseBackupForm {
+    /// Words one after the other; the answer has a stream for each archive.
+    Words,
+    /// A list of options; the answer is one stream, whose messages say what they are.
+    Options,
+}
+
+const V13: VersionFacts = VersionFacts {
+    number: 13,
+    wal_magic: 0xD106,
+    catalog_version: 202007201,
+    control_version: 1300,
+    control_checksum_offset: 288,
+    compressed_image_flags: 0x02,
+    statistics_item_bytes: 12,
+    manifest_version: 1,
+    tablespace_map_escapes_backslashes: false,
+    start_backup: "pg_start_backup",
+    stop_backup: "pg_stop_backup",
+    backup_options: ", exclusive => false",
+    base_backup: BaseBackupForm::Words,
+    has_wal_summaries: false,
+    replay_pause_state: "CASE WHEN pg_is_wal_replay_paused() THEN 'paused' END",
+    // Would end the recovery where it pauses, and the server removes the file, which may be meant for the original.
+    settings_of_recovery: &[("promote_trigger_file", "")],
+    emptied_directories: &[
+        "pg_stat_tmp",
+        "pg_replslot",
+        "pg_dynshmem",
+        "pg_notify",
+        "pg_serial",
+        "pg_snapshots",
+        "pg_subtrans",
+    ],
+    directories_in_pg_wal: &["archive_status"],
+    skipped_files: &[
+        "postgresql.auto.conf.tmp",
+        "current_logfiles.tmp",
+        "backup_label",
+        "tablespace_map",
+        "backup_manifest",
+        "postmaster.pid",
+        "postmaster.opts",
+    ],
+    skipped_beginnings: &["pgsql_tmp", "pg_internal.init"],
+};
+
+const V14: VersionFacts = VersionFacts {
+    number: 14,
+    wal_magic: 0xD10D,
+    catalog_version: 202107181,
+    tablespace_map_escapes_backslashes: true,
+    replay_pause_state: "pg_get_wal_replay_pause_state()",
+    ..V13
+};
+
+const V15: VersionFacts = VersionFacts {
+    number: 15,
+    wal_magic: 0xD110,
+    catalog_version: 202209061,
+    // One for each of pglz, lz4 and zstd.
+    compressed_image_flags: 0x04 | 0x08 | 0x10,
+    start_backup: "pg_backup_start",
+    stop_backup: "pg_backup_stop",
+    backup_options: "",
+    base_backup: BaseBackupForm::Options,
+    ..V14
+};
+
+const V16: VersionFacts = VersionFacts {
+    number: 16,
+    wal_magic: 0xD113,
+    catalog_version: 202307071,
+    settings_of_recovery: &[],
+    ..V15
+};
+
+const V17: VersionFacts = VersionFacts {
+    number: 17,
+    wal_magic: 0xD116,
+    catalog_version: 202406281,
+    control_version: 1700,
+    manifest_version: 2,
+    has_wal_summaries: true,
+    directories_in_pg_wal: &["archive_status", "summaries"],
+    ..V16
+};
+
+const V18: VersionFacts = VersionFacts {
+    number: 18,
+    wal_magic: 0xD118,
+    catalog_version: 202506291,
+    control_version: 1800,
+    control_checksum_offset: 292,
+    statistics_item_bytes: 16,
+    ..V17
+};
+
+impl MajorVersion {
+    /// The version's row of the table.
+    pub const fn facts(self) -> &'static VersionFacts {
+        match self {
+            MajorVersion::V13 => &V13,
+            MajorVersion::V14 => &V14,
+            MajorVersion::V15 => &V15,
+            MajorVersion::V16 => &V16,
+            MajorVersion::V17 => &V17,
+            MajorVersion::V18 => &V18,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+    use std::fs;
+    use std::path::Path;
+
+    #[test]
+    fn every_version_has_a_row_of_its_own() {
+        let facts = MajorVersion::ALL.map(MajorVersion::facts);
+        for (one, next) in facts.iter().zip(&facts[1..]) {
+            assert_eq!(one.number + 1, next.number);
+            // Both grow, with every version.
+            assert!(one.wal_magic < next.wal_magic && one.catalog_version < next.catalog_version, "{next:?}");
+            assert!(one.control_version <= next.control_version, "{next:?}");
+        }
+        // What was taken over from the row above by mistake.
+        let column = |of: fn(&VersionFacts) -> String| facts.map(of);
+        assert_eq!(
+            column(|facts| format!("{}({})", facts.start_backup, facts.backup_options)),
+            [
+                "pg_start_backup(, exclusive => false)",
+                "pg_start_backup(, exclusive => false)",
+                "pg_backup_start()",
+                "pg_backup_start()",
+                "pg_backup_start()",
+                "pg_backup_start()",
+            ]
+        );
+        for facts in facts {
+            assert_eq!(facts.start_backup.contains("_backup_"), facts.stop_backup.ends_with("_backup_stop"));
+            assert_eq!(facts.has_wal_summaries, facts.directories_in_pg_wal.contains(&"summaries"));
+            assert_eq!(facts.has_wal_summaries, facts.manifest_version == 2);
+            assert_eq!(facts.settings_of_recovery.is_empty(), facts.number > 15);
+            let names = facts.emptied_directories.iter().chain(facts.skipped_files);
+            assert_eq!(names.collect::<BTreeSet<_>>().len(), 14, "{facts:?}");
+        }
+    }
+
+    /// Of servers of each version, where there are files of theirs.
+    #[test]
+    fn the_rows_are_those_of_real_servers() {
+        let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/postgres");
+        for version in MajorVersion::ALL {
+            let facts = version.facts();
+            let text = fs::read_to_string(fixtures.join(format!("{version}/pg_controldata.txt"))).unwrap();
+            for (name, value) in [
+                ("pg_control version number:", facts.control_version),
+                ("Catalog version number:", facts.catalog_version),
+            ] {
+                let line = text.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+                assert_eq!(line.trim(), value.to_string(), "{version}");
+            }
+        }
+    }
+}

@@ -244,7 +244,8 @@ impl DataDirectoryCopy<'_> {
         let mut read_bytes = 0;
         let changed = match (increment, relation) {
             (Some(increment), Some(relation)) => {
-                let candidate = Candidate { number, relation, file: &file, bytes: metadata.len() };
+                let candidate =
+                    Candidate { number, relation, file: &file, location: &location, bytes: metadata.len() };
                 increment
                     .changed_pages(&candidate, buffer, &mut read_bytes, self.pace, self.watch)
                     .context(what)?

@@ -7,6 +7,7 @@ use super::exclusions::Fork;
 use super::files::{FileList, PlannedRelation};
 use super::source::read_full;
 use super::summaries::{FileChanges, Summaries};
+use super::visibility::ParentMaps;
 use crate::error::{Context, Error, Result};
 use crate::pace::Pace;
 use crate::postgres::page::{self, PAGE_BYTES, PageBytes, PageChecksums, PageHeader, PageVerdict};
@@ -18,6 +19,7 @@ use crate::server::Watch;
 use std::cmp::Ordering;
 use std::collections::HashSet;
 use std::fs::File;
+use std::path::Path;
 
 /// LSNs that are not the position of a change: sorted GiST builds leave 1 on their pages, and others nothing.
 ///
@@ -33,6 +35,7 @@ pub struct Increment {
     since: Lsn,
     /// The length of each file in the parent; `None`: it holds none of this path, or what it holds cannot be built on.
     parent_bytes: Vec<Option<u64>>,
+    parent_maps: ParentMaps,
     checksums: PageChecksums,
     pages_per_file: u32,
     /// What has changed; `None`: the pages themselves are asked.
@@ -47,6 +50,8 @@ pub struct Candidate<'a> {
     pub relation: PlannedRelation,
     /// The file.
     pub file: &'a File,
+    /// Where it lies.
+    pub location: &'a Path,
     /// Its length now.
     pub bytes: u64,
 }
@@ -73,6 +78,7 @@ impl Increment {
         let mut index = IndexReader::open(store.as_ref(), &key, parent.index)?
             .ok_or_else(|| Error::damaged(format!("\"{}/{key}\" is missing", store.location())))?;
         let mut parent_bytes = vec![None; files.files.len()];
+        let mut parent_maps = ParentMaps::new(repository);
         let mut numbers = files.sorted().into_iter().peekable();
         while let Some(entry) = index.next_entry()? {
             watch.check()?;
@@ -85,6 +91,11 @@ impl Increment {
                 let number = numbers.next().unwrap_or_default() as usize;
                 if order == Ordering::Equal {
                     let relation = files.relation(file, version);
+                    if let Some(relation) = relation
+                        && !usable.damaged.contains(entry.path.as_bytes())
+                    {
+                        parent_maps.add(relation, &entry, repository, &parent.label)?;
+                    }
                     if let Some(bytes) = parent_bytes.get_mut(number)
                         && relation.is_some_and(|relation| usable.hold(relation, entry.path.as_bytes()))
                     {
@@ -98,6 +109,7 @@ impl Increment {
         Ok(Increment {
             since: parent.start.lsn,
             parent_bytes,
+            parent_maps,
             checksums,
             pages_per_file: parent.server.pages_per_file,
             summaries: None,
@@ -134,7 +146,7 @@ impl Increment {
         pace: &Pace,
         watch: &Watch<'_>,
     ) -> Result<Option<IncrementalHeader>> {
-        let Candidate { number, relation, file, bytes } = *candidate;
+        let Candidate { number, relation, file, bytes, .. } = *candidate;
         let Some(parent_bytes) = self.parent_bytes.get(number).copied().flatten() else { return Ok(None) };
         let pages = bytes / PAGE_BYTES as u64;
         if pages == 0 || !bytes.is_multiple_of(PAGE_BYTES as u64) || pages > u64::from(self.pages_per_file) {
@@ -173,6 +185,12 @@ impl Increment {
                 changed.extend((offset / PAGE_BYTES as u64..pages).map(|page| page as u32));
                 break;
             }
+        }
+        if self.checksums == PageChecksums::On {
+            let (pages, first) = (pages as u32, first as u32);
+            let marked = self.parent_maps.marked_since(candidate, pages, first, &changed, self.since)?;
+            changed.extend(marked);
+            changed.sort_unstable();
         }
         header(changed)
     }

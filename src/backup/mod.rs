@@ -22,6 +22,7 @@ mod source;
 pub mod stream;
 mod summaries;
 mod summary;
+mod visibility;
 mod wal;
 
 pub use combine::{CombineRequest, combine};

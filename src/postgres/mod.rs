@@ -30,6 +30,8 @@ pub mod timeline;
 #[cfg(feature = "companion")]
 pub mod timestamp;
 pub mod version_facts;
+#[cfg(feature = "companion")]
+pub mod visibility_map;
 pub mod wal_file;
 pub mod wal_header;
 #[cfg(feature = "companion")]

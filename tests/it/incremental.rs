@@ -300,6 +300,66 @@ fn rows_deleted_after_a_recovery_stay_deleted_without_checksums() {
     }
 }
 
+/// Nothing that the next backup could ask knows of it: what was done meanwhile left no LSN where it otherwise does.
+#[test]
+fn rows_deleted_after_a_recovery_stay_deleted_where_checksums_were_off_for_a_while() {
+    for settings in ["", "summarize_wal = on\n"] {
+        let site = Site::with_servers(1);
+        let mut primary = site.cluster("primary");
+        if !settings.is_empty() && !primary.is_from(17) {
+            eprintln!("skipped: WAL summaries come with PostgreSQL 17");
+            return;
+        }
+        primary.archive();
+        primary.append_conf(&format!("autovacuum = off\n{settings}"));
+        primary.start();
+        for table in ["t", "changed", "crashed"] {
+            primary.psql(&format!("CREATE TABLE {table} (a int); CREATE INDEX ON {table} (a)"));
+            primary.psql(&format!("INSERT INTO {table} SELECT generate_series(1, 10000)"));
+        }
+        take(&primary, "full", "full").expect(0);
+        let switch_checksums = |primary: &mut Cluster, how: &str| {
+            primary.stop(Stop::Fast);
+            primary.postgres_program("pg_checksums").args([how, "-D"]).arg(primary.data()).run().expect(0);
+            primary.start();
+        };
+        switch_checksums(&mut primary, "--disable");
+        primary.psql("VACUUM t");
+        primary.psql("UPDATE changed SET a = -a WHERE a % 1000 = 0; INSERT INTO changed VALUES (10001)");
+        primary.psql("VACUUM changed, crashed");
+        primary.kill9();
+        primary.start();
+        switch_checksums(&mut primary, "--enable");
+        for (label, before) in [("one", "DELETE FROM changed WHERE a = 1"), ("two", "VACUUM t, changed")] {
+            primary.psql(before);
+            take(&primary, "incremental", label).expect(0);
+        }
+        assert_eq!(parent_of(&site, &primary, "one"), "full");
+        let expected = primary.psql("SELECT count(*), sum(a) FROM changed");
+        primary.stop(Stop::Fast);
+        for label in ["one", "two"] {
+            let into = site.directory().join(label);
+            let options =
+                ["--backup", label, "--target-immediate", "--target-action", "promote", "--wait", "--pg-bin"];
+            primary.recover(&into, &options).arg(primary.pg_bin()).run().expect(0);
+            assert_eq!(primary.psql("SELECT count(*), sum(a) FROM changed"), expected, "{label}");
+            for table in ["t", "changed", "crashed"] {
+                primary.psql(&format!("DELETE FROM {table} WHERE a % 2 = 0"));
+                // From an index alone, where the map says that the heap need not be asked.
+                let by_index = format!(
+                    "SET enable_seqscan = off; SET enable_bitmapscan = off; \
+                     SELECT count(*) FROM {table} WHERE a > -20000"
+                );
+                let by_heap = format!("SET enable_indexscan = off; SELECT count(*) FROM {table}");
+                assert_eq!(primary.psql(&by_index), primary.psql(&by_heap), "{label} {table}");
+            }
+            primary.check_relations();
+            primary.stop_recovered(&into);
+            primary.check_pages(&into);
+        }
+    }
+}
+
 /// A disk may give wrong bytes for a while.
 #[test]
 fn a_page_that_was_damaged_only_in_the_parent_comes_back_right() {

@@ -1,0 +1,193 @@
+//! Pages that were marked as visible to all while data checksums were off for a while.
+//!
+//! Setting a bit in a visibility map marks the heap's page, too. With checksums that page gets a new LSN then; without them it
+//! does not, and nobody can see later that they were off: `pg_checksums` leaves no trace. Such a page would come from an older
+//! backup, unmarked, under a map that has its bit; the next `UPDATE` or `DELETE` would not clear the bit, and index-only scans
+//! would return rows that are gone.
+//!
+//! So the map is compared with the parent's: a page that has a bit now and had none then was marked since. In a server whose
+//! checksums were on all the time there is none that its LSN does not tell of. The map is asked only where it has changed.
+//!
+//! Source: PostgreSQL `access/heap/visibilitymap.c`, `visibilitymap_set`; `heapam.c`, `log_heap_visible`.
+
+use super::exclusions::Fork;
+use super::files::PlannedRelation;
+use super::increment::Candidate;
+use super::source::{open, read_full};
+use crate::error::{Context, ErrorKind, Result};
+use crate::postgres::Lsn;
+use crate::postgres::page::{PAGE_BYTES, PageBytes, PageHeader};
+use crate::postgres::visibility_map::{BLOCKS_PER_PAGE, is_all_visible};
+use crate::repository::Repository;
+use crate::repository::backup::{FileEntry, FileForm, Label, read_file};
+use crate::store::{ObjectKey, Store};
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// The visibility maps of a parent, by tablespace, database and number of their relations.
+pub struct ParentMaps {
+    store: Arc<dyn Store>,
+    maps: HashMap<(u32, Option<u32>, u32), (ObjectKey, FileEntry)>,
+}
+
+/// The pages of a map that tell of one file of the heap.
+struct MapPart {
+    /// Which page of the map the first one is.
+    first: u32,
+    /// Shorter than the heap, where the map is.
+    pages: Vec<PageBytes>,
+}
+
+impl ParentMaps {
+    /// None yet.
+    pub fn new(repository: &Repository) -> ParentMaps {
+        ParentMaps { store: repository.store().clone(), maps: HashMap::new() }
+    }
+
+    /// Adds a file of the parent, if it is a map.
+    ///
+    /// # Errors
+    /// As [`Layout::backup_pack`](crate::repository::Layout::backup_pack).
+    pub fn add(
+        &mut self,
+        relation: PlannedRelation,
+        entry: &FileEntry,
+        repository: &Repository,
+        parent: &Label,
+    ) -> Result<()> {
+        if relation.fork == Fork::VisibilityMap && relation.segment == 0 && entry.form == FileForm::Whole {
+            let pack = repository.layout().backup_pack(parent, entry.place.pack)?;
+            self.maps.insert(place_of(relation), (pack, entry.clone()));
+        }
+        Ok(())
+    }
+
+    /// Of the pages of a heap's file that are not `known` to have changed `since` the parent's start point, those that the map
+    /// has a bit for and the parent's has none.
+    ///
+    /// # Errors
+    /// The operating system's and the store's.
+    pub fn marked_since(
+        &self,
+        candidate: &Candidate<'_>,
+        pages: u32,
+        first_block: u32,
+        known: &[u32],
+        since: Lsn,
+    ) -> Result<Vec<u32>> {
+        let Some(now) = MapPart::read(candidate, first_block, pages)? else { return Ok(Vec::new()) };
+        let mut known = known.iter().peekable();
+        let mut marked = Vec::new();
+        for page in 0..pages {
+            if known.next_if_eq(&&page).is_none() && now.is_set_since(first_block + page, since) {
+                marked.push(page);
+            }
+        }
+        if marked.is_empty() {
+            return Ok(marked);
+        }
+        let before = self.of_parent(candidate.relation, &now)?;
+        marked.retain(|page| !before.is_set(first_block + page));
+        Ok(marked)
+    }
+
+    /// The same pages of the parent's map; none where it has none, or what it has is damaged.
+    fn of_parent(&self, relation: PlannedRelation, now: &MapPart) -> Result<MapPart> {
+        let mut bytes = Vec::new();
+        let (mut skipped, wanted) = (now.first as usize * PAGE_BYTES, now.pages.len() * PAGE_BYTES);
+        if let Some((pack, entry)) = self.maps.get(&place_of(relation)) {
+            let read = read_file(self.store.as_ref(), pack, entry, &mut |piece| {
+                let begin = skipped.min(piece.len());
+                skipped -= begin;
+                let piece = piece.get(begin..).unwrap_or_default();
+                bytes.extend_from_slice(
+                    piece.get(..piece.len().min(wanted - bytes.len())).unwrap_or_default(),
+                );
+                Ok(())
+            });
+            match read {
+                Err(error) if error.kind() == ErrorKind::Damaged => bytes.clear(),
+                other => other?,
+            }
+        }
+        Ok(MapPart { first: now.first, pages: bytes.as_chunks::<PAGE_BYTES>().0.to_vec() })
+    }
+}
+
+impl MapPart {
+    /// Reads what tells of so many pages of a heap, from `first_block` on; `None`: there is no map.
+    fn read(candidate: &Candidate<'_>, first_block: u32, pages: u32) -> Result<Option<MapPart>> {
+        let location = candidate.location.with_file_name(format!("{}_vm", candidate.relation.number));
+        let what = || format!("could not read \"{}\"", location.display());
+        let Some(file) = open(&location).context(what)? else { return Ok(None) };
+        let first = first_block / BLOCKS_PER_PAGE;
+        let end = (first_block + pages.saturating_sub(1)) / BLOCKS_PER_PAGE + 1;
+        let mut bytes = vec![0; (end - first) as usize * PAGE_BYTES];
+        let length = read_full(&file, &mut bytes, u64::from(first) * PAGE_BYTES as u64).context(what)?;
+        bytes.truncate(length);
+        Ok(Some(MapPart { first, pages: bytes.as_chunks::<PAGE_BYTES>().0.to_vec() }))
+    }
+
+    fn page(&self, block: u32) -> Option<&PageBytes> {
+        self.pages.get((block / BLOCKS_PER_PAGE).checked_sub(self.first)? as usize)
+    }
+
+    /// Whether a block has its bit.
+    fn is_set(&self, block: u32) -> bool {
+        self.page(block).is_some_and(|page| is_all_visible(page, block % BLOCKS_PER_PAGE))
+    }
+
+    /// Whether a block has its bit, on a page of the map that was written since.
+    fn is_set_since(&self, block: u32, since: Lsn) -> bool {
+        let changed = |page: &PageBytes| PageHeader::of(page).lsn.is_none_or(|lsn| lsn >= since);
+        self.is_set(block) && self.page(block).is_some_and(changed)
+    }
+}
+
+fn place_of(relation: PlannedRelation) -> (u32, Option<u32>, u32) {
+    (relation.tablespace, relation.database, relation.number)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::File;
+
+    #[test]
+    fn a_file_of_a_heap_finds_its_part_of_the_map() {
+        let scratch = tempfile::tempdir().unwrap();
+        let location = scratch.path().join("16384.1");
+        let file = File::create(&location).unwrap();
+        let relation = PlannedRelation {
+            tablespace: 1663,
+            database: Some(5),
+            number: 16384,
+            fork: Fork::Main,
+            segment: 1,
+        };
+        let candidate = Candidate { number: 0, relation, file: &file, location: &location, bytes: 0 };
+        let first_block = 131_072;
+        assert!(MapPart::read(&candidate, first_block, 131_072).unwrap().is_none());
+
+        // The file begins within the fifth page of the map and ends within the ninth, which is not there yet.
+        let mut map = vec![[0_u8; PAGE_BYTES]; 8];
+        let set = |map: &mut Vec<PageBytes>, block: u32, lsn: u8| {
+            let page = &mut map[(block / BLOCKS_PER_PAGE) as usize];
+            page[4] = lsn;
+            page[24 + (block % BLOCKS_PER_PAGE / 4) as usize] |= 1 << (block % 4 * 2);
+        };
+        for (block, lsn) in [(first_block - 1, 9), (first_block, 9), (first_block + 40_000, 1), (261_375, 5)]
+        {
+            set(&mut map, block, lsn);
+        }
+        std::fs::write(scratch.path().join("16384_vm"), map.concat()).unwrap();
+        let part = MapPart::read(&candidate, first_block, 131_072).unwrap().unwrap();
+        assert_eq!((part.first, part.pages.len()), (4, 4));
+        let since = Lsn::new(5).unwrap();
+        let blocks = |is: &dyn Fn(u32) -> bool| {
+            (first_block..2 * first_block).filter(|block| is(*block)).collect::<Vec<_>>()
+        };
+        assert_eq!(blocks(&|block| part.is_set(block)), [first_block, first_block + 40_000, 261_375]);
+        assert_eq!(blocks(&|block| part.is_set_since(block, since)), [first_block, 261_375]);
+    }
+}

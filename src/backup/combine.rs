@@ -69,7 +69,7 @@ pub fn combine(
     let chain = find_chain(request, repository)?;
     let wal_segments = check_wal(chain.newest(), repository)?;
     repository.store().sweep()?;
-    running::sweep_abandoned(repository, monitor)?;
+    running::sweep_abandoned(repository, monitor);
     let running = RunningBackup::begin(repository, &request.label)?;
     let combination = Combination {
         request,

@@ -117,10 +117,7 @@ pub fn run(
     let primary = primary_of(request.primary, &session, control.system, &watch)?;
     repository.make()?;
     repository.store().sweep()?;
-    // Keys that may not delete are as good for a backup as others.
-    if let Err(error) = running::sweep_abandoned(repository, monitor) {
-        monitor.warning(&format!("could not remove what is left of an unfinished backup: {error}"));
-    }
+    running::sweep_abandoned(repository, monitor);
     let running = RunningBackup::begin(repository, &request.label)?;
     let backup = Backup {
         request,

@@ -161,11 +161,15 @@ impl Drop for End<'_> {
     }
 }
 
-/// Removes what is left of backups that were not finished and have no heartbeat.
-///
-/// # Errors
-/// The store's.
-pub fn sweep_abandoned(repository: &Repository, monitor: &dyn Monitor) -> Result<()> {
+/// Removes what is left of backups that were not finished and have no heartbeat. Where that cannot be done it warns: keys that
+/// may not delete are as good for a backup as others.
+pub fn sweep_abandoned(repository: &Repository, monitor: &dyn Monitor) {
+    if let Err(error) = try_sweep_abandoned(repository, monitor) {
+        monitor.warning(&format!("could not remove what is left of an unfinished backup: {error}"));
+    }
+}
+
+fn try_sweep_abandoned(repository: &Repository, monitor: &dyn Monitor) -> Result<()> {
     let now = Timestamp::now();
     for listed in inventory::list(repository, now)? {
         match listed.state {
@@ -256,7 +260,7 @@ mod tests {
         let running = RunningBackup::begin(&repository, &running_label).unwrap();
         Running::begin(long_ago).create(&repository, &silent_label).unwrap();
 
-        sweep_abandoned(&repository, &Silent).unwrap();
+        sweep_abandoned(&repository, &Silent);
         let exists = |name: &str| store.stat(&pack(name)).unwrap().is_some();
         assert!(exists("complete") && exists("running") && !exists("silent") && !exists("unmarked"));
         assert!(Running::read(&repository, &silent_label).unwrap().is_none());

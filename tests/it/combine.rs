@@ -1,7 +1,31 @@
 //! `pgark combine`: a full backup out of a chain, with which the chain is no longer needed.
 
-use crate::support::{Cluster, Site, Stop, create_private_directory};
-use std::fs;
+use crate::support::{Cluster, Site, Stop, create_private_directory, write_file};
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+
+/// Keys that may not delete do for a combination as for a backup.
+#[test]
+fn remains_that_cannot_be_swept_are_told_and_left() {
+    let site = Site::with_servers(1);
+    let mut primary = site.cluster("primary");
+    primary.archive();
+    primary.start();
+    take(&primary, "full", "full");
+    take(&primary, "incremental", "one");
+    primary.stop(Stop::Fast);
+    let left = site.archive_of(&primary).backup("left");
+    create_private_directory(&left);
+    write_file(&left.join("pack-000001"), "x");
+    fs::set_permissions(&left, Permissions::from_mode(0o500)).unwrap();
+    let combined = primary.pgark(&["combine", "one", "--label", "combined"]).run().expect(0);
+    assert!(combined.stderr.contains("could not remove what is left of an unfinished backup"), "{combined}");
+    assert!(left.join("pack-000001").exists());
+    fs::set_permissions(&left, Permissions::from_mode(0o700)).unwrap();
+    let again = primary.pgark(&["combine", "one", "--label", "again"]).run().expect(0);
+    assert!(!again.stderr.contains("could not remove"), "{again}");
+    assert!(!left.join("pack-000001").exists());
+}
 
 const ROWS: &str = "SELECT (SELECT sum(hashtext(t::text)) FROM t), (SELECT count(*) FROM s)";
 

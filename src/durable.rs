@@ -29,6 +29,9 @@ pub trait Disk: Send + Sync + Debug {
     /// Opens a file for reading.
     fn open(&self, path: &Path) -> io::Result<File>;
 
+    /// Opens a file for reading and writing, not through a symbolic link.
+    fn open_to_change(&self, path: &Path) -> io::Result<File>;
+
     /// Reads from `offset` on; how many bytes, which may be less than there is room for, and 0 at the end.
     fn read_at(&self, file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
 
@@ -53,6 +56,13 @@ pub trait Disk: Send + Sync + Debug {
 
     /// Puts `bytes` in place of the first ones that were written to `file`, which was not synced yet. Nothing is durable.
     fn write_over_start(&self, file: &File, bytes: &[u8]) -> io::Result<()>;
+
+    /// Puts `bytes` in place of what `file` has from `offset` on. Nothing is durable, and what was there before is lost: after a
+    /// power cut any part of it may be the old or the new one.
+    fn write_at(&self, file: &File, bytes: &[u8], offset: u64) -> io::Result<()>;
+
+    /// Cuts off what `file` has after so many bytes, or fills it up with zeros. Nothing is durable.
+    fn set_length(&self, file: &File, length: u64) -> io::Result<()>;
 
     /// Appends all that is left to read of `from` to what was written to `to`. Nothing is durable.
     fn copy_all(&self, from: &File, to: &File) -> io::Result<()>;
@@ -92,6 +102,10 @@ impl Disk for RealDisk {
         File::open(path)
     }
 
+    fn open_to_change(&self, path: &Path) -> io::Result<File> {
+        OpenOptions::new().read(true).write(true).custom_flags(OFlag::O_NOFOLLOW.bits()).open(path)
+    }
+
     fn read_at(&self, file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         file.read_at(buffer, offset)
     }
@@ -123,6 +137,14 @@ impl Disk for RealDisk {
 
     fn write_over_start(&self, file: &File, bytes: &[u8]) -> io::Result<()> {
         file.write_all_at(bytes, 0)
+    }
+
+    fn write_at(&self, file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
+        file.write_all_at(bytes, offset)
+    }
+
+    fn set_length(&self, file: &File, length: u64) -> io::Result<()> {
+        file.set_len(length)
     }
 
     fn copy_all(&self, mut from: &File, mut to: &File) -> io::Result<()> {
@@ -246,10 +268,13 @@ pub fn clear_directory(disk: &dyn Disk, directory: &Path, kept: Option<&str>) ->
 ///
 /// # Errors
 /// The operating system's, with the name of what could not be removed.
-pub fn remove_all(path: &Path) -> Result<()> {
+pub fn remove_all(disk: &dyn Disk, path: &Path) -> Result<()> {
     let removed = match fs::symlink_metadata(path) {
-        Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(path),
-        Ok(_) => fs::remove_file(path),
+        Ok(metadata) if metadata.is_dir() => {
+            clear_directory(disk, path, None)?;
+            disk.remove_directory(path)
+        }
+        Ok(_) => disk.remove_file(path),
         Err(error) => Err(error),
     };
     match removed {
@@ -383,11 +408,11 @@ mod tests {
         fs::create_dir(&directory).unwrap();
         fs::write(directory.join("file"), b"x").unwrap();
         std::os::unix::fs::symlink(&directory, &link).unwrap();
-        remove_all(&link).unwrap();
+        remove_all(&RealDisk, &link).unwrap();
         assert!(directory.join("file").exists());
         for _ in 0..2 {
-            remove_all(&directory.join("file/below")).unwrap();
-            remove_all(&directory).unwrap();
+            remove_all(&RealDisk, &directory.join("file/below")).unwrap();
+            remove_all(&RealDisk, &directory).unwrap();
         }
         assert_eq!(fs::read_dir(scratch.path()).unwrap().count(), 0);
     }

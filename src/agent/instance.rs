@@ -4,9 +4,9 @@ use crate::config::Config;
 use crate::durable::Disk;
 use crate::error::{Context, Error, Result};
 use crate::spool::{Request, Spool, ask_running};
-use std::fs::{self, File, Metadata, OpenOptions, TryLockError};
+use std::fs::{self, File, Metadata, TryLockError};
 use std::io::{self, Read, Seek};
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
@@ -18,6 +18,8 @@ const HANDOVER_MAX: Duration = Duration::from_secs(45);
 const STOP_ANSWER_MAX: Duration = Duration::from_secs(5);
 /// The length of the lock's file: a process id and a fingerprint, each on a line, and spaces.
 const HOLDER_BYTES: usize = 64;
+/// Nobody else may read it, or lock it.
+const LOCK_MODE: u32 = 0o600;
 const PAUSE: Duration = Duration::from_millis(10);
 
 /// The right to be the agent of a spool: an exclusive lock, which the kernel ends with the process, however it ends.
@@ -45,14 +47,7 @@ impl Instance {
     pub fn acquire(config: &Config, spool: &Spool, disk: Arc<dyn Disk>) -> Result<Acquired> {
         let path = spool.lock();
         let what = || format!("could not lock \"{}\"", path.display());
-        let mut lock = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(&path)
-            .context(what)?;
+        let mut lock = open_lock(disk.as_ref(), &path).context(what)?;
         let ours = config.fingerprint().to_string();
         let deadline = Instant::now() + HANDOVER_MAX;
         let mut asked = None;
@@ -86,7 +81,7 @@ impl Instance {
         }
         // Of one length, over what is there: an agent must be able to begin on a full disk.
         let content = format!("{}\n{ours}\n", std::process::id());
-        lock.write_all_at(format!("{content:<HOLDER_BYTES$}").as_bytes(), 0).context(what)?;
+        disk.write_at(&lock, format!("{content:<HOLDER_BYTES$}").as_bytes(), 0).context(what)?;
         clear(disk.as_ref(), spool)?;
         Ok(Acquired::Ours(Instance { lock, disk }))
     }
@@ -115,6 +110,18 @@ impl Instance {
 struct Holder {
     process_id: String,
     fingerprint: String,
+}
+
+/// Opens the lock's file, which is never removed while somebody may hold it; creates it where there is none.
+fn open_lock(disk: &dyn Disk, path: &Path) -> io::Result<File> {
+    match disk.open_to_change(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => match disk.create_new(path, LOCK_MODE) {
+            // Another agent was faster.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => disk.open_to_change(path),
+            other => other,
+        },
+        other => other,
+    }
 }
 
 fn read_holder(lock: &mut File) -> io::Result<Holder> {

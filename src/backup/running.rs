@@ -307,8 +307,17 @@ mod tests {
         fn open(&self, path: &Path) -> io::Result<File> {
             RealDisk.open(path)
         }
+        fn open_to_change(&self, path: &Path) -> io::Result<File> {
+            RealDisk.open_to_change(path)
+        }
         fn read_at(&self, file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
             RealDisk.read_at(file, buffer, offset)
+        }
+        fn write_at(&self, file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
+            RealDisk.write_at(file, bytes, offset)
+        }
+        fn set_length(&self, file: &File, length: u64) -> io::Result<()> {
+            RealDisk.set_length(file, length)
         }
         fn write_all(&self, file: &File, bytes: &[u8]) -> io::Result<()> {
             RealDisk.write_all(file, bytes)

@@ -44,6 +44,13 @@ impl Disk for FaultyDisk {
         }
     }
 
+    fn open_to_change(&self, path: &Path) -> io::Result<File> {
+        match failpoint::fault("open-to-change", Some(path), None).and_then(Fault::error) {
+            Some(error) => Err(error),
+            None => RealDisk.open_to_change(path),
+        }
+    }
+
     fn read_at(&self, file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         let length = match failpoint::fault("read", None, None) {
             Some(Fault::Error(errno)) => return Err(errno.into()),
@@ -92,6 +99,16 @@ impl Disk for FaultyDisk {
     fn write_over_start(&self, file: &File, bytes: &[u8]) -> io::Result<()> {
         let record = Record { operation: "write-over-start", content: bytes, ..Record::default() };
         step(record, || RealDisk.write_over_start(file, bytes), |()| inode_of(file))
+    }
+
+    fn write_at(&self, file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
+        let record = Record { operation: "write-at", content: bytes, place: offset, ..Record::default() };
+        step(record, || RealDisk.write_at(file, bytes, offset), |()| inode_of(file))
+    }
+
+    fn set_length(&self, file: &File, length: u64) -> io::Result<()> {
+        let record = Record { operation: "set-length", place: length, ..Record::default() };
+        step(record, || RealDisk.set_length(file, length), |()| inode_of(file))
     }
 
     fn copy_all(&self, from: &File, to: &File) -> io::Result<()> {

@@ -2,7 +2,7 @@
 //!
 //! The directory that `PGARK_RECORD` names gets two files, which all processes append to under one lock, held from before an
 //! operation until it is written down. `log` has a line for each: process, operation, inode, offset, length, path, second
-//! path, with tabs between. `data` has what was written: offset and length say where.
+//! path, place, with tabs between. `data` has what was written: offset and length say where.
 
 use super::plan::recording;
 use std::fs::{File, OpenOptions};
@@ -23,6 +23,8 @@ pub struct Record<'a> {
     pub path: Option<&'a Path>,
     /// The new name, or where a link leads.
     pub other: Option<&'a Path>,
+    /// From which byte of the file on it was written, where that is not its end; or the file's new length.
+    pub place: u64,
 }
 
 #[derive(Debug)]
@@ -91,7 +93,7 @@ impl Recorder {
         line.extend_from_slice(record.path.map_or(b"", |path| path.as_os_str().as_bytes()));
         line.push(b'\t');
         line.extend_from_slice(record.other.map_or(b"", |path| path.as_os_str().as_bytes()));
-        line.push(b'\n');
+        line.extend_from_slice(format!("\t{}\n", record.place).as_bytes());
         self.log.write_all(&line)
     }
 }

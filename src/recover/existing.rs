@@ -2,7 +2,7 @@
 
 use super::places::Places;
 use super::staging::MARKER;
-use crate::durable;
+use crate::durable::{self, Disk};
 use crate::error::{Context, Error, Result};
 use nix::unistd::Uid;
 use std::cmp::Ordering;
@@ -38,10 +38,10 @@ pub struct Existing {
 }
 
 /// Whether what does not belong is removed or only counted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Removal {
-    /// Removed.
-    Done,
+#[derive(Clone, Copy, Debug)]
+pub enum Removal<'a> {
+    /// Removed from this disk.
+    Done(&'a dyn Disk),
     /// Counted.
     Counted,
 }
@@ -111,7 +111,7 @@ impl Existing {
     ///
     /// # Errors
     /// The operating system's.
-    pub fn at(&mut self, path: &[u8], places: &Places, removal: Removal) -> Result<Option<Kind>> {
+    pub fn at(&mut self, path: &[u8], places: &Places, removal: Removal<'_>) -> Result<Option<Kind>> {
         while let Some((found, kind)) = self.entries.get(self.next) {
             match found.as_slice().cmp(path) {
                 Ordering::Less => self.remove(places, removal)?,
@@ -130,19 +130,19 @@ impl Existing {
     ///
     /// # Errors
     /// The operating system's.
-    pub fn finish(&mut self, places: &Places, removal: Removal) -> Result<()> {
+    pub fn finish(&mut self, places: &Places, removal: Removal<'_>) -> Result<()> {
         while self.next < self.entries.len() {
             self.remove(places, removal)?;
         }
         Ok(())
     }
 
-    fn remove(&mut self, places: &Places, removal: Removal) -> Result<()> {
+    fn remove(&mut self, places: &Places, removal: Removal<'_>) -> Result<()> {
         let Some((path, kind)) = self.entries.get(self.next) else { return Ok(()) };
         self.removed += u64::from(*kind != Kind::Directory);
-        if removal == Removal::Done {
+        if let Removal::Done(disk) = removal {
             // With its directory it may be gone already.
-            durable::remove_all(&location_of(places, path)?)?;
+            durable::remove_all(disk, &location_of(places, path)?)?;
         }
         self.next += 1;
         Ok(())
@@ -171,6 +171,7 @@ fn look_at(path: &Path) -> Result<Option<Metadata>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::durable::RealDisk;
     use std::os::unix::fs::symlink;
 
     #[test]
@@ -195,14 +196,14 @@ mod tests {
         symlink(&wal, data.join("pg_wal")).unwrap();
         let places = Places::new(data.clone(), Vec::new());
         let mut existing = Existing::walk(&places, "PG_15_1").unwrap();
-        let mut at = |path: &str| existing.at(path.as_bytes(), &places, Removal::Done).unwrap();
+        let mut at = |path: &str| existing.at(path.as_bytes(), &places, Removal::Done(&RealDisk)).unwrap();
         assert_eq!(at("PG_VERSION"), Some(Kind::Other), "it has another name");
         assert_eq!(at("base"), Some(Kind::Directory));
         assert_eq!(at("base/1"), Some(Kind::Directory));
         assert_eq!(at("base/1/2"), Some(Kind::File { bytes: 8 }));
         assert_eq!(at("base/2"), None);
         assert_eq!(at("pg_wal"), Some(Kind::Directory));
-        existing.finish(&places, Removal::Done).unwrap();
+        existing.finish(&places, Removal::Done(&RealDisk)).unwrap();
         assert_eq!(existing.removed, 5);
         for path in ["base/1/1", "base/1.x", "extra", "pg_tblspc/164"] {
             assert!(fs::symlink_metadata(data.join(path)).is_err(), "{path}");

@@ -38,7 +38,8 @@ impl<'a> Output<'a> {
 
     /// A file that is there.
     pub fn over(disk: &'a dyn Disk, path: &Path, mode: u32) -> Result<Output<'a>> {
-        let file = open_existing(path, mode).context(|| format!("could not write \"{}\"", path.display()))?;
+        let file =
+            open_existing(disk, path, mode).context(|| format!("could not write \"{}\"", path.display()))?;
         Ok(Output { disk, file, offset: 0, written_bytes: 0, old: Some(Vec::new()) })
     }
 
@@ -59,7 +60,7 @@ impl<'a> Output<'a> {
         let mut old = old.chunks(PAGE_BYTES);
         for page in bytes.chunks(PAGE_BYTES) {
             if old.next() != Some(page) {
-                self.file.write_all_at(page, self.offset)?;
+                self.disk.write_at(&self.file, page, self.offset)?;
                 self.written_bytes += page.len() as u64;
             }
             self.offset += page.len() as u64;
@@ -70,7 +71,7 @@ impl<'a> Output<'a> {
     /// Cuts off what was longer; returns how many bytes had to be written.
     pub fn finish(self) -> io::Result<u64> {
         if self.old.is_some() && self.file.metadata()?.len() != self.offset {
-            self.file.set_len(self.offset)?;
+            self.disk.set_length(&self.file, self.offset)?;
         }
         Ok(self.written_bytes)
     }
@@ -101,13 +102,12 @@ pub fn set_mode(path: &Path, mode: u32) -> io::Result<()> {
     std::fs::set_permissions(path, Permissions::from_mode(mode))
 }
 
-fn open_existing(path: &Path, mode: u32) -> io::Result<File> {
-    let open = || OpenOptions::new().read(true).write(true).custom_flags(nix::libc::O_NOFOLLOW).open(path);
-    let file = match open() {
+fn open_existing(disk: &dyn Disk, path: &Path, mode: u32) -> io::Result<File> {
+    let file = match disk.open_to_change(path) {
         // Its owner may make it writable.
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
             set_mode(path, mode)?;
-            open()?
+            disk.open_to_change(path)?
         }
         other => other?,
     };

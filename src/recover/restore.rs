@@ -170,11 +170,12 @@ impl Restore<'_> {
         while batch.len() < BATCH_FILES_MAX {
             match files.next_entry()? {
                 None => {
-                    existing.finish(self.places, Removal::Done)?;
+                    existing.finish(self.places, Removal::Done(self.disk))?;
                     return Ok(true);
                 }
                 Some(ChainEntry::Directory(directory)) => {
-                    let found = existing.at(directory.path.as_bytes(), self.places, Removal::Done)?;
+                    let found =
+                        existing.at(directory.path.as_bytes(), self.places, Removal::Done(self.disk))?;
                     self.create_directory(&directory, found)?;
                 }
                 Some(ChainEntry::File(file)) => {
@@ -183,14 +184,15 @@ impl Restore<'_> {
                     if file.path.as_bytes() == CONTROL_FILE {
                         self.restored.control_file = self.read_control_file(&file)?;
                     }
-                    let existing = match existing.at(file.path.as_bytes(), self.places, Removal::Done)? {
-                        None => None,
-                        Some(Kind::File { bytes }) => Some(bytes),
-                        Some(Kind::Directory | Kind::Other) => {
-                            durable::remove_all(&self.places.file(file.path.as_bytes())?)?;
-                            None
-                        }
-                    };
+                    let existing =
+                        match existing.at(file.path.as_bytes(), self.places, Removal::Done(self.disk))? {
+                            None => None,
+                            Some(Kind::File { bytes }) => Some(bytes),
+                            Some(Kind::Directory | Kind::Other) => {
+                                durable::remove_all(self.disk, &self.places.file(file.path.as_bytes())?)?;
+                                None
+                            }
+                        };
                     let emptied = self.left_out.empties(file.path.as_bytes());
                     batch.push(Job { file, existing, emptied });
                 }
@@ -205,7 +207,7 @@ impl Restore<'_> {
         let created = match found {
             Some(Kind::Directory) => set_mode(&path, mode),
             Some(_) => {
-                durable::remove_all(&path)?;
+                durable::remove_all(self.disk, &path)?;
                 self.disk.create_directory(&path, mode)
             }
             None => self.disk.create_directory(&path, mode),

@@ -51,7 +51,7 @@ impl<'a> RestoredManifest<'a> {
         let path = places.file(NAME)?;
         let what = || format!("could not write \"{}\"", path.display());
         // That of a cluster that is restored over is of no more use.
-        durable::remove_all(&path)?;
+        durable::remove_all(disk, &path)?;
         let file = DiskFile::new(disk, disk.create_new(&path, 0o600).context(what)?);
         let writer = if content == Content::Other || chain.increments() > 0 {
             let newest = chain.newest();

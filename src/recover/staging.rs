@@ -471,7 +471,7 @@ impl Staging {
     ) -> Result<Staging> {
         let what = || format!("could not prepare directory \"{}\"", path.display());
         let (marker_path, new) = (path.join(MARKER), path.join(NEW_MARKER));
-        durable::remove_all(&new)?;
+        durable::remove_all(disk, &new)?;
         let file = disk.create_new(&new, 0o600).context(what)?;
         disk.write_all(&file, MARKER_TEXT).context(what)?;
         disk.write_all(&file, format!("{DELTA_LINE}{system}\n").as_bytes()).context(what)?;
@@ -489,7 +489,7 @@ impl Staging {
         staging.name_tablespaces(disk, tablespaces)?;
         for name in ["global/pg_control", SERVER_OPTIONS] {
             let path = path.join(name);
-            durable::remove_all(&path)?;
+            durable::remove_all(disk, &path)?;
             if durable::parent_directory(&path).is_dir() {
                 disk.sync_directory(durable::parent_directory(&path)).context(what)?;
             }

@@ -1,7 +1,7 @@
 //! The checkers are checked: pgark is told to have a defect (`src/failpoint.rs`), and the suites must notice it. A suite that
 //! does not complain here proves nothing elsewhere.
 
-use crate::power_loss::{back_up_and_cut, push_and_cut};
+use crate::power_loss::{back_up_and_cut, delta_and_cut, push_and_cut};
 use crate::support::checker::{Acknowledged, Tree, complaints};
 use crate::support::{Cluster, Site};
 
@@ -17,6 +17,12 @@ fn push(cluster: &Cluster, name: &str, mutant: &str) -> crate::support::Outcome 
 fn a_skipped_fsync_is_noticed() {
     let complaint = push_and_cut(Some("skip-fsync")).expect("a power cut shows it");
     assert!(complaint.contains("wal/") || complaint.contains("format.json"), "{complaint}");
+}
+
+#[test]
+fn a_skipped_fsync_of_a_recovery_is_noticed() {
+    let complaint = delta_and_cut(Some("skip-fsync")).expect("a power cut shows it");
+    assert!(complaint.contains("a server starts from what is neither"), "{complaint}");
 }
 
 #[test]

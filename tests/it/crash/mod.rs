@@ -7,6 +7,7 @@
 mod backup;
 mod bucket;
 mod combine;
+mod delta;
 mod get;
 mod push;
 mod recover;

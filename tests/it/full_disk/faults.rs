@@ -14,9 +14,10 @@ const SEGMENT: u64 = 0x40;
 const AT_ONCE: Duration = Duration::from_secs(10);
 
 /// Variables' names for errors, and what is said of them.
-const ERRORS: [(&str, &str); 2] = [("ENOSPC", "no space left on device"), ("EIO", "input/output error")];
+pub const ERRORS: [(&str, &str); 2] = [("ENOSPC", "no space left on device"), ("EIO", "input/output error")];
 
-fn failing(run: Run, place: &str, error: &str) -> Run {
+/// The run in which this operation fails.
+pub fn failing(run: Run, place: &str, error: &str) -> Run {
     run.env("PGARK_FAIL_AT", format!("{place}:{error}"))
 }
 

@@ -2,6 +2,7 @@
 //! of the next run, and all is well again when there is room.
 
 mod broken_files;
+mod delta;
 mod faults;
 mod small;
 

@@ -4,7 +4,10 @@
 //! The checker must find in each of them what was acknowledged up to then, and nothing half. `strace` proves that the record
 //! tells the truth.
 
+mod delta;
 mod truth;
+
+pub use delta::delta_and_cut;
 
 use crate::support::checker::{Acknowledged, Tree, complaints};
 use crate::support::{

@@ -40,7 +40,14 @@ fn operation_of(line: &str) -> Option<String> {
 fn recorded(operation: &Operation) -> Option<String> {
     let durable = !matches!(
         operation.name.as_str(),
-        "create" | "write" | "write-over-start" | "failed" | "create-nameless" | "copy"
+        "create"
+            | "write"
+            | "write-over-start"
+            | "write-at"
+            | "set-length"
+            | "failed"
+            | "create-nameless"
+            | "copy"
     );
     let parts = [operation.name.as_str(), &operation.path, &operation.other];
     let parts: Vec<&str> = parts.into_iter().filter(|part| !part.is_empty()).collect();

@@ -131,9 +131,12 @@ impl Cluster {
 /// Holds that PostgreSQL refuses to start from a directory.
 #[track_caller]
 pub fn expect_not_startable(data: &Path) {
+    // A server that ran there before has left it.
+    let noted = data.join("postmaster.opts").exists();
     let outcome = Run::new(postgres_program("postgres")).arg("-D").arg(data).run();
     assert_ne!(outcome.code, Some(0), "a server ran with\n{outcome}");
-    assert!(!data.join("postmaster.pid").exists() && !data.join("postmaster.opts").exists(), "{outcome}");
+    assert!(!data.join("postmaster.pid").exists(), "{outcome}");
+    assert_eq!(data.join("postmaster.opts").exists(), noted, "{outcome}");
 }
 
 /// The command that a hint tells to type, as it stands there, for a shell that finds `pgark`.

@@ -26,6 +26,8 @@ pub struct Operation {
     pub content: std::ops::Range<usize>,
     pub path: String,
     pub other: String,
+    /// From where on it was written, or the length that the file got.
+    pub place: usize,
 }
 
 impl Recording {
@@ -54,7 +56,7 @@ impl Recording {
 
 fn operation(line: &str) -> Operation {
     let fields: Vec<&str> = line.split('\t').collect();
-    let [process, name, inode, offset, length, path, other] = fields[..] else {
+    let [process, name, inode, offset, length, path, other, place] = fields[..] else {
         panic!("a line of the record is \"{line}\"")
     };
     let offset: usize = offset.parse().unwrap();
@@ -65,6 +67,7 @@ fn operation(line: &str) -> Operation {
         content: offset..offset + length.parse::<usize>().unwrap(),
         path: path.to_owned(),
         other: other.to_owned(),
+        place: place.parse().unwrap(),
     }
 }
 

@@ -1,8 +1,8 @@
 //! A file system of which only what was made durable is sure to be there after a power cut.
 //!
-//! The rules are those of POSIX, with two concessions to what file systems really do: a rename is all or nothing, and what is
-//! written is only ever appended, or written over before the first sync. A content is durable up to the length that it had at its last sync; a name when its
-//! directory was synced after it was made. What is not durable may be there all the same, each thing for itself.
+//! The rules are those of POSIX, with one concession to what file systems really do: a rename is all or nothing. A content is
+//! durable up to the length that it had at its last sync, as far as it was not written over since; a name when its directory was
+//! synced after it was made. What is not durable may be there all the same, each thing for itself.
 
 use super::{Operation, Recording};
 use crate::support::checker::Tree;
@@ -26,6 +26,8 @@ pub struct PowerCuts {
 struct Content {
     written: Vec<u8>,
     durable_length: usize,
+    /// What was durable before it was written over or cut off: from where on, and the bytes. The newest is the last.
+    replaced: Vec<(usize, Vec<u8>)>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,6 +58,19 @@ impl PowerCuts {
         }
     }
 
+    /// What lies below a directory before the first operation, all of it durable.
+    pub fn beginning_with(mut self, files: &[(PathBuf, u64, Vec<u8>)]) -> PowerCuts {
+        for (path, inode, content) in files {
+            let file = self.new_file(*inode);
+            if let Some(file) = self.files.last_mut() {
+                file.written.clone_from(content);
+                file.sync();
+            }
+            self.durable.insert(path.clone(), file);
+        }
+        self
+    }
+
     /// Does the next operation; `None` when all were done.
     pub fn step(&mut self) -> Option<Operation> {
         let operation = self.operations.get(self.next)?.clone();
@@ -83,14 +98,25 @@ impl PowerCuts {
                     file.written[..bytes.len()].copy_from_slice(bytes);
                 }
             }
+            "write-at" => {
+                if let Some(file) = self.by_inode.get(&operation.inode) {
+                    let bytes = &self.data[operation.content.clone()];
+                    self.files[*file].write_at(operation.place, bytes);
+                }
+            }
+            "set-length" => {
+                if let Some(file) = self.by_inode.get(&operation.inode) {
+                    self.files[*file].set_length(operation.place);
+                }
+            }
             "sync-file" => {
                 if let Some(file) = self.by_inode.get(&operation.inode) {
-                    self.files[*file].durable_length = self.files[*file].written.len();
+                    self.files[*file].sync();
                 }
             }
             "sync-directory" => self.sync_directory(&path),
             "sync-file-system" => {
-                self.files.iter_mut().for_each(|file| file.durable_length = file.written.len());
+                self.files.iter_mut().for_each(Content::sync);
                 for change in std::mem::take(&mut self.pending) {
                     apply(&mut self.durable, change);
                 }
@@ -123,6 +149,12 @@ impl PowerCuts {
             if random.percent(30) {
                 // The length is there, and what was written is not.
                 left[content.durable_length..].fill(0);
+            }
+            for (offset, old) in content.replaced.iter().rev() {
+                if !random.percent(kept) {
+                    left.resize(left.len().max(offset + old.len()), 0);
+                    left[*offset..offset + old.len()].copy_from_slice(old);
+                }
             }
             left
         })
@@ -187,6 +219,34 @@ impl PowerCuts {
     }
 }
 
+impl Content {
+    fn write_at(&mut self, offset: usize, bytes: &[u8]) {
+        let end = offset + bytes.len();
+        self.keep(offset, end);
+        self.written.resize(self.written.len().max(end), 0);
+        self.written[offset..end].copy_from_slice(bytes);
+    }
+
+    fn set_length(&mut self, length: usize) {
+        self.keep(length, self.written.len());
+        self.written.resize(length, 0);
+        self.durable_length = self.durable_length.min(length);
+    }
+
+    /// What is durable there may be seen again.
+    fn keep(&mut self, start: usize, end: usize) {
+        let end = end.min(self.durable_length);
+        if start < end {
+            self.replaced.push((start, self.written[start..end].to_vec()));
+        }
+    }
+
+    fn sync(&mut self) {
+        self.durable_length = self.written.len();
+        self.replaced.clear();
+    }
+}
+
 fn apply(names: &mut BTreeMap<PathBuf, Entry>, change: Change) {
     match change {
         Change::Add(path, entry) => drop(names.insert(path, entry)),
@@ -203,15 +263,17 @@ mod tests {
     use super::*;
     use std::fmt::Write;
 
-    /// Plays lines of `operation inode path [other]`; everything that was written is `x`.
+    /// Plays lines of `operation inode path [other]`; everything that was written is `x`. In place of a path, an operation may have
+    /// a place in the file.
     fn play(lines: &[&str]) -> PowerCuts {
         let mut log = String::new();
         for line in lines {
             let mut words = line.split(' ');
             let mut word = || words.next().unwrap_or_default();
             let (name, inode, path, other) = (word(), word(), word(), word());
-            let length = usize::from(name == "write");
-            writeln!(log, "1\t{name}\t{inode}\t0\t{length}\t{path}\t{other}").unwrap();
+            let length = usize::from(name.starts_with("write"));
+            let place: usize = path.parse().unwrap_or_default();
+            writeln!(log, "1\t{name}\t{inode}\t0\t{length}\t{path}\t{other}\t{place}").unwrap();
         }
         let operations = log.lines().map(super::super::operation).collect();
         let mut cuts = PowerCuts {
@@ -267,6 +329,22 @@ mod tests {
         assert_eq!(outcomes(&renamed), ["b:1", "t/a:1"].map(str::to_owned).into());
         let synced = [&renamed[..], &["sync-directory 0 /r"]].concat();
         assert_eq!(outcomes(&synced), ["b:1", "b:1 t/a:1"].map(str::to_owned).into());
+    }
+
+    #[test]
+    fn what_was_durable_and_is_written_over_may_be_seen_again_until_the_next_sync() {
+        let bytes = |lines: &[&str]| {
+            let (cuts, mut random) = (play(lines), Random::seeded("power cuts"));
+            let cut = |_| cuts.cut(&mut random, Path::new("/r")).get("a").map(|content| content.to_vec());
+            (0..500).map(cut).collect::<std::collections::BTreeSet<_>>()
+        };
+        let zeros = ["create 5 /r/a", "set-length 5 2", "sync-file 5 /r/a", "sync-directory 0 /r"];
+        let over = [&zeros[..], &["write-at 5 1"]].concat();
+        assert_eq!(bytes(&over), [Some(vec![0, 0]), Some(vec![0, b'x'])].into());
+        assert_eq!(bytes(&[&over[..], &["sync-file 5 /r/a"]].concat()), [Some(vec![0, b'x'])].into());
+        let cut_off = [&zeros[..], &["set-length 5 1"]].concat();
+        assert_eq!(bytes(&cut_off), [Some(vec![0, 0]), Some(vec![0])].into());
+        assert_eq!(bytes(&[&cut_off[..], &["sync-file-system 0"]].concat()), [Some(vec![0])].into());
     }
 
     #[test]

@@ -74,8 +74,12 @@ pub async fn serve(
         // The repository may be away for now; the first push says so to whom it concerns.
         Err(error) => info!(%error, "could not sweep the repository"),
     });
+    // A task of its own runs on the threads that serve connections: otherwise each call would wait for one thread to wake
+    // another.
+    let acceptor = server.clone();
+    let mut accepting = tokio::spawn(async move { acceptor.accept(listener, stopped).await });
     tokio::select! {
-        () = server.accept(listener, stopped) => info!("agent ends: asked to, or idle"),
+        _ = &mut accepting => info!("agent ends: asked to, or idle"),
         _ = terminate.recv() => info!("agent ends: SIGTERM"),
         _ = interrupt.recv() => info!("agent ends: SIGINT"),
         () = forsaken(&instance, &spool) => info!("agent ends: its spool was taken away"),
@@ -84,6 +88,10 @@ pub async fn serve(
     }
     // From here on a new agent is started by whoever asks; it waits for our lock.
     instance.remove_socket(&spool);
+    if !accepting.is_finished() {
+        accepting.abort();
+        let _ = accepting.await;
+    }
     stop.send_replace(true);
     server.finish().await;
     drop(server);

@@ -121,15 +121,17 @@ impl Scene {
         (arrival, sender)
     }
 
-    fn push(&self, system: u64) -> JoinHandle<Option<Result<()>>> {
+    /// Asks; when this returns, the question stands before every one that is asked later.
+    async fn push(&self, system: u64) -> JoinHandle<Option<Result<()>>> {
         let request = PushRequest {
             system: SystemIdentifier::new(system).unwrap(),
             segment_size: SegmentSize::DEFAULT,
             name: NAME.parse().unwrap(),
             path: self.scratch.path().join("pg_wal").join(NAME),
         };
-        let uploads = self.uploads.clone();
-        tokio::spawn(async move { uploads.push(request).await })
+        let (sender, answer) = oneshot::channel();
+        self.uploads.0.send(Question::Push(request, sender)).await.unwrap();
+        tokio::spawn(async move { answer.await.ok() })
     }
 }
 
@@ -138,10 +140,10 @@ async fn a_file_that_took_another_s_name_meanwhile_is_not_acknowledged_with_it()
     let scene = Scene::new();
     let (arrival, verdict) = scene.gate(7);
     scene.write("0/3000000");
-    let first = scene.push(7);
+    let first = scene.push(7).await;
     arrival.recv_timeout(LONG).unwrap();
     scene.write("0/4000000");
-    let second = scene.push(7);
+    let second = scene.push(7).await;
     // Taken in after the question.
     scene.uploads.status().await.unwrap();
     timeout(Duration::from_millis(100), std::future::pending::<()>()).await.unwrap_err();
@@ -150,7 +152,7 @@ async fn a_file_that_took_another_s_name_meanwhile_is_not_acknowledged_with_it()
     assert_eq!(error.kind(), ErrorKind::Conflict);
     drop(first);
     // Nor later on.
-    let error = timeout(LONG, scene.push(7)).await.unwrap().unwrap().unwrap().unwrap_err();
+    let error = timeout(LONG, scene.push(7).await).await.unwrap().unwrap().unwrap().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Conflict);
 }
 
@@ -159,9 +161,9 @@ async fn what_was_stored_of_one_system_is_no_answer_for_another() {
     let scene = Scene::new();
     let ((arrival, verdict), (other_arrival, other_verdict)) = (scene.gate(7), scene.gate(8));
     scene.write("0/3000000");
-    let first = scene.push(7);
+    let first = scene.push(7).await;
     arrival.recv_timeout(LONG).unwrap();
-    let mut second = scene.push(8);
+    let mut second = scene.push(8).await;
     other_arrival.recv_timeout(LONG).unwrap();
     verdict.send(Ok(())).unwrap();
     let early = timeout(Duration::from_millis(300), &mut second).await;
@@ -183,23 +185,23 @@ async fn who_asks_again_after_the_deadline_is_told_soon_that_the_file_is_still_b
     let scene = Scene::with_deadline(deadline);
     let (arrival, verdict) = scene.gate(7);
     scene.write("0/3000000");
-    let mut first = scene.push(7);
+    let mut first = scene.push(7).await;
     arrival.recv_timeout(LONG).unwrap();
     timeout(deadline + 2 * PATIENCE, &mut first).await.expect_err("nobody had asked before it");
     for _ in 0..2 {
         let asked = Instant::now();
-        let error = answer_of(scene.push(7)).await.unwrap_err();
+        let error = answer_of(scene.push(7).await).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unavailable);
         assert!(error.to_string().starts_with("it is still being stored, for "), "{error}");
         assert!(error.hint_text().unwrap().contains("asks again"), "{error:?}");
         assert!(asked.elapsed() >= PATIENCE, "answered after {:?}", asked.elapsed());
     }
     // It may end within that second.
-    let again = scene.push(7);
+    let again = scene.push(7).await;
     scene.uploads.status().await.unwrap();
     verdict.send(Ok(())).unwrap();
     answer_of(again).await.unwrap();
-    answer_of(scene.push(7)).await.unwrap();
+    answer_of(scene.push(7).await).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -207,16 +209,16 @@ async fn a_failure_that_was_told_ends_what_was_asked_before() {
     let scene = Scene::with_deadline(Duration::from_millis(500));
     let (arrival, verdict) = scene.gate(7);
     scene.write("0/3000000");
-    drop(scene.push(7));
+    drop(scene.push(7).await);
     arrival.recv_timeout(LONG).unwrap();
     timeout(Duration::from_millis(600), std::future::pending::<()>()).await.unwrap_err();
-    let second = scene.push(7);
+    let second = scene.push(7).await;
     scene.uploads.status().await.unwrap();
     verdict.send(Err(Error::damaged("that is no history"))).unwrap();
     assert_eq!(answer_of(second).await.unwrap_err().kind(), ErrorKind::Damaged);
     // Now the file is asked for anew, and has all the time.
     let (arrival, verdict) = scene.gate(7);
-    let mut third = scene.push(7);
+    let mut third = scene.push(7).await;
     arrival.recv_timeout(LONG).unwrap();
     timeout(2 * PATIENCE, &mut third).await.expect_err("nobody had asked for it since it failed");
     verdict.send(Ok(())).unwrap();

@@ -9,6 +9,7 @@
 //! | `PGARK_DIE_BEFORE=7` | die before the seventh step, as by SIGKILL |
 //! | `PGARK_FAIL_AT=7:ENOSPC`, `7+:EIO` | the seventh step fails, or all from the seventh on do |
 //! | `PGARK_FAIL_AT=open:EIO`, `open/wal:EIO`, `read:SHORT` | all of that name fail, those of paths with that part, or read a few bytes at a time |
+//! | `PGARK_FAIL_AT=read-data/base/5/1259:EIO` | so does reading this file of a server's, and `open-data` opening it |
 //! | `PGARK_SLOW_MS=50` | every operation of the disk takes so much longer |
 //! | `PGARK_RECORD=DIRECTORY` | write down what is done to the disk: see `recorder` |
 //! | `PGARK_MUTANT=skip-fsync` | have a defect: see [`Mutant`] |
@@ -19,7 +20,7 @@ mod plan;
 pub mod recorder;
 
 #[cfg(feature = "failpoints")]
-pub use plan::{Fault, count, fault, mutant, step};
+pub use plan::{Fault, SHORT_READ_BYTES, count, fault, mutant, opening, reading, step};
 
 /// A defect that pgark can be told to have, so that the tests can show that they would notice it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +40,24 @@ pub enum Mutant {
 /// A step that is neither an operation of the disk nor a request; and nothing at all in a release.
 #[cfg(not(feature = "failpoints"))]
 pub const fn step(_what: &str) {}
+
+/// Before a server's file is opened.
+///
+/// # Errors
+/// In a release none.
+#[cfg(not(feature = "failpoints"))]
+pub const fn opening(_path: &std::path::Path) -> std::io::Result<()> {
+    Ok(())
+}
+
+/// Before a server's file is read: how many of so many bytes may be read at once; in a release all.
+///
+/// # Errors
+/// In a release none.
+#[cfg(not(feature = "failpoints"))]
+pub const fn reading(_file: &std::fs::File, length: usize) -> std::io::Result<usize> {
+    Ok(length)
+}
 
 /// Whether pgark has this defect.
 #[cfg(not(feature = "failpoints"))]

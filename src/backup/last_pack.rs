@@ -3,6 +3,7 @@
 use super::session::StoppedBackup;
 use crate::data_directory::DataDirectory;
 use crate::error::{Context, Error, ErrorKind, Result};
+use crate::failpoint;
 use crate::postgres::ControlFile;
 use crate::postgres::control_file::CONTROL_FILE_BYTES;
 use crate::repository::backup::pack::{FinishedPack, PackWriter};
@@ -59,6 +60,7 @@ pub fn read_control_file(data_directory: &DataDirectory) -> Result<(ControlFile,
         if metadata.len() > CONTROL_FILE_BYTES_MAX {
             return Err(Error::damaged(format!("\"{}\" has {} bytes", path.display(), metadata.len())));
         }
+        failpoint::opening(&path).context(what)?;
         let content = fs::read(&path).context(what)?;
         let start = content.get(..CONTROL_FILE_BYTES).unwrap_or(&content);
         match ControlFile::parse(start, data_directory.assumed_version()) {

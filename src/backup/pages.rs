@@ -4,13 +4,13 @@
 //! brings all of it back. A page that is damaged and did not change since is damaged in the cluster itself: recovery
 //! would not mend it, and whoever relies on the backup must know.
 
+use super::source::read_full;
 use crate::error::{Context, Result};
 use crate::postgres::Lsn;
 use crate::postgres::page::{self, PAGE_BYTES, PageChecksums, PageVerdict};
 use crate::repository::backup::StoredText;
 use crate::repository::backup::manifest::{DamagedPage, DamagedPages};
 use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::thread;
 use std::time::Duration;
 
@@ -75,10 +75,9 @@ impl PageRules {
                 let mut again = [0; PAGE_BYTES];
                 let offset = piece.offset + number * PAGE_BYTES as u64;
                 let what = || format!("could not read \"{}\" again", String::from_utf8_lossy(piece.path));
-                match piece.file.read_exact_at(&mut again, offset) {
+                if read_full(piece.file, &mut again, offset).context(what)? < again.len() {
                     // Cut off meanwhile, by a truncation that is in WAL too.
-                    Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => break,
-                    other => other.context(what)?,
+                    break;
                 }
                 *page = again;
                 verdict = page::verify(page, block, PageChecksums::On);

@@ -1,5 +1,6 @@
 //! Reading the server's files without taking the server's room in the kernel's cache.
 
+use crate::failpoint;
 use rustix::io::{Errno, ReadWriteFlags, preadv2};
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSliceMut};
@@ -15,6 +16,7 @@ const DONT_CACHE: ReadWriteFlags = ReadWriteFlags::from_bits_retain(0x80);
 /// # Errors
 /// The operating system's.
 pub fn open(path: &Path) -> io::Result<Option<File>> {
+    failpoint::opening(path)?;
     match OpenOptions::new().read(true).custom_flags(nix::libc::O_NOFOLLOW).open(path) {
         Ok(file) => Ok(Some(file)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -40,6 +42,8 @@ pub fn read_full(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usiz
 }
 
 fn read_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+    let length = failpoint::reading(file, buffer.len())?;
+    let buffer = buffer.get_mut(..length).unwrap_or_default();
     match preadv2(file, &mut [IoSliceMut::new(buffer)], offset, DONT_CACHE) {
         // An older kernel, or another file system. It gets no other hint: what can be dropped from the cache there,
         // drops the server's own pages too.

@@ -3,13 +3,10 @@
 
 use super::{Disk, RealDisk};
 use crate::failpoint::recorder::{self, Record, inode_of};
-use crate::failpoint::{self, Fault, Mutant};
+use crate::failpoint::{self, Fault, Mutant, SHORT_READ_BYTES};
 use std::fs::File;
 use std::io;
 use std::path::Path;
-
-/// The most bytes that a short read gives: not a power of two, so that no boundary is kept.
-const SHORT_READ_BYTES: usize = 4097;
 
 /// A disk that obeys [`failpoint`].
 #[derive(Clone, Copy, Debug)]

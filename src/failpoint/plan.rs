@@ -5,13 +5,18 @@ use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::env;
+use std::fs::{self, File};
 use std::io;
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
+
+/// The most bytes that a short read gives: not a power of two, so that no boundary is kept.
+pub const SHORT_READ_BYTES: usize = 4097;
 
 static TAKEN: AtomicU64 = AtomicU64::new(0);
 static PLAN: OnceLock<Plan> = OnceLock::new();
@@ -107,13 +112,37 @@ pub fn fault(name: &str, path: Option<&Path>, step: Option<u64>) -> Option<Fault
         Where::From(number) => step.is_some_and(|step| step >= *number),
         Where::Named(named) => match named.split_once('/') {
             Some((named, part)) => {
-                let within = |path: &Path| path.to_string_lossy().contains(&format!("/{part}/"));
+                let within = |path: &Path| format!("{}/", path.display()).contains(&format!("/{part}/"));
                 named == name && path.is_some_and(within)
             }
             None => named == name,
         },
     };
     hit.then_some(*fault)
+}
+
+/// Before a server's file is opened.
+///
+/// # Errors
+/// What is asked for.
+pub fn opening(path: &Path) -> io::Result<()> {
+    fault("open-data", Some(path), None).and_then(Fault::error).map_or(Ok(()), Err)
+}
+
+/// Before a server's file is read: how many of so many bytes may be read at once.
+///
+/// # Errors
+/// What is asked for.
+pub fn reading(file: &File, length: usize) -> io::Result<usize> {
+    if plan().fail_at.is_none() {
+        return Ok(length);
+    }
+    let path = fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
+    match fault("read-data", Some(&path), None) {
+        Some(Fault::Error(errno)) => Err(errno.into()),
+        Some(Fault::Short) => Ok(length.min(SHORT_READ_BYTES)),
+        None => Ok(length),
+    }
 }
 
 impl Fault {

@@ -4,7 +4,7 @@ use super::complaint_about_unreadable;
 use crate::crash::chosen;
 use crate::support::checker::{Acknowledged, Tree, expect_sound};
 use crate::support::{
-    Cluster, Outcome, PATIENCE, Recording, Run, Site, Stop, Tally, wait_until, wants_everything,
+    Cluster, Outcome, PATIENCE, Recording, Run, Site, Stop, Tally, files_below, wait_until, wants_everything,
 };
 use std::time::Duration;
 
@@ -158,6 +158,41 @@ fn what_cannot_be_read_stops_recovery_and_short_reads_do_not() {
     assert!(cluster.read("pg_wal/RECOVERYXLOG") == bytes);
 }
 
+/// A server's file on a broken disk: named, and no backup; the next one, on a disk that was mended, is taken.
+#[test]
+fn a_backup_that_cannot_read_a_file_of_the_server_names_it_and_leaves_nothing() {
+    let site = Site::with_servers(1);
+    let mut primary = site.cluster("primary");
+    primary.archive();
+    primary.start();
+    primary.psql("CREATE TABLE t AS SELECT g AS a, repeat('x', 200) AS b FROM generate_series(1, 10000) g");
+    let table = primary.psql("SELECT pg_relation_filepath('t')");
+    let archive = site.archive_of(&primary);
+    let mut acknowledged = Acknowledged::default();
+    let mut tally = Tally::of("unreadable");
+    for kind in ["full", "incremental"] {
+        let backup =
+            || primary.pgark(&["base-backup", "--checkpoint", "fast", "--type", kind, "--label", kind]);
+        for (place, file) in [
+            (format!("read-data/{table}"), table.as_str()),
+            (format!("open-data/{table}"), table.as_str()),
+            ("read-data/data/PG_VERSION".to_owned(), "PG_VERSION"),
+            ("open-data/pg_control".to_owned(), "global/pg_control"),
+        ] {
+            let path = primary.data().join(file).display().to_string();
+            failing(backup(), &place, "EIO").run().expect(3).says("input/output error").says(&path);
+            assert_eq!(files_below(&archive.backup(kind)), Vec::<std::path::PathBuf>::new(), "{place}");
+            expect_sound(&Tree::read(&site.repository()), &acknowledged, &place);
+            tally.faults += 1;
+        }
+        backup().run().expect(0);
+        acknowledged.backups.insert(kind.to_owned());
+        expect_sound(&Tree::read(&site.repository()), &acknowledged, kind);
+        tally.acknowledged += 1;
+        primary.psql("UPDATE t SET b = 'changed' WHERE a % 1000 = 0");
+    }
+}
+
 #[test]
 fn a_backup_is_stored_and_restored_by_short_reads() {
     let site = Site::with_servers(1);
@@ -166,7 +201,7 @@ fn a_backup_is_stored_and_restored_by_short_reads() {
     primary.start();
     primary.psql("CREATE TABLE t AS SELECT generate_series(1, 1000) a");
     let backup = primary.pgark(&["base-backup", "--checkpoint", "fast", "--label", "one"]);
-    failing(backup, "read", "SHORT").run().expect(0);
+    failing(backup, "read-data", "SHORT").run().expect(0);
     let last = primary.switch_wal();
     primary.wait_archived(&last);
     primary.stop(Stop::Fast);

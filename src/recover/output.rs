@@ -1,7 +1,7 @@
 //! A file that is being restored: a new one, or one whose pages stay where they are right.
 
 use crate::durable::Disk;
-use crate::error::{Context, Result};
+use crate::error::{Context, Error, ErrorKind, Result};
 use std::fs::{File, OpenOptions, Permissions};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
@@ -29,10 +29,11 @@ impl<'a> Output<'a> {
     /// A file that must be new.
     ///
     /// # Errors
-    /// The operating system's, here and in the other functions.
+    /// As [`not_created`]; the operating system's, here and in the other functions.
     pub fn create(disk: &'a dyn Disk, path: &Path, mode: u32) -> Result<Output<'a>> {
-        let file =
-            disk.create_new(path, mode).context(|| format!("could not write \"{}\"", path.display()))?;
+        let file = disk
+            .create_new(path, mode)
+            .map_err(|error| not_created(format!("could not write \"{}\"", path.display()), error))?;
         Ok(Output { disk, file, offset: 0, written_bytes: 0, old: None })
     }
 
@@ -75,6 +76,19 @@ impl<'a> Output<'a> {
         }
         Ok(self.written_bytes)
     }
+}
+
+/// Why something that a backup lists could not be created. Nobody else works in the directories that were claimed: where the one
+/// in which it lies is missing or is none, the list is wrong.
+pub fn not_created(what: String, error: io::Error) -> Error {
+    let of_the_list = matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory);
+    let error = Error::io(what, error);
+    if !of_the_list {
+        return error;
+    }
+    error.with_kind(ErrorKind::Damaged).hint(
+        "The backup's index does not list as a directory what this lies in: it is damaged. Choose another backup with --backup.",
+    )
 }
 
 /// CRC-32C of a file's content, if it has this length.

@@ -6,7 +6,7 @@
 use super::RecoveryPlan;
 use super::databases::LeftOut;
 use super::existing::{Existing, Kind, Removal};
-use super::output::{Output, crc32c_of, set_mode};
+use super::output::{Output, crc32c_of, not_created, set_mode};
 use super::places::Places;
 use super::restored_manifest::{Content, RestoredManifest};
 use super::staging::Found;
@@ -212,7 +212,8 @@ impl Restore<'_> {
             }
             None => self.disk.create_directory(&path, mode),
         };
-        created.context(|| format!("could not create directory \"{}\"", path.display()))
+        created
+            .map_err(|error| not_created(format!("could not create directory \"{}\"", path.display()), error))
     }
 
     fn read_control_file(&self, file: &ChainedFile) -> Result<Vec<u8>> {

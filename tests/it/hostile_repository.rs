@@ -2,7 +2,9 @@
 //! named, nothing there can be started, and memory stays bounded.
 
 use crate::support::hostile::{HostileBackup, after_first_frame, frame, frame_announcing};
-use crate::support::{Process, Site, Story, expect_not_startable, files_below};
+use crate::support::{
+    Process, Site, Story, create_private_directory, expect_not_startable, files_below, write_file,
+};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::fs;
@@ -26,8 +28,7 @@ fn expect_refused(story: &Story, name: &str, what: &str) {
     let into = story.directory(name);
     let before = surroundings(story, &into);
     let refused = story.recover(&into, &["--target-immediate", "--backup", "first"]);
-    // 3 where the operating system was the one to refuse: a file has nothing below it.
-    assert!(matches!(refused.code, Some(3 | 4)), "{what}: {refused}");
+    assert_eq!(refused.code, Some(4), "{what}: {refused}");
     assert_eq!(surroundings(story, &into), before, "{what}");
     if into.exists() {
         assert!(!into.join("global/pg_control").exists(), "{what}");
@@ -61,6 +62,7 @@ fn no_path_of_a_backup_leads_out_of_the_directory_that_was_named() {
         outside.as_str(),
         "pg_tblspc/../../evil",
         "PG_VERSION/evil",
+        "no/such/directory",
     ] {
         for kind in ["file", "directory"] {
             backup.list(|lines| {
@@ -201,6 +203,46 @@ fn objects_that_grow_without_end_are_refused_in_bounded_memory() {
     absurd.extend_from_slice(&frame_announcing(1 << 40));
     archive.replace(&name, &absurd);
     cluster.get(&name, "pg_wal/RECOVERYXLOG").expect(126).says("more than the");
+}
+
+/// A file where a directory must be, and a directory where a file must be: that does not pass by itself.
+#[test]
+fn a_repository_of_another_shape_is_damaged() {
+    let site = Site::without_server();
+    let cluster = site.cluster("primary");
+    let wal = cluster.fake_wal();
+    let (name, next) = (wal.name(9), wal.name(10));
+    cluster.archive_file(&name, wal.bytes(9, 1));
+    cluster.put_wal(&next, wal.bytes(10, 1));
+    cluster.recover_from_archive();
+    let archive = site.archive_of(&cluster);
+    let place = archive.path(&name);
+    let directories: Vec<&Path> =
+        place.ancestors().skip(1).take_while(|above| *above != site.repository()).collect();
+    assert_eq!(directories.len(), 5, "log, timeline, wal, system and cluster");
+    for directory in directories {
+        let aside = site.directory().join("aside");
+        fs::rename(directory, &aside).unwrap();
+        write_file(directory, "a file");
+        cluster.pgark(&["agent", "stop"]).run().expect(0);
+        let refused = [
+            cluster.push(&format!("pg_wal/{next}")).expect(4),
+            cluster.get(&name, "pg_wal/RECOVERYXLOG").expect(126),
+        ];
+        for outcome in refused {
+            outcome
+                .says(&format!("\"{}\" is not a directory", directory.display()))
+                .says("HINT: Something else than pgark has written into the repository");
+        }
+        assert!(!cluster.has("pg_wal/RECOVERYXLOG"));
+        fs::remove_file(directory).unwrap();
+        fs::rename(&aside, directory).unwrap();
+    }
+    fs::remove_file(&place).unwrap();
+    create_private_directory(&place);
+    cluster.pgark(&["agent", "stop"]).run().expect(0);
+    cluster.get(&name, "pg_wal/RECOVERYXLOG").expect(126).says("is not a file");
+    cluster.push(&format!("pg_wal/{next}")).expect(0);
 }
 
 /// The most memory that a process ever had, in KiB.

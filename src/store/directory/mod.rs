@@ -115,7 +115,8 @@ impl Inner {
             return Ok(());
         }
         self.check_root()?;
-        durable::create_directories(self.disk.as_ref(), &self.root, parent, DIRECTORY_MODE)?;
+        durable::create_directories(self.disk.as_ref(), &self.root, parent, DIRECTORY_MODE)
+            .map_err(|error| self.below_a_file(&self.path(key)).unwrap_or(error))?;
         if known.len() >= KNOWN_DIRECTORIES_MAX {
             known.clear();
         }
@@ -145,6 +146,24 @@ impl Inner {
         }
         self.disk.sync_directory(durable::parent_directory(&path)).context(what)?;
         Ok(PutOutcome::Created)
+    }
+
+    /// What has failed with this error, at or below `path`. What is no directory and must be one does not become one by waiting.
+    fn failed(&self, what: String, path: &Path, error: io::Error) -> Error {
+        let below_a_file = (error.kind() == io::ErrorKind::NotADirectory).then(|| self.below_a_file(path));
+        match below_a_file.flatten() {
+            Some(damage) => damage.context(what),
+            None => Error::io(what, error),
+        }
+    }
+
+    /// What is to be said of a path that leads through something else than directories.
+    fn below_a_file(&self, path: &Path) -> Option<Error> {
+        let below_root = |above: &&Path| above.starts_with(&self.root) && *above != self.root;
+        let file = path.ancestors().take_while(below_root).find(|above| above.exists() && !above.is_dir())?;
+        Some(Error::damaged(format!("\"{}\" is not a directory", file.display())).hint(
+            "Something else than pgark has written into the repository: move that file away. What the directory held may be lost.",
+        ))
     }
 
     /// Whether an error says that an object does not exist; the repository must be there to say it.
@@ -185,7 +204,9 @@ impl Store for DirectoryStore {
         match disk.open(&path) {
             Ok(file) => Ok(Some(Box::new(FileReader::new(disk.clone(), file, path, from)))),
             Err(error) if self.inner.is_absent(&error)? => Ok(None),
-            Err(error) => Err(Error::io(format!("could not open \"{}\"", path.display()), error)),
+            Err(error) => {
+                Err(self.inner.failed(format!("could not open \"{}\"", path.display()), &path, error))
+            }
         }
     }
 
@@ -195,7 +216,9 @@ impl Store for DirectoryStore {
             Ok(metadata) if metadata.is_file() => Ok(Some(ObjectInfo { length_bytes: metadata.len() })),
             Ok(_) => Err(Error::damaged(format!("\"{}\" is not a file", path.display()))),
             Err(error) if self.inner.is_absent(&error)? => Ok(None),
-            Err(error) => Err(Error::io(format!("could not look at \"{}\"", path.display()), error)),
+            Err(error) => {
+                Err(self.inner.failed(format!("could not look at \"{}\"", path.display()), &path, error))
+            }
         }
     }
 
@@ -205,7 +228,7 @@ impl Store for DirectoryStore {
         let entries = match fs::read_dir(&path) {
             Ok(entries) => entries,
             Err(error) if self.inner.is_absent(&error)? => return Ok(Listing::default()),
-            Err(error) => return Err(Error::io(what(), error)),
+            Err(error) => return Err(self.inner.failed(what(), &path, error)),
         };
         let mut listing = Listing::default();
         for entry in entries {

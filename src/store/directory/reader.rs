@@ -2,8 +2,9 @@
 
 use super::ObjectReader;
 use crate::durable::Disk;
-use crate::error::{Context, Result};
+use crate::error::{Error, Result};
 use std::fs::File;
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -29,10 +30,13 @@ impl ObjectReader for FileReader {
         let start = buffer.len();
         buffer.resize(start + READ_BYTES, 0);
         let target = buffer.get_mut(start..).unwrap_or_default();
-        let length = self
-            .disk
-            .read_at(&self.file, target, self.position)
-            .context(|| format!("could not read \"{}\"", self.path.display()))?;
+        let length =
+            self.disk.read_at(&self.file, target, self.position).map_err(|error| match error.kind() {
+                io::ErrorKind::IsADirectory => {
+                    Error::damaged(format!("\"{}\" is not a file", self.path.display()))
+                }
+                _ => Error::io(format!("could not read \"{}\"", self.path.display()), error),
+            })?;
         buffer.truncate(start + length);
         self.position += length as u64;
         Ok(length)

@@ -82,7 +82,7 @@ pub fn combine(
         packed: Mutex::default(),
     };
     let combined = running.during(&watch, |running| combination.make(running))?;
-    Ok(BackupSummary::of(&combined, wal_segments, began.elapsed()))
+    Ok(BackupSummary::of(&combined, wal_segments, began.elapsed()).noting_maps_of(chain.newest()))
 }
 
 fn find_chain(request: &CombineRequest, repository: &Repository) -> Result<Chain> {

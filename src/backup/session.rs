@@ -325,7 +325,7 @@ impl Session {
     /// Whether the server keeps WAL summaries. From 17 on.
     ///
     /// # Errors
-    /// As [`Connection::query`], here and in the next three.
+    /// As [`Connection::query`], here and in the next four.
     pub fn summarizes_wal(&self, watch: &Watch<'_>) -> Result<bool> {
         let row = self.connection.query_row("ask for WAL summaries", "SHOW summarize_wal", watch)?;
         Ok(row.text(0)? == "on")
@@ -348,6 +348,13 @@ impl Session {
                 Ok(Stretch { timeline: number(row.text(0)?)?, start: row.parsed(1)?, end: row.parsed(2)? })
             })
             .collect()
+    }
+
+    /// Whether the user may read them: who may list them need not.
+    pub fn may_read_wal_summaries(&self, watch: &Watch<'_>) -> Result<bool> {
+        let sql =
+            "SELECT has_function_privilege('pg_wal_summary_contents(bigint, pg_lsn, pg_lsn)', 'execute')";
+        Ok(self.connection.query_row("ask who may read WAL summaries", sql, watch)?.is_true(0))
     }
 
     /// Visits what a summary says of main forks, `rows_max` rows at a time.

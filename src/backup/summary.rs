@@ -46,7 +46,13 @@ pub struct BackupSummary {
     pub duration_s: f64,
     /// Pages that are damaged in the cluster.
     pub damaged_pages: DamagedPages,
+    /// What to know before it is recovered.
+    pub notes: Vec<String>,
 }
+
+/// Of an incremental backup without data checksums, and of what was combined of such ones.
+const NO_VISIBILITY_MAPS: &str = "the cluster has no data checksums, so the backup holds no visibility maps: run VACUUM after a \
+                                  recovery, or index-only scans are slow";
 
 impl BackupSummary {
     pub(super) fn of(backup: &StoredBackup, wal_segments: u64, duration: Duration) -> BackupSummary {
@@ -69,6 +75,16 @@ impl BackupSummary {
             wal_segments,
             duration_s: duration.as_secs_f64(),
             damaged_pages: backup.damaged_pages.clone(),
+            notes: Vec::new(),
         }
+        .noting_maps_of(backup)
+    }
+
+    /// Says so where the maps are missing of which this backup, or what it was made of, would consist.
+    pub(super) fn noting_maps_of(mut self, backup: &StoredBackup) -> BackupSummary {
+        if backup.lacks_visibility_maps() {
+            self.notes.push(NO_VISIBILITY_MAPS.to_owned());
+        }
+        self
     }
 }

@@ -504,6 +504,13 @@ fn warnings(target: &TargetPlan, backup: &StoredBackup, copies: &Path) -> Vec<St
             backup.damaged_pages.count
         ));
     }
+    if backup.lacks_visibility_maps() {
+        warnings.push(
+            "the cluster had no data checksums, so its incremental backups hold no visibility maps: run VACUUM afterwards, or \
+             index-only scans are slow"
+                .to_owned(),
+        );
+    }
     for file in &backup.configuration_files {
         let path = &file.path;
         warnings.push(match &file.content {

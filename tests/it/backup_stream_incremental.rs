@@ -3,7 +3,7 @@
 use crate::backup_stream::stream;
 use crate::incremental::{after_recovery, manifest, parent_of, primary_with, take, unpack};
 use crate::support::{
-    Cluster, Outcome, Run, Site, Stop, create_private_directory, files_below, wants_everything,
+    Cluster, Outcome, Run, Site, Stop, Template, create_private_directory, files_below, wants_everything,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -240,4 +240,82 @@ fn a_standby_sends_what_changed_to_one_who_may_only_replicate() {
     let into = site.directory().join("into");
     let answer = standby.answer_after(&into, &["--backup", "two", "--latest"], "SELECT count(*) FROM t");
     assert_eq!(answer, "10001");
+}
+
+/// The server would send the visibility map; see `incremental::rows_deleted_after_a_recovery_stay_deleted_without_checksums`.
+#[test]
+fn rows_deleted_after_a_recovery_of_streamed_backups_stay_deleted_without_checksums() {
+    let site = Site::with_servers(1);
+    if !is_able(&site) {
+        return;
+    }
+    let mut primary = site.cluster_of("primary", Template { checksums: false, ..Template::default() });
+    primary.archive();
+    primary.append_conf(&format!("autovacuum = off\n{SUMMARIES}"));
+    primary.start();
+    primary.psql("CREATE TABLE t (a int); CREATE INDEX ON t (a)");
+    primary.psql("INSERT INTO t SELECT generate_series(1, 10000)");
+    stream_changes(&primary, "full", "full").expect(0);
+    primary.psql("VACUUM t");
+    let one = stream_changes(&primary, "incremental", "one").expect(0);
+    assert!(one.stdout.contains("holds no visibility maps: run VACUUM"), "{one}");
+    primary.psql("UPDATE t SET a = a + 10000 WHERE a > 9990");
+    stream_changes(&primary, "incremental", "two").expect(0);
+    assert_eq!(["one", "two"].map(|label| parent_of(&site, &primary, label)), ["full", "one"]);
+    primary.stop(Stop::Fast);
+    for label in ["one", "two"] {
+        let into = site.directory().join(label);
+        let options =
+            ["--backup", label, "--target-immediate", "--target-action", "promote", "--wait", "--pg-bin"];
+        primary.recover(&into, &options).arg(primary.pg_bin()).run().expect(0);
+        primary.psql("DELETE FROM t WHERE a % 2 = 0");
+        let by_index =
+            "SET enable_seqscan = off; SET enable_bitmapscan = off; SELECT count(*) FROM t WHERE a > 0";
+        assert_eq!(primary.psql(by_index), "5000", "{label}");
+        primary.check_relations();
+        primary.stop_recovered(&into);
+    }
+}
+
+#[test]
+fn what_changed_across_a_promotion_is_not_asked_of_the_server() {
+    let site = Site::with_servers(1);
+    if !is_able(&site) {
+        return;
+    }
+    let mut primary = primary_with(&site, SUMMARIES);
+    primary.psql("CREATE TABLE truncated AS SELECT * FROM t");
+    stream_changes(&primary, "full", "0-full").expect(0);
+    primary.psql("UPDATE t SET b = 'before' WHERE a = 1");
+    cut_off_and_make_room(&primary, "truncated");
+    primary.stop(Stop::Fast);
+    primary.stand_by();
+    primary.start();
+    primary.psql("SELECT pg_promote()");
+    primary.wait_promoted();
+    primary.psql("UPDATE t SET b = 'after' WHERE a = 2; INSERT INTO truncated SELECT a + 30000, b FROM t");
+    let state = "SELECT string_agg(line, '/' ORDER BY line) FROM (\
+         SELECT 't' || count(*) || ',' || sum(hashtext(t::text)) FROM t \
+         UNION ALL SELECT 'u' || count(*) || ',' || sum(hashtext(t::text)) FROM truncated t) AS s(line)";
+    let mut states = Vec::new();
+    // What we find ourselves of the same change is right: on either timeline its own summaries are read.
+    let local = take(&primary, "incremental", "1-local").expect(0);
+    assert!(local.stderr.contains("WAL summaries tell what has changed since backup 0-full"), "{local}");
+    states.push(("1-local", primary.psql(state)));
+    let streamed = stream_changes(&primary, "differential", "2-streamed").expect(0);
+    assert!(streamed.stderr.contains("begins on timeline 1"), "{streamed}");
+    assert!(streamed.stderr.contains("taking a full backup"), "{streamed}");
+    states.push(("2-streamed", primary.psql(state)));
+    primary.psql("DELETE FROM truncated WHERE a < 50; UPDATE t SET b = 'later' WHERE a = 3");
+    stream_changes(&primary, "incremental", "3-streamed").expect(0);
+    states.push(("3-streamed", primary.psql(state)));
+    let last = primary.switch_wal();
+    primary.wait_archived(&last);
+    primary.stop(Stop::Fast);
+    let parents = ["1-local", "2-streamed", "3-streamed"].map(|label| parent_of(&site, &primary, label));
+    assert_eq!(parents, ["0-full", "", "2-streamed"]);
+    for (label, expected) in states {
+        let into = site.directory().join(label);
+        assert_eq!(after_recovery(&primary, label, &into, state), expected, "{label}");
+    }
 }

@@ -1,5 +1,6 @@
 //! `pgark base-backup --type incremental` and `differential`: what changed is stored, and what is restored is whole.
 
+use crate::backup_stream::stream;
 use crate::support::{Cluster, Outcome, Run, Site, Stop, Template, create_private_directory, files_below};
 use std::collections::BTreeMap;
 use std::fs;
@@ -268,6 +269,41 @@ fn wal_summaries_and_pages_tell_the_same() {
     assert_eq!(answer, "unseen");
 }
 
+/// A role that takes backups need not be one that may read summaries.
+#[test]
+fn who_may_not_read_wal_summaries_gets_a_right_backup_and_is_told() {
+    let site = Site::with_servers(1);
+    if !site.cluster("version").is_from(17) {
+        eprintln!("skipped: WAL summaries come with PostgreSQL 17");
+        return;
+    }
+    let mut primary = primary_with(&site, "summarize_wal = on\n");
+    primary.psql("REVOKE EXECUTE ON FUNCTION pg_wal_summary_contents(bigint, pg_lsn, pg_lsn) FROM PUBLIC");
+    primary.psql(
+        "CREATE ROLE backup LOGIN REPLICATION; GRANT pg_read_all_settings, pg_monitor TO backup; \
+         GRANT EXECUTE ON FUNCTION pg_backup_start(text, boolean), pg_backup_stop(boolean), pg_switch_wal() TO backup",
+    );
+    let conninfo = primary.conninfo().replace("user=postgres", "user=backup");
+    primary.config.set("connection.conninfo", conninfo.as_str());
+    take(&primary, "full", "full").expect(0);
+    primary.psql("UPDATE t SET b = 'changed' WHERE a % 1000 = 0");
+    let taken = take(&primary, "incremental", "one").expect(0);
+    assert!(taken.stderr.contains("all files are read for what has changed"), "{taken}");
+    assert!(taken.stderr.contains("pg_wal_summary_contents"), "{taken}");
+    assert_eq!(parent_of(&site, &primary, "one"), "full");
+    let streamed = stream(&primary, "streamed").args(["--type", "incremental"]).run().expect(0);
+    assert!(
+        streamed.stderr.contains("may not call pg_wal_summary_contents; taking a full backup"),
+        "{streamed}"
+    );
+    assert_eq!(parent_of(&site, &primary, "streamed"), "");
+    primary.stop(Stop::Fast);
+    primary.config.set("connection.conninfo", primary.conninfo().as_str());
+    let into = site.directory().join("into");
+    let sql = "SELECT count(*) FROM t WHERE b = 'changed'";
+    assert_eq!(after_recovery(&primary, "one", &into, sql), "10");
+}
+
 /// Without checksums, VACUUM marks pages of the heap as visible to all without a trace of it on the page.
 #[test]
 fn rows_deleted_after_a_recovery_stay_deleted_without_checksums() {
@@ -280,9 +316,16 @@ fn rows_deleted_after_a_recovery_stay_deleted_without_checksums() {
     primary.psql("INSERT INTO t SELECT generate_series(1, 10000)");
     take(&primary, "full", "full").expect(0);
     primary.psql("VACUUM t");
-    take(&primary, "incremental", "one").expect(0);
-    take(&primary, "incremental", "two").expect(0);
-    primary.pgark(&["combine", "two", "--label", "combined"]).run().expect(0);
+    let told = "holds no visibility maps: run VACUUM";
+    assert!(take(&primary, "incremental", "one").expect(0).stdout.contains(told));
+    let json = ["base-backup", "--checkpoint", "fast", "--type", "incremental", "--label", "two", "--json"];
+    let summary = primary.pgark(&json).run().expect(0);
+    let summary: serde_json::Value = serde_json::from_str(&summary.stdout).unwrap();
+    assert!(summary["notes"][0].as_str().unwrap().contains(told), "{summary}");
+    let plan = primary.recover(&site.directory().join("plan"), &["--dry-run", "--target-immediate"]).run();
+    assert!(plan.expect(0).stdout.contains("hold no visibility maps: run VACUUM"));
+    let combined = primary.pgark(&["combine", "two", "--label", "combined"]).run().expect(0);
+    assert!(combined.stdout.contains(told), "{combined}");
     take(&primary, "differential", "three").expect(0);
     assert_eq!(parent_of(&site, &primary, "three"), "combined");
     primary.stop(Stop::Fast);

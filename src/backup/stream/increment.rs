@@ -99,6 +99,9 @@ impl StreamedBackup<'_> {
             return Ok(Some("the server sends no incremental backups while summarize_wal is off".to_owned()));
         }
         match self.session.wal_summaries(self.watch) {
+            Ok(_) if !self.session.may_read_wal_summaries(self.watch)? => {
+                Ok(Some("the database user may not call pg_wal_summary_contents".to_owned()))
+            }
             Ok(_) => Ok(None),
             Err(error) if error.kind() == ErrorKind::Usage => Ok(Some(error.to_string())),
             Err(error) => Err(error),

@@ -210,6 +210,9 @@ pub fn text(summary: &BackupSummary) -> String {
             summary.damaged_pages.count
         ));
     }
+    for note in &summary.notes {
+        text.push_str(&format!("\nNOTE: {note}"));
+    }
     text
 }
 

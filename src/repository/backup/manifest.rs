@@ -277,6 +277,11 @@ impl StoredBackup {
         }
     }
 
+    /// Whether it holds no visibility maps: an incremental one of a cluster without data checksums.
+    pub fn lacks_visibility_maps(&self) -> bool {
+        self.parent().is_some() && !self.server.data_checksums
+    }
+
     /// What names this backup as the parent of another.
     pub fn link(&self) -> ParentLink {
         ParentLink {

@@ -17,7 +17,7 @@ use crate::repository::Repository;
 use crate::repository::backup::chain::{ChainEntry, ChainReader, ChainedFile, ChainedFiles};
 use crate::repository::backup::file_set::{compare_with_postgres_manifest, open_postgres_manifest};
 use crate::repository::backup::manifest::{BackupKind, BackupTotals, DamagedPages, StoredPack};
-use crate::repository::backup::pack::{FinishedPack, PackOwner, PackWriter, TARGET_RAW_BYTES};
+use crate::repository::backup::pack::{FinishedPack, PackOwner, PackWriter, PlacedFile, TARGET_RAW_BYTES};
 use crate::repository::backup::{
     Chain, DirectoryEntry, FileEntry, IndexEntry, Label, StoredBackup, StoredText, inventory,
 };
@@ -139,14 +139,12 @@ struct Combination<'a> {
 #[derive(Default)]
 struct Packed {
     packs: Vec<StoredPack>,
-    entries: Vec<IndexEntry>,
+    /// By the files' places in the list of the chain, which is read again for their paths.
+    files: Vec<PlacedFile>,
 }
 
-/// A pack that is being written, with the paths of its files.
-struct OpenPack {
-    writer: PackWriter,
-    paths: Vec<StoredText>,
-}
+/// A file with its place in the list of the chain.
+type Numbered = (usize, ChainedFile);
 
 impl Combination<'_> {
     fn make(&self, running: &RunningBackup<'_>) -> Result<StoredBackup> {
@@ -170,12 +168,7 @@ impl Combination<'_> {
     }
 
     /// Packs what belongs to the data directory or to one tablespace outside of it; its directories first.
-    fn pack_root(
-        &self,
-        root: Option<u32>,
-        outside: &BTreeSet<u32>,
-        last: &mut Vec<ChainedFile>,
-    ) -> Result<()> {
+    fn pack_root(&self, root: Option<u32>, outside: &BTreeSet<u32>, last: &mut Vec<Numbered>) -> Result<()> {
         let mut directories = Vec::new();
         let mut lists = ChainedFiles::open(self.repository, self.chain)?;
         while let Some(entry) = lists.next_entry()? {
@@ -186,22 +179,26 @@ impl Combination<'_> {
                 _ => {}
             }
         }
-        let mut open: Vec<Option<OpenPack>> = Vec::new();
+        let mut open: Vec<Option<PackWriter>> = Vec::new();
         open.resize_with(self.request.workers.get(), || None);
         if let Some(first) = open.first_mut() {
-            *first = Some(self.begin(root, directories)?);
+            *first = Some(self.begin(root, &directories)?);
         }
         let mut lists = ChainedFiles::open(self.repository, self.chain)?;
+        let mut numbers = 0..;
         loop {
             let (mut batch, mut ended) = (Vec::new(), false);
             while batch.len() < BATCH_FILES_MAX && !ended {
                 match lists.next_entry()? {
                     None => ended = true,
-                    Some(ChainEntry::File(file)) if root_of(file.path.as_bytes(), outside) == root => {
-                        let is_last = LAST.contains(&file.path.as_bytes());
-                        if is_last { last.push(file) } else { batch.push(file) }
+                    Some(ChainEntry::File(file)) => {
+                        let number = numbers.next().unwrap_or_default();
+                        if root_of(file.path.as_bytes(), outside) == root {
+                            let is_last = LAST.contains(&file.path.as_bytes());
+                            if is_last { last.push((number, file)) } else { batch.push((number, file)) }
+                        }
                     }
-                    Some(_) => {}
+                    Some(ChainEntry::Directory(_)) => {}
                 }
             }
             self.pack_batch(root, batch, &mut open)?;
@@ -219,29 +216,29 @@ impl Combination<'_> {
     fn pack_batch(
         &self,
         root: Option<u32>,
-        mut batch: Vec<ChainedFile>,
-        open: &mut [Option<OpenPack>],
+        mut batch: Vec<Numbered>,
+        open: &mut [Option<PackWriter>],
     ) -> Result<()> {
         // Taken from the end, in the order in which they lie in the oldest backup: each pack is read through once.
-        batch.sort_by_key(|file| std::cmp::Reverse((file.base.member, file.base.entry.place)));
+        batch.sort_by_key(|(_, file)| std::cmp::Reverse((file.base.member, file.base.entry.place)));
         let queue = Mutex::new(batch);
-        let work = |open: &mut Option<OpenPack>| -> Result<()> {
+        let work = |open: &mut Option<PackWriter>| -> Result<()> {
             let mut reader = ChainReader::new(self.repository, self.chain);
             loop {
                 self.watch.check()?;
                 let next = queue.lock().unwrap_or_else(PoisonError::into_inner).pop();
-                let Some(file) = next else { return Ok(()) };
-                let is_full = open.as_ref().is_some_and(|pack| {
-                    pack.writer.raw_bytes().saturating_add(file.bytes) > TARGET_RAW_BYTES
-                });
+                let Some((number, file)) = next else { return Ok(()) };
+                let is_full = open
+                    .as_ref()
+                    .is_some_and(|pack| pack.raw_bytes().saturating_add(file.bytes) > TARGET_RAW_BYTES);
                 if let Some(full) = open.take_if(|_| is_full) {
                     self.finish(full)?;
                 }
                 let pack = match open {
                     Some(pack) => pack,
-                    None => open.insert(self.begin(root, Vec::new())?),
+                    None => open.insert(self.begin(root, &[])?),
                 };
-                self.pack_file(root, pack, &mut reader, &file)?;
+                self.pack_file(root, pack, &mut reader, number, &file)?;
             }
         };
         thread::scope(|scope| {
@@ -259,69 +256,55 @@ impl Combination<'_> {
     fn pack_file(
         &self,
         root: Option<u32>,
-        pack: &mut OpenPack,
+        pack: &mut PackWriter,
         reader: &mut ChainReader<'_>,
+        number: usize,
         file: &ChainedFile,
     ) -> Result<()> {
         let path = path_in_pack(root, file.path.as_bytes());
-        pack.writer.begin_file(pack.paths.len(), path, file.bytes, file.mode, file.modified_unix_s)?;
-        pack.paths.push(file.path.clone());
+        pack.begin_file(number, path, file.bytes, file.mode, file.modified_unix_s)?;
         reader.read_file(file, &mut |bytes| {
             self.monitor.advance(bytes.len() as u64);
-            pack.writer.write(bytes)
+            pack.write(bytes)
         })?;
-        pack.writer.end_file()
+        pack.end_file()
     }
 
-    fn pack_last(&self, mut last: Vec<ChainedFile>) -> Result<()> {
-        let mut pack = self.begin(None, Vec::new())?;
+    fn pack_last(&self, mut last: Vec<Numbered>) -> Result<()> {
+        let mut pack = self.begin(None, &[])?;
         let mut reader = ChainReader::new(self.repository, self.chain);
-        last.sort_by_key(|file| LAST.iter().position(|name| *name == file.path.as_bytes()));
-        for file in last {
+        last.sort_by_key(|(_, file)| LAST.iter().position(|name| *name == file.path.as_bytes()));
+        for (number, file) in last {
             if file.path.as_bytes() != b"backup_label" {
-                self.pack_file(None, &mut pack, &mut reader, &file)?;
+                self.pack_file(None, &mut pack, &mut reader, number, &file)?;
                 continue;
             }
             let label = without_incremental_from(self.chain.newest().backup_label.as_bytes());
             let length = label.len() as u64;
-            pack.writer.begin_file(0, file.path.as_bytes(), length, file.mode, file.modified_unix_s)?;
-            pack.paths.push(file.path);
-            pack.writer.write(&label)?;
-            pack.writer.end_file()?;
+            pack.begin_file(number, file.path.as_bytes(), length, file.mode, file.modified_unix_s)?;
+            pack.write(&label)?;
+            pack.end_file()?;
         }
         self.finish(pack)
     }
 
-    fn begin(&self, root: Option<u32>, directories: Vec<DirectoryEntry>) -> Result<OpenPack> {
+    fn begin(&self, root: Option<u32>, directories: &[DirectoryEntry]) -> Result<PackWriter> {
         let number = self.next_pack.fetch_add(1, Ordering::Relaxed);
         let key = self.repository.layout().backup_pack(&self.request.label, number)?;
         let store = self.repository.store().as_ref();
-        let mut writer = PackWriter::create(store, &key, number, root, self.request.compression, self.owner)?;
-        for directory in &directories {
+        let mut pack = PackWriter::create(store, &key, number, root, self.request.compression, self.owner)?;
+        for directory in directories {
             let path = path_in_pack(root, directory.path.as_bytes());
-            writer.add_directory(path, directory.mode, directory.modified_unix_s)?;
+            pack.add_directory(path, directory.mode, directory.modified_unix_s)?;
         }
-        let mut packed = self.packed.lock().unwrap_or_else(PoisonError::into_inner);
-        packed.entries.extend(directories.into_iter().map(IndexEntry::Directory));
-        Ok(OpenPack { writer, paths: Vec::new() })
+        Ok(pack)
     }
 
-    fn finish(&self, pack: OpenPack) -> Result<()> {
-        let OpenPack { writer, mut paths } = pack;
-        let FinishedPack { pack, files } = writer.finish()?;
+    fn finish(&self, pack: PackWriter) -> Result<()> {
+        let FinishedPack { pack, files } = pack.finish()?;
         let mut packed = self.packed.lock().unwrap_or_else(PoisonError::into_inner);
         packed.packs.push(pack);
-        packed.entries.extend(files.into_iter().map(|placed| {
-            IndexEntry::File(FileEntry {
-                path: paths.get_mut(placed.number).map(std::mem::take).unwrap_or_default(),
-                bytes: placed.bytes,
-                modified_unix_s: placed.modified_unix_s,
-                mode: placed.mode,
-                crc32c: placed.crc32c,
-                place: placed.place,
-                form: placed.form,
-            })
-        }));
+        packed.files.extend(files);
         Ok(())
     }
 
@@ -330,10 +313,10 @@ impl Combination<'_> {
         let newest = self.chain.newest();
         let mut packed = std::mem::take(&mut *self.packed.lock().unwrap_or_else(PoisonError::into_inner));
         packed.packs.sort_by_key(|pack| pack.number);
-        packed.entries.sort_by(|a, b| a.path().cmp(b.path()));
+        packed.files.sort_unstable_by_key(|file| file.number);
         let ranges: Vec<_> = newest.wal_ranges.iter().rev().map(|range| (*range).into()).collect();
         let lists = lists::write(
-            packed.entries.into_iter(),
+            self.entries(packed.files)?,
             Scope::Full,
             self.repository,
             &self.request.label,
@@ -369,6 +352,34 @@ impl Combination<'_> {
             damaged_pages: damaged_pages(self.chain),
             ..newest.clone()
         })
+    }
+
+    /// What the lists say: the paths of the chain's list, which is in their order, and where each file, in the same order, was
+    /// packed.
+    fn entries(&self, placed: Vec<PlacedFile>) -> Result<impl Iterator<Item = Result<IndexEntry>> + use<>> {
+        let mut lists = ChainedFiles::open(self.repository, self.chain)?;
+        let (mut numbers, mut placed) = (0.., placed.into_iter().peekable());
+        let mut file_entry = move |file: ChainedFile| {
+            let number = numbers.next();
+            let placed = placed.next_if(|placed| Some(placed.number) == number);
+            let placed = placed.ok_or_else(|| Error::damaged(format!("\"{}\" was not packed", file.path)))?;
+            Ok(IndexEntry::File(FileEntry {
+                path: file.path,
+                bytes: placed.bytes,
+                modified_unix_s: placed.modified_unix_s,
+                mode: placed.mode,
+                crc32c: placed.crc32c,
+                place: placed.place,
+                form: placed.form,
+            }))
+        };
+        Ok(std::iter::from_fn(move || {
+            Some(match lists.next_entry().transpose()? {
+                Ok(ChainEntry::Directory(directory)) => Ok(IndexEntry::Directory(directory)),
+                Ok(ChainEntry::File(file)) => file_entry(file),
+                Err(error) => Err(error),
+            })
+        }))
     }
 }
 

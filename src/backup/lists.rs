@@ -60,9 +60,9 @@ enum Item {
 /// Stores both lists; the entries come in the order of the bytes of their paths.
 ///
 /// # Errors
-/// The store's; [`ErrorKind::Conflict`] when the repository holds such lists of this backup already.
+/// The entries' own and the store's; [`ErrorKind::Conflict`] when the repository holds such lists of this backup already.
 pub fn write(
-    entries: impl Iterator<Item = IndexEntry>,
+    entries: impl Iterator<Item = Result<IndexEntry>>,
     scope: Scope,
     repository: &Repository,
     label: &Label,
@@ -81,6 +81,7 @@ pub fn write(
     };
     let (mut file_count, mut directory_count, mut file_bytes, mut whole_bytes) = (0, 0, 0, 0);
     for entry in entries {
+        let entry = entry?;
         match &entry {
             IndexEntry::Directory(_) => directory_count += 1,
             IndexEntry::File(file) => {
@@ -110,8 +111,8 @@ pub fn write(
 
 impl BackedUp<'_> {
     /// What the lists say of all of it, in the order of the bytes of the paths.
-    pub fn entries(&self) -> impl Iterator<Item = IndexEntry> + '_ {
-        self.sorted().into_iter().filter_map(|item| self.entry(item))
+    pub fn entries(&self) -> impl Iterator<Item = Result<IndexEntry>> + '_ {
+        self.sorted().into_iter().filter_map(|item| self.entry(item).map(Ok))
     }
 
     /// All items in the order of the bytes of their paths.

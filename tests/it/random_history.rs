@@ -1,9 +1,11 @@
-//! A cluster lives through a random history with full, incremental and differential backups; each of them, and random
-//! moments, come back as a logical dump of the moment has them.
+//! A cluster, with checksums or without, lives through a random history with full, incremental and differential backups,
+//! of its files or streamed, and combined ones; each of them, and random moments, come back as a logical dump of the moment
+//! has them, in a new directory or in the place of another.
 //!
 //! The seed is printed; `PGARK_TEST_SEED=<number>` plays it again. Seeds that found something stay in [`FOUND`].
 
-use crate::support::{Cluster, Site, Stop, create_private_directory, wants_everything};
+use crate::backup_stream::stream;
+use crate::support::{Cluster, Site, Stop, Template, create_private_directory, wants_everything};
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -58,18 +60,25 @@ struct History {
 
 impl History {
     fn begin(seed: u64) -> History {
+        let mut random = Random::new(seed);
         let site = Site::with_servers(1);
-        let mut primary = site.cluster("primary");
+        let checksums = random.below(3) > 0;
+        let mut primary = site.cluster_of("primary", Template { checksums, ..Template::default() });
         primary.archive();
-        let summaries =
-            if primary.is_from(17) && seed.is_multiple_of(2) { "summarize_wal = on\n" } else { "" };
-        primary.append_conf(&format!("autovacuum_naptime = 1s\n{summaries}"));
+        let mut settings = "autovacuum_naptime = 1s\n".to_owned();
+        if !checksums && random.below(2) == 0 {
+            settings.push_str("wal_log_hints = on\n");
+        }
+        if primary.is_from(17) && random.below(2) == 0 {
+            settings.push_str("summarize_wal = on\n");
+        }
+        primary.append_conf(&settings);
         primary.start();
         let mut history = History {
             site,
             primary,
-            random: Random::new(seed),
-            story: format!("seed {seed}\n"),
+            random,
+            story: format!("seed {seed}\nchecksums {checksums}\n{settings}"),
             databases: Vec::new(),
             tablespaces: Vec::new(),
             made: 0,
@@ -107,7 +116,7 @@ impl History {
         let table = self.random.one_of(&TABLES);
         let from = self.random.below(4000);
         let rows = 1 + self.random.below(600);
-        match self.random.below(22) {
+        match self.random.below(24) {
             0..=3 => self.sql(&format!(
                 "INSERT INTO {table} SELECT g, repeat(md5(g::text), 4) FROM generate_series({from}, {from} + {rows}) g"
             )),
@@ -133,6 +142,8 @@ impl History {
             }
             19 => self.sql(&format!("REINDEX TABLE {table}")),
             20 => self.back_up(),
+            21 => self.combine(),
+            22 => self.switch_checksums(),
             _ => self.remember(),
         }
     }
@@ -195,14 +206,54 @@ impl History {
         self.primary.start();
     }
 
+    /// Without a trace but in `pg_control`: off at one time, and maybe on again later.
+    fn switch_checksums(&mut self) {
+        let how = if self.primary.psql("SHOW data_checksums") == "on" { "--disable" } else { "--enable" };
+        let _ = writeln!(self.story, "pg_checksums {how}");
+        self.primary.stop(Stop::Fast);
+        self.primary
+            .postgres_program("pg_checksums")
+            .args([how, "-D"])
+            .arg(self.primary.data())
+            .run()
+            .expect(0);
+        self.primary.start();
+    }
+
     fn back_up(&mut self) {
         let kind = self.random.one_of(&["full", "incremental", "incremental", "incremental", "differential"]);
-        let label = format!("{:02}-{kind}", self.backups.len());
-        let run = ["base-backup", "--checkpoint", "fast", "--type", kind, "--label", &label];
-        let outcome = self.primary.pgark(&run).run().expect(0);
-        let _ = writeln!(self.story, "{kind} backup {label}\n{}", outcome.stderr);
+        let is_streamed = self.random.below(3) == 0;
+        let label = format!("{:02}-{kind}{}", self.backups.len(), if is_streamed { "-streamed" } else { "" });
+        let run = match is_streamed {
+            true => stream(&self.primary, &label).args(["--type", kind]),
+            false => self.primary.pgark(&[
+                "base-backup",
+                "--checkpoint",
+                "fast",
+                "--type",
+                kind,
+                "--label",
+                &label,
+            ]),
+        };
+        let outcome = run.run();
+        let _ = writeln!(self.story, "backup {label}\n{}", outcome.stderr);
+        assert_eq!(outcome.code, Some(0), "{label}\n{}", self.story);
         let dump = self.dump();
         self.backups.insert(label, dump);
+    }
+
+    /// Makes a full backup of a chain, if there is one.
+    fn combine(&mut self) {
+        let labels: Vec<&String> = self.backups.keys().collect();
+        let of = labels[self.random.below(labels.len() as u64) as usize].clone();
+        let label = format!("{:02}-combined", self.backups.len());
+        let outcome = self.primary.pgark(&["combine", &of, "--label", &label]).run();
+        let _ = writeln!(self.story, "combine {of} into {label}\n{}", outcome.stderr);
+        match outcome.code {
+            Some(0) => drop(self.backups.insert(label, self.backups[&of].clone())),
+            _ => assert!(outcome.stderr.contains("is a full one already"), "{outcome}\n{}", self.story),
+        }
     }
 
     fn remember(&mut self) {
@@ -232,22 +283,29 @@ impl History {
         self.primary.stop(Stop::Fast);
         let backups: Vec<_> = self.backups.clone().into_iter().collect();
         for (label, dump) in &backups {
-            self.expect(label, &["--backup", label, "--target-immediate"], dump);
+            let place = if self.random.below(2) == 0 { Place::New } else { Place::Shared };
+            self.expect(label, &["--backup", label, "--target-immediate"], dump, place);
         }
         let moments = std::mem::take(&mut self.moments);
         let chosen = self.random.below(moments.len().max(1) as u64) as usize;
         for (number, (time, dump)) in moments.iter().enumerate() {
             if number == chosen || wants_everything() {
-                self.expect(&format!("moment-{number}"), &["--target-time", time], dump);
+                self.expect(&format!("moment-{number}"), &["--target-time", time], dump, Place::New);
             }
         }
     }
 
-    fn expect(&self, name: &str, target: &[&str], dump: &str) {
-        let into = self.site.directory().join(format!("restored-{name}"));
+    fn expect(&self, name: &str, target: &[&str], dump: &str, place: Place) {
+        let into = match place {
+            Place::New => self.site.directory().join(format!("restored-{name}")),
+            Place::Shared => self.site.directory().join("restored"),
+        };
         let bin = self.primary.pg_bin().display().to_string();
         let mappings = self.mappings(&into);
         let mut options = vec!["--accept-unproven", "--target-action", "promote", "--wait", "--pg-bin", &bin];
+        if into.exists() {
+            options.push("--delta");
+        }
         options.extend(target);
         // Only those that the backup knows can be mapped; it says which those are.
         let options = self.with_mappings(options, &into, &mappings);
@@ -256,9 +314,31 @@ impl History {
         let found = self.dump();
         assert!(found == dump, "{name} differs: {}\n{}", difference(&found, dump), self.story);
         self.primary.check_relations();
+        self.check_deletions(name);
+        let has_checksums = self.primary.psql("SHOW data_checksums") == "on";
         self.primary.stop_recovered(&into);
-        self.primary.check_pages(&into);
-        std::fs::remove_dir_all(&into).unwrap();
+        if has_checksums {
+            self.primary.check_pages(&into);
+        }
+        match place {
+            Place::New => std::fs::remove_dir_all(&into).unwrap(),
+            // What the next one puts right.
+            Place::Shared => {}
+        }
+    }
+
+    /// Holds that what is deleted is gone for whoever asks an index alone: visibility maps say no more than the heaps do.
+    fn check_deletions(&self, name: &str) {
+        let checks = TABLES.map(|table| {
+            format!(
+                "DELETE FROM {table} WHERE a % 2 = 0; SET enable_seqscan = off; SET enable_bitmapscan = off; \
+                 SET enable_indexonlyscan = on; CREATE TEMP TABLE i_{table} AS SELECT count(*) FROM {table} WHERE a > -1; \
+                 SET enable_indexonlyscan = off; CREATE TEMP TABLE h_{table} AS SELECT count(*) FROM {table} WHERE a > -1; "
+            )
+        });
+        let answers = TABLES.map(|table| format!("SELECT * FROM i_{table} EXCEPT SELECT * FROM h_{table}"));
+        let wrong = self.primary.psql(&format!("{}{}", checks.concat(), answers.join(" UNION ALL ")));
+        assert_eq!(wrong, "", "{name}\n{}", self.story);
     }
 
     /// Where each tablespace that there ever was goes.
@@ -286,6 +366,14 @@ impl History {
         let found = mappings.iter().find(|mapping| works(Some(mapping)));
         with(found)
     }
+}
+
+/// Where a recovery goes.
+#[derive(Clone, Copy)]
+enum Place {
+    New,
+    /// The same for several, one over the other.
+    Shared,
 }
 
 fn create(table: &str) -> String {

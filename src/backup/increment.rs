@@ -78,7 +78,7 @@ impl Increment {
         let mut index = IndexReader::open(store.as_ref(), &key, parent.index)?
             .ok_or_else(|| Error::damaged(format!("\"{}/{key}\" is missing", store.location())))?;
         let mut parent_bytes = vec![None; files.files.len()];
-        let mut parent_maps = ParentMaps::new(repository);
+        let mut parent_maps = ParentMaps::new(repository, parent)?;
         let mut numbers = files.sorted().into_iter().peekable();
         while let Some(entry) = index.next_entry()? {
             watch.check()?;
@@ -94,7 +94,7 @@ impl Increment {
                     if let Some(relation) = relation
                         && !usable.damaged.contains(entry.path.as_bytes())
                     {
-                        parent_maps.add(relation, &entry, repository, &parent.label)?;
+                        parent_maps.add(relation, &entry);
                     }
                     if let Some(bytes) = parent_bytes.get_mut(number)
                         && relation.is_some_and(|relation| usable.hold(relation, entry.path.as_bytes()))

@@ -19,15 +19,25 @@ use crate::postgres::Lsn;
 use crate::postgres::page::{PAGE_BYTES, PageBytes, PageHeader};
 use crate::postgres::visibility_map::{BLOCKS_PER_PAGE, is_all_visible};
 use crate::repository::Repository;
-use crate::repository::backup::{FileEntry, FileForm, Label, read_file};
+use crate::repository::backup::{FileEntry, FileForm, FilePlace, StoredBackup, StoredText, read_file};
 use crate::store::{ObjectKey, Store};
 use std::collections::HashMap;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// The visibility maps of a parent, by tablespace, database and number of their relations.
 pub struct ParentMaps {
     store: Arc<dyn Store>,
-    maps: HashMap<(u32, Option<u32>, u32), (ObjectKey, FileEntry)>,
+    packs: Vec<(u32, ObjectKey)>,
+    maps: HashMap<(u32, Option<u32>, u32), StoredMap>,
+}
+
+/// Where a map is stored, and what it is: there may be as many as relations.
+struct StoredMap {
+    bytes: u64,
+    crc32c: u32,
+    place: FilePlace,
 }
 
 /// The pages of a map that tell of one file of the heap.
@@ -39,27 +49,35 @@ struct MapPart {
 }
 
 impl ParentMaps {
-    /// None yet.
-    pub fn new(repository: &Repository) -> ParentMaps {
-        ParentMaps { store: repository.store().clone(), maps: HashMap::new() }
-    }
-
-    /// Adds a file of the parent, if it is a map.
+    /// None of them yet.
     ///
     /// # Errors
     /// As [`Layout::backup_pack`](crate::repository::Layout::backup_pack).
-    pub fn add(
-        &mut self,
-        relation: PlannedRelation,
-        entry: &FileEntry,
-        repository: &Repository,
-        parent: &Label,
-    ) -> Result<()> {
+    pub fn new(repository: &Repository, parent: &StoredBackup) -> Result<ParentMaps> {
+        let key = |number| Ok((number, repository.layout().backup_pack(&parent.label, number)?));
+        Ok(ParentMaps {
+            store: repository.store().clone(),
+            packs: parent.packs.iter().map(|pack| key(pack.number)).collect::<Result<_>>()?,
+            maps: HashMap::new(),
+        })
+    }
+
+    /// Adds a file of the parent, if it is a map.
+    pub fn add(&mut self, relation: PlannedRelation, entry: &FileEntry) {
         if relation.fork == Fork::VisibilityMap && relation.segment == 0 && entry.form == FileForm::Whole {
-            let pack = repository.layout().backup_pack(parent, entry.place.pack)?;
-            self.maps.insert(place_of(relation), (pack, entry.clone()));
+            let FileEntry { bytes, crc32c, place, .. } = *entry;
+            self.maps.insert(place_of(relation), StoredMap { bytes, crc32c, place });
         }
-        Ok(())
+    }
+
+    /// Where a map is stored, as the list of the parent says.
+    fn find(&self, candidate: &Candidate<'_>) -> Option<(&ObjectKey, FileEntry)> {
+        let StoredMap { bytes, crc32c, place } = *self.maps.get(&place_of(candidate.relation))?;
+        let (_, pack) = self.packs.iter().find(|(number, _)| *number == place.pack)?;
+        // For messages: the list says nothing else that matters here.
+        let path = StoredText::new(map_location(candidate).as_os_str().as_bytes());
+        let form = FileForm::Whole;
+        Some((pack, FileEntry { path, bytes, modified_unix_s: 0, mode: 0, crc32c, place, form }))
     }
 
     /// Of the pages of a heap's file that are not `known` to have changed `since` the parent's start point, those that the map
@@ -86,17 +104,17 @@ impl ParentMaps {
         if marked.is_empty() {
             return Ok(marked);
         }
-        let before = self.of_parent(candidate.relation, &now)?;
+        let before = self.of_parent(candidate, &now)?;
         marked.retain(|page| !before.is_set(first_block + page));
         Ok(marked)
     }
 
     /// The same pages of the parent's map; none where it has none, or what it has is damaged.
-    fn of_parent(&self, relation: PlannedRelation, now: &MapPart) -> Result<MapPart> {
+    fn of_parent(&self, candidate: &Candidate<'_>, now: &MapPart) -> Result<MapPart> {
         let mut bytes = Vec::new();
         let (mut skipped, wanted) = (now.first as usize * PAGE_BYTES, now.pages.len() * PAGE_BYTES);
-        if let Some((pack, entry)) = self.maps.get(&place_of(relation)) {
-            let read = read_file(self.store.as_ref(), pack, entry, &mut |piece| {
+        if let Some((pack, entry)) = self.find(candidate) {
+            let read = read_file(self.store.as_ref(), pack, &entry, &mut |piece| {
                 let begin = skipped.min(piece.len());
                 skipped -= begin;
                 let piece = piece.get(begin..).unwrap_or_default();
@@ -117,7 +135,7 @@ impl ParentMaps {
 impl MapPart {
     /// Reads what tells of so many pages of a heap, from `first_block` on; `None`: there is no map.
     fn read(candidate: &Candidate<'_>, first_block: u32, pages: u32) -> Result<Option<MapPart>> {
-        let location = candidate.location.with_file_name(format!("{}_vm", candidate.relation.number));
+        let location = map_location(candidate);
         let what = || format!("could not read \"{}\"", location.display());
         let Some(file) = open(&location).context(what)? else { return Ok(None) };
         let first = first_block / BLOCKS_PER_PAGE;
@@ -142,6 +160,10 @@ impl MapPart {
         let changed = |page: &PageBytes| PageHeader::of(page).lsn.is_none_or(|lsn| lsn >= since);
         self.is_set(block) && self.page(block).is_some_and(changed)
     }
+}
+
+fn map_location(candidate: &Candidate<'_>) -> PathBuf {
+    candidate.location.with_file_name(format!("{}_vm", candidate.relation.number))
 }
 
 fn place_of(relation: PlannedRelation) -> (u32, Option<u32>, u32) {

@@ -24,6 +24,7 @@ mod summaries;
 mod summary;
 mod visibility;
 mod wal;
+mod walk;
 
 pub use combine::{CombineRequest, combine};
 pub use parent::BackupType;

@@ -1,0 +1,337 @@
+//! Walking the data directory and its tablespaces, as they are when the copy begins. What exists later only is made again by
+//! WAL.
+
+use super::exclusions::{self, Decision, Fork};
+use super::files::{DIRECTORY_MODE, FileList, join, tablespace_oid};
+use crate::error::{Context, Error, Result};
+use crate::monitor::Monitor;
+use crate::postgres::ServerVersion;
+use crate::server::Watch;
+use std::collections::HashSet;
+use std::fs::{self, Metadata, ReadDir};
+use std::io;
+use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+/// Permission bits of a mode.
+const PERMISSIONS: u32 = 0o7777;
+
+impl FileList {
+    /// Walks through the data directory at `base`.
+    ///
+    /// # Errors
+    /// The operating system's, except that files may vanish; [`Watch::check`]'s.
+    pub fn scan(
+        base: &Path,
+        version: ServerVersion,
+        monitor: &dyn Monitor,
+        watch: &Watch<'_>,
+    ) -> Result<FileList> {
+        let mut walk = Walk {
+            list: FileList::empty(base.to_owned()),
+            version,
+            monitor,
+            watch,
+            pending: Vec::new(),
+            linked: HashSet::new(),
+        };
+        walk.run(base)?;
+        Ok(walk.list)
+    }
+}
+
+/// How far the walk has come.
+struct Walk<'a> {
+    list: FileList,
+    version: ServerVersion,
+    monitor: &'a dyn Monitor,
+    watch: &'a Watch<'a>,
+    /// Directories that are listed, but not read yet.
+    pending: Vec<usize>,
+    /// Device and inode of what links of tablespaces point to: one may lie inside of the data directory.
+    linked: HashSet<(u64, u64)>,
+}
+
+impl Walk<'_> {
+    fn run(&mut self, base: &Path) -> Result<()> {
+        let what = || format!("could not look at \"{}\"", base.display());
+        let metadata = fs::metadata(base).context(what)?;
+        self.find_linked(base)?;
+        self.add_directory(Vec::new(), 0, &metadata, Walked::Yes);
+        while let Some(index) = self.pending.pop() {
+            self.watch.check()?;
+            self.read_directory(index)?;
+        }
+        Ok(())
+    }
+
+    fn find_linked(&mut self, base: &Path) -> Result<()> {
+        let Some(entries) = open_directory(&base.join("pg_tblspc"))? else { return Ok(()) };
+        for entry in entries {
+            let path = entry.context(|| "could not read \"pg_tblspc\"")?.path();
+            if path.is_symlink()
+                && let Ok(metadata) = fs::metadata(&path)
+            {
+                self.linked.insert((metadata.dev(), metadata.ino()));
+            }
+        }
+        Ok(())
+    }
+
+    fn read_directory(&mut self, index: usize) -> Result<()> {
+        let Some(directory) = self.list.directories.get(index) else { return Ok(()) };
+        let (path, root) = (directory.path.clone(), directory.root);
+        let location = self.list.location_of(&path);
+        let unlogged = if exclusions::is_database(&path, self.version) {
+            unlogged_relations(&location)?
+        } else {
+            HashSet::new()
+        };
+        let Some(entries) = open_directory(&location)? else { return Ok(()) };
+        for entry in entries {
+            let name = entry
+                .context(|| format!("could not read \"{}\"", location.display()))?
+                .file_name()
+                .into_vec();
+            let left_out = exclusions::relation_file(&name)
+                .is_some_and(|file| file.fork != Fork::Init && unlogged.contains(file.number));
+            if !left_out {
+                self.take(index, &path, root, &name)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, directory: usize, parent: &[u8], root: usize, name: &[u8]) -> Result<()> {
+        let decision = exclusions::decide(parent, name, self.version);
+        if matches!(decision, Decision::Skip | Decision::CopyLast) {
+            return Ok(());
+        }
+        let path = join(parent, name);
+        let location = self.list.location_of(&path);
+        let metadata = match fs::symlink_metadata(&location) {
+            Ok(metadata) => metadata,
+            // Gone since the directory was read.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => {
+                return Err(Error::io(format!("could not look at \"{}\"", location.display()), error));
+            }
+        };
+        if decision == Decision::KeepEmpty {
+            self.keep_empty(path, root, &metadata);
+            return Ok(());
+        }
+        if metadata.is_dir() {
+            let is_linked = self.linked.contains(&(metadata.dev(), metadata.ino()));
+            self.note_in_place(&path);
+            self.add_directory(path, root, &metadata, if is_linked { Walked::No } else { Walked::Yes });
+            Ok(())
+        } else if metadata.is_symlink() && exclusions::is_tablespace(&path) {
+            self.follow_tablespace(&path, &location)
+        } else if metadata.is_file() {
+            self.add_file(directory, name, &metadata)
+        } else {
+            let kind = if metadata.is_symlink() { "symbolic link" } else { "special file" };
+            self.monitor.warning(&format!("the {kind} \"{}\" is not part of the backup", location.display()));
+            Ok(())
+        }
+    }
+
+    fn keep_empty(&mut self, path: Vec<u8>, root: usize, metadata: &Metadata) {
+        let is_wal = path == b"pg_wal";
+        self.add_directory(path, root, metadata, Walked::No);
+        if is_wal {
+            for name in self.version.formats.facts().directories_in_pg_wal {
+                self.add_directory(join(b"pg_wal", name.as_bytes()), root, metadata, Walked::No);
+            }
+        }
+    }
+
+    fn note_in_place(&mut self, path: &[u8]) {
+        if exclusions::is_tablespace(path) {
+            self.list.in_place_tablespaces.extend(tablespace_oid(path));
+        }
+    }
+
+    fn follow_tablespace(&mut self, path: &[u8], location: &Path) -> Result<()> {
+        let what = || format!("could not follow \"{}\"", location.display());
+        let target = match fs::read_link(location) {
+            // Dropped since the directory was read, which is in WAL.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            other => other.context(what)?,
+        };
+        let Some(oid) = tablespace_oid(path) else { return Ok(()) };
+        let index = self.list.add_tablespace(oid, target.into_os_string().into_vec());
+        let directory = join(path, self.version.tablespace_directory().as_bytes());
+        match fs::symlink_metadata(self.list.location_of(&directory)) {
+            Ok(metadata) if metadata.is_dir() => {
+                self.add_directory(directory, index, &metadata, Walked::Yes);
+                Ok(())
+            }
+            // Being created or dropped.
+            Ok(_) => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(Error::io(what(), error)),
+        }
+    }
+
+    fn add_directory(&mut self, path: Vec<u8>, root: usize, metadata: &Metadata, walked: Walked) {
+        if walked == Walked::Yes {
+            self.pending.push(self.list.directories.len());
+        }
+        let mode = if metadata.is_symlink() { DIRECTORY_MODE } else { metadata.mode() & PERMISSIONS };
+        self.list.add_directory(path, root, mode, metadata.mtime());
+    }
+
+    fn add_file(&mut self, directory: usize, name: &[u8], metadata: &Metadata) -> Result<()> {
+        self.list.add_file(directory, name, metadata.len()).map(drop)
+    }
+}
+
+/// Whether a directory's content is walked through.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Walked {
+    Yes,
+    No,
+}
+
+/// The numbers of the relations in a directory that have an init fork.
+fn unlogged_relations(directory: &Path) -> Result<HashSet<Vec<u8>>> {
+    let mut numbers = HashSet::new();
+    for entry in open_directory(directory)?.into_iter().flatten() {
+        let name =
+            entry.context(|| format!("could not read \"{}\"", directory.display()))?.file_name().into_vec();
+        if let Some(file) = exclusions::relation_file(&name).filter(|file| file.fork == Fork::Init) {
+            numbers.insert(file.number.to_vec());
+        }
+    }
+    Ok(numbers)
+}
+
+/// Opens a directory; `None` when it is gone.
+fn open_directory(path: &Path) -> Result<Option<ReadDir>> {
+    match fs::read_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        other => other.context(|| format!("could not read \"{}\"", path.display())).map(Some),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::monitor::Remembering;
+    use crate::postgres::MajorVersion;
+    use std::os::unix::ffi::OsStrExt;
+    use std::os::unix::fs::symlink;
+    use std::sync::atomic::AtomicBool;
+
+    fn make(base: &Path, files: &[&str]) {
+        for file in files {
+            let path = base.join(file);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            if !file.ends_with('/') {
+                fs::write(path, file).unwrap();
+            }
+        }
+    }
+
+    #[test]
+    fn walks_through_data_directory_and_tablespaces() {
+        let scratch = tempfile::tempdir().unwrap();
+        let (base, space) = (scratch.path().join("data"), scratch.path().join("space"));
+        make(
+            &base,
+            &[
+                "PG_VERSION",
+                "postmaster.pid",
+                "base/5/1259",
+                "base/5/16384",
+                "base/5/16384_fsm",
+                "base/5/16384.1",
+                "base/5/16384_init",
+                "base/5/163840",
+                "base/5/t3_16390",
+                "global/pg_control",
+                "global/1262",
+                "pg_replslot/slot/state",
+                "pg_tblspc/16500/PG_15_202209061/5/16384",
+                "inside/PG_15_202209061/5/2",
+                "inside/PG_14_202107181/5/2",
+            ],
+        );
+        make(&space, &["PG_15_202209061/5/1", "PG_14_202107181/5/1", "mine"]);
+        let wal = scratch.path().join("wal");
+        make(&wal, &["000000010000000000000001"]);
+        symlink(&wal, base.join("pg_wal")).unwrap();
+        symlink(&space, base.join("pg_tblspc/16400")).unwrap();
+        symlink(base.join("inside"), base.join("pg_tblspc/16401")).unwrap();
+        symlink("/etc/passwd", base.join("elsewhere")).unwrap();
+
+        let interrupted = AtomicBool::new(false);
+        let monitor = Remembering::default();
+        let list =
+            FileList::scan(&base, MajorVersion::V15.into(), &monitor, &Watch::new(&interrupted)).unwrap();
+        let mut files = list.files.clone();
+        files.sort_by_key(|file| list.path_of(file));
+        let paths: Vec<String> =
+            files.iter().map(|file| String::from_utf8(list.path_of(file)).unwrap()).collect();
+        assert_eq!(
+            paths,
+            [
+                "PG_VERSION",
+                "base/5/1259",
+                "base/5/163840",
+                "base/5/16384_init",
+                "global/1262",
+                "pg_tblspc/16400/PG_15_202209061/5/1",
+                "pg_tblspc/16401/PG_15_202209061/5/2",
+                "pg_tblspc/16500/PG_15_202209061/5/16384",
+            ]
+        );
+        let mut directories: Vec<String> = list
+            .directories
+            .iter()
+            .map(|directory| String::from_utf8(directory.path.clone()).unwrap())
+            .collect();
+        directories.sort();
+        assert_eq!(
+            directories,
+            [
+                "",
+                "base",
+                "base/5",
+                "global",
+                "inside",
+                "pg_replslot",
+                "pg_tblspc",
+                "pg_tblspc/16400/PG_15_202209061",
+                "pg_tblspc/16400/PG_15_202209061/5",
+                "pg_tblspc/16401/PG_15_202209061",
+                "pg_tblspc/16401/PG_15_202209061/5",
+                "pg_tblspc/16500",
+                "pg_tblspc/16500/PG_15_202209061",
+                "pg_tblspc/16500/PG_15_202209061/5",
+                "pg_wal",
+                "pg_wal/archive_status",
+            ]
+        );
+        assert_eq!(list.in_place_tablespaces, [16500]);
+        let in_space = files.iter().find(|file| list.root_of(file) != 0).unwrap();
+        let root = list.root_of(in_space);
+        assert_eq!(list.path_in_pack(root, &list.path_of(in_space)), b"PG_15_202209061/5/1");
+        assert_eq!(list.roots[root].tablespace, Some(16400));
+        assert_eq!(list.roots[root].target, space.as_os_str().as_bytes());
+        assert_eq!(monitor.lines().len(), 1, "the link to /etc/passwd");
+        let relation = list.relation(&files[1], MajorVersion::V15.into()).unwrap();
+        assert_eq!((relation.database, relation.number, relation.segment), (Some(5), 1259, 0));
+        let tablespaces = [1, 4, 5]
+            .map(|at: usize| list.relation(&files[at], MajorVersion::V15.into()).unwrap().tablespace);
+        assert_eq!(tablespaces, [1663, 1664, 16400]);
+        assert_eq!(list.relation(&files[0], MajorVersion::V15.into()), None);
+        assert_eq!(list.relation(&files[4], MajorVersion::V15.into()).unwrap().database, None);
+        let sorted: Vec<_> =
+            list.sorted().iter().map(|number| list.path_of(&list.files[*number as usize])).collect();
+        assert!(sorted.is_sorted() && sorted.len() == paths.len());
+    }
+}

@@ -1,0 +1,336 @@
+//! Whether a directory can be restored into: that it is free, or that what is in it is ours. Nothing is written.
+
+use super::{DELTA_LINE, DISARMED_LINE, Found, MARKER, SERVER_OPTIONS, TABLESPACE_LINE};
+use crate::data_directory::DataDirectory;
+use crate::durable;
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::postgres::{MajorVersion, PostmasterPid, SystemIdentifier};
+use nix::errno::Errno;
+use nix::sys::signal::kill;
+use nix::unistd::{AccessFlags, Pid, Uid, access};
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+/// Looks whether the data directory at `path` can be brought to another state, with all that is right already staying; an
+/// absent or empty one is filled.
+///
+/// # Errors
+/// [`ErrorKind::Conflict`] for a running server, and for anything but a data directory of this `system` and `version`;
+/// [`ErrorKind::Usage`] when it is not ours to use.
+pub fn examine_for_delta(path: &Path, system: SystemIdentifier, version: MajorVersion) -> Result<Found> {
+    refuse_root()?;
+    refuse_running(path)?;
+    refuse_orphans(path)?;
+    if fs::metadata(path).is_ok_and(|metadata| metadata.is_dir()) {
+        refuse_foreign(path)?;
+        if let Some(marker) = marker_of(path)? {
+            // Until the marker says that it was, what the old server noted is still there.
+            if delta_system(&marker).is_none() || marker.lines().any(|line| line == DISARMED_LINE) {
+                refuse_started(path)?;
+            }
+            return match delta_system(&marker) {
+                Some(found) if found != system.to_string() => Err(other_system(path, &found, system)),
+                _ => Ok(Found::Kept),
+            };
+        }
+        if path.join("PG_VERSION").exists() {
+            let control = DataDirectory::open(path)?.assuming(Some(version)).control_file()?;
+            if control.system != system {
+                return Err(other_system(path, &control.system.to_string(), system));
+            }
+            if control.version != version {
+                return Err(Error::new(
+                    ErrorKind::Conflict,
+                    format!(
+                        "\"{}\" is of PostgreSQL {}, and the backup of {version}",
+                        path.display(),
+                        control.version
+                    ),
+                ));
+            }
+            return Ok(Found::Kept);
+        }
+    }
+    examine(path)
+}
+
+fn other_system(path: &Path, found: &str, wanted: SystemIdentifier) -> Error {
+    Error::new(
+        ErrorKind::Conflict,
+        format!("\"{}\" holds the system {found}, and the backup is of system {wanted}", path.display()),
+    )
+    .hint("--delta brings a copy of the same cluster to another state. Choose another directory, or move this one away.")
+}
+
+/// That no other cluster uses what `link`, a path below the data directory, leads to: of a copied data directory links lead to
+/// the original's directories. Looked at are the data directory `original` and those of all servers that run on this host.
+///
+/// # Errors
+/// [`ErrorKind::Conflict`] when one does.
+pub fn refuse_shared(data_directory: &Path, link: &Path, original: &Path) -> Result<()> {
+    let Ok(place) = fs::canonicalize(data_directory.join(link)) else { return Ok(()) };
+    let ours = fs::canonicalize(data_directory).ok();
+    for other in server_directories().chain([original.to_owned()]) {
+        let is_other = fs::canonicalize(&other).ok() != ours;
+        if is_other && fs::canonicalize(other.join(link)).is_ok_and(|used| used == place) {
+            return Err(Error::new(
+                ErrorKind::Conflict,
+                format!(
+                    "\"{}\" leads to \"{}\", which belongs to \"{}\", too",
+                    data_directory.join(link).display(),
+                    place.display(),
+                    other.display()
+                ),
+            )
+            .hint("It is a copy's link to the original's directory. Remove the link; --tablespace-mapping gives a tablespace another place."));
+        }
+    }
+    Ok(())
+}
+
+/// The data directories of the servers that run on this host, as far as they can be seen: each works in its own.
+fn server_directories() -> impl Iterator<Item = PathBuf> {
+    fs::read_dir("/proc").into_iter().flatten().flatten().filter_map(|process| {
+        let program = fs::read_to_string(process.path().join("comm")).ok()?;
+        if program.starts_with("postgres") { fs::read_link(process.path().join("cwd")).ok() } else { None }
+    })
+}
+
+/// As [`examine_tablespace`], where the data directory is [`Found::Kept`]: a directory to which its link leads is kept, too.
+///
+/// # Errors
+/// As [`examine_tablespace`].
+pub fn examine_tablespace_for_delta(path: &Path, link: &Path, data_directory: &Path) -> Result<Found> {
+    let leads_there = || Some(fs::canonicalize(link).ok()? == fs::canonicalize(path).ok()?);
+    if leads_there() == Some(true) {
+        refuse_foreign(path)?;
+        return Ok(Found::Kept);
+    }
+    match marker_of(data_directory)? {
+        Some(marker) if path.is_dir() && names_tablespace(&marker, path) => Ok(Found::Kept),
+        _ => examine(path),
+    }
+}
+
+/// Looks whether a data directory can be made at `path`.
+///
+/// # Errors
+/// [`ErrorKind::Conflict`] when something is there: a running server, a data directory, other files.
+/// [`ErrorKind::Usage`] when the directory is not ours to use.
+pub fn examine_data_directory(path: &Path) -> Result<Found> {
+    refuse_root()?;
+    refuse_running(path)?;
+    let found = examine(path)?;
+    if found == Found::Unfinished {
+        refuse_started(path)?;
+        let marker = marker_of(path)?.unwrap_or_default();
+        if delta_system(&marker).is_some() {
+            return Err(Error::new(
+                ErrorKind::Conflict,
+                format!("\"{}\" is what an unfinished recovery with --delta has left", path.display()),
+            )
+            .hint("Run it again with --delta; or, if nothing in the directory is of value, remove it."));
+        }
+    }
+    Ok(found)
+}
+
+pub(super) fn refuse_running(path: &Path) -> Result<()> {
+    match running_server(path) {
+        None => Ok(()),
+        Some(process) => Err(Error::new(
+            ErrorKind::Conflict,
+            format!("a server is running in \"{}\" (process {process})", path.display()),
+        )
+        .hint("Recover into another directory with --target-directory, or stop that server and move its data away.")),
+    }
+}
+
+/// The processes of a server whose postmaster was killed go on, and write. The server itself refuses to start beside them.
+pub(super) fn refuse_orphans(path: &Path) -> Result<()> {
+    let Ok(directory) = fs::canonicalize(path) else { return Ok(()) };
+    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let process = entry.path();
+        let is_there = fs::read_link(process.join("cwd")).is_ok_and(|cwd| cwd == directory);
+        let program = || fs::read_to_string(process.join("comm")).unwrap_or_default();
+        if is_there && program().starts_with("postgres") {
+            return Err(Error::new(
+                ErrorKind::Conflict,
+                format!(
+                    "process {} of a server is still at work in \"{}\"",
+                    entry.file_name().display(),
+                    path.display()
+                ),
+            )
+            .hint("Its postmaster is gone. End the process, then try again."));
+        }
+    }
+    Ok(())
+}
+
+/// A server writes this file whenever it starts: there may be new data in what was restored.
+fn refuse_started(path: &Path) -> Result<()> {
+    if !path.join(SERVER_OPTIONS).exists() {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorKind::Conflict,
+        format!("a server was started in \"{}\" since it was restored", path.display()),
+    )
+    .hint(format!(
+        "If nothing in it is of value, remove it; if it is in use, remove only the file \"{MARKER}\"."
+    )))
+}
+
+/// What the marker in a directory says; `None` if there is none.
+fn marker_of(directory: &Path) -> Result<Option<String>> {
+    match fs::read_to_string(directory.join(MARKER)) {
+        Ok(marker) => Ok(Some(marker)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Error::io("could not read the marker", error)),
+    }
+}
+
+fn delta_system(marker: &str) -> Option<String> {
+    marker.lines().find_map(|line| line.strip_prefix(DELTA_LINE)).map(str::to_owned)
+}
+
+fn names_tablespace(marker: &str, path: &Path) -> bool {
+    marker.lines().any(|line| line.strip_prefix(TABLESPACE_LINE) == Some(&format!("{path:?}")))
+}
+
+/// Looks whether a tablespace's directory can be made at `path`, or is the remains of an unfinished restore into
+/// `data_directory`.
+///
+/// # Errors
+/// [`ErrorKind::Conflict`] when something is in it, [`ErrorKind::Usage`] when it is not ours to use.
+pub fn examine_tablespace(path: &Path, data_directory: &Path, found: Found) -> Result<Found> {
+    if found == Found::Unfinished && path.is_dir() {
+        let marker = marker_of(data_directory)?.unwrap_or_default();
+        if names_tablespace(&marker, path) {
+            return Ok(Found::Unfinished);
+        }
+    }
+    examine(path)
+}
+
+/// Looks whether a directory can be filled at `path`.
+pub(super) fn examine(path: &Path) -> Result<Found> {
+    let metadata = match fs::metadata(path) {
+        Ok(metadata) => metadata,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return nothing_at(path),
+        Err(error) if error.kind() == io::ErrorKind::NotADirectory => return Err(below_a_file(path)),
+        Err(error) => return Err(Error::io(format!("could not look at \"{}\"", path.display()), error)),
+    };
+    if !metadata.is_dir() {
+        return Err(Error::new(ErrorKind::Conflict, format!("\"{}\" is not a directory", path.display())));
+    }
+    refuse_foreign(path)?;
+    let mut names = Vec::new();
+    for entry in fs::read_dir(path).context(|| format!("could not list \"{}\"", path.display()))? {
+        names.push(entry.context(|| format!("could not list \"{}\"", path.display()))?.file_name());
+        if names.iter().any(|name| name == MARKER) {
+            return Ok(Found::Unfinished);
+        }
+    }
+    if names.is_empty() {
+        return Ok(Found::Empty);
+    }
+    let what =
+        if names.iter().any(|name| name == "PG_VERSION") { "holds a data directory" } else { "is not empty" };
+    Err(Error::new(ErrorKind::Conflict, format!("\"{}\" {what}", path.display())).hint(format!(
+        "pgark recover never overwrites, unless with --delta. Choose another directory, or move this one away: mv \"{0}\" \"{0}.old\"",
+        path.display()
+    )))
+}
+
+fn refuse_foreign(path: &Path) -> Result<()> {
+    let metadata = fs::metadata(path).context(|| format!("could not look at \"{}\"", path.display()))?;
+    if metadata.uid() == Uid::effective().as_raw() {
+        return Ok(());
+    }
+    Err(Error::usage(format!("directory \"{}\" belongs to another user", path.display())).hint(
+        "PostgreSQL wants the server's user as the owner of all its directories: run pgark as that user, and let it own the \
+         directory.",
+    ))
+}
+
+/// The error for a path that leads through something else than directories.
+fn below_a_file(path: &Path) -> Error {
+    let file = path.ancestors().skip(1).find(|ancestor| ancestor.exists()).unwrap_or(path);
+    Error::new(
+        ErrorKind::Conflict,
+        format!("\"{}\" cannot be created: \"{}\" is not a directory", path.display(), file.display()),
+    )
+}
+
+/// That a directory can be created where there is none.
+fn nothing_at(path: &Path) -> Result<Found> {
+    // A link to nowhere has a name, too.
+    if fs::symlink_metadata(path).is_ok() {
+        return Err(Error::new(ErrorKind::Conflict, format!("\"{}\" is a link to nothing", path.display())));
+    }
+    let parent = durable::parent_directory(path);
+    if !parent.is_dir() {
+        return Err(Error::usage(format!(
+            "\"{}\" cannot be created: directory \"{}\" does not exist",
+            path.display(),
+            parent.display()
+        ))
+        .hint(format!("Create it for the server's user: install -d -m 0700 \"{}\"", parent.display())));
+    }
+    match access(parent, AccessFlags::W_OK | AccessFlags::X_OK) {
+        Ok(()) => Ok(Found::Nothing),
+        Err(_) => Err(Error::usage(format!(
+            "\"{}\" cannot be created: directory \"{}\" is not writable for this user",
+            path.display(),
+            parent.display()
+        ))
+        .hint(format!(
+            "As root, create it for the server's user: install -d -m 0700 -o postgres \"{}\"",
+            path.display()
+        ))),
+    }
+}
+
+fn refuse_root() -> Result<()> {
+    if Uid::effective().is_root() {
+        return Err(Error::usage("recover must not run as root").hint(
+            "PostgreSQL does not start as root, and refuses a data directory of another user: run it as the server's \
+             user, for example with runuser -u postgres -- pgark recover …",
+        ));
+    }
+    Ok(())
+}
+
+/// The process of the server that uses a data directory, if one does.
+fn running_server(path: &Path) -> Option<i32> {
+    let process = PostmasterPid::parse(&fs::read(path.join("postmaster.pid")).ok()?)?.process_id;
+    // One of another owner, too: where it is a server after all, its data must not be touched.
+    let alive = match kill(Pid::from_raw(process), None) {
+        Ok(()) => true,
+        Err(errno) => errno == Errno::EPERM,
+    };
+    (alive && process != std::process::id().cast_signed()).then_some(process)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_running_server_is_noticed() {
+        let scratch = tempfile::tempdir().unwrap();
+        let pid = scratch.path().join("postmaster.pid");
+        assert_eq!(running_server(scratch.path()), None);
+        let parent = nix::unistd::getppid().as_raw();
+        fs::write(&pid, format!("{parent}\n/x\n")).unwrap();
+        assert_eq!(running_server(scratch.path()), Some(parent).filter(|parent| *parent > 1));
+        for text in ["999999999\n", "", "x\n", "0\n", "-0\n"] {
+            fs::write(&pid, text).unwrap();
+            assert_eq!(running_server(scratch.path()), None, "{text:?}");
+        }
+    }
+}

@@ -24,16 +24,34 @@ pub fn header(bytes: &[u8]) -> Option<&[u8]> {
     bytes.get(8..8 + number(bytes, 4)? as usize)
 }
 
+/// How many bytes of decoded objects are remembered.
+const KNOWN_BYTES_MAX: usize = 256 << 20;
+
+/// What was decoded before, and how many bytes that is.
+#[derive(Default)]
+struct Known {
+    decoded: HashMap<blake3::Hash, Decoded>,
+    bytes: usize,
+}
+
 /// The content of all frames together, by the stock tool. What was decoded before is remembered: the same objects are looked
 /// at again and again.
 pub fn decode(bytes: &[u8]) -> Decoded {
-    static KNOWN: Mutex<Option<HashMap<blake3::Hash, Decoded>>> = Mutex::new(None);
+    static KNOWN: Mutex<Option<Known>> = Mutex::new(None);
     let key = blake3::hash(bytes);
-    if let Some(known) = KNOWN.lock().unwrap().get_or_insert_default().get(&key) {
-        return known.clone();
+    if let Some(decoded) = KNOWN.lock().unwrap().get_or_insert_default().decoded.get(&key) {
+        return decoded.clone();
     }
     let decoded = run_tool(bytes);
-    KNOWN.lock().unwrap().get_or_insert_default().insert(key, decoded.clone());
+    let mut known = KNOWN.lock().unwrap();
+    let known = known.get_or_insert_default();
+    let length = decoded.as_ref().map_or(0, |content| content.len());
+    if known.bytes + length > KNOWN_BYTES_MAX {
+        // Most of it was of backups that are gone by now; what is still there is decoded once more.
+        *known = Known::default();
+    }
+    known.bytes += length;
+    known.decoded.insert(key, decoded.clone());
     decoded
 }
 

@@ -59,8 +59,19 @@ impl Template {
         if self.checksums {
             initdb.arg("--data-checksums");
         }
-        let output = initdb.current_dir("/").output().unwrap();
-        assert!(output.status.success(), "initdb failed: {}", String::from_utf8_lossy(&output.stderr));
+        let run = |command: &mut Command| {
+            let output = command.current_dir("/").output().unwrap();
+            assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+        };
+        run(&mut initdb);
+        let control = command(&postgres_program("pg_controldata")).arg(&data).output().unwrap();
+        let has_none = String::from_utf8_lossy(&control.stdout)
+            .lines()
+            .any(|line| line.starts_with("Data page checksum version:") && line.ends_with(" 0"));
+        if !self.checksums && !has_none {
+            // From 18 on they are on unless told otherwise, by an option that was unknown before.
+            run(command(&postgres_program("pg_checksums")).args(["--disable", "--pgdata"]).arg(&data));
+        }
         data
     }
 }

@@ -115,10 +115,10 @@ impl Server {
         let mut lent: Option<TempPath> = None;
         let (mut reading, mut writing) = stream.into_split();
         // A file that is stored is worth waiting for; one that is fetched, the next agent fetches as well.
-        let can_wait = matches!(request, Request::Get(_));
+        let wanted = if let Request::Get(get) = &request { Some(get.clone()) } else { None };
         let mut stopping = self.stop.subscribe();
         let answer = tokio::select! {
-            _ = stopping.wait_for(|stopping| *stopping), if can_wait => None,
+            _ = stopping.wait_for(|stopping| *stopping), if wanted.is_some() => None,
             answer = self.answer(request, &mut lent) => answer,
             // The asker has gone: PostgreSQL was shut down, say. Nobody needs the answer.
             _ = gone(&mut reading) => None,
@@ -133,6 +133,10 @@ impl Server {
         if lent.is_some() {
             // The asker renames or copies the file and then ends, in whatever way.
             let _ = timeout(LENT_MAX, gone(&mut reading)).await;
+            drop(lent.take());
+            if let Some(wanted) = wanted {
+                self.fetcher.follow(&wanted).await;
+            }
         }
         Ok(())
     }

@@ -181,10 +181,24 @@ impl Fetcher {
             }
         };
         *self.last_absent() = None;
-        if request.prefetch {
-            ahead.follow(repository, segment, request.segment_size, request.timeline).await?;
-        }
         Ok(fetched)
+    }
+
+    /// Fetches ahead what follows a file that was fetched. Once that was taken: before, it would only take the processors from
+    /// whoever waits for it.
+    pub async fn follow(&self, request: &GetRequest) {
+        let WalFileName::Segment(segment) = request.name else { return };
+        if !request.prefetch {
+            return;
+        }
+        let follow = async {
+            let repository = self.places.of(request.system)?;
+            let ahead = self.ahead_of(request.system);
+            ahead.follow(repository, segment, request.segment_size, request.timeline).await
+        };
+        if let Err(error) = follow.await {
+            warn!(%error, "cannot fetch ahead");
+        }
     }
 
     fn last_absent(&self) -> std::sync::MutexGuard<'_, Option<SegmentName>> {

@@ -20,7 +20,7 @@ fuzz_target!(|data: &[u8]| {
     let content = content.get(..PAGE_BYTES - LONG_HEADER_BYTES - RECORD_HEADER_BYTES).unwrap_or(content);
 
     let mut page = Vec::with_capacity(PAGE_BYTES);
-    page.extend_from_slice(&version.wal_magic().to_le_bytes());
+    page.extend_from_slice(&version.facts().wal_magic.to_le_bytes());
     page.extend_from_slice(&XLP_LONG_HEADER.to_le_bytes());
     page.extend_from_slice(&1_u32.to_le_bytes()); // timeline
     page.extend_from_slice(&ADDRESS.to_le_bytes());

@@ -18,8 +18,8 @@ use pgark::repository::backup::framed::{FramedReader, FramedWriter};
 use pgark::repository::backup::manifest::*;
 use pgark::repository::backup::pack::{FinishedPack, PackOwner};
 use pgark::repository::backup::{
-    DirectoryEntry, FileEntry, FileForm, IndexEntry, IndexReader, IndexWriter, Label, PackWriter, StoredText,
-    inventory, read_file,
+    DirectoryEntry, FileForm, IndexEntry, IndexReader, IndexWriter, Label, PackWriter, StoredText, inventory,
+    read_file,
 };
 use pgark::repository::wal::{self, PageCheck, WalSource};
 use pgark::repository::{Repository, systems};
@@ -220,17 +220,11 @@ fn write_backup(
         }
         let FinishedPack { pack, files: placed } = pack.finish().unwrap();
         packs.push(pack);
-        entries.extend(placed.iter().map(|placed| {
-            IndexEntry::File(FileEntry {
-                path: StoredText::new(all[placed.number].path),
-                bytes: placed.bytes,
-                modified_unix_s: placed.modified_unix_s,
-                mode: placed.mode,
-                crc32c: placed.crc32c,
-                place: placed.place,
-                form: placed.form,
-            })
-        }));
+        entries.extend(
+            placed
+                .iter()
+                .map(|placed| IndexEntry::File(placed.entry(StoredText::new(all[placed.number].path)))),
+        );
     }
     entries.sort_by(|a, b| a.path().as_bytes().cmp(b.path().as_bytes()));
     let index = layout.backup_index(&label).unwrap();

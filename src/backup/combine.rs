@@ -19,7 +19,7 @@ use crate::repository::backup::file_set::{compare_with_postgres_manifest, open_p
 use crate::repository::backup::manifest::{BackupKind, BackupTotals, DamagedPages, StoredPack};
 use crate::repository::backup::pack::{FinishedPack, PackOwner, PackWriter, PlacedFile, TARGET_RAW_BYTES};
 use crate::repository::backup::{
-    Chain, DirectoryEntry, FileEntry, IndexEntry, Label, StoredBackup, StoredText, inventory,
+    Chain, DirectoryEntry, IndexEntry, Label, StoredBackup, StoredText, inventory,
 };
 use crate::server::Watch;
 use nix::unistd::{Gid, Uid};
@@ -363,15 +363,7 @@ impl Combination<'_> {
             let number = numbers.next();
             let placed = placed.next_if(|placed| Some(placed.number) == number);
             let placed = placed.ok_or_else(|| Error::damaged(format!("\"{}\" was not packed", file.path)))?;
-            Ok(IndexEntry::File(FileEntry {
-                path: file.path,
-                bytes: placed.bytes,
-                modified_unix_s: placed.modified_unix_s,
-                mode: placed.mode,
-                crc32c: placed.crc32c,
-                place: placed.place,
-                form: placed.form,
-            }))
+            Ok(IndexEntry::File(placed.entry(file.path)))
         };
         Ok(std::iter::from_fn(move || {
             Some(match lists.next_entry().transpose()? {

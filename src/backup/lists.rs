@@ -9,7 +9,7 @@ use crate::repository::Repository;
 use crate::repository::backup::framed::{FramedWriter, StoredObject};
 use crate::repository::backup::index::StoredIndex;
 use crate::repository::backup::pack::PlacedFile;
-use crate::repository::backup::{DirectoryEntry, FileEntry, IndexEntry, IndexWriter, Label, StoredText};
+use crate::repository::backup::{DirectoryEntry, IndexEntry, IndexWriter, Label, StoredText};
 use crate::store::PutOutcome;
 
 /// All that a backup holds.
@@ -165,14 +165,6 @@ impl BackedUp<'_> {
             Item::Copied(number) => self.copied.get(number as usize)?,
             Item::Last(number) => self.last_placed.get(number as usize)?,
         };
-        Some(IndexEntry::File(FileEntry {
-            path,
-            bytes: placed.bytes,
-            modified_unix_s: placed.modified_unix_s,
-            mode: placed.mode,
-            crc32c: placed.crc32c,
-            place: placed.place,
-            form: placed.form,
-        }))
+        Some(IndexEntry::File(placed.entry(path)))
     }
 }

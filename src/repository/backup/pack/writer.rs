@@ -5,7 +5,8 @@ use super::tar_header::TarEntry;
 use crate::codec::{Crc32, FRAME_RAW_BYTES, FrameEncoder};
 use crate::config::Compression;
 use crate::error::{Error, ErrorKind, Result};
-use crate::repository::backup::index::{FileForm, FilePlace};
+use crate::repository::backup::StoredText;
+use crate::repository::backup::index::{FileEntry, FileForm, FilePlace};
 use crate::repository::backup::manifest::StoredPack;
 use crate::store::{ObjectKey, ObjectWriter, PutOutcome, Store};
 use tar::EntryType;
@@ -51,6 +52,14 @@ pub struct PlacedFile {
     pub place: FilePlace,
     /// What was put there of it.
     pub form: FileForm,
+}
+
+impl PlacedFile {
+    /// What the index says of it, under this path below the data directory.
+    pub fn entry(self, path: StoredText) -> FileEntry {
+        let PlacedFile { number: _, bytes, mode, modified_unix_s, crc32c, place, form } = self;
+        FileEntry { path, bytes, modified_unix_s, mode, crc32c, place, form }
+    }
 }
 
 /// A pack that exists.

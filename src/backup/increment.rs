@@ -74,6 +74,7 @@ impl Increment {
         watch: &Watch<'_>,
     ) -> Result<Increment> {
         let usable = UsableFiles::of(parent, databases);
+        let checksums = if parent.server.data_checksums { PageChecksums::On } else { PageChecksums::Off };
         let (store, key) = (repository.store(), repository.layout().backup_index(&parent.label)?);
         let mut index = IndexReader::open(store.as_ref(), &key, parent.index)?
             .ok_or_else(|| Error::damaged(format!("\"{}/{key}\" is missing", store.location())))?;
@@ -91,7 +92,8 @@ impl Increment {
                 let number = numbers.next().unwrap_or_default() as usize;
                 if order == Ordering::Equal {
                     let relation = files.relation(file, version);
-                    if let Some(relation) = relation
+                    // Nobody asks them where there are no checksums.
+                    if let (Some(relation), PageChecksums::On) = (relation, checksums)
                         && !usable.damaged.contains(entry.path.as_bytes())
                     {
                         parent_maps.add(relation, &entry);
@@ -105,7 +107,6 @@ impl Increment {
                 }
             }
         }
-        let checksums = if parent.server.data_checksums { PageChecksums::On } else { PageChecksums::Off };
         Ok(Increment {
             since: parent.start.lsn,
             parent_bytes,

@@ -4,7 +4,7 @@ use crate::config::Config;
 use crate::data_directory::{DataDirectory, data_directory_of};
 use crate::durable::{self, Disk};
 use crate::error::{Context, Error, RecoveryMode, Result};
-use crate::postgres::{TimelineId, WalFileName};
+use crate::postgres::{SegmentName, TimelineId, WalFileName};
 use crate::spool::{self, Answer, GetRequest, Patience, Request, TargetRule};
 use std::ffi::OsStr;
 use std::io;
@@ -23,6 +23,8 @@ pub struct Recovery {
     pub target: TargetRule,
     /// The timeline that it is on the way to.
     pub timeline: Option<TimelineId>,
+    /// The last segment that it is proven to need.
+    pub proven_end: Option<SegmentName>,
 }
 
 /// Restores the file `name` (`%f`) as `destination` (`%p`, relative to `working_directory`, the data directory).
@@ -76,6 +78,12 @@ pub fn restore(
         mode: recovery.mode,
         target: recovery.target,
         timeline: recovery.timeline,
+        proven_end: recovery.proven_end,
+        server_start_s: data_directory
+            .postmaster_pid()
+            .and_then(|server| server.started_unix_s)
+            .and_then(|start| u64::try_from(start).ok())
+            .unwrap_or_default(),
         // The startup process asks for a file after the other under one of two names; pg_rewind asks for one.
         prefetch: destination.file_name() == Some(OsStr::new("RECOVERYXLOG")),
         deadline: limit,

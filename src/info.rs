@@ -7,12 +7,13 @@ use crate::postgres::{
 use crate::repository::backup::Chain;
 use crate::repository::backup::inventory;
 use crate::repository::backup::manifest::StoredBackup;
-use crate::repository::wal::{self, SegmentRun, Timelines};
+use crate::repository::wal::{
+    self, PathRun, PathWal, SegmentRun, TimelinePath, Timelines, WalSearch, WalSnapshot,
+};
 use crate::repository::{Repository, systems};
 use crate::store::Store;
 use jiff::Timestamp;
 use serde::Serialize;
-use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
@@ -44,8 +45,8 @@ pub struct SystemInfo {
     pub running: Vec<String>,
     /// The WAL.
     pub timelines: Vec<TimelineInfo>,
-    /// What can be reached on the newest timeline that a backup leads to.
-    pub window: Option<RecoveryWindow>,
+    /// What can be reached on each timeline that ends with WAL of its own, newest timeline first.
+    pub windows: Vec<RecoveryWindow>,
 }
 
 /// One backup.
@@ -99,6 +100,8 @@ pub struct TimelineInfo {
     pub parent: Option<TimelineId>,
     /// Where it came out of it.
     pub switch_point: Option<Lsn>,
+    /// How many ancestors it has.
+    pub depth: usize,
     /// The first segment.
     pub first: Option<SegmentName>,
     /// The last segment.
@@ -109,7 +112,7 @@ pub struct TimelineInfo {
     pub segments: Option<u64>,
     /// What they take in the repository, in bytes; `None` when they were not looked for.
     pub stored_bytes: Option<u64>,
-    /// What is missing between the first and the last; `None` when it was not looked for.
+    /// What is missing of the segments that are proven to have existed; `None` when it was not looked for.
     pub gaps: Option<Vec<Gap>>,
 }
 
@@ -137,15 +140,8 @@ pub struct RecoveryWindow {
     pub last_segment: SegmentName,
     /// Where the WAL ends, at the latest.
     pub end_lsn: Lsn,
-}
-
-/// How closely the WAL is looked at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum WalSearch {
-    /// Every segment, so that what is missing is found: a request to a bucket for each thousand of them.
-    EverySegment,
-    /// The first and the last of each timeline: a handful of requests, however many there are.
-    Ends,
+    /// What is missing there, if the WAL went on.
+    pub interrupted_by: Option<Gap>,
 }
 
 /// Looks at `now`.
@@ -194,15 +190,16 @@ fn system_info(repository: &Repository, search: WalSearch, now: Timestamp) -> Re
             .collect(),
         running: found.running.iter().map(ToString::to_string).collect(),
         timelines: Vec::new(),
-        window: None,
+        windows: Vec::new(),
     };
     let Some(size) = segment_size(repository, &backups, &timelines)? else { return Ok(info) };
-    let archive = Archive::read(repository, &timelines, size, search)?;
+    let wal = WalSnapshot::read(repository, timelines, size, search)?;
     info.segment_bytes = Some(size.as_u64());
-    info.timelines = archive.timelines();
-    info.window = archive.window(&backups)?;
-    info.backups =
-        backups.iter().map(|backup| archive.backup_info(backup, &backups)).collect::<Result<_>>()?;
+    info.timelines = timeline_infos(&wal, search)?;
+    for timeline in wal.tips().into_iter().rev() {
+        info.windows.extend(window(&wal, timeline, &backups)?);
+    }
+    info.backups = backups.iter().map(|backup| backup_info(&wal, backup, &backups)).collect::<Result<_>>()?;
     Ok(info)
 }
 
@@ -228,192 +225,124 @@ fn segment_size(
     Ok(None)
 }
 
-/// The WAL of all timelines, as runs.
-struct Archive {
-    size: SegmentSize,
-    search: WalSearch,
-    runs: BTreeMap<TimelineId, Vec<SegmentRun>>,
-    histories: BTreeMap<TimelineId, TimelineHistory>,
+/// The timelines with WAL, each after the one that it came out of.
+fn timeline_infos(wal: &WalSnapshot, search: WalSearch) -> Result<Vec<TimelineInfo>> {
+    let mut infos: Vec<TimelineInfo> = Vec::new();
+    for (&timeline, runs) in wal.runs() {
+        let history = wal.history_of(timeline);
+        let parent = history.parent();
+        let name = |number| SegmentName::new(timeline, number, wal.segment_size);
+        let every = search == WalSearch::EverySegment;
+        let (first, last) = (runs.first().map(|run| run.first), runs.last().map(|run| run.last));
+        let span = first.zip(last).map(|(first, last)| last.as_u64() - first.as_u64() + 1);
+        let info = TimelineInfo {
+            timeline,
+            parent: parent.map(|parent| parent.timeline),
+            switch_point: parent.map(|parent| parent.switch_point),
+            depth: history.switches().len(),
+            first: first.and_then(name),
+            last: last.and_then(name),
+            span_segments: span.unwrap_or_default(),
+            segments: every.then(|| runs.iter().map(count).sum()),
+            stored_bytes: every.then(|| runs.iter().map(|run| run.stored_bytes).sum()),
+            gaps: every.then(|| gaps(wal, &history, first)).transpose()?,
+        };
+        // A tree in rows: behind its parent and the branches of that which came before.
+        let place = infos.iter().rposition(|known| {
+            Some(known.timeline) == info.parent
+                || history.switches().iter().any(|switch| switch.timeline == known.timeline)
+                || infos_share_parent(known, &info)
+        });
+        infos.insert(place.map_or(infos.len(), |place| place + 1), info);
+    }
+    Ok(infos)
 }
 
-impl Archive {
-    fn read(
-        repository: &Repository,
-        timelines: &Timelines,
-        size: SegmentSize,
-        search: WalSearch,
-    ) -> Result<Archive> {
-        let mut archive = Archive { size, search, runs: BTreeMap::new(), histories: BTreeMap::new() };
-        archive.histories.insert(TimelineId::FIRST, TimelineHistory::of_first());
-        for &timeline in &timelines.with_history {
-            archive.histories.extend(repository.history(timeline)?.map(|history| (timeline, history)));
+fn infos_share_parent(known: &TimelineInfo, new: &TimelineInfo) -> bool {
+    known.parent.is_some() && known.parent == new.parent
+}
+
+fn backup_info(wal: &WalSnapshot, backup: &StoredBackup, all: &[StoredBackup]) -> Result<BackupInfo> {
+    let size = backup.segment_size()?;
+    let timeline = backup.start.timeline;
+    let last = backup.stop.lsn.previous().unwrap_or(backup.stop.lsn).segment(size);
+    let first = backup.start.lsn.segment(size);
+    // What its own timeline needs; that other timelines left it later does not matter here.
+    let path = TimelinePath::new(wal.history_of(timeline), size);
+    let held = PathWal::find(path, first, wal)?.readable();
+    let missing = match held {
+        Some(run) if run.last >= last => None,
+        Some(run) => SegmentName::new(timeline, run.last.next(), size),
+        None => SegmentName::new(timeline, first, size),
+    };
+    Ok(BackupInfo {
+        label: backup.label.to_string(),
+        parent: backup.parent().map(|link| link.parent.to_string()),
+        broken_chain: Chain::of(backup, all).err().map(|error| error.to_string()),
+        start_time: backup.start.time,
+        stop_time: backup.stop.time,
+        start_lsn: backup.start.lsn,
+        stop_lsn: backup.stop.lsn,
+        timeline,
+        postgresql: backup.server_version()?.number,
+        files: backup.totals.files,
+        raw_bytes: backup.whole_bytes(),
+        stored_bytes: backup.totals.stored_bytes,
+        damaged_pages: backup.damaged_pages.count,
+        missing_wal: missing,
+    })
+}
+
+/// From the oldest backup whose WAL goes on without a gap to the end of a timeline, to where that is; `None` when no backup
+/// leads to it.
+fn window(
+    wal: &WalSnapshot,
+    timeline: TimelineId,
+    backups: &[StoredBackup],
+) -> Result<Option<RecoveryWindow>> {
+    let path = TimelinePath::find(wal, wal.history_of(timeline), wal.segment_size)?;
+    let mut window: Option<(&StoredBackup, PathWal)> = None;
+    // From the newest backup backwards, as far as the WAL is whole.
+    for backup in backups.iter().rev() {
+        let leads = path.holds(backup.stop.timeline, backup.start.lsn, backup.stop.lsn);
+        if !leads || Chain::of(backup, backups).is_err() {
+            continue;
         }
-        for &timeline in &timelines.with_files {
-            let runs = match search {
-                WalSearch::EverySegment => wal::segment_runs(repository, timeline, size)?,
-                WalSearch::Ends => wal::segment_ends(repository, timeline)?
-                    .and_then(|(first, last)| Some((first.number(size)?, last.number(size)?)))
-                    .map(|(first, last)| SegmentRun { first, last, stored_bytes: 0 })
-                    .into_iter()
-                    .collect(),
-            };
-            archive.runs.insert(timeline, runs);
-        }
-        Ok(archive)
-    }
-
-    fn timelines(&self) -> Vec<TimelineInfo> {
-        self.runs
-            .iter()
-            .map(|(timeline, runs)| {
-                let parent = self.histories.get(timeline).and_then(TimelineHistory::parent);
-                let name = |number| SegmentName::new(*timeline, number, self.size);
-                let every = self.search == WalSearch::EverySegment;
-                let (first, last) = (runs.first().map(|run| run.first), runs.last().map(|run| run.last));
-                let span = first.zip(last).map(|(first, last)| last.as_u64() - first.as_u64() + 1);
-                TimelineInfo {
-                    timeline: *timeline,
-                    parent: parent.map(|parent| parent.timeline),
-                    switch_point: parent.map(|parent| parent.switch_point),
-                    first: first.and_then(name),
-                    last: last.and_then(name),
-                    span_segments: span.unwrap_or_default(),
-                    segments: every.then(|| runs.iter().map(count).sum()),
-                    stored_bytes: every.then(|| runs.iter().map(|run| run.stored_bytes).sum()),
-                    gaps: every.then(|| gaps(*timeline, runs, self.size)),
-                }
-            })
-            .collect()
-    }
-
-    fn backup_info(&self, backup: &StoredBackup, all: &[StoredBackup]) -> Result<BackupInfo> {
-        let last = backup.stop.lsn.previous().unwrap_or(backup.stop.lsn).segment(self.size);
-        let first = backup.start.lsn.segment(self.size);
-        let timeline = backup.start.timeline;
-        let history = self.histories.get(&timeline).cloned();
-        let history = history.unwrap_or_else(|| TimelineHistory::without_ancestors(timeline));
-        let end = self.readable_end(&history, first);
-        let missing = match end {
-            Some(end) if end >= last => None,
-            Some(end) => SegmentName::new(timeline, end.next(), self.size),
-            None => SegmentName::new(timeline, first, self.size),
-        };
-        Ok(BackupInfo {
-            label: backup.label.to_string(),
-            parent: backup.parent().map(|link| link.parent.to_string()),
-            broken_chain: Chain::of(backup, all).err().map(|error| error.to_string()),
-            start_time: backup.start.time,
-            stop_time: backup.stop.time,
-            start_lsn: backup.start.lsn,
-            stop_lsn: backup.stop.lsn,
-            timeline,
-            postgresql: backup.server_version()?.number,
-            files: backup.totals.files,
-            raw_bytes: backup.whole_bytes(),
-            stored_bytes: backup.totals.stored_bytes,
-            damaged_pages: backup.damaged_pages.count,
-            missing_wal: missing,
-        })
-    }
-
-    /// From the oldest backup whose WAL goes on without a gap to the end of the newest timeline that the newest backup
-    /// leads to.
-    fn window(&self, backups: &[StoredBackup]) -> Result<Option<RecoveryWindow>> {
-        let Some(newest) = backups.last() else { return Ok(None) };
-        // PostgreSQL's "latest": the newest timeline that comes out of the backup's.
-        let Some(history) =
-            self.histories.values().rev().find(|history| history.contains(newest.stop.timeline))
-        else {
-            return Ok(None);
-        };
-        let first = newest.start.lsn.segment(self.size);
-        let Some(last) = self.readable_end(history, first) else { return Ok(None) };
-        let oldest = backups.iter().filter(|backup| Chain::of(backup, backups).is_ok()).find(|backup| {
-            history.contains(backup.start.timeline)
-                && history.end_of(backup.start.timeline).is_none_or(|end| backup.stop.lsn <= end)
-                && self.readable_end(history, backup.start.lsn.segment(self.size)) == Some(last)
-        });
-        let name = SegmentName::new(history.timeline_of_segment(last, self.size), last, self.size);
-        let (Some(oldest), Some(last_segment), Some(end_lsn)) = (oldest, name, last.next().start(self.size))
-        else {
-            return Ok(None);
-        };
-        Ok(Some(RecoveryWindow {
-            oldest_backup: oldest.label.to_string(),
-            earliest: oldest.stop.time,
-            timeline: history.timeline(),
-            last_segment,
-            end_lsn,
-        }))
-    }
-
-    /// The last segment that can be read from `first` on along a history, without a gap.
-    fn readable_end(&self, history: &TimelineHistory, first: SegmentNumber) -> Option<SegmentNumber> {
-        let mut end = None;
-        let mut next = first;
-        loop {
-            let timeline = history.timeline_of_segment(next, self.size);
-            // A timeline has a history before it has WAL: it is archived first.
-            let runs = self.runs.get(&timeline).map(Vec::as_slice).unwrap_or_default();
-            let run = runs.iter().find(|run| run.first <= next && next <= run.last);
-            let Some(run) = run else { return end };
-            // Where the timeline is left, the next one's copy of the segment is read.
-            let left = history.end_of(timeline).map(|end| end.segment(self.size));
-            let last = match left {
-                Some(left) if left <= run.last => left.previous()?,
-                _ => run.last,
-            };
-            end = Some(last);
-            next = last.next();
+        let held = PathWal::find(path.clone(), path.segment_at(backup.start.lsn), wal)?;
+        let stop = path.segment_at(backup.stop.lsn.previous().unwrap_or(backup.stop.lsn));
+        let Some(run) = held.readable().filter(|run| run.last >= stop) else { continue };
+        match &window {
+            Some((_, newer)) if newer.readable().is_some_and(|newer| newer.last != run.last) => break,
+            _ => window = Some((backup, held)),
         }
     }
+    let Some((oldest, held)) = window else { return Ok(None) };
+    let (Some(run), Some(end_lsn)) = (held.readable(), held.readable_end()) else { return Ok(None) };
+    Ok(Some(RecoveryWindow {
+        oldest_backup: oldest.label.to_string(),
+        earliest: oldest.stop.time,
+        timeline,
+        last_segment: held.name_of(run.last)?,
+        end_lsn,
+        interrupted_by: held.gap().map(|gap| gap_of(&path, gap)).transpose()?,
+    }))
 }
 
 fn count(run: &SegmentRun) -> u64 {
     run.last.as_u64() - run.first.as_u64() + 1
 }
 
-fn gaps(timeline: TimelineId, runs: &[SegmentRun], size: SegmentSize) -> Vec<Gap> {
-    runs.windows(2)
-        .filter_map(|pair| {
-            let [before, after] = pair else { return None };
-            let (first, last) = (before.last.next(), after.first.previous()?);
-            Some(Gap {
-                first: SegmentName::new(timeline, first, size)?,
-                last: SegmentName::new(timeline, last, size)?,
-                segments: last.as_u64() - first.as_u64() + 1,
-            })
-        })
-        .collect()
+/// What is missing on a timeline itself: from its first segment, which its history tells, or the first one that is stored,
+/// to the last that is proven to have existed.
+fn gaps(wal: &WalSnapshot, history: &TimelineHistory, first: Option<SegmentNumber>) -> Result<Vec<Gap>> {
+    let Some(from) = history.first_segment(wal.segment_size).or(first) else { return Ok(Vec::new()) };
+    let path = TimelinePath::find(wal, history.clone(), wal.segment_size)?;
+    PathWal::find(path.clone(), from, wal)?.gaps().map(|gap| gap_of(&path, gap)).collect()
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_timeline_without_wal_ends_nothing_before_it() {
-        let second = TimelineId::new(2).unwrap();
-        let history =
-            TimelineHistory::parse(second, b"1\t0/5000100\tno recovery target specified\n").unwrap();
-        let run = |first, last| SegmentRun {
-            first: SegmentNumber::new(first),
-            last: SegmentNumber::new(last),
-            stored_bytes: 1,
-        };
-        let end = |runs: &[(TimelineId, SegmentRun)]| {
-            let mut archive = Archive {
-                size: SegmentSize::DEFAULT,
-                search: WalSearch::EverySegment,
-                runs: BTreeMap::new(),
-                histories: BTreeMap::from([(second, history.clone())]),
-            };
-            archive.runs.extend(runs.iter().map(|(timeline, run)| (*timeline, vec![*run])));
-            archive.readable_end(&history, SegmentNumber::new(2)).map(SegmentNumber::as_u64)
-        };
-        assert_eq!(end(&[]), None);
-        assert_eq!(end(&[(TimelineId::FIRST, run(1, 5))]), Some(4), "the switch is in segment 5");
-        assert_eq!(end(&[(TimelineId::FIRST, run(1, 4))]), Some(4));
-        assert_eq!(end(&[(TimelineId::FIRST, run(1, 4)), (second, run(5, 7))]), Some(7));
-    }
+fn gap_of(path: &TimelinePath, gap: PathRun) -> Result<Gap> {
+    let name = |number| {
+        path.name_of(number).ok_or_else(|| Error::damaged("the repository names segments that cannot exist"))
+    };
+    Ok(Gap { first: name(gap.first)?, last: name(gap.last)?, segments: gap.count() })
 }

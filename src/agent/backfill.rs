@@ -8,9 +8,10 @@ use crate::config::Compression;
 use crate::error::{Context, ErrorKind, Result};
 use crate::postgres::{SegmentName, SegmentSize, TimelineHistory, TimelineId, WalFileName};
 use crate::repository::Repository;
-use crate::repository::wal::{self, PageCheck, WalSource};
+use crate::repository::wal::{self, PageCheck, PathRun, PathWal, RepositoryCatalog, TimelinePath, WalSource};
 use std::fs;
 use std::num::NonZeroUsize;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use tracing::{info, warn};
 
@@ -29,18 +30,39 @@ pub struct Backfill {
     pub scratch: PathBuf,
 }
 
+/// What a back-fill has come to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BackfillSummary {
+    /// How many segments it has stored.
+    pub stored_segments: u64,
+    /// What recovery across the switch still lacks: the first missing segment, the last, and their number.
+    pub missing: Option<(SegmentName, SegmentName, u64)>,
+}
+
 impl Backfill {
-    /// Stores every complete segment of an ancestor that lies in `pg_wal` and is absent from the repository; how many
-    /// they were. A file that is not what its name says is left out with a warning.
+    /// Stores every complete segment of an ancestor that lies in `pg_wal` and is absent from the repository, and looks
+    /// whether the archive then leads across the switch. A file that is not what its name says is left out with a warning.
     ///
     /// # Errors
     /// The store's own: then some may be missing, and it should be tried again.
-    pub fn run(&self, repository: &Repository) -> Result<u64> {
+    pub fn run(&self, repository: &Repository) -> Result<BackfillSummary> {
         let Some(history) = wal::history_beside(repository, &self.pg_wal, self.timeline)? else {
-            return Ok(0);
+            return Ok(BackfillSummary { stored_segments: 0, missing: None });
         };
+        let stored_segments = self.store_candidates(repository, &history)?;
+        let missing = missing_before_switch(repository, history, self.segment_size)?;
+        if let Some((first, last, segments)) = &missing {
+            warn!(
+                %first, %last, segments,
+                "recovery cannot cross the switch of timelines: WAL is missing from the archive and from pg_wal"
+            );
+        }
+        Ok(BackfillSummary { stored_segments, missing })
+    }
+
+    fn store_candidates(&self, repository: &Repository, history: &TimelineHistory) -> Result<u64> {
         let mut stored = 0;
-        for name in candidates(&self.pg_wal, &history, self.segment_size)? {
+        for name in candidates(&self.pg_wal, history, self.segment_size)? {
             if repository.store().stat(&repository.layout().segment(name)?)?.is_some() {
                 continue;
             }
@@ -64,6 +86,27 @@ impl Backfill {
         }
         Ok(stored)
     }
+}
+
+/// The first interruption of the archived WAL on the timeline that was left, from its first stored segment to the switch.
+fn missing_before_switch(
+    repository: &Repository,
+    history: TimelineHistory,
+    size: SegmentSize,
+) -> Result<Option<(SegmentName, SegmentName, u64)>> {
+    let Some(switch) = history.parent() else { return Ok(None) };
+    let mut from = None;
+    wal::visit_segments(repository, switch.timeline, None, &mut |name, _| {
+        from = name.number(size);
+        ControlFlow::Break(())
+    })?;
+    // Nothing was archived of it: there is no recovery from before the switch.
+    let Some(from) = from else { return Ok(None) };
+    let path = TimelinePath::new(history, size);
+    let held = PathWal::find(path, from, &RepositoryCatalog::new(repository, size))?;
+    let before = |gap: &PathRun| gap.first < switch.switch_point.segment(size);
+    let Some(gap) = held.gaps().find(before) else { return Ok(None) };
+    Ok(Some((held.name_of(gap.first)?, held.name_of(gap.last)?, gap.count())))
 }
 
 /// The segments of ancestors in `pg_wal`, in order: strictly below the one in which each was left, because that one may

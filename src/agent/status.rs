@@ -34,6 +34,19 @@ pub struct UploadStatus {
     pub outage: Option<FailureStatus>,
     /// The first file that cannot be stored at all.
     pub refused: Option<FailureStatus>,
+    /// What recovery across the last switch of timelines lacks.
+    pub missing: Option<MissingStatus>,
+}
+
+/// Missing segments.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct MissingStatus {
+    /// The first.
+    pub first: String,
+    /// The last.
+    pub last: String,
+    /// How many.
+    pub segments: u64,
 }
 
 /// The WAL on its way out of the repository.

@@ -8,14 +8,14 @@
 
 mod entry;
 
-use super::backfill::Backfill;
+use super::backfill::{Backfill, BackfillSummary};
 use super::histories::Histories;
 use super::places::Places;
 use super::ready::{ArchiveOrder, ReadyEvent, ReadyWatcher, is_ready, scan};
-use super::status::{FailureStatus, UploadStatus};
+use super::status::{FailureStatus, MissingStatus, UploadStatus};
 use crate::config::{Compression, Config};
 use crate::error::{Error, ErrorKind, Result};
-use crate::postgres::{SegmentSize, TimelineId};
+use crate::postgres::{SegmentName, SegmentSize, TimelineId};
 use crate::repository::{Repository, wal};
 use crate::spool::PushRequest;
 use crate::store::PutOutcome;
@@ -71,6 +71,8 @@ struct Server {
     watcher: Option<ReadyWatcher>,
     /// The newest timeline on which the server was seen, and what became of looking for its ancestors' segments.
     backfill: Option<(TimelineId, BackfillState)>,
+    /// What the archive still lacked after the last back-fill: first, last, number of segments.
+    missing: Option<(SegmentName, SegmentName, u64)>,
     histories: Arc<Histories>,
 }
 
@@ -98,7 +100,7 @@ enum Outcome {
     /// Whether a file that had been stored with this identity still is.
     Confirmed(ArchiveOrder, FileIdentity, Result<bool>),
     Scanned(Result<(Vec<ArchiveOrder>, bool)>),
-    Backfilled(TimelineId, Result<u64>),
+    Backfilled(TimelineId, Result<BackfillSummary>),
 }
 
 struct Actor {
@@ -265,6 +267,7 @@ impl Actor {
             last_asked: Instant::now(),
             watcher: watcher.ok(),
             backfill: None,
+            missing: None,
             histories: Arc::default(),
         });
         self.rescan_at = Instant::now();
@@ -299,10 +302,13 @@ impl Actor {
         });
     }
 
-    fn backfilled(&mut self, timeline: TimelineId, result: Result<u64>) {
+    fn backfilled(&mut self, timeline: TimelineId, result: Result<BackfillSummary>) {
         let Some(server) = &mut self.server else { return };
         let state = match result {
-            Ok(_) => BackfillState::Done,
+            Ok(summary) => {
+                server.missing = summary.missing;
+                BackfillState::Done
+            }
             Err(error) => {
                 warn!(%error, "could not look for segments that the old primary had not archived, tries again");
                 BackfillState::RetryAt(Instant::now() + self.retry_max)
@@ -579,6 +585,9 @@ impl Actor {
             last_stored: self.last_stored.clone(),
             outage,
             refused,
+            missing: self.server.as_ref().and_then(|server| server.missing).map(|(first, last, segments)| {
+                MissingStatus { first: first.to_string(), last: last.to_string(), segments }
+            }),
         }
     }
 }

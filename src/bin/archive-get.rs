@@ -27,8 +27,9 @@ Arguments:
 
 Options:
   --config FILE    the configuration [default: $PGARK_CONFIG, else /etc/pgark/pgark.toml]
-  --with-target    recovery has a target: a hole in the WAL is answered as the archive's end, because PostgreSQL
-                   itself fails when it does not reach the target
+  --with-target    recovery has a target: PostgreSQL itself fails when it does not reach it, so a hole in the WAL is
+                   answered as the end of the archive, unless --through says that recovery needs the segment
+  --through NAME   the last segment that recovery is known to need: up to it a hole stops recovery, with a target too
   --timeline N     the timeline that recovery is on the way to
   --help           print this
   --version        print the version
@@ -51,12 +52,17 @@ fn run(mode: &Cell<RecoveryMode>) -> Result<()> {
     let mut config = None;
     let mut target = TargetRule::NoTarget;
     let mut timeline = None;
+    let mut proven_end = None;
     let mut values: Vec<OsString> = Vec::new();
     let mut arguments = lexopt::Parser::from_env();
     while let Some(argument) = arguments.next().map_err(small::usage)? {
         match argument {
             Long("config") => config = Some(arguments.value().map_err(small::usage)?.into()),
             Long("with-target") => target = TargetRule::WithTarget,
+            Long("through") => {
+                let text = arguments.value().map_err(small::usage)?;
+                proven_end = Some(text.to_string_lossy().parse()?);
+            }
             Long("timeline") => {
                 let text = arguments.value().map_err(small::usage)?;
                 timeline = Some(text.to_string_lossy().parse()?);
@@ -75,7 +81,7 @@ fn run(mode: &Cell<RecoveryMode>) -> Result<()> {
     mode.set(recovery_mode(destination));
     let config = Config::load(&Config::locate(config, env::var_os("PGARK_CONFIG")).path)?;
     let working_directory = env::current_dir().context(|| "could not find the working directory")?;
-    let recovery = Recovery { mode: mode.get(), target, timeline };
+    let recovery = Recovery { mode: mode.get(), target, timeline, proven_end };
     pgark::get::restore(
         &config,
         &name.to_string_lossy(),

@@ -1,30 +1,12 @@
 //! What planning asks of a repository: a port, so that plans can be made over archives that tests make up.
 
-use super::wal::PathWal;
 use crate::error::Result;
-use crate::postgres::{
-    Lsn, PgTimestamp, RestorePointName, SegmentName, SegmentNumber, TimelineHistory, TimelineId, Xid,
-};
+use crate::postgres::{Lsn, PgTimestamp, RestorePointName, SegmentNumber, Xid};
+use crate::repository::wal::{PathWal, WalCatalog};
 use std::ops::ControlFlow;
 
 /// The WAL of one cluster, as far as it is archived.
-pub trait Archive {
-    /// The timelines whose history file is there, in order.
-    fn histories(&self) -> Result<Vec<TimelineId>>;
-
-    /// The timelines of which WAL is there, in order.
-    fn timelines_with_wal(&self) -> Result<Vec<TimelineId>>;
-
-    /// The history of a timeline; `None` when it is not there, as for timeline 1.
-    fn history(&self, timeline: TimelineId) -> Result<Option<TimelineHistory>>;
-
-    /// Visits the complete segments of one timeline in order, beginning with `from`, until `visit` breaks.
-    fn visit_segments(
-        &self,
-        from: SegmentName,
-        visit: &mut dyn FnMut(SegmentNumber) -> ControlFlow<()>,
-    ) -> Result<()>;
-
+pub trait Archive: WalCatalog {
     /// Visits the records that begin in the segments `first` to `last` of `wal`, in order, until `visit` breaks, a
     /// segment is not there, or no valid record follows. Reads into the segment after `last` only to complete a record.
     ///

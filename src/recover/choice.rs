@@ -1,8 +1,8 @@
 //! Which backup a recovery begins from.
 
-use super::path::{TimelinePath, resolve};
 use crate::error::{Error, Result};
 use crate::postgres::{Lsn, TargetTimeline, TimelineHistory, TimelineId};
+use crate::repository::wal::{TimelinePath, resolve};
 
 /// A backup, as far as it matters for the choice.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -9,7 +9,7 @@ use crate::error::{Context, Error, Result};
 use crate::postgres::TargetSettings;
 use crate::postgres::control_file::ServerLimits;
 use crate::postgres::setting::quote_setting;
-use crate::postgres::{MajorVersion, RecoveryTarget, TimelineId};
+use crate::postgres::{MajorVersion, RecoveryTarget, SegmentName, TimelineId};
 use std::fs;
 use std::io;
 use std::path::Path;
@@ -65,6 +65,15 @@ pub struct RecoverySettings {
     pub version: MajorVersion,
 }
 
+/// What `restore_command` says of a recovery.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RecoveryWay {
+    /// The timeline that it goes to.
+    pub timeline: TimelineId,
+    /// The last segment that it is proven to need: up to it, a hole stops recovery, with a target too.
+    pub proven_end: Option<SegmentName>,
+}
+
 /// The value of `restore_command`: a line for the shell, `%f` and `%p` in it for the server. A standby goes to whichever
 /// timeline comes next.
 ///
@@ -75,12 +84,14 @@ pub fn restore_command(
     configuration: &Path,
     role: &Role,
     target: &RecoveryTarget,
-    timeline: TimelineId,
+    way: RecoveryWay,
 ) -> Result<String> {
-    let options = match (role, target) {
-        (Role::Standby(_), _) => String::new(),
-        (Role::Recovered, RecoveryTarget::Latest) => format!(" --timeline {timeline}"),
-        (Role::Recovered, _) => format!(" --with-target --timeline {timeline}"),
+    let timeline = way.timeline;
+    let options = match (role, target, way.proven_end) {
+        (Role::Standby(_), _, _) => String::new(),
+        (Role::Recovered, RecoveryTarget::Latest, _) => format!(" --timeline {timeline}"),
+        (Role::Recovered, _, None) => format!(" --with-target --timeline {timeline}"),
+        (Role::Recovered, _, Some(end)) => format!(" --with-target --through {end} --timeline {timeline}"),
     };
     Ok(format!("{} --config {}{options} %f %p", shell_word(archive_get)?, shell_word(configuration)?))
 }
@@ -289,7 +300,7 @@ mod tests {
                 Path::new("/srv/it's 100%/data.toml"),
                 &Role::Recovered,
                 &target,
-                timeline,
+                RecoveryWay { timeline, proven_end: "000000020000000000000003".parse().ok() },
             )
             .unwrap(),
             target: TargetSettings {
@@ -315,17 +326,23 @@ mod tests {
     fn the_command_is_quoted_for_the_shell_and_the_server() {
         assert_eq!(
             settings().restore_command,
-            "/usr/bin/archive-get --config '/srv/it'\\''s 100%%/data.toml' --with-target --timeline 2 %f %p"
+            "/usr/bin/archive-get --config '/srv/it'\\''s 100%%/data.toml' --with-target --through \
+             000000020000000000000003 --timeline 2 %f %p"
         );
         let rendered = settings().render(&[]).unwrap();
         assert!(rendered.contains(
             "restore_command = '/usr/bin/archive-get --config ''/srv/it''\\\\''''s 100%%/data.toml'' --with-target \
-             --timeline 2 %f %p'\n"
+             --through 000000020000000000000003 --timeline 2 %f %p'\n"
         ));
-        let latest = |role: &Role| {
-            let (program, configuration) = (Path::new("/a"), Path::new("/b"));
-            restore_command(program, configuration, role, &RecoveryTarget::Latest, TimelineId::FIRST).unwrap()
+        let way = RecoveryWay { timeline: TimelineId::FIRST, proven_end: None };
+        let command = |role: &Role, target: &RecoveryTarget| {
+            restore_command(Path::new("/a"), Path::new("/b"), role, target, way).unwrap()
         };
+        let latest = |role: &Role| command(role, &RecoveryTarget::Latest);
+        assert_eq!(
+            command(&Role::Recovered, &RecoveryTarget::Immediate),
+            "/a --config /b --with-target --timeline 1 %f %p"
+        );
         assert_eq!(latest(&Role::Recovered), "/a --config /b --timeline 1 %f %p");
         let standby = Role::Standby(StandbySettings { primary: None, apply_delay: None });
         assert_eq!(latest(&standby), "/a --config /b %f %p");

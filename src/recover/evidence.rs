@@ -5,9 +5,9 @@
 //! and `recoveryStopsAfter`.
 
 use super::archive::{Archive, TransactionEnd, WalEvent, WalMark};
-use super::wal::{PathWal, SegmentRun};
 use crate::error::Result;
 use crate::postgres::{Lsn, PgTimestamp, SegmentNumber, TargetBound};
+use crate::repository::wal::{PathRun, PathWal};
 use std::ops::ControlFlow;
 
 /// Where the readable WAL ends.
@@ -88,7 +88,7 @@ pub fn time(
     while low < high {
         let middle = low + (high - low) / 2;
         let from = SegmentNumber::new(middle);
-        match first_transaction(archive, wal, SegmentRun { first: from, last: run.last }, floor)? {
+        match first_transaction(archive, wal, PathRun { first: from, last: run.last }, floor)? {
             Some(end) if !is_beyond(&end) => low = middle + 1,
             _ => high = middle,
         }
@@ -110,7 +110,7 @@ pub fn time(
 fn first_transaction(
     archive: &dyn Archive,
     wal: &PathWal,
-    segments: SegmentRun,
+    segments: PathRun,
     floor: Lsn,
 ) -> Result<Option<TransactionEnd>> {
     let mut found = None;

@@ -15,7 +15,6 @@ mod delta;
 pub mod evidence;
 mod existing;
 mod output;
-pub mod path;
 pub mod places;
 mod plan;
 pub mod repository_archive;
@@ -28,7 +27,6 @@ pub mod standby;
 pub mod systems;
 pub mod tablespaces;
 pub mod target;
-pub mod wal;
 
 #[cfg(test)]
 mod target_tests;

@@ -1,7 +1,7 @@
 //! The whole plan of a recovery: what will be restored where, and how the server will be told. Nothing is written.
 
 use super::choice::BackupCandidate;
-use super::configure::{Archiving, Part, RecoverySettings, archive_command, restore_command};
+use super::configure::{Archiving, Part, RecoverySettings, RecoveryWay, archive_command, restore_command};
 use super::databases::LeftOut;
 use super::places::Places;
 use super::repository_archive::RepositoryArchive;
@@ -202,7 +202,10 @@ pub fn plan(
             &config_path,
             &request.role,
             &target.settings.target,
-            target.history.timeline(),
+            RecoveryWay {
+                timeline: target.history.timeline(),
+                proven_end: target.expected.unproven.is_none().then_some(target.last_segment),
+            },
         )?,
         target: target_settings(&target, &request.role),
         role: request.role.clone(),

@@ -1,7 +1,6 @@
 //! The archive that planning asks, as a repository holds it.
 
 use super::archive::{Archive, Outcome, WalEvent, WalMark};
-use super::wal::PathWal;
 use crate::error::{Context, Result};
 use crate::monitor::Monitor;
 use crate::postgres::wal_header::WAL_PAGE_BYTES;
@@ -9,6 +8,7 @@ use crate::postgres::{
     Lsn, RestorePointName, SegmentName, SegmentNumber, SegmentSize, TimelineHistory, TimelineId, WalFileName,
     WalPayload, WalProgress, WalReader, WalRecord,
 };
+use crate::repository::wal::{PathWal, RepositoryCatalog, Timelines, WalCatalog};
 use crate::repository::{Repository, wal};
 use std::io::{self, Write};
 use std::ops::ControlFlow;
@@ -18,6 +18,7 @@ const PAGE: usize = WAL_PAGE_BYTES as usize;
 /// The WAL of a cluster in a repository.
 pub struct RepositoryArchive<'a> {
     repository: &'a Repository,
+    catalog: RepositoryCatalog<'a>,
     segment_size: SegmentSize,
     monitor: &'a dyn Monitor,
 }
@@ -29,25 +30,18 @@ impl<'a> RepositoryArchive<'a> {
         segment_size: SegmentSize,
         monitor: &'a dyn Monitor,
     ) -> RepositoryArchive<'a> {
-        RepositoryArchive { repository, segment_size, monitor }
+        let catalog = RepositoryCatalog::new(repository, segment_size);
+        RepositoryArchive { repository, catalog, segment_size, monitor }
     }
 }
 
-impl Archive for RepositoryArchive<'_> {
-    fn histories(&self) -> Result<Vec<TimelineId>> {
-        let mut timelines = wal::timelines(self.repository)?.with_history;
-        timelines.sort_unstable();
-        Ok(timelines)
-    }
-
-    fn timelines_with_wal(&self) -> Result<Vec<TimelineId>> {
-        let mut timelines = wal::timelines(self.repository)?.with_files;
-        timelines.sort_unstable();
-        Ok(timelines)
+impl WalCatalog for RepositoryArchive<'_> {
+    fn timelines(&self) -> Result<Timelines> {
+        self.catalog.timelines()
     }
 
     fn history(&self, timeline: TimelineId) -> Result<Option<TimelineHistory>> {
-        self.repository.history(timeline)
+        self.catalog.history(timeline)
     }
 
     fn visit_segments(
@@ -55,12 +49,11 @@ impl Archive for RepositoryArchive<'_> {
         from: SegmentName,
         visit: &mut dyn FnMut(SegmentNumber) -> ControlFlow<()>,
     ) -> Result<()> {
-        wal::visit_segments(self.repository, from.timeline(), Some(from), &mut |name, _| {
-            // A name that does not exist at this segment size is nobody's.
-            name.number(self.segment_size).map_or(ControlFlow::Continue(()), &mut *visit)
-        })
+        self.catalog.visit_segments(from, visit)
     }
+}
 
+impl Archive for RepositoryArchive<'_> {
     fn visit_records(
         &self,
         wal: &PathWal,

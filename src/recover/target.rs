@@ -5,13 +5,13 @@
 use super::archive::{Archive, TransactionEnd, WalEvent, WalMark};
 use super::choice::{BackupCandidate, none_on_path, on_path, target_timeline};
 use super::evidence::{self, WalEnd};
-use super::path::{TimelinePath, missing_history};
-use super::wal::PathWal;
 use crate::error::{Error, ErrorKind, Result};
 use crate::postgres::{
     Lsn, PgTimestamp, RecoveryTarget, SegmentName, SegmentNumber, SegmentSize, TargetAction, TargetBound,
-    TargetSettings, TargetTimeline, TimelineHistory, TimelineId, WalFileName,
+    TargetSettings, TargetTimeline, TimelineHistory, TimelineId, TimelineSwitch, WalFileName,
 };
+use crate::repository::wal::{PathWal, TimelinePath, has_segments, missing_history};
+use std::ops::ControlFlow;
 
 /// What an operator wants to reach.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -95,12 +95,12 @@ pub fn plan_target(
     archive: &dyn Archive,
 ) -> Result<TargetPlan> {
     let backups = chosen(request, backups)?;
-    let timeline = target_timeline(request.timeline, &backups, &archive.histories()?)?;
+    let timeline = target_timeline(request.timeline, &backups, &archive.timelines()?.with_history)?;
     if request.timeline == TargetTimeline::Latest {
-        check_later_timelines(timeline, archive)?;
+        check_later_timelines(timeline, segment_size, archive)?;
     }
     let history = history(archive, timeline)?;
-    let path = TimelinePath::new(history, segment_size);
+    let path = TimelinePath::find(archive, history, segment_size)?;
     let candidates = on_path(&backups, &path);
     if candidates.is_empty() {
         return Err(none_on_path(&path, &backups));
@@ -129,11 +129,13 @@ fn chosen(request: &TargetRequest, backups: &[BackupCandidate]) -> Result<Vec<Ba
 }
 
 /// Refuses to take a timeline for the latest while there is WAL of a later one, whose history file was never archived.
-fn check_later_timelines(timeline: TimelineId, archive: &dyn Archive) -> Result<()> {
-    match archive.timelines_with_wal()?.into_iter().find(|later| *later > timeline) {
-        Some(later) => Err(missing_history(timeline, later)),
-        None => Ok(()),
+fn check_later_timelines(timeline: TimelineId, size: SegmentSize, archive: &dyn Archive) -> Result<()> {
+    for later in archive.timelines()?.with_files.into_iter().filter(|later| *later > timeline) {
+        if has_segments(archive, later, size)? {
+            return Err(missing_history(timeline, later));
+        }
     }
+    Ok(())
 }
 
 fn history(archive: &dyn Archive, timeline: TimelineId) -> Result<TimelineHistory> {
@@ -184,6 +186,7 @@ impl Planner<'_> {
         if let (Some(last), Some(switch)) = (last, self.path.history().parent())
             && last < switch.switch_point.segment(self.path.segment_size())
         {
+            self.check_switch_segment(switch)?;
             plan.warnings.push(format!(
                 "timeline {} has no WAL in the repository yet: recovery ends with timeline {}, before {}",
                 self.path.timeline(),
@@ -192,6 +195,34 @@ impl Planner<'_> {
             ));
         }
         Ok(plan)
+    }
+
+    /// Refuses to go to a timeline of which nothing is stored yet, when the parent's copy of its first segment is: it is not
+    /// served, since it may hold records that the timeline never had, and what it holds of before the switch would be lost.
+    fn check_switch_segment(&self, switch: TimelineSwitch) -> Result<()> {
+        let size = self.path.segment_size();
+        let segment = switch.switch_point.segment(size);
+        let Some(copy) = SegmentName::new(switch.timeline, segment, size) else { return Ok(()) };
+        let mut is_stored = false;
+        self.archive.visit_segments(copy, &mut |found| {
+            is_stored = found == segment;
+            ControlFlow::Break(())
+        })?;
+        if !is_stored {
+            return Ok(());
+        }
+        let (timeline, parent, point) = (self.path.timeline(), switch.timeline, switch.switch_point);
+        Err(Error::new(
+            ErrorKind::Hole,
+            format!(
+                "timeline {timeline}, which left timeline {parent} at {point}, has no WAL in the repository yet"
+            ),
+        )
+        .hint(format!(
+            "Wait until its first segment is archived. To recover everything up to the switch: {} --target-lsn {point} \
+             --exclusive --target-timeline {parent}",
+            self.request.command
+        )))
     }
 
     /// To the end of the backup.
@@ -345,9 +376,7 @@ impl Planner<'_> {
     /// The WAL from a backup's start point on, which must reach to its stop point.
     fn wal_from(&self, backup: &BackupCandidate) -> Result<PathWal> {
         let from = self.path.segment_at(backup.start_point);
-        let wal = PathWal::find(self.path.clone(), from, &mut |first, visit| {
-            self.archive.visit_segments(first, visit)
-        })?;
+        let wal = PathWal::find(self.path.clone(), from, self.archive)?;
         let stop = self.path.segment_at(backup.stop_point.previous().unwrap_or(backup.stop_point));
         if wal.readable().is_some_and(|run| run.last >= stop) {
             return Ok(wal);

@@ -6,12 +6,12 @@
 use super::archive::{Archive, Outcome, WalEvent, WalMark};
 use super::choice::BackupCandidate;
 use super::target::{Consent, Goal, TargetPlan, TargetRequest, plan_target};
-use super::wal::PathWal;
 use crate::error::{ErrorKind, Result};
 use crate::postgres::{
     Lsn, PgTimestamp, RecoveryTarget, SegmentName, SegmentNumber, SegmentSize, TargetAction, TargetBound,
     TargetTimeline, TimelineHistory, TimelineId, Xid,
 };
+use crate::repository::wal::{PathWal, Timelines, WalCatalog};
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
@@ -70,15 +70,11 @@ impl MadeUp {
     }
 }
 
-impl Archive for MadeUp {
-    fn histories(&self) -> Result<Vec<TimelineId>> {
-        Ok(self.histories.keys().copied().map(timeline).collect())
-    }
-
-    fn timelines_with_wal(&self) -> Result<Vec<TimelineId>> {
-        let mut timelines: Vec<_> = self.segments.iter().map(|(on, _)| timeline(*on)).collect();
-        timelines.sort_unstable();
-        Ok(timelines)
+impl WalCatalog for MadeUp {
+    fn timelines(&self) -> Result<Timelines> {
+        let mut with_files: Vec<_> = self.segments.iter().map(|(on, _)| timeline(*on)).collect();
+        with_files.sort_unstable();
+        Ok(Timelines { with_files, with_history: self.histories.keys().copied().map(timeline).collect() })
     }
 
     fn history(&self, wanted: TimelineId) -> Result<Option<TimelineHistory>> {
@@ -102,7 +98,9 @@ impl Archive for MadeUp {
         }
         Ok(())
     }
+}
 
+impl Archive for MadeUp {
     fn visit_records(
         &self,
         wal: &PathWal,
@@ -425,13 +423,28 @@ fn the_old_timeline_can_be_wanted() {
 fn a_timeline_without_wal_ends_with_its_parent() {
     let mut world = two_timelines();
     world.1.truncate(2);
-    world.0.segments = vec![(1, 1..=9)];
+    world.0.segments = vec![(1, 1..=4)];
     let found = plan(&world, &to(RecoveryTarget::Latest)).unwrap();
     assert_eq!(
         (last_xid(&found), found.last_segment.to_string().as_str()),
         (1079, "000000010000000000000004")
     );
     assert_eq!(found.warnings.len(), 1, "{:?}", found.warnings);
+    // With the parent's copy of its first segment, more could be recovered: that copy is not served on this way.
+    world.0.segments = vec![(1, 1..=9)];
+    let (kind, report) = refusal(&world, &to(RecoveryTarget::Latest));
+    assert_eq!(kind, ErrorKind::Hole);
+    assert!(
+        report.ends_with("pgark recover --target-lsn 0/550000 --exclusive --target-timeline 1"),
+        "{report}"
+    );
+    let mut up_to_the_switch = just_before(RecoveryTarget::Lsn(lsn(85)));
+    up_to_the_switch.timeline = TargetTimeline::Id(timeline(1));
+    assert_eq!(
+        plan(&world, &up_to_the_switch).unwrap().expected.end,
+        Some(lsn(85)),
+        "what the error promised"
+    );
     world.0.segments = vec![(1, 1..=9), (2, 6..=9)];
     assert_eq!(
         refusal(&world, &to(RecoveryTarget::Latest)).0,

@@ -5,7 +5,7 @@
 //! in front. Both sides are of one version, because it is part of the socket's name; so the protocol has no versions.
 
 use crate::error::{Context, Error, ErrorKind, RecoveryMode, Result};
-use crate::postgres::{SegmentSize, SystemIdentifier, TimelineId, WalFileName};
+use crate::postgres::{SegmentName, SegmentSize, SystemIdentifier, TimelineId, WalFileName};
 use std::ffi::OsString;
 use std::io::{Read, Write};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -56,6 +56,11 @@ pub struct GetRequest {
     pub target: TargetRule,
     /// The timeline that recovery is on the way to, where it is known.
     pub timeline: Option<TimelineId>,
+    /// The last segment that the recovery is proven to need, where that is known.
+    pub proven_end: Option<SegmentName>,
+    /// Which recovery asks: when its server started, in seconds since 1970; 0 where that is not known. What was found out
+    /// for one recovery means nothing for the next.
+    pub server_start_s: u64,
     /// Whether more files of this timeline will be asked for: not for `pg_rewind`.
     pub prefetch: bool,
     /// How long the agent may try.
@@ -108,6 +113,8 @@ pub fn write_request(stream: &mut dyn Write, request: &Request) -> Result<()> {
             message.byte(u8::from(get.mode == RecoveryMode::Standby));
             message.byte(u8::from(get.target == TargetRule::WithTarget));
             message.u64(get.timeline.map_or(0, |timeline| u64::from(timeline.as_u32())));
+            message.text(get.proven_end.map(|end| end.to_string()).unwrap_or_default().as_bytes());
+            message.u64(get.server_start_s);
             message.byte(u8::from(get.prefetch));
             message.u64(u64::try_from(get.deadline.as_millis()).unwrap_or(u64::MAX));
         }
@@ -138,6 +145,8 @@ pub fn read_request(stream: &mut dyn Read) -> Result<Option<Request>> {
             mode: if fields.flag()? { RecoveryMode::Standby } else { RecoveryMode::OneShot },
             target: if fields.flag()? { TargetRule::WithTarget } else { TargetRule::NoTarget },
             timeline: u32::try_from(fields.u64()?).ok().and_then(TimelineId::new),
+            proven_end: fields.optional_segment()?,
+            server_start_s: fields.u64()?,
             prefetch: fields.flag()?,
             deadline: Duration::from_millis(fields.u64()?),
         }),
@@ -331,6 +340,11 @@ impl<'a> Reader<'a> {
         self.string()?.parse().map_err(|_| nonsense())
     }
 
+    fn optional_segment(&mut self) -> Result<Option<SegmentName>> {
+        let text = self.string()?;
+        if text.is_empty() { Ok(None) } else { text.parse().map(Some).map_err(|_| nonsense()) }
+    }
+
     fn system(&mut self) -> Result<SystemIdentifier> {
         SystemIdentifier::new(self.u64()?).ok_or_else(nonsense)
     }
@@ -363,6 +377,8 @@ mod tests {
                 mode: RecoveryMode::Standby,
                 target: TargetRule::WithTarget,
                 timeline: TimelineId::new(7),
+                proven_end: Some("000000070000000000000009".parse().unwrap()),
+                server_start_s: 1_767_225_600,
                 prefetch: true,
                 deadline: Duration::from_millis(5),
             }),

@@ -66,8 +66,8 @@ fn every_kind_of_file_comes_back_byte_for_byte() {
         (name.clone(), segment.clone()),
         (format!("{name}.partial"), cluster.fake_wal().bytes(SEGMENT, 2)),
         (format!("{name}.00000028.backup"), backup_history(&name).into_bytes()),
-        ("00000002.history".to_owned(), history(&[(1, "0/FFD00100")]).into_bytes()),
-        ("0000000A.history".to_owned(), history(&[(1, "0/FFD00100"), (2, "1/0")]).into_bytes()),
+        ("00000002.history".to_owned(), history(&[(1, "0/FFE00100")]).into_bytes()),
+        ("0000000A.history".to_owned(), history(&[(1, "0/FFE00100"), (2, "1/0")]).into_bytes()),
     ];
     for (name, content) in &files {
         cluster.archive_file(name, content);
@@ -381,4 +381,86 @@ fn an_ancestor_of_an_ancestor_is_not_served_either() {
         with_target(name).expect(1);
         assert!(!cluster.has(DESTINATION), "{name} was served");
     }
+}
+
+/// Up to the proven end a hole stops recovery whether it has a target or not; behind it PostgreSQL only looks ahead.
+#[test]
+fn a_hole_before_the_proven_end_stops_a_recovery_with_a_target() {
+    let site = Site::without_server();
+    let (cluster, names) = cluster_with_archive(&site, 4);
+    site.archive_of(&cluster).remove(&names[1]);
+    let through = |last: &str| {
+        cluster
+            .program("archive-get")
+            .args(["--with-target", "--through", last, &names[1], DESTINATION])
+            .run()
+    };
+    through(&names[3]).expect(126).says("is missing in the archive");
+    through(&names[1]).expect(126);
+    through(&names[0]).expect(1);
+    through("x").expect(126).says("\"x\"");
+}
+
+#[test]
+fn the_end_of_a_timeline_that_was_left_later_is_a_hole() {
+    let site = Site::without_server();
+    let (cluster, names) = cluster_with_archive(&site, 2);
+    let missing = cluster.fake_wal().name(SEGMENT + 2);
+    expect_nothing(&cluster, &missing, 1);
+    // Timeline 2 left timeline 1 two segments later.
+    cluster.archive_file("00000002.history", history(&[(1, "1/100")]));
+    archive_segments(&cluster, 2, SEGMENT + 3..SEGMENT + 4);
+    for options in [&[][..], &["--timeline", "1"], &["--timeline", "2"]] {
+        let outcome = cluster.program("archive-get").args(options).args([&missing, DESTINATION]).run();
+        outcome.expect(126).says("timeline 2 began after it");
+    }
+    // The segment of the switch itself may never have been complete.
+    expect_nothing(&cluster, &cluster.fake_wal().name(SEGMENT + 3), 1);
+    get(&cluster, &names[1]).expect(0);
+}
+
+/// PostgreSQL takes the first number without a history file for a timeline that does not exist.
+#[test]
+fn a_history_file_whose_timeline_is_stored_is_not_absent() {
+    let site = Site::without_server();
+    let (cluster, _) = cluster_with_archive(&site, 1);
+    let get_history = |name: &str| cluster.get(name, "pg_wal/RECOVERYHISTORY");
+    get_history("00000002.history").expect(1);
+    archive_segments(&cluster, 2, SEGMENT + 1..SEGMENT + 2);
+    get_history("00000002.history").expect(126).says("archive-push pg_wal/00000002.history");
+    get_history("00000003.history").expect(1);
+    cluster.archive_file("00000004.history", history(&[(1, "0/FFE00100"), (3, "0/FFF00100")]));
+    get_history("00000003.history").expect(126).says("timeline 4");
+    cluster.write("standby.signal", "");
+    get_history("00000003.history").expect(1);
+}
+
+/// What one recovery did not find says nothing of the next one, which may go elsewhere.
+#[test]
+fn what_was_absent_is_forgotten_with_its_recovery() {
+    let site = Site::without_server();
+    let (cluster, first) = cluster_with_archive(&site, 2);
+    cluster.archive_file("00000002.history", history(&[(1, "0/FFE00100")]));
+    let begin = |second: u32| {
+        let own = std::process::id();
+        cluster.write("postmaster.pid", format!("{own}\n{}\n{second}\n5432\n", cluster.data().display()));
+    };
+    begin(1_767_225_600);
+    get(&cluster, &first[0]).expect(0);
+    take(&cluster);
+    expect_nothing(&cluster, &cluster.fake_wal().on_timeline(2).name(SEGMENT + 1), 1);
+    get(&cluster, &first[1]).expect(126).says("not on the way to timeline 2");
+    // The next recovery stays on timeline 1, and its command says so.
+    begin(1_767_229_200);
+    let on_first = |name: &str| {
+        cluster.program("archive-get").args(["--timeline", "1", name, DESTINATION]).run()
+    };
+    on_first(&first[1]).expect(0);
+    take(&cluster);
+    // Without that, nothing tells it from one that goes to timeline 2, of which no WAL is stored yet.
+    begin(1_767_232_800);
+    get(&cluster, &first[1]).expect(126).says("--timeline 1");
+    archive_segments(&cluster, 2, SEGMENT + 1..SEGMENT + 2);
+    begin(1_767_236_400);
+    get(&cluster, &first[1]).expect(0);
 }

@@ -48,3 +48,4 @@ mod snippets;
 mod split_brain;
 mod standby;
 mod support;
+mod timeline_matrix;

@@ -41,8 +41,8 @@ fn info_shows_backups_gaps_and_the_recovery_window() {
     assert_eq!(system["backups"][0]["label"], "one");
     assert_eq!(system["backups"][0]["missing_wal"], Value::Null);
     assert_eq!(system["timelines"][0]["gaps"], Value::Array(Vec::new()));
-    assert_eq!(system["window"]["last_segment"], segments[3].as_str());
-    assert_eq!(system["window"]["oldest_backup"], "one");
+    assert_eq!(system["windows"][0]["last_segment"], segments[3].as_str());
+    assert_eq!(system["windows"][0]["oldest_backup"], "one");
 
     site.archive_of(&primary).remove(&segments[1]);
     let holed = json(&primary.pgark(&["--json", "info"]).run().expect(0));
@@ -50,7 +50,7 @@ fn info_shows_backups_gaps_and_the_recovery_window() {
     let gap = &system["timelines"][0]["gaps"][0];
     assert_eq!((&gap["first"], &gap["segments"]), (&Value::from(segments[1].as_str()), &Value::from(1)));
     assert_eq!(
-        system["window"]["last_segment"],
+        system["windows"][0]["last_segment"],
         segments[0].as_str(),
         "what is behind the hole is out of reach"
     );
@@ -77,7 +77,7 @@ fn info_shows_what_is_left_of_a_damaged_backup() {
         (&system["damaged"][0]["label"], &system["backups"][0]["label"]),
         (&"one".into(), &"two".into())
     );
-    assert_eq!(system["window"]["oldest_backup"], "two");
+    assert_eq!(system["windows"][0]["oldest_backup"], "two");
     let text = primary.pgark(&["info"]).run().expect(4);
     assert!(text.stdout.contains("one CANNOT BE USED: ") && text.stdout.contains("manifest.json"), "{text}");
 }

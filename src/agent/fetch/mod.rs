@@ -15,6 +15,7 @@ use crate::postgres::{SegmentName, SegmentSize, SystemIdentifier, WalFileName};
 use crate::repository::{Repository, wal};
 use crate::spool::GetRequest;
 use ahead::Ahead;
+use rules::Way;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -28,6 +29,16 @@ use tracing::{debug, warn};
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_MAX: Duration = Duration::from_secs(5);
 
+/// A recovery that asks for its WAL.
+#[derive(Clone, Copy, Debug)]
+struct Asking {
+    system: SystemIdentifier,
+    server_start_s: u64,
+    /// The newest timeline's segment that was found absent last, if nothing was found since: the server asks for the same
+    /// segment of the ancestors next.
+    absent: Option<SegmentName>,
+}
+
 /// Fetches for one configuration.
 #[derive(Debug)]
 pub struct Fetcher {
@@ -37,8 +48,8 @@ pub struct Fetcher {
     max_bytes: u64,
     /// What was fetched ahead, of the one system that was last asked for.
     ahead: Mutex<Option<(SystemIdentifier, Arc<Ahead>)>>,
-    /// The segment that was last found absent: the server asks for the same one of an ancestor next.
-    last_absent: Mutex<Option<SegmentName>>,
+    /// The recovery that asked last.
+    recovery: Mutex<Option<Asking>>,
     fetched: AtomicU64,
     fetched_ahead: AtomicU64,
 }
@@ -52,7 +63,7 @@ impl Fetcher {
             workers: config.agent.workers.get(),
             max_bytes: config.get.prefetch_max_bytes,
             ahead: Mutex::default(),
-            last_absent: Mutex::default(),
+            recovery: Mutex::default(),
             fetched: AtomicU64::new(0),
             fetched_ahead: AtomicU64::new(0),
         }
@@ -132,7 +143,6 @@ impl Fetcher {
                 return ahead.clone();
             }
             ahead.abandon();
-            *self.last_absent() = None;
         }
         let ahead = Arc::new(Ahead::new(self.directory.clone(), self.workers, self.max_bytes));
         *current = Some((system, ahead.clone()));
@@ -142,46 +152,79 @@ impl Fetcher {
     async fn attempt(&self, request: &GetRequest) -> Result<TempPath> {
         let repository = self.places.of(request.system)?;
         let ahead = self.ahead_of(request.system);
+        let way = self.way(request);
         let WalFileName::Segment(segment) = request.name else {
             let fetched =
                 fetch(&repository, request.name, request.segment_size, request.mode, &self.directory).await?;
             if let (Some(_), WalFileName::History(timeline)) = (&fetched, request.name) {
                 ahead.goes_to(timeline);
             }
-            return fetched.ok_or_else(|| rules::not_in_the_archive(request.name));
+            return match fetched {
+                Some(fetched) => Ok(fetched),
+                None => Err(judge_absence(repository, request, way).await?),
+            };
         };
-        // Kept until a segment is found: a question may be asked twice, and an ancestor's ancestor comes after it.
-        let absent_before = *self.last_absent();
         let (rules_repository, rules_request) = (repository.clone(), request.clone());
-        blocking(move || rules::check_path(&rules_repository, &rules_request, segment, absent_before))
-            .await?;
+        blocking(move || rules::check_way(&rules_repository, &rules_request, segment, way)).await?;
         let fetched = match ahead.take(segment, request.segment_size).await {
             Some(fetched) => {
                 self.fetched_ahead.fetch_add(1, Ordering::Relaxed);
-                fetched
+                Some(fetched)
             }
             None => {
-                match fetch(&repository, request.name, request.segment_size, request.mode, &self.directory)
-                    .await?
-                {
-                    Some(fetched) => fetched,
-                    None => {
-                        let size = request.segment_size;
-                        // The newest timeline's, which has all the others as its ancestors.
-                        let newest = absent_before
-                            .filter(|before| before.number(size) == segment.number(size))
-                            .max(Some(segment));
-                        *self.last_absent() = newest;
-                        let request = request.clone();
-                        return Err(
-                            blocking(move || rules::judge_absence(&repository, &request, segment)).await?
-                        );
-                    }
-                }
+                fetch(&repository, request.name, request.segment_size, request.mode, &self.directory).await?
             }
         };
-        *self.last_absent() = None;
-        Ok(fetched)
+        match fetched {
+            Some(fetched) => {
+                self.remember(request, None);
+                Ok(fetched)
+            }
+            None => {
+                self.remember(request, Some(segment));
+                Err(judge_absence(repository, request, way).await?)
+            }
+        }
+    }
+
+    /// Where the recovery goes that asks for this file.
+    fn way(&self, request: &GetRequest) -> Way {
+        if let Some(timeline) = request.timeline {
+            return Way::To(timeline);
+        }
+        let (WalFileName::Segment(segment), size) = (request.name, request.segment_size) else {
+            return Way::AsAsked;
+        };
+        match *self.recovery() {
+            Some(known) if known.is_of(request) => match known.absent {
+                Some(absent)
+                    if absent.number(size) == segment.number(size)
+                        && absent.timeline() > segment.timeline() =>
+                {
+                    Way::To(absent.timeline())
+                }
+                _ => Way::AsAsked,
+            },
+            // pg_rewind asks for one file, which it knows to be the right one.
+            _ if !request.prefetch => Way::AsAsked,
+            _ => Way::Unknown,
+        }
+    }
+
+    /// Keeps which segment was found absent, until one is found: a question may be asked twice, and an ancestor's ancestor
+    /// comes after it.
+    fn remember(&self, request: &GetRequest, absent: Option<SegmentName>) {
+        let size = request.segment_size;
+        let mut recovery = self.recovery();
+        let before = recovery.filter(|known| known.is_of(request)).and_then(|known| known.absent);
+        let same_number =
+            |before: &SegmentName| absent.is_some_and(|now| now.number(size) == before.number(size));
+        *recovery = Some(Asking {
+            system: request.system,
+            server_start_s: request.server_start_s,
+            // The newest timeline's, which has all the others as its ancestors.
+            absent: before.filter(same_number).max(absent),
+        });
     }
 
     /// Fetches ahead what follows a file that was fetched. Once that was taken: before, it would only take the processors from
@@ -201,9 +244,21 @@ impl Fetcher {
         }
     }
 
-    fn last_absent(&self) -> std::sync::MutexGuard<'_, Option<SegmentName>> {
-        self.last_absent.lock().unwrap_or_else(PoisonError::into_inner)
+    fn recovery(&self) -> std::sync::MutexGuard<'_, Option<Asking>> {
+        self.recovery.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+impl Asking {
+    fn is_of(&self, request: &GetRequest) -> bool {
+        (self.system, self.server_start_s) == (request.system, request.server_start_s)
+    }
+}
+
+/// The answer for a file that the repository does not hold.
+async fn judge_absence(repository: Arc<Repository>, request: &GetRequest, way: Way) -> Result<Error> {
+    let request = request.clone();
+    blocking(move || rules::judge_absence(&repository, &request, way)).await
 }
 
 /// Fetches one file into `directory`; `None` when a repository that is there says that it does not hold it.

@@ -1,98 +1,161 @@
-//! When recovery may believe that its WAL ends, and which segments are not on its way.
+//! What the agent answers when the repository does not hold a file, and which segments it does not serve.
 //!
-//! PostgreSQL takes a missing segment for the archive's end and, without a target, promotes there without an error.
+//! The rules of paths and holes are `repository::wal`'s; here they meet what is known of the recovery that asks.
 
 use crate::error::{Error, ErrorKind, RecoveryMode, Result};
-use crate::postgres::{SegmentName, TimelineId, WalFileName};
-use crate::repository::{Repository, wal};
+use crate::postgres::{Lsn, SegmentName, TimelineId, WalFileName};
+use crate::repository::Repository;
+use crate::repository::wal::{
+    ArchiveEnd, HoleProof, RepositoryCatalog, WalCatalog, divergence, judge_history, judge_segment,
+};
 use crate::spool::{GetRequest, TargetRule};
+
+/// What is known of where a recovery goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// To this timeline: its request says so, or it has just asked for the same segment of this timeline in vain.
+    To(TimelineId),
+    /// Nothing, because this agent has not seen its last request.
+    Unknown,
+    /// Wherever the segments that it asks for lead.
+    AsAsked,
+}
 
 /// The answer for a file that the repository does not hold.
 pub fn not_in_the_archive(name: WalFileName) -> Error {
     Error::absent(format!("{name} is not in the archive"))
 }
 
-/// The answer for a segment that the repository does not hold: [`ErrorKind::Absent`], or [`ErrorKind::Hole`] when
-/// recovery would lose WAL by believing it.
+/// The answer for a file that the repository does not hold: [`ErrorKind::Absent`], or [`ErrorKind::Hole`] when recovery
+/// would lose WAL by believing it.
 ///
 /// # Errors
 /// The store's own.
-pub fn judge_absence(repository: &Repository, request: &GetRequest, segment: SegmentName) -> Result<Error> {
-    let absent = not_in_the_archive(request.name);
-    if !must_not_end_early(request) {
-        return Ok(absent);
-    }
-    // A timeline's first segment follows from its history file, never from a listing: below it nothing is missing.
-    if let Some(history) = repository.history(segment.timeline())? {
-        let first = history.first_segment(request.segment_size);
-        if first.is_some_and(|first| segment.number(request.segment_size).is_none_or(|number| number < first))
-        {
-            return Ok(absent);
+pub fn judge_absence(repository: &Repository, request: &GetRequest, way: Way) -> Result<Error> {
+    let catalog = RepositoryCatalog::new(repository, request.segment_size);
+    match request.name {
+        WalFileName::Segment(segment) if must_not_end_at(request, segment) => {
+            let destination = match way {
+                Way::To(timeline) => Some(timeline),
+                Way::Unknown | Way::AsAsked => None,
+            };
+            let judged = judge_segment(&catalog, destination, segment, request.segment_size)?;
+            segment_answer(repository, request, segment, judged)
         }
-    }
-    match wal::later_segment(repository, segment)? {
-        None => Ok(absent),
-        // Stored between the two questions: the archive of a living server grows while it is listed.
-        Some(_) if repository.store().stat(&repository.layout().segment(segment)?)?.is_some() => {
-            Err(Error::unavailable(format!("{segment} has arrived in the archive just now")))
+        WalFileName::History(timeline) => {
+            Ok(history_answer(request, timeline, judge_history(&catalog, timeline, request.segment_size)?))
         }
-        Some(later) => Ok(Error::new(
-            ErrorKind::Hole,
-            format!("{segment} is missing in the archive, which holds {later} after it"),
-        )
-        .hint(
-            "Recovery stops here rather than to end in silence before the hole. pgark info lists the holes; if the \
-             segment cannot be found, recover to a target before it.",
-        )),
+        // Nothing follows from a partial segment or a backup history file.
+        _ => Ok(not_in_the_archive(request.name)),
     }
 }
 
-/// Whether a segment may be served on the way to the timeline that recovery goes to, as the request says it, or as
-/// follows from the segment of a newer timeline that was just asked for and not found.
-///
-/// An ancestor's copy of the segment in which it was left may hold records that the timeline never had.
-///
-/// # Errors
-/// [`ErrorKind::Hole`], or [`ErrorKind::Absent`] where a target protects recovery; and the store's own.
-pub fn check_path(
+fn segment_answer(
     repository: &Repository,
     request: &GetRequest,
     segment: SegmentName,
-    absent_before: Option<SegmentName>,
-) -> Result<()> {
-    let size = request.segment_size;
-    let number = segment.number(size);
-    let newer_of_same =
-        absent_before.filter(|before| before.number(size) == number).map(SegmentName::timeline);
-    let Some(destination) = request.timeline.max(newer_of_same).filter(|to| *to > segment.timeline()) else {
-        return Ok(());
-    };
-    let Some(left_at) = left_at(repository, destination, segment.timeline())? else { return Ok(()) };
-    if number.is_some_and(|number| number < left_at.segment(size)) {
-        return Ok(());
+    judged: ArchiveEnd,
+) -> Result<Error> {
+    let ArchiveEnd::Hole(proof) = judged else { return Ok(not_in_the_archive(request.name)) };
+    // Stored between the two questions: the archive of a living server grows while it is listed.
+    if repository.store().stat(&repository.layout().segment(segment)?)?.is_some() {
+        return Ok(Error::unavailable(format!("{segment} has arrived in the archive just now")));
     }
+    Ok(Error::new(ErrorKind::Hole, format!("{segment} is missing in the archive: {proof}")).hint(
+        "Recovery stops here instead of ending before the hole without an error. pgark info lists the holes. If the \
+         segment cannot be found, recover to a target before it.",
+    ))
+}
+
+/// PostgreSQL numbers timelines one by one, and takes the first number without a history file for a free one.
+fn history_answer(request: &GetRequest, timeline: TimelineId, judged: ArchiveEnd) -> Error {
+    let ArchiveEnd::Hole(proof) = judged else { return not_in_the_archive(request.name) };
+    let name = request.name;
+    let message = format!("{name} is missing in the archive: {proof}");
+    // A standby asks again by itself, and the file may come; at its deadline it is told that there is none.
+    let kind = match request.mode {
+        RecoveryMode::Standby => ErrorKind::Unavailable,
+        RecoveryMode::OneShot => ErrorKind::Hole,
+    };
+    Error::new(kind, message).hint(match proof {
+        HoleProof::LaterTimeline(_) => format!(
+            "PostgreSQL would take timeline {timeline} for the next free one. Have the file stored: on a server that has it, \
+             in its data directory, archive-push pg_wal/{name}."
+        ),
+        _ => format!(
+            "Without it PostgreSQL would end recovery before timeline {timeline}, or begin another timeline of that number. \
+             Have the file stored: on a server of that timeline, in its data directory, archive-push pg_wal/{name}."
+        ),
+    })
+}
+
+/// Refuses a segment that must not be served on the way to another timeline: an ancestor's copy of the segment in which it
+/// was left may hold records that the timeline never had.
+///
+/// # Errors
+/// [`ErrorKind::Hole`], or [`ErrorKind::Absent`] where recovery may end before the segment; and the store's own.
+pub fn check_way(
+    repository: &Repository,
+    request: &GetRequest,
+    segment: SegmentName,
+    way: Way,
+) -> Result<()> {
+    let catalog = RepositoryCatalog::new(repository, request.segment_size);
+    let diverged = match way {
+        Way::AsAsked => None,
+        Way::To(timeline) => {
+            divergence(&catalog, timeline, segment, request.segment_size)?.map(|left_at| (timeline, left_at))
+        }
+        Way::Unknown => possible_divergence(&catalog, request, segment)?,
+    };
+    let Some((timeline, left_at)) = diverged else { return Ok(()) };
+    // Without a copy there is nothing to be refused, and nothing lost that is stored.
+    if repository.store().stat(&repository.layout().segment(segment)?)?.is_none() {
+        return Err(not_in_the_archive(request.name));
+    }
+    let ancestor = segment.timeline();
     let message = format!(
-        "{segment} is not on the way to timeline {destination}, which left timeline {} at {left_at}",
-        segment.timeline()
+        "{segment} is not on the way to timeline {timeline}, which left timeline {ancestor} at {left_at}"
     );
-    let kind = if must_not_end_early(request) { ErrorKind::Hole } else { ErrorKind::Absent };
+    let kind = if must_not_end_at(request, segment) { ErrorKind::Hole } else { ErrorKind::Absent };
     Err(Error::new(kind, message).hint(format!(
-        "The archive lacks that segment of timeline {destination}. To recover what is there, recover to timeline {} with \
-         --target-lsn {left_at}.",
-        segment.timeline()
+        "The archive lacks that segment of timeline {timeline}. To recover what is there, recover to timeline {ancestor} \
+         with --target-lsn {left_at}. If recovery goes to timeline {ancestor}, say so in restore_command: archive-get \
+         --timeline {ancestor} %f %p."
     )))
 }
 
-/// Where `ancestor` ends on the way to `destination`.
-fn left_at(
-    repository: &Repository,
-    destination: TimelineId,
-    ancestor: TimelineId,
-) -> Result<Option<crate::postgres::Lsn>> {
-    Ok(repository.history(destination)?.and_then(|history| history.end_of(ancestor)))
+/// Where a recovery of which nothing is known may have left the timeline of `segment` in this segment, on the way to a
+/// timeline of which no WAL is stored yet: had there been any, it would have been served, or missed as a hole.
+fn possible_divergence(
+    catalog: &dyn WalCatalog,
+    request: &GetRequest,
+    segment: SegmentName,
+) -> Result<Option<(TimelineId, Lsn)>> {
+    let known = catalog.timelines()?;
+    let newer =
+        |timeline: &TimelineId| *timeline > segment.timeline() && !known.with_files.contains(timeline);
+    for timeline in known.with_history.iter().copied().filter(newer) {
+        let Some(left_at) = divergence(catalog, timeline, segment, request.segment_size)? else { continue };
+        if segment.number(request.segment_size) == Some(left_at.segment(request.segment_size)) {
+            return Ok(Some((timeline, left_at)));
+        }
+    }
+    Ok(None)
 }
 
-/// Whether PostgreSQL would promote at the archive's end without an error: not with a target, and not as a standby.
-fn must_not_end_early(request: &GetRequest) -> bool {
-    request.mode == RecoveryMode::OneShot && request.target == TargetRule::NoTarget
+/// Whether recovery must not end before this segment when the archive proves that it existed.
+///
+/// Without a target PostgreSQL would promote there without an error. With one it fails by itself when it does not reach
+/// the target, but it also asks for segments behind the target: only up to the proven end is each of them needed.
+/// A standby goes on asking.
+fn must_not_end_at(request: &GetRequest, segment: SegmentName) -> bool {
+    let size = request.segment_size;
+    request.mode == RecoveryMode::OneShot
+        && match request.target {
+            TargetRule::NoTarget => true,
+            TargetRule::WithTarget => {
+                request.proven_end.is_some_and(|end| segment.number(size) <= end.number(size))
+            }
+        }
 }

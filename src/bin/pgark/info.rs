@@ -4,7 +4,8 @@ use super::Context;
 use clap::Args;
 use jiff::Timestamp;
 use pgark::error::{ErrorKind, Result};
-use pgark::info::{ClusterInfo, SystemInfo, TimelineInfo, WalSearch, gather};
+use pgark::info::{ClusterInfo, RecoveryWindow, SystemInfo, TimelineInfo, gather};
+use pgark::repository::wal::WalSearch;
 use pgark::terminal::{bytes, table};
 use std::process::ExitCode;
 
@@ -35,7 +36,7 @@ fn text(info: &ClusterInfo) -> String {
     let mut text = format!("cluster {} in {}\n", info.cluster, info.repository);
     for system in &info.systems {
         text.push_str(&system_text(system));
-        if !info.every_segment && system.window.is_some() {
+        if !info.every_segment && !system.windows.is_empty() {
             text.push_str(
                 "  if no WAL is missing, which was not looked for: pgark info without --quick does\n",
             );
@@ -77,18 +78,26 @@ fn system_text(system: &SystemInfo) -> String {
             ));
         }
     }
-    text.push_str("\nrecovery window\n");
-    text.push_str(&match &system.window {
-        None => "  nothing can be recovered: there is no backup with all of its WAL\n".to_owned(),
-        Some(window) => format!(
-            "  from {} (end of backup {})\n  to   the end of {}, at the latest {}, on timeline {}\n",
-            second(window.earliest),
-            window.oldest_backup,
-            window.last_segment,
-            window.end_lsn,
-            window.timeline
-        ),
-    });
+    text.push_str(if system.windows.len() > 1 { "\nrecovery windows\n" } else { "\nrecovery window\n" });
+    if system.windows.is_empty() {
+        text.push_str("  nothing can be recovered: there is no backup with all of its WAL\n");
+    }
+    text.extend(system.windows.iter().map(window));
+    text
+}
+
+fn window(window: &RecoveryWindow) -> String {
+    let mut text = format!(
+        "  from {} (end of backup {})\n  to   the end of {}, at the latest {}, on timeline {}\n",
+        second(window.earliest),
+        window.oldest_backup,
+        window.last_segment,
+        window.end_lsn,
+        window.timeline
+    );
+    if let Some(gap) = &window.interrupted_by {
+        text.push_str(&format!("       {} is missing there\n", gap.first));
+    }
     text
 }
 
@@ -138,7 +147,7 @@ fn timelines(timelines: &[TimelineInfo]) -> String {
                 name.map_or("-".to_owned(), |name| name.to_string())
             };
             vec![
-                timeline.timeline.to_string(),
+                format!("{}{}", "  ".repeat(timeline.depth), timeline.timeline),
                 match (timeline.parent, timeline.switch_point) {
                     (Some(parent), Some(point)) => format!("{parent} at {point}"),
                     _ if timeline.timeline.as_u32() == 1 => "-".to_owned(),

@@ -53,6 +53,12 @@ fn text(status: &Status) -> String {
                 "fetched   {} files, {} of them ahead; {} wait to be taken",
                 agent.fetch.fetched_files, agent.fetch.fetched_ahead_files, agent.fetch.ready_files
             ));
+            lines.extend(agent.upload.missing.as_ref().map(|missing| {
+                format!(
+                    "missing   {} WAL segments, {} to {}: no recovery across the switch of timelines; take a base backup",
+                    missing.segments, missing.first, missing.last
+                )
+            }));
             lines.extend([&agent.upload.outage, &agent.upload.refused].into_iter().flatten().map(failure));
         }
     }

@@ -8,6 +8,7 @@ mod encode;
 mod header;
 mod inventory;
 mod object;
+mod path;
 mod put;
 
 pub use check::WalExpectation;
@@ -15,5 +16,9 @@ pub use decode::{FetchedWal, fetch, header_of, read, sum};
 pub use encode::PageCheck;
 pub use inventory::{
     SegmentRun, Timelines, later_segment, segment_ends, segment_runs, timelines, visit_segments,
+};
+pub use path::{
+    ArchiveEnd, HoleProof, PathRun, PathSpan, PathWal, RepositoryCatalog, TimelinePath, WalCatalog,
+    WalSearch, WalSnapshot, divergence, has_segments, judge_history, judge_segment, missing_history, resolve,
 };
 pub use put::{FileIdentity, StoredWal, WalSource, history_beside, put};

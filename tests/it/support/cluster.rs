@@ -271,11 +271,23 @@ impl Cluster {
     #[track_caller]
     pub fn start(&mut self) {
         self.start_without_waiting();
+        self.wait_until_ready("the server did not start");
+    }
+
+    /// Waits until a server that was started takes connections.
+    #[track_caller]
+    pub fn wait_until_ready(&mut self, otherwise: &str) {
         let ready = poll(PATIENCE, || {
             let ended = self.server.as_mut().is_some_and(|server| server.try_status().is_some());
             (ended || self.is_ready()).then_some(!ended)
         });
-        assert_eq!(ready, Some(true), "the server did not start");
+        assert_eq!(ready, Some(true), "{otherwise}");
+    }
+
+    /// Removes a stopped cluster, for scenarios that make many.
+    pub fn remove(self) {
+        assert!(self.server.is_none(), "only a stopped cluster is removed");
+        std::fs::remove_dir_all(&self.home).unwrap();
     }
 
     /// Starts the server; recovery may take its time, or end it.

@@ -1,6 +1,7 @@
 //! Which WAL on the way to a timeline the repository holds, and what is missing.
 
-use super::path::{PathSpan, TimelinePath};
+use super::catalog::WalCatalog;
+use super::timeline_path::{PathSpan, TimelinePath};
 use crate::error::{Error, ErrorKind, Result};
 use crate::postgres::{Lsn, SegmentName, SegmentNumber};
 use std::ops::ControlFlow;
@@ -10,7 +11,7 @@ const RUNS_MAX: usize = 65_536;
 
 /// Consecutive segments, both ends included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SegmentRun {
+pub struct PathRun {
     /// The first.
     pub first: SegmentNumber,
     /// The last.
@@ -24,14 +25,10 @@ pub struct SegmentRun {
 pub struct PathWal {
     path: TimelinePath,
     from: SegmentNumber,
-    runs: Vec<SegmentRun>,
+    runs: Vec<PathRun>,
 }
 
-/// Lists a timeline's complete segments in order, from a number on, until it is told to stop.
-pub type SegmentLister<'a> =
-    &'a mut dyn FnMut(SegmentName, &mut dyn FnMut(SegmentNumber) -> ControlFlow<()>) -> Result<()>;
-
-impl SegmentRun {
+impl PathRun {
     /// How many segments it is.
     pub fn count(self) -> u64 {
         self.last.as_u64() - self.first.as_u64() + 1
@@ -42,12 +39,12 @@ impl PathWal {
     /// Looks through the archive for what lies on `path` from the segment `from` on.
     ///
     /// # Errors
-    /// Those of `list`, and [`ErrorKind::Hole`] for more than 65536 interruptions.
-    pub fn find(path: TimelinePath, from: SegmentNumber, list: SegmentLister<'_>) -> Result<PathWal> {
-        let mut runs: Vec<SegmentRun> = Vec::new();
+    /// Those of the catalog, and [`ErrorKind::Hole`] for more than 65536 interruptions.
+    pub fn find(path: TimelinePath, from: SegmentNumber, catalog: &dyn WalCatalog) -> Result<PathWal> {
+        let mut runs: Vec<PathRun> = Vec::new();
         for span in path.spans(from) {
             let Some(first) = path.name_of(span.first) else { break };
-            list(first, &mut |number| add(&mut runs, span, number))?;
+            catalog.visit_segments(first, &mut |number| add(&mut runs, span, number))?;
         }
         if runs.len() > RUNS_MAX {
             return Err(Error::new(
@@ -69,7 +66,7 @@ impl PathWal {
     }
 
     /// The segments that can be read one after the other from the first one on; `None` if that is not there.
-    pub fn readable(&self) -> Option<SegmentRun> {
+    pub fn readable(&self) -> Option<PathRun> {
         self.runs.first().copied().filter(|run| run.first == self.from)
     }
 
@@ -78,16 +75,22 @@ impl PathWal {
         self.runs.last().map(|run| run.last)
     }
 
-    /// The first interruption: the missing segments between those that are there.
-    pub fn gap(&self) -> Option<SegmentRun> {
-        let between = |last: SegmentNumber, next: SegmentNumber| {
-            Some(SegmentRun { first: last, last: next.previous()? })
-        };
-        match self.runs.as_slice() {
-            [first, ..] if first.first > self.from => between(self.from, first.first),
-            [first, second, ..] => between(first.last.next(), second.first),
-            _ => None,
-        }
+    /// The first interruption: missing segments that are proven to have existed.
+    pub fn gap(&self) -> Option<PathRun> {
+        self.gaps().next()
+    }
+
+    /// All interruptions, in order.
+    pub fn gaps(&self) -> impl Iterator<Item = PathRun> {
+        let mut next = self.from;
+        let before_each_run = self.runs.iter().filter_map(move |run| {
+            let gap = run.first.previous().map(|last| PathRun { first: next, last });
+            next = run.last.next();
+            gap.filter(|gap| gap.first <= gap.last)
+        });
+        let end = self.runs.last().map_or(self.from, |run| run.last.next());
+        let at_the_end = self.path.proven_last().map(|last| PathRun { first: end, last });
+        before_each_run.chain(at_the_end.filter(|gap| gap.first <= gap.last))
     }
 
     /// The name of a segment on the path.
@@ -102,7 +105,7 @@ impl PathWal {
 
     /// The error for an interruption before something that lies behind it; `remedy` is the command that recovers as far
     /// as possible.
-    pub fn hole(&self, gap: SegmentRun, remedy: &str) -> Error {
+    pub fn hole(&self, gap: PathRun, remedy: &str) -> Error {
         let missing = match (self.name_of(gap.first), self.name_of(gap.last)) {
             (Ok(first), Ok(last)) if first == last => format!("WAL segment {first} is missing"),
             (Ok(first), Ok(last)) => {
@@ -110,7 +113,11 @@ impl PathWal {
             }
             _ => "WAL is missing".to_owned(),
         };
-        Error::new(ErrorKind::Hole, format!("{missing} from the repository, but later ones are there"))
+        let proof = match self.last() {
+            Some(last) if last > gap.last => "later ones are there",
+            _ => "another timeline began later",
+        };
+        Error::new(ErrorKind::Hole, format!("{missing} from the repository, but {proof}"))
             .hint(remedy.to_owned())
     }
 
@@ -121,67 +128,45 @@ impl PathWal {
 }
 
 /// Adds a segment of a span to the runs, in order.
-fn add(runs: &mut Vec<SegmentRun>, span: PathSpan, number: SegmentNumber) -> ControlFlow<()> {
+fn add(runs: &mut Vec<PathRun>, span: PathSpan, number: SegmentNumber) -> ControlFlow<()> {
     if span.last.is_some_and(|last| number > last) || runs.len() > RUNS_MAX {
         return ControlFlow::Break(());
     }
     match runs.last_mut() {
         Some(run) if run.last.next() == number => run.last = number,
-        _ => runs.push(SegmentRun { first: number, last: number }),
+        _ => runs.push(PathRun { first: number, last: number }),
     }
     ControlFlow::Continue(())
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::made_up::MadeUpCatalog;
     use super::*;
-    use crate::postgres::{SegmentSize, TimelineHistory, TimelineId};
 
-    /// The WAL from segment `from` on of an archive with these segments (timeline, number).
-    fn wal(path: TimelinePath, from: u64, held: &[(u32, u64)]) -> PathWal {
-        PathWal::find(path, SegmentNumber::new(from), &mut |first, visit| {
-            for (timeline, number) in held {
-                let name = SegmentName::new(
-                    TimelineId::new(*timeline).unwrap(),
-                    SegmentNumber::new(*number),
-                    SegmentSize::DEFAULT,
-                )
-                .unwrap();
-                if name.timeline() == first.timeline()
-                    && name >= first
-                    && visit(SegmentNumber::new(*number)).is_break()
-                {
-                    break;
-                }
-            }
-            Ok(())
-        })
-        .unwrap()
+    /// The WAL of a timeline from segment `from` on, in an archive with these histories and segments (timeline, number).
+    fn wal(timeline: u32, from: u64, histories: &[(u32, &str)], held: &[(u32, u64)]) -> PathWal {
+        let catalog = MadeUpCatalog::new(histories, held);
+        let path = TimelinePath::find(&catalog, catalog.history_of(timeline), MadeUpCatalog::size()).unwrap();
+        PathWal::find(path, SegmentNumber::new(from), &catalog).unwrap()
     }
 
-    fn first_timeline() -> TimelinePath {
-        TimelinePath::new(TimelineHistory::of_first(), SegmentSize::DEFAULT)
-    }
+    const SECOND: &[(u32, &str)] = &[(2, "1 0/300100 x\n")];
 
-    fn second_timeline() -> TimelinePath {
-        let history = TimelineHistory::parse(TimelineId::new(2).unwrap(), b"1 0/3000100 x\n").unwrap();
-        TimelinePath::new(history, SegmentSize::DEFAULT)
-    }
-
-    fn run(first: u64, last: u64) -> Option<SegmentRun> {
-        Some(SegmentRun { first: SegmentNumber::new(first), last: SegmentNumber::new(last) })
+    fn run(first: u64, last: u64) -> Option<PathRun> {
+        Some(PathRun { first: SegmentNumber::new(first), last: SegmentNumber::new(last) })
     }
 
     #[test]
     fn consecutive_segments_make_one_run() {
-        let wal = wal(first_timeline(), 2, &[(1, 1), (1, 2), (1, 3), (1, 4)]);
+        let wal = wal(1, 2, &[], &[(1, 1), (1, 2), (1, 3), (1, 4)]);
         assert_eq!((wal.readable(), wal.gap()), (run(2, 4), None));
-        assert_eq!(wal.readable_end().unwrap().to_string(), "0/5000000");
+        assert_eq!(wal.readable_end().unwrap().to_string(), "0/500000");
     }
 
     #[test]
     fn an_interruption_is_named() {
-        let found = wal(first_timeline(), 2, &[(1, 2), (1, 3), (1, 6), (1, 9)]);
+        let found = wal(1, 2, &[], &[(1, 2), (1, 3), (1, 6), (1, 9)]);
         assert_eq!((found.readable(), found.gap()), (run(2, 3), run(4, 5)));
         let error = found.hole(found.gap().unwrap(), "Do this.");
         assert_eq!(
@@ -189,21 +174,42 @@ mod tests {
             "2 WAL segments are missing, from 000000010000000000000004 to 000000010000000000000005, from the \
              repository, but later ones are there\nHINT: Do this."
         );
-        let found = wal(first_timeline(), 2, &[(1, 3)]);
+        let found = wal(1, 2, &[], &[(1, 3)]);
         assert_eq!((found.readable(), found.gap()), (None, run(2, 2)));
-        let found = wal(first_timeline(), 2, &[]);
+        let found = wal(1, 2, &[], &[]);
         assert_eq!((found.readable(), found.gap()), (None, None));
     }
 
     #[test]
     fn the_parents_copy_of_the_switch_segment_does_not_count() {
         let held = [(1, 2), (1, 3), (1, 4), (2, 4), (2, 5)];
-        let found = wal(second_timeline(), 2, &held);
+        let found = wal(2, 2, SECOND, &held);
         assert_eq!((found.readable(), found.gap()), (run(2, 2), run(3, 3)));
         assert_eq!(found.name_of(SegmentNumber::new(3)).unwrap().to_string(), "000000020000000000000003");
-        let whole = wal(second_timeline(), 2, &[(1, 2), (1, 3), (2, 3), (2, 4)]);
+        let whole = wal(2, 2, SECOND, &[(1, 2), (1, 3), (2, 3), (2, 4)]);
         assert_eq!((whole.readable(), whole.gap()), (run(2, 4), None));
-        let nothing_on_it_yet = wal(second_timeline(), 2, &[(1, 2), (1, 3)]);
+        let nothing_on_it_yet = wal(2, 2, SECOND, &[(1, 2), (1, 3)]);
         assert_eq!((nothing_on_it_yet.readable(), nothing_on_it_yet.gap()), (run(2, 2), None));
+    }
+
+    #[test]
+    fn the_end_of_a_timeline_that_was_left_later_is_missing() {
+        const AT_SIX: &[(u32, &str)] = &[(2, "1 0/600100 x\n")];
+        let held = [(1, 2), (1, 3)];
+        for timeline in [1, 2] {
+            let found = wal(timeline, 2, AT_SIX, &held);
+            assert_eq!((found.readable(), found.gap()), (run(2, 3), run(4, 5)), "timeline {timeline}");
+            assert!(
+                found.hole(found.gap().unwrap(), "").to_string().ends_with("another timeline began later")
+            );
+        }
+        let found = wal(1, 4, AT_SIX, &held);
+        assert_eq!((found.readable(), found.gap()), (None, run(4, 5)), "nothing is there at all");
+        let found = wal(1, 6, AT_SIX, &held);
+        assert_eq!(
+            (found.readable(), found.gap()),
+            (None, None),
+            "the switch itself proves nothing of its segment"
+        );
     }
 }

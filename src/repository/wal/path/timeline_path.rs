@@ -1,15 +1,17 @@
 //! The way through the timelines: from a backup to the timeline that is to be reached.
 
-use crate::error::{Error, ErrorKind, Result};
-use crate::postgres::{
-    Lsn, SegmentName, SegmentNumber, SegmentSize, TargetTimeline, TimelineHistory, TimelineId, WalFileName,
-};
+use super::absence::proven_by_switches;
+use super::catalog::WalCatalog;
+use crate::error::Result;
+use crate::postgres::{Lsn, SegmentName, SegmentNumber, SegmentSize, TimelineHistory, TimelineId};
 
 /// The timelines that lead to a target timeline, and which segments of each the server reads on the way.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TimelinePath {
     history: TimelineHistory,
     size: SegmentSize,
+    /// The last segment that other timelines prove to have existed on the target timeline.
+    left_after: Option<SegmentNumber>,
 }
 
 /// The consecutive segments that are read under the name of one timeline.
@@ -23,62 +25,30 @@ pub struct PathSpan {
     pub last: Option<SegmentNumber>,
 }
 
-/// Which timeline `wanted` means for a backup of `backup`, given the timelines whose history is archived (in order).
-///
-/// `latest` is what the server makes of it: the newest that is reached by counting up from the backup's timeline.
-///
-/// # Errors
-/// [`ErrorKind::Hole`] for `latest` when the counting stops at a history file that is missing while later ones exist: the
-/// server would stop there too, without a word. [`ErrorKind::Absent`] for a timeline without a history file.
-/// Source: PostgreSQL `access/transam/timeline.c`, `findNewestTimeLine`.
-pub fn resolve(wanted: TargetTimeline, backup: TimelineId, histories: &[TimelineId]) -> Result<TimelineId> {
-    let newest = histories.last().copied().unwrap_or(TimelineId::FIRST);
-    match wanted {
-        TargetTimeline::Current => Ok(backup),
-        TargetTimeline::Id(timeline) if timeline == TimelineId::FIRST || histories.contains(&timeline) => {
-            Ok(timeline)
-        }
-        TargetTimeline::Id(timeline) => Err(Error::absent(format!(
-            "timeline {timeline} is not in the repository: there is no {}",
-            WalFileName::History(timeline)
-        ))
-        .hint(format!("The newest timeline there is {newest}."))),
-        TargetTimeline::Latest => {
-            let mut reached = backup;
-            while let Some(next) = TimelineId::new(reached.as_u32().saturating_add(1))
-                && next > reached
-                && histories.contains(&next)
-            {
-                reached = next;
-            }
-            match histories.iter().find(|timeline| **timeline > reached) {
-                None => Ok(reached),
-                Some(later) => Err(missing_history(reached, *later)),
-            }
-        }
-    }
-}
-
-/// The error for a timeline that exists, be it by its history or by its WAL, and is not reached by counting.
-pub fn missing_history(reached: TimelineId, later: TimelineId) -> Error {
-    let missing = TimelineId::new(reached.as_u32().saturating_add(1)).unwrap_or(later);
-    Error::new(
-        ErrorKind::Hole,
-        format!(
-            "{} is missing from the repository, but timeline {later} is there",
-            WalFileName::History(missing)
-        ),
-    )
-    .hint(format!(
-        "It is not clear which timeline is the latest. Archive the missing file (it lies in some server's pg_wal), or \
-         name the timeline: --target-timeline {reached} or --target-timeline {later}."
-    ))
-}
-
 impl TimelinePath {
-    /// The path to the timeline of this history.
+    /// The path to the timeline of this history, of which nothing else is known.
     pub fn new(history: TimelineHistory, size: SegmentSize) -> TimelinePath {
-        TimelinePath { history, size }
+        TimelinePath { history, size, left_after: None }
+    }
+
+    /// The path to the timeline of this history, with what the other timelines in the archive prove of it.
+    ///
+    /// # Errors
+    /// Those of the catalog.
+    pub fn find(
+        catalog: &dyn WalCatalog,
+        history: TimelineHistory,
+        size: SegmentSize,
+    ) -> Result<TimelinePath> {
+        let left_after = proven_by_switches(catalog, history.timeline(), size)?;
+        Ok(TimelinePath { history, size, left_after })
+    }
+
+    /// The last segment that is proven to have existed, whatever is stored: the one before the last segment in which this
+    /// timeline, or an ancestor on the way to it, was left.
+    pub fn proven_last(&self) -> Option<SegmentNumber> {
+        let begun = self.history.first_segment(self.size).and_then(SegmentNumber::previous);
+        begun.max(self.left_after)
     }
 
     /// The timeline that is to be reached.
@@ -142,10 +112,6 @@ mod tests {
         TimelineId::new(number).unwrap()
     }
 
-    fn timelines(numbers: &[u32]) -> Vec<TimelineId> {
-        numbers.iter().copied().map(timeline).collect()
-    }
-
     fn path(number: u32, history: &str) -> TimelinePath {
         let history = match number {
             1 => TimelineHistory::of_first(),
@@ -156,33 +122,6 @@ mod tests {
 
     fn lsn(text: &str) -> Lsn {
         text.parse().unwrap()
-    }
-
-    #[test]
-    fn latest_counts_up_from_the_backup() {
-        let latest = |backup, histories: &[u32]| {
-            resolve(TargetTimeline::Latest, timeline(backup), &timelines(histories)).map(TimelineId::as_u32)
-        };
-        assert_eq!(latest(1, &[]).unwrap(), 1);
-        assert_eq!(latest(1, &[2, 3]).unwrap(), 3);
-        assert_eq!(latest(3, &[3]).unwrap(), 3, "older histories are of no interest");
-        assert_eq!(latest(9, &[2, 9, 10, 11]).unwrap(), 11, "numbers, not digits");
-        let error = latest(1, &[3]).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Hole);
-        assert_eq!(
-            error.to_string(),
-            "00000002.history is missing from the repository, but timeline 3 is there"
-        );
-        assert!(error.hint_text().unwrap().contains("--target-timeline 1 or --target-timeline 3"));
-    }
-
-    #[test]
-    fn a_named_timeline_must_be_there() {
-        let named = |number| resolve(TargetTimeline::Id(timeline(number)), timeline(1), &timelines(&[3]));
-        assert_eq!(named(1).unwrap(), timeline(1));
-        assert_eq!(named(3).unwrap(), timeline(3), "a hole below it does not matter");
-        assert_eq!(named(2).unwrap_err().kind(), ErrorKind::Absent);
-        assert_eq!(resolve(TargetTimeline::Current, timeline(2), &[]).unwrap(), timeline(2));
     }
 
     #[test]

@@ -1,0 +1,186 @@
+//! What it means that the archive does not hold a file: its end, or a hole.
+//!
+//! PostgreSQL takes a missing segment for the archive's end and, without a target, promotes there without an error. It
+//! takes a missing history file for a timeline that does not exist, and may give its number to another one.
+
+use super::catalog::WalCatalog;
+use crate::error::Result;
+use crate::postgres::{Lsn, SegmentName, SegmentNumber, SegmentSize, TimelineHistory, TimelineId};
+use std::fmt;
+use std::ops::ControlFlow;
+
+/// What a missing file means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ArchiveEnd {
+    /// Nothing that is stored proves that the file ever existed.
+    End,
+    /// The file existed and is lost.
+    Hole(HoleProof),
+}
+
+/// What proves that a missing file existed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HoleProof {
+    /// A later segment of the same timeline is stored.
+    LaterSegment(SegmentName),
+    /// A timeline left this one in a later segment.
+    LaterSwitch {
+        /// The timeline that left it.
+        timeline: TimelineId,
+        /// Where.
+        switch_point: Lsn,
+    },
+    /// Of a history file: segments of its timeline are stored.
+    SegmentsOfTimeline,
+    /// Of a history file: a later timeline is stored, and PostgreSQL numbers timelines one by one.
+    LaterTimeline(TimelineId),
+}
+
+impl fmt::Display for HoleProof {
+    /// What proves it, as the end of a sentence that begins with the missing file.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            HoleProof::LaterSegment(later) => write!(f, "the archive holds {later} after it"),
+            HoleProof::LaterSwitch { timeline, switch_point } => {
+                write!(f, "timeline {timeline} began after it, at {switch_point}")
+            }
+            HoleProof::SegmentsOfTimeline => f.write_str("the archive holds WAL of that timeline"),
+            HoleProof::LaterTimeline(later) => write!(f, "the archive holds timeline {later}"),
+        }
+    }
+}
+
+/// What it means that `segment` is missing on the way to `destination`; `None`: to the newest timeline that is known.
+///
+/// # Errors
+/// Those of the catalog.
+pub fn judge_segment(
+    catalog: &dyn WalCatalog,
+    destination: Option<TimelineId>,
+    segment: SegmentName,
+    size: SegmentSize,
+) -> Result<ArchiveEnd> {
+    let timeline = segment.timeline();
+    let Some(number) = segment.number(size) else { return Ok(ArchiveEnd::End) };
+    // A timeline's first segment follows from its history file, never from a listing: below it nothing is missing.
+    let history = catalog.history(timeline)?;
+    if history.and_then(|history| history.first_segment(size)).is_some_and(|first| number < first) {
+        return Ok(ArchiveEnd::End);
+    }
+    let switch = match destination.filter(|destination| *destination != timeline) {
+        Some(destination) => {
+            let history = catalog.history(destination)?;
+            match history.and_then(|history| left_at(&history, timeline)) {
+                Some(switch) => Some(switch),
+                // Not a way through this timeline: what is known of all others counts.
+                None => last_switch(catalog, timeline)?,
+            }
+        }
+        None => last_switch(catalog, timeline)?,
+    };
+    if let Some((by, switch_point)) = switch
+        && number < switch_point.segment(size)
+    {
+        return Ok(ArchiveEnd::Hole(HoleProof::LaterSwitch { timeline: by, switch_point }));
+    }
+    let mut later = None;
+    catalog.visit_segments(segment, &mut |found| {
+        if found <= number {
+            return ControlFlow::Continue(());
+        }
+        later = SegmentName::new(timeline, found, size);
+        ControlFlow::Break(())
+    })?;
+    Ok(later.map_or(ArchiveEnd::End, |later| ArchiveEnd::Hole(HoleProof::LaterSegment(later))))
+}
+
+/// What it means that the history file of `timeline` is missing.
+///
+/// # Errors
+/// Those of the catalog.
+pub fn judge_history(
+    catalog: &dyn WalCatalog,
+    timeline: TimelineId,
+    size: SegmentSize,
+) -> Result<ArchiveEnd> {
+    let known = catalog.timelines()?;
+    let later_history = known.with_history.into_iter().find(|known| *known > timeline);
+    let mut first_with_segments = None;
+    for candidate in known.with_files.into_iter().filter(|known| *known >= timeline) {
+        if has_segments(catalog, candidate, size)? {
+            first_with_segments = Some(candidate);
+            break;
+        }
+    }
+    Ok(match (first_with_segments, later_history) {
+        (Some(first), _) if first == timeline => ArchiveEnd::Hole(HoleProof::SegmentsOfTimeline),
+        (first, later) => match [first, later].into_iter().flatten().min() {
+            Some(later) => ArchiveEnd::Hole(HoleProof::LaterTimeline(later)),
+            None => ArchiveEnd::End,
+        },
+    })
+}
+
+/// Whether a segment of `timeline` is stored: a directory of its name may be all that an interrupted write has left.
+///
+/// # Errors
+/// Those of the catalog.
+pub fn has_segments(catalog: &dyn WalCatalog, timeline: TimelineId, size: SegmentSize) -> Result<bool> {
+    let Some(first) = SegmentName::new(timeline, SegmentNumber::new(0), size) else { return Ok(false) };
+    let mut found = false;
+    catalog.visit_segments(first, &mut |_| {
+        found = true;
+        ControlFlow::Break(())
+    })?;
+    Ok(found)
+}
+
+/// Where the way to `destination` has left the timeline of `segment`, if it did so in this segment or before it: then the
+/// segment may hold records that `destination` never had.
+///
+/// # Errors
+/// Those of the catalog.
+pub fn divergence(
+    catalog: &dyn WalCatalog,
+    destination: TimelineId,
+    segment: SegmentName,
+    size: SegmentSize,
+) -> Result<Option<Lsn>> {
+    if destination <= segment.timeline() {
+        return Ok(None);
+    }
+    let left = catalog.history(destination)?.and_then(|history| history.end_of(segment.timeline()));
+    let number = segment.number(size);
+    Ok(left.filter(|left| number.is_none_or(|number| number >= left.segment(size))))
+}
+
+/// The last segment of `timeline` that some other timeline proves to have existed, on the way to the timeline's own tip:
+/// the one before the last segment in which it was left.
+pub(super) fn proven_by_switches(
+    catalog: &dyn WalCatalog,
+    timeline: TimelineId,
+    size: SegmentSize,
+) -> Result<Option<SegmentNumber>> {
+    Ok(last_switch(catalog, timeline)?.and_then(|(_, switch_point)| switch_point.segment(size).previous()))
+}
+
+/// The last position at which a stored history leaves `timeline`, and who left it there.
+fn last_switch(catalog: &dyn WalCatalog, timeline: TimelineId) -> Result<Option<(TimelineId, Lsn)>> {
+    let mut last: Option<(TimelineId, Lsn)> = None;
+    for newer in catalog.timelines()?.with_history.into_iter().filter(|newer| *newer > timeline) {
+        let Some(history) = catalog.history(newer)? else { continue };
+        if let Some(switch) = left_at(&history, timeline)
+            && last.is_none_or(|(_, at)| switch.1 > at)
+        {
+            last = Some(switch);
+        }
+    }
+    Ok(last)
+}
+
+/// Where a history leaves `timeline`, and for which timeline.
+fn left_at(history: &TimelineHistory, timeline: TimelineId) -> Option<(TimelineId, Lsn)> {
+    let position = history.switches().iter().position(|switch| switch.timeline == timeline)?;
+    let next = history.switches().get(position + 1).map_or(history.timeline(), |next| next.timeline);
+    Some((next, history.end_of(timeline)?))
+}

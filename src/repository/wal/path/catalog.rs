@@ -1,0 +1,61 @@
+//! What is asked of an archive to find paths and holes: a port, so that the rules can be tried on archives made up by tests.
+
+use crate::error::Result;
+use crate::postgres::{SegmentName, SegmentNumber, SegmentSize, TimelineHistory, TimelineId};
+use crate::repository::Repository;
+use crate::repository::wal::{Timelines, timelines, visit_segments};
+use std::ops::ControlFlow;
+
+/// The names of one system's archived WAL.
+pub trait WalCatalog {
+    /// The timelines that are known, each list in order.
+    fn timelines(&self) -> Result<Timelines>;
+
+    /// The history of a timeline; `None` when it is not stored, as for timeline 1.
+    fn history(&self, timeline: TimelineId) -> Result<Option<TimelineHistory>>;
+
+    /// Visits the complete segments of one timeline in order, beginning with `from`, until `visit` breaks.
+    fn visit_segments(
+        &self,
+        from: SegmentName,
+        visit: &mut dyn FnMut(SegmentNumber) -> ControlFlow<()>,
+    ) -> Result<()>;
+}
+
+/// The catalog of a repository.
+#[derive(Clone, Copy, Debug)]
+pub struct RepositoryCatalog<'a> {
+    repository: &'a Repository,
+    segment_size: SegmentSize,
+}
+
+impl<'a> RepositoryCatalog<'a> {
+    /// The names of `repository`, whose segments have this size.
+    pub fn new(repository: &'a Repository, segment_size: SegmentSize) -> RepositoryCatalog<'a> {
+        RepositoryCatalog { repository, segment_size }
+    }
+}
+
+impl WalCatalog for RepositoryCatalog<'_> {
+    fn timelines(&self) -> Result<Timelines> {
+        let mut timelines = timelines(self.repository)?;
+        timelines.with_files.sort_unstable();
+        timelines.with_history.sort_unstable();
+        Ok(timelines)
+    }
+
+    fn history(&self, timeline: TimelineId) -> Result<Option<TimelineHistory>> {
+        self.repository.history(timeline)
+    }
+
+    fn visit_segments(
+        &self,
+        from: SegmentName,
+        visit: &mut dyn FnMut(SegmentNumber) -> ControlFlow<()>,
+    ) -> Result<()> {
+        visit_segments(self.repository, from.timeline(), Some(from), &mut |name, _| {
+            // A name that does not exist at this segment size is nobody's.
+            name.number(self.segment_size).map_or(ControlFlow::Continue(()), &mut *visit)
+        })
+    }
+}

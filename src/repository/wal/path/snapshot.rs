@@ -1,0 +1,176 @@
+//! The names of a system's archived WAL, read once: questions about many paths then cost no more requests.
+
+use super::catalog::WalCatalog;
+use crate::error::Result;
+use crate::postgres::{SegmentName, SegmentNumber, SegmentSize, TimelineHistory, TimelineId};
+use crate::repository::Repository;
+use crate::repository::wal::{SegmentRun, Timelines, segment_ends, segment_runs};
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+
+/// How closely the WAL is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WalSearch {
+    /// Every segment, so that what is missing is found: a request to a bucket for each thousand of them.
+    EverySegment,
+    /// The first and the last of each timeline: a handful of requests, however many there are.
+    Ends,
+}
+
+/// What a repository held when it was listed. Takes memory for each interruption, not for each segment.
+#[derive(Clone, Debug)]
+pub struct WalSnapshot {
+    /// The size of its segments.
+    pub segment_size: SegmentSize,
+    timelines: Timelines,
+    histories: BTreeMap<TimelineId, TimelineHistory>,
+    runs: BTreeMap<TimelineId, Vec<SegmentRun>>,
+}
+
+impl WalSnapshot {
+    /// Lists the WAL of `timelines`; with [`WalSearch::Ends`] nothing is missing between the first and the last segment.
+    ///
+    /// # Errors
+    /// The store's own, and damaged history files.
+    pub fn read(
+        repository: &Repository,
+        timelines: Timelines,
+        segment_size: SegmentSize,
+        search: WalSearch,
+    ) -> Result<WalSnapshot> {
+        let mut runs = BTreeMap::new();
+        for &timeline in &timelines.with_files {
+            let found = match search {
+                WalSearch::EverySegment => segment_runs(repository, timeline, segment_size)?,
+                WalSearch::Ends => segment_ends(repository, timeline)?
+                    .and_then(|(first, last)| Some((first.number(segment_size)?, last.number(segment_size)?)))
+                    .map(|(first, last)| SegmentRun { first, last, stored_bytes: 0 })
+                    .into_iter()
+                    .collect(),
+            };
+            runs.insert(timeline, found);
+        }
+        let mut histories = BTreeMap::new();
+        for &timeline in &timelines.with_history {
+            histories.extend(repository.history(timeline)?.map(|history| (timeline, history)));
+        }
+        Ok(WalSnapshot { segment_size, timelines, histories, runs })
+    }
+
+    /// The runs of each timeline of which WAL is stored, in order.
+    pub fn runs(&self) -> &BTreeMap<TimelineId, Vec<SegmentRun>> {
+        &self.runs
+    }
+
+    /// The last segment of a timeline, whatever is missing before it.
+    pub fn last(&self, timeline: TimelineId) -> Option<SegmentNumber> {
+        self.runs.get(&timeline)?.last().map(|run| run.last)
+    }
+
+    /// How a timeline came to be; of one whose history is missing no ancestor is known.
+    pub fn history_of(&self, timeline: TimelineId) -> TimelineHistory {
+        let known = self.histories.get(&timeline).cloned();
+        known.unwrap_or_else(|| TimelineHistory::without_ancestors(timeline))
+    }
+
+    /// The timelines on which a recovery can end with WAL that no other timeline has, in order: those that nothing with WAL
+    /// came out of, and those that went on after something did.
+    pub fn tips(&self) -> Vec<TimelineId> {
+        let is_tip = |timeline: &TimelineId| {
+            let Some(last) = self.last(*timeline) else { return false };
+            let mut left = self
+                .histories
+                .values()
+                .filter(|history| self.last(history.timeline()).is_some())
+                .filter_map(|history| history.end_of(*timeline));
+            left.all(|left| left.segment(self.segment_size) <= last)
+        };
+        self.runs.keys().copied().filter(is_tip).collect()
+    }
+}
+
+impl WalCatalog for WalSnapshot {
+    fn timelines(&self) -> Result<Timelines> {
+        Ok(self.timelines.clone())
+    }
+
+    fn history(&self, timeline: TimelineId) -> Result<Option<TimelineHistory>> {
+        Ok(self.histories.get(&timeline).cloned())
+    }
+
+    fn visit_segments(
+        &self,
+        from: SegmentName,
+        visit: &mut dyn FnMut(SegmentNumber) -> ControlFlow<()>,
+    ) -> Result<()> {
+        let Some(from_number) = from.number(self.segment_size) else { return Ok(()) };
+        for run in self.runs.get(&from.timeline()).into_iter().flatten() {
+            let mut number = run.first.max(from_number);
+            while number <= run.last {
+                if visit(number).is_break() {
+                    return Ok(());
+                }
+                number = number.next();
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn snapshot(histories: &[(u32, &str)], runs: &[(u32, u64, u64)]) -> WalSnapshot {
+        let id = |number: u32| TimelineId::new(number).unwrap();
+        let histories: BTreeMap<_, _> = histories
+            .iter()
+            .map(|(timeline, text)| {
+                (id(*timeline), TimelineHistory::parse(id(*timeline), text.as_bytes()).unwrap())
+            })
+            .collect();
+        let mut held: BTreeMap<TimelineId, Vec<SegmentRun>> = BTreeMap::new();
+        for &(timeline, first, last) in runs {
+            let run = SegmentRun {
+                first: SegmentNumber::new(first),
+                last: SegmentNumber::new(last),
+                stored_bytes: 1,
+            };
+            held.entry(id(timeline)).or_default().push(run);
+        }
+        WalSnapshot {
+            segment_size: SegmentSize::new(1 << 20).unwrap(),
+            timelines: Timelines {
+                with_files: held.keys().copied().collect(),
+                with_history: histories.keys().copied().collect(),
+            },
+            histories,
+            runs: held,
+        }
+    }
+
+    #[test]
+    fn tips_are_where_wal_ends_that_no_other_timeline_has() {
+        const TWO: &[(u32, &str)] = &[(2, "1 0/500100 x\n")];
+        let tips = |runs: &[(u32, u64, u64)]| -> Vec<u32> {
+            snapshot(TWO, runs).tips().into_iter().map(TimelineId::as_u32).collect()
+        };
+        assert_eq!(tips(&[(1, 1, 4), (2, 5, 7)]), [2], "timeline 1 ended at the switch");
+        assert_eq!(tips(&[(1, 1, 5), (2, 5, 7)]), [1, 2], "timeline 1 went on");
+        assert_eq!(tips(&[(1, 1, 4)]), [1], "timeline 2 has no WAL yet");
+        assert_eq!(tips(&[]), [0_u32; 0]);
+    }
+
+    #[test]
+    fn segments_are_visited_across_interruptions() {
+        let snapshot = snapshot(&[], &[(1, 1, 3), (1, 6, 7)]);
+        let mut seen = Vec::new();
+        snapshot
+            .visit_segments("000000010000000000000002".parse().unwrap(), &mut |number| {
+                seen.push(number.as_u64());
+                ControlFlow::Continue(())
+            })
+            .unwrap();
+        assert_eq!(seen, [2, 3, 6, 7]);
+    }
+}

@@ -280,6 +280,20 @@ pub static KEYS: &[Key] = &[
         description: "How many packs are restored at once.",
     },
     Key {
+        name: "recover.prove_wal_mib",
+        kind: Kind::Number { unit: Unit::Mebibytes, min: 0, max: 1 << 30 },
+        default: Number(16_384),
+        description: "How much stored WAL is read to prove where a recovery ends and that nothing stops it before; beyond that, \
+                      a time is proven unless the clock was set back.",
+    },
+    Key {
+        name: "recover.fork_window_s",
+        kind: Kind::Number { unit: Unit::Seconds, min: 0, max: 86_400 },
+        default: Number(60),
+        description: "How much longer than the other a timeline may have gone on after two parted, to be taken for the end of a \
+                      failover; beyond that, recovery asks which timeline is meant.",
+    },
+    Key {
         name: "recover.max_rate_mib",
         kind: Kind::Number { unit: Unit::Mebibytes, min: 0, max: 1 << 20 },
         default: Number(0),

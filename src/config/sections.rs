@@ -90,6 +90,10 @@ pub struct BackupSettings {
 pub struct RecoverSettings {
     /// How many packs are restored at once.
     pub workers: NonZeroUsize,
+    /// How many bytes of stored WAL are read to prove a target.
+    pub prove_wal_bytes: u64,
+    /// How much longer than the other one of two timelines may go on as the end of a failover.
+    pub fork_window: Duration,
     /// What of the machine it may use.
     pub pace: PaceSettings,
 }
@@ -185,6 +189,8 @@ impl RecoverSettings {
     pub(super) fn read(settings: &Settings) -> RecoverSettings {
         RecoverSettings {
             workers: settings.count("recover.workers"),
+            prove_wal_bytes: settings.bytes_of_mib("recover.prove_wal_mib"),
+            fork_window: settings.duration("recover.fork_window_s"),
             pace: PaceSettings::read(settings, "recover"),
         }
     }

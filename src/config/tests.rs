@@ -67,7 +67,7 @@ fn three_lines_are_enough() {
 }
 
 /// Every key but the required ones, each with another value than its default.
-const OTHER_VALUES: [&str; 49] = [
+const OTHER_VALUES: [&str; 51] = [
     "system_identifier = 7312345678901234567",
     "assume_version = 18",
     "connection.conninfo = \"host=/tmp\"",
@@ -96,6 +96,8 @@ const OTHER_VALUES: [&str; 49] = [
     "backup.chain_max = 100",
     "recover.workers = 64",
     "recover.max_rate_mib = 50",
+    "recover.prove_wal_mib = 1",
+    "recover.fork_window_s = 1",
     "recover.nice = 5",
     "recover.io_priority = \"low\"",
     "s3.region = \"eu-central-1\"",

@@ -90,6 +90,20 @@ pub struct ServerLimits {
     pub max_locks_per_transaction: u32,
 }
 
+impl ServerLimits {
+    /// The larger of each two.
+    #[must_use]
+    pub fn max(self, other: ServerLimits) -> ServerLimits {
+        ServerLimits {
+            max_connections: self.max_connections.max(other.max_connections),
+            max_worker_processes: self.max_worker_processes.max(other.max_worker_processes),
+            max_wal_senders: self.max_wal_senders.max(other.max_wal_senders),
+            max_prepared_transactions: self.max_prepared_transactions.max(other.max_prepared_transactions),
+            max_locks_per_transaction: self.max_locks_per_transaction.max(other.max_locks_per_transaction),
+        }
+    }
+}
+
 /// What the server was doing when it last wrote `pg_control`.
 ///
 /// `Display` prints what `pg_controldata` prints. Source: `catalog/pg_control.h`, `DBState`.

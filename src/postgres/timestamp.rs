@@ -29,6 +29,12 @@ impl PgTimestamp {
         jiff::Timestamp::from_microsecond(unix_us).ok()
     }
 
+    /// Whether this is more than `window` after `other`.
+    pub fn is_later_by(self, other: PgTimestamp, window: std::time::Duration) -> bool {
+        let window = i64::try_from(window.as_micros()).unwrap_or(i64::MAX);
+        self.0.saturating_sub(other.0) > window
+    }
+
     /// The last microsecond that is not after `time`.
     pub fn from_jiff(time: jiff::Timestamp) -> PgTimestamp {
         // The calendar ends in the year 9999, and its nanoseconds are below those of the microsecond before 1970.

@@ -1,5 +1,6 @@
 //! Finds what a WAL record says while its bytes pass by, so that no record is ever held as a whole.
 
+use super::control_file::ServerLimits;
 use super::little_endian::{i64_at, u8_at, u16_at, u32_at, u64_at};
 use super::lsn::Lsn;
 use super::major_version::MajorVersion;
@@ -13,6 +14,9 @@ use super::xid::Xid;
 ///
 /// Source: PostgreSQL `access/xlogrecord.h`, `XLR_MAX_BLOCK_ID` and `MaxSizeOfXLogRecordBlockHeader`.
 const HEADERS_BYTES_MAX: usize = 33 * 27 + 3 + 5 + 5;
+
+/// `wal_level = minimal` in a record. Source: PostgreSQL `access/xlog.h`, `WalLevel`.
+const WAL_LEVEL_MINIMAL: u32 = 0;
 
 /// The longest part of a main data that is kept: a restore point's, a time and 64 bytes of name.
 const KEPT_BYTES_MAX: usize = 72;
@@ -45,6 +49,7 @@ enum Kind {
     Checkpoint(CheckpointKind),
     EndOfRecovery,
     BackupEnd,
+    ParameterChange,
     Switch,
     Other,
 }
@@ -69,6 +74,7 @@ impl Kind {
             (ResourceManager::XLOG, 0x10) => Kind::Checkpoint(CheckpointKind::Online),
             (ResourceManager::XLOG, 0x40) => Kind::Switch,
             (ResourceManager::XLOG, 0x50) => Kind::BackupEnd,
+            (ResourceManager::XLOG, 0x60) => Kind::ParameterChange,
             (ResourceManager::XLOG, 0x70) => Kind::RestorePoint,
             (ResourceManager::XLOG, 0x90) => Kind::EndOfRecovery,
             // The highest bit says whether flags follow.
@@ -177,6 +183,17 @@ impl PayloadDecoder {
                 previous_timeline: timeline(12)?,
             },
             Kind::BackupEnd => WalPayload::BackupEnd { start_point: lsn(0)? },
+            // Source: PostgreSQL `access/xlog_internal.h`, `xl_parameter_change`.
+            Kind::ParameterChange => WalPayload::ParameterChange {
+                limits: ServerLimits {
+                    max_connections: u32_at(main, 0)?,
+                    max_worker_processes: u32_at(main, 4)?,
+                    max_wal_senders: u32_at(main, 8)?,
+                    max_prepared_transactions: u32_at(main, 12)?,
+                    max_locks_per_transaction: u32_at(main, 16)?,
+                },
+                is_minimal: u32_at(main, 20)? == WAL_LEVEL_MINIMAL,
+            },
             Kind::Switch => WalPayload::Switch,
             Kind::Other => WalPayload::Other,
         })

@@ -521,7 +521,7 @@ mod tests {
             }
             WalPayload::BackupEnd { start_point } => format!("BACKUP_END {start_point}"),
             WalPayload::Switch => "SWITCH".to_owned(),
-            WalPayload::Other => String::new(),
+            WalPayload::ParameterChange { .. } | WalPayload::Other => String::new(),
         };
         Seen { start: record.start, total_bytes: record.total_bytes, xid: record.xid.as_u32(), said }
     }

@@ -1,5 +1,6 @@
 //! WAL records: what each says of itself, and what the few say on which recovery targets depend.
 
+use super::control_file::ServerLimits;
 use super::little_endian::{array_at, u8_at, u32_at, u64_at};
 use super::lsn::Lsn;
 use super::timeline::TimelineId;
@@ -69,6 +70,13 @@ pub enum WalPayload<'a> {
     BackupEnd {
         /// Where the backup's replay begins.
         start_point: Lsn,
+    },
+    /// The server was started with other settings than before.
+    ParameterChange {
+        /// What a server in recovery must not undercut from here on.
+        limits: ServerLimits,
+        /// Whether it writes with `wal_level = minimal` from here on: no recovery goes past this record.
+        is_minimal: bool,
     },
     /// The rest of the segment is unused.
     Switch,

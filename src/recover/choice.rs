@@ -1,8 +1,8 @@
 //! Which backup a recovery begins from.
 
 use crate::error::{Error, Result};
-use crate::postgres::{Lsn, TargetTimeline, TimelineHistory, TimelineId};
-use crate::repository::wal::{TimelinePath, resolve};
+use crate::postgres::{Lsn, TimelineHistory, TimelineId};
+use crate::repository::wal::TimelinePath;
 
 /// A backup, as far as it matters for the choice.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,23 +19,16 @@ pub struct BackupCandidate {
     pub stop_time: jiff::Timestamp,
 }
 
-/// The target timeline, as it is seen from the backups: its number.
-///
-/// `latest` and `current` depend on the backup, so the newest one decides.
+/// The newest of several backups by the server's clock, which decides where timelines have parted.
 ///
 /// # Errors
-/// As [`resolve`]; [`ErrorKind::Absent`](crate::error::ErrorKind::Absent) when there is no backup.
-pub fn target_timeline(
-    wanted: TargetTimeline,
-    backups: &[BackupCandidate],
-    histories: &[TimelineId],
-) -> Result<TimelineId> {
-    let newest = backups.iter().max_by_key(|backup| (backup.timeline, backup.stop_point));
-    let newest = newest.ok_or_else(|| {
+/// [`ErrorKind::Absent`](crate::error::ErrorKind::Absent) when there is none.
+pub fn newest(backups: &[BackupCandidate]) -> Result<&BackupCandidate> {
+    let newest = backups.iter().max_by_key(|backup| (backup.stop_time, backup.timeline, backup.stop_point));
+    newest.ok_or_else(|| {
         Error::absent("the repository holds no backup of this cluster")
             .hint("A recovery begins from a backup: pgark base-backup makes one.")
-    })?;
-    resolve(wanted, newest.timeline, histories)
+    })
 }
 
 /// The backups from which the path can be followed, newest first.
@@ -50,19 +43,23 @@ pub fn on_path<'a>(backups: &'a [BackupCandidate], path: &TimelinePath) -> Vec<&
     found
 }
 
-/// The error for a timeline to which no backup leads.
-pub fn none_on_path(path: &TimelinePath, backups: &[BackupCandidate]) -> Error {
+/// The error for a timeline to which no backup leads; `others` are the timelines to which one does.
+pub fn none_on_path(path: &TimelinePath, backups: &[BackupCandidate], others: &[TimelineId]) -> Error {
     let error = Error::absent(format!("no backup leads to timeline {}", path.timeline()));
-    match backups.iter().max_by_key(|backup| (backup.timeline, backup.stop_point)) {
-        Some(newest) => error.hint(format!(
-            "{} The newest backup, {}, was taken on timeline {} and ends at {}.",
-            branching(path.history()),
-            newest.label,
-            newest.timeline,
-            newest.stop_point
-        )),
-        None => error,
-    }
+    let Ok(newest) = newest(backups) else { return error };
+    let proposed: Vec<String> =
+        others.iter().map(|timeline| format!("--target-timeline {timeline}")).collect();
+    let way_out = match proposed.as_slice() {
+        [] => String::new(),
+        proposed => format!(" A backup leads to: {}.", proposed.join(", ")),
+    };
+    error.hint(format!(
+        "{} The newest backup, {}, was taken on timeline {} and ends at {}.{way_out}",
+        branching(path.history()),
+        newest.label,
+        newest.timeline,
+        newest.stop_point
+    ))
 }
 
 fn branching(history: &TimelineHistory) -> String {

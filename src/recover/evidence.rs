@@ -4,10 +4,10 @@
 //! record that was looked for. Source of the rules: PostgreSQL `access/transam/xlogrecovery.c`, `recoveryStopsBefore`
 //! and `recoveryStopsAfter`.
 
-use super::archive::{Archive, TransactionEnd, WalEvent, WalMark};
+use super::survey::WaySurvey;
 use crate::error::Result;
 use crate::postgres::{Lsn, PgTimestamp, SegmentNumber, TargetBound};
-use crate::repository::wal::{PathRun, PathWal};
+use crate::repository::wal::{Archive, PathRun, PathWal, TransactionEnd, WalEvent, WalMark};
 use std::ops::ControlFlow;
 
 /// Where the readable WAL ends.
@@ -19,6 +19,13 @@ pub struct WalEnd {
     pub last_record: Option<Lsn>,
     /// The position after that record.
     pub end: Option<Lsn>,
+}
+
+impl WalEnd {
+    /// Where reading forward has ended.
+    pub fn of(way: &WaySurvey) -> WalEnd {
+        WalEnd { last_transaction: way.last_transaction, last_record: way.last_record, end: way.end }
+    }
 }
 
 /// Where the server stops that recovers to a time.
@@ -62,10 +69,10 @@ pub fn wal_end(archive: &dyn Archive, wal: &PathWal, floor: Lsn) -> Result<WalEn
     }
 }
 
-/// Finds where a recovery to `time` ends, if the WAL at or after `floor` says so.
+/// Finds where a recovery to `time` ends, if the WAL at or after `floor` says so, where there is too much of it to be read.
 ///
-/// Commit times rise with the WAL but for a moment (and a clock that was set back), so the segment is found by halving,
-/// and only the last two are read through.
+/// Commit times rise with the WAL but for a moment, so the segment is found by halving, and only the last two are read
+/// through. That is wrong where a clock was set back.
 ///
 /// # Errors
 /// Those of the archive.

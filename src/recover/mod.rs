@@ -7,23 +7,23 @@
 //! Owns: these decisions and their order. Does not own: the formats (that is `repository/`), and what the server does
 //! with it afterwards, which [`server`] only watches.
 
-pub mod archive;
 pub mod choice;
 pub mod configure;
 pub mod databases;
 mod delta;
 pub mod evidence;
 mod existing;
+mod forks;
 mod output;
 pub mod places;
 mod plan;
-pub mod repository_archive;
 pub mod restore;
 mod restored_manifest;
 pub mod server;
 pub mod space;
 pub mod staging;
 pub mod standby;
+pub mod survey;
 pub mod systems;
 pub mod tablespaces;
 pub mod target;
@@ -32,6 +32,7 @@ pub mod target;
 mod target_tests;
 
 pub use delta::{DeltaForecast, forecast};
+pub use forks::ForkRule;
 pub use plan::{Mode, RecoverRequest, RecoveryPlan, plan};
 
 use crate::durable::{self, Disk};

@@ -4,7 +4,6 @@ use super::choice::BackupCandidate;
 use super::configure::{Archiving, Part, RecoverySettings, RecoveryWay, archive_command, restore_command};
 use super::databases::LeftOut;
 use super::places::Places;
-use super::repository_archive::RepositoryArchive;
 use super::space::{SpaceNeed, check_space};
 use super::staging::{
     Found, examine_data_directory, examine_for_delta, examine_tablespace, examine_tablespace_for_delta,
@@ -26,6 +25,7 @@ use crate::postgres::{
 use crate::repository::Repository;
 use crate::repository::backup::manifest::StoredBackup;
 use crate::repository::backup::{Chain, IndexEntry, IndexReader, inventory};
+use crate::repository::wal::RepositoryArchive;
 use crate::spool::Spool;
 use nix::unistd::{AccessFlags, access};
 use std::collections::BTreeMap;
@@ -139,7 +139,10 @@ pub fn plan(
     let candidates: Vec<BackupCandidate> =
         chains.iter().map(|chain| BackupCandidate::from(chain.newest())).collect();
     let archive = RepositoryArchive::new(repository, segment_size, monitor);
-    let target = plan_target(&request.target, &candidates, segment_size, &archive)?;
+    monitor.begin("reading WAL to find where recovery ends", 0);
+    let target = plan_target(&request.target, &candidates, segment_size, &archive);
+    monitor.end();
+    let target = target?;
     let chain = chains.into_iter().find(|chain| chain.newest().label.as_str() == target.backup);
     let chain = chain.ok_or_else(|| Error::damaged("the chosen backup is not in the repository"))?;
     let backup = chain.newest().clone();
@@ -211,7 +214,7 @@ pub fn plan(
         role: request.role.clone(),
         archiving: request.archiving,
         part: if left_out.is_empty() { Part::Whole } else { Part::SomeDatabases },
-        limits: backup.limits(),
+        limits: target.limits.map_or(backup.limits(), |raised| raised.max(backup.limits())),
         version: backup.major_version()?,
     };
     let configuration_copies = beside(&request.data_directory, "", ".configuration");

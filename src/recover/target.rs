@@ -2,15 +2,20 @@
 //!
 //! Owns: the decisions. What it asks of the archive goes through [`Archive`]; nothing is written.
 
-use super::archive::{Archive, TransactionEnd, WalEvent, WalMark};
-use super::choice::{BackupCandidate, none_on_path, on_path, target_timeline};
-use super::evidence::{self, WalEnd};
+use super::choice::{self, BackupCandidate, none_on_path, on_path};
+use super::evidence::{self, TimeEvidence, WalEnd};
+use super::forks::{ForkRule, left_aside, newest_timeline, note};
+use super::survey::{SurveyEnd, WaySurvey, survey};
 use crate::error::{Error, ErrorKind, Result};
+use crate::postgres::control_file::ServerLimits;
 use crate::postgres::{
     Lsn, PgTimestamp, RecoveryTarget, SegmentName, SegmentNumber, SegmentSize, TargetAction, TargetBound,
     TargetSettings, TargetTimeline, TimelineHistory, TimelineId, TimelineSwitch, WalFileName,
 };
-use crate::repository::wal::{PathWal, TimelinePath, has_segments, missing_history};
+use crate::repository::wal::{
+    Archive, Fork, PathWal, TimelinePath, TransactionEnd, WalEvent, WalMark, has_segments, missing_history,
+    resolve,
+};
 use std::ops::ControlFlow;
 
 /// What an operator wants to reach.
@@ -46,6 +51,10 @@ pub struct TargetRequest {
     pub consent: Consent,
     /// The operator's command without its target: errors tell which command would work.
     pub command: String,
+    /// How many bytes of stored WAL may be read to prove the target.
+    pub prove_bytes: u64,
+    /// What happens where it is not clear which timeline is the latest.
+    pub forks: ForkRule,
 }
 
 /// Where a recovery begins and ends.
@@ -65,6 +74,8 @@ pub struct TargetPlan {
     pub segments: u64,
     /// Where recovery will have ended.
     pub expected: ExpectedEnd,
+    /// The largest settings that the server was started with on the way, where they changed after the backup.
+    pub limits: Option<ServerLimits>,
     /// What to know before.
     pub warnings: Vec<String>,
 }
@@ -94,19 +105,25 @@ pub fn plan_target(
     segment_size: SegmentSize,
     archive: &dyn Archive,
 ) -> Result<TargetPlan> {
-    let backups = chosen(request, backups)?;
-    let timeline = target_timeline(request.timeline, &backups, &archive.timelines()?.with_history)?;
+    let usable = chosen(request, backups)?;
+    let newest = choice::newest(&usable)?;
+    // A history file that is missing is noticed here, as the server would not.
+    let mut timeline = resolve(request.timeline, newest.timeline, &archive.timelines()?.with_history)?;
     if request.timeline == TargetTimeline::Latest {
         check_later_timelines(timeline, segment_size, archive)?;
+        timeline = newest_timeline(archive, newest, segment_size)?;
     }
     let history = history(archive, timeline)?;
     let path = TimelinePath::find(archive, history, segment_size)?;
-    let candidates = on_path(&backups, &path);
+    let candidates = on_path(&usable, &path);
     if candidates.is_empty() {
-        return Err(none_on_path(&path, &backups));
+        return Err(none_on_path(&path, &usable, &reachable(archive, &usable, segment_size)?));
     }
-    let planner = Planner { request, archive, path, candidates };
-    match &request.goal {
+    let only = request.backup.is_some().then_some(newest);
+    let decision = (request.timeline, request.forks);
+    let forks = left_aside(archive, path.history(), backups, only, segment_size, decision, &request.command)?;
+    let planner = Planner { request, archive, path, candidates, forks };
+    let mut plan = match &request.goal {
         Goal::Target(RecoveryTarget::Latest, _) => planner.latest(),
         Goal::Target(RecoveryTarget::Immediate, bound) => planner.immediate(*bound),
         Goal::Target(RecoveryTarget::Lsn(lsn), bound) => planner.lsn(*lsn, *bound),
@@ -115,7 +132,36 @@ pub fn plan_target(
             planner.record(target, *bound)
         }
         Goal::LatestBefore(time) => planner.latest_before(*time),
+    }?;
+    let time = match &request.goal {
+        Goal::Target(RecoveryTarget::Time(time), _) | Goal::LatestBefore(time) => {
+            Some(PgTimestamp::from_jiff(*time))
+        }
+        Goal::Target(..) => None,
+    };
+    plan.warnings.extend(planner.forks.iter().filter_map(|fork| note(fork, time)));
+    Ok(plan)
+}
+
+/// The timelines to which one of the backups leads.
+fn reachable(
+    archive: &dyn Archive,
+    backups: &[BackupCandidate],
+    size: SegmentSize,
+) -> Result<Vec<TimelineId>> {
+    let mut reachable = Vec::new();
+    let known = archive.timelines()?.with_history;
+    for timeline in [TimelineId::FIRST].into_iter().chain(known) {
+        let history = match archive.history(timeline)? {
+            Some(history) => history,
+            None if timeline == TimelineId::FIRST => TimelineHistory::of_first(),
+            None => continue,
+        };
+        if !on_path(backups, &TimelinePath::new(history, size)).is_empty() {
+            reachable.push(timeline);
+        }
     }
+    Ok(reachable)
 }
 
 /// The backups that may be used: the one that was named, or all.
@@ -163,6 +209,14 @@ fn described(target: &RecoveryTarget) -> String {
     }
 }
 
+/// Where a recovery to a time begins and ends.
+struct TimedEnd<'a> {
+    backup: &'a BackupCandidate,
+    wal: PathWal,
+    way: WaySurvey,
+    found: TimeEvidence,
+}
+
 /// What all kinds of targets need.
 struct Planner<'a> {
     request: &'a TargetRequest,
@@ -170,6 +224,8 @@ struct Planner<'a> {
     path: TimelinePath,
     /// The backups on the path, newest first; never empty.
     candidates: Vec<&'a BackupCandidate>,
+    /// What else there is, off the path.
+    forks: Vec<Fork>,
 }
 
 impl Planner<'_> {
@@ -177,11 +233,17 @@ impl Planner<'_> {
     fn latest(&self) -> Result<TargetPlan> {
         let backup = self.newest()?;
         let wal = self.wal_from(backup)?;
-        let end = evidence::wal_end(self.archive, &wal, backup.stop_point)?;
+        let way = self.survey(backup, &wal, &mut |_| false)?;
+        let end = match way.ended {
+            // Beyond the limit only the end is looked at.
+            SurveyEnd::Limit => evidence::wal_end(self.archive, &wal, backup.stop_point)?,
+            _ => WalEnd::of(&way),
+        };
         self.check_no_hole(&wal, &end)?;
         let expected =
             ExpectedEnd { end: end.end, last_transaction: end.last_transaction, ..ExpectedEnd::default() };
-        let mut plan = self.plan(backup, &wal, RecoveryTarget::Latest, TargetBound::Inclusive, expected)?;
+        let plan = self.plan(backup, &wal, RecoveryTarget::Latest, TargetBound::Inclusive, expected)?;
+        let mut plan = self.with_way(plan, &way);
         let last = wal.readable().map(|run| run.last);
         if let (Some(last), Some(switch)) = (last, self.path.history().parent())
             && last < switch.switch_point.segment(self.path.segment_size())
@@ -195,6 +257,48 @@ impl Planner<'_> {
             ));
         }
         Ok(plan)
+    }
+
+    /// Reads the way from a backup to what is `wanted`. A record that no recovery passes is an error.
+    fn survey(
+        &self,
+        backup: &BackupCandidate,
+        wal: &PathWal,
+        wanted: &mut dyn FnMut(&WalMark) -> bool,
+    ) -> Result<WaySurvey> {
+        let (from, floor) = (backup.start_point, backup.stop_point);
+        let way = survey(self.archive, wal, from, floor, self.request.prove_bytes, wanted)?;
+        match way.ended {
+            SurveyEnd::Minimal(point) => Err(self.written_with_minimal(point, &WalEnd::of(&way))),
+            _ => Ok(way),
+        }
+    }
+
+    fn written_with_minimal(&self, point: Lsn, end: &WalEnd) -> Error {
+        Error::new(
+            ErrorKind::Hole,
+            format!("WAL was written with wal_level = minimal after {point}: PostgreSQL recovers no further"),
+        )
+        .hint(format!(
+            "Only a backup that was taken after the level was raised again leads behind it. {}",
+            self.as_far_as_possible(end)
+        ))
+    }
+
+    /// A plan with what was seen on the way.
+    fn with_way(&self, plan: TargetPlan, way: &WaySurvey) -> TargetPlan {
+        let mut plan = TargetPlan { limits: way.limits, ..plan };
+        if way.ended == SurveyEnd::Limit {
+            if matches!(self.request.goal, Goal::LatestBefore(_) | Goal::Target(RecoveryTarget::Time(_), _)) {
+                plan.warnings.push("the end is proven unless the server's clock was set back".to_owned());
+            }
+            plan.warnings.push(format!(
+                "only the first {} MiB of the stored WAL on the way were read: settings that were raised, and \
+                 wal_level = minimal, would go unnoticed behind them (recover.prove_wal_mib)",
+                self.request.prove_bytes >> 20
+            ));
+        }
+        plan
     }
 
     /// Refuses to go to a timeline of which nothing is stored yet, when the parent's copy of its first segment is: it is not
@@ -229,8 +333,9 @@ impl Planner<'_> {
     fn immediate(&self, bound: TargetBound) -> Result<TargetPlan> {
         let backup = self.newest()?;
         let wal = self.wal_from(backup)?;
+        let way = self.survey(backup, &wal, &mut |mark| mark.start >= backup.stop_point)?;
         let expected = ExpectedEnd { end: Some(backup.stop_point), ..ExpectedEnd::default() };
-        self.plan(backup, &wal, RecoveryTarget::Immediate, bound, expected)
+        Ok(self.with_way(self.plan(backup, &wal, RecoveryTarget::Immediate, bound, expected)?, &way))
     }
 
     /// To a position.
@@ -239,46 +344,42 @@ impl Planner<'_> {
         let backup = *backup.ok_or_else(|| self.before_first_backup(&format!("LSN {lsn}")))?;
         let wal = self.wal_from(backup)?;
         let target = RecoveryTarget::Lsn(lsn);
-        match evidence::record_from(self.archive, &wal, lsn)? {
-            Some(mark) => {
-                let end = match bound {
-                    TargetBound::Inclusive => mark.end,
-                    TargetBound::Exclusive => mark.start,
-                };
-                self.plan(
-                    backup,
-                    &wal,
-                    target,
-                    bound,
-                    ExpectedEnd { end: Some(end), ..ExpectedEnd::default() },
-                )
-            }
-            None => self.unreached(backup, &wal, target, bound),
-        }
+        let way = self.survey(backup, &wal, &mut |mark| mark.start >= lsn)?;
+        let found = match &way.ended {
+            SurveyEnd::Found(mark) => Some(mark.clone()),
+            SurveyEnd::Limit => evidence::record_from(self.archive, &wal, lsn)?,
+            SurveyEnd::WalEnd | SurveyEnd::Minimal(_) => None,
+        };
+        let Some(mark) = found else { return self.unreached(backup, &wal, target, bound) };
+        let end = match bound {
+            TargetBound::Inclusive => mark.end,
+            TargetBound::Exclusive => mark.start,
+        };
+        let expected = ExpectedEnd { end: Some(end), ..ExpectedEnd::default() };
+        Ok(self.with_way(self.plan(backup, &wal, target, bound, expected)?, &way))
     }
 
     /// To a time.
     fn time(&self, time: jiff::Timestamp, bound: TargetBound) -> Result<TargetPlan> {
         let target = RecoveryTarget::Time(time);
-        let (backup, wal) = self.ended_before(time, bound, &target)?;
-        let found =
-            evidence::time(self.archive, &wal, backup.stop_point, PgTimestamp::from_jiff(time), bound)?;
-        let Some(beyond) = found.beyond else { return self.unreached(backup, &wal, target, bound) };
+        let end = self.ended_before(time, bound, &target)?;
+        let Some(beyond) = end.found.beyond else {
+            return self.unreached(end.backup, &end.wal, target, bound);
+        };
         let expected = ExpectedEnd {
             unproven: None,
             end: Some(beyond.start),
-            last_transaction: found.last,
+            last_transaction: end.found.last,
             first_lost: Some(beyond),
         };
-        self.plan(backup, &wal, target, bound, expected)
+        Ok(self.with_way(self.plan(end.backup, &end.wal, target, bound, expected)?, &end.way))
     }
 
     /// To the last transaction at or before a time, which becomes the position of its record.
     fn latest_before(&self, time: jiff::Timestamp) -> Result<TargetPlan> {
         let bound = TargetBound::Inclusive;
-        let (backup, wal) = self.ended_before(time, bound, &RecoveryTarget::Time(time))?;
-        let found =
-            evidence::time(self.archive, &wal, backup.stop_point, PgTimestamp::from_jiff(time), bound)?;
+        let TimedEnd { backup, wal, way, found } =
+            self.ended_before(time, bound, &RecoveryTarget::Time(time))?;
         if found.beyond.is_none() {
             // What is missing might hold transactions of before that time.
             self.check_no_hole(&wal, &evidence::wal_end(self.archive, &wal, backup.stop_point)?)?;
@@ -293,7 +394,7 @@ impl Planner<'_> {
             last_transaction: found.last,
             first_lost: found.beyond,
         };
-        self.plan(backup, &wal, target, bound, expected)
+        Ok(self.with_way(self.plan(backup, &wal, target, bound, expected)?, &way))
     }
 
     /// To a restore point or the end of a transaction, which only reading forward finds.
@@ -314,7 +415,9 @@ impl Planner<'_> {
                 // Within the backup: the server would refuse, an older backup may do.
                 Some(mark) if mark.start < backup.stop_point => {}
                 Some(mark) => {
-                    return self.plan(backup, &wal, target.clone(), bound, found_record(&mark, bound));
+                    let way = self.survey(backup, &wal, &mut |passed| passed.start >= mark.start)?;
+                    let plan = self.plan(backup, &wal, target.clone(), bound, found_record(&mark, bound))?;
+                    return Ok(self.with_way(plan, &way));
                 }
                 None => {}
             }
@@ -326,7 +429,7 @@ impl Planner<'_> {
                 Err(self.before_first_backup(&described(target)))
             }
             Some((backup, wal)) => self.unreached(backup, &wal, target.clone(), bound),
-            None => Err(none_on_path(&self.path, &[])),
+            None => Err(none_on_path(&self.path, &[], &[])),
         }
     }
 
@@ -337,37 +440,42 @@ impl Planner<'_> {
     }
 
     fn newest(&self) -> Result<&BackupCandidate> {
-        self.candidates.first().copied().ok_or_else(|| none_on_path(&self.path, &[]))
+        self.candidates.first().copied().ok_or_else(|| none_on_path(&self.path, &[], &[]))
     }
 
-    /// The newest backup that ended before a time, with no transaction in it that ended later.
+    /// The newest backup that ended before a time, with no transaction in it that ended later, and where recovery from it to
+    /// that time ends. The server stops at the first transaction past the time, wherever that lies.
     fn ended_before(
         &self,
         time: jiff::Timestamp,
         bound: TargetBound,
         target: &RecoveryTarget,
-    ) -> Result<(&BackupCandidate, PathWal)> {
+    ) -> Result<TimedEnd<'_>> {
+        let limit = PgTimestamp::from_jiff(time);
+        let is_beyond = |mark: &WalMark| match (mark.transaction_end(), bound) {
+            (Some(end), TargetBound::Inclusive) => end.time > limit,
+            (Some(end), TargetBound::Exclusive) => end.time >= limit,
+            (None, _) => false,
+        };
         for &backup in self.candidates.iter().filter(|backup| backup.stop_time <= time) {
             let wal = self.wal_from(backup)?;
-            // A clock that was set back makes an older backup the right one: the server looks at every record.
-            let last = self.path.segment_at(backup.stop_point.previous().unwrap_or(backup.stop_point));
-            let limit = PgTimestamp::from_jiff(time);
-            let from = last.start(self.path.segment_size()).unwrap_or(backup.start_point);
-            let early = evidence::first_record(
-                self.archive,
-                &wal,
-                from.max(backup.start_point),
-                Some(last),
-                &mut |event| match event {
-                    WalEvent::TransactionEnd { time, .. } => match bound {
-                        TargetBound::Inclusive => *time > limit,
-                        TargetBound::Exclusive => *time >= limit,
-                    },
-                    _ => false,
-                },
-            )?;
-            if early.is_none_or(|mark| mark.start >= backup.stop_point) {
-                return Ok((backup, wal));
+            let way = self.survey(backup, &wal, &mut |mark| is_beyond(mark))?;
+            let beyond = match &way.ended {
+                SurveyEnd::Found(mark) => mark.transaction_end(),
+                // The first part was read, and all transactions in it ended before the time.
+                SurveyEnd::Limit => {
+                    let from = way.end.unwrap_or(backup.stop_point).max(backup.stop_point);
+                    let found = evidence::time(self.archive, &wal, from, limit, bound)?;
+                    let last = found.last.or(way.last_transaction);
+                    let found = TimeEvidence { last, ..found };
+                    return Ok(TimedEnd { backup, wal, way, found });
+                }
+                SurveyEnd::WalEnd | SurveyEnd::Minimal(_) => None,
+            };
+            // A clock that was set back makes an older backup the right one.
+            if beyond.is_none_or(|end| end.start >= backup.stop_point) {
+                let found = TimeEvidence { last: way.last_transaction, beyond };
+                return Ok(TimedEnd { backup, wal, way, found });
             }
         }
         Err(self.before_first_backup(&target.to_string()))
@@ -483,6 +591,18 @@ impl Planner<'_> {
             (_, None) => "there is no WAL after the backup".to_owned(),
         };
         let error = Error::absent(format!("the archived WAL does not reach {target}: {known}"));
+        if let RecoveryTarget::Time(time) = target
+            && let Some(other) = self.forks.iter().find(|fork| {
+                let last = fork.left_branch.last;
+                last.is_some_and(|last| last.time > PgTimestamp::from_jiff(*time))
+            })
+        {
+            return error.hint(format!(
+                "Timeline {} reaches this time, after it parted from this one at {}: {command} --target-time '{target}' \
+                 --target-timeline {}",
+                other.left, other.parted_at, other.left
+            ));
+        }
         match target {
             RecoveryTarget::Time(_) => error.hint(format!(
                 "PostgreSQL would not reach this target. To recover all transactions up to that time: {command} \
@@ -545,6 +665,7 @@ impl Planner<'_> {
             last_segment: wal.name_of(last)?,
             segments: last.as_u64() - first.as_u64() + 1,
             expected,
+            limits: None,
             warnings: Vec::new(),
         })
     }

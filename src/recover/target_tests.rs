@@ -3,17 +3,19 @@
 //! The clock of these archives: second `n` of 2026 is when the record at `n << 16` was written, so that a segment of
 //! 1 MiB holds sixteen seconds.
 
-use super::archive::{Archive, Outcome, WalEvent, WalMark};
 use super::choice::BackupCandidate;
+use super::forks::ForkRule;
 use super::target::{Consent, Goal, TargetPlan, TargetRequest, plan_target};
 use crate::error::{ErrorKind, Result};
+use crate::postgres::control_file::ServerLimits;
 use crate::postgres::{
     Lsn, PgTimestamp, RecoveryTarget, SegmentName, SegmentNumber, SegmentSize, TargetAction, TargetBound,
     TargetTimeline, TimelineHistory, TimelineId, Xid,
 };
-use crate::repository::wal::{PathWal, Timelines, WalCatalog};
+use crate::repository::wal::{Archive, Outcome, PathWal, Timelines, WalCatalog, WalEvent, WalMark};
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
+use std::time::Duration;
 
 /// Segments of 1 MiB, sixteen seconds each.
 fn size() -> SegmentSize {
@@ -45,6 +47,11 @@ struct MadeUp {
     segments: Vec<(u32, std::ops::RangeInclusive<u64>)>,
     restore_points: Vec<(u64, &'static str)>,
     quiet_seconds: std::ops::Range<u64>,
+    /// From this second on, on this timeline and later ones, the clock shows so many seconds more (or fewer).
+    clock_steps: Vec<(u32, u64, i64)>,
+    /// Records of a server that was started with other settings: when, `max_connections`, and whether with
+    /// `wal_level = minimal`.
+    restarts: Vec<(u64, u32, bool)>,
 }
 
 impl MadeUp {
@@ -55,10 +62,23 @@ impl MadeUp {
             .any(|(on, numbers)| timeline(*on) == name.timeline() && numbers.contains(&number))
     }
 
-    fn mark(&self, second: u64) -> WalMark {
+    fn mark(&self, on: TimelineId, second: u64) -> WalMark {
         let (start, end) = (lsn(second), lsn(second).checked_add(RECORD_BYTES).unwrap());
-        let moment = PgTimestamp::from_jiff(time(second));
-        let event = if let Some((_, name)) = self.restore_points.iter().find(|(at, _)| *at == second) {
+        let steps = self.clock_steps.iter().filter(|(from, at, _)| on >= timeline(*from) && second >= *at);
+        let step: i64 = steps.map(|(_, _, seconds)| seconds).sum();
+        let moment = PgTimestamp::from_jiff(time(second) + jiff::SignedDuration::from_secs(step));
+        let event = if let Some((_, max_connections, is_minimal)) =
+            self.restarts.iter().find(|(at, ..)| *at == second)
+        {
+            let limits = ServerLimits {
+                max_connections: *max_connections,
+                max_worker_processes: 8,
+                max_wal_senders: 10,
+                max_prepared_transactions: 0,
+                max_locks_per_transaction: 64,
+            };
+            WalEvent::ParameterChange { limits, is_minimal: *is_minimal }
+        } else if let Some((_, name)) = self.restore_points.iter().find(|(at, _)| *at == second) {
             WalEvent::RestorePoint { name: Some(name.parse().unwrap()), time: moment }
         } else if self.quiet_seconds.contains(&second) {
             WalEvent::Other
@@ -110,11 +130,12 @@ impl Archive for MadeUp {
     ) -> Result<Option<Lsn>> {
         let mut end = None;
         for number in first.as_u64()..=last.as_u64() {
-            if !self.holds(wal.name_of(SegmentNumber::new(number)).unwrap()) {
+            let name = wal.name_of(SegmentNumber::new(number)).unwrap();
+            if !self.holds(name) {
                 break;
             }
             for second in number * 16..(number + 1) * 16 {
-                let mark = self.mark(second);
+                let mark = self.mark(name.timeline(), second);
                 end = Some(mark.end);
                 if visit(&mark).is_break() {
                     return Ok(end);
@@ -122,6 +143,10 @@ impl Archive for MadeUp {
             }
         }
         Ok(end)
+    }
+
+    fn read_bytes(&self) -> u64 {
+        0
     }
 }
 
@@ -144,6 +169,8 @@ fn request(goal: Goal) -> TargetRequest {
         backup: None,
         consent: Consent::ProvenOnly,
         command: "pgark recover".to_owned(),
+        prove_bytes: u64::MAX,
+        forks: ForkRule::Refuse(Duration::from_secs(60)),
     }
 }
 
@@ -161,8 +188,22 @@ fn one_timeline() -> (MadeUp, Vec<BackupCandidate>) {
     (archive, vec![backup("a", 1, 20, 30), backup("b", 1, 60, 70)])
 }
 
-/// Timeline 1 up to second 159; timeline 2 left it at second 85, in segment 5.
+/// A failover: timeline 2 left timeline 1 at second 85, in segment 5, at whose end timeline 1 ended; its clock is 20 seconds
+/// ahead, so that all of it was later.
 fn two_timelines() -> (MadeUp, Vec<BackupCandidate>) {
+    let archive = MadeUp {
+        histories: BTreeMap::from([(2, "1 0/550000 before\n")]),
+        segments: vec![(1, 1..=5), (2, 5..=9)],
+        clock_steps: vec![(2, 85, 20)],
+        ..MadeUp::default()
+    };
+    let mut third = backup("c", 2, 120, 130);
+    third.stop_time = time(150);
+    (archive, vec![backup("a", 1, 20, 30), third])
+}
+
+/// Both timelines went on after second 85, and each has a backup of its own.
+fn two_living_timelines() -> (MadeUp, Vec<BackupCandidate>) {
     let archive = MadeUp {
         histories: BTreeMap::from([(2, "1 0/550000 before\n")]),
         segments: vec![(1, 1..=9), (2, 5..=9)],
@@ -386,14 +427,14 @@ fn the_latest_timeline_is_followed() {
     assert_eq!((found.backup.as_str(), found.history.timeline()), ("c", timeline(2)));
     assert_eq!(found.settings.timeline, TargetTimeline::Id(timeline(2)));
     // Before, at and after the switch at second 85.
-    for (second, segment) in [
-        (79, "000000020000000000000005"),
-        (84, "000000020000000000000005"),
-        (85, "000000020000000000000005"),
-        (100, "000000020000000000000006"),
+    for (clock, second, segment) in [
+        (79, 79, "000000020000000000000005"),
+        (84, 84, "000000020000000000000005"),
+        (105, 85, "000000020000000000000005"),
+        (120, 100, "000000020000000000000006"),
     ] {
-        let found = plan(&world, &to(RecoveryTarget::Time(time(second)))).unwrap();
-        assert_eq!((found.backup.as_str(), last_xid(&found)), ("a", 1000 + second as u32), "{second}");
+        let found = plan(&world, &to(RecoveryTarget::Time(time(clock)))).unwrap();
+        assert_eq!((found.backup.as_str(), last_xid(&found)), ("a", 1000 + second), "{second}");
         assert_eq!(found.last_segment.to_string(), segment, "{second}");
         assert_eq!(found.first_segment.to_string(), "000000010000000000000001");
     }
@@ -401,7 +442,7 @@ fn the_latest_timeline_is_followed() {
 
 #[test]
 fn the_old_timeline_can_be_wanted() {
-    let world = two_timelines();
+    let world = two_living_timelines();
     let mut old = to(RecoveryTarget::Time(time(150)));
     old.timeline = TargetTimeline::Id(timeline(1));
     let found = plan(&world, &old).unwrap();
@@ -412,17 +453,149 @@ fn the_old_timeline_can_be_wanted() {
     current.timeline = TargetTimeline::Current;
     current.backup = Some("b".to_owned());
     assert_eq!(plan(&world, &current).unwrap().history.timeline(), timeline(1));
-    let mut off_the_way = to(RecoveryTarget::Latest);
-    off_the_way.backup = Some("b".to_owned());
-    let (kind, report) = refusal(&world, &off_the_way);
+    let mut after_the_fork = to(RecoveryTarget::Latest);
+    after_the_fork.backup = Some("b".to_owned());
+    assert_eq!(
+        plan(&world, &after_the_fork).unwrap().history.timeline(),
+        timeline(1),
+        "it leads nowhere else"
+    );
+    after_the_fork.timeline = TargetTimeline::Id(timeline(2));
+    let (kind, report) = refusal(&world, &after_the_fork);
     assert_eq!(kind, ErrorKind::Absent);
     assert!(report.starts_with("no backup leads to timeline 2\n"), "{report}");
+    assert!(report.ends_with("A backup leads to: --target-timeline 1."), "{report}");
+}
+
+#[test]
+fn what_a_failover_has_lost_is_told() {
+    let world = two_timelines();
+    let found = plan(&world, &to(RecoveryTarget::Latest)).unwrap();
+    let note = "timeline 1 went on after the switch at 0/550000: 11 transactions until 2026-01-01 00:01:35.000000 UTC are not on \
+                the way to timeline 2";
+    assert_eq!(found.warnings, [note]);
+    // A time that was lived there, before the first transaction on timeline 2.
+    let found = plan(&world, &to(RecoveryTarget::Time(time(90)))).unwrap();
+    assert_eq!((last_xid(&found), found.warnings.len()), (1084, 1));
+    assert!(
+        found.warnings[0].ends_with("was reached there, too: --target-timeline 1"),
+        "{:?}",
+        found.warnings
+    );
+}
+
+#[test]
+fn nobody_but_the_operator_knows_which_of_two_living_timelines_is_meant() {
+    let refuses = |world: &(MadeUp, Vec<BackupCandidate>), request: &TargetRequest| {
+        let (kind, report) = refusal(world, request);
+        assert_eq!(kind, ErrorKind::Conflict, "{report}");
+        assert!(report.contains("--target-timeline 2") && report.contains("--target-timeline 1"), "{report}");
+    };
+    let mut world = two_living_timelines();
+    for request in [
+        to(RecoveryTarget::Latest),
+        to(RecoveryTarget::Time(time(120))),
+        request(Goal::LatestBefore(time(500))),
+    ] {
+        refuses(&world, &request);
+    }
+    // Whichever has the newest backup; and where only the times show it.
+    world.1 = vec![backup("a", 1, 20, 30), backup("b", 1, 140, 150)];
+    refuses(&world, &to(RecoveryTarget::Latest));
+    world.1 = vec![backup("a", 1, 20, 30), backup("c", 2, 140, 150)];
+    refuses(&world, &to(RecoveryTarget::Latest));
+    let mut patient = to(RecoveryTarget::Latest);
+    patient.forks = ForkRule::Refuse(Duration::from_secs(3600));
+    assert_eq!(plan(&world, &patient).unwrap().history.timeline(), timeline(2));
+    patient.forks = ForkRule::GoAlong;
+    assert_eq!(plan(&world, &patient).unwrap().history.timeline(), timeline(2));
+}
+
+/// A copy that was recovered and forgotten archives on timeline 2, and wrote nothing that anybody misses.
+#[test]
+fn the_newest_backup_decides_and_no_fork_is_taken_before_it() {
+    let mut world = two_living_timelines();
+    world.0.segments = vec![(1, 1..=9), (2, 5..=5)];
+    world.0.clock_steps = vec![(2, 85, -60)];
+    world.1.truncate(2);
+    let found = plan(&world, &to(RecoveryTarget::Latest)).unwrap();
+    assert_eq!((found.backup.as_str(), found.history.timeline()), ("b", timeline(1)));
+    let found = plan(&world, &to(RecoveryTarget::Time(time(130)))).unwrap();
+    assert_eq!((last_xid(&found), found.history.timeline()), (1130, timeline(1)));
+}
+
+#[test]
+fn a_time_that_only_another_timeline_reaches_is_proposed_there() {
+    let mut world = two_living_timelines();
+    world.0.segments = vec![(1, 1..=9), (2, 5..=5)];
+    world.1.truncate(2);
+    let mut second = to(RecoveryTarget::Time(time(130)));
+    second.timeline = TargetTimeline::Id(timeline(2));
+    let (_, report) = refusal(&world, &second);
+    assert!(
+        report.ends_with("--target-time '2026-01-01 00:02:10.000000+00' --target-timeline 1"),
+        "{report}"
+    );
+}
+
+#[test]
+fn a_time_ends_at_the_first_transaction_past_it_however_the_clock_stepped() {
+    // Forward by an hour at second 100, back again at second 110.
+    let mut world = one_timeline();
+    world.0.clock_steps = vec![(1, 100, 3600), (1, 110, -3600)];
+    let found = plan(&world, &to(RecoveryTarget::Time(time(130)))).unwrap();
+    assert_eq!((last_xid(&found), found.expected.end), (1099, Some(lsn(100))), "the server stops there");
+    // Within the newer backup: only the older one leads to a time after it, and stops within the newer one.
+    world.0.clock_steps = vec![(1, 65, 3600), (1, 66, -3600)];
+    let found = plan(&world, &to(RecoveryTarget::Time(time(130)))).unwrap();
+    assert_eq!((found.backup.as_str(), last_xid(&found)), ("a", 1064));
+    // With too much WAL to be read, only rising times are understood, and the plan says so.
+    let mut short = to(RecoveryTarget::Time(time(130)));
+    short.prove_bytes = 0;
+    let found = plan(&world, &short).unwrap();
+    assert!(found.warnings[0].contains("unless the server's clock was set back"), "{:?}", found.warnings);
+}
+
+#[test]
+fn settings_that_were_raised_on_the_way_are_known() {
+    let mut world = one_timeline();
+    world.0.restarts = vec![(100, 500, false), (120, 200, false), (150, 900, false)];
+    let raised =
+        |request: &TargetRequest| plan(&world, request).unwrap().limits.map(|limits| limits.max_connections);
+    assert_eq!(raised(&to(RecoveryTarget::Time(time(90)))), None);
+    assert_eq!(raised(&to(RecoveryTarget::Time(time(130)))), Some(500));
+    assert_eq!(raised(&to(RecoveryTarget::Lsn(lsn(110)))), Some(500));
+    assert_eq!(raised(&to(RecoveryTarget::Xid(Xid::new(1130)))), Some(500));
+    assert_eq!(raised(&to(RecoveryTarget::Latest)), Some(900));
+    assert_eq!(raised(&to(RecoveryTarget::Immediate)), None);
+}
+
+#[test]
+fn no_target_lies_behind_minimal_wal() {
+    let mut world = one_timeline();
+    world.0.restarts = vec![(100, 100, true), (110, 100, false)];
+    for request in [
+        to(RecoveryTarget::Latest),
+        to(RecoveryTarget::Time(time(130))),
+        to(RecoveryTarget::Lsn(lsn(130))),
+        to(RecoveryTarget::Xid(Xid::new(1130))),
+    ] {
+        let (kind, report) = refusal(&world, &request);
+        assert_eq!(kind, ErrorKind::Hole);
+        assert!(report.starts_with("WAL was written with wal_level = minimal after 0/640000"), "{report}");
+        assert!(report.ends_with("To recover that far: pgark recover --target-lsn 0/630000"), "{report}");
+    }
+    assert!(plan(&world, &to(RecoveryTarget::Lsn(lsn(99)))).is_ok(), "what the error promised");
+    assert!(plan(&world, &to(RecoveryTarget::Time(time(90)))).is_ok());
+    // A backup that was taken after it leads further.
+    world.1.push(backup("c", 1, 115, 120));
+    assert_eq!(plan(&world, &to(RecoveryTarget::Latest)).unwrap().backup, "c");
 }
 
 #[test]
 fn a_timeline_without_wal_ends_with_its_parent() {
     let mut world = two_timelines();
-    world.1.truncate(2);
+    world.1.truncate(1);
     world.0.segments = vec![(1, 1..=4)];
     let found = plan(&world, &to(RecoveryTarget::Latest)).unwrap();
     assert_eq!(
@@ -431,7 +604,7 @@ fn a_timeline_without_wal_ends_with_its_parent() {
     );
     assert_eq!(found.warnings.len(), 1, "{:?}", found.warnings);
     // With the parent's copy of its first segment, more could be recovered: that copy is not served on this way.
-    world.0.segments = vec![(1, 1..=9)];
+    world.0.segments = vec![(1, 1..=5)];
     let (kind, report) = refusal(&world, &to(RecoveryTarget::Latest));
     assert_eq!(kind, ErrorKind::Hole);
     assert!(
@@ -445,7 +618,7 @@ fn a_timeline_without_wal_ends_with_its_parent() {
         Some(lsn(85)),
         "what the error promised"
     );
-    world.0.segments = vec![(1, 1..=9), (2, 6..=9)];
+    world.0.segments = vec![(1, 1..=5), (2, 6..=9)];
     assert_eq!(
         refusal(&world, &to(RecoveryTarget::Latest)).0,
         ErrorKind::Hole,
@@ -456,7 +629,7 @@ fn a_timeline_without_wal_ends_with_its_parent() {
 #[test]
 fn a_timeline_without_its_history_is_not_passed_over() {
     let mut world = two_timelines();
-    world.1.truncate(2);
+    world.1.truncate(1);
     world.0.histories.clear();
     let (kind, report) = refusal(&world, &to(RecoveryTarget::Latest));
     assert_eq!(kind, ErrorKind::Hole);

@@ -452,9 +452,8 @@ fn what_was_absent_is_forgotten_with_its_recovery() {
     get(&cluster, &first[1]).expect(126).says("not on the way to timeline 2");
     // The next recovery stays on timeline 1, and its command says so.
     begin(1_767_229_200);
-    let on_first = |name: &str| {
-        cluster.program("archive-get").args(["--timeline", "1", name, DESTINATION]).run()
-    };
+    let on_first =
+        |name: &str| cluster.program("archive-get").args(["--timeline", "1", name, DESTINATION]).run();
     on_first(&first[1]).expect(0);
     take(&cluster);
     // Without that, nothing tells it from one that goes to timeline 2, of which no WAL is stored yet.

@@ -5,15 +5,19 @@
 mod check;
 mod decode;
 mod encode;
+mod fork;
 mod header;
 mod inventory;
 mod object;
 mod path;
 mod put;
+mod record_reader;
+mod records;
 
 pub use check::WalExpectation;
 pub use decode::{FetchedWal, fetch, header_of, read, sum};
 pub use encode::PageCheck;
+pub use fork::{BackupSpan, Branch, Fork, forks};
 pub use inventory::{
     SegmentRun, Timelines, later_segment, segment_ends, segment_runs, timelines, visit_segments,
 };
@@ -22,3 +26,5 @@ pub use path::{
     WalSearch, WalSnapshot, divergence, has_segments, judge_history, judge_segment, missing_history, resolve,
 };
 pub use put::{FileIdentity, StoredWal, WalSource, history_beside, put};
+pub use record_reader::RepositoryArchive;
+pub use records::{Archive, Outcome, TransactionEnd, WalEvent, WalMark};

@@ -2,17 +2,17 @@
 
 use clap::ArgGroup;
 use jiff::Timestamp;
-use pgark::config::{Conninfo, Rate};
+use pgark::config::{Conninfo, Rate, RecoverSettings};
 use pgark::error::{Context as _, Error, Result};
 use pgark::postgres::target_time::parse_target_time;
 use pgark::postgres::{
     Lsn, RecoveryTarget, RestorePointName, SystemIdentifier, TargetAction, TargetBound, TargetTimeline, Xid,
 };
-use pgark::recover::Mode;
 use pgark::recover::configure::Archiving;
 use pgark::recover::standby::{ApplyDelay, Role, StandbySettings};
 use pgark::recover::tablespaces::TablespaceMapping;
 use pgark::recover::target::{Consent, Goal, TargetRequest};
+use pgark::recover::{ForkRule, Mode};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
@@ -153,7 +153,7 @@ pub struct RecoverArguments {
 
 impl RecoverArguments {
     /// What is to be reached; `command` is this command without it.
-    pub fn target(&self, command: String) -> Result<TargetRequest> {
+    pub fn target(&self, command: String, settings: &RecoverSettings) -> Result<TargetRequest> {
         let goal = self.goal()?;
         if self.exclusive
             && !matches!(
@@ -171,6 +171,8 @@ impl RecoverArguments {
             backup: self.backup.clone(),
             consent: if self.accept_unproven { Consent::AcceptUnproven } else { Consent::ProvenOnly },
             command,
+            prove_bytes: settings.prove_wal_bytes,
+            forks: if self.standby { ForkRule::GoAlong } else { ForkRule::Refuse(settings.fork_window) },
         })
     }
 

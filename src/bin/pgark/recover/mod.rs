@@ -37,7 +37,7 @@ pub fn run(context: &Context, arguments: RecoverArguments) -> Result<ExitCode> {
     let pace =
         PaceSettings { max_rate: arguments.max_rate.or(config.recover.pace.max_rate), ..config.recover.pace };
     let request = RecoverRequest {
-        target: arguments.target(command)?,
+        target: arguments.target(command, &config.recover)?,
         config,
         data_directory,
         spool_directory: arguments.spool_directory.as_deref().map(absolutely).transpose()?,

@@ -2,12 +2,12 @@
 
 use super::archiving;
 use pgark::postgres::{Lsn, RecoveryTarget, SegmentName, TargetAction, TargetBound};
-use pgark::recover::archive::{Outcome, TransactionEnd};
 use pgark::recover::configure::Archiving;
 use pgark::recover::server::{ReachedPoint, ReachedState, ServerStart};
 use pgark::recover::staging::Found;
 use pgark::recover::standby::{Role, StandbySettings};
 use pgark::recover::{DeltaForecast, RecoveryPlan, RecoverySummary};
+use pgark::repository::wal::{Outcome, TransactionEnd};
 use pgark::terminal::bytes;
 use serde::Serialize;
 

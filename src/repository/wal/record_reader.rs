@@ -1,6 +1,9 @@
-//! The archive that planning asks, as a repository holds it.
+//! Reads the records of archived WAL from a repository.
 
-use super::archive::{Archive, Outcome, WalEvent, WalMark};
+use super::decode::fetch;
+use super::inventory::Timelines;
+use super::path::{PathWal, RepositoryCatalog, WalCatalog};
+use super::records::{Archive, Outcome, WalEvent, WalMark};
 use crate::error::{Context, Result};
 use crate::monitor::Monitor;
 use crate::postgres::wal_header::WAL_PAGE_BYTES;
@@ -8,8 +11,9 @@ use crate::postgres::{
     Lsn, RestorePointName, SegmentName, SegmentNumber, SegmentSize, TimelineHistory, TimelineId, WalFileName,
     WalPayload, WalProgress, WalReader, WalRecord,
 };
-use crate::repository::wal::{PathWal, RepositoryCatalog, Timelines, WalCatalog};
-use crate::repository::{Repository, wal};
+use crate::repository::Repository;
+use std::cell::{Cell, OnceCell, RefCell};
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::ops::ControlFlow;
 
@@ -21,6 +25,10 @@ pub struct RepositoryArchive<'a> {
     catalog: RepositoryCatalog<'a>,
     segment_size: SegmentSize,
     monitor: &'a dyn Monitor,
+    read_bytes: Cell<u64>,
+    /// What was asked before: one plan is made from one view of the archive.
+    timelines: OnceCell<Timelines>,
+    histories: RefCell<BTreeMap<TimelineId, Option<TimelineHistory>>>,
 }
 
 impl<'a> RepositoryArchive<'a> {
@@ -31,17 +39,34 @@ impl<'a> RepositoryArchive<'a> {
         monitor: &'a dyn Monitor,
     ) -> RepositoryArchive<'a> {
         let catalog = RepositoryCatalog::new(repository, segment_size);
-        RepositoryArchive { repository, catalog, segment_size, monitor }
+        RepositoryArchive {
+            repository,
+            catalog,
+            segment_size,
+            monitor,
+            read_bytes: Cell::new(0),
+            timelines: OnceCell::new(),
+            histories: RefCell::default(),
+        }
     }
 }
 
 impl WalCatalog for RepositoryArchive<'_> {
     fn timelines(&self) -> Result<Timelines> {
-        self.catalog.timelines()
+        if let Some(timelines) = self.timelines.get() {
+            return Ok(timelines.clone());
+        }
+        let timelines = self.catalog.timelines()?;
+        Ok(self.timelines.get_or_init(|| timelines).clone())
     }
 
     fn history(&self, timeline: TimelineId) -> Result<Option<TimelineHistory>> {
-        self.catalog.history(timeline)
+        if let Some(known) = self.histories.borrow().get(&timeline) {
+            return Ok(known.clone());
+        }
+        let history = self.catalog.history(timeline)?;
+        self.histories.borrow_mut().insert(timeline, history.clone());
+        Ok(history)
     }
 
     fn visit_segments(
@@ -74,9 +99,6 @@ impl Archive for RepositoryArchive<'_> {
             failure: None,
             visit,
         };
-        if let Some(name) = wal.path().name_of(first) {
-            self.monitor.step(&format!("reading WAL from segment {name} on"));
-        }
         let mut segment = first;
         while !reading.ended && (segment <= last || reading.is_within_a_record()) {
             let (Some(name), Some(start)) = (wal.path().name_of(segment), segment.start(self.segment_size))
@@ -85,16 +107,20 @@ impl Archive for RepositoryArchive<'_> {
             };
             reading.begin_segment(start);
             let name = WalFileName::Segment(name);
-            let fetched = wal::fetch(self.repository, name, Some(self.segment_size), &mut reading);
+            let fetched = fetch(self.repository, name, Some(self.segment_size), &mut reading);
             if let Some(failure) = reading.failure.take() {
                 return Err(failure).context(|| format!("could not read the records of {name}"));
             }
-            if fetched?.is_none() {
-                break;
-            }
+            let Some(fetched) = fetched? else { break };
+            self.read_bytes.set(self.read_bytes.get().saturating_add(fetched.stored_bytes));
+            self.monitor.advance(fetched.stored_bytes);
             segment = segment.next();
         }
         Ok(reading.end)
+    }
+
+    fn read_bytes(&self) -> u64 {
+        self.read_bytes.get()
     }
 }
 
@@ -184,6 +210,9 @@ fn mark(record: &WalRecord<'_>) -> WalMark {
             name: std::str::from_utf8(name).ok().and_then(|name| RestorePointName::new(name).ok()),
             time,
         },
+        WalPayload::ParameterChange { limits, is_minimal } => {
+            WalEvent::ParameterChange { limits, is_minimal }
+        }
         _ => WalEvent::Other,
     };
     WalMark { start: record.start, end: record.end, event }

@@ -1,8 +1,10 @@
-//! What planning asks of a repository: a port, so that plans can be made over archives that tests make up.
+//! The records of archived WAL, as far as recovery depends on them: a port, so that plans can be made over archives that tests
+//! make up.
 
+use super::path::{PathWal, WalCatalog};
 use crate::error::Result;
+use crate::postgres::control_file::ServerLimits;
 use crate::postgres::{Lsn, PgTimestamp, RestorePointName, SegmentNumber, Xid};
-use crate::repository::wal::{PathWal, WalCatalog};
 use std::ops::ControlFlow;
 
 /// The WAL of one cluster, as far as it is archived.
@@ -18,6 +20,9 @@ pub trait Archive: WalCatalog {
         last: SegmentNumber,
         visit: &mut dyn FnMut(&WalMark) -> ControlFlow<()>,
     ) -> Result<Option<Lsn>>;
+
+    /// How many stored bytes were read for records so far.
+    fn read_bytes(&self) -> u64;
 }
 
 /// A WAL record, as far as a recovery target can mean it.
@@ -49,6 +54,13 @@ pub enum WalEvent {
         name: Option<RestorePointName>,
         /// When.
         time: PgTimestamp,
+    },
+    /// The server was started with other settings.
+    ParameterChange {
+        /// What a server in recovery must not undercut from here on.
+        limits: ServerLimits,
+        /// Whether no recovery goes past this record, because WAL was written with `wal_level = minimal` after it.
+        is_minimal: bool,
     },
     /// Anything else.
     Other,

@@ -1,0 +1,115 @@
+//! What planning says of timelines that a recovery leaves aside.
+
+use super::choice::BackupCandidate;
+use crate::error::{Error, ErrorKind, Result};
+use crate::postgres::{PgTimestamp, SegmentSize, TargetTimeline, TimelineHistory, TimelineId};
+use crate::repository::wal::{Archive, BackupSpan, Branch, Fork, TimelinePath, forks};
+use std::time::Duration;
+
+/// What happens where the archive does not say which of two timelines is meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ForkRule {
+    /// The operator has to say it, where both have gone on for more than this after they parted.
+    Refuse(Duration),
+    /// It is decided elsewhere: a standby goes along with its primary.
+    GoAlong,
+}
+
+/// The newest timeline on whose way the newest backup lies: the choice never passes over a backup that was taken after a fork.
+///
+/// # Errors
+/// Those of the archive.
+pub fn newest_timeline(
+    archive: &dyn Archive,
+    newest: &BackupCandidate,
+    size: SegmentSize,
+) -> Result<TimelineId> {
+    let histories = archive.timelines()?.with_history;
+    for timeline in histories.into_iter().rev().filter(|timeline| *timeline > newest.timeline) {
+        let Some(history) = archive.history(timeline)? else { continue };
+        let path = TimelinePath::new(history, size);
+        if path.holds(newest.timeline, newest.start_point, newest.stop_point) {
+            return Ok(timeline);
+        }
+    }
+    Ok(newest.timeline)
+}
+
+/// The timelines that are left aside on the way to `history`.
+///
+/// # Errors
+/// [`ErrorKind::Conflict`] when the operator has to say which one is meant; those of the archive.
+pub fn left_aside(
+    archive: &dyn Archive,
+    history: &TimelineHistory,
+    backups: &[BackupCandidate],
+    only: Option<&BackupCandidate>,
+    size: SegmentSize,
+    decision: (TargetTimeline, ForkRule),
+    command: &str,
+) -> Result<Vec<Fork>> {
+    let spans: Vec<BackupSpan<'_>> = backups.iter().map(span).collect();
+    let found = forks(archive, history, &spans, only.map(span), size)?;
+    if let (TargetTimeline::Latest, ForkRule::Refuse(window)) = decision
+        && let Some(fork) = found.iter().find(|fork| fork.is_ambiguous(window))
+    {
+        return Err(ambiguous(fork, command));
+    }
+    Ok(found)
+}
+
+fn span(backup: &BackupCandidate) -> BackupSpan<'_> {
+    BackupSpan {
+        label: &backup.label,
+        timeline: backup.timeline,
+        start_point: backup.start_point,
+        stop_point: backup.stop_point,
+    }
+}
+
+fn ambiguous(fork: &Fork, command: &str) -> Error {
+    let (taken, left) = (fork.taken, fork.left);
+    Error::new(
+        ErrorKind::Conflict,
+        format!(
+            "timelines {taken} and {left} were both in use after they parted at {}: timeline {taken} has {}; timeline {left} has {}",
+            fork.parted_at,
+            described(&fork.taken_branch),
+            described(&fork.left_branch)
+        ),
+    )
+    .hint(format!(
+        "Say which one is meant: {command} --target-timeline {taken} or {command} --target-timeline {left}. A copy that was \
+         recovered and archives under the same name must stop doing so."
+    ))
+}
+
+fn described(branch: &Branch) -> String {
+    let transactions = match (&branch.first, &branch.last) {
+        (Some(first), Some(last)) => format!("transactions from {} to {}", first.time, last.time),
+        _ => "no transaction".to_owned(),
+    };
+    match &branch.backup {
+        Some(label) => format!("{transactions} and backup {label}"),
+        None => transactions,
+    }
+}
+
+/// A line of the plan for what is lost on a timeline that is left aside.
+pub fn note(fork: &Fork, time: Option<PgTimestamp>) -> Option<String> {
+    let last = fork.left_branch.last?;
+    let count = match fork.left_branch.transactions {
+        1 => "1 transaction".to_owned(),
+        more => format!("{more} transactions"),
+    };
+    let left = fork.left;
+    let mut note = format!(
+        "timeline {left} went on after the switch at {}: {count} until {} are not on the way to timeline {}",
+        fork.parted_at, last.time, fork.taken
+    );
+    let first = fork.left_branch.first?;
+    if let Some(time) = time.filter(|time| (first.time..=last.time).contains(time)) {
+        note.push_str(&format!("; {time} was reached there, too: --target-timeline {left}"));
+    }
+    Some(note)
+}

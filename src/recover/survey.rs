@@ -1,0 +1,108 @@
+//! What the WAL says on the way from a backup to a target, read forward as the server will replay it.
+//!
+//! Times of transactions do not rise with the WAL: by milliseconds never, and by hours not where a clock was set back. So
+//! only reading forward tells where a server stops that looks for a time; and only so are the records found that keep a
+//! server from going on.
+
+use crate::error::Result;
+use crate::postgres::control_file::ServerLimits;
+use crate::postgres::{Lsn, SegmentNumber};
+use crate::repository::wal::{Archive, PathWal, TransactionEnd, WalEvent, WalMark};
+use std::ops::ControlFlow;
+
+/// How many segments are read between two looks at the limit; a record that goes on behind them is read twice.
+const SEGMENTS_AT_A_TIME: u64 = 64;
+
+/// What was found on the way.
+#[derive(Clone, Debug)]
+pub struct WaySurvey {
+    /// Why reading ended.
+    pub ended: SurveyEnd,
+    /// The last transaction that ended before that, at or after the floor.
+    pub last_transaction: Option<TransactionEnd>,
+    /// The beginning of the last complete record before that.
+    pub last_record: Option<Lsn>,
+    /// The position after that record.
+    pub end: Option<Lsn>,
+    /// The largest settings that the server was started with on the way, where they changed.
+    pub limits: Option<ServerLimits>,
+}
+
+/// Why reading ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SurveyEnd {
+    /// With the record that was looked for.
+    Found(WalMark),
+    /// With the readable WAL.
+    WalEnd,
+    /// At a record behind which WAL was written with `wal_level = minimal`: the server stops there with an error.
+    Minimal(Lsn),
+    /// More would have had to be read than the limit allows.
+    Limit,
+}
+
+/// Reads forward from `from` to the first record that is `wanted`; transactions before `floor` do not count as recovered.
+///
+/// At most `limit_bytes` of stored WAL are read, and what completes the last portion.
+///
+/// # Errors
+/// Those of the archive.
+pub fn survey(
+    archive: &dyn Archive,
+    wal: &PathWal,
+    from: Lsn,
+    floor: Lsn,
+    limit_bytes: u64,
+    wanted: &mut dyn FnMut(&WalMark) -> bool,
+) -> Result<WaySurvey> {
+    let mut survey = WaySurvey {
+        ended: SurveyEnd::WalEnd,
+        last_transaction: None,
+        last_record: None,
+        end: None,
+        limits: None,
+    };
+    let Some(run) = wal.readable() else { return Ok(survey) };
+    let read_before = archive.read_bytes();
+    let mut first = wal.path().segment_at(from).max(run.first);
+    while first <= run.last {
+        if archive.read_bytes().saturating_sub(read_before) >= limit_bytes {
+            survey.ended = SurveyEnd::Limit;
+            return Ok(survey);
+        }
+        let last = SegmentNumber::new(first.as_u64().saturating_add(SEGMENTS_AT_A_TIME - 1)).min(run.last);
+        archive.visit_records(wal, first, last, &mut |mark| {
+            if mark.start < from { ControlFlow::Continue(()) } else { survey.take(mark, floor, wanted) }
+        })?;
+        if survey.ended != SurveyEnd::WalEnd {
+            return Ok(survey);
+        }
+        first = last.next();
+    }
+    Ok(survey)
+}
+
+impl WaySurvey {
+    fn take(
+        &mut self,
+        mark: &WalMark,
+        floor: Lsn,
+        wanted: &mut dyn FnMut(&WalMark) -> bool,
+    ) -> ControlFlow<()> {
+        if let WalEvent::ParameterChange { limits, is_minimal } = mark.event {
+            if is_minimal {
+                self.ended = SurveyEnd::Minimal(mark.start);
+                return ControlFlow::Break(());
+            }
+            self.limits = Some(self.limits.map_or(limits, |known| known.max(limits)));
+        }
+        if wanted(mark) {
+            self.ended = SurveyEnd::Found(mark.clone());
+            return ControlFlow::Break(());
+        }
+        self.last_transaction =
+            mark.transaction_end().filter(|end| end.start >= floor).or(self.last_transaction);
+        (self.last_record, self.end) = (Some(mark.start), Some(mark.end));
+        ControlFlow::Continue(())
+    }
+}

@@ -2,7 +2,8 @@
 
 use crate::error::{Error, Result};
 use crate::postgres::{
-    Lsn, MajorVersion, SegmentName, SegmentNumber, SegmentSize, SystemIdentifier, TimelineHistory, TimelineId,
+    Lsn, MajorVersion, SegmentName, SegmentNumber, SegmentSize, SystemIdentifier, TimelineHistory,
+    TimelineId, WalFileName,
 };
 use crate::repository::backup::Chain;
 use crate::repository::backup::inventory;
@@ -111,6 +112,8 @@ pub struct TimelineInfo {
     pub stored_bytes: Option<u64>,
     /// What is missing between the first and the last; `None` when it was not looked for.
     pub gaps: Option<Vec<Gap>>,
+    /// Partial segments, which no recovery reads by itself; `None` when they were not looked for.
+    pub partials: Option<Vec<WalFileName>>,
 }
 
 /// Missing segments.
@@ -233,6 +236,8 @@ struct Archive {
     size: SegmentSize,
     search: WalSearch,
     runs: BTreeMap<TimelineId, Vec<SegmentRun>>,
+    /// Those of timelines that have any; empty when they were not looked for.
+    partials: BTreeMap<TimelineId, Vec<WalFileName>>,
     histories: BTreeMap<TimelineId, TimelineHistory>,
 }
 
@@ -243,14 +248,24 @@ impl Archive {
         size: SegmentSize,
         search: WalSearch,
     ) -> Result<Archive> {
-        let mut archive = Archive { size, search, runs: BTreeMap::new(), histories: BTreeMap::new() };
+        let mut archive = Archive {
+            size,
+            search,
+            runs: BTreeMap::new(),
+            partials: BTreeMap::new(),
+            histories: BTreeMap::new(),
+        };
         archive.histories.insert(TimelineId::FIRST, TimelineHistory::of_first());
         for &timeline in &timelines.with_history {
             archive.histories.extend(repository.history(timeline)?.map(|history| (timeline, history)));
         }
         for &timeline in &timelines.with_files {
             let runs = match search {
-                WalSearch::EverySegment => wal::segment_runs(repository, timeline, size)?,
+                WalSearch::EverySegment => {
+                    let files = wal::timeline_files(repository, timeline, size)?;
+                    archive.partials.insert(timeline, files.partials);
+                    files.runs
+                }
                 WalSearch::Ends => wal::segment_ends(repository, timeline)?
                     .and_then(|(first, last)| Some((first.number(size)?, last.number(size)?)))
                     .map(|(first, last)| SegmentRun { first, last, stored_bytes: 0 })
@@ -281,6 +296,7 @@ impl Archive {
                     segments: every.then(|| runs.iter().map(count).sum()),
                     stored_bytes: every.then(|| runs.iter().map(|run| run.stored_bytes).sum()),
                     gaps: every.then(|| gaps(*timeline, runs, self.size)),
+                    partials: every.then(|| self.partials.get(timeline).cloned().unwrap_or_default()),
                 }
             })
             .collect()
@@ -406,6 +422,7 @@ mod tests {
                 size: SegmentSize::DEFAULT,
                 search: WalSearch::EverySegment,
                 runs: BTreeMap::new(),
+                partials: BTreeMap::new(),
                 histories: BTreeMap::from([(second, history.clone())]),
             };
             archive.runs.extend(runs.iter().map(|(timeline, run)| (*timeline, vec![*run])));

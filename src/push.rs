@@ -56,6 +56,12 @@ fn wal_file_name(path: &Path) -> Result<WalFileName> {
         .and_then(|name| name.to_str())
         .ok_or_else(|| Error::usage(format!("the path \"{shown}\" names no WAL file")))?
         .parse()?;
+    if !name.is_of_postgresql() {
+        return Err(Error::usage(format!("\"{name}\" is not the name of a file that PostgreSQL archives"))
+            .hint(
+                "pgark gives such names to partial segments that differ from one that is stored already.",
+            ));
+    }
     if path.parent().is_none_or(|parent| parent.as_os_str().is_empty()) {
         return Err(Error::usage(format!("\"{shown}\" is a name, not a path"))
             .hint("archive_command needs %p, not %f: archive_command = 'archive-push %p'."));
@@ -71,9 +77,15 @@ mod tests {
     fn takes_only_paths_that_postgresql_passes() {
         assert!(wal_file_name(Path::new("pg_wal/000000010000000000000001")).is_ok());
         assert!(wal_file_name(Path::new("/data/pg_wal/00000002.history")).is_ok());
-        for path in
-            ["", "/", "000000010000000000000001", "pg_wal/x", "pg_wal/", "pg_wal/../000000010000000000000001"]
-        {
+        for path in [
+            "",
+            "/",
+            "000000010000000000000001",
+            "pg_wal/x",
+            "pg_wal/",
+            "pg_wal/../000000010000000000000001",
+            "pg_wal/000000010000000000000001.partial.0123456789abcdef",
+        ] {
             assert!(wal_file_name(Path::new(path)).is_err(), "{path:?}");
         }
         let error = wal_file_name(Path::new("000000010000000000000001")).unwrap_err();

@@ -1,5 +1,6 @@
 //! `archive-push`: what may enter the archive, what may not, and what PostgreSQL is told.
 
+use crate::support::checker::{Acknowledged, Tree, expect_sound};
 use crate::support::{Archive, Cluster, FakeWal, PATIENCE, Run, Site, history, pgark_program, wait_until};
 use nix::sys::signal::Signal;
 use std::os::unix::fs::PermissionsExt;
@@ -306,4 +307,60 @@ fn an_acknowledgement_holds_only_for_what_the_repository_holds_now() {
     archive.remove(&name);
     push(&cluster, &name).expect(0);
     assert!(archive.holds(&name));
+}
+
+/// The name of a further partial segment with this content.
+fn further_partial(name: &str, content: &[u8]) -> String {
+    format!("{name}.{}", &blake3::hash(content).to_hex()[..16])
+}
+
+#[test]
+fn a_second_different_partial_segment_is_stored_beside_the_first() {
+    let site = Site::without_server();
+    let cluster = site.cluster("primary");
+    let (wal, archive) = (cluster.fake_wal(), site.archive_of(&cluster));
+    let name = format!("{}.partial", wal.name(SEGMENT));
+    cluster.archive_file(&name, wal.bytes(SEGMENT, 1));
+    let mut names = vec![name.clone()];
+    for seed in 2..=8 {
+        cluster.put_wal(&name, wal.bytes(SEGMENT, seed));
+        push(&cluster, &name).expect(0);
+        let further = further_partial(&name, &wal.bytes(SEGMENT, seed));
+        assert!(archive.raw(&further) == wal.bytes(SEGMENT, seed), "{further}");
+        names.push(further);
+    }
+    names.sort_unstable();
+    assert_eq!(archive.names(), names);
+    cluster.put_wal(&name, wal.bytes(SEGMENT, 9));
+    push(&cluster, &name).expect(4).says("8 different files");
+    // Whoever tries again finds its own, and so does another agent.
+    for seed in [2, 8, 1] {
+        cluster.put_wal(&name, wal.bytes(SEGMENT, seed));
+        push(&cluster, &name).expect(0);
+        push(&cluster, &name).expect(0);
+        cluster.agent().kill();
+        push(&cluster, &name).expect(0);
+    }
+    assert_eq!(archive.names(), names);
+    expect_sound(
+        &Tree::read(&site.repository()),
+        &Acknowledged::with_file(&name, &wal.bytes(SEGMENT, 8)),
+        "eight partial segments",
+    );
+
+    cluster.get(&name, "pg_wal/RECOVERYXLOG").expect(0);
+    assert!(cluster.read("pg_wal/RECOVERYXLOG") == wal.bytes(SEGMENT, 1), "the first one is given");
+    let further = further_partial(&name, &wal.bytes(SEGMENT, 8));
+    cluster.get(&further, "pg_wal/RECOVERYXLOG").expect(0);
+    assert!(cluster.read("pg_wal/RECOVERYXLOG") == wal.bytes(SEGMENT, 8));
+    cluster.put_wal(&further, wal.bytes(SEGMENT, 8));
+    push(&cluster, &further).expect(2);
+    // An acknowledgement holds for its own name, not for the first one's.
+    cluster.put_wal(&name, wal.bytes(SEGMENT, 8));
+    push(&cluster, &name).expect(0);
+    archive.remove(&further);
+    push(&cluster, &name).expect(0);
+    assert!(archive.holds(&further));
+    archive.replace(&further, &archive.stored(&name));
+    cluster.get(&further, "pg_wal/RECOVERYXLOG").expect(126).says("name says otherwise");
 }

@@ -76,6 +76,9 @@ fn system_text(system: &SystemInfo) -> String {
                 timeline.timeline, gap.first, gap.last
             ));
         }
+        for partial in timeline.partials.iter().flatten() {
+            text.push_str(&format!("  partial segment {partial}\n"));
+        }
     }
     text.push_str("\nrecovery window\n");
     text.push_str(&match &system.window {

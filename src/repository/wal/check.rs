@@ -11,7 +11,7 @@ use crate::postgres::{
 pub fn length_max(name: WalFileName) -> u64 {
     match name {
         // The largest segment size that there is.
-        WalFileName::Segment(_) | WalFileName::Partial(_) => 1 << 30,
+        WalFileName::Segment(_) | WalFileName::Partial(_) | WalFileName::FurtherPartial(..) => 1 << 30,
         WalFileName::History(_) => HISTORY_BYTES_MAX as u64,
         WalFileName::BackupHistory(..) => 64 << 10,
     }
@@ -43,7 +43,9 @@ impl WalExpectation {
             return Err(Error::damaged("the file is empty"));
         }
         match self.name {
-            WalFileName::Segment(segment) | WalFileName::Partial(segment) => {
+            WalFileName::Segment(segment)
+            | WalFileName::Partial(segment)
+            | WalFileName::FurtherPartial(segment, _) => {
                 self.check_segment(segment, start, length_bytes, history)
             }
             WalFileName::History(timeline) => TimelineHistory::parse(timeline, start).map(drop),

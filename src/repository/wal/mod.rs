@@ -14,6 +14,7 @@ pub use check::WalExpectation;
 pub use decode::{FetchedWal, fetch, header_of, read, sum};
 pub use encode::PageCheck;
 pub use inventory::{
-    SegmentRun, Timelines, later_segment, segment_ends, segment_runs, timelines, visit_segments,
+    SegmentRun, TimelineFiles, Timelines, later_segment, segment_ends, segment_runs, timeline_files,
+    timelines, visit_segments,
 };
 pub use put::{FileIdentity, StoredWal, WalSource, history_beside, put};

@@ -242,12 +242,13 @@ impl Actor {
 
     /// Takes on the server that asks, from whose `archive_status` is read ahead from now on.
     fn serve(&mut self, request: &PushRequest) -> Result<()> {
-        let repository = self.places.of(request.system)?;
+        let repository = self.places.of(request.system, request.version)?;
         let pg_wal = request.path.parent().unwrap_or(Path::new("/")).to_owned();
         let known = self.server.as_mut().filter(|server| {
             server.pg_wal == pg_wal
                 && server.segment_size == request.segment_size
                 && server.repository.layout().system() == request.system
+                && server.repository.version() == request.version
         });
         if let Some(server) = known {
             server.last_asked = Instant::now();

@@ -151,8 +151,9 @@ fn repository(
     control: &ControlFile,
 ) -> Result<(Repository, Vec<Finding>)> {
     let cluster = config.cluster.as_str();
-    let repository =
-        Repository::new(store.clone(), cluster, control.system)?.assuming(config.assumed_version);
+    let repository = Repository::new(store.clone(), cluster, control.system)?
+        .assuming(config.assumed_version)
+        .of_version(control.known_version());
     let known = systems(store.as_ref(), cluster)?;
     let mut findings = Vec::new();
     if repository.exists()? {

@@ -132,10 +132,12 @@ fn segments_that_are_not_what_their_name_says_are_refused() {
     let foreign = FakeWal { system_identifier: wal.system_identifier ^ 1, ..wal };
     let other_magic = FakeWal { magic: 0xD0FF, ..wal };
     let other_size = FakeWal { segment_size: 2 * wal.segment_size, ..wal };
+    // Of this very system, and of another major version all the same.
+    let other_version = FakeWal { magic: if wal.magic == 0xD10D { 0xD113 } else { 0xD10D }, ..wal };
     let mut wrong_size_in_header = good.clone();
     wrong_size_in_header[32..36].copy_from_slice(&other_size.bytes(0, 1)[32..36]);
     let name = wal.name(SEGMENT);
-    let cases: [(&str, &[u8], &str); 9] = [
+    let cases: [(&str, &[u8], &str); 10] = [
         ("truncated", &good[..good.len() / 2], ""),
         ("one byte short", &good[..good.len() - 1], ""),
         ("too long", &[good.as_slice(), &[0]].concat(), ""),
@@ -144,6 +146,7 @@ fn segments_that_are_not_what_their_name_says_are_refused() {
         ("of a later timeline", &wal.on_timeline(2).bytes(SEGMENT, 1), "timeline"),
         ("of another cluster", &foreign.bytes(SEGMENT, 1), "system"),
         ("without PostgreSQL's magic", &other_magic.bytes(SEGMENT, 1), ""),
+        ("of another major version", &other_version.bytes(SEGMENT, 1), "WAL of PostgreSQL"),
         ("of another segment size", &wrong_size_in_header, ""),
     ];
     for (what, bytes, message) in cases {
@@ -182,6 +185,8 @@ fn calls_that_postgres_would_not_make_are_usage_errors() {
     push().arg(&path).in_directory(elsewhere.data()).run().expect(2).says("data directory");
     push().arg("pg_wal/000000010000000000000099").run().expect(2);
     push().arg("pg_wal/archive_status").run().expect(2);
+    cluster.write(&format!("base/{name}"), cluster.fake_wal().bytes(SEGMENT, 1));
+    push().arg(format!("base/{name}")).run().expect(2).says("pg_wal");
     push().run().expect(2);
     push().args([&path, &path]).run().expect(2);
     push().arg("--unknown").arg(&path).run().expect(2).says("--unknown");
@@ -363,4 +368,30 @@ fn a_second_different_partial_segment_is_stored_beside_the_first() {
     assert!(archive.holds(&further));
     archive.replace(&further, &archive.stored(&name));
     cluster.get(&further, "pg_wal/RECOVERYXLOG").expect(126).says("name says otherwise");
+}
+
+/// Stored unfinished, it would keep the complete one out for ever.
+#[test]
+fn the_segment_that_the_server_writes_to_is_not_pushed_by_hand() {
+    let site = Site::with_servers(1);
+    let mut primary = site.cluster("primary");
+    primary.archive();
+    primary.append_conf("wal_keep_size = '64MB'\n");
+    primary.start();
+    let name = primary.psql("SELECT pg_walfile_name(pg_current_wal_insert_lsn())");
+    push(&primary, &name).expect(2).says("has not marked").says("pg_switch_wal");
+    assert!(!site.archive_of(&primary).holds(&name));
+    // As the hint says.
+    assert_eq!(primary.switch_wal(), name);
+    primary.wait_archived(&name);
+    push(&primary, &name).expect(0);
+    // One that the archive has lost is put back by hand, whatever its mark: it lies below the last checkpoint.
+    let lost = primary.read(&format!("pg_wal/{name}"));
+    site.archive_of(&primary).remove(&name);
+    std::fs::remove_file(primary.data().join(format!("pg_wal/archive_status/{name}.done"))).unwrap();
+    push(&primary, &name).expect(2);
+    primary.psql("CHECKPOINT");
+    primary.put_wal(&name, &lost);
+    push(&primary, &name).expect(0);
+    assert_eq!(primary.psql("SELECT failed_count FROM pg_stat_archiver"), "0");
 }

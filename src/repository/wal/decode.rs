@@ -30,12 +30,7 @@ pub fn fetch(
     segment_size: Option<SegmentSize>,
     output: &mut dyn Write,
 ) -> Result<Option<FetchedWal>> {
-    let expected = WalExpectation {
-        name,
-        system: repository.layout().system(),
-        segment_size,
-        assumed_version: repository.assumed_version(),
-    };
+    let expected = WalExpectation::of(repository, name, segment_size);
     let mut start = Vec::new();
     let fetched = decode(repository, name, &mut |bytes| {
         if start.len() < FRAME_RAW_BYTES {

@@ -186,12 +186,7 @@ fn read(
         _ => Error::io(what(), error),
     })?;
     let identity = FileIdentity::from(&file.metadata().context(what)?);
-    let expected = WalExpectation {
-        name: source.name,
-        system: repository.layout().system(),
-        segment_size: Some(source.segment_size),
-        assumed_version: repository.assumed_version(),
-    };
+    let expected = WalExpectation::of(repository, source.name, Some(source.segment_size));
     let pg_wal = path.parent().unwrap_or(Path::new("/"));
     let history = |timeline| history_beside(repository, pg_wal, timeline);
     let encoding = Encoding {

@@ -16,6 +16,7 @@ mod pages;
 mod parent;
 mod primary;
 mod publish;
+mod required;
 mod running;
 mod session;
 mod source;
@@ -53,6 +54,7 @@ use nix::unistd::{Gid, Uid};
 use pages::PageRules;
 use parent::{Build, Child};
 use primary::Primary;
+use required::Required;
 use running::RunningBackup;
 use session::{ServerFacts, Session, StoppedBackup};
 use std::num::NonZeroUsize;
@@ -191,11 +193,13 @@ impl Backup<'_> {
         let facts = self.session.facts(self.watch)?;
         let configuration_files =
             configuration_files::read(&facts, self.request.data_directory, self.monitor);
+        let required = self.required()?;
         let files = self.list_files()?;
         let parent = self.choose_parent(&start, history.as_ref(), running, &files, &facts)?;
         let (parent, increment) = parent.unzip();
         let copy = self.copy(&files, &start, increment);
         let mut copied = self.copy_files(&copy, &files)?;
+        required.and_still(&self.required()?).check(&files, &copied.files)?;
         let (control, control_file) = last_pack::read_control_file(self.request.data_directory)?;
         let mut stopped = self.stop(&start, &control)?;
         if let Some(parent) = &parent {
@@ -288,6 +292,10 @@ impl Backup<'_> {
             monitor: self.monitor,
             watch: self.watch,
         }
+    }
+
+    fn required(&self) -> Result<Required> {
+        Required::ask(self.session.connection(), self.server, self.watch)
     }
 
     fn list_files(&self) -> Result<FileList> {

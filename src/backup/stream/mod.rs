@@ -8,11 +8,13 @@ mod base_backup;
 mod changes;
 mod damage;
 mod increment;
+mod notices;
 mod repack;
 
 use super::lists::{self, BackedUp, Scope};
 use super::parent::{BackupType, Build};
 use super::primary::Primary;
+use super::required::Required;
 use super::running::{self, RunningBackup};
 use super::session::{ServerFacts, Session, StoppedBackup};
 use super::summary::BackupSummary;
@@ -190,6 +192,7 @@ impl StreamedBackup<'_> {
     ) -> Result<(StoredBackup, u64)> {
         let label = &self.request.label;
         let facts = self.session.facts(self.watch)?;
+        let required = self.required()?;
         let offered = self.offer(replication, running, &facts)?;
         self.monitor.step(&format!("starting the backup {label}: waiting for a checkpoint"));
         let (announced, chain) = self.begin(replication, offered)?;
@@ -206,8 +209,10 @@ impl StreamedBackup<'_> {
         let mut sending = BaseBackup::receive(replication, announced, self.watch);
         let listed = self.receive(&mut sending, &repacking, &mut packed)?;
         self.monitor.end();
-        check_complete(&packed, listed, &facts)?;
         let ending = sending.end()?;
+        notices::check(&ending.warnings, &packed.files, self.monitor)?;
+        check_complete(&packed, listed, &facts)?;
+        required.and_still(&self.required()?).check(&packed.files, &packed.copied.files)?;
         if let Some(parent) = parent {
             self.check_built_on(parent, &packed, &facts)?;
         }
@@ -290,6 +295,10 @@ impl StreamedBackup<'_> {
         let chain = built_on.as_ref().map(|built_on| &built_on.chain);
         publish::publish(self.repository, &stored, chain, running, self.watch)?;
         Ok((stored, wal_segments))
+    }
+
+    fn required(&self) -> Result<Required> {
+        Required::ask(self.session.connection(), self.server.build.version, self.watch)
     }
 
     fn wal_wait(&self) -> WalWait<'_> {

@@ -400,7 +400,7 @@ impl Backup<'_> {
 
     fn stop(&self, start: &BackupPoint, control: &ControlFile) -> Result<StoppedBackup> {
         self.monitor.step("stopping the backup");
-        let stopped = self.session.stop(control, self.watch)?;
+        let stopped = self.session.stop(start, control, self.watch)?;
         let label = BackupLabel::parse(&stopped.label)?;
         if label.source == BackupSource::Standby && stopped.stop.timeline != label.start_timeline {
             return Err(Error::unavailable(format!(

@@ -220,7 +220,7 @@ impl StreamedBackup<'_> {
         let control_file = packed.control_file.take().ok_or_else(|| nothing_sent("global/pg_control"))?;
         let control = parse_control(control_file.content(), self.repository.assumed_version())?;
         check_build(&control, self.server.build)?;
-        let stop = self.session.stop_point(ending.stop.lsn, &control, self.watch)?;
+        let stop = self.session.stop_point(ending.stop.lsn, &start, &control, self.watch)?;
         check_label(&packed.backup_label, &start, &stop, parent)?;
         if let Some(primary) = self.primary {
             primary.complete_segment(stop.lsn, self.server.segment_size, self.watch)?;

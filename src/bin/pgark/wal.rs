@@ -2,9 +2,12 @@
 
 use super::Context;
 use clap::{Args, Subcommand};
+use pgark::config::Config;
+use pgark::data_directory::DataDirectory;
 use pgark::error::{Context as _, Result};
-use pgark::extract::{choose_system, extract};
+use pgark::extract::extract;
 use pgark::postgres::{SystemIdentifier, WalFileName};
+use pgark::recover::systems::choose_system;
 use pgark::repository::Repository;
 use pgark::terminal::bytes;
 use std::path::PathBuf;
@@ -38,13 +41,14 @@ struct GetArguments {
 
     /// The system whose file it is, where the repository holds several of this cluster
     #[arg(long, value_name = "IDENTIFIER")]
-    system: Option<SystemIdentifier>,
+    system_identifier: Option<SystemIdentifier>,
 }
 
 pub fn run(context: &Context, arguments: WalArguments) -> Result<ExitCode> {
     let WalCommand::Get(arguments) = arguments.command;
     let (store, config) = context.place(&arguments.place)?;
-    let system = choose_system(&config, &store, arguments.system)?;
+    let wanted = arguments.system_identifier.or(config.system_identifier).or_else(|| system_here(&config));
+    let system = choose_system(store.as_ref(), config.cluster.as_str(), wanted)?;
     let repository =
         Repository::new(store, config.cluster.as_str(), system)?.assuming(config.assumed_version);
     let name = arguments.name;
@@ -54,4 +58,10 @@ pub fn run(context: &Context, arguments: WalArguments) -> Result<ExitCode> {
         format!("\"{}\" holds {name}, {}", extracted.output.display(), bytes(extracted.bytes))
     });
     Ok(ExitCode::SUCCESS)
+}
+
+/// The system of the configured data directory, where there is one.
+fn system_here(config: &Config) -> Option<SystemIdentifier> {
+    let data_directory = DataDirectory::open(&config.data_directory).ok()?.assuming(config.assumed_version);
+    data_directory.control_file().ok().map(|control| control.system)
 }

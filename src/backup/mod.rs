@@ -44,7 +44,7 @@ use crate::repository::backup::manifest::{
     BackupKind, BackupPoint, BackupTotals, StoredServer, StoredTablespace, StoredWalRange,
 };
 use crate::repository::backup::pack::PackOwner;
-use crate::repository::backup::{Chain, Label, StoredBackup, StoredText};
+use crate::repository::backup::{Chain, Label, NewLabel, StoredBackup, StoredText};
 use crate::server::{Connection, Watch};
 use copy::{Copied, DataDirectoryCopy};
 use files::FileList;
@@ -69,8 +69,8 @@ const APPLICATION_NAME: &str = "pgark base-backup";
 /// What is wanted.
 #[derive(Debug)]
 pub struct BackupRequest<'a> {
-    /// The name of the new backup.
-    pub label: Label,
+    /// What the new backup is to be called.
+    pub label: NewLabel,
     /// How much of the data it stores.
     pub kind: BackupType,
     /// How many incremental backups may follow a full one, each building on the one before.
@@ -122,8 +122,10 @@ pub fn run(
     repository.store().sweep()?;
     running::sweep_abandoned(repository, monitor);
     let running = RunningBackup::begin(repository, &request.label)?;
+    let label = running.label().clone();
     let backup = Backup {
         request,
+        label: &label,
         repository,
         session: &session,
         primary: primary.as_ref(),
@@ -174,6 +176,7 @@ fn primary_of(
 /// A backup that is being taken.
 struct Backup<'a> {
     request: &'a BackupRequest<'a>,
+    label: &'a Label,
     repository: &'a Repository,
     session: &'a Session,
     primary: Option<&'a Primary>,
@@ -218,7 +221,7 @@ impl Backup<'_> {
             backed_up.entries(),
             scope,
             self.repository,
-            &self.request.label,
+            self.label,
             version,
             &[range.into()],
             self.request.compression,
@@ -229,7 +232,7 @@ impl Backup<'_> {
             .map_or(BackupKind::Full, |parent| BackupKind::Incremental(parent.newest().link()));
         let stored = StoredBackup {
             version: StoredBackup::version_of(&kind),
-            label: self.request.label.clone(),
+            label: self.label.clone(),
             kind,
             created_by: concat!("pgark ", env!("CARGO_PKG_VERSION")).to_owned(),
             cluster: self.repository.layout().cluster().to_owned(),
@@ -272,11 +275,9 @@ impl Backup<'_> {
             Checkpoint::Fast => "fast",
             Checkpoint::Spread => "spread",
         };
-        self.monitor.step(&format!(
-            "starting the backup {}: waiting for a {checkpoint} checkpoint",
-            self.request.label
-        ));
-        self.session.start(&self.request.label, self.request.checkpoint, self.watch)
+        self.monitor
+            .step(&format!("starting the backup {}: waiting for a {checkpoint} checkpoint", self.label));
+        self.session.start(self.label, self.request.checkpoint, self.watch)
     }
 
     fn wal_wait(&self) -> WalWait<'_> {
@@ -377,7 +378,7 @@ impl Backup<'_> {
         let checked = self.control.data_checksums && self.control.page_bytes as usize == PAGE_BYTES;
         DataDirectoryCopy {
             repository: self.repository,
-            label: &self.request.label,
+            label: self.label,
             files,
             version: self.server,
             pages: checked.then_some(rules),

@@ -35,7 +35,7 @@ use crate::repository::backup::manifest::{
     BackupKind, BackupPoint, BackupTotals, DamagedPages, StoredConfigurationFile, StoredServer,
     StoredWalRange,
 };
-use crate::repository::backup::{Label, StoredBackup, StoredText};
+use crate::repository::backup::{Label, NewLabel, StoredBackup, StoredText};
 use crate::server::{Connection, ReplicationConnection, Watch};
 use base_backup::{BaseBackup, Part};
 use increment::BuiltOn;
@@ -49,8 +49,8 @@ use std::time::{Duration, Instant};
 /// What is wanted.
 #[derive(Debug)]
 pub struct StreamRequest<'a> {
-    /// The name of the new backup.
-    pub label: Label,
+    /// What the new backup is to be called.
+    pub label: NewLabel,
     /// How much of the data it stores.
     pub kind: BackupType,
     /// How many incremental backups may follow a full one, each building on the one before.
@@ -120,8 +120,10 @@ pub fn run(
     repository.store().sweep()?;
     running::sweep_abandoned(repository, monitor);
     let running = RunningBackup::begin(repository, &request.label)?;
+    let label = running.label().clone();
     let backup = StreamedBackup {
         request,
+        label: &label,
         repository,
         session: &session,
         primary: primary.as_ref(),
@@ -175,6 +177,7 @@ fn check_same(
 /// A backup that is being taken.
 struct StreamedBackup<'a> {
     request: &'a StreamRequest<'a>,
+    label: &'a Label,
     repository: &'a Repository,
     session: &'a Session,
     primary: Option<&'a Primary>,
@@ -190,7 +193,7 @@ impl StreamedBackup<'_> {
         replication: &mut ReplicationConnection,
         running: &RunningBackup<'_>,
     ) -> Result<(StoredBackup, u64)> {
-        let label = &self.request.label;
+        let label = self.label;
         let facts = self.session.facts(self.watch)?;
         let required = self.required()?;
         let offered = self.offer(replication, running, &facts)?;
@@ -319,7 +322,7 @@ impl StreamedBackup<'_> {
     fn repacking<'b>(&'b self, built_on: Option<&'b BuiltOn>) -> Repacking<'b> {
         Repacking {
             repository: self.repository,
-            label: &self.request.label,
+            label: self.label,
             build: self.server.build,
             built_on,
             compression: self.request.compression,

@@ -68,7 +68,7 @@ pub fn combine(
     repository.check()?;
     let chain = find_chain(request, repository)?;
     let wal_segments = check_wal(chain.newest(), repository)?;
-    repository.store().sweep()?;
+    running::sweep_store(repository, monitor);
     running::sweep_abandoned(repository, monitor);
     let running = RunningBackup::begin(repository, &request.label)?;
     let label = running.label().clone();

@@ -119,7 +119,7 @@ pub fn run(
     warn_of_assumption(server, monitor);
     let primary = primary_of(request.primary, &session, control.system, &watch)?;
     repository.make()?;
-    repository.store().sweep()?;
+    running::sweep_store(repository, monitor);
     running::sweep_abandoned(repository, monitor);
     let running = RunningBackup::begin(repository, &request.label)?;
     let label = running.label().clone();

@@ -183,13 +183,25 @@ pub fn sweep_abandoned(repository: &Repository, monitor: &dyn Monitor) {
     }
 }
 
+/// Removes what dead writers left below all backups. What is left takes room and does no harm.
+pub fn sweep_store(repository: &Repository, monitor: &dyn Monitor) {
+    if let Err(error) = repository.store().sweep() {
+        monitor.warning(&format!("could not remove what dead writers left in the repository: {error}"));
+    }
+}
+
 fn try_sweep_abandoned(repository: &Repository, monitor: &dyn Monitor) -> Result<()> {
     let now = Timestamp::now();
     for listed in inventory::list(repository, now)? {
         match listed.state {
             BackupState::Abandoned => {
                 monitor.step(&format!("removing what is left of the unfinished backup {}", listed.label));
-                sweep(repository, &listed.label, now)?;
+                if let Err(error) = sweep(repository, &listed.label, now) {
+                    monitor.warning(&format!(
+                        "could not remove what is left of the unfinished backup {}: {error}",
+                        listed.label
+                    ));
+                }
             }
             // Left alone: it may be alive, and whoever takes it finds out at the next heartbeat.
             BackupState::Unknown(why) => monitor.warning(&format!(

@@ -89,7 +89,7 @@ pub fn run(config: &Config, store: &Arc<dyn Store>, watch: &Watch<'_>, tell: &mu
             "Prove a recovery before you rely on it, and upgrade pgark when it knows this version.",
         ),
     });
-    match Spool::of(config).and_then(|spool| spool.prepare(crate::durable::disk().as_ref()).map(|()| spool)) {
+    match spool(config) {
         Ok(spool) => tell(Finding::passed("spool", format!("\"{}\"", spool.directory().display()))),
         Err(error) => tell(Finding::failed("spool", &error)),
     }
@@ -121,6 +121,13 @@ pub fn run(config: &Config, store: &Arc<dyn Store>, watch: &Watch<'_>, tell: &mu
             Err(error) => tell(Finding::failed("round trip", &error)),
         }
     }
+}
+
+fn spool(config: &Config) -> Result<Spool> {
+    let spool = Spool::of(config)?;
+    spool.prepare(crate::durable::disk().as_ref())?;
+    spool.check_cluster(config)?;
+    Ok(spool)
 }
 
 fn data_directory(config: &Config) -> Result<(DataDirectory, ControlFile)> {

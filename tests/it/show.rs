@@ -172,3 +172,18 @@ fn config_prints_every_setting_with_its_origin() {
     let wrong = primary.pgark(&["--json", "config"]).args(["--config", "/nonexistent.toml"]).run().expect(2);
     assert_eq!(json(&wrong)["error"]["exit_status"], 2);
 }
+
+#[test]
+fn a_password_in_an_address_is_never_repeated() {
+    let site = Site::without_server();
+    let mut primary = site.cluster("primary");
+    let url = "s3://admin:geheim@bucket/prefix";
+    let given = primary.pgark(&["info", "--repository", url, "--cluster", "main"]).run().expect(2);
+    primary.config.set("repository.url", url);
+    let configured = primary.pgark(&["info"]).run().expect(2);
+    let pushed = primary.push("pg_wal/000000010000000000000001").expect(2);
+    for outcome in [given, configured, pushed] {
+        assert!(!outcome.stderr.contains("geheim") && !outcome.stderr.contains("admin"), "{outcome}");
+        outcome.says("s3://…@bucket/prefix").says("access keys have no place");
+    }
+}

@@ -117,7 +117,7 @@ pub fn run(
         archiver::check_settings(session.connection(), &watch)?;
     }
     repository.make()?;
-    repository.store().sweep()?;
+    running::sweep_store(repository, monitor);
     running::sweep_abandoned(repository, monitor);
     let running = RunningBackup::begin(repository, &request.label)?;
     let label = running.label().clone();

@@ -1,6 +1,6 @@
 //! What the repository holds of a cluster: backups, the WAL of each timeline with its gaps, and what can be reached.
 
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::postgres::{
     Lsn, MajorVersion, SegmentName, SegmentNumber, SegmentSize, SystemIdentifier, TimelineHistory,
     TimelineId, WalFileName,
@@ -39,7 +39,10 @@ pub struct SystemInfo {
     pub segment_bytes: Option<u64>,
     /// The backups, oldest first.
     pub backups: Vec<BackupInfo>,
-    /// Backups that cannot be used because they are damaged.
+    /// Why the place of this system cannot be used, so that nothing else is known of it: it is damaged, or a newer pgark made
+    /// it.
+    pub unusable: Option<Trouble>,
+    /// Backups that cannot be used because they are damaged, or because a newer pgark took them.
     pub damaged: Vec<DamagedInfo>,
     /// Labels of backups that are being taken.
     pub running: Vec<String>,
@@ -88,7 +91,26 @@ pub struct DamagedInfo {
     /// Its label.
     pub label: String,
     /// What is wrong with it.
+    #[serde(flatten)]
+    pub trouble: Trouble,
+}
+
+/// What is wrong with something.
+#[derive(Debug, Serialize)]
+pub struct Trouble {
+    /// In words.
     pub reason: String,
+    /// What to do about it.
+    pub hint: Option<String>,
+    /// The exit status that it stands for.
+    #[serde(skip)]
+    pub kind: ErrorKind,
+}
+
+impl Trouble {
+    fn of(error: &Error) -> Trouble {
+        Trouble { reason: error.to_string(), hint: error.hint_text().map(str::to_owned), kind: error.kind() }
+    }
 }
 
 /// The WAL of one timeline.
@@ -154,8 +176,7 @@ pub enum WalSearch {
 /// Looks at `now`.
 ///
 /// # Errors
-/// [`ErrorKind::Absent`](crate::error::ErrorKind::Absent) when the repository holds nothing of the cluster; damage, and
-/// the store's own.
+/// [`ErrorKind::Absent`] when the repository holds nothing of the cluster, and the store's own.
 pub fn gather(
     store: &Arc<dyn Store>,
     cluster: &str,
@@ -183,6 +204,12 @@ pub fn gather(
 }
 
 fn system_info(repository: &Repository, search: WalSearch, now: Timestamp) -> Result<SystemInfo> {
+    if let Err(error) = repository.exists() {
+        return match error.kind() {
+            ErrorKind::Damaged | ErrorKind::Usage => Ok(SystemInfo::unusable(repository, &error)),
+            _ => Err(error),
+        };
+    }
     let found = inventory::survey(repository, now)?;
     let backups = found.usable;
     let timelines = wal::timelines(repository)?;
@@ -190,10 +217,11 @@ fn system_info(repository: &Repository, search: WalSearch, now: Timestamp) -> Re
         system_identifier: repository.layout().system(),
         segment_bytes: None,
         backups: Vec::new(),
+        unusable: None,
         damaged: found
             .damaged
             .into_iter()
-            .map(|(label, error)| DamagedInfo { label: label.to_string(), reason: error.to_string() })
+            .map(|(label, error)| DamagedInfo { label: label.to_string(), trouble: Trouble::of(&error) })
             .collect(),
         running: found.running.iter().map(ToString::to_string).collect(),
         timelines: Vec::new(),
@@ -207,6 +235,27 @@ fn system_info(repository: &Repository, search: WalSearch, now: Timestamp) -> Re
     info.backups =
         backups.iter().map(|backup| archive.backup_info(backup, &backups)).collect::<Result<_>>()?;
     Ok(info)
+}
+
+impl SystemInfo {
+    /// A place in which nothing was looked at.
+    fn unusable(repository: &Repository, error: &Error) -> SystemInfo {
+        SystemInfo {
+            system_identifier: repository.layout().system(),
+            segment_bytes: None,
+            backups: Vec::new(),
+            unusable: Some(Trouble::of(error)),
+            damaged: Vec::new(),
+            running: Vec::new(),
+            timelines: Vec::new(),
+            window: None,
+        }
+    }
+
+    /// All that cannot be used.
+    pub fn troubles(&self) -> impl Iterator<Item = &Trouble> {
+        self.unusable.iter().chain(self.damaged.iter().map(|damaged| &damaged.trouble))
+    }
 }
 
 /// The segment size, as a backup or else any segment says it.
@@ -323,7 +372,7 @@ impl Archive {
             start_lsn: backup.start.lsn,
             stop_lsn: backup.stop.lsn,
             timeline,
-            postgresql: backup.server_version()?.number,
+            postgresql: backup.server.version_num / 10_000,
             files: backup.totals.files,
             raw_bytes: backup.whole_bytes(),
             stored_bytes: backup.totals.stored_bytes,

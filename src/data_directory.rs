@@ -9,7 +9,7 @@ use crate::postgres::{MajorVersion, PostmasterPid};
 use nix::unistd::Uid;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
@@ -149,6 +149,12 @@ pub fn data_directory_of(wal_path: &Path) -> PathBuf {
         Some(directory) if !directory.as_os_str().is_empty() => directory.to_owned(),
         _ => PathBuf::from("."),
     }
+}
+
+/// Whether a path is that of something directly in a `pg_wal`, by its names and without detours.
+pub fn lies_in_pg_wal(path: &Path) -> bool {
+    path.components().all(|part| part != Component::ParentDir)
+        && path.parent().and_then(Path::file_name).is_some_and(|parent| parent == "pg_wal")
 }
 
 /// A user's name, or the number where it has none: for messages.

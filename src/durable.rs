@@ -313,6 +313,47 @@ pub fn replace_file(disk: &dyn Disk, path: &Path, content: &[u8], mode: u32) -> 
     })
 }
 
+/// Creates a file that `fill` writes; when this returns it survives a power cut. `path` holds all of it or nothing, and what
+/// was there before stays.
+///
+/// # Errors
+/// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) when `path` exists, those of `fill`, and the operating system's;
+/// the temporary name beside it is removed.
+#[cfg(feature = "companion")]
+pub fn create_file<T>(
+    disk: &dyn Disk,
+    path: &Path,
+    mode: u32,
+    fill: &mut dyn FnMut(&mut DiskFile<'_>) -> Result<T>,
+) -> Result<T> {
+    let exists = || {
+        Error::usage(format!("\"{}\" exists already", path.display()))
+            .hint("Nothing is overwritten: name another file, or remove that one.")
+    };
+    if path.symlink_metadata().is_ok() {
+        return Err(exists());
+    }
+    let what = || format!("could not write \"{}\"", path.display());
+    let mut temporary = path.as_os_str().to_owned();
+    temporary.push(format!(".{}.{}.pgark", std::process::id(), REPLACED.fetch_add(1, Ordering::Relaxed)));
+    let temporary = Path::new(&temporary);
+    let mut file = DiskFile::new(disk, disk.create_new(temporary, mode).context(what)?);
+    let filled = fill(&mut file).and_then(|filled| {
+        disk.sync_file(&file.file, temporary).context(what)?;
+        match disk.rename_new(temporary, path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Err(exists()),
+            other => other.context(what)?,
+        }
+        disk.sync_directory(parent_directory(path)).context(what)?;
+        Ok(filled)
+    });
+    if filled.is_err() {
+        // Best effort: a name that stays is never read.
+        let _ = disk.remove_file(temporary);
+    }
+    filled
+}
+
 /// Copies `from` to `to` by way of a file without a name, so that a kill leaves nothing behind beside `to`: there is
 /// all of it or nothing. Nothing is durable. What was at `to` before is removed first.
 ///

@@ -1,7 +1,7 @@
 //! What `archive-get` does: have the agent fetch one WAL file, and put it where PostgreSQL wants it.
 
 use crate::config::Config;
-use crate::data_directory::{DataDirectory, data_directory_of};
+use crate::data_directory::{DataDirectory, data_directory_of, lies_in_pg_wal};
 use crate::durable::{self, Disk};
 use crate::error::{Context, Error, RecoveryMode, Result};
 use crate::postgres::{SegmentName, TimelineId, WalFileName};
@@ -45,6 +45,7 @@ pub fn restore(
 ) -> Result<()> {
     let name: WalFileName = name.parse()?;
     let what = || format!("could not restore {name}");
+    check_destination(name, destination).context(what)?;
     let destination = working_directory.join(destination);
     let data_directory =
         DataDirectory::open(&config.data_directory).context(what)?.assuming(config.assumed_version);
@@ -74,6 +75,7 @@ pub fn restore(
     let request = Request::Get(GetRequest {
         system: control.system,
         segment_size: control.segment_size,
+        version: control.known_version(),
         name,
         mode: recovery.mode,
         target: recovery.target,
@@ -112,6 +114,21 @@ pub fn restore(
             }
         }
     }
+}
+
+/// That the destination is one that PostgreSQL passes: its startup process in `pg_wal` under one of two names of its own,
+/// `pg_rewind` in `pg_wal` under the file's name. Whatever lies elsewhere is not ours to overwrite.
+///
+/// Source: PostgreSQL `access/transam/xlogarchive.c`, `RestoreArchivedFile`; `fe_utils/archive.c`.
+fn check_destination(name: WalFileName, destination: &Path) -> Result<()> {
+    let names = ["RECOVERYXLOG".to_owned(), "RECOVERYHISTORY".to_owned(), name.to_string()];
+    let is_known = |file: &OsStr| names.iter().any(|name| file == name.as_str());
+    if lies_in_pg_wal(destination) && destination.file_name().is_some_and(is_known) {
+        return Ok(());
+    }
+    Err(Error::usage(format!("\"{}\" is no destination that PostgreSQL passes", destination.display())).hint(format!(
+        "restore_command = 'archive-get %f %p' restores into pg_wal alone. To look at a file: pgark wal get {name} --output FILE."
+    )))
 }
 
 /// Whether a running server asks for this history file after it has ended recovery, and has it in `pg_wal`.

@@ -1,8 +1,9 @@
 //! What the repository holds of a cluster: backups, the WAL of each timeline with its gaps, and what can be reached.
 
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::postgres::{
-    Lsn, MajorVersion, SegmentName, SegmentNumber, SegmentSize, SystemIdentifier, TimelineHistory, TimelineId,
+    Lsn, MajorVersion, SegmentName, SegmentNumber, SegmentSize, SystemIdentifier, TimelineHistory,
+    TimelineId, WalFileName,
 };
 use crate::repository::backup::Chain;
 use crate::repository::backup::inventory;
@@ -39,7 +40,10 @@ pub struct SystemInfo {
     pub segment_bytes: Option<u64>,
     /// The backups, oldest first.
     pub backups: Vec<BackupInfo>,
-    /// Backups that cannot be used because they are damaged.
+    /// Why the place of this system cannot be used, so that nothing else is known of it: it is damaged, or a newer pgark made
+    /// it.
+    pub unusable: Option<Trouble>,
+    /// Backups that cannot be used because they are damaged, or because a newer pgark took them.
     pub damaged: Vec<DamagedInfo>,
     /// Labels of backups that are being taken.
     pub running: Vec<String>,
@@ -88,7 +92,26 @@ pub struct DamagedInfo {
     /// Its label.
     pub label: String,
     /// What is wrong with it.
+    #[serde(flatten)]
+    pub trouble: Trouble,
+}
+
+/// What is wrong with something.
+#[derive(Debug, Serialize)]
+pub struct Trouble {
+    /// In words.
     pub reason: String,
+    /// What to do about it.
+    pub hint: Option<String>,
+    /// The exit status that it stands for.
+    #[serde(skip)]
+    pub kind: ErrorKind,
+}
+
+impl Trouble {
+    fn of(error: &Error) -> Trouble {
+        Trouble { reason: error.to_string(), hint: error.hint_text().map(str::to_owned), kind: error.kind() }
+    }
 }
 
 /// The WAL of one timeline.
@@ -114,6 +137,8 @@ pub struct TimelineInfo {
     pub stored_bytes: Option<u64>,
     /// What is missing of the segments that are proven to have existed; `None` when it was not looked for.
     pub gaps: Option<Vec<Gap>>,
+    /// Partial segments, which no recovery reads by itself; `None` when they were not looked for.
+    pub partials: Option<Vec<WalFileName>>,
 }
 
 /// Missing segments.
@@ -147,8 +172,7 @@ pub struct RecoveryWindow {
 /// Looks at `now`.
 ///
 /// # Errors
-/// [`ErrorKind::Absent`](crate::error::ErrorKind::Absent) when the repository holds nothing of the cluster; damage, and
-/// the store's own.
+/// [`ErrorKind::Absent`] when the repository holds nothing of the cluster, and the store's own.
 pub fn gather(
     store: &Arc<dyn Store>,
     cluster: &str,
@@ -176,6 +200,12 @@ pub fn gather(
 }
 
 fn system_info(repository: &Repository, search: WalSearch, now: Timestamp) -> Result<SystemInfo> {
+    if let Err(error) = repository.exists() {
+        return match error.kind() {
+            ErrorKind::Damaged | ErrorKind::Usage => Ok(SystemInfo::unusable(repository, &error)),
+            _ => Err(error),
+        };
+    }
     let found = inventory::survey(repository, now)?;
     let backups = found.usable;
     let timelines = wal::timelines(repository)?;
@@ -183,10 +213,11 @@ fn system_info(repository: &Repository, search: WalSearch, now: Timestamp) -> Re
         system_identifier: repository.layout().system(),
         segment_bytes: None,
         backups: Vec::new(),
+        unusable: None,
         damaged: found
             .damaged
             .into_iter()
-            .map(|(label, error)| DamagedInfo { label: label.to_string(), reason: error.to_string() })
+            .map(|(label, error)| DamagedInfo { label: label.to_string(), trouble: Trouble::of(&error) })
             .collect(),
         running: found.running.iter().map(ToString::to_string).collect(),
         timelines: Vec::new(),
@@ -201,6 +232,27 @@ fn system_info(repository: &Repository, search: WalSearch, now: Timestamp) -> Re
     }
     info.backups = backups.iter().map(|backup| backup_info(&wal, backup, &backups)).collect::<Result<_>>()?;
     Ok(info)
+}
+
+impl SystemInfo {
+    /// A place in which nothing was looked at.
+    fn unusable(repository: &Repository, error: &Error) -> SystemInfo {
+        SystemInfo {
+            system_identifier: repository.layout().system(),
+            segment_bytes: None,
+            backups: Vec::new(),
+            unusable: Some(Trouble::of(error)),
+            damaged: Vec::new(),
+            running: Vec::new(),
+            timelines: Vec::new(),
+            windows: Vec::new(),
+        }
+    }
+
+    /// All that cannot be used.
+    pub fn troubles(&self) -> impl Iterator<Item = &Trouble> {
+        self.unusable.iter().chain(self.damaged.iter().map(|damaged| &damaged.trouble))
+    }
 }
 
 /// The segment size, as a backup or else any segment says it.
@@ -246,6 +298,7 @@ fn timeline_infos(wal: &WalSnapshot, search: WalSearch) -> Result<Vec<TimelineIn
             segments: every.then(|| runs.iter().map(count).sum()),
             stored_bytes: every.then(|| runs.iter().map(|run| run.stored_bytes).sum()),
             gaps: every.then(|| gaps(wal, &history, first)).transpose()?,
+            partials: every.then(|| wal.partials(timeline).to_vec()),
         };
         // A tree in rows: behind its parent and the branches of that which came before.
         let place = infos.iter().rposition(|known| {
@@ -284,7 +337,7 @@ fn backup_info(wal: &WalSnapshot, backup: &StoredBackup, all: &[StoredBackup]) -
         start_lsn: backup.start.lsn,
         stop_lsn: backup.stop.lsn,
         timeline,
-        postgresql: backup.server_version()?.number,
+        postgresql: backup.server.version_num / 10_000,
         files: backup.totals.files,
         raw_bytes: backup.whole_bytes(),
         stored_bytes: backup.totals.stored_bytes,

@@ -28,6 +28,8 @@ pub mod config;
 pub mod data_directory;
 pub mod durable;
 pub mod error;
+#[cfg(feature = "companion")]
+pub mod extract;
 pub mod failpoint;
 pub mod get;
 #[cfg(feature = "companion")]

@@ -24,7 +24,7 @@ const LAYERS: &[&[&str]] = &[
     &["codec"],
     &["store"],
     &["repository"],
-    &["agent", "backup", "recover", "info", "check", "status", "verify", "retention"],
+    &["agent", "backup", "recover", "info", "extract", "check", "status", "verify", "retention"],
     &["terminal"],
     &["bin"],
 ];

@@ -1,7 +1,8 @@
 //! Repositories of every version of the format that there ever was are read for ever.
 //!
 //! `tests/fixtures/repository/<version>` holds a small one of each. A new version gets one by running
-//! `cargo test --test format -- --ignored`, once; none is ever changed.
+//! `cargo test --test format -- --ignored`, once; none is ever changed. What came without a new version has a sample by its
+//! name.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
 
@@ -25,6 +26,7 @@ use pgark::repository::wal::{self, PageCheck, WalSource};
 use pgark::repository::{Repository, systems};
 use pgark::store::DirectoryStore;
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::fs;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
@@ -34,8 +36,8 @@ const SYSTEM: u64 = 7_312_345_678_901_234_567;
 const SEGMENT: SegmentSize = SegmentSize::new(1 << 20).unwrap();
 const MODIFIED: i64 = 1_767_225_600;
 
-fn fixtures(version: u32) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/fixtures/repository/{version}"))
+fn fixtures(sample: impl Display) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/fixtures/repository/{sample}"))
 }
 
 fn repository(root: &Path) -> Repository {
@@ -313,6 +315,46 @@ fn write_backup(
     backup
 }
 
+/// Two partial segments of one name, and the names that they have.
+fn partial_segments() -> [(WalFileName, Vec<u8>); 2] {
+    let mut other = segment(5);
+    other[500_000] = 1;
+    [
+        ("000000010000000000000005.partial".parse().unwrap(), segment(5)),
+        ("000000010000000000000005.partial.d9d76cb16977cf3a".parse().unwrap(), other),
+    ]
+}
+
+fn write_sample_of_partial_segments(root: &Path) {
+    fs::create_dir_all(root).unwrap();
+    let scratch = tempfile::tempdir().unwrap();
+    let repository = repository(root);
+    repository.make().unwrap();
+    let name = partial_segments()[0].0;
+    let path = scratch.path().join(name.to_string());
+    for (stored_name, content) in partial_segments() {
+        fs::write(&path, content).unwrap();
+        let source =
+            WalSource { name, path: path.clone(), segment_size: SEGMENT, pages: PageCheck::FirstPage };
+        let zstd = Compression::Zstd { level: 19 };
+        let stored = wal::put(&repository, &source, zstd, scratch.path(), NonZeroUsize::MIN).unwrap();
+        assert_eq!(stored.name, stored_name);
+    }
+    fs::remove_dir(root.join(".pgark-temporary")).unwrap();
+}
+
+fn read_sample_of_partial_segments(root: &Path) {
+    let repository = repository(root);
+    repository.check().unwrap();
+    for (name, content) in partial_segments() {
+        let mut read = Vec::new();
+        wal::fetch(&repository, name, Some(SEGMENT), &mut read).unwrap().expect("it is there");
+        assert!(read == content, "{name}");
+    }
+    let partials = wal::timeline_files(&repository, TimelineId::FIRST, SEGMENT).unwrap().partials;
+    assert_eq!(partials, partial_segments().map(|(name, _)| name));
+}
+
 /// Reads the full backup and the incremental one of version 2, through their chain.
 fn read_sample_of_2(root: &Path) {
     let repository = repository(root);
@@ -392,6 +434,7 @@ fn repositories_of_every_version_are_read() {
     assert_eq!(StoredBackup::VERSION, 2, "a new version needs a sample of its own, and a line here");
     read_sample(&fixtures(1));
     read_sample_of_2(&fixtures(2));
+    read_sample_of_partial_segments(&fixtures("partial-segments"));
 }
 
 #[test]
@@ -402,6 +445,9 @@ fn what_is_written_today_is_read_today() {
     let scratch = tempfile::tempdir().unwrap();
     write_sample_of_2(scratch.path());
     read_sample_of_2(scratch.path());
+    let scratch = tempfile::tempdir().unwrap();
+    write_sample_of_partial_segments(scratch.path());
+    read_sample_of_partial_segments(scratch.path());
 }
 
 #[test]
@@ -410,4 +456,12 @@ fn write_the_sample_of_this_version() {
     let root = fixtures(StoredBackup::VERSION);
     assert!(!root.exists(), "samples are never changed");
     write_sample_of_2(&root);
+}
+
+#[test]
+#[ignore = "writes the sample of partial segments, once"]
+fn write_the_sample_of_partial_segments() {
+    let root = fixtures("partial-segments");
+    assert!(!root.exists(), "samples are never changed");
+    write_sample_of_partial_segments(&root);
 }

@@ -6,7 +6,7 @@
 use crate::config::Config;
 use crate::durable::{self, Disk};
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::postgres::SystemIdentifier;
+use crate::postgres::{MajorVersion, SystemIdentifier};
 use crate::repository::Repository;
 use crate::store::Store;
 use std::collections::HashMap;
@@ -18,13 +18,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// How many systems one agent serves: one, and after `initdb` or `pg_upgrade` in the same place another.
 const SYSTEMS_MAX: usize = 16;
 
+/// A system, and the version of its servers, where it is known.
+type Origin = (SystemIdentifier, Option<MajorVersion>);
+
 /// Opens each system's place once.
 #[derive(Debug)]
 pub struct Places {
     config: Arc<Config>,
     store: Arc<dyn Store>,
     disk: Arc<dyn Disk>,
-    open: Mutex<HashMap<SystemIdentifier, Arc<Repository>>>,
+    open: Mutex<HashMap<Origin, Arc<Repository>>>,
     making: Mutex<()>,
     /// The file in the spool that holds a line for each place that has been seen.
     seen: PathBuf,
@@ -64,11 +67,11 @@ impl Places {
         durable::replace_file(self.disk.as_ref(), &self.seen, format!("{seen}{line}\n").as_bytes(), 0o600)
     }
 
-    /// The place of a system.
+    /// The place of a system, whose servers are of this version, where it is known.
     ///
     /// # Errors
     /// [`ErrorKind::Foreign`] when the configuration is for another system.
-    pub fn of(&self, system: SystemIdentifier) -> Result<Arc<Repository>> {
+    pub fn of(&self, system: SystemIdentifier, version: Option<MajorVersion>) -> Result<Arc<Repository>> {
         if let Some(pinned) = self.config.system_identifier
             && pinned != system
         {
@@ -79,15 +82,15 @@ impl Places {
             .hint("Set system_identifier to the new one if the cluster was made anew or upgraded."));
         }
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(repository) = open.get(&system) {
+        if let Some(repository) = open.get(&(system, version)) {
             return Ok(repository.clone());
         }
         if open.len() >= SYSTEMS_MAX {
             open.clear();
         }
         let repository = Repository::new(self.store.clone(), self.config.cluster.as_str(), system)?;
-        let repository = Arc::new(repository.assuming(self.config.assumed_version));
-        open.insert(system, repository.clone());
+        let repository = Arc::new(repository.assuming(self.config.assumed_version).of_version(version));
+        open.insert((system, version), repository.clone());
         Ok(repository)
     }
 }

@@ -54,7 +54,8 @@ pub fn is_ready(archive_status: &Path, name: WalFileName) -> bool {
 }
 
 fn ready_name(status_file: &str) -> Option<WalFileName> {
-    status_file.strip_suffix(".ready")?.parse().ok()
+    let name: WalFileName = status_file.strip_suffix(".ready")?.parse().ok()?;
+    name.is_of_postgresql().then_some(name)
 }
 
 /// Wakes up when the server marks files as ready.
@@ -118,6 +119,7 @@ mod tests {
             "00000002.history.ready",
             "000000010000000000000001.done",
             "nonsense.ready",
+            "000000010000000000000003.partial.0123456789abcdef.ready",
         ] {
             fs::write(status.join(name), b"").unwrap();
         }

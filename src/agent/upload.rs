@@ -15,7 +15,7 @@ use super::ready::{ArchiveOrder, ReadyEvent, ReadyWatcher, is_ready, scan};
 use super::status::{FailureStatus, MissingStatus, UploadStatus};
 use crate::config::{Compression, Config};
 use crate::error::{Error, ErrorKind, Result};
-use crate::postgres::{SegmentName, SegmentSize, TimelineId};
+use crate::postgres::{SegmentName, SegmentSize, TimelineId, WalFileName};
 use crate::repository::{Repository, wal};
 use crate::spool::PushRequest;
 use crate::store::PutOutcome;
@@ -98,7 +98,7 @@ struct Finished(u64, Outcome);
 enum Outcome {
     Put(ArchiveOrder, Result<StoredWal>),
     /// Whether a file that had been stored with this identity still is.
-    Confirmed(ArchiveOrder, FileIdentity, Result<bool>),
+    Confirmed(ArchiveOrder, FileIdentity, WalFileName, Result<bool>),
     Scanned(Result<(Vec<ArchiveOrder>, bool)>),
     Backfilled(TimelineId, Result<BackfillSummary>),
 }
@@ -222,32 +222,35 @@ impl Actor {
         entry.patience_ends = hopeless.then(|| now + PATIENCE);
         match &entry.state {
             State::Running => {}
-            State::Stored(identity) if FileIdentity::of(&path).is_ok_and(|now| now == *identity) => {
-                let identity = *identity;
+            State::Stored(identity, stored_name)
+                if FileIdentity::of(&path).is_ok_and(|now| now == *identity) =>
+            {
+                let (identity, stored_name) = (*identity, *stored_name);
                 entry.state = State::Running;
                 let (number, repository) = (server.number, server.repository.clone());
                 self.transfers += 1;
                 self.running.spawn_blocking(move || {
                     let confirmed = guarded(|| {
-                        let key = repository.layout().wal_file(order.name())?;
+                        let key = repository.layout().wal_file(stored_name)?;
                         repository.store().still_holds(&key)
                     });
-                    Finished(number, Outcome::Confirmed(order, identity, confirmed))
+                    Finished(number, Outcome::Confirmed(order, identity, stored_name, confirmed))
                 });
             }
             // Another file has the name by now, or the last attempt failed for good and somebody asks again.
-            State::Stored(_) | State::Failed(_) | State::Waiting => entry.state = State::Waiting,
+            State::Stored(..) | State::Failed(_) | State::Waiting => entry.state = State::Waiting,
         }
     }
 
     /// Takes on the server that asks, from whose `archive_status` is read ahead from now on.
     fn serve(&mut self, request: &PushRequest) -> Result<()> {
-        let repository = self.places.of(request.system)?;
+        let repository = self.places.of(request.system, request.version)?;
         let pg_wal = request.path.parent().unwrap_or(Path::new("/")).to_owned();
         let known = self.server.as_mut().filter(|server| {
             server.pg_wal == pg_wal
                 && server.segment_size == request.segment_size
                 && server.repository.layout().system() == request.system
+                && server.repository.version() == request.version
         });
         if let Some(server) = known {
             server.last_asked = Instant::now();
@@ -407,7 +410,9 @@ impl Actor {
         }
         match outcome {
             Outcome::Put(order, result) => self.put(order, result),
-            Outcome::Confirmed(order, identity, result) => self.confirmed(order, identity, result),
+            Outcome::Confirmed(order, identity, stored_name, result) => {
+                self.confirmed(order, identity, stored_name, result);
+            }
             Outcome::Scanned(result) => self.scanned(result),
             Outcome::Backfilled(timeline, result) => self.backfilled(timeline, result),
         }
@@ -419,22 +424,29 @@ impl Actor {
             Ok(stored) => {
                 let already = stored.outcome == PutOutcome::Exists;
                 debug!(%name, bytes = stored.sum.length_bytes, already, "stored");
+                if stored.name != name {
+                    warn!(
+                        %name, stored_as = %stored.name,
+                        "differs from the partial segment of this name that the repository holds, and is stored beside it: \
+                         two servers were promoted out of the same segment"
+                    );
+                }
                 self.end_outage();
                 self.stored_files += 1;
                 self.last_stored = Some(name.to_string());
-                self.stored(&order, stored.identity);
+                self.stored(&order, stored.identity, stored.name);
             }
             Err(error) => self.failed(&order, error),
         }
     }
 
     /// A file with this identity is stored: the answer for whoever asked, unless the name means another one by now.
-    fn stored(&mut self, order: &ArchiveOrder, identity: FileIdentity) {
+    fn stored(&mut self, order: &ArchiveOrder, identity: FileIdentity, stored_name: WalFileName) {
         let Some(server) = &self.server else { return };
         let path = server.pg_wal.join(order.name().to_string());
         let Some(entry) = self.files.get_mut(order) else { return };
         if entry.waiters.is_empty() || FileIdentity::of(&path).is_ok_and(|now| now == identity) {
-            entry.state = State::Stored(identity);
+            entry.state = State::Stored(identity, stored_name);
             entry.answer(&Ok(()));
         } else {
             // Somebody may have asked for the other one meanwhile.
@@ -442,9 +454,15 @@ impl Actor {
         }
     }
 
-    fn confirmed(&mut self, order: ArchiveOrder, identity: FileIdentity, result: Result<bool>) {
+    fn confirmed(
+        &mut self,
+        order: ArchiveOrder,
+        identity: FileIdentity,
+        stored_name: WalFileName,
+        result: Result<bool>,
+    ) {
         match result {
-            Ok(true) => self.stored(&order, identity),
+            Ok(true) => self.stored(&order, identity, stored_name),
             Ok(false) => {
                 warn!(name = %order.name(), "was stored, and is not there any more");
                 if let Some(entry) = self.files.get_mut(&order) {
@@ -580,7 +598,7 @@ impl Actor {
         UploadStatus {
             waiting_files: count(|state| matches!(state, State::Waiting)),
             running_files: count(|state| matches!(state, State::Running)),
-            stored_ahead_files: count(|state| matches!(state, State::Stored(_))),
+            stored_ahead_files: count(|state| matches!(state, State::Stored(..))),
             stored_files: self.stored_files,
             last_stored: self.last_stored.clone(),
             outage,

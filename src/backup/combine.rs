@@ -19,7 +19,7 @@ use crate::repository::backup::file_set::{compare_with_postgres_manifest, open_p
 use crate::repository::backup::manifest::{BackupKind, BackupTotals, DamagedPages, StoredPack};
 use crate::repository::backup::pack::{FinishedPack, PackOwner, PackWriter, PlacedFile, TARGET_RAW_BYTES};
 use crate::repository::backup::{
-    Chain, DirectoryEntry, IndexEntry, Label, StoredBackup, StoredText, inventory,
+    Chain, DirectoryEntry, IndexEntry, Label, NewLabel, StoredBackup, StoredText, inventory,
 };
 use crate::server::Watch;
 use nix::unistd::{Gid, Uid};
@@ -42,7 +42,7 @@ pub struct CombineRequest {
     /// The newest backup of the chain.
     pub of: Label,
     /// The name of the full backup.
-    pub label: Label,
+    pub label: NewLabel,
     /// How many packs are written at once.
     pub workers: NonZeroUsize,
     /// How packs are compressed.
@@ -68,11 +68,13 @@ pub fn combine(
     repository.check()?;
     let chain = find_chain(request, repository)?;
     let wal_segments = check_wal(chain.newest(), repository)?;
-    repository.store().sweep()?;
+    running::sweep_store(repository, monitor);
     running::sweep_abandoned(repository, monitor);
     let running = RunningBackup::begin(repository, &request.label)?;
+    let label = running.label().clone();
     let combination = Combination {
         request,
+        label: &label,
         repository,
         chain: &chain,
         watch: &watch,
@@ -126,6 +128,7 @@ fn check_wal(backup: &StoredBackup, repository: &Repository) -> Result<u64> {
 /// A full backup that is being made.
 struct Combination<'a> {
     request: &'a CombineRequest,
+    label: &'a Label,
     repository: &'a Repository,
     chain: &'a Chain,
     watch: &'a Watch<'a>,
@@ -290,7 +293,7 @@ impl Combination<'_> {
 
     fn begin(&self, root: Option<u32>, directories: &[DirectoryEntry]) -> Result<PackWriter> {
         let number = self.next_pack.fetch_add(1, Ordering::Relaxed);
-        let key = self.repository.layout().backup_pack(&self.request.label, number)?;
+        let key = self.repository.layout().backup_pack(self.label, number)?;
         let store = self.repository.store().as_ref();
         let mut pack = PackWriter::create(store, &key, number, root, self.request.compression, self.owner)?;
         for directory in directories {
@@ -319,7 +322,7 @@ impl Combination<'_> {
             self.entries(packed.files)?,
             Scope::Full,
             self.repository,
-            &self.request.label,
+            self.label,
             ManifestVersion::written_by(newest.major_version()?, newest.system_identifier),
             &ranges,
             self.request.compression,
@@ -333,7 +336,7 @@ impl Combination<'_> {
         let packed_bytes: u64 = packed.packs.iter().map(|pack| pack.stored_bytes).sum();
         Ok(StoredBackup {
             version: StoredBackup::version_of(&BackupKind::Full),
-            label: self.request.label.clone(),
+            label: self.label.clone(),
             kind: BackupKind::Full,
             created_by: concat!("pgark ", env!("CARGO_PKG_VERSION")).to_owned(),
             backup_label: StoredText::new(without_incremental_from(newest.backup_label.as_bytes())),

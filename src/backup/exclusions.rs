@@ -23,6 +23,10 @@ pub enum Decision {
 /// directory could be restored that holds a file of this name.
 const SKIPPED_AT_THE_TOP: [&[u8]; 3] = [b"standby.signal", b"recovery.signal", b"pgark-recovery-incomplete"];
 
+/// At the top: configuration, and what servers up to 9.6 had as their log directory. Anything else that begins with `pg_` is
+/// the server's data, or may be.
+const HARMLESS_AT_THE_TOP: [&[u8]; 3] = [b"pg_hba.conf", b"pg_ident.conf", b"pg_log"];
+
 /// The forks of a relation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fork {
@@ -70,6 +74,14 @@ pub fn decide(directory: &[u8], name: &[u8], version: ServerVersion) -> Decision
         return Decision::CopyLast;
     }
     Decision::Copy
+}
+
+/// Whether a path is one of the server's own data, so that a copy without it is of no use; elsewhere, people keep
+/// configuration, certificates and logs, and links to them.
+pub fn is_data(path: &[u8]) -> bool {
+    let top = path.split(|byte| *byte == b'/').next().unwrap_or_default();
+    [b"base".as_slice(), b"global", b"PG_VERSION"].contains(&top)
+        || (top.starts_with(b"pg_") && !HARMLESS_AT_THE_TOP.contains(&top))
 }
 
 /// Whether a directory may hold relations of one database, some of which may be unlogged or temporary.
@@ -224,6 +236,33 @@ mod tests {
             "extension/pg_control",
         ] {
             assert_eq!(decision(path), Decision::Copy, "{path}");
+        }
+    }
+
+    #[test]
+    fn tells_the_servers_data_from_what_people_keep_beside_it() {
+        for path in [
+            "PG_VERSION",
+            "base",
+            "base/5/16384",
+            "global/1262",
+            "pg_xact",
+            "pg_xact/0000",
+            "pg_tblspc/1/PG_15_1",
+        ] {
+            assert!(is_data(path.as_bytes()), "{path}");
+        }
+        for path in [
+            "postgresql.conf",
+            "pg_hba.conf",
+            "server.key",
+            "log",
+            "pg_log",
+            "log/base",
+            "conf.d/pg_x",
+            "basement",
+        ] {
+            assert!(!is_data(path.as_bytes()), "{path}");
         }
     }
 

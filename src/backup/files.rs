@@ -135,6 +135,12 @@ impl FileList {
         self.path_parts(file).concat()
     }
 
+    /// Whether a file or directory of this path is listed. Looks at all of them.
+    pub fn holds(&self, path: &[u8]) -> bool {
+        let is_it = |file: &PlannedFile| self.path_parts(file).into_iter().flatten().eq(path);
+        self.directories.iter().any(|directory| directory.path == path) || self.files.iter().any(is_it)
+    }
+
     /// Where the file lies in the file system.
     pub fn location_of(&self, path: &[u8]) -> PathBuf {
         self.base.join(OsStr::from_bytes(path))

@@ -16,6 +16,7 @@ mod pages;
 mod parent;
 mod primary;
 mod publish;
+mod required;
 mod running;
 mod session;
 mod source;
@@ -43,7 +44,7 @@ use crate::repository::backup::manifest::{
     BackupKind, BackupPoint, BackupTotals, StoredServer, StoredTablespace, StoredWalRange,
 };
 use crate::repository::backup::pack::PackOwner;
-use crate::repository::backup::{Chain, Label, StoredBackup, StoredText};
+use crate::repository::backup::{Chain, Label, NewLabel, StoredBackup, StoredText};
 use crate::server::{Connection, Watch};
 use copy::{Copied, DataDirectoryCopy};
 use files::FileList;
@@ -53,6 +54,7 @@ use nix::unistd::{Gid, Uid};
 use pages::PageRules;
 use parent::{Build, Child};
 use primary::Primary;
+use required::Required;
 use running::RunningBackup;
 use session::{ServerFacts, Session, StoppedBackup};
 use std::num::NonZeroUsize;
@@ -67,8 +69,8 @@ const APPLICATION_NAME: &str = "pgark base-backup";
 /// What is wanted.
 #[derive(Debug)]
 pub struct BackupRequest<'a> {
-    /// The name of the new backup.
-    pub label: Label,
+    /// What the new backup is to be called.
+    pub label: NewLabel,
     /// How much of the data it stores.
     pub kind: BackupType,
     /// How many incremental backups may follow a full one, each building on the one before.
@@ -117,11 +119,13 @@ pub fn run(
     warn_of_assumption(server, monitor);
     let primary = primary_of(request.primary, &session, control.system, &watch)?;
     repository.make()?;
-    repository.store().sweep()?;
+    running::sweep_store(repository, monitor);
     running::sweep_abandoned(repository, monitor);
     let running = RunningBackup::begin(repository, &request.label)?;
+    let label = running.label().clone();
     let backup = Backup {
         request,
+        label: &label,
         repository,
         session: &session,
         primary: primary.as_ref(),
@@ -172,6 +176,7 @@ fn primary_of(
 /// A backup that is being taken.
 struct Backup<'a> {
     request: &'a BackupRequest<'a>,
+    label: &'a Label,
     repository: &'a Repository,
     session: &'a Session,
     primary: Option<&'a Primary>,
@@ -191,11 +196,13 @@ impl Backup<'_> {
         let facts = self.session.facts(self.watch)?;
         let configuration_files =
             configuration_files::read(&facts, self.request.data_directory, self.monitor);
+        let required = self.required()?;
         let files = self.list_files()?;
         let parent = self.choose_parent(&start, history.as_ref(), running, &files, &facts)?;
         let (parent, increment) = parent.unzip();
         let copy = self.copy(&files, &start, increment);
         let mut copied = self.copy_files(&copy, &files)?;
+        required.and_still(&self.required()?).check(&files, &copied.files)?;
         let (control, control_file) = last_pack::read_control_file(self.request.data_directory)?;
         let mut stopped = self.stop(&start, &control)?;
         if let Some(parent) = &parent {
@@ -214,7 +221,7 @@ impl Backup<'_> {
             backed_up.entries(),
             scope,
             self.repository,
-            &self.request.label,
+            self.label,
             version,
             &[range.into()],
             self.request.compression,
@@ -225,7 +232,7 @@ impl Backup<'_> {
             .map_or(BackupKind::Full, |parent| BackupKind::Incremental(parent.newest().link()));
         let stored = StoredBackup {
             version: StoredBackup::version_of(&kind),
-            label: self.request.label.clone(),
+            label: self.label.clone(),
             kind,
             created_by: concat!("pgark ", env!("CARGO_PKG_VERSION")).to_owned(),
             cluster: self.repository.layout().cluster().to_owned(),
@@ -268,11 +275,9 @@ impl Backup<'_> {
             Checkpoint::Fast => "fast",
             Checkpoint::Spread => "spread",
         };
-        self.monitor.step(&format!(
-            "starting the backup {}: waiting for a {checkpoint} checkpoint",
-            self.request.label
-        ));
-        self.session.start(&self.request.label, self.request.checkpoint, self.watch)
+        self.monitor
+            .step(&format!("starting the backup {}: waiting for a {checkpoint} checkpoint", self.label));
+        self.session.start(self.label, self.request.checkpoint, self.watch)
     }
 
     fn wal_wait(&self) -> WalWait<'_> {
@@ -288,6 +293,10 @@ impl Backup<'_> {
             monitor: self.monitor,
             watch: self.watch,
         }
+    }
+
+    fn required(&self) -> Result<Required> {
+        Required::ask(self.session.connection(), self.server, self.watch)
     }
 
     fn list_files(&self) -> Result<FileList> {
@@ -369,7 +378,7 @@ impl Backup<'_> {
         let checked = self.control.data_checksums && self.control.page_bytes as usize == PAGE_BYTES;
         DataDirectoryCopy {
             repository: self.repository,
-            label: &self.request.label,
+            label: self.label,
             files,
             version: self.server,
             pages: checked.then_some(rules),
@@ -392,7 +401,7 @@ impl Backup<'_> {
 
     fn stop(&self, start: &BackupPoint, control: &ControlFile) -> Result<StoppedBackup> {
         self.monitor.step("stopping the backup");
-        let stopped = self.session.stop(control, self.watch)?;
+        let stopped = self.session.stop(start, control, self.watch)?;
         let label = BackupLabel::parse(&stopped.label)?;
         if label.source == BackupSource::Standby && stopped.stop.timeline != label.start_timeline {
             return Err(Error::unavailable(format!(

@@ -38,13 +38,14 @@ pub fn warn_of_damage(stored: &StoredBackup, monitor: &dyn Monitor) {
     }
 }
 
-/// Makes the backup exist, if everything that it consists of still does, and what it builds on.
+/// Makes the backup exist, if everything that it consists of still does, and what it builds on, and if whoever reads it later
+/// will take it for what it is.
 ///
 /// Our mark is looked at before and after: whoever sweeps takes it over before looking for the manifest, so either
 /// they see the manifest, or we see that the mark is theirs.
 ///
 /// # Errors
-/// [`ErrorKind::Damaged`] when something is missing,
+/// [`ErrorKind::Damaged`] when something is missing or contradicts itself,
 /// [`ErrorKind::Conflict`] when the mark is not ours, and the store's.
 pub fn publish(
     repository: &Repository,
@@ -67,6 +68,8 @@ pub fn publish(
         parent::check_intact(parent, repository)
             .context(|| "what the backup builds on was removed while it was taken")?;
     }
+    let members: Vec<StoredBackup> = parent.into_iter().flat_map(Chain::members).cloned().collect();
+    Chain::of(stored, &members)?;
     stored.publish(repository)?;
     let ours = running.check_ours();
     if ours.is_err() {

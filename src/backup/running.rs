@@ -4,7 +4,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::monitor::Monitor;
 use crate::repository::Repository;
 use crate::repository::backup::inventory::{self, BackupState};
-use crate::repository::backup::{Label, Running};
+use crate::repository::backup::{Label, NewLabel, Running};
 use crate::server::Watch;
 use jiff::Timestamp;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,40 +21,54 @@ const SILENT_MAX: Duration = Duration::from_secs(Running::ALIVE.as_secs() as u64
 /// Our mark in the repository.
 pub struct RunningBackup<'a> {
     repository: &'a Repository,
-    label: &'a Label,
+    label: Label,
     running: Mutex<Running>,
     ended: AtomicBool,
 }
 
 impl<'a> RunningBackup<'a> {
-    /// Marks the label as ours.
+    /// Marks a label as ours.
     ///
     /// # Errors
     /// [`ErrorKind::Conflict`] when it is in use, and the store's.
-    pub fn begin(repository: &'a Repository, label: &'a Label) -> Result<RunningBackup<'a>> {
+    pub fn begin(repository: &'a Repository, wanted: &NewLabel) -> Result<RunningBackup<'a>> {
+        let mut taken = None;
+        for label in wanted.candidates() {
+            match RunningBackup::mark(repository, label) {
+                Err(error) if error.kind() == ErrorKind::Conflict => taken = Some(error),
+                other => return other,
+            }
+        }
+        Err(taken.unwrap_or_else(|| Error::usage("a backup needs a label")))
+    }
+
+    /// The label.
+    pub fn label(&self) -> &Label {
+        &self.label
+    }
+
+    fn mark(repository: &'a Repository, label: Label) -> Result<RunningBackup<'a>> {
         let running = Running::begin(Timestamp::now());
         let exists = || -> Result<bool> {
-            Ok(repository.store().stat(&repository.layout().stored_backup(label)?)?.is_some())
+            Ok(repository.store().stat(&repository.layout().stored_backup(&label)?)?.is_some())
         };
-        match running.create(repository, label) {
+        match running.create(repository, &label) {
             Err(error) if error.kind() == ErrorKind::Conflict => {
                 // The mark may be of one that died when it was published already, or be damaged.
                 if exists()? {
-                    return Err(taken(label));
+                    return Err(taken(&label));
                 }
-                Running::read(repository, label)?;
+                Running::read(repository, &label)?;
                 return Err(error);
             }
             other => other?,
         }
-        let backup =
-            RunningBackup { repository, label, running: Mutex::new(running), ended: AtomicBool::new(false) };
         // Looked at only now: a backup of this label that was being published has taken its mark away.
         if exists()? {
-            repository.store().delete(&repository.layout().backup_running(label)?)?;
-            return Err(taken(label));
+            repository.store().delete(&repository.layout().backup_running(&label)?)?;
+            return Err(taken(&label));
         }
-        Ok(backup)
+        Ok(RunningBackup { repository, label, running: Mutex::new(running), ended: AtomicBool::new(false) })
     }
 
     /// Makes the backup with `make` while the heartbeat goes on, and takes the mark away in the end: that of a published
@@ -106,7 +120,7 @@ impl<'a> RunningBackup<'a> {
     /// [`ErrorKind::Conflict`] when somebody has swept the backup, and the store's.
     pub fn beat(&self) -> Result<()> {
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
-        running.beat(self.repository, self.label, Timestamp::now())
+        running.beat(self.repository, &self.label, Timestamp::now())
     }
 
     /// Says in the mark on which backup this one builds, so that nobody removes it.
@@ -124,7 +138,7 @@ impl<'a> RunningBackup<'a> {
     /// As [`RunningBackup::beat`].
     pub fn check_ours(&self) -> Result<()> {
         let running = self.running.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        running.check_ours(self.repository, self.label)
+        running.check_ours(self.repository, &self.label)
     }
 
     /// Stops the heartbeat when the returned value goes out of scope, however that happens.
@@ -134,7 +148,7 @@ impl<'a> RunningBackup<'a> {
 
     /// Takes the mark of a published backup away. That it stays does no harm: it is swept.
     pub fn forget(&self) {
-        if let Ok(key) = self.repository.layout().backup_running(self.label) {
+        if let Ok(key) = self.repository.layout().backup_running(&self.label) {
             let _ = self.repository.store().delete(&key);
         }
     }
@@ -142,7 +156,7 @@ impl<'a> RunningBackup<'a> {
     /// Removes everything of a backup that failed, as far as that can be done now; the rest is swept by a later one.
     pub fn remove(&self) {
         if self.check_ours().is_ok() {
-            let _ = remove_all(self.repository, self.label);
+            let _ = remove_all(self.repository, &self.label);
         }
     }
 }
@@ -169,13 +183,25 @@ pub fn sweep_abandoned(repository: &Repository, monitor: &dyn Monitor) {
     }
 }
 
+/// Removes what dead writers left below all backups. What is left takes room and does no harm.
+pub fn sweep_store(repository: &Repository, monitor: &dyn Monitor) {
+    if let Err(error) = repository.store().sweep() {
+        monitor.warning(&format!("could not remove what dead writers left in the repository: {error}"));
+    }
+}
+
 fn try_sweep_abandoned(repository: &Repository, monitor: &dyn Monitor) -> Result<()> {
     let now = Timestamp::now();
     for listed in inventory::list(repository, now)? {
         match listed.state {
             BackupState::Abandoned => {
                 monitor.step(&format!("removing what is left of the unfinished backup {}", listed.label));
-                sweep(repository, &listed.label, now)?;
+                if let Err(error) = sweep(repository, &listed.label, now) {
+                    monitor.warning(&format!(
+                        "could not remove what is left of the unfinished backup {}: {error}",
+                        listed.label
+                    ));
+                }
             }
             // Left alone: it may be alive, and whoever takes it finds out at the next heartbeat.
             BackupState::Unknown(why) => monitor.warning(&format!(
@@ -257,7 +283,7 @@ mod tests {
         }
         store.put_new(&layout.stored_backup(&label("complete")).unwrap(), &[b"x"]).unwrap();
         let (running_label, silent_label) = (label("running"), label("silent"));
-        let running = RunningBackup::begin(&repository, &running_label).unwrap();
+        let running = RunningBackup::begin(&repository, &NewLabel::Named(running_label.clone())).unwrap();
         Running::begin(long_ago).create(&repository, &silent_label).unwrap();
 
         sweep_abandoned(&repository, &Silent);
@@ -267,7 +293,7 @@ mod tests {
         running.check_ours().unwrap();
 
         let complete = label("complete");
-        let error = RunningBackup::begin(&repository, &complete).err().unwrap();
+        let error = RunningBackup::begin(&repository, &NewLabel::Named(complete.clone())).err().unwrap();
         assert_eq!(error.kind(), ErrorKind::Conflict);
         assert!(Running::read(&repository, &complete).unwrap().is_none());
 
@@ -279,12 +305,29 @@ mod tests {
     }
 
     #[test]
+    fn backups_that_are_called_after_one_second_have_labels_of_their_own() {
+        let scratch = tempfile::tempdir().unwrap();
+        let store = Arc::new(DirectoryStore::new(scratch.path().to_owned(), Arc::new(RealDisk)));
+        let repository = Repository::new(store, "main", SystemIdentifier::new(7).unwrap()).unwrap();
+        let time: Label = "20260115T143000Z".parse().unwrap();
+        let begin = |wanted: NewLabel| {
+            RunningBackup::begin(&repository, &wanted).map(|running| running.label().to_string())
+        };
+        for expected in ["20260115T143000Z", "20260115T143000Z-2", "20260115T143000Z-3"] {
+            assert_eq!(begin(NewLabel::OfTime(time.clone())).unwrap(), expected);
+            assert!(expected.parse::<Label>().is_ok());
+        }
+        let error = begin(NewLabel::Named(time)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Conflict, "whoever names a label means that one");
+    }
+
+    #[test]
     fn a_removal_that_ends_halfway_leaves_no_backup() {
         let scratch = tempfile::tempdir().unwrap();
         let store = Arc::new(DirectoryStore::new(scratch.path().to_owned(), Arc::new(RealDisk)));
         let repository = Repository::new(store.clone(), "main", SystemIdentifier::new(7).unwrap()).unwrap();
         let (layout, label) = (repository.layout(), "one".parse::<Label>().unwrap());
-        let running = RunningBackup::begin(&repository, &label).unwrap();
+        let running = RunningBackup::begin(&repository, &NewLabel::Named(label.clone())).unwrap();
         // Publishing has failed after the manifest was in place.
         store.put_new(&layout.stored_backup(&label).unwrap(), &[b"x"]).unwrap();
         // What cannot be removed stands before the manifest in the order of names.

@@ -219,48 +219,54 @@ impl Session {
         self.point(lsn, timeline, watch)
     }
 
-    /// Ends the backup, of which `control` is the copy of `pg_control`.
+    /// Ends the backup that began at `start`, of which `control` is the copy of `pg_control`.
     ///
     /// # Errors
-    /// As [`Connection::query`]; the server refuses when it was promoted meanwhile.
-    pub fn stop(&self, control: &ControlFile, watch: &Watch<'_>) -> Result<StoppedBackup> {
+    /// As [`Session::stop_point`]; the server refuses when it was promoted meanwhile.
+    pub fn stop(
+        &self,
+        start: &BackupPoint,
+        control: &ControlFile,
+        watch: &Watch<'_>,
+    ) -> Result<StoppedBackup> {
         // The WAL is waited for in the repository itself, which the server knows nothing of.
         let VersionFacts { stop_backup, backup_options, .. } = self.version.facts();
         let sql = format!(
             "SELECT lsn, labelfile, spcmapfile FROM {stop_backup}(wait_for_archive => false{backup_options})"
         );
         let row = self.connection.query_row("stop the backup", &sql, watch).map_err(may_not)?;
-        let lsn: Lsn = row.parsed(0)?;
-        let (lsn, timeline) = match (self.source, control.min_recovery_point, control.min_recovery_timeline) {
-            (BackupSource::Primary, _, _) => (lsn, self.timeline_of(lsn, watch)?),
-            (BackupSource::Standby, Some(consistent), Some(timeline)) if consistent <= lsn => {
-                (consistent, timeline)
-            }
-            (BackupSource::Standby, ..) => {
-                return Err(Error::unavailable(
-                    "the standby's pg_control is not that of a server in recovery",
-                )
-                .hint("It was promoted while it was backed up: take the backup again."));
-            }
-        };
         Ok(StoppedBackup {
-            stop: self.point(lsn, timeline, watch)?,
+            stop: self.stop_point(row.parsed(0)?, start, control, watch)?,
             label: row.text(1)?.as_bytes().to_vec(),
             tablespace_map: row.optional(2).unwrap_or_default().as_bytes().to_vec(),
         })
     }
 
-    /// Where the backup is consistent that the server says ends at `lsn`.
+    /// Where the backup is consistent that began at `start`, and of which the server says that it ends at `lsn`.
     ///
     /// Of a standby, the copy is consistent at the point that its `pg_control` names: it was the last file that was read.
     /// The server knows by now of a later one, which is not needed.
     /// Source: PostgreSQL `access/transam/xlogrecovery.c`, `InitWalRecovery` and `CheckRecoveryConsistency`.
     ///
     /// # Errors
-    /// [`ErrorKind::Unavailable`] when `control` is not that of a standby any more; as [`Connection::query`].
-    pub fn stop_point(&self, lsn: Lsn, control: &ControlFile, watch: &Watch<'_>) -> Result<BackupPoint> {
+    /// [`ErrorKind::Unavailable`] when `control` is not that of a standby any more, or is older than the start point: with it,
+    /// the copy would be taken for consistent too early. As [`Connection::query`].
+    pub fn stop_point(
+        &self,
+        lsn: Lsn,
+        start: &BackupPoint,
+        control: &ControlFile,
+        watch: &Watch<'_>,
+    ) -> Result<BackupPoint> {
         match (self.source, control.min_recovery_point, control.min_recovery_timeline) {
             (BackupSource::Primary, _, _) => self.point(lsn, self.timeline_of(lsn, watch)?, watch),
+            (BackupSource::Standby, Some(consistent), Some(_)) if consistent <= start.lsn => {
+                Err(Error::unavailable(format!(
+                    "the copy of the standby's pg_control is consistent at {consistent}, and the backup begins only at {}",
+                    start.lsn
+                ))
+                .hint("The copy is older than the standby's last restartpoint: take the backup again."))
+            }
             (BackupSource::Standby, Some(consistent), Some(timeline)) if consistent <= lsn => {
                 self.point(consistent, timeline, watch)
             }

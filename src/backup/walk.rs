@@ -132,7 +132,10 @@ impl Walk<'_> {
         } else if metadata.is_file() {
             self.add_file(directory, name, &metadata)
         } else {
-            let kind = if metadata.is_symlink() { "symbolic link" } else { "special file" };
+            let kind = kind_of(&metadata);
+            if exclusions::is_data(&path) {
+                return Err(not_a_file(kind, &location.display().to_string()));
+            }
             self.monitor.warning(&format!("the {kind} \"{}\" is not part of the backup", location.display()));
             Ok(())
         }
@@ -169,8 +172,11 @@ impl Walk<'_> {
                 self.add_directory(directory, index, &metadata, Walked::Yes);
                 Ok(())
             }
+            Ok(metadata) => {
+                let shown = self.list.location_of(&directory).display().to_string();
+                Err(not_a_file(kind_of(&metadata), &shown))
+            }
             // Being created or dropped.
-            Ok(_) => Ok(()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             Err(error) => Err(Error::io(what(), error)),
         }
@@ -187,6 +193,19 @@ impl Walk<'_> {
     fn add_file(&mut self, directory: usize, name: &[u8], metadata: &Metadata) -> Result<()> {
         self.list.add_file(directory, name, metadata.len()).map(drop)
     }
+}
+
+/// What is neither a directory nor a regular file.
+fn kind_of(metadata: &Metadata) -> &'static str {
+    if metadata.is_symlink() { "symbolic link" } else { "special file" }
+}
+
+/// The server's data lies behind something that a base backup does not follow.
+pub fn not_a_file(kind: &str, shown: &str) -> Error {
+    Error::usage(format!("the {kind} \"{shown}\" stands where the server keeps its data: a backup would lack that")).hint(
+        "PostgreSQL's own base backup passes over it, too. Stop the server, and put the file or directory itself in its place; to \
+         keep data on another file system, make a tablespace.",
+    )
 }
 
 /// Whether a directory's content is walked through.

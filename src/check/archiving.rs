@@ -135,9 +135,16 @@ fn command(
             "Set archive_library = '' so that archive-push is called.",
         );
     }
-    let words: Vec<&str> = command.split_whitespace().filter(|word| *word != "exec").collect();
-    let program = words.first().map(|word| word.trim_matches(['"', '\''])).unwrap_or_default();
-    if Path::new(program).file_name().is_none_or(|name| name != "archive-push") {
+    let words = words(command);
+    let program = words.iter().map(String::as_str).find(|word| !leads_to_a_command(word)).unwrap_or_default();
+    if !is_archive_push(program) {
+        if words.iter().any(|word| is_archive_push(word) && !leads_to_a_command(word)) {
+            return Finding::warning(
+                WHAT,
+                format!("\"{command}\" calls archive-push by way of \"{program}\""),
+                "Its exit status must come back as it is: PostgreSQL takes 0 for stored.",
+            );
+        }
         return wrong(
             WHAT,
             format!("\"{command}\" does not call archive-push"),
@@ -163,6 +170,38 @@ fn command(
         );
     }
     Finding::passed(WHAT, command)
+}
+
+/// The words of a command as a shell would take them, less what it puts in place of variables.
+fn words(command: &str) -> Vec<String> {
+    let (mut words, mut word, mut quote) = (Vec::new(), None::<String>, None);
+    for letter in command.chars() {
+        match (quote, letter) {
+            (Some(open), _) if open == letter => quote = None,
+            (None, '"' | '\'') => {
+                quote = Some(letter);
+                word.get_or_insert_default();
+            }
+            (None, _) if letter.is_whitespace() => words.extend(word.take()),
+            _ => word.get_or_insert_default().push(letter),
+        }
+    }
+    words.extend(word);
+    words
+}
+
+/// Whether a word may stand before the command itself: `exec`, `env`, and variables that are set for it alone.
+fn leads_to_a_command(word: &str) -> bool {
+    let is_name = |name: &str| {
+        name.starts_with(|first: char| first.is_ascii_alphabetic() || first == '_')
+            && name.bytes().all(|letter| letter.is_ascii_alphanumeric() || letter == b'_')
+    };
+    matches!(word, "exec" | "env" | "/usr/bin/env")
+        || word.split_once('=').is_some_and(|(name, _)| is_name(name))
+}
+
+fn is_archive_push(word: &str) -> bool {
+    Path::new(word).file_name().is_some_and(|name| name == "archive-push")
 }
 
 #[cfg(test)]
@@ -212,6 +251,22 @@ mod tests {
             let mut archiving = right();
             change(&mut archiving);
             assert_eq!(verdict(&archiving, what), Some(expected), "{archiving:?}");
+        }
+    }
+
+    #[test]
+    fn what_stands_before_the_program_is_passed_over() {
+        for (command, expected) in [
+            ("PGARK_CONFIG=/etc/pgark/pgark.toml /bin/archive-push %p", Verdict::Passed),
+            ("PGARK_LOG=debug A='b c' exec /bin/archive-push %p", Verdict::Passed),
+            ("env A=\"b c\" '/bin/archive-push' \"%p\"", Verdict::Passed),
+            ("ionice -c 3 /bin/archive-push %p", Verdict::Warning),
+            ("A=/bin/archive-push cp %p /mnt/%f", Verdict::Failed),
+            ("A=b /opt/archive-push %p", Verdict::Failed),
+            ("1A=b /bin/archive-push %p", Verdict::Warning),
+        ] {
+            let archiving = Archiving { archive_command: command.to_owned(), ..right() };
+            assert_eq!(verdict(&archiving, "archive_command"), Some(expected), "{command}");
         }
     }
 

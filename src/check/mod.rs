@@ -89,7 +89,7 @@ pub fn run(config: &Config, store: &Arc<dyn Store>, watch: &Watch<'_>, tell: &mu
             "Prove a recovery before you rely on it, and upgrade pgark when it knows this version.",
         ),
     });
-    match Spool::of(config).and_then(|spool| spool.prepare(crate::durable::disk().as_ref()).map(|()| spool)) {
+    match spool(config) {
         Ok(spool) => tell(Finding::passed("spool", format!("\"{}\"", spool.directory().display()))),
         Err(error) => tell(Finding::failed("spool", &error)),
     }
@@ -123,6 +123,13 @@ pub fn run(config: &Config, store: &Arc<dyn Store>, watch: &Watch<'_>, tell: &mu
     }
 }
 
+fn spool(config: &Config) -> Result<Spool> {
+    let spool = Spool::of(config)?;
+    spool.prepare(crate::durable::disk().as_ref())?;
+    spool.check_cluster(config)?;
+    Ok(spool)
+}
+
 fn data_directory(config: &Config) -> Result<(DataDirectory, ControlFile)> {
     let data_directory = DataDirectory::open(&config.data_directory)?.assuming(config.assumed_version);
     let control = data_directory.control_file()?;
@@ -151,8 +158,9 @@ fn repository(
     control: &ControlFile,
 ) -> Result<(Repository, Vec<Finding>)> {
     let cluster = config.cluster.as_str();
-    let repository =
-        Repository::new(store.clone(), cluster, control.system)?.assuming(config.assumed_version);
+    let repository = Repository::new(store.clone(), cluster, control.system)?
+        .assuming(config.assumed_version)
+        .of_version(control.known_version());
     let known = systems(store.as_ref(), cluster)?;
     let mut findings = Vec::new();
     if repository.exists()? {

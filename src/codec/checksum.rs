@@ -133,6 +133,11 @@ impl Digest {
         Digest(bytes)
     }
 
+    /// The first eight bytes, as a number whose sixteen hexadecimal digits are the digest's first ones.
+    pub fn beginning(&self) -> u64 {
+        self.0.iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte))
+    }
+
     /// The bytes to store.
     pub const fn as_bytes(&self) -> &[u8; 32] {
         &self.0

@@ -37,7 +37,7 @@ pub use sections::{
     RecoverSettings, RepositorySettings, SpoolSettings,
 };
 pub use settings::SettingOrigin;
-pub use url::RepositoryUrl;
+pub use url::{RepositoryUrl, without_user_information};
 
 use crate::error::{Context, Error, Result};
 use crate::postgres::{MajorVersion, SystemIdentifier};

@@ -380,6 +380,18 @@ fn secrets_are_shown_nowhere() {
         message(with("connection.conninfo = \"postgresql://u:geheim@h/d\"")),
         ", line 4: \"connection.conninfo\" must be a string of key=value pairs"
     );
+    for wrong in [
+        "s3.endpoint = \"https://user:geheim@host\"",
+        "s3.region = \"s3://user:geheim@host/ \"",
+        "connection.standby = \"postgresql://u:geheim@h/d\"",
+    ] {
+        assert!(!report(with(wrong)).contains("geheim"), "{wrong}");
+    }
+    let error = parse("repository.url = \"s3://user:geheim@bucket/prefix\"\n").unwrap_err().report();
+    assert!(!error.contains("geheim") && !error.contains("user"), "{error}");
+    assert!(
+        error.contains("not \"s3://…@bucket/prefix\"") && error.contains("Access keys have no place in it")
+    );
 }
 
 #[test]

@@ -66,6 +66,17 @@ fn bucket_and_prefix(text: &str) -> Option<RepositoryUrl> {
         .then(|| RepositoryUrl::S3 { bucket: bucket.to_owned(), prefix: prefix.to_owned() })
 }
 
+/// A text in which an address may stand, without the user and password before its host: for messages.
+pub fn without_user_information(text: &str) -> String {
+    // A password may hold any letter, also those that end the host.
+    let Some((before, host)) = text.rsplit_once('@') else { return text.to_owned() };
+    match before.split_once(':') {
+        Some((scheme, rest)) if rest.starts_with("//") => format!("{scheme}://…@{host}"),
+        Some(_) => format!("…@{host}"),
+        None => text.to_owned(),
+    }
+}
+
 /// The path `text` if it begins at the root and the operating system can take it.
 pub(super) fn absolute_path(text: &str) -> Option<PathBuf> {
     let path = Path::new(text);
@@ -107,6 +118,22 @@ mod tests {
             "s3://u:p@host/x",
         ] {
             assert_eq!(RepositoryUrl::read(text).unwrap(), None, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn users_and_passwords_are_not_repeated() {
+        for (text, shown) in [
+            ("s3://user:password@bucket/prefix", "s3://…@bucket/prefix"),
+            ("s3://user@bucket", "s3://…@bucket"),
+            ("https://u:pass/wo@rd@host:9000/x", "https://…@host:9000/x"),
+            ("user:password@bucket", "…@bucket"),
+            ("s3:/user:password@bucket", "…@bucket"),
+            ("s3://bucket/prefix", "s3://bucket/prefix"),
+            ("team=a@b", "team=a@b"),
+            ("/srv/pgark", "/srv/pgark"),
+        ] {
+            assert_eq!(without_user_information(text), shown);
         }
     }
 

@@ -3,7 +3,7 @@
 use super::cluster_name::ClusterName;
 use super::conninfo::Conninfo;
 use super::keys::{DefaultValue, Key, Kind};
-use super::url::{RepositoryUrl, absolute_path};
+use super::url::{RepositoryUrl, absolute_path, without_user_information};
 use crate::error::{Error, Result};
 use crate::postgres::{MajorVersion, SystemIdentifier};
 use std::fmt::{self, Write};
@@ -123,6 +123,11 @@ fn mismatch(key: &Key, raw: &DeValue<'_>) -> Error {
         _ => format!(", not {}", describe(raw)),
     };
     let hint = match key.default {
+        _ if matches!(key.kind, Kind::RepositoryUrl) && raw.as_str().is_some_and(|text| text.contains('@')) => {
+            "Access keys have no place in it: they come from the environment, a profile (s3.profile, s3.credentials_file) or a \
+             role."
+                .to_owned()
+        }
         DefaultValue::Required => key.description.to_owned(),
         default => format!("{} The default is {default}.", key.description),
     };
@@ -132,7 +137,7 @@ fn mismatch(key: &Key, raw: &DeValue<'_>) -> Error {
 /// The wrong value `raw` on one line.
 fn describe(raw: &DeValue<'_>) -> String {
     match raw {
-        DeValue::String(text) => format!("{:?}", shortened(text)),
+        DeValue::String(text) => format!("{:?}", shortened(&without_user_information(text))),
         DeValue::Integer(digits) => shortened(&digits.to_string()),
         DeValue::Float(float) => shortened(float.as_str()),
         DeValue::Boolean(truth) => truth.to_string(),

@@ -168,6 +168,11 @@ impl ControlFile {
         Fields(content).read(assumed)
     }
 
+    /// The version, unless it is unknown and its format the assumed one.
+    pub fn known_version(&self) -> Option<MajorVersion> {
+        (!self.is_assumed()).then_some(self.version)
+    }
+
     /// Whether its version is unknown, and its format the assumed one.
     pub fn is_assumed(&self) -> bool {
         MajorVersion::of_catalog_version(self.catalog_version).is_none()

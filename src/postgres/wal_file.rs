@@ -1,4 +1,4 @@
-//! The names of the files that PostgreSQL archives.
+//! The names of the files that PostgreSQL archives, and of the one kind that an archive adds to them.
 
 use super::lsn::{Lsn, SegmentNumber, SegmentSize};
 use super::timeline::TimelineId;
@@ -17,7 +17,7 @@ pub struct SegmentName {
     segment: u32,
 }
 
-/// The name of a file that PostgreSQL archives or asks for, in its four forms.
+/// The name of a file in the archive: the four forms that PostgreSQL archives or asks for, and one of our own.
 ///
 /// Source: PostgreSQL `access/xlog_internal.h`, `IsXLogFileName` and its neighbours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -26,6 +26,9 @@ pub enum WalFileName {
     Segment(SegmentName),
     /// `000000010000000000000003.partial`: the last, incomplete segment of a timeline that was left.
     Partial(SegmentName),
+    /// `000000010000000000000003.partial.0123456789abcdef`: a partial segment that came after a different one of the same
+    /// name, with the first eight bytes of its BLAKE3 digest. PostgreSQL knows no such name.
+    FurtherPartial(SegmentName, u64),
     /// `00000002.history`: how a timeline came out of its ancestors.
     History(TimelineId),
     /// `000000010000000000000003.00000028.backup`: where a base backup started, as an offset in a segment.
@@ -73,6 +76,7 @@ impl WalFileName {
         match self {
             WalFileName::Segment(segment)
             | WalFileName::Partial(segment)
+            | WalFileName::FurtherPartial(segment, _)
             | WalFileName::BackupHistory(segment, _) => Some(segment),
             WalFileName::History(_) => None,
         }
@@ -84,8 +88,14 @@ impl WalFileName {
             WalFileName::History(timeline) => timeline,
             WalFileName::Segment(segment)
             | WalFileName::Partial(segment)
+            | WalFileName::FurtherPartial(segment, _)
             | WalFileName::BackupHistory(segment, _) => segment.timeline,
         }
+    }
+
+    /// Whether a server archives files of this name.
+    pub fn is_of_postgresql(self) -> bool {
+        !matches!(self, WalFileName::FurtherPartial(..))
     }
 }
 
@@ -100,6 +110,7 @@ impl fmt::Display for WalFileName {
         match self {
             WalFileName::Segment(segment) => write!(f, "{segment}"),
             WalFileName::Partial(segment) => write!(f, "{segment}.partial"),
+            WalFileName::FurtherPartial(segment, digest) => write!(f, "{segment}.partial.{digest:016x}"),
             WalFileName::History(timeline) => write!(f, "{}.history", timeline.file_digits()),
             WalFileName::BackupHistory(segment, offset) => write!(f, "{segment}.{offset:08X}.backup"),
         }
@@ -110,6 +121,12 @@ impl fmt::Display for WalFileName {
 fn eight_digits(text: &str) -> Option<u32> {
     let well_formed = text.len() == 8 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'A'..=b'F'));
     if well_formed { u32::from_str_radix(text, 16).ok() } else { None }
+}
+
+/// Exactly sixteen lower-case hexadecimal digits, as we write digests.
+fn sixteen_digits(text: &str) -> Option<u64> {
+    let well_formed = text.len() == 16 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    if well_formed { u64::from_str_radix(text, 16).ok() } else { None }
 }
 
 fn segment_name(text: &str) -> Option<SegmentName> {
@@ -127,6 +144,9 @@ fn wal_file_name(text: &str) -> Option<WalFileName> {
     match (parts.next(), parts.next(), parts.next()) {
         (None, _, _) => segment_name(stem).map(WalFileName::Segment),
         (Some("partial"), None, _) => segment_name(stem).map(WalFileName::Partial),
+        (Some("partial"), Some(digest), None) => {
+            Some(WalFileName::FurtherPartial(segment_name(stem)?, sixteen_digits(digest)?))
+        }
         (Some("history"), None, _) => eight_digits(stem).and_then(TimelineId::new).map(WalFileName::History),
         (Some(offset), Some("backup"), None) => {
             Some(WalFileName::BackupHistory(segment_name(stem)?, eight_digits(offset)?))
@@ -183,6 +203,7 @@ mod tests {
         for text in [
             "000000010000000000000003",
             "FFFFFFFE000000AB000000FF.partial",
+            "FFFFFFFE000000AB000000FF.partial.00f3456789abcdef",
             "0000000A.history",
             "000000010000000000000003.00000028.backup",
         ] {
@@ -201,6 +222,9 @@ mod tests {
             "00000000.history",
             "000000010000000000000003.part",
             "000000010000000000000003.partial.partial",
+            "000000010000000000000003.partial.0123456789ABCDEF",
+            "000000010000000000000003.partial.0123456789abcde",
+            "000000010000000000000003.partial.0123456789abcdef.x",
             "000000010000000000000003.28.backup",
             "000000010000000000000003.00000028.backup.x",
             "../000000010000000000000003",

@@ -1,6 +1,7 @@
 //! The names of all objects of one system.
 
 use super::backup::Label;
+use crate::config::ClusterName;
 use crate::error::Result;
 use crate::postgres::{SegmentName, SystemIdentifier, TimelineId, WalFileName};
 use crate::store::{ObjectKey, ObjectUse};
@@ -102,15 +103,36 @@ impl Layout {
     }
 }
 
-/// What lies under a key, for a store that keeps some of it otherwise.
+/// What lies under a key, for a store that keeps some of it otherwise; `None`: no object of ours is called so.
 #[cfg_attr(not(feature = "s3"), allow(dead_code, reason = "a directory keeps everything alike"))]
-pub fn use_of(key: &ObjectKey) -> ObjectUse {
-    let parts: Vec<&str> = key.as_str().split('/').collect();
-    match parts.as_slice() {
-        [_, _, "wal", _, _, _] => ObjectUse::Wal,
-        [_, _, "backup", _, name] if name.starts_with("pack-") => ObjectUse::Pack,
-        _ => ObjectUse::Other,
-    }
+pub fn use_of(key: &ObjectKey) -> Option<ObjectUse> {
+    let mut parts = key.as_str().splitn(3, '/');
+    let (cluster, system, rest) = (ClusterName::new(parts.next()?)?, parts.next()?, parts.next()?);
+    let layout = Layout::new(cluster.as_str(), system.parse().ok()?).ok()?;
+    let rest: Vec<&str> = rest.split('/').collect();
+    let (place, found) = match rest.as_slice() {
+        ["wal", .., name] => {
+            let name: WalFileName = name.parse().ok()?;
+            let is_history = matches!(name, WalFileName::History(_));
+            (layout.wal_file(name), if is_history { ObjectUse::Other } else { ObjectUse::Wal })
+        }
+        ["backup", label, name] => {
+            let label: Label = label.parse().ok()?;
+            match *name {
+                "running" => (layout.backup_running(&label), ObjectUse::Other),
+                "files" => (layout.backup_index(&label), ObjectUse::Other),
+                "backup_manifest" => (layout.postgres_manifest(&label), ObjectUse::Other),
+                "manifest.json" => (layout.stored_backup(&label), ObjectUse::Other),
+                pack => {
+                    let number = pack.strip_prefix("pack-")?.parse().ok()?;
+                    (layout.backup_pack(&label, number), ObjectUse::Pack)
+                }
+            }
+        }
+        [_] => (layout.format(), ObjectUse::Other),
+        _ => return None,
+    };
+    (place.ok()? == *key).then_some(found)
 }
 
 #[cfg(test)]
@@ -131,11 +153,42 @@ mod tests {
             let found = layout.wal_file(name.parse().unwrap()).unwrap();
             assert_eq!(found.as_str(), key);
             let small = name.ends_with(".history");
-            assert_eq!(use_of(&found), if small { ObjectUse::Other } else { ObjectUse::Wal });
+            assert_eq!(use_of(&found), Some(if small { ObjectUse::Other } else { ObjectUse::Wal }));
         }
         let label = "20260115-143000F".parse().unwrap();
-        assert_eq!(use_of(&layout.backup_pack(&label, 1).unwrap()), ObjectUse::Pack);
-        assert_eq!(use_of(&layout.stored_backup(&label).unwrap()), ObjectUse::Other);
+        assert_eq!(use_of(&layout.backup_pack(&label, 1).unwrap()), Some(ObjectUse::Pack));
+        assert_eq!(use_of(&layout.backup_pack(&label, 12_345_678).unwrap()), Some(ObjectUse::Pack));
+        for other in [
+            layout.stored_backup(&label),
+            layout.backup_running(&label),
+            layout.backup_index(&label),
+            layout.postgres_manifest(&label),
+            layout.format(),
+        ] {
+            assert_eq!(use_of(&other.unwrap()), Some(ObjectUse::Other));
+        }
+        for text in [
+            "photos/2024.tar",
+            "main",
+            "main/7",
+            "main/7/else",
+            "main/07/format.json",
+            "main/seven/format.json",
+            "main/7/wal",
+            "main/7/wal/readme",
+            "main/7/wal/00000001/00000003/0000000100000002000000A1",
+            "main/7/wal/0000000100000002000000A1",
+            "main/7/wal/00000001/00000002.history",
+            "main/7/backup/a",
+            "main/7/backup/a/pack-1",
+            "main/7/backup/a/pack-0000001",
+            "main/7/backup/-a/pack-000001",
+            "main/7/backup/a/else",
+            "main/7/backup/a/pack-000001/x",
+            "x/main/7/backup/a/pack-000001",
+        ] {
+            assert_eq!(use_of(&ObjectKey::new(text).unwrap()), None, "{text}");
+        }
         assert!(Layout::new("../x", SystemIdentifier::new(7).unwrap()).is_err());
     }
 }

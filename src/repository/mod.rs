@@ -27,6 +27,7 @@ pub struct Repository {
     store: Arc<dyn Store>,
     layout: Layout,
     assumed_version: Option<MajorVersion>,
+    version: Option<MajorVersion>,
     /// Whether this process has seen that the place exists in a format that it understands.
     checked: AtomicBool,
 }
@@ -38,13 +39,31 @@ impl Repository {
     /// [`ErrorKind::Damaged`](crate::error::ErrorKind::Damaged) when the cluster's name cannot be part of a key.
     pub fn new(store: Arc<dyn Store>, cluster: &str, system: SystemIdentifier) -> Result<Repository> {
         let layout = Layout::new(cluster, system)?;
-        Ok(Repository { store, layout, assumed_version: None, checked: AtomicBool::new(false) })
+        Ok(Repository {
+            store,
+            layout,
+            assumed_version: None,
+            version: None,
+            checked: AtomicBool::new(false),
+        })
     }
 
     /// The same place, whose WAL is read as that of this version if its own is unknown.
     #[must_use]
     pub fn assuming(self, assumed_version: Option<MajorVersion>) -> Repository {
         Repository { assumed_version, ..self }
+    }
+
+    /// The same place, whose WAL is of servers of this version, where it is known: a system never changes its version, since
+    /// `pg_upgrade` makes a new one.
+    #[must_use]
+    pub fn of_version(self, version: Option<MajorVersion>) -> Repository {
+        Repository { version, ..self }
+    }
+
+    /// The version of the system's servers, where it is known.
+    pub fn version(&self) -> Option<MajorVersion> {
+        self.version
     }
 
     /// The version as which an unknown one is read.

@@ -50,7 +50,7 @@ pub enum Incoming {
     Data(Bytes),
     /// It has ended.
     CopyEnds,
-    /// A warning.
+    /// A warning, or a notice.
     Warning(String),
     /// The command failed, with this code.
     Failed(SqlState, Error),
@@ -117,7 +117,9 @@ impl ReplicationConnection {
                 }
                 Message::NoticeResponse(body) => {
                     match Said::read(body.fields()).map_err(|error| self.broken(error))? {
-                        said if said.severity == "WARNING" => Incoming::Warning(said.message),
+                        said if said.severity == "WARNING" || said.severity == "NOTICE" => {
+                            Incoming::Warning(said.message)
+                        }
                         _ => continue,
                     }
                 }

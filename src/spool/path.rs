@@ -1,10 +1,11 @@
 //! Where everything in a spool lies.
 
 use crate::config::Config;
-use crate::data_directory::user_name;
+use crate::data_directory::{DataDirectory, user_name};
 use crate::durable::{self, Disk};
 use crate::error::{Context, Error, Result};
 use nix::unistd::Uid;
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -70,6 +71,64 @@ impl Spool {
     /// The file that remembers which places in the repository have been seen.
     pub fn places(&self) -> PathBuf {
         self.directory.join("places")
+    }
+
+    /// The file that says whose spool it is: the cluster's name and its data directory, a line each.
+    pub fn cluster(&self) -> PathBuf {
+        self.directory.join("cluster")
+    }
+
+    /// That no other cluster uses the spool: their agents would end each other without a word.
+    ///
+    /// A cluster may get another name, or another data directory, as after `pg_upgrade`; with both it is another one. So is one
+    /// of the same name while a server runs in the other data directory.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) for another cluster's, and the operating system's.
+    pub fn check_cluster(&self, config: &Config) -> Result<()> {
+        let path = self.cluster();
+        let content = match fs::read(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            other => other.context(|| format!("could not read \"{}\"", path.display()))?,
+        };
+        let (name, data_directory) = match content.iter().position(|byte| *byte == b'\n') {
+            Some(end) => content.split_at(end),
+            None => return Ok(()),
+        };
+        let data_directory = data_directory.trim_ascii();
+        let theirs = Path::new(OsStr::from_bytes(data_directory));
+        let other_name = name != config.cluster.as_str().as_bytes();
+        let their_server = DataDirectory::open(theirs).ok();
+        let is_ours = theirs == config.data_directory
+            || their_server.as_ref().is_some_and(|theirs| theirs.is(&config.data_directory));
+        let runs = their_server.is_some_and(|theirs| theirs.server_process_id().is_some());
+        if is_ours || !(other_name || runs) {
+            return Ok(());
+        }
+        Err(Error::usage(format!(
+            "the spool \"{}\" is that of cluster \"{}\" in \"{}\"",
+            self.directory.display(),
+            String::from_utf8_lossy(name),
+            theirs.display()
+        ))
+        .hint(format!(
+            "Each cluster needs a spool of its own: set spool.directory. If that cluster is no more, remove \"{}\".",
+            path.display()
+        )))
+    }
+
+    /// Notes whose spool it is, unless it is another cluster's; on a disk that is full, the next agent does.
+    ///
+    /// # Errors
+    /// As [`Spool::check_cluster`].
+    pub fn claim(&self, config: &Config, disk: &dyn Disk) -> Result<()> {
+        self.check_cluster(config)?;
+        let data_directory = config.data_directory.as_os_str().as_bytes();
+        let content = [config.cluster.as_str().as_bytes(), b"\n", data_directory, b"\n"].concat();
+        if !fs::read(self.cluster()).is_ok_and(|known| known == content) {
+            let _ = durable::replace_file(disk, &self.cluster(), &content, 0o600);
+        }
+        Ok(())
     }
 
     /// Where WAL lies that was fetched ahead.

@@ -5,7 +5,7 @@
 //! in front. Both sides are of one version, because it is part of the socket's name; so the protocol has no versions.
 
 use crate::error::{Context, Error, ErrorKind, RecoveryMode, Result};
-use crate::postgres::{SegmentName, SegmentSize, SystemIdentifier, TimelineId, WalFileName};
+use crate::postgres::{MajorVersion, SegmentName, SegmentSize, SystemIdentifier, TimelineId, WalFileName};
 use std::ffi::OsString;
 use std::io::{Read, Write};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -35,6 +35,8 @@ pub struct PushRequest {
     pub system: SystemIdentifier,
     /// Its segment size.
     pub segment_size: SegmentSize,
+    /// The server's version; `None`: one that pgark does not know.
+    pub version: Option<MajorVersion>,
     /// The file's name.
     pub name: WalFileName,
     /// The file, absolute.
@@ -48,6 +50,8 @@ pub struct GetRequest {
     pub system: SystemIdentifier,
     /// Its segment size.
     pub segment_size: SegmentSize,
+    /// The server's version; `None`: one that pgark does not know.
+    pub version: Option<MajorVersion>,
     /// The file's name.
     pub name: WalFileName,
     /// How the server recovers.
@@ -102,13 +106,13 @@ pub fn write_request(stream: &mut dyn Write, request: &Request) -> Result<()> {
     match request {
         Request::Push(push) => {
             message.byte(1);
-            message.system(push.system, push.segment_size);
+            message.system(push.system, push.segment_size, push.version);
             message.text(push.name.to_string().as_bytes());
             message.text(push.path.as_os_str().as_bytes());
         }
         Request::Get(get) => {
             message.byte(2);
-            message.system(get.system, get.segment_size);
+            message.system(get.system, get.segment_size, get.version);
             message.text(get.name.to_string().as_bytes());
             message.byte(u8::from(get.mode == RecoveryMode::Standby));
             message.byte(u8::from(get.target == TargetRule::WithTarget));
@@ -135,12 +139,14 @@ pub fn read_request(stream: &mut dyn Read) -> Result<Option<Request>> {
         1 => Request::Push(PushRequest {
             system: fields.system()?,
             segment_size: fields.segment_size()?,
+            version: fields.version()?,
             name: fields.name()?,
             path: fields.path()?,
         }),
         2 => Request::Get(GetRequest {
             system: fields.system()?,
             segment_size: fields.segment_size()?,
+            version: fields.version()?,
             name: fields.name()?,
             mode: if fields.flag()? { RecoveryMode::Standby } else { RecoveryMode::OneShot },
             target: if fields.flag()? { TargetRule::WithTarget } else { TargetRule::NoTarget },
@@ -277,9 +283,10 @@ impl Writer {
         self.0.extend_from_slice(value);
     }
 
-    fn system(&mut self, system: SystemIdentifier, segment_size: SegmentSize) {
+    fn system(&mut self, system: SystemIdentifier, segment_size: SegmentSize, version: Option<MajorVersion>) {
         self.u64(system.as_u64());
         self.u64(segment_size.as_u64());
+        self.u64(version.map_or(0, |version| u64::from(version.as_u32())));
     }
 
     fn send(self, stream: &mut dyn Write) -> Result<()> {
@@ -353,6 +360,16 @@ impl<'a> Reader<'a> {
         u32::try_from(self.u64()?).ok().and_then(SegmentSize::new).ok_or_else(nonsense)
     }
 
+    fn version(&mut self) -> Result<Option<MajorVersion>> {
+        match self.u64()? {
+            0 => Ok(None),
+            number => {
+                let version = u32::try_from(number).ok().and_then(MajorVersion::new);
+                version.map(Some).ok_or_else(nonsense)
+            }
+        }
+    }
+
     fn end(&self) -> Result<()> {
         if self.0.is_empty() { Ok(()) } else { Err(nonsense()) }
     }
@@ -367,12 +384,14 @@ mod tests {
             Request::Push(PushRequest {
                 system: SystemIdentifier::new(u64::MAX).unwrap(),
                 segment_size: SegmentSize::DEFAULT,
+                version: Some(MajorVersion::V15),
                 name: "000000010000000000000001.00000028.backup".parse().unwrap(),
                 path: PathBuf::from(OsString::from_vec(b"/data \xFF/pg_wal/x".to_vec())),
             }),
             Request::Get(GetRequest {
                 system: SystemIdentifier::new(1).unwrap(),
                 segment_size: SegmentSize::DEFAULT,
+                version: None,
                 name: "00000002.history".parse().unwrap(),
                 mode: RecoveryMode::Standby,
                 target: TargetRule::WithTarget,

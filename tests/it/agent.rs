@@ -337,3 +337,37 @@ fn the_agent_of_a_server_under_systemd_keeps_its_log() {
     let log = std::fs::read_to_string(cluster.spool().join("agent.log")).unwrap_or_default();
     assert!(log.contains("agent listens"), "{log}");
 }
+
+/// Their agents would end each other, again and again.
+#[test]
+fn two_clusters_do_not_share_a_spool() {
+    let site = Site::with_servers(1);
+    let mut first = site.cluster("first");
+    let mut second = site.cluster("second");
+    let spool = first.spool();
+    second.config.set("spool.directory", spool.as_path());
+    let wal = first.fake_wal();
+    let (name, bytes) = (wal.name(0x40), wal.bytes(0x40, 1));
+    let path = format!("pg_wal/{name}");
+    first.put_wal(&name, &bytes);
+    first.write(&format!("pg_wal/archive_status/{name}.ready"), "");
+    second.put_wal(&name, &bytes);
+    first.push(&path).expect(0);
+    // By its name another one.
+    second.config.set("cluster", "second");
+    second.push(&path).expect(2).says("is that of cluster \"main\"").says("spool.directory");
+    let checked = second.pgark(&["check"]).run();
+    assert!(checked.stdout.contains("FAILED   spool: the spool"), "{checked}");
+    // By the name the same, which may be a data directory that was moved; but a server runs in the first one.
+    second.config.set("cluster", "main");
+    first.start();
+    second.push(&path).expect(2).says("is that of cluster \"main\"");
+    let agent = first.agent();
+    first.push(&path).expect(0);
+    assert_eq!(first.agent(), agent, "it was not ended");
+    first.stop(Stop::Fast);
+    second.push(&path).expect(0);
+    // The configuration of one cluster may give it another name.
+    second.config.set("cluster", "renamed");
+    second.push(&path).expect(0);
+}

@@ -316,3 +316,17 @@ fn a_damaged_mark_of_a_running_backup_blocks_no_other() {
     fs::remove_dir_all(&place).unwrap();
     base_backup(&primary, "torn").run().expect(0);
 }
+
+#[test]
+fn backups_without_a_label_that_begin_in_one_second_are_called_differently() {
+    let site = Site::with_servers(1);
+    let primary = primary(&site);
+    let start = || primary.pgark(&["--json", "base-backup", "--checkpoint", "fast"]).spawn();
+    let backups = [start(), start(), start()];
+    let labels: BTreeSet<String> = backups
+        .into_iter()
+        .map(|backup| serde_json::from_str::<serde_json::Value>(&backup.wait().expect(0).stdout).unwrap())
+        .map(|summary| summary["label"].as_str().unwrap().to_owned())
+        .collect();
+    assert_eq!(labels.len(), 3, "{labels:?}");
+}

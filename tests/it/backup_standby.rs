@@ -1,6 +1,6 @@
 //! `pgark base-backup` on a standby: its backup is as good as the primary's, and a promotion ends it.
 
-use crate::support::{Cluster, PATIENCE, Site, Stop, wait_until};
+use crate::support::{Archive, Cluster, Outcome, PATIENCE, Running, Site, Stop, wait_until};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
@@ -51,12 +51,48 @@ impl Pair {
         self.standby.wait_for_row(&format!("SELECT pg_last_wal_replay_lsn() >= '{written}'"), "t");
     }
 
+    /// Begins a backup, "one", of the standby, which waits before it copies.
+    fn hold_a_backup(&self) -> HeldBackup {
+        // What it waits for is not there until we say so.
+        self.site.hide_repository();
+        let segment = self.primary.switch_wal();
+        self.catch_up();
+        self.site.show_repository();
+        self.primary.wait_archived(&segment);
+        let archive = self.site.archive_of(&self.primary);
+        let stored = archive.stored(&segment);
+        archive.remove(&segment);
+        let backup = self.standby.pgark(&["base-backup", "--checkpoint", "fast", "--label", "one"]).spawn();
+        wait_until("the backup has begun", PATIENCE, || {
+            // The last thing that it asks before it waits, which is for the time.
+            let asked = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'pgark base-backup' \
+                         AND state = 'idle' AND query LIKE '%clock_timestamp%'";
+            self.place("one").join("running").exists() && self.standby.psql(asked) != "0"
+        });
+        HeldBackup { backup, archive, segment, stored }
+    }
+
     fn place(&self, label: &str) -> PathBuf {
         self.site.archive_of(&self.primary).backup(label)
     }
 
     fn objects(&self, label: &str) -> usize {
         fs::read_dir(self.place(label)).map_or(0, Iterator::count)
+    }
+}
+
+/// A backup that waits for a segment.
+struct HeldBackup {
+    backup: Running,
+    archive: Archive,
+    segment: String,
+    stored: Vec<u8>,
+}
+
+impl HeldBackup {
+    fn go_on(self) -> Outcome {
+        self.archive.replace(&self.segment, &self.stored);
+        self.backup.wait()
     }
 }
 
@@ -123,27 +159,10 @@ fn without_a_word_with_the_primary_the_backup_waits_for_its_wal() {
 fn a_promotion_ends_the_backup() {
     let mut pair = Pair::start();
     pair.configure();
-    // What the backup waits for before it copies is not there until we say so.
-    pair.site.hide_repository();
-    let segment = pair.primary.switch_wal();
-    pair.catch_up();
-    pair.site.show_repository();
-    pair.primary.wait_archived(&segment);
-    let archive = pair.site.archive_of(&pair.primary);
-    let stored = archive.stored(&segment);
-    archive.remove(&segment);
-    let backup = pair.standby.pgark(&["base-backup", "--checkpoint", "fast", "--label", "one"]).spawn();
-    wait_until("the backup has begun", PATIENCE, || {
-        pair.place("one").join("running").exists()
-            && pair
-                .standby
-                .psql("SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%pg_control_checkpoint%'")
-                != "0"
-    });
+    let held = pair.hold_a_backup();
     pair.standby.psql("SELECT pg_promote()");
     pair.standby.wait_promoted();
-    archive.replace(&segment, &stored);
-    backup.wait().expect(3).says("promoted");
+    held.go_on().expect(3).says("promoted");
     assert_eq!(pair.objects("one"), 0);
 
     // It is a primary now, and backed up as one.
@@ -237,4 +256,20 @@ fn a_chain_goes_on_from_the_primary_to_its_standby_and_back() {
         server.stop_recovered(&into);
         server.check_pages(&into);
     }
+}
+
+/// With such a copy PostgreSQL would take the backup for consistent before it is.
+#[test]
+fn a_pg_control_from_before_the_start_point_is_no_part_of_a_backup() {
+    let mut pair = Pair::start();
+    pair.configure();
+    pair.catch_up();
+    pair.standby.psql("CHECKPOINT");
+    let old = pair.standby.read("global/pg_control");
+    pair.primary.psql("INSERT INTO t SELECT generate_series(1, 1000)");
+    let held = pair.hold_a_backup();
+    // As if the restartpoint from which the backup begins had not come to the copy.
+    pair.standby.write("global/pg_control", &old);
+    held.go_on().expect(3).says("begins only at").says("take the backup again");
+    assert_eq!(pair.objects("one"), 0);
 }

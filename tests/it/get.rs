@@ -1,6 +1,8 @@
 //! `archive-get`: exactly the pushed bytes or nothing, and a status that PostgreSQL cannot misread.
 
-use crate::support::{Cluster, Outcome, PATIENCE, Site, Template, backup_history, history, wait_until};
+use crate::support::{
+    Cluster, Outcome, PATIENCE, Site, Template, backup_history, files_below, history, wait_until,
+};
 use nix::sys::signal::Signal;
 use std::time::Duration;
 
@@ -90,6 +92,66 @@ fn pg_rewind_gets_the_one_file_that_it_asks_for() {
     cluster.get(&names[0], &format!("pg_wal/{}", names[0])).expect(0);
     assert_eq!(cluster.read(&format!("pg_wal/{}", names[0])), cluster.fake_wal().bytes(SEGMENT, 1));
     assert_eq!(std::fs::read_dir(cluster.data().join("pg_wal")).unwrap().count(), before + 1);
+}
+
+#[test]
+fn nothing_is_restored_but_where_postgres_wants_it() {
+    let site = Site::without_server();
+    let (cluster, names) = cluster_with_archive(&site, 1);
+    let name = names[0].as_str();
+    cluster.write("base/PG_VERSION", "precious");
+    cluster.write("pg_wal/precious", "precious");
+    let absolute = site.directory().join("primary/elsewhere");
+    for destination in [
+        "../elsewhere",
+        "base/PG_VERSION",
+        "pg_wal/precious",
+        "pg_wal/../base/PG_VERSION",
+        "pg_wal/../../elsewhere",
+        "RECOVERYXLOG",
+        absolute.to_str().unwrap(),
+    ] {
+        cluster.get(name, destination).expect(126).says("pgark wal get");
+    }
+    assert!(!absolute.exists() && !cluster.has("RECOVERYXLOG"));
+    assert_eq!(
+        (cluster.read("base/PG_VERSION"), cluster.read("pg_wal/precious")),
+        (b"precious".to_vec(), b"precious".to_vec())
+    );
+    cluster.write("standby.signal", "");
+    cluster.get(name, "pg_wal/precious").expect(1);
+}
+
+#[test]
+fn a_file_is_taken_out_to_be_looked_at_and_nothing_is_overwritten() {
+    let site = Site::without_server();
+    let (cluster, names) = cluster_with_archive(&site, 1);
+    let (name, output) = (names[0].as_str(), site.directory().join("primary").join(&names[0]));
+    let wal_get = |name: &str| cluster.pgark(&["wal", "get", name]).arg("--output").arg(&output);
+    wal_get(name).run().expect(0);
+    assert!(std::fs::read(&output).unwrap() == cluster.fake_wal().bytes(SEGMENT, 1));
+    wal_get(name).run().expect(2).says("exists already");
+    std::fs::remove_file(&output).unwrap();
+    std::os::unix::fs::symlink("/nonexistent", &output).unwrap();
+    wal_get(name).run().expect(2).says("exists already");
+    std::fs::remove_file(&output).unwrap();
+    let files = files_below(&site.directory().join("primary")).len();
+    wal_get(&cluster.fake_wal().name(SEGMENT + 7)).run().expect(1).says("not in the archive");
+    wal_get("nonsense").run().expect(2);
+    site.archive_of(&cluster).damage(name, -1);
+    wal_get(name).run().expect(4);
+    site.hide_repository();
+    wal_get(name).run().expect(3);
+    site.show_repository();
+    assert_eq!(files_below(&site.directory().join("primary")).len(), files, "nothing is left");
+
+    // On a host that has no configuration.
+    cluster.archive_file("00000002.history", history(&[(1, "0/FFE00100")]));
+    let place = ["--repository", site.repository().to_str().unwrap(), "--cluster", "main"].map(str::to_owned);
+    let elsewhere = cluster.pgark(&["--json", "wal", "get", "00000002.history"]);
+    let told = elsewhere.arg("--output").arg(&output).args(place).run().expect(0).stdout;
+    assert!(told.contains("\"name\": \"00000002.history\""), "{told}");
+    assert_eq!(std::fs::read_to_string(&output).unwrap(), history(&[(1, "0/FFE00100")]));
 }
 
 #[test]

@@ -7,6 +7,7 @@
 mod agent;
 mod assumed_version;
 mod backup;
+mod backup_links;
 mod backup_standby;
 mod backup_stream;
 mod backup_stream_incremental;

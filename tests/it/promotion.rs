@@ -229,3 +229,45 @@ fn a_second_server_may_not_take_the_same_timeline() {
     let name = "00000002.history";
     assert_eq!(pair.archive.raw(name), pair.standby.read(&format!("pg_wal/{name}")), "the first one stays");
 }
+
+/// Two standbys that had come to different positions of one segment, promoted one after the other: both leave a partial
+/// segment of one name, and PostgreSQL archives nothing behind one that is refused.
+#[test]
+fn a_second_promotion_out_of_the_same_segment_does_not_stop_archiving() {
+    let site = Site::with_servers(1);
+    let mut primary = site.cluster("primary");
+    primary.start();
+    primary.psql("CREATE TABLE t (a int)");
+    primary.switch_wal();
+    let mut copy = |name: &str, row: u32| {
+        primary.psql(&format!("INSERT INTO t VALUES ({row})"));
+        primary.psql("CHECKPOINT");
+        primary.stop(Stop::Fast);
+        let copy = primary.copy(name);
+        copy.archive();
+        copy.stand_by();
+        copy.append_conf("recovery_target_timeline = 'current'\n");
+        primary.start();
+        copy
+    };
+    let (first, second) = (copy("first", 1), copy("second", 2));
+    primary.stop(Stop::Fast);
+    let archive = site.archive_of(&primary);
+    for (mut standby, timeline) in [(first, 2), (second, 3)] {
+        standby.start();
+        standby.psql("SELECT pg_promote()");
+        standby.wait_promoted();
+        let segment = standby.switch_wal();
+        assert!(segment.starts_with(&format!("{timeline:08X}")), "{segment}");
+        standby.wait_archived(&segment);
+        assert_eq!(standby.psql("SELECT failed_count FROM pg_stat_archiver"), "0");
+        standby.stop(Stop::Fast);
+    }
+    let partials: Vec<String> = archive.names().into_iter().filter(|name| name.contains("partial")).collect();
+    let [one, other] = partials.as_slice() else { panic!("two partial segments, not {partials:?}") };
+    assert!(other.starts_with(&format!("{one}.")) && other.len() == one.len() + 17, "{partials:?}");
+    let info = primary.pgark(&["info"]).run().expect(0);
+    for name in &partials {
+        assert!(info.stdout.contains(&format!("partial segment {name}\n")), "{info}");
+    }
+}

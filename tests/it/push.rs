@@ -1,5 +1,6 @@
 //! `archive-push`: what may enter the archive, what may not, and what PostgreSQL is told.
 
+use crate::support::checker::{Acknowledged, Tree, expect_sound};
 use crate::support::{Archive, Cluster, FakeWal, PATIENCE, Run, Site, history, pgark_program, wait_until};
 use nix::sys::signal::Signal;
 use std::os::unix::fs::PermissionsExt;
@@ -131,10 +132,12 @@ fn segments_that_are_not_what_their_name_says_are_refused() {
     let foreign = FakeWal { system_identifier: wal.system_identifier ^ 1, ..wal };
     let other_magic = FakeWal { magic: 0xD0FF, ..wal };
     let other_size = FakeWal { segment_size: 2 * wal.segment_size, ..wal };
+    // Of this very system, and of another major version all the same.
+    let other_version = FakeWal { magic: if wal.magic == 0xD10D { 0xD113 } else { 0xD10D }, ..wal };
     let mut wrong_size_in_header = good.clone();
     wrong_size_in_header[32..36].copy_from_slice(&other_size.bytes(0, 1)[32..36]);
     let name = wal.name(SEGMENT);
-    let cases: [(&str, &[u8], &str); 9] = [
+    let cases: [(&str, &[u8], &str); 10] = [
         ("truncated", &good[..good.len() / 2], ""),
         ("one byte short", &good[..good.len() - 1], ""),
         ("too long", &[good.as_slice(), &[0]].concat(), ""),
@@ -143,6 +146,7 @@ fn segments_that_are_not_what_their_name_says_are_refused() {
         ("of a later timeline", &wal.on_timeline(2).bytes(SEGMENT, 1), "timeline"),
         ("of another cluster", &foreign.bytes(SEGMENT, 1), "system"),
         ("without PostgreSQL's magic", &other_magic.bytes(SEGMENT, 1), ""),
+        ("of another major version", &other_version.bytes(SEGMENT, 1), "WAL of PostgreSQL"),
         ("of another segment size", &wrong_size_in_header, ""),
     ];
     for (what, bytes, message) in cases {
@@ -181,6 +185,8 @@ fn calls_that_postgres_would_not_make_are_usage_errors() {
     push().arg(&path).in_directory(elsewhere.data()).run().expect(2).says("data directory");
     push().arg("pg_wal/000000010000000000000099").run().expect(2);
     push().arg("pg_wal/archive_status").run().expect(2);
+    cluster.write(&format!("base/{name}"), cluster.fake_wal().bytes(SEGMENT, 1));
+    push().arg(format!("base/{name}")).run().expect(2).says("pg_wal");
     push().run().expect(2);
     push().args([&path, &path]).run().expect(2);
     push().arg("--unknown").arg(&path).run().expect(2).says("--unknown");
@@ -306,4 +312,86 @@ fn an_acknowledgement_holds_only_for_what_the_repository_holds_now() {
     archive.remove(&name);
     push(&cluster, &name).expect(0);
     assert!(archive.holds(&name));
+}
+
+/// The name of a further partial segment with this content.
+fn further_partial(name: &str, content: &[u8]) -> String {
+    format!("{name}.{}", &blake3::hash(content).to_hex()[..16])
+}
+
+#[test]
+fn a_second_different_partial_segment_is_stored_beside_the_first() {
+    let site = Site::without_server();
+    let cluster = site.cluster("primary");
+    let (wal, archive) = (cluster.fake_wal(), site.archive_of(&cluster));
+    let name = format!("{}.partial", wal.name(SEGMENT));
+    cluster.archive_file(&name, wal.bytes(SEGMENT, 1));
+    let mut names = vec![name.clone()];
+    for seed in 2..=8 {
+        cluster.put_wal(&name, wal.bytes(SEGMENT, seed));
+        push(&cluster, &name).expect(0);
+        let further = further_partial(&name, &wal.bytes(SEGMENT, seed));
+        assert!(archive.raw(&further) == wal.bytes(SEGMENT, seed), "{further}");
+        names.push(further);
+    }
+    names.sort_unstable();
+    assert_eq!(archive.names(), names);
+    cluster.put_wal(&name, wal.bytes(SEGMENT, 9));
+    push(&cluster, &name).expect(4).says("8 different files");
+    // Whoever tries again finds its own, and so does another agent.
+    for seed in [2, 8, 1] {
+        cluster.put_wal(&name, wal.bytes(SEGMENT, seed));
+        push(&cluster, &name).expect(0);
+        push(&cluster, &name).expect(0);
+        cluster.agent().kill();
+        push(&cluster, &name).expect(0);
+    }
+    assert_eq!(archive.names(), names);
+    expect_sound(
+        &Tree::read(&site.repository()),
+        &Acknowledged::with_file(&name, &wal.bytes(SEGMENT, 8)),
+        "eight partial segments",
+    );
+
+    cluster.get(&name, "pg_wal/RECOVERYXLOG").expect(0);
+    assert!(cluster.read("pg_wal/RECOVERYXLOG") == wal.bytes(SEGMENT, 1), "the first one is given");
+    let further = further_partial(&name, &wal.bytes(SEGMENT, 8));
+    cluster.get(&further, "pg_wal/RECOVERYXLOG").expect(0);
+    assert!(cluster.read("pg_wal/RECOVERYXLOG") == wal.bytes(SEGMENT, 8));
+    cluster.put_wal(&further, wal.bytes(SEGMENT, 8));
+    push(&cluster, &further).expect(2);
+    // An acknowledgement holds for its own name, not for the first one's.
+    cluster.put_wal(&name, wal.bytes(SEGMENT, 8));
+    push(&cluster, &name).expect(0);
+    archive.remove(&further);
+    push(&cluster, &name).expect(0);
+    assert!(archive.holds(&further));
+    archive.replace(&further, &archive.stored(&name));
+    cluster.get(&further, "pg_wal/RECOVERYXLOG").expect(126).says("name says otherwise");
+}
+
+/// Stored unfinished, it would keep the complete one out for ever.
+#[test]
+fn the_segment_that_the_server_writes_to_is_not_pushed_by_hand() {
+    let site = Site::with_servers(1);
+    let mut primary = site.cluster("primary");
+    primary.archive();
+    primary.append_conf("wal_keep_size = '64MB'\n");
+    primary.start();
+    let name = primary.psql("SELECT pg_walfile_name(pg_current_wal_insert_lsn())");
+    push(&primary, &name).expect(2).says("has not marked").says("pg_switch_wal");
+    assert!(!site.archive_of(&primary).holds(&name));
+    // As the hint says.
+    assert_eq!(primary.switch_wal(), name);
+    primary.wait_archived(&name);
+    push(&primary, &name).expect(0);
+    // One that the archive has lost is put back by hand, whatever its mark: it lies below the last checkpoint.
+    let lost = primary.read(&format!("pg_wal/{name}"));
+    site.archive_of(&primary).remove(&name);
+    std::fs::remove_file(primary.data().join(format!("pg_wal/archive_status/{name}.done"))).unwrap();
+    push(&primary, &name).expect(2);
+    primary.psql("CHECKPOINT");
+    primary.put_wal(&name, &lost);
+    push(&primary, &name).expect(0);
+    assert_eq!(primary.psql("SELECT failed_count FROM pg_stat_archiver"), "0");
 }

@@ -393,7 +393,8 @@ fn lists_go_on_behind_a_thousand_names_and_a_handful_of_requests_tells_the_ends(
     assert!(timeline["segments"].is_null() && timeline["gaps"].is_null(), "{timeline}");
     // The first name, two pages of log numbers, the last two of which are looked into; and the segment size.
     assert_eq!(lists("00000001"), 1 + 2 + 2 + 1, "{:#?}", scene.proxy.requests());
-    assert!(scene.proxy.requests().len() <= 10, "{:#?}", scene.proxy.requests());
+    // And the systems, the format of the place, its backups, its timelines.
+    assert!(scene.proxy.requests().len() <= 11, "{:#?}", scene.proxy.requests());
     let text = scene.cluster.pgark(&["info", "--quick"]).run().expect(0).stdout;
     assert!(text.contains("up to 4300738"), "{text}");
 
@@ -464,4 +465,39 @@ fn a_cluster_is_backed_up_and_recovered() {
         .args(["-m", "fast", "-w", "stop"])
         .run()
         .expect(0);
+}
+
+/// A bucket may be shared, and its root be our place.
+#[test]
+fn the_uploads_of_others_are_left_alone() {
+    let site = Site::without_server();
+    let Some(scene) = scene(&site, 1) else { return };
+    let Scene { mut cluster, bucket, proxy, names } = scene;
+    cluster.config.set("repository.url", format!("s3://{}", bucket.name).as_str());
+    let place = format!("main/{}", cluster.system_identifier());
+    let ours = [
+        format!("{place}/backup/dead/pack-000001"),
+        format!("{place}/backup/dead/files"),
+        ".pgark-probe/0123456789abcdef".to_owned(),
+    ];
+    let theirs = [
+        "photos/2024.tar".to_owned(),
+        format!("{place}/backup/dead/mine"),
+        format!("theirs/{place}/backup/dead/pack-000001"),
+    ];
+    let upload = |key: &String| {
+        format!(
+            "<Upload><Key>{key}</Key><UploadId>dead</UploadId><Initiated>2020-01-15T14:30:00.000Z</Initiated></Upload>"
+        )
+    };
+    let uploads: String = ours.iter().chain(&theirs).map(upload).collect();
+    let list = format!(
+        "<ListMultipartUploadsResult><IsTruncated>false</IsTruncated>{uploads}</ListMultipartUploadsResult>"
+    );
+    proxy.fault("GET", "uploads", usize::MAX, Fault::Say(list));
+    cluster.push(&format!("pg_wal/{}", names[0])).expect(0);
+    let ended = |key: &String| proxy.count("DELETE", &format!("{key}?"));
+    wait_until("our own uploads to be ended", PATIENCE, || ours.iter().all(|key| ended(key) > 0));
+    cluster.pgark(&["agent", "stop"]).run().expect(0);
+    assert!(theirs.iter().all(|key| ended(key) == 0), "{:#?}", proxy.requests());
 }

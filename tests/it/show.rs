@@ -172,3 +172,57 @@ fn config_prints_every_setting_with_its_origin() {
     let wrong = primary.pgark(&["--json", "config"]).args(["--config", "/nonexistent.toml"]).run().expect(2);
     assert_eq!(json(&wrong)["error"]["exit_status"], 2);
 }
+
+#[test]
+fn a_password_in_an_address_is_never_repeated() {
+    let site = Site::without_server();
+    let mut primary = site.cluster("primary");
+    let url = "s3://admin:geheim@bucket/prefix";
+    let given = primary.pgark(&["info", "--repository", url, "--cluster", "main"]).run().expect(2);
+    primary.config.set("repository.url", url);
+    let configured = primary.pgark(&["info"]).run().expect(2);
+    let pushed = primary.push("pg_wal/000000010000000000000001").expect(2);
+    for outcome in [given, configured, pushed] {
+        assert!(!outcome.stderr.contains("geheim") && !outcome.stderr.contains("admin"), "{outcome}");
+        outcome.says("s3://…@bucket/prefix").says("access keys have no place");
+    }
+}
+
+#[test]
+fn what_a_newer_pgark_wrote_hides_nothing_else() {
+    let site = Site::with_servers(1);
+    let mut primary = archiving(&site);
+    primary.psql("CREATE TABLE t AS SELECT 1 AS a");
+    primary.back_up("one");
+    primary.back_up("newer");
+    let archive = site.archive_of(&primary);
+    let manifest = archive.backup("newer").join("manifest.json");
+    let text = std::fs::read_to_string(&manifest).unwrap();
+    std::fs::write(&manifest, text.replacen("\"version\": 1", "\"version\": 7, \"unknown\": []", 1)).unwrap();
+    let last = primary.switch_wal();
+    primary.wait_archived(&last);
+    let shown = primary.pgark(&["info"]).run().expect(2).stdout;
+    assert!(shown.contains("newer CANNOT BE USED: ") && shown.contains("it has version 7"), "{shown}");
+    assert!(shown.contains("Upgrade pgark") && shown.contains("(end of backup one)"), "{shown}");
+    // An incremental backup builds on what can be read.
+    let built =
+        primary.pgark(&["--json", "base-backup", "--type", "incremental", "--checkpoint", "fast"]).run();
+    assert_eq!(json(&built.expect(0))["parent"], "one");
+    primary.stop(crate::support::Stop::Fast);
+    let into = site.directory().join("into");
+    let planned = primary.recover(&into, &["--dry-run", "--backup", "one"]).run().expect(0);
+    assert!(planned.stdout.contains("backup newer is not considered"), "{planned}");
+    primary.recover(&into, &["--dry-run", "--backup", "newer"]).run().expect(2).says("it has version 7");
+    assert_eq!(primary.answer_after(&into, &["--latest"], "SELECT a FROM t"), "1");
+
+    // Nor does the place of another system.
+    let format = archive.backup("x").parent().unwrap().with_file_name("format.json");
+    let other = format.parent().unwrap().with_file_name("7000000000000000001");
+    std::fs::create_dir(&other).unwrap();
+    let text = std::fs::read_to_string(&format).unwrap().replace("\"format\": 1", "\"format\": 9");
+    let system = primary.system_identifier().to_string();
+    std::fs::write(other.join("format.json"), text.replace(&system, "7000000000000000001")).unwrap();
+    let shown = json(&primary.pgark(&["--json", "info"]).run().expect(2));
+    assert!(shown["systems"][0]["unusable"]["reason"].as_str().unwrap().contains("has format 9"), "{shown}");
+    assert_eq!(shown["systems"][1]["window"]["oldest_backup"], "one");
+}

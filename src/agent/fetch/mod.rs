@@ -106,7 +106,8 @@ impl Fetcher {
     /// attempt before ended.
     fn too_late(&self, request: &GetRequest, last: Option<Error>) -> Error {
         const WHAT: &str = "the repository did not answer before the deadline";
-        let trouble = self.places.of(request.system).ok().and_then(|place| place.store().trouble());
+        let trouble =
+            self.places.of(request.system, request.version).ok().and_then(|place| place.store().trouble());
         match trouble.or(last) {
             Some(cause) => cause.context(WHAT).with_kind(ErrorKind::Unavailable),
             None => Error::unavailable(WHAT).hint("The deadlines are get.deadline_s and its neighbours."),
@@ -150,7 +151,7 @@ impl Fetcher {
     }
 
     async fn attempt(&self, request: &GetRequest) -> Result<TempPath> {
-        let repository = self.places.of(request.system)?;
+        let repository = self.places.of(request.system, request.version)?;
         let ahead = self.ahead_of(request.system);
         let way = self.way(request);
         let WalFileName::Segment(segment) = request.name else {
@@ -235,7 +236,7 @@ impl Fetcher {
             return;
         }
         let follow = async {
-            let repository = self.places.of(request.system)?;
+            let repository = self.places.of(request.system, request.version)?;
             let ahead = self.ahead_of(request.system);
             ahead.follow(repository, segment, request.segment_size, request.timeline).await
         };

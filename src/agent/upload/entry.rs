@@ -1,6 +1,7 @@
 //! A file that is known: what is done about it, who waits for it, and how long they may.
 
 use crate::error::{Error, Result};
+use crate::postgres::WalFileName;
 use crate::repository::wal::FileIdentity;
 use std::time::Duration;
 use tokio::sync::oneshot;
@@ -22,7 +23,8 @@ pub struct Entry {
 pub enum State {
     Waiting,
     Running,
-    Stored(FileIdentity),
+    /// The file with this identity is stored, under this name.
+    Stored(FileIdentity, WalFileName),
     Failed(Error),
 }
 
@@ -41,7 +43,7 @@ impl Entry {
         let since = self.asked_since.unwrap_or(now);
         let goes_on = match self.state {
             State::Running => "is still being stored",
-            State::Waiting | State::Stored(_) | State::Failed(_) => "still waits to be stored",
+            State::Waiting | State::Stored(..) | State::Failed(_) => "still waits to be stored",
         };
         Error::unavailable(format!("it {goes_on}, for {} s", now.duration_since(since).as_secs())).hint(
             "The repository is slow. The agent goes on by itself, and PostgreSQL asks again: \"pgark status\" shows how far it is.",

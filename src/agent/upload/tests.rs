@@ -124,6 +124,7 @@ impl Scene {
     /// Asks; when this returns, the question stands before every one that is asked later.
     async fn push(&self, system: u64) -> JoinHandle<Option<Result<()>>> {
         let request = PushRequest {
+            version: None,
             system: SystemIdentifier::new(system).unwrap(),
             segment_size: SegmentSize::DEFAULT,
             name: NAME.parse().unwrap(),

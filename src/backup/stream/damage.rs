@@ -27,7 +27,7 @@ pub fn damaged_pages(warnings: &[String], files: &FileList, pages_per_file: u32)
 }
 
 /// The file, the block in it, and what is wrong.
-fn failed_page(warning: &str) -> Option<(&str, u32, String)> {
+pub fn failed_page(warning: &str) -> Option<(&str, u32, String)> {
     let rest = warning.strip_prefix("checksum verification failed in file \"")?;
     let (path, rest) = rest.split_once("\", block ")?;
     let (block, problem) = rest.split_once(": ")?;
@@ -35,7 +35,7 @@ fn failed_page(warning: &str) -> Option<(&str, u32, String)> {
 }
 
 /// The server names files of the data directory from there, those of tablespaces from the root.
-fn below_data_directory(path: &str, files: &FileList) -> Vec<u8> {
+pub fn below_data_directory(path: &str, files: &FileList) -> Vec<u8> {
     let path = path.strip_prefix("./").unwrap_or(path);
     for root in &files.roots {
         let target = Path::new(std::ffi::OsStr::from_bytes(&root.target));

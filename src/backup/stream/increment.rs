@@ -115,7 +115,7 @@ impl StreamedBackup<'_> {
         offered: Option<Chain>,
     ) -> Result<(Announcement, Option<Chain>)> {
         let version = self.server.build.version.formats;
-        let (label, checkpoint) = (&self.request.label, self.request.checkpoint);
+        let (label, checkpoint) = (self.label, self.request.checkpoint);
         if let Some(chain) = offered {
             let extent = Extent::Incremental;
             match Announcement::ask_for(replication, version, label, checkpoint, extent, self.watch)? {

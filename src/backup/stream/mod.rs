@@ -8,11 +8,13 @@ mod base_backup;
 mod changes;
 mod damage;
 mod increment;
+mod notices;
 mod repack;
 
 use super::lists::{self, BackedUp, Scope};
 use super::parent::{BackupType, Build};
 use super::primary::Primary;
+use super::required::Required;
 use super::running::{self, RunningBackup};
 use super::session::{ServerFacts, Session, StoppedBackup};
 use super::summary::BackupSummary;
@@ -33,7 +35,7 @@ use crate::repository::backup::manifest::{
     BackupKind, BackupPoint, BackupTotals, DamagedPages, StoredConfigurationFile, StoredServer,
     StoredWalRange,
 };
-use crate::repository::backup::{Label, StoredBackup, StoredText};
+use crate::repository::backup::{Label, NewLabel, StoredBackup, StoredText};
 use crate::server::{Connection, ReplicationConnection, Watch};
 use base_backup::{BaseBackup, Part};
 use increment::BuiltOn;
@@ -47,8 +49,8 @@ use std::time::{Duration, Instant};
 /// What is wanted.
 #[derive(Debug)]
 pub struct StreamRequest<'a> {
-    /// The name of the new backup.
-    pub label: Label,
+    /// What the new backup is to be called.
+    pub label: NewLabel,
     /// How much of the data it stores.
     pub kind: BackupType,
     /// How many incremental backups may follow a full one, each building on the one before.
@@ -115,11 +117,13 @@ pub fn run(
         archiver::check_settings(session.connection(), &watch)?;
     }
     repository.make()?;
-    repository.store().sweep()?;
+    running::sweep_store(repository, monitor);
     running::sweep_abandoned(repository, monitor);
     let running = RunningBackup::begin(repository, &request.label)?;
+    let label = running.label().clone();
     let backup = StreamedBackup {
         request,
+        label: &label,
         repository,
         session: &session,
         primary: primary.as_ref(),
@@ -173,6 +177,7 @@ fn check_same(
 /// A backup that is being taken.
 struct StreamedBackup<'a> {
     request: &'a StreamRequest<'a>,
+    label: &'a Label,
     repository: &'a Repository,
     session: &'a Session,
     primary: Option<&'a Primary>,
@@ -188,8 +193,9 @@ impl StreamedBackup<'_> {
         replication: &mut ReplicationConnection,
         running: &RunningBackup<'_>,
     ) -> Result<(StoredBackup, u64)> {
-        let label = &self.request.label;
+        let label = self.label;
         let facts = self.session.facts(self.watch)?;
+        let required = self.required()?;
         let offered = self.offer(replication, running, &facts)?;
         self.monitor.step(&format!("starting the backup {label}: waiting for a checkpoint"));
         let (announced, chain) = self.begin(replication, offered)?;
@@ -206,8 +212,10 @@ impl StreamedBackup<'_> {
         let mut sending = BaseBackup::receive(replication, announced, self.watch);
         let listed = self.receive(&mut sending, &repacking, &mut packed)?;
         self.monitor.end();
-        check_complete(&packed, listed, &facts)?;
         let ending = sending.end()?;
+        notices::check(&ending.warnings, &packed.files, self.monitor)?;
+        check_complete(&packed, listed, &facts)?;
+        required.and_still(&self.required()?).check(&packed.files, &packed.copied.files)?;
         if let Some(parent) = parent {
             self.check_built_on(parent, &packed, &facts)?;
         }
@@ -215,7 +223,7 @@ impl StreamedBackup<'_> {
         let control_file = packed.control_file.take().ok_or_else(|| nothing_sent("global/pg_control"))?;
         let control = parse_control(control_file.content(), self.repository.assumed_version())?;
         check_build(&control, self.server.build)?;
-        let stop = self.session.stop_point(ending.stop.lsn, &control, self.watch)?;
+        let stop = self.session.stop_point(ending.stop.lsn, &start, &control, self.watch)?;
         check_label(&packed.backup_label, &start, &stop, parent)?;
         if let Some(primary) = self.primary {
             primary.complete_segment(stop.lsn, self.server.segment_size, self.watch)?;
@@ -292,6 +300,10 @@ impl StreamedBackup<'_> {
         Ok((stored, wal_segments))
     }
 
+    fn required(&self) -> Result<Required> {
+        Required::ask(self.session.connection(), self.server.build.version, self.watch)
+    }
+
     fn wal_wait(&self) -> WalWait<'_> {
         WalWait {
             repository: self.repository,
@@ -310,7 +322,7 @@ impl StreamedBackup<'_> {
     fn repacking<'b>(&'b self, built_on: Option<&'b BuiltOn>) -> Repacking<'b> {
         Repacking {
             repository: self.repository,
-            label: &self.request.label,
+            label: self.label,
             build: self.server.build,
             built_on,
             compression: self.request.compression,

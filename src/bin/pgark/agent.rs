@@ -93,6 +93,7 @@ fn serve(context: &Context, listening: impl FnOnce()) -> Result<ExitCode> {
     let spool = Spool::of(&config)?;
     let disk = pgark::durable::disk();
     spool.prepare(disk.as_ref())?;
+    spool.claim(&config, disk.as_ref())?;
     let Acquired::Ours(instance) = Instance::acquire(&config, &spool, disk.clone())? else {
         output::say("pgark: an agent of this configuration is already running");
         return Ok(ExitCode::SUCCESS);

@@ -10,7 +10,7 @@ use pgark::error::{Context as _, Error, ErrorKind, Result};
 use pgark::pace::Pace;
 use pgark::postgres::SystemIdentifier;
 use pgark::repository::Repository;
-use pgark::repository::backup::Label;
+use pgark::repository::backup::NewLabel;
 use pgark::terminal::{Loudness, Progress};
 use std::num::NonZeroUsize;
 use std::process::ExitCode;
@@ -23,7 +23,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 /// Arguments of `pgark base-backup`.
 #[derive(Args, Debug)]
 pub struct BaseBackupArguments {
-    /// The name of the backup [default: the time, such as 20260115T143000Z]
+    /// The name of the backup [default: the time, such as 20260115T143000Z, with a number
+    /// behind it if that is taken]
     #[arg(long)]
     label: Option<String>,
 
@@ -77,10 +78,7 @@ enum CheckpointArgument {
 
 pub fn run(context: &Context, arguments: BaseBackupArguments) -> Result<ExitCode> {
     let config = context.config()?;
-    let label: Label = match &arguments.label {
-        Some(label) => label.parse()?,
-        None => label_of_now()?,
-    };
+    let label = new_label(arguments.label.as_deref())?;
     let checkpoint = match arguments.checkpoint {
         Some(CheckpointArgument::Fast) => Checkpoint::Fast,
         Some(CheckpointArgument::Spread) => Checkpoint::Spread,
@@ -149,9 +147,15 @@ fn repository(context: &Context, config: &Config, system: SystemIdentifier) -> R
     Ok(repository.assuming(config.assumed_version))
 }
 
-/// The label of a backup that was given none.
-pub fn label_of_now() -> Result<Label> {
-    jiff::Timestamp::now().strftime("%Y%m%dT%H%M%SZ").to_string().parse()
+/// The label that was named, or else one after the time.
+pub fn new_label(named: Option<&str>) -> Result<NewLabel> {
+    match named {
+        Some(label) => Ok(NewLabel::Named(label.parse()?)),
+        None => {
+            let time = jiff::Timestamp::now().strftime("%Y%m%dT%H%M%SZ").to_string();
+            Ok(NewLabel::OfTime(time.parse()?))
+        }
+    }
 }
 
 /// What SIGINT and SIGTERM set from now on; the backup then ends in order.

@@ -1,7 +1,7 @@
 //! `pgark combine`.
 
 use super::Context;
-use super::base_backup::{interrupted_by_signals, label_of_now, text};
+use super::base_backup::{interrupted_by_signals, new_label, text};
 use clap::Args;
 use pgark::backup::{CombineRequest, combine};
 use pgark::error::Result;
@@ -21,7 +21,8 @@ pub struct CombineArguments {
     #[arg(value_name = "LABEL")]
     of: String,
 
-    /// The name of the full backup [default: the time, such as 20260115T143000Z]
+    /// The name of the full backup [default: the time, such as 20260115T143000Z, with a number
+    /// behind it if that is taken]
     #[arg(long)]
     label: Option<String>,
 
@@ -43,10 +44,7 @@ pub fn run(context: &Context, arguments: CombineArguments) -> Result<ExitCode> {
         Repository::new(store, config.cluster.as_str(), system)?.assuming(config.assumed_version);
     let request = CombineRequest {
         of: arguments.of.parse()?,
-        label: match &arguments.label {
-            Some(label) => label.parse()?,
-            None => label_of_now()?,
-        },
+        label: new_label(arguments.label.as_deref())?,
         workers: arguments.workers.unwrap_or(config.backup.workers),
         compression: config.compression,
     };

@@ -3,8 +3,8 @@
 use super::Context;
 use clap::Args;
 use jiff::Timestamp;
-use pgark::error::{ErrorKind, Result};
-use pgark::info::{ClusterInfo, RecoveryWindow, SystemInfo, TimelineInfo, gather};
+use pgark::error::Result;
+use pgark::info::{ClusterInfo, RecoveryWindow, SystemInfo, TimelineInfo, Trouble, gather};
 use pgark::repository::wal::WalSearch;
 use pgark::terminal::{bytes, table};
 use std::process::ExitCode;
@@ -28,8 +28,9 @@ pub fn run(context: &Context, arguments: InfoArguments) -> Result<ExitCode> {
     let info = gather(&store, cluster, config.assumed_version, search, Timestamp::now())?;
     context.output.result(&info, || text(&info));
     // All is shown that can be, and whoever calls from a script learns that it is not all.
-    let damaged = info.systems.iter().any(|system| !system.damaged.is_empty());
-    Ok(if damaged { ExitCode::from(ErrorKind::Damaged.companion_status()) } else { ExitCode::SUCCESS })
+    let troubles = info.systems.iter().flat_map(SystemInfo::troubles);
+    let status = troubles.map(|trouble| trouble.kind.companion_status()).max();
+    Ok(ExitCode::from(status.unwrap_or_default()))
 }
 
 fn text(info: &ClusterInfo) -> String {
@@ -50,6 +51,10 @@ fn system_text(system: &SystemInfo) -> String {
     if let Some(size) = system.segment_bytes {
         text.push_str(&format!(", WAL segments of {}", bytes(size)));
     }
+    if let Some(trouble) = &system.unusable {
+        text.push_str(&format!("\n\n  CANNOT BE USED: {}\n", reason(trouble)));
+        return text;
+    }
     text.push_str("\n\nbackups\n");
     text.push_str(&indented(&if system.backups.is_empty() {
         "none: take one with pgark base-backup".to_owned()
@@ -57,7 +62,7 @@ fn system_text(system: &SystemInfo) -> String {
         backups(system)
     }));
     for damaged in &system.damaged {
-        text.push_str(&format!("  {} CANNOT BE USED: {}\n", damaged.label, damaged.reason));
+        text.push_str(&format!("  {} CANNOT BE USED: {}\n", damaged.label, reason(&damaged.trouble)));
     }
     for label in &system.running {
         text.push_str(&format!("  {label} is being taken\n"));
@@ -76,6 +81,9 @@ fn system_text(system: &SystemInfo) -> String {
                 "  missing on timeline {}: {segments}, {} to {}\n",
                 timeline.timeline, gap.first, gap.last
             ));
+        }
+        for partial in timeline.partials.iter().flatten() {
+            text.push_str(&format!("  partial segment {partial}\n"));
         }
     }
     text.push_str(if system.windows.len() > 1 { "\nrecovery windows\n" } else { "\nrecovery window\n" });
@@ -99,6 +107,13 @@ fn window(window: &RecoveryWindow) -> String {
         text.push_str(&format!("       {} is missing there\n", gap.first));
     }
     text
+}
+
+fn reason(trouble: &Trouble) -> String {
+    match &trouble.hint {
+        Some(hint) => format!("{}. {hint}", trouble.reason),
+        None => trouble.reason.clone(),
+    }
 }
 
 fn backups(system: &SystemInfo) -> String {

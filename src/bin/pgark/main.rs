@@ -10,6 +10,7 @@ mod memory;
 mod output;
 mod recover;
 mod status;
+mod wal;
 
 use clap::{Parser, Subcommand};
 use output::Output;
@@ -64,6 +65,8 @@ enum Command {
     Recover(Box<recover::RecoverArguments>),
     /// Show what the repository holds: backups, WAL with its gaps, what can be reached
     Info(info::InfoArguments),
+    /// Single WAL files of the repository
+    Wal(wal::WalArguments),
     /// Check whether all of it works: configuration, server, a WAL segment's way there and back
     Check,
     /// Show how archiving goes on this host: what waits, the agent, the last error
@@ -161,6 +164,7 @@ fn run(context: &Context, command: Command) -> Result<ExitCode> {
         Command::Combine(arguments) => combine::run(context, arguments),
         Command::Recover(arguments) => recover::run(context, *arguments),
         Command::Info(arguments) => info::run(context, arguments),
+        Command::Wal(arguments) => wal::run(context, arguments),
         Command::Check => check::run(context),
         Command::Status => status::run(context),
         Command::Agent(arguments) => agent::run(context, arguments),

@@ -29,7 +29,7 @@ pub enum BackupState {
     Unknown(String),
 }
 
-/// A backup whose manifest cannot be used, and why.
+/// A backup whose manifest cannot be used, and why: [`ErrorKind::Damaged`], or [`ErrorKind::Usage`] when a newer pgark wrote it.
 pub type DamagedBackup = (Label, Error);
 
 /// All labels, sorted, at the cost of a listing and a look at each. The manifests are not read.
@@ -45,9 +45,7 @@ pub fn list(repository: &Repository, now: Timestamp) -> Result<Vec<ListedBackup>
         let state = match store.stat(&layout.stored_backup(&label)?)? {
             Some(_) => Some(BackupState::Complete),
             None => match unfinished(repository, &label, now) {
-                Err(error) if error.kind() == ErrorKind::Damaged => {
-                    Some(BackupState::Unknown(error.to_string()))
-                }
+                Err(error) if is_of_one(&error) => Some(BackupState::Unknown(error.to_string())),
                 other => other?,
             },
         };
@@ -61,17 +59,17 @@ pub fn list(repository: &Repository, now: Timestamp) -> Result<Vec<ListedBackup>
 pub struct Survey {
     /// The backups that exist and can be read, oldest first by their stop points' times.
     pub usable: Vec<StoredBackup>,
-    /// What is damaged, and how.
+    /// What is damaged or of a newer version, and how.
     pub damaged: Vec<DamagedBackup>,
     /// Backups that are being taken.
     pub running: Vec<Label>,
 }
 
-/// Looks at everything, at the cost of a list and one request for each backup. Damage is told, and keeps nobody from
-/// seeing the rest.
+/// Looks at everything, at the cost of a list and one request for each backup. Damage is told, and so is what a newer pgark
+/// wrote; neither keeps anybody from seeing the rest.
 ///
 /// # Errors
-/// As [`StoredBackup::read`], but for damage.
+/// As [`StoredBackup::read`], but for these.
 pub fn survey(repository: &Repository, now: Timestamp) -> Result<Survey> {
     let (store, layout) = (repository.store(), repository.layout());
     let mut survey = Survey::default();
@@ -91,7 +89,7 @@ pub fn survey(repository: &Repository, now: Timestamp) -> Result<Survey> {
             Err(error) => Err(error),
         };
         match looked {
-            Err(error) if error.kind() == ErrorKind::Damaged => survey.damaged.push((label, error)),
+            Err(error) if is_of_one(&error) => survey.damaged.push((label, error)),
             other => other?,
         }
     }
@@ -100,10 +98,10 @@ pub fn survey(repository: &Repository, now: Timestamp) -> Result<Survey> {
 }
 
 /// The backups that exist and whose manifests can be read, as [`read_all`] has them; and what is wrong with the others,
-/// so that one damaged manifest does not keep whoever needs a backup from all of them.
+/// so that one damaged or newer manifest does not keep whoever needs a backup from all of them.
 ///
 /// # Errors
-/// As [`StoredBackup::read`], but for damage.
+/// As [`StoredBackup::read`], but for these.
 pub fn read_usable(repository: &Repository) -> Result<(Vec<StoredBackup>, Vec<DamagedBackup>)> {
     let (store, layout) = (repository.store(), repository.layout());
     let (mut backups, mut damaged) = (Vec::new(), Vec::new());
@@ -111,7 +109,7 @@ pub fn read_usable(repository: &Repository) -> Result<(Vec<StoredBackup>, Vec<Da
         let Ok(label) = name.parse::<Label>() else { continue };
         match StoredBackup::read(repository, &label) {
             Ok(backup) => backups.extend(backup),
-            Err(error) if error.kind() == ErrorKind::Damaged => damaged.push((label, error)),
+            Err(error) if is_of_one(&error) => damaged.push((label, error)),
             Err(error) => return Err(error),
         }
     }
@@ -126,6 +124,11 @@ pub fn read_usable(repository: &Repository) -> Result<(Vec<StoredBackup>, Vec<Da
 pub fn read_all(repository: &Repository) -> Result<Vec<StoredBackup>> {
     let (backups, damaged) = read_usable(repository)?;
     damaged.into_iter().next().map_or(Ok(backups), |(_, error)| Err(error))
+}
+
+/// Whether an error is about one backup, and says nothing of the others.
+fn is_of_one(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Damaged | ErrorKind::Usage)
 }
 
 /// What lies below a label that had no manifest a moment ago; `None`: nothing, as in a directory that is left over.

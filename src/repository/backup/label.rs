@@ -19,6 +19,33 @@ impl Label {
     }
 }
 
+/// What a new backup is to be called.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NewLabel {
+    /// So, or not at all.
+    Named(Label),
+    /// After the time; if that is taken, with a number behind it.
+    OfTime(Label),
+}
+
+/// How many backups may be called after one second.
+const OF_ONE_TIME_MAX: u32 = 99;
+
+impl NewLabel {
+    /// The labels to try, in this order.
+    pub fn candidates(&self) -> impl Iterator<Item = Label> {
+        let (Label(first), number) = match self {
+            NewLabel::Named(label) => (label.clone(), 1),
+            NewLabel::OfTime(label) => (label.clone(), OF_ONE_TIME_MAX),
+        };
+        (1..=number).map(move |number| match number {
+            1 => Label(first.clone()),
+            // As far as the time goes there is room for it.
+            _ => Label(format!("{first}-{number}")),
+        })
+    }
+}
+
 impl FromStr for Label {
     type Err = Error;
 

@@ -359,14 +359,19 @@ impl StoredBackup {
         }
     }
 
-    /// Stores the manifest. When this returns, the backup exists.
+    /// Stores the manifest. When this returns, the backup exists, and is one that [`StoredBackup::read`] accepts.
     ///
     /// # Errors
-    /// [`ErrorKind::Conflict`] when there is a backup of this label, and the store's own.
+    /// [`ErrorKind::Damaged`] when it would not, [`ErrorKind::Conflict`] when there is a backup of this label, and the store's own.
     pub fn publish(&self, repository: &Repository) -> Result<()> {
         let mut text = serde_json::to_vec_pretty(self)
             .map_err(|error| Error::damaged("could not write manifest.json").caused_by(error))?;
         text.push(b'\n');
+        let judged = StoredBackup::parse(&text).and_then(|read| match read == *self {
+            true => self.check_place(&self.label, repository),
+            false => Err(Error::damaged("it is not read as it was written")),
+        });
+        judged.context(|| format!("the backup {} could not be used", self.label))?;
         match repository.store().put_new(&repository.layout().stored_backup(&self.label)?, &[&text])? {
             PutOutcome::Created => Ok(()),
             PutOutcome::Exists => Err(Error::new(
@@ -385,14 +390,19 @@ impl StoredBackup {
         let Some(text) = repository.store().read_small(&key, MANIFEST_BYTES_MAX)? else { return Ok(None) };
         let what = || format!("\"{}/{key}\" cannot be used", repository.store().location());
         let backup = StoredBackup::parse(&text).context(what)?;
-        if backup.label != *label || backup.system_identifier != repository.layout().system() {
-            return Err(Error::damaged(format!(
-                "it speaks of backup {} of system {}",
-                backup.label, backup.system_identifier
-            )))
-            .context(what);
-        }
+        backup.check_place(label, repository).context(what)?;
         Ok(Some(backup))
+    }
+
+    /// That it lies where it says.
+    fn check_place(&self, label: &Label, repository: &Repository) -> Result<()> {
+        if self.label == *label && self.system_identifier == repository.layout().system() {
+            return Ok(());
+        }
+        Err(Error::damaged(format!(
+            "it speaks of backup {} of system {}",
+            self.label, self.system_identifier
+        )))
     }
 
     fn parse(text: &[u8]) -> Result<StoredBackup> {
@@ -497,6 +507,9 @@ impl DamagedPages {
 pub(crate) mod tests {
     use super::*;
     use crate::codec::Digest;
+    use crate::durable::RealDisk;
+    use crate::store::DirectoryStore;
+    use std::sync::Arc;
 
     pub fn sample(label: &str) -> StoredBackup {
         let object =
@@ -593,6 +606,27 @@ pub(crate) mod tests {
             text.contains("\"crc32\":\"00000001\"") && text.contains("\"time\":\"2026-01-15T14:30:00Z\"")
         );
         assert_eq!(StoredBackup::parse(text.as_bytes()).unwrap(), backup);
+    }
+
+    #[test]
+    fn what_would_be_refused_is_not_published() {
+        let scratch = tempfile::tempdir().unwrap();
+        let store = DirectoryStore::new(scratch.path().to_owned(), Arc::new(RealDisk));
+        let repository = Repository::new(Arc::new(store), "main", SystemIdentifier::new(7).unwrap()).unwrap();
+        let changes: [fn(&mut StoredBackup); 4] = [
+            |backup| std::mem::swap(&mut backup.start.lsn, &mut backup.stop.lsn),
+            |backup| backup.system_identifier = SystemIdentifier::new(8).unwrap(),
+            |backup| backup.packs.clear(),
+            |backup| backup.version = 3,
+        ];
+        for (number, change) in changes.iter().enumerate() {
+            let mut backup = sample("a");
+            change(&mut backup);
+            let error = backup.publish(&repository).unwrap_err();
+            assert!(error.to_string().starts_with("the backup a could not be used: "), "{number}: {error}");
+            assert_eq!(StoredBackup::read(&repository, &backup.label).unwrap(), None, "{number}");
+        }
+        sample("a").publish(&repository).unwrap();
     }
 
     #[test]

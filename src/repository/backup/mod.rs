@@ -26,7 +26,7 @@ mod text;
 pub use chain::Chain;
 pub use index::{DirectoryEntry, FileEntry, FileForm, FilePlace, IndexEntry, IndexReader, IndexWriter};
 pub use inventory::{BackupState, ListedBackup};
-pub use label::Label;
+pub use label::{Label, NewLabel};
 pub use manifest::StoredBackup;
 pub use pack::{PackReader, PackWriter, read_file};
 pub use running::Running;

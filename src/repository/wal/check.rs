@@ -6,12 +6,13 @@ use crate::postgres::wal_header::LongPageHeader;
 use crate::postgres::{
     MajorVersion, SegmentName, SegmentSize, SystemIdentifier, TimelineHistory, TimelineId, WalFileName,
 };
+use crate::repository::Repository;
 
 /// The longest file of each form, in bytes: what decodes to more is not looked at further.
 pub fn length_max(name: WalFileName) -> u64 {
     match name {
         // The largest segment size that there is.
-        WalFileName::Segment(_) | WalFileName::Partial(_) => 1 << 30,
+        WalFileName::Segment(_) | WalFileName::Partial(_) | WalFileName::FurtherPartial(..) => 1 << 30,
         WalFileName::History(_) => HISTORY_BYTES_MAX as u64,
         WalFileName::BackupHistory(..) => 64 << 10,
     }
@@ -31,9 +32,26 @@ pub struct WalExpectation {
     pub segment_size: Option<SegmentSize>,
     /// The version as which an unknown one is read.
     pub assumed_version: Option<MajorVersion>,
+    /// The version of the system's servers, where it is known.
+    pub version: Option<MajorVersion>,
 }
 
 impl WalExpectation {
+    /// The file of this name in a repository.
+    pub fn of(
+        repository: &Repository,
+        name: WalFileName,
+        segment_size: Option<SegmentSize>,
+    ) -> WalExpectation {
+        WalExpectation {
+            name,
+            system: repository.layout().system(),
+            segment_size,
+            assumed_version: repository.assumed_version(),
+            version: repository.version(),
+        }
+    }
+
     /// Checks a file by its first bytes (its first page at least, where it has one; of small files all) and its length.
     ///
     /// # Errors
@@ -43,7 +61,9 @@ impl WalExpectation {
             return Err(Error::damaged("the file is empty"));
         }
         match self.name {
-            WalFileName::Segment(segment) | WalFileName::Partial(segment) => {
+            WalFileName::Segment(segment)
+            | WalFileName::Partial(segment)
+            | WalFileName::FurtherPartial(segment, _) => {
                 self.check_segment(segment, start, length_bytes, history)
             }
             WalFileName::History(timeline) => TimelineHistory::parse(timeline, start).map(drop),
@@ -69,6 +89,13 @@ impl WalExpectation {
                 ),
             )
             .hint("Was it copied from another cluster?"));
+        }
+        if let Some(version) = self.version.filter(|version| *version != header.page.version) {
+            return Err(Error::new(
+                ErrorKind::Foreign,
+                format!("the file is WAL of PostgreSQL {}, this cluster is of {version}", header.page.version),
+            )
+            .hint("It has this cluster's system identifier all the same. Was it left in pg_wal by another installation?"));
         }
         let size = self.segment_size.unwrap_or(header.segment_size);
         if header.segment_size != size || length_bytes != size.as_u64() {
@@ -122,4 +149,36 @@ fn check_backup_history(name: SegmentName, content: &[u8]) -> Result<()> {
     Err(Error::damaged(format!(
         "the backup history file does not begin with the start of a backup in {name}"
     )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wal_of_another_major_version_is_foreign() {
+        let mut start = vec![0_u8; 8192];
+        start[0..4].copy_from_slice(&[0x10, 0xD1, 0x02, 0x00]); // PostgreSQL 15
+        start[4..8].copy_from_slice(&1_u32.to_le_bytes());
+        start[8..16].copy_from_slice(&(3_u64 << 20).to_le_bytes());
+        start[24..32].copy_from_slice(&7_u64.to_le_bytes());
+        start[32..36].copy_from_slice(&(1_u32 << 20).to_le_bytes());
+        start[36..40].copy_from_slice(&8192_u32.to_le_bytes());
+        for (version, kind) in [
+            (None, None),
+            (Some(MajorVersion::V15), None),
+            (Some(MajorVersion::V14), Some(ErrorKind::Foreign)),
+            (Some(MajorVersion::V16), Some(ErrorKind::Foreign)),
+        ] {
+            let expectation = WalExpectation {
+                name: "000000010000000000000003".parse().unwrap(),
+                system: SystemIdentifier::new(7).unwrap(),
+                segment_size: None,
+                assumed_version: None,
+                version,
+            };
+            let checked = expectation.check(&start, 1 << 20, &|_| Ok(None));
+            assert_eq!(checked.err().map(|error| error.kind()), kind, "{version:?}");
+        }
+    }
 }

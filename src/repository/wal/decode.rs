@@ -30,12 +30,7 @@ pub fn fetch(
     segment_size: Option<SegmentSize>,
     output: &mut dyn Write,
 ) -> Result<Option<FetchedWal>> {
-    let expected = WalExpectation {
-        name,
-        system: repository.layout().system(),
-        segment_size,
-        assumed_version: repository.assumed_version(),
-    };
+    let expected = WalExpectation::of(repository, name, segment_size);
     let mut start = Vec::new();
     let fetched = decode(repository, name, &mut |bytes| {
         if start.len() < FRAME_RAW_BYTES {
@@ -46,9 +41,20 @@ pub fn fetch(
     if let Some(fetched) = &fetched {
         expected
             .check(&start, fetched.sum.length_bytes, &|timeline| repository.history(timeline))
+            .and_then(|()| check_digest(name, &fetched.sum))
             .context(|| located(repository, name))?;
     }
     Ok(fetched)
+}
+
+/// Where a name holds the beginning of the file's digest, it must be that of the file.
+fn check_digest(name: WalFileName, sum: &ContentSum) -> Result<()> {
+    match name {
+        WalFileName::FurtherPartial(_, beginning) if beginning != sum.digest.beginning() => {
+            Err(Error::damaged(format!("the file's BLAKE3 is {}, its name says otherwise", sum.digest)))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// As [`fetch`] for a small file, which becomes the content of `output`; only its sum is checked.

@@ -61,12 +61,25 @@ fn visit_below(
     from: Option<&ObjectKey>,
     visit: &mut dyn FnMut(SegmentName, ObjectInfo) -> ControlFlow<()>,
 ) -> Result<()> {
+    visit_files(repository, below, from, &mut |name, info| match name {
+        WalFileName::Segment(segment) => visit(segment, info),
+        _ => ControlFlow::Continue(()),
+    })
+}
+
+/// Visits the files below a key, of whatever form.
+fn visit_files(
+    repository: &Repository,
+    below: &ObjectKey,
+    from: Option<&ObjectKey>,
+    visit: &mut dyn FnMut(WalFileName, ObjectInfo) -> ControlFlow<()>,
+) -> Result<()> {
     let layout = repository.layout();
     repository.store().walk(below, from, &mut |path, info| {
         let name = path.rsplit('/').next().unwrap_or_default();
-        let Ok(WalFileName::Segment(name)) = name.parse() else { return ControlFlow::Continue(()) };
+        let Ok(name) = name.parse() else { return ControlFlow::Continue(()) };
         // What lies elsewhere is never read.
-        match (layout.segment(name), below.join(path)) {
+        match (layout.wal_file(name), below.join(path)) {
             (Ok(place), Ok(found)) if place == found => visit(name, info),
             _ => ControlFlow::Continue(()),
         }
@@ -118,18 +131,37 @@ pub struct SegmentRun {
     pub stored_bytes: u64,
 }
 
-/// The runs of a timeline's segments, in order. Lists all of them; memory grows with the gaps only.
+/// What lies below a timeline.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TimelineFiles {
+    /// The runs of its segments, in order.
+    pub runs: Vec<SegmentRun>,
+    /// Its partial segments, in order, the further ones of each behind the first.
+    pub partials: Vec<WalFileName>,
+}
+
+/// The segments of a timeline, whole and partial. Lists all of them; memory grows with the gaps and partial segments only.
 ///
 /// # Errors
 /// The store's own.
-pub fn segment_runs(
+pub fn timeline_files(
     repository: &Repository,
     timeline: TimelineId,
     size: SegmentSize,
-) -> Result<Vec<SegmentRun>> {
-    let mut runs: Vec<SegmentRun> = Vec::new();
-    visit_segments(repository, timeline, None, &mut |name, info| {
-        if let Some(number) = name.number(size) {
+) -> Result<TimelineFiles> {
+    let mut files = TimelineFiles::default();
+    let below = repository.layout().wal_timeline(timeline)?;
+    visit_files(repository, &below, None, &mut |name, info| {
+        let segment = match name {
+            WalFileName::Segment(segment) => segment,
+            WalFileName::Partial(_) | WalFileName::FurtherPartial(..) => {
+                files.partials.push(name);
+                return ControlFlow::Continue(());
+            }
+            _ => return ControlFlow::Continue(()),
+        };
+        let runs = &mut files.runs;
+        if let Some(number) = segment.number(size) {
             match runs.last_mut().filter(|run| run.last.next() == number) {
                 Some(run) => {
                     run.last = number;
@@ -142,7 +174,40 @@ pub fn segment_runs(
         }
         ControlFlow::Continue(())
     })?;
-    Ok(runs)
+    Ok(files)
+}
+
+/// The runs of a timeline's segments, in order. Lists all of them; memory grows with the gaps only.
+///
+/// # Errors
+/// The store's own.
+pub fn segment_runs(
+    repository: &Repository,
+    timeline: TimelineId,
+    size: SegmentSize,
+) -> Result<Vec<SegmentRun>> {
+    timeline_files(repository, timeline, size).map(|files| files.runs)
+}
+
+/// The partial segments of this name: the first, and the further ones.
+///
+/// # Errors
+/// The store's own.
+pub fn partials_of(repository: &Repository, segment: SegmentName) -> Result<Vec<WalFileName>> {
+    let layout = repository.layout();
+    let below = layout.wal_log(segment.timeline(), segment.log())?;
+    let first = layout.wal_file(WalFileName::Partial(segment))?;
+    let mut partials = Vec::new();
+    visit_files(repository, &below, Some(&first), &mut |name, _| {
+        if name.segment() != Some(segment) {
+            return ControlFlow::Break(());
+        }
+        if matches!(name, WalFileName::Partial(_) | WalFileName::FurtherPartial(..)) {
+            partials.push(name);
+        }
+        ControlFlow::Continue(())
+    })?;
+    Ok(partials)
 }
 
 /// The first segment of the same timeline after `name`; `None` when the store says that there is none.

@@ -19,7 +19,8 @@ pub use decode::{FetchedWal, fetch, header_of, read, sum};
 pub use encode::PageCheck;
 pub use fork::{BackupSpan, Branch, Fork, forks};
 pub use inventory::{
-    SegmentRun, Timelines, later_segment, segment_ends, segment_runs, timelines, visit_segments,
+    SegmentRun, TimelineFiles, Timelines, later_segment, segment_ends, segment_runs, timeline_files,
+    timelines, visit_segments,
 };
 pub use path::{
     ArchiveEnd, HoleProof, PathRun, PathSpan, PathWal, RepositoryCatalog, TimelinePath, WalCatalog,

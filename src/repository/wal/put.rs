@@ -3,6 +3,7 @@
 use super::check::WalExpectation;
 use super::decode;
 use super::encode::{Encoding, PageCheck};
+use super::inventory;
 use super::object::WalObject;
 use crate::codec::ContentSum;
 use crate::config::Compression;
@@ -40,9 +41,14 @@ pub struct FileIdentity {
     changed: (i64, i64),
 }
 
+/// How many different partial segments of one name are stored.
+const PARTIALS_MAX: usize = 8;
+
 /// What was stored.
 #[derive(Clone, Copy, Debug)]
 pub struct StoredWal {
+    /// The name that it has in the repository: that of the source, unless that is a further partial segment.
+    pub name: WalFileName,
     /// The file whose bytes are stored.
     pub identity: FileIdentity,
     /// Length and digest of those bytes.
@@ -76,11 +82,16 @@ impl From<&Metadata> for FileIdentity {
 /// Stores a WAL file. When this returns without an error, the repository durably holds exactly the bytes that the file
 /// with the returned identity had.
 ///
+/// A partial segment that differs from the one of its name gets a name of its own: servers that are promoted out of the
+/// same segment, one after the other, leave different ones, and PostgreSQL archives nothing behind one that is refused.
+/// No recovery reads either.
+///
 /// The place must have been made. `scratch` is a directory for what does not fit into memory; `threads` is how many may
 /// work on it, this one among them.
 ///
 /// # Errors
-/// [`ErrorKind::Conflict`] when the repository holds other bytes under this name, [`ErrorKind::Usage`] when there is no
+/// [`ErrorKind::Conflict`] when the repository holds other bytes under this name, of a partial segment when it holds
+/// [`PARTIALS_MAX`] others; [`ErrorKind::Usage`] when there is no
 /// such file, what [`WalExpectation::check`] says, and the store's own.
 pub fn put(
     repository: &Repository,
@@ -89,15 +100,75 @@ pub fn put(
     scratch: &Path,
     threads: NonZeroUsize,
 ) -> Result<StoredWal> {
-    let key = repository.layout().wal_file(source.name)?;
+    let (stored, held) = put_as(source.name, repository, source, compression, scratch, threads)?;
+    let WalFileName::Partial(segment) = source.name else { return held.same(repository, stored) };
+    if held == Held::Same {
+        return held.same(repository, stored);
+    }
+    let name = WalFileName::FurtherPartial(segment, stored.sum.digest.beginning());
+    let known = inventory::partials_of(repository, segment)?;
+    if !known.contains(&name) && known.len() >= PARTIALS_MAX {
+        return Err(another_file(repository).context(format!(
+            "{} different files of this name are stored, which is as many as may be",
+            known.len()
+        )));
+    }
+    let (further, held) = put_as(name, repository, source, compression, scratch, threads)?;
+    if (further.identity, further.sum) != (stored.identity, stored.sum) {
+        return Err(changed(&source.path));
+    }
+    held.same(repository, further)
+}
+
+/// Stores the file under this name, unless the repository holds one.
+fn put_as(
+    name: WalFileName,
+    repository: &Repository,
+    source: &WalSource,
+    compression: Compression,
+    scratch: &Path,
+    threads: NonZeroUsize,
+) -> Result<(StoredWal, Held)> {
+    let key = repository.layout().wal_file(name)?;
     let mut object = WalObject::new(repository.store().as_ref(), &key, scratch);
     let (identity, sum) =
         read(repository, source, compression, threads, &mut |frames| object.append(frames))?;
     let outcome = object.finish(&sum)?;
-    if outcome == PutOutcome::Exists {
-        confirm_same(repository, source.name, &sum)?;
+    let held = match outcome {
+        PutOutcome::Created => Held::Same,
+        PutOutcome::Exists => confirm_same(repository, name, &sum)?,
+    };
+    Ok((StoredWal { name, identity, sum, outcome }, held))
+}
+
+/// What the repository holds under a name after a file was put there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Held {
+    /// What was put, durably.
+    Same,
+    /// Other bytes, and what was put was not stored.
+    Other,
+}
+
+impl Held {
+    fn same(self, repository: &Repository, stored: StoredWal) -> Result<StoredWal> {
+        match self {
+            Held::Same => Ok(stored),
+            Held::Other => Err(another_file(repository)),
+        }
     }
-    Ok(StoredWal { identity, sum, outcome })
+}
+
+fn another_file(repository: &Repository) -> Error {
+    Error::new(ErrorKind::Conflict, "the repository already holds another file of this name").hint(format!(
+        "Two servers may be archiving into \"{}\". Check that the old primary is stopped.",
+        repository.store().location()
+    ))
+}
+
+fn changed(path: &Path) -> Error {
+    Error::unavailable(format!("\"{}\" changed while it was read", path.display()))
+        .hint("PostgreSQL does not write to a WAL file that it archives: does another program?")
 }
 
 /// Reads and encodes the file, which must not change meanwhile; what is handed out before an error is worth nothing.
@@ -115,12 +186,7 @@ fn read(
         _ => Error::io(what(), error),
     })?;
     let identity = FileIdentity::from(&file.metadata().context(what)?);
-    let expected = WalExpectation {
-        name: source.name,
-        system: repository.layout().system(),
-        segment_size: Some(source.segment_size),
-        assumed_version: repository.assumed_version(),
-    };
+    let expected = WalExpectation::of(repository, source.name, Some(source.segment_size));
     let pg_wal = path.parent().unwrap_or(Path::new("/"));
     let history = |timeline| history_beside(repository, pg_wal, timeline);
     let encoding = Encoding {
@@ -136,8 +202,7 @@ fn read(
     if after == identity && FileIdentity::of(path).context(what)? == identity {
         return Ok((identity, sum));
     }
-    Err(Error::unavailable(format!("\"{}\" changed while it was read", path.display()))
-        .hint("PostgreSQL does not write to a WAL file that it archives: does another program?"))
+    Err(changed(path))
 }
 
 /// A timeline's history, as the repository holds it, or as it lies in the server's `pg_wal`: after a promotion the new
@@ -162,24 +227,17 @@ pub fn history_beside(
     TimelineHistory::parse(timeline, &content).map(Some)
 }
 
-/// Makes sure that what the repository holds under our name is what we would have stored.
-fn confirm_same(repository: &Repository, name: WalFileName, ours: &ContentSum) -> Result<()> {
+/// Whether what the repository holds under our name is what we would have stored; then it is durable.
+fn confirm_same(repository: &Repository, name: WalFileName, ours: &ContentSum) -> Result<Held> {
     let stored = decode::sum(repository, name)
         .context(|| "the repository already holds a file of this name")?
         .ok_or_else(|| Error::unavailable("the repository held a file of this name, and then did not"))?;
     if stored.sum != *ours {
-        return Err(Error::new(
-            ErrorKind::Conflict,
-            "the repository already holds another file of this name",
-        )
-        .hint(format!(
-            "Two servers may be archiving into \"{}\". Check that the old primary is stopped.",
-            repository.store().location()
-        )));
+        return Ok(Held::Other);
     }
     // Its writer may have died before the name was durable; only now may we say that it is stored.
     let durable = repository.store().make_durable(&repository.layout().wal_file(name)?);
-    durable.map_err(|error| match error.kind() {
+    durable.map(|()| Held::Same).map_err(|error| match error.kind() {
         // Removed between the two: PostgreSQL tries again.
         ErrorKind::Absent => error.with_kind(ErrorKind::Unavailable),
         _ => error,

@@ -367,8 +367,14 @@ mod tests {
         let (scratch, store) = store();
         let mut writer = store.create(&key("alive")).unwrap();
         writer.write(b"alive").unwrap();
-        fs::write(scratch.path().join(temporary::DIRECTORY).join("host.1.1"), b"dead").unwrap();
-        assert_eq!(store.sweep().unwrap(), 1);
+        let temporary = scratch.path().join(temporary::DIRECTORY);
+        for number in 1..4 {
+            fs::write(temporary.join(format!("host.1.{number}")), b"dead").unwrap();
+        }
+        // What cannot be removed keeps nobody from the rest.
+        fs::create_dir(temporary.join("host.1.0")).unwrap();
+        assert_eq!(store.sweep().unwrap(), 3);
+        assert_eq!(fs::read_dir(&temporary).unwrap().count(), 2);
         assert_eq!(writer.finish().unwrap(), PutOutcome::Created);
     }
 

@@ -5,10 +5,11 @@
 
 use super::FILE_MODE;
 use crate::durable::{self, Disk};
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Result};
+use nix::fcntl::OFlag;
 use std::fs::{self, File, TryLockError};
 use std::io;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -43,7 +44,8 @@ pub fn create(disk: &dyn Disk, root: &Path) -> Result<(File, PathBuf)> {
     }
 }
 
-/// Removes the files of dead writers; returns how many there were.
+/// Removes the files of dead writers; returns how many there were. One that cannot be removed stays, and keeps nobody from
+/// the others: nothing reads it.
 pub fn sweep(disk: &dyn Disk, root: &Path) -> Result<u64> {
     let directory = root.join(DIRECTORY);
     let what = || format!("could not sweep \"{}\"", directory.display());
@@ -54,21 +56,27 @@ pub fn sweep(disk: &dyn Disk, root: &Path) -> Result<u64> {
     let mut swept = 0;
     for entry in entries {
         let path = entry.context(what)?.path();
-        let gone = |error: &io::Error| error.kind() == io::ErrorKind::NotFound;
-        // For writing too: NFS plays such locks by others, which an exclusive one needs it for (`flock(2)`).
-        let file = match File::options().read(true).write(true).open(&path) {
-            Err(error) if gone(&error) => continue,
-            other => other.context(what)?,
-        };
-        match file.try_lock() {
-            Ok(()) => match disk.remove_file(&path) {
-                Err(error) if gone(&error) => {}
-                Err(error) => return Err(Error::io(what(), error)),
-                Ok(()) => swept += 1,
-            },
-            Err(TryLockError::WouldBlock) => {}
-            Err(TryLockError::Error(error)) => return Err(Error::io(what(), error)),
+        match remove_if_dead(disk, &path) {
+            Ok(true) => swept += 1,
+            Ok(false) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => {
+                tracing::warn!(path = %path.display(), %error, "a temporary file cannot be removed")
+            }
         }
     }
     Ok(swept)
+}
+
+/// Removes a file that nobody holds; whether it did.
+fn remove_if_dead(disk: &dyn Disk, path: &Path) -> io::Result<bool> {
+    // For writing too: NFS plays such locks by others, which an exclusive one needs it for (`flock(2)`). Whatever lies here,
+    // opening it waits for nobody.
+    let options = File::options().read(true).write(true).custom_flags(OFlag::O_NONBLOCK.bits()).clone();
+    let file = options.open(path)?;
+    match file.try_lock() {
+        Ok(()) => disk.remove_file(path).map(|()| true),
+        Err(TryLockError::WouldBlock) => Ok(false),
+        Err(TryLockError::Error(error)) => Err(error),
+    }
 }

@@ -5,7 +5,7 @@
 
 use super::errors::{Answer, Failure, judge, stalled};
 use super::progress::{ObserveBody, watched};
-use crate::config::S3Settings;
+use crate::config::{S3Settings, without_user_information};
 use crate::error::{Context, Error, Result};
 use crate::failpoint;
 use crate::store::ObjectKey;
@@ -322,7 +322,8 @@ async fn connect(place: &Address, settings: &S3Settings) -> Result<Connected> {
         loader = loader.endpoint_url(endpoint.trim_end_matches('/'));
     }
     let shared = loader.load().await;
-    let endpoint = shared.endpoint_url().map(str::to_owned);
+    // Only for messages from here on; that of the environment may hold anything.
+    let endpoint = shared.endpoint_url().map(without_user_information);
     let encrypted = !endpoint.as_deref().is_some_and(|endpoint| endpoint.starts_with("http://"));
     if !encrypted && !settings.allow_http {
         return Err(Error::usage(format!(

@@ -141,7 +141,8 @@ fn following(store: &Inner, prefix: &str, page: &ListObjectsV2Output, from: &Pla
     }
 }
 
-/// Ends the uploads of dead writers below our prefix; returns how many there were.
+/// Ends the uploads of dead writers below our prefix; returns how many there were. A bucket, and without a prefix its root,
+/// may be shared with others, whose uploads take as long as they like.
 ///
 /// Whoever may not list uploads, or has a service that cannot, leaves that to a lifecycle rule of the bucket.
 pub async fn sweep(store: &Inner) -> Result<u64> {
@@ -171,7 +172,11 @@ pub async fn sweep(store: &Inner) -> Result<u64> {
                 continue;
             };
             let begun = Duration::from_secs(u64::try_from(begun.secs()).unwrap_or_default());
-            if now.saturating_sub(begun) > UPLOAD_AGE_MAX && super::multipart::abort(store, key, id).await {
+            let is_ours = key.strip_prefix(&prefix).is_some_and(|name| is_ours(store, name));
+            if is_ours
+                && now.saturating_sub(begun) > UPLOAD_AGE_MAX
+                && super::multipart::abort(store, key, id).await
+            {
                 swept += 1;
             }
         }
@@ -182,6 +187,11 @@ pub async fn sweep(store: &Inner) -> Result<u64> {
         }
         from = next;
     }
+}
+
+/// Whether this name within the store is one that we give.
+fn is_ours(store: &Inner, name: &str) -> bool {
+    super::probe::is_object(name) || ObjectKey::new(name).is_ok_and(|key| (store.use_of)(&key).is_some())
 }
 
 /// What the full keys below a key begin with.

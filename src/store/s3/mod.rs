@@ -46,17 +46,18 @@ pub struct S3Store {
 #[derive(Debug)]
 struct Inner {
     client: S3Client,
-    use_of: fn(&ObjectKey) -> ObjectUse,
+    use_of: fn(&ObjectKey) -> Option<ObjectUse>,
     behaviour: OnceCell<Behaviour>,
 }
 
 impl S3Store {
-    /// The store below `prefix` in `bucket`; `use_of` tells what an object is. Touches nothing.
+    /// The store below `prefix` in `bucket`; `use_of` tells what an object is, and of which names there are none: they
+    /// are somebody else's. Touches nothing.
     pub fn new(
         bucket: &str,
         prefix: &str,
         settings: S3Settings,
-        use_of: fn(&ObjectKey) -> ObjectUse,
+        use_of: fn(&ObjectKey) -> Option<ObjectUse>,
     ) -> S3Store {
         let client = S3Client::new(bucket, prefix, settings);
         S3Store { inner: Arc::new(Inner { client, use_of, behaviour: OnceCell::new() }) }

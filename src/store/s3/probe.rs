@@ -393,6 +393,12 @@ fn is_refusal(failure: &Failure) -> bool {
     matches!(failure.answer, Answer::BadRequest | Answer::PreconditionFailed | Answer::NotImplemented)
 }
 
+/// Whether a name within the store is that of one of the probe's own objects.
+pub fn is_object(name: &str) -> bool {
+    let number = name.strip_prefix(OBJECTS).and_then(|rest| rest.strip_prefix('/'));
+    number.is_some_and(|number| number.len() == 16 && number.bytes().all(|digit| digit.is_ascii_hexdigit()))
+}
+
 /// The full key of a new object of the probe's own.
 pub fn own_object(store: &Inner) -> String {
     store.client.place().full_key(&format!("{OBJECTS}/{:016x}", random()))

@@ -103,8 +103,12 @@ impl Attributes {
             let until = SystemTime::now() + DAY * lock.days.get();
             (lock_mode(lock.mode), DateTime::from(until))
         });
-        Attributes { lock, ..Attributes::unlocked(store, (store.use_of)(key)) }
+        Attributes { lock, ..Attributes::unlocked(store, use_of(store, key)) }
     }
+}
+
+fn use_of(store: &Inner, key: &ObjectKey) -> ObjectUse {
+    (store.use_of)(key).unwrap_or(ObjectUse::Other)
 }
 
 /// The name of a mode in requests.
@@ -158,7 +162,7 @@ impl<'a> NewObject<'a> {
         let attributes = match overwrite {
             Overwrite::No => Attributes::of(self.store, self.key),
             // Every heartbeat would be kept for the time of the lock.
-            Overwrite::Yes => Attributes::unlocked(self.store, (self.store.use_of)(self.key)),
+            Overwrite::Yes => Attributes::unlocked(self.store, use_of(self.store, self.key)),
         };
         client
             .request(Retry::Transient, |to| {
@@ -289,9 +293,9 @@ mod tests {
         let config =
             crate::config::Config::parse(std::path::Path::new("/pgark.toml"), lines.as_bytes()).unwrap();
         let use_of = |key: &ObjectKey| match key.as_str() {
-            "wal" => ObjectUse::Wal,
-            "pack" => ObjectUse::Pack,
-            _ => ObjectUse::Other,
+            "wal" => Some(ObjectUse::Wal),
+            "pack" => Some(ObjectUse::Pack),
+            _ => None,
         };
         let store = super::super::S3Store::new("bucket", "", config.s3, use_of);
         for (key, class) in [("wal", Some("STANDARD_IA")), ("pack", Some("GLACIER_IR")), ("other", None)] {

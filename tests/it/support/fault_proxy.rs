@@ -28,6 +28,8 @@ pub enum Fault {
     FlipRequest,
     /// A bit of the answer's body is another one.
     FlipAnswer,
+    /// This comes back with status 200, and the server hears of nothing.
+    Say(String),
     /// The answer has status 200 and tells of an error.
     ErrorInside200,
     /// In the middle of the body the server goes away, as [`FaultProxy::interrupts_with`] has it.
@@ -264,6 +266,10 @@ fn serve(mut client: TcpStream, upstream: &str, proxy: &FaultProxy) -> io::Resul
             Some(Fault::Status(status, code)) => {
                 let body = format!("<Error><Code>{code}</Code><Message>by the proxy</Message></Error>");
                 answer(&mut client, status, &body)?;
+                continue;
+            }
+            Some(Fault::Say(body)) => {
+                answer(&mut client, 200, &body)?;
                 continue;
             }
             Some(Fault::ErrorInside200) => {

@@ -2,9 +2,9 @@
 
 use super::catalog::WalCatalog;
 use crate::error::Result;
-use crate::postgres::{SegmentName, SegmentNumber, SegmentSize, TimelineHistory, TimelineId};
+use crate::postgres::{SegmentName, SegmentNumber, SegmentSize, TimelineHistory, TimelineId, WalFileName};
 use crate::repository::Repository;
-use crate::repository::wal::{SegmentRun, Timelines, segment_ends, segment_runs};
+use crate::repository::wal::{SegmentRun, Timelines, segment_ends, timeline_files};
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
@@ -25,6 +25,7 @@ pub struct WalSnapshot {
     timelines: Timelines,
     histories: BTreeMap<TimelineId, TimelineHistory>,
     runs: BTreeMap<TimelineId, Vec<SegmentRun>>,
+    partials: BTreeMap<TimelineId, Vec<WalFileName>>,
 }
 
 impl WalSnapshot {
@@ -38,10 +39,14 @@ impl WalSnapshot {
         segment_size: SegmentSize,
         search: WalSearch,
     ) -> Result<WalSnapshot> {
-        let mut runs = BTreeMap::new();
+        let (mut runs, mut partials) = (BTreeMap::new(), BTreeMap::new());
         for &timeline in &timelines.with_files {
             let found = match search {
-                WalSearch::EverySegment => segment_runs(repository, timeline, segment_size)?,
+                WalSearch::EverySegment => {
+                    let files = timeline_files(repository, timeline, segment_size)?;
+                    partials.insert(timeline, files.partials);
+                    files.runs
+                }
                 WalSearch::Ends => segment_ends(repository, timeline)?
                     .and_then(|(first, last)| Some((first.number(segment_size)?, last.number(segment_size)?)))
                     .map(|(first, last)| SegmentRun { first, last, stored_bytes: 0 })
@@ -54,12 +59,17 @@ impl WalSnapshot {
         for &timeline in &timelines.with_history {
             histories.extend(repository.history(timeline)?.map(|history| (timeline, history)));
         }
-        Ok(WalSnapshot { segment_size, timelines, histories, runs })
+        Ok(WalSnapshot { segment_size, timelines, histories, runs, partials })
     }
 
     /// The runs of each timeline of which WAL is stored, in order.
     pub fn runs(&self) -> &BTreeMap<TimelineId, Vec<SegmentRun>> {
         &self.runs
+    }
+
+    /// The partial segments of a timeline, if every file was looked for.
+    pub fn partials(&self, timeline: TimelineId) -> &[WalFileName] {
+        self.partials.get(&timeline).map(Vec::as_slice).unwrap_or_default()
     }
 
     /// The last segment of a timeline, whatever is missing before it.
@@ -146,6 +156,7 @@ mod tests {
             },
             histories,
             runs: held,
+            partials: BTreeMap::new(),
         }
     }
 

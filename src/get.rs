@@ -5,7 +5,7 @@ use crate::data_directory::{DataDirectory, data_directory_of};
 use crate::durable::{self, Disk};
 use crate::error::{Context, Error, RecoveryMode, Result};
 use crate::postgres::{TimelineId, WalFileName};
-use crate::spool::{self, Answer, GetRequest, Patience, Request, TargetRule};
+use crate::spool::{self, Answer, GetRequest, Patience, Request, TargetRule, Until};
 use std::ffi::OsStr;
 use std::io;
 use std::path::Path;
@@ -82,7 +82,8 @@ pub fn restore(
     });
     let deadline = Instant::now() + limit + GRACE;
     loop {
-        let conversation = spool::ask(config, &request, deadline, Patience::UntilDeadline).context(what)?;
+        let conversation =
+            spool::ask(config, &request, Patience::UntilDeadline, &mut Until(deadline)).context(what)?;
         match &conversation.answer {
             Answer::Fetched(fetched)
                 if place(disk, fetched, &destination).context(what)? == Placed::Whole =>

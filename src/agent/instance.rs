@@ -3,7 +3,7 @@
 use crate::config::Config;
 use crate::durable::Disk;
 use crate::error::{Context, Error, Result};
-use crate::spool::{Request, Spool, ask_running};
+use crate::spool::{Request, Spool, Until, ask_running, listener};
 use std::fs::{self, File, Metadata, TryLockError};
 use std::io::{self, Read, Seek};
 use std::os::unix::fs::MetadataExt;
@@ -12,8 +12,8 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How long an agent of another configuration may take to finish what it has in flight.
-const HANDOVER_MAX: Duration = Duration::from_secs(45);
+/// How long the agent before us may take to give the spool up: longer than [`END_MAX`](super::END_MAX).
+const HANDOVER_MAX: Duration = Duration::from_secs(15);
 /// How long it may take to say that it will.
 const STOP_ANSWER_MAX: Duration = Duration::from_secs(5);
 /// The length of the lock's file: a process id and a fingerprint, each on a line, and spaces.
@@ -58,7 +58,8 @@ impl Instance {
                 Err(TryLockError::Error(error)) => return Err(Error::io(what(), error)),
             }
             let holder = read_holder(&mut lock).context(what)?;
-            if holder.fingerprint == ours && spool.socket().exists() {
+            // A dead one leaves its socket, and somebody may hold the lock for a moment only.
+            if holder.fingerprint == ours && listener(spool).is_some() {
                 return Ok(Acquired::AlreadyRunning);
             }
             // The holder may just have begun, or be ending; once it listens it can be asked.
@@ -75,7 +76,7 @@ impl Instance {
                     spool.directory().display(),
                     holder.process_id
                 ))
-                .hint("Look at its log; pgark agent stop ends it, or a SIGTERM."));
+                .hint("Look at its log; pgark agent stop ends it. One that is stopped or frozen itself has to be killed: it does no harm."));
             }
             thread::sleep(PAUSE);
         }
@@ -92,6 +93,22 @@ impl Instance {
         if self.holds(spool) {
             let _ = self.disk.remove_file(spool.socket());
         }
+    }
+
+    /// Gives up the lock. Not even the end of the process does that while a thread hangs in the kernel.
+    pub fn give_up(self) {
+        let _ = self.lock.unlock();
+    }
+
+    /// Gives up the lock after so long, whatever any other thread of this process does. What one that hangs in the repository
+    /// still stores later does no harm, since a name is written once.
+    pub fn give_up_after(&self, limit: Duration) {
+        let Ok(lock) = self.lock.try_clone() else { return };
+        // Without the thread the lock goes with the process.
+        let _ = thread::Builder::new().name("lock".to_owned()).spawn(move || {
+            thread::sleep(limit);
+            let _ = lock.unlock();
+        });
     }
 
     /// Whether this agent can still be found: its lock is the spool's, and there is a socket.
@@ -136,9 +153,9 @@ fn read_holder(lock: &mut File) -> io::Result<Holder> {
 /// Asks over their sockets, never by process id: an id from a file may be somebody else's by now.
 fn ask_others_to_stop(spool: &Spool) -> Result<bool> {
     let mut asked = false;
-    for socket in sockets(spool.directory())?.into_iter().filter(|socket| socket != spool.socket()) {
+    for socket in spool.sockets()?.into_iter().filter(|socket| socket != spool.socket()) {
         let other = spool.with_socket(socket);
-        let answer = ask_running(&other, &Request::Stop, Instant::now() + STOP_ANSWER_MAX);
+        let answer = ask_running(&other, &Request::Stop, &mut Until(Instant::now() + STOP_ANSWER_MAX));
         asked |= matches!(answer, Ok(Some(_)));
     }
     Ok(asked)
@@ -146,7 +163,7 @@ fn ask_others_to_stop(spool: &Spool) -> Result<bool> {
 
 /// Removes what dead agents left: their sockets, and what they fetched ahead and nobody took.
 fn clear(disk: &dyn Disk, spool: &Spool) -> Result<()> {
-    let mut leftovers = sockets(spool.directory())?;
+    let mut leftovers = spool.sockets()?;
     leftovers.extend(entries(&spool.prefetch())?);
     for path in leftovers {
         match disk.remove_file(&path) {
@@ -156,11 +173,6 @@ fn clear(disk: &dyn Disk, spool: &Spool) -> Result<()> {
         }
     }
     Ok(())
-}
-
-fn sockets(directory: &Path) -> Result<Vec<PathBuf>> {
-    let is_socket = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "sock");
-    Ok(entries(directory)?.into_iter().filter(is_socket).collect())
 }
 
 fn entries(directory: &Path) -> Result<Vec<PathBuf>> {

@@ -22,8 +22,6 @@ use tracing::{debug, warn};
 /// How long a connection may take to say what it wants, and to take what it was lent.
 const REQUEST_MAX: Duration = Duration::from_secs(10);
 const LENT_MAX: Duration = Duration::from_secs(60);
-/// How long the agent goes on for what was asked before it was told to end.
-const FINISH_MAX: Duration = Duration::from_secs(30);
 /// How many may ask at the same time: PostgreSQL has one archiver and one startup process.
 const CONNECTIONS_MAX: usize = 64;
 
@@ -78,14 +76,11 @@ impl Server {
         }
     }
 
-    /// Waits until what was asked is answered. What has not been read is not: its asker sees the connection close.
+    /// Waits until what was asked is answered. What has not been read is not: its asker sees the connection close, as those
+    /// do that wait for something when the agent is given up.
     pub async fn finish(&self) {
         let mut connections = self.connections.lock().await;
-        let all = async { while connections.join_next().await.is_some() {} };
-        if timeout(FINISH_MAX, all).await.is_err() {
-            warn!("what is in flight takes too long; whoever waits for it starts a new agent");
-            connections.shutdown().await;
-        }
+        while connections.join_next().await.is_some() {}
     }
 
     async fn begin(&self, stream: UnixStream) {

@@ -102,8 +102,6 @@ enum Outcome {
 }
 
 struct Actor {
-    /// When whoever asks gives up.
-    deadline: Duration,
     compression: Compression,
     workers: usize,
     ahead_for: Duration,
@@ -128,7 +126,6 @@ impl Uploads {
     pub fn start(config: &Config, places: Arc<Places>, scratch: PathBuf) -> (Uploads, Uploading) {
         let (sender, receiver) = mpsc::channel(QUESTIONS_MAX);
         let actor = Actor {
-            deadline: config.push.deadline,
             compression: config.compression,
             workers: config.agent.workers.get(),
             ahead_for: config.agent.idle,
@@ -214,9 +211,7 @@ impl Actor {
         let path = server.pg_wal.join(request.name.to_string());
         let now = Instant::now();
         let entry = self.files.entry(order.clone()).or_insert_with(Entry::waiting);
-        entry.asked_since.get_or_insert(now);
-        entry.waiters.push(answer);
-        let hopeless = self.outage.is_some() || entry.is_overdue(now, self.deadline);
+        let hopeless = entry.asked(now, request.deadline, answer) || self.outage.is_some();
         entry.patience_ends = hopeless.then(|| now + PATIENCE);
         match &entry.state {
             State::Running => {}
@@ -524,7 +519,7 @@ impl Actor {
             entry.patience_ends = None;
             if let Some(error) = outage {
                 entry.tell(&Err(error.replica()));
-            } else if entry.is_overdue(now, self.deadline) {
+            } else if entry.is_overdue(now) {
                 entry.tell(&Err(entry.delay(now)));
             }
         }

@@ -5,7 +5,7 @@ use crate::data_directory::user_name;
 use crate::durable::{self, Disk};
 use crate::error::{Context, Error, Result};
 use nix::unistd::Uid;
-use std::fs;
+use std::fs::{self, File, TryLockError};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
@@ -55,6 +55,39 @@ impl Spool {
     /// The agent's socket, which exists while an agent with this configuration runs.
     pub fn socket(&self) -> &Path {
         &self.socket
+    }
+
+    /// The sockets of all agents of this spool, whatever their configuration or version: the living and what the dead left.
+    ///
+    /// # Errors
+    /// The operating system's; a spool that does not exist has none.
+    pub fn sockets(&self) -> Result<Vec<PathBuf>> {
+        let what = || format!("could not list \"{}\"", self.directory.display());
+        let entries = match fs::read_dir(&self.directory) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            other => other.context(what)?,
+        };
+        let mut sockets = Vec::new();
+        for entry in entries {
+            let path = entry.context(what)?.path();
+            if path.extension().is_some_and(|extension| extension == "sock") {
+                sockets.push(path);
+            }
+        }
+        sockets.sort_unstable();
+        Ok(sockets)
+    }
+
+    /// The process that is the agent of this spool, as the lock's file says, while the lock is held.
+    pub fn holder(&self) -> Option<u32> {
+        let lock = File::open(self.lock()).ok()?;
+        match lock.try_lock_shared() {
+            Err(TryLockError::WouldBlock) => {
+                fs::read_to_string(self.lock()).ok()?.lines().next()?.trim().parse().ok()
+            }
+            // Let go of at once, for an agent that begins at this moment.
+            _ => None,
+        }
     }
 
     /// The file whose lock the one agent of this spool holds. Its first line is the agent's process id.

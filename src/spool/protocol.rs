@@ -39,6 +39,8 @@ pub struct PushRequest {
     pub name: WalFileName,
     /// The file, absolute.
     pub path: PathBuf,
+    /// How long the asker can wait.
+    pub deadline: Duration,
 }
 
 /// "Give me this file."
@@ -86,6 +88,8 @@ pub enum Answer {
     Stopping,
     /// It could not be done.
     Failed(Error),
+    /// It is not done yet, and why; another answer follows.
+    Waits(Error),
 }
 
 /// Writes one request.
@@ -100,6 +104,7 @@ pub fn write_request(stream: &mut dyn Write, request: &Request) -> Result<()> {
             message.system(push.system, push.segment_size);
             message.text(push.name.to_string().as_bytes());
             message.text(push.path.as_os_str().as_bytes());
+            message.duration(push.deadline);
         }
         Request::Get(get) => {
             message.byte(2);
@@ -109,7 +114,7 @@ pub fn write_request(stream: &mut dyn Write, request: &Request) -> Result<()> {
             message.byte(u8::from(get.target == TargetRule::WithTarget));
             message.u64(get.timeline.map_or(0, |timeline| u64::from(timeline.as_u32())));
             message.byte(u8::from(get.prefetch));
-            message.u64(u64::try_from(get.deadline.as_millis()).unwrap_or(u64::MAX));
+            message.duration(get.deadline);
         }
         Request::Status => message.byte(3),
         Request::Stop => message.byte(4),
@@ -130,6 +135,7 @@ pub fn read_request(stream: &mut dyn Read) -> Result<Option<Request>> {
             segment_size: fields.segment_size()?,
             name: fields.name()?,
             path: fields.path()?,
+            deadline: Duration::from_millis(fields.u64()?),
         }),
         2 => Request::Get(GetRequest {
             system: fields.system()?,
@@ -169,9 +175,11 @@ pub fn write_answer(stream: &mut dyn Write, answer: &Answer) -> Result<()> {
         Answer::Ready => message.byte(6),
         Answer::Failed(error) => {
             message.byte(5);
-            message.text(error.kind().name().as_bytes());
-            message.text(clipped(&error.to_string()));
-            message.text(clipped(error.hint_text().unwrap_or_default()));
+            message.error(error);
+        }
+        Answer::Waits(reason) => {
+            message.byte(7);
+            message.error(reason);
         }
     }
     message.send(stream)
@@ -190,13 +198,8 @@ pub fn read_answer(stream: &mut dyn Read) -> Result<Option<Answer>> {
         3 => Answer::Status(fields.string()?),
         4 => Answer::Stopping,
         6 => Answer::Ready,
-        5 => {
-            let name = fields.string()?;
-            let kind = ErrorKind::ALL.into_iter().find(|kind| kind.name() == name).ok_or_else(nonsense)?;
-            let error = Error::new(kind, fields.string()?);
-            let hint = fields.string()?;
-            Answer::Failed(if hint.is_empty() { error } else { error.hint(hint) })
-        }
+        5 => Answer::Failed(fields.error()?),
+        7 => Answer::Waits(fields.error()?),
         _ => return Err(nonsense()),
     };
     fields.end()?;
@@ -268,6 +271,16 @@ impl Writer {
         self.0.extend_from_slice(value);
     }
 
+    fn duration(&mut self, value: Duration) {
+        self.u64(u64::try_from(value.as_millis()).unwrap_or(u64::MAX));
+    }
+
+    fn error(&mut self, error: &Error) {
+        self.text(error.kind().name().as_bytes());
+        self.text(clipped(&error.to_string()));
+        self.text(clipped(error.hint_text().unwrap_or_default()));
+    }
+
     fn system(&mut self, system: SystemIdentifier, segment_size: SegmentSize) {
         self.u64(system.as_u64());
         self.u64(segment_size.as_u64());
@@ -331,6 +344,14 @@ impl<'a> Reader<'a> {
         self.string()?.parse().map_err(|_| nonsense())
     }
 
+    fn error(&mut self) -> Result<Error> {
+        let name = self.string()?;
+        let kind = ErrorKind::ALL.into_iter().find(|kind| kind.name() == name).ok_or_else(nonsense)?;
+        let error = Error::new(kind, self.string()?);
+        let hint = self.string()?;
+        Ok(if hint.is_empty() { error } else { error.hint(hint) })
+    }
+
     fn system(&mut self) -> Result<SystemIdentifier> {
         SystemIdentifier::new(self.u64()?).ok_or_else(nonsense)
     }
@@ -355,6 +376,7 @@ mod tests {
                 segment_size: SegmentSize::DEFAULT,
                 name: "000000010000000000000001.00000028.backup".parse().unwrap(),
                 path: PathBuf::from(OsString::from_vec(b"/data \xFF/pg_wal/x".to_vec())),
+                deadline: Duration::from_secs(5),
             }),
             Request::Get(GetRequest {
                 system: SystemIdentifier::new(1).unwrap(),
@@ -388,6 +410,7 @@ mod tests {
             Answer::Fetched("/a".into()),
             Answer::Status("{}".into()),
             Answer::Failed(failed),
+            Answer::Waits(Error::unavailable("not yet")),
         ] {
             let mut bytes = Vec::new();
             write_answer(&mut bytes, &answer).unwrap();
@@ -414,7 +437,7 @@ mod tests {
             let mut payload = Vec::new();
             for _ in 0..seed % 40 {
                 seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-                payload.push((seed >> 24) as u8 % 6);
+                payload.push((seed >> 24) as u8 % 8);
             }
             seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223) | 1;
             let mut bytes = (payload.len() as u32).to_le_bytes().to_vec();

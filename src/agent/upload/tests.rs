@@ -76,6 +76,7 @@ struct Scene {
     scratch: tempfile::TempDir,
     store: Arc<GatedStore>,
     uploads: Uploads,
+    deadline: Duration,
 }
 
 impl Scene {
@@ -94,8 +95,7 @@ impl Scene {
         let store = Arc::new(GatedStore { inner, gates: Mutex::default() });
         let url = path("repository").display().to_string();
         let data_directory = path("data");
-        let mut config = Config::for_recovery("main", &url, &data_directory).unwrap();
-        config.push.deadline = deadline;
+        let config = Config::for_recovery("main", &url, &data_directory).unwrap();
         let config = Arc::new(config);
         let places = Arc::new(Places::new(
             config.clone(),
@@ -104,7 +104,7 @@ impl Scene {
             path("spool/places"),
         ));
         let (uploads, _) = Uploads::start(&config, places, path("spool"));
-        Scene { scratch, store, uploads }
+        Scene { scratch, store, uploads, deadline }
     }
 
     fn write(&self, switch: &str) {
@@ -128,6 +128,7 @@ impl Scene {
             segment_size: SegmentSize::DEFAULT,
             name: NAME.parse().unwrap(),
             path: self.scratch.path().join("pg_wal").join(NAME),
+            deadline: self.deadline,
         };
         let (sender, answer) = oneshot::channel();
         self.uploads.0.send(Question::Push(request, sender)).await.unwrap();

@@ -6,13 +6,15 @@ use super::encode::{Encoding, PageCheck};
 use super::object::WalObject;
 use crate::codec::ContentSum;
 use crate::config::Compression;
+use crate::durable;
 use crate::error::{Context, Error, ErrorKind, Result};
+use crate::failpoint;
 use crate::postgres::timeline::HISTORY_BYTES_MAX;
 use crate::postgres::{SegmentSize, TimelineHistory, TimelineId, WalFileName};
 use crate::repository::Repository;
 use crate::store::PutOutcome;
 use std::fs::{self, File, Metadata};
-use std::io;
+use std::io::{self, Read};
 use std::num::NonZeroUsize;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -110,8 +112,11 @@ fn read(
 ) -> Result<(FileIdentity, ContentSum)> {
     let path = &source.path;
     let what = || format!("could not read \"{}\"", path.display());
-    let file = File::open(path).map_err(|error| match error.kind() {
+    let file = open_source(path).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => Error::usage(format!("there is no file \"{}\"", path.display())),
+        io::ErrorKind::IsADirectory | io::ErrorKind::InvalidData => {
+            Error::damaged(format!("\"{}\" is not a regular file", path.display()))
+        }
         _ => Error::io(what(), error),
     })?;
     let identity = FileIdentity::from(&file.metadata().context(what)?);
@@ -140,6 +145,12 @@ fn read(
         .hint("PostgreSQL does not write to a WAL file that it archives: does another program?"))
 }
 
+/// Opens a file of the server's without ever waiting: a FIFO in its place would keep a thread for ever.
+fn open_source(path: &Path) -> io::Result<File> {
+    failpoint::opening(path)?;
+    durable::open_regular(path)
+}
+
 /// A timeline's history, as the repository holds it, or as it lies in the server's `pg_wal`: after a promotion the new
 /// timeline's first segment may be looked at before its history file is stored.
 ///
@@ -155,10 +166,13 @@ pub fn history_beside(
     }
     let path = pg_wal.join(WalFileName::History(timeline).to_string());
     match fs::metadata(&path) {
-        Ok(metadata) if metadata.len() <= HISTORY_BYTES_MAX as u64 => {}
+        Ok(metadata) if metadata.is_file() && metadata.len() <= HISTORY_BYTES_MAX as u64 => {}
         _ => return Ok(None),
     }
-    let content = fs::read(&path).context(|| format!("could not read \"{}\"", path.display()))?;
+    let mut content = Vec::new();
+    open_source(&path)
+        .and_then(|file| file.take(HISTORY_BYTES_MAX as u64).read_to_end(&mut content))
+        .context(|| format!("could not read \"{}\"", path.display()))?;
     TimelineHistory::parse(timeline, &content).map(Some)
 }
 

@@ -30,7 +30,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, error, info, warn};
-use wal::{FileIdentity, PageCheck, StoredWal, WalSource};
+use wal::{FileIdentity, PageCheck, PutError, StoredWal, WalSource};
 
 /// How many files are known, and stored without having been asked for, at the most.
 const AHEAD_FILES_MAX: usize = 1024;
@@ -94,7 +94,7 @@ struct Outage {
 struct Finished(u64, Outcome);
 
 enum Outcome {
-    Put(ArchiveOrder, Result<StoredWal>),
+    Put(ArchiveOrder, std::result::Result<StoredWal, PutError>),
     /// Whether a file that had been stored with this identity still is.
     Confirmed(ArchiveOrder, FileIdentity, Result<bool>),
     Scanned(Result<(Vec<ArchiveOrder>, bool)>),
@@ -289,7 +289,10 @@ impl Actor {
         };
         let (number, repository, places) = (server.number, server.repository.clone(), self.places.clone());
         self.running.spawn_blocking(move || {
-            let stored = guarded(|| places.make(&repository).and_then(|()| backfill.run(&repository)));
+            let stored = guarded(|| {
+                places.make(&repository)?;
+                backfill.run(&repository)
+            });
             Finished(number, Outcome::Backfilled(timeline, stored))
         });
     }
@@ -342,10 +345,12 @@ impl Actor {
             self.transfers += 1;
             self.running.spawn_blocking(move || {
                 let stored = guarded(|| {
-                    places.make(&repository)?;
-                    histories.put_before(&source, &repository, compression, &scratch)?;
-                    wal::put(&repository, &source, compression, &scratch, threads)
+                    Ok(places
+                        .make(&repository)
+                        .and_then(|()| histories.put_before(&source, &repository, compression, &scratch))
+                        .and_then(|()| wal::put(&repository, &source, compression, &scratch, threads)))
                 });
+                let stored = stored.unwrap_or_else(|defect| Err(PutError::Local(defect)));
                 Finished(number, Outcome::Put(order, stored))
             });
         }
@@ -402,7 +407,7 @@ impl Actor {
         }
     }
 
-    fn put(&mut self, order: ArchiveOrder, result: Result<StoredWal>) {
+    fn put(&mut self, order: ArchiveOrder, result: std::result::Result<StoredWal, PutError>) {
         let name = order.name();
         match result {
             Ok(stored) => {
@@ -440,13 +445,17 @@ impl Actor {
                     entry.state = State::Waiting;
                 }
             }
-            Err(error) => self.failed(&order, error),
+            Err(error) => self.failed(&order, PutError::Repository(error)),
         }
     }
 
-    fn failed(&mut self, order: &ArchiveOrder, error: Error) {
+    /// A file that cannot be stored for its own sake is tried again when somebody asks. What fails in the repository fails for
+    /// all files.
+    fn failed(&mut self, order: &ArchiveOrder, error: PutError) {
         let name = order.name();
-        if error.kind().is_transient() {
+        let is_outage = matches!(&error, PutError::Repository(error) if error.kind().is_transient());
+        let error = Error::from(error);
+        if is_outage {
             let pause =
                 self.outage.as_ref().map_or(RETRY_FIRST, |outage| (outage.pause * 2).min(self.retry_max));
             warn!(%name, %error, retry_in_ms = pause.as_millis() as u64, "could not be stored now");
@@ -458,7 +467,7 @@ impl Actor {
         }
         if let Some(entry) = self.files.get_mut(order) {
             entry.answer(&Err(error.replica()));
-            entry.state = if error.kind().is_transient() { State::Waiting } else { State::Failed(error) };
+            entry.state = if is_outage { State::Waiting } else { State::Failed(error) };
         }
     }
 

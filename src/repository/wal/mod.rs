@@ -9,6 +9,7 @@ mod header;
 mod inventory;
 mod object;
 mod put;
+mod put_error;
 
 pub use check::WalExpectation;
 pub use decode::{FetchedWal, fetch, header_of, read, sum};
@@ -17,3 +18,4 @@ pub use inventory::{
     SegmentRun, Timelines, later_segment, segment_ends, segment_runs, timelines, visit_segments,
 };
 pub use put::{FileIdentity, StoredWal, WalSource, history_beside, put};
+pub use put_error::PutError;

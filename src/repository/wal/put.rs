@@ -1,9 +1,10 @@
 //! Storing one WAL file, once.
 
-use super::check::WalExpectation;
+use super::check::{HistoryLookup, WalExpectation};
 use super::decode;
 use super::encode::{Encoding, PageCheck};
 use super::object::WalObject;
+use super::put_error::PutError;
 use crate::codec::ContentSum;
 use crate::config::Compression;
 use crate::durable;
@@ -13,6 +14,7 @@ use crate::postgres::timeline::HISTORY_BYTES_MAX;
 use crate::postgres::{SegmentSize, TimelineHistory, TimelineId, WalFileName};
 use crate::repository::Repository;
 use crate::store::PutOutcome;
+use std::cell::Cell;
 use std::fs::{self, File, Metadata};
 use std::io::{self, Read};
 use std::num::NonZeroUsize;
@@ -82,7 +84,7 @@ impl From<&Metadata> for FileIdentity {
 /// work on it, this one among them.
 ///
 /// # Errors
-/// [`ErrorKind::Conflict`] when the repository holds other bytes under this name, [`ErrorKind::Usage`] when there is no
+/// Told apart by whose they are. [`ErrorKind::Conflict`] when the repository holds other bytes under this name, [`ErrorKind::Usage`] when there is no
 /// such file, what [`WalExpectation::check`] says, and the store's own.
 pub fn put(
     repository: &Repository,
@@ -90,16 +92,41 @@ pub fn put(
     compression: Compression,
     scratch: &Path,
     threads: NonZeroUsize,
-) -> Result<StoredWal> {
-    let key = repository.layout().wal_file(source.name)?;
+) -> std::result::Result<StoredWal, PutError> {
+    let key = repository.layout().wal_file(source.name).map_err(PutError::Local)?;
     let mut object = WalObject::new(repository.store().as_ref(), &key, scratch);
+    // What fails while the file is read is either the file's failure, or the repository's, which is asked and written to
+    // meanwhile.
+    let of_repository = Cell::new(false);
+    let mut append = |frames: &[u8]| {
+        object.append(frames).map_err(|error| {
+            of_repository.set(matches!(error, PutError::Repository(_)));
+            Error::from(error)
+        })
+    };
+    let history = |timeline| match repository.history(timeline) {
+        Ok(Some(history)) => Ok(Some(history)),
+        Ok(None) => history_in(source.pg_wal(), timeline),
+        Err(error) => {
+            of_repository.set(true);
+            Err(error)
+        }
+    };
     let (identity, sum) =
-        read(repository, source, compression, threads, &mut |frames| object.append(frames))?;
+        read(repository, source, compression, threads, &history, &mut append).map_err(|error| {
+            if of_repository.get() { PutError::Repository(error) } else { PutError::Local(error) }
+        })?;
     let outcome = object.finish(&sum)?;
     if outcome == PutOutcome::Exists {
-        confirm_same(repository, source.name, &sum)?;
+        confirm_same(repository, source.name, &sum).map_err(PutError::Repository)?;
     }
     Ok(StoredWal { identity, sum, outcome })
+}
+
+impl WalSource {
+    fn pg_wal(&self) -> &Path {
+        self.path.parent().unwrap_or(Path::new("/"))
+    }
 }
 
 /// Reads and encodes the file, which must not change meanwhile; what is handed out before an error is worth nothing.
@@ -108,6 +135,7 @@ fn read(
     source: &WalSource,
     compression: Compression,
     threads: NonZeroUsize,
+    history: HistoryLookup<'_>,
     output: &mut dyn FnMut(&[u8]) -> Result<()>,
 ) -> Result<(FileIdentity, ContentSum)> {
     let path = &source.path;
@@ -126,8 +154,6 @@ fn read(
         segment_size: Some(source.segment_size),
         assumed_version: repository.assumed_version(),
     };
-    let pg_wal = path.parent().unwrap_or(Path::new("/"));
-    let history = |timeline| history_beside(repository, pg_wal, timeline);
     let encoding = Encoding {
         path,
         expected,
@@ -136,7 +162,7 @@ fn read(
         compression,
         threads,
     };
-    let sum = encoding.run(&file, &history, output)?;
+    let sum = encoding.run(&file, history, output)?;
     let after = FileIdentity::from(&file.metadata().context(what)?);
     if after == identity && FileIdentity::of(path).context(what)? == identity {
         return Ok((identity, sum));
@@ -161,9 +187,13 @@ pub fn history_beside(
     pg_wal: &Path,
     timeline: TimelineId,
 ) -> Result<Option<TimelineHistory>> {
-    if let Some(history) = repository.history(timeline)? {
-        return Ok(Some(history));
+    match repository.history(timeline)? {
+        Some(history) => Ok(Some(history)),
+        None => history_in(pg_wal, timeline),
     }
+}
+
+fn history_in(pg_wal: &Path, timeline: TimelineId) -> Result<Option<TimelineHistory>> {
     let path = pg_wal.join(WalFileName::History(timeline).to_string());
     match fs::metadata(&path) {
         Ok(metadata) if metadata.is_file() && metadata.len() <= HISTORY_BYTES_MAX as u64 => {}

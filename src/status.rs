@@ -1,7 +1,7 @@
 //! How archiving goes on this host, now: from the data directory and the agent alone, so that it also answers when the
 //! server or the repository does not.
 
-use crate::agent::AgentStatus;
+use crate::agent::{AgentStatus, FailureStatus};
 use crate::config::Config;
 use crate::data_directory::DataDirectory;
 use crate::error::{Context, Result};
@@ -34,6 +34,8 @@ pub struct Status {
     pub agent: Option<AgentStatus>,
     /// Every other agent of the spool.
     pub other_agents: Vec<OtherAgent>,
+    /// Why nothing can be written to the spool.
+    pub spool: Option<FailureStatus>,
     /// Where the agent logs.
     pub agent_log: PathBuf,
 }
@@ -91,6 +93,7 @@ pub fn gather(config: &Config, now: SystemTime) -> Result<Status> {
         waiting: waiting(&config.data_directory.join("pg_wal"), now)?,
         agent,
         other_agents,
+        spool: spool.trouble().map(|error| FailureStatus::new(None, &error, None)),
         agent_log: spool.log(),
     })
 }

@@ -1,5 +1,6 @@
 //! One agent per spool.
 
+use super::fetch::TEMPORARY_PREFIX;
 use crate::config::Config;
 use crate::durable::Disk;
 use crate::error::{Context, Error, Result};
@@ -45,6 +46,10 @@ impl Instance {
     /// # Errors
     /// [`ErrorKind::Unavailable`](crate::error::ErrorKind::Unavailable) when the other agent does not end.
     pub fn acquire(config: &Config, spool: &Spool, disk: Arc<dyn Disk>) -> Result<Acquired> {
+        Instance::try_acquire(config, spool, disk).map_err(|error| spool.failed(error))
+    }
+
+    fn try_acquire(config: &Config, spool: &Spool, disk: Arc<dyn Disk>) -> Result<Acquired> {
         let path = spool.lock();
         let what = || format!("could not lock \"{}\"", path.display());
         let mut lock = open_lock(disk.as_ref(), &path).context(what)?;
@@ -83,7 +88,7 @@ impl Instance {
         // Of one length, over what is there: an agent must be able to begin on a full disk.
         let content = format!("{}\n{ours}\n", std::process::id());
         disk.write_at(&lock, format!("{content:<HOLDER_BYTES$}").as_bytes(), 0).context(what)?;
-        clear(disk.as_ref(), spool)?;
+        clear(disk.as_ref(), config, spool)?;
         Ok(Acquired::Ours(Instance { lock, disk }))
     }
 
@@ -161,10 +166,16 @@ fn ask_others_to_stop(spool: &Spool) -> Result<bool> {
     Ok(asked)
 }
 
-/// Removes what dead agents left: their sockets, and what they fetched ahead and nobody took.
-fn clear(disk: &dyn Disk, spool: &Spool) -> Result<()> {
+/// Removes what dead agents left: their sockets, and what they fetched and nobody took.
+fn clear(disk: &dyn Disk, config: &Config, spool: &Spool) -> Result<()> {
     let mut leftovers = spool.sockets()?;
     leftovers.extend(entries(&spool.prefetch())?);
+    let is_ours = |path: &PathBuf| {
+        path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(TEMPORARY_PREFIX))
+    };
+    // Where there is none yet, there are no leftovers.
+    let pg_wal = entries(&config.data_directory.join("pg_wal")).unwrap_or_default();
+    leftovers.extend(pg_wal.into_iter().filter(is_ours));
     for path in leftovers {
         match disk.remove_file(&path) {
             // Whom it was lent to by an agent that died has just renamed it.

@@ -66,8 +66,8 @@ pub async fn serve(
     let mut interrupt = signal(SignalKind::interrupt()).context(what)?;
     let (stop, stopped) = watch::channel(false);
     let places = Arc::new(Places::new(config.clone(), store.clone(), disk, spool.places()));
-    let (uploads, mut uploading) = Uploads::start(&config, places.clone(), spool.directory().to_owned());
-    let fetcher = Arc::new(Fetcher::new(&config, places, spool.prefetch()));
+    let (uploads, mut uploading) = Uploads::start(&config, places.clone(), spool.clone());
+    let fetcher = Arc::new(Fetcher::new(&config, places, spool.clone()));
     let server = Server::new(uploads, fetcher.clone(), spool.clone(), config.agent.idle, stop.clone());
     info!(pid = std::process::id(), repository = store.location(), "agent listens");
     listening();
@@ -123,4 +123,5 @@ async fn forsaken(instance: &Instance, spool: &Spool) {
 fn bind(spool: &Spool) -> Result<UnixListener> {
     UnixListener::bind(spool.socket())
         .context(|| format!("could not listen on \"{}\"", spool.socket().display()))
+        .map_err(|error| spool.failed(error))
 }

@@ -15,9 +15,9 @@ use super::ready::{ArchiveOrder, ReadyEvent, ReadyWatcher, is_ready, scan};
 use super::status::{FailureStatus, UploadStatus};
 use crate::config::{Compression, Config};
 use crate::error::{Error, ErrorKind, Result};
-use crate::postgres::{SegmentSize, TimelineId};
+use crate::postgres::{SegmentSize, TimelineId, WalFileName};
 use crate::repository::{Repository, wal};
-use crate::spool::PushRequest;
+use crate::spool::{PushRequest, Spool};
 use crate::store::PutOutcome;
 use entry::{Entry, State};
 use std::collections::BTreeMap;
@@ -58,6 +58,7 @@ pub struct Uploading(Option<JoinHandle<()>>);
 enum Question {
     Push(PushRequest, oneshot::Sender<Result<()>>),
     Status(oneshot::Sender<UploadStatus>),
+    Reason(WalFileName, oneshot::Sender<Option<Error>>),
 }
 
 /// The server whose files are read ahead: known from the first question.
@@ -106,7 +107,7 @@ struct Actor {
     workers: usize,
     ahead_for: Duration,
     retry_max: Duration,
-    scratch: PathBuf,
+    spool: Spool,
     places: Arc<Places>,
     server: Option<Server>,
     /// How many servers there have been.
@@ -122,15 +123,15 @@ struct Actor {
 }
 
 impl Uploads {
-    /// Starts the task; `scratch` is a directory for what does not fit into memory.
-    pub fn start(config: &Config, places: Arc<Places>, scratch: PathBuf) -> (Uploads, Uploading) {
+    /// Starts the task; what does not fit into memory goes to the spool.
+    pub fn start(config: &Config, places: Arc<Places>, spool: Spool) -> (Uploads, Uploading) {
         let (sender, receiver) = mpsc::channel(QUESTIONS_MAX);
         let actor = Actor {
             compression: config.compression,
             workers: config.agent.workers.get(),
             ahead_for: config.agent.idle,
             retry_max: config.agent.retry_max,
-            scratch,
+            spool,
             places,
             server: None,
             servers: 0,
@@ -161,6 +162,15 @@ impl Uploads {
     }
 }
 
+impl Uploads {
+    /// Why somebody waits for a file; `None` when nobody does.
+    pub async fn reason(&self, name: WalFileName) -> Option<Error> {
+        let (sender, receiver) = oneshot::channel();
+        self.0.send(Question::Reason(name, sender)).await.ok()?;
+        receiver.await.ok()?
+    }
+}
+
 impl Uploading {
     /// Returns when the task has ended before its time: it has a defect.
     pub async fn failed(&mut self) {
@@ -187,6 +197,7 @@ impl Actor {
                 question = questions.recv() => match question {
                     Some(Question::Push(request, answer)) => self.asked(request, answer),
                     Some(Question::Status(answer)) => drop(answer.send(self.status())),
+                    Some(Question::Reason(name, answer)) => drop(answer.send(self.reason(name))),
                     None => break,
                 },
                 Some(finished) = self.running.join_next() => self.joined(finished),
@@ -285,7 +296,7 @@ impl Actor {
             pg_wal: server.pg_wal.clone(),
             segment_size: server.segment_size,
             compression: self.compression,
-            scratch: self.scratch.clone(),
+            scratch: self.spool.directory().to_owned(),
         };
         let (number, repository, places) = (server.number, server.repository.clone(), self.places.clone());
         self.running.spawn_blocking(move || {
@@ -340,7 +351,8 @@ impl Actor {
                 segment_size: server.segment_size,
                 pages: PageCheck::FirstPage,
             };
-            let (compression, scratch) = (self.compression, self.scratch.clone());
+            let (compression, spool) = (self.compression, self.spool.clone());
+            let scratch = spool.directory().to_owned();
             let (places, histories) = (self.places.clone(), server.histories.clone());
             self.transfers += 1;
             self.running.spawn_blocking(move || {
@@ -351,6 +363,7 @@ impl Actor {
                         .and_then(|()| wal::put(&repository, &source, compression, &scratch, threads)))
                 });
                 let stored = stored.unwrap_or_else(|defect| Err(PutError::Local(defect)));
+                let stored = stored.map_err(|error| error.map_local(|error| spool.failed(error)));
                 Finished(number, Outcome::Put(order, stored))
             });
         }
@@ -471,6 +484,18 @@ impl Actor {
         }
     }
 
+    /// What stands in the way in the repository while a call to it goes on.
+    fn trouble(&self) -> Option<Error> {
+        self.server.as_ref().and_then(|server| server.repository.store().trouble())
+    }
+
+    /// Why somebody waits for a file; `None` when nobody does.
+    fn reason(&self, name: WalFileName) -> Option<Error> {
+        let entry = self.files.get(&ArchiveOrder::of(name)).filter(|entry| !entry.waiters.is_empty())?;
+        let outage = self.outage.as_ref().map(|outage| outage.error.replica());
+        Some(outage.or_else(|| self.trouble()).unwrap_or_else(|| entry.delay(Instant::now())))
+    }
+
     fn end_outage(&mut self) {
         if let Some(outage) = self.outage.take() {
             info!(seconds = outage.since.elapsed().unwrap_or_default().as_secs(), "the repository is back");
@@ -522,6 +547,7 @@ impl Actor {
     /// Tells those who have waited long enough what they wait for. When the repository came back meanwhile, they may as well
     /// wait on.
     fn end_patience(&mut self, now: Instant) {
+        let trouble = self.trouble();
         let outage = self.outage.as_ref().map(|outage| &outage.error);
         let over = |entry: &&mut Entry| entry.patience_ends.is_some_and(|ends| now >= ends);
         for entry in self.files.values_mut().filter(over) {
@@ -529,7 +555,8 @@ impl Actor {
             if let Some(error) = outage {
                 entry.tell(&Err(error.replica()));
             } else if entry.is_overdue(now) {
-                entry.tell(&Err(entry.delay(now)));
+                let reason = trouble.as_ref().map_or_else(|| entry.delay(now), Error::replica);
+                entry.tell(&Err(reason));
             }
         }
     }
@@ -560,19 +587,11 @@ impl Actor {
 
     fn status(&self) -> UploadStatus {
         let count = |of: fn(&State) -> bool| self.files.values().filter(|entry| of(&entry.state)).count();
-        let failure =
-            |name: Option<String>, error: &Error, since: Option<std::time::SystemTime>| FailureStatus {
-                file: name,
-                kind: error.kind().name().to_owned(),
-                message: error.to_string(),
-                hint: error.hint_text().map(str::to_owned),
-                since_unix_s: since
-                    .and_then(|since| since.duration_since(std::time::UNIX_EPOCH).ok())
-                    .map(|since| since.as_secs()),
-            };
-        let outage = self.outage.as_ref().map(|outage| failure(None, &outage.error, Some(outage.since)));
+        let outage =
+            self.outage.as_ref().map(|outage| FailureStatus::new(None, &outage.error, Some(outage.since)));
+        let trouble = self.trouble().filter(|_| outage.is_none());
         let refused = self.files.iter().find_map(|(order, entry)| match &entry.state {
-            State::Failed(error) => Some(failure(Some(order.name().to_string()), error, None)),
+            State::Failed(error) => Some(FailureStatus::new(Some(order.name().to_string()), error, None)),
             _ => None,
         });
         UploadStatus {
@@ -582,6 +601,7 @@ impl Actor {
             stored_files: self.stored_files,
             last_stored: self.last_stored.clone(),
             outage,
+            trouble: trouble.map(|error| FailureStatus::new(None, &error, None)),
             refused,
         }
     }

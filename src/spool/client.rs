@@ -60,6 +60,7 @@ pub fn ask(
     let spool = Spool::of(config)?;
     let mut pause = PAUSE_FIRST;
     let mut starts = 0;
+    let mut kept_from_starting: Option<Error> = None;
     loop {
         if let Some(conversation) = ask_running(&spool, request, waiting)? {
             return Ok(conversation);
@@ -79,8 +80,11 @@ pub fn ask(
             Err(error)
                 if error.kind().is_transient() && patience == Patience::UntilDeadline && !left.is_zero() =>
             {
-                waiting.told(&error);
+                waiting.no_agent(&error);
+                kept_from_starting = Some(error);
             }
+            // That the deadline has passed meanwhile is not the reason.
+            Err(error) if error.kind().is_transient() => return Err(kept_from_starting.unwrap_or(error)),
             Err(error) => return Err(error),
         }
         thread::sleep(pause.min(left));

@@ -4,7 +4,9 @@ use crate::config::Config;
 use crate::data_directory::user_name;
 use crate::durable::{self, Disk};
 use crate::error::{Context, Error, Result};
-use nix::unistd::Uid;
+use nix::errno::Errno;
+use nix::sys::statvfs::statvfs;
+use nix::unistd::{AccessFlags, Uid, access};
 use std::fs::{self, File, TryLockError};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -110,12 +112,40 @@ impl Spool {
         self.directory.join("prefetch")
     }
 
+    /// What failed in the spool, with the spool's own trouble first.
+    pub fn failed(&self, error: Error) -> Error {
+        let state = match error.io_kind() {
+            Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => "is full",
+            Some(io::ErrorKind::ReadOnlyFilesystem) => "is read-only",
+            _ => return error,
+        };
+        error.context(format!("the spool \"{}\" {state}", self.directory.display()))
+    }
+
+    /// Whether the spool takes anything: what is wrong with it at this moment, without trying.
+    pub fn trouble(&self) -> Option<Error> {
+        let what = || format!("nothing can be written to \"{}\"", self.directory.display());
+        match access(&self.directory, AccessFlags::W_OK) {
+            // The agent makes one.
+            Err(Errno::ENOENT) => return None,
+            Err(errno) => return Some(self.failed(Error::io(what(), errno.into()))),
+            Ok(()) => {}
+        }
+        let left = statvfs(&self.directory).ok()?;
+        let is_full = left.blocks_available() == 0 || (left.files() > 0 && left.files_available() == 0);
+        is_full.then(|| self.failed(Error::io(what(), io::ErrorKind::StorageFull.into())))
+    }
+
     /// Creates the spool where it is missing, and makes sure that it is nobody else's.
     ///
     /// # Errors
     /// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) when the directory above it is missing, or the spool
     /// belongs to another user or may be written by others; otherwise what the operating system says.
     pub fn prepare(&self, disk: &dyn Disk) -> Result<()> {
+        self.create(disk).map_err(|error| self.failed(error))
+    }
+
+    fn create(&self, disk: &dyn Disk) -> Result<()> {
         let parent = durable::parent_directory(&self.directory);
         if !parent.is_dir() {
             return Err(Error::usage(format!(

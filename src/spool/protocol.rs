@@ -58,6 +58,8 @@ pub struct GetRequest {
     pub target: TargetRule,
     /// The timeline that recovery is on the way to, where it is known.
     pub timeline: Option<TimelineId>,
+    /// The server's `pg_wal`, absolute: where the file goes when the spool takes nothing.
+    pub pg_wal: PathBuf,
     /// Whether more files of this timeline will be asked for: not for `pg_rewind`.
     pub prefetch: bool,
     /// How long the agent may try.
@@ -79,7 +81,12 @@ pub enum Answer {
     /// The file is stored in the repository.
     Stored,
     /// The file lies here, complete and checked. It is the asker's until the connection ends.
-    Fetched(PathBuf),
+    Fetched {
+        /// Where.
+        path: PathBuf,
+        /// Why that is not in the spool.
+        instead: Option<Error>,
+    },
     /// What goes on, as JSON.
     Status(String),
     /// The agent listens: said once, to whoever started it.
@@ -113,6 +120,7 @@ pub fn write_request(stream: &mut dyn Write, request: &Request) -> Result<()> {
             message.byte(u8::from(get.mode == RecoveryMode::Standby));
             message.byte(u8::from(get.target == TargetRule::WithTarget));
             message.u64(get.timeline.map_or(0, |timeline| u64::from(timeline.as_u32())));
+            message.text(get.pg_wal.as_os_str().as_bytes());
             message.byte(u8::from(get.prefetch));
             message.duration(get.deadline);
         }
@@ -144,6 +152,7 @@ pub fn read_request(stream: &mut dyn Read) -> Result<Option<Request>> {
             mode: if fields.flag()? { RecoveryMode::Standby } else { RecoveryMode::OneShot },
             target: if fields.flag()? { TargetRule::WithTarget } else { TargetRule::NoTarget },
             timeline: u32::try_from(fields.u64()?).ok().and_then(TimelineId::new),
+            pg_wal: fields.path()?,
             prefetch: fields.flag()?,
             deadline: Duration::from_millis(fields.u64()?),
         }),
@@ -163,9 +172,13 @@ pub fn write_answer(stream: &mut dyn Write, answer: &Answer) -> Result<()> {
     let mut message = Writer::default();
     match answer {
         Answer::Stored => message.byte(1),
-        Answer::Fetched(path) => {
+        Answer::Fetched { path, instead } => {
             message.byte(2);
             message.text(path.as_os_str().as_bytes());
+            message.byte(u8::from(instead.is_some()));
+            if let Some(reason) = instead {
+                message.error(reason);
+            }
         }
         Answer::Status(json) => {
             message.byte(3);
@@ -194,7 +207,10 @@ pub fn read_answer(stream: &mut dyn Read) -> Result<Option<Answer>> {
     let mut fields = Reader(&message);
     let answer = match fields.byte()? {
         1 => Answer::Stored,
-        2 => Answer::Fetched(fields.path()?),
+        2 => Answer::Fetched {
+            path: fields.path()?,
+            instead: if fields.flag()? { Some(fields.error()?) } else { None },
+        },
         3 => Answer::Status(fields.string()?),
         4 => Answer::Stopping,
         6 => Answer::Ready,
@@ -385,6 +401,7 @@ mod tests {
                 mode: RecoveryMode::Standby,
                 target: TargetRule::WithTarget,
                 timeline: TimelineId::new(7),
+                pg_wal: "/data/pg_wal".into(),
                 prefetch: true,
                 deadline: Duration::from_millis(5),
             }),
@@ -407,7 +424,8 @@ mod tests {
         let failed = Error::new(ErrorKind::Conflict, "no").hint("do");
         for answer in [
             Answer::Stored,
-            Answer::Fetched("/a".into()),
+            Answer::Fetched { path: "/a".into(), instead: None },
+            Answer::Fetched { path: "/a".into(), instead: Some(Error::unavailable("full")) },
             Answer::Status("{}".into()),
             Answer::Failed(failed),
             Answer::Waits(Error::unavailable("not yet")),

@@ -14,8 +14,11 @@ pub trait Waiting {
     /// Until when to wait, as it looks now; asked again while it waits.
     fn deadline(&mut self) -> Instant;
 
-    /// Why it takes so long, each time that somebody says so.
+    /// Why it takes so long, each time that the agent says so.
     fn told(&mut self, _reason: &Error) {}
+
+    /// Why there is no agent yet, each time that none could be started.
+    fn no_agent(&mut self, _reason: &Error) {}
 }
 
 /// Waits until a moment, come what may.

@@ -41,10 +41,10 @@ fn put_segment(cluster: &Cluster, number: u64) -> String {
 fn cluster_with_hung_agent(site: &Site, name: &str, idle_s: u32) -> (Cluster, Running, String) {
     let mut cluster = site.cluster(name);
     cluster.config.set("agent.idle_s", idle_s);
-    cluster.config.set("push.deadline_s", 1);
+    cluster.config.set("push.deadline_s", 2);
     let path = put_segment(&cluster, SEGMENT);
     let agent = hung_agent(&cluster);
-    cluster.push(&path).expect(3).within(Duration::from_secs(10));
+    cluster.push(&path).expect(3).says("is still being stored").within(Duration::from_secs(10));
     (cluster, agent, path)
 }
 

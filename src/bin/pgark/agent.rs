@@ -129,7 +129,8 @@ fn start_log(config: &Config, spool: &Spool, disk: Arc<dyn Disk>) -> Result<()> 
     if stderr_is_the_journal() {
         builder.without_time().with_writer(io::stderr).init();
     } else {
-        let log = RotatingLog::open(disk, &spool.log(), config.agent.log_max_bytes)?;
+        let log = RotatingLog::open(disk, &spool.log(), config.agent.log_max_bytes)
+            .map_err(|error| spool.failed(error))?;
         builder.with_writer(move || log.clone()).init();
     }
     Ok(())

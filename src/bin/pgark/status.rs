@@ -54,9 +54,12 @@ fn text(status: &Status) -> String {
                 "fetched   {} files, {} of them ahead; {} wait to be taken",
                 agent.fetch.fetched_files, agent.fetch.fetched_ahead_files, agent.fetch.ready_files
             ));
-            lines.extend([&agent.upload.outage, &agent.upload.refused].into_iter().flatten().map(failure));
+            let (upload, fetch) = (&agent.upload, &agent.fetch);
+            let failures = [&upload.outage, &upload.trouble, &upload.refused, &fetch.waiting, &fetch.spool];
+            lines.extend(failures.into_iter().flatten().map(failure));
         }
     }
+    lines.extend(status.spool.iter().map(failure));
     lines.extend(status.other_agents.iter().map(other_agent));
     lines.push(format!("log       {}", status.agent_log.display()));
     lines.join("\n")

@@ -19,6 +19,15 @@ impl PutError {
         }
     }
 
+    /// The same failure, worded by somebody who knows more of this host.
+    #[must_use]
+    pub fn map_local(self, worded: impl FnOnce(Error) -> Error) -> PutError {
+        match self {
+            PutError::Local(error) => PutError::Local(worded(error)),
+            PutError::Repository(error) => PutError::Repository(error),
+        }
+    }
+
     /// The same failure below a broader one.
     #[must_use]
     pub fn context(self, message: &str) -> PutError {

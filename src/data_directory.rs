@@ -11,7 +11,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// How often `pg_control` is read again when its checksum does not hold: the server may be writing it.
 const CONTROL_FILE_READS_MAX: u32 = 20;
@@ -102,7 +102,15 @@ impl DataDirectory {
         let server = self.postmaster_pid().filter(|server| !server.single_user)?;
         // The file outlives a crash. A process of another owner is not our server either.
         let process = fs::metadata(format!("/proc/{}", server.process_id)).ok()?;
-        (process.uid() == Uid::effective().as_raw()).then_some(server)
+        let ours = process.uid() == Uid::effective().as_raw() && may_be_server(server.process_id);
+        ours.then_some(server)
+    }
+
+    /// When the server that runs in it was told to shut down, if it was.
+    pub fn stopping_since(&self) -> Option<SystemTime> {
+        // First, in case that it is told again, more urgently, between the two.
+        let written = fs::metadata(self.path.join("postmaster.pid")).and_then(|file| file.modified()).ok()?;
+        self.running_server().filter(|server| server.stopping).map(|_| written)
     }
 
     /// What `global/pg_control` says, read again while its checksum does not hold.
@@ -129,6 +137,14 @@ impl DataDirectory {
             read += 1;
         }
     }
+}
+
+/// Whether the process that a `postmaster.pid` names may be a server. Process 1 is one in a container that has no init process;
+/// otherwise the file was left by a server in a container, and there is always a process 1.
+pub fn may_be_server(process_id: i32) -> bool {
+    process_id != 1
+        || fs::read_to_string("/proc/1/comm")
+            .is_ok_and(|name| name.contains("postgres") || name.contains("postmaster"))
 }
 
 /// How the server recovers whose `restore_command` asks for `destination` (`pg_wal/RECOVERYXLOG`, relative to the data

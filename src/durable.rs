@@ -26,7 +26,7 @@ static REPLACED: AtomicU64 = AtomicU64::new(0);
 
 /// The operations of a file system on which durability hangs.
 pub trait Disk: Send + Sync + Debug {
-    /// Opens a file for reading.
+    /// Opens a file for reading, as [`open_regular`] does.
     fn open(&self, path: &Path) -> io::Result<File>;
 
     /// Opens a file for reading and writing, not through a symbolic link.
@@ -99,7 +99,7 @@ pub struct RealDisk;
 
 impl Disk for RealDisk {
     fn open(&self, path: &Path) -> io::Result<File> {
-        File::open(path)
+        open_regular(path)
     }
 
     fn open_to_change(&self, path: &Path) -> io::Result<File> {
@@ -219,6 +219,19 @@ pub fn disk() -> Arc<dyn Disk> {
     return Arc::new(faulty::FaultyDisk);
     #[cfg(not(feature = "failpoints"))]
     return Arc::new(RealDisk);
+}
+
+/// Opens a regular file for reading, and nothing else: the opening of a FIFO would wait for a writer that never comes.
+///
+/// # Errors
+/// The operating system's; [`io::ErrorKind::IsADirectory`], and [`io::ErrorKind::InvalidData`] for whatever else is no file.
+pub fn open_regular(path: &Path) -> io::Result<File> {
+    let file = OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path)?;
+    match file.metadata()?.file_type() {
+        kind if kind.is_file() => Ok(file),
+        kind if kind.is_dir() => Err(io::ErrorKind::IsADirectory.into()),
+        _ => Err(io::Error::new(io::ErrorKind::InvalidData, "it is not a regular file")),
+    }
 }
 
 /// Creates `relative` below `base`, which must exist, and whatever is missing between them; every one of the names is
@@ -467,6 +480,18 @@ mod tests {
         assert!(scratch.path().join(deep).is_dir());
         fs::write(scratch.path().join("file"), b"").unwrap();
         assert!(create_directories(&RealDisk, scratch.path(), Path::new("file/d"), 0o700).is_err());
+    }
+
+    #[test]
+    fn only_regular_files_are_opened_and_nothing_is_waited_for() {
+        let scratch = tempfile::tempdir().unwrap();
+        let (file, fifo) = (scratch.path().join("file"), scratch.path().join("fifo"));
+        fs::write(&file, b"x").unwrap();
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRUSR).unwrap();
+        assert_eq!(io::read_to_string(open_regular(&file).unwrap()).unwrap(), "x");
+        assert_eq!(open_regular(&fifo).unwrap_err().kind(), io::ErrorKind::InvalidData);
+        assert_eq!(open_regular(scratch.path()).unwrap_err().kind(), io::ErrorKind::IsADirectory);
+        assert_eq!(open_regular(Path::new("/dev/null")).unwrap_err().kind(), io::ErrorKind::InvalidData);
     }
 
     #[test]

@@ -210,6 +210,18 @@ impl Error {
         self.hint.as_deref()
     }
 
+    /// What the operating system said, where the failure is one of its own.
+    pub fn io_kind(&self) -> Option<io::ErrorKind> {
+        let mut cause: Option<&(dyn StdError + 'static)> = self.source();
+        while let Some(error) = cause {
+            if let Some(PlainIoError(error)) = error.downcast_ref() {
+                return Some(error.kind());
+            }
+            cause = error.source();
+        }
+        None
+    }
+
     /// The lines to show a person: the message with its causes, then `HINT:` where there is one.
     pub fn report(&self) -> String {
         match &self.hint {
@@ -311,5 +323,7 @@ mod tests {
              HINT: Free some space on that file system, or move it to a larger one."
         );
         assert_eq!(error.kind(), ErrorKind::Unavailable);
+        assert_eq!(error.io_kind(), Some(io::ErrorKind::StorageFull));
+        assert_eq!(error.replica().io_kind(), None, "words only");
     }
 }

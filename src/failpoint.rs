@@ -9,6 +9,7 @@
 //! | `PGARK_DIE_BEFORE=7` | die before the seventh step, as by SIGKILL |
 //! | `PGARK_FAIL_AT=7:ENOSPC`, `7+:EIO` | the seventh step fails, or all from the seventh on do |
 //! | `PGARK_FAIL_AT=open:EIO`, `open/wal:EIO`, `read:SHORT` | all of that name fail, those of paths with that part, or read a few bytes at a time |
+//! | `PGARK_FAIL_AT=sync-file/repository:HANG` | does not come back, as on a frozen file system or a dead file server |
 //! | `PGARK_FAIL_AT=read-data/base/5/1259:EIO` | so does reading this file of a server's, and `open-data` opening it |
 //! | `PGARK_SLOW_MS=50` | every operation of the disk takes so much longer |
 //! | `PGARK_RECORD=DIRECTORY` | write down what is done to the disk: see `recorder` |

@@ -5,7 +5,7 @@ use crate::data_directory::{DataDirectory, data_directory_of, lies_in_pg_wal};
 use crate::durable::{self, Disk};
 use crate::error::{Context, Error, RecoveryMode, Result};
 use crate::postgres::{SegmentName, TimelineId, WalFileName};
-use crate::spool::{self, Answer, GetRequest, Patience, Request, TargetRule};
+use crate::spool::{self, Answer, GetRequest, Patience, Request, TargetRule, Waiting};
 use std::ffi::OsStr;
 use std::io;
 use std::path::Path;
@@ -13,6 +13,9 @@ use std::time::{Duration, Instant};
 
 /// How much longer than the agent we wait for its last word.
 const GRACE: Duration = Duration::from_secs(1);
+
+/// How long the server waits before its log says why.
+const SAY_AFTER: Duration = Duration::from_secs(2);
 
 /// What `restore_command` knows of the recovery.
 #[derive(Clone, Copy, Debug)]
@@ -32,6 +35,8 @@ pub struct Recovery {
 /// When this returns without an error, `destination` holds exactly the bytes that were archived; otherwise it was not
 /// touched. It is not synced to disk: PostgreSQL does that when it keeps the file.
 ///
+/// `say` takes what is worth a line in the server's log although the call goes on.
+///
 /// # Errors
 /// [`ErrorKind::Absent`](crate::error::ErrorKind::Absent) only when the repository has said that it does not hold the
 /// file and no rule of recovery forbids to believe that this is its end; or when PostgreSQL does not need it.
@@ -42,6 +47,7 @@ pub fn restore(
     working_directory: &Path,
     recovery: Recovery,
     disk: &dyn Disk,
+    say: &mut dyn FnMut(&Error),
 ) -> Result<()> {
     let name: WalFileName = name.parse()?;
     let what = || format!("could not restore {name}");
@@ -86,22 +92,28 @@ pub fn restore(
             .and_then(|server| server.started_unix_s)
             .and_then(|start| u64::try_from(start).ok())
             .unwrap_or_default(),
+        pg_wal: durable::parent_directory(&destination).to_owned(),
         // The startup process asks for a file after the other under one of two names; pg_rewind asks for one.
         prefetch: destination.file_name() == Some(OsStr::new("RECOVERYXLOG")),
         deadline: limit,
     });
     let deadline = Instant::now() + limit + GRACE;
+    let mut waiting = Wait { name, deadline, say_at: Some(Instant::now() + SAY_AFTER), say };
     loop {
-        let conversation = spool::ask(config, &request, deadline, Patience::UntilDeadline).context(what)?;
+        let conversation =
+            spool::ask(config, &request, Patience::UntilDeadline, &mut waiting).context(what)?;
         match &conversation.answer {
-            Answer::Fetched(fetched)
-                if place(disk, fetched, &destination).context(what)? == Placed::Whole =>
+            Answer::Fetched { path, instead }
+                if place(disk, path, &destination).context(what)? == Placed::Whole =>
             {
+                if let Some(reason) = instead {
+                    (waiting.say)(&reason.replica().context(format!("{name} was fetched into pg_wal")));
+                }
                 return Ok(());
             }
             // The agent died and another has cleared its spool: the file was only lent.
-            Answer::Fetched(_) if Instant::now() < deadline => {}
-            Answer::Fetched(_) => {
+            Answer::Fetched { .. } if Instant::now() < deadline => {}
+            Answer::Fetched { .. } => {
                 return Err(
                     Error::unavailable("what the agent fetched is gone again and again").context(what())
                 );
@@ -129,6 +141,41 @@ fn check_destination(name: WalFileName, destination: &Path) -> Result<()> {
     Err(Error::usage(format!("\"{}\" is no destination that PostgreSQL passes", destination.display())).hint(format!(
         "restore_command = 'archive-get %f %p' restores into pg_wal alone. To look at a file: pgark wal get {name} --output FILE."
     )))
+}
+
+/// Waits for the agent, and tells the server's log once if that takes long.
+struct Wait<'a> {
+    name: WalFileName,
+    deadline: Instant,
+    /// When to say why; `None` when that was done.
+    say_at: Option<Instant>,
+    say: &'a mut dyn FnMut(&Error),
+}
+
+impl Wait<'_> {
+    fn say(&mut self, reason: &Error) {
+        self.say_at = None;
+        (self.say)(&reason.replica().context(format!("waits for {}", self.name)));
+    }
+}
+
+impl Waiting for Wait<'_> {
+    fn deadline(&mut self) -> Instant {
+        self.deadline
+    }
+
+    fn told(&mut self, reason: &Error) {
+        if self.say_at.is_some_and(|at| Instant::now() >= at) {
+            self.say(reason);
+        }
+    }
+
+    fn no_agent(&mut self, reason: &Error) {
+        // What is wrong with the spool does not pass in a moment.
+        if self.say_at.is_some() {
+            self.say(reason);
+        }
+    }
 }
 
 /// Whether a running server asks for this history file after it has ended recovery, and has it in `pg_wal`.

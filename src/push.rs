@@ -1,12 +1,22 @@
 //! What `archive-push` does: ask the agent to store one WAL file, and wait for its verdict.
+//!
+//! A server that shuts down waits for its archiver, and the archiver for us: then a file has little time, and all files
+//! together have little more, whatever is wrong with the repository.
 
 use crate::config::Config;
 use crate::data_directory::{DataDirectory, lies_in_pg_wal};
 use crate::error::{Context, Error, Result};
-use crate::postgres::{ControlFile, WalFileName};
-use crate::spool::{self, Answer, Patience, PushRequest, Request};
+use crate::postgres::{ClusterState, ControlFile, WalFileName};
+use crate::spool::{self, Answer, Patience, PushRequest, Request, Waiting};
 use std::path::{Component, Path};
-use std::time::Instant;
+use std::time::{Duration, Instant, SystemTime};
+
+/// How long a server that shuts down waits for one file: an agent that can store it at all does so sooner.
+const SHUTDOWN_FILE_MAX: Duration = Duration::from_secs(5);
+/// How long it waits for all of them from the moment on at which it was told to: `pg_ctl stop` gives up after 60 s.
+const SHUTDOWN_MAX: Duration = Duration::from_secs(30);
+/// How long it waits for all of them after its last checkpoint, at least: that may have taken all the time there was.
+const AFTER_CHECKPOINT_MAX: Duration = Duration::from_secs(10);
 
 /// Archives the file at `path`, which is `%p` of `archive_command`: relative to `working_directory`, the data directory.
 ///
@@ -14,9 +24,10 @@ use std::time::Instant;
 ///
 /// # Errors
 /// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) for a call that PostgreSQL would not make, the agent's verdict,
-/// and [`ErrorKind::Unavailable`](crate::error::ErrorKind::Unavailable) after `push.deadline_s`.
+/// and [`ErrorKind::Unavailable`](crate::error::ErrorKind::Unavailable) after `push.deadline_s`, or sooner while the server
+/// shuts down.
 pub fn archive(config: &Config, path: &Path, working_directory: &Path) -> Result<()> {
-    let deadline = Instant::now() + config.push.deadline;
+    let started = Instant::now();
     let name = wal_file_name(path)?;
     let what = || format!("could not archive {name}");
     let data_directory =
@@ -33,18 +44,28 @@ pub fn archive(config: &Config, path: &Path, working_directory: &Path) -> Result
     }
     let control = data_directory.control_file().context(what)?;
     check_finished(&data_directory, &control, name).context(what)?;
+    let mut verdict =
+        Verdict { data_directory: &data_directory, deadline: started + config.push.deadline, shutdown: None };
+    let deadline = verdict.deadline().saturating_duration_since(Instant::now());
+    if deadline.is_zero() {
+        return Err(too_late_for_shutdown().context(what()));
+    }
     let request = Request::Push(PushRequest {
         system: control.system,
         segment_size: control.segment_size,
         version: control.known_version(),
         name,
         path,
+        deadline,
     });
-    let conversation = spool::ask(config, &request, deadline, Patience::Brief).context(what)?;
-    match conversation.answer {
-        Answer::Stored => Ok(()),
-        Answer::Failed(error) => Err(error).context(what),
-        other => {
+    let asked = spool::ask(config, &request, Patience::Brief, &mut verdict);
+    match asked.map(|conversation| conversation.answer) {
+        Ok(Answer::Stored) => Ok(()),
+        Err(error) if verdict.shutdown.is_some() => {
+            Err(error.context("the server is shutting down, and waits no longer").context(what()))
+        }
+        Ok(Answer::Failed(error)) | Err(error) => Err(error).context(what),
+        Ok(other) => {
             Err(Error::unavailable(format!("the agent gave a strange answer: {other:?}")).context(what()))
         }
     }
@@ -71,6 +92,58 @@ fn check_finished(data_directory: &DataDirectory, control: &ControlFile, name: W
         "It may still write to it. SELECT pg_switch_wal() ends the segment that is being written; PostgreSQL then archives it \
          by itself.",
     ))
+}
+
+/// Waits for the agent's verdict, and watches the server meanwhile.
+struct Verdict<'a> {
+    data_directory: &'a DataDirectory,
+    deadline: Instant,
+    /// When we have seen that the server shuts down.
+    shutdown: Option<Instant>,
+}
+
+impl Waiting for Verdict<'_> {
+    fn deadline(&mut self) -> Instant {
+        if let Some(since) = self.data_directory.stopping_since() {
+            let now = Instant::now();
+            let seen = *self.shutdown.get_or_insert(now);
+            self.deadline = self.deadline.min(seen + SHUTDOWN_FILE_MAX);
+            let control = self.data_directory.control_file().ok();
+            let left = control.and_then(|control| {
+                shutdown_left(control.state, control.written_unix_s, since, SystemTime::now())
+            });
+            if let Some(left) = left {
+                self.deadline = self.deadline.min(now + left);
+            }
+        }
+        self.deadline
+    }
+}
+
+/// How much time all files together still have while the server shuts down, which it was told to do at `since`; `None` while
+/// it waits for others as well, as the state in its `pg_control` says, and when that was written.
+///
+/// It waits for nobody but its archiver once the last checkpoint is written. Before that sessions may go on for hours (a
+/// smart shutdown), and their WAL has to be archived.
+fn shutdown_left(
+    state: ClusterState,
+    written_unix_s: i64,
+    since: SystemTime,
+    now: SystemTime,
+) -> Option<Duration> {
+    if !matches!(state, ClusterState::ShutDown | ClusterState::ShutDownInRecovery) {
+        return None;
+    }
+    let written = Duration::from_secs(u64::try_from(written_unix_s).unwrap_or_default());
+    let ends = (since + SHUTDOWN_MAX).max(SystemTime::UNIX_EPOCH + written + AFTER_CHECKPOINT_MAX);
+    // No longer than that, wherever the clock was set to meanwhile.
+    Some(ends.duration_since(now).unwrap_or_default().min(SHUTDOWN_MAX))
+}
+
+fn too_late_for_shutdown() -> Error {
+    Error::unavailable("the server is shutting down, and has waited long enough for its WAL files").hint(
+        "The file stays in pg_wal and is archived after the next start; until then the agent goes on by itself.",
+    )
 }
 
 /// The name that `%p` ends in.
@@ -105,6 +178,24 @@ fn wal_file_name(path: &Path) -> Result<WalFileName> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_shutdown_has_a_limit_once_nobody_else_is_waited_for() {
+        let moment = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+        let left = |state, written, now| {
+            shutdown_left(state, written, moment(1000), moment(now)).map(|left| left.as_secs())
+        };
+        for state in [ClusterState::InProduction, ClusterState::ShuttingDown, ClusterState::InArchiveRecovery]
+        {
+            assert_eq!(left(state, 900, 5000), None, "sessions, or the checkpoint, may take their time");
+        }
+        for state in [ClusterState::ShutDown, ClusterState::ShutDownInRecovery] {
+            assert_eq!(left(state, 1001, 1010), Some(20));
+            assert_eq!(left(state, 1001, 1030), Some(0));
+            assert_eq!(left(state, 1100, 1104), Some(6), "the checkpoint took longer than all");
+            assert_eq!(left(state, 1001, 100), Some(30), "the clock was set back");
+        }
+    }
 
     #[test]
     fn takes_only_paths_that_postgresql_passes() {

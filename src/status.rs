@@ -1,12 +1,12 @@
 //! How archiving goes on this host, now: from the data directory and the agent alone, so that it also answers when the
 //! server or the repository does not.
 
-use crate::agent::AgentStatus;
+use crate::agent::{AgentStatus, FailureStatus};
 use crate::config::Config;
 use crate::data_directory::DataDirectory;
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Result};
 use crate::postgres::{SystemIdentifier, WalFileName};
-use crate::spool::{Answer, Request, Spool, ask_running};
+use crate::spool::{Answer, Request, Spool, Until, ask_running, listener};
 use serde::Serialize;
 use std::fs;
 use std::path::PathBuf;
@@ -14,6 +14,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 /// How long the agent may take to answer.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
+/// The same for one that nobody would ask.
+const OTHER_ANSWER_MAX: Duration = Duration::from_secs(1);
 
 /// How archiving goes.
 #[derive(Debug, Serialize)]
@@ -28,10 +30,37 @@ pub struct Status {
     pub server_process_id: Option<u32>,
     /// What waits to be archived.
     pub waiting: Waiting,
-    /// The agent, if one runs.
+    /// The agent of this configuration, if one runs and answers.
     pub agent: Option<AgentStatus>,
+    /// Every other agent of the spool.
+    pub other_agents: Vec<OtherAgent>,
+    /// Why nothing can be written to the spool.
+    pub spool: Option<FailureStatus>,
     /// Where the agent logs.
     pub agent_log: PathBuf,
+}
+
+/// An agent that is not the one that would be asked, or does not answer.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub struct OtherAgent {
+    /// Its process.
+    pub process_id: u32,
+    /// Its version of pgark, if it says so.
+    pub version: Option<String>,
+    /// What it does here.
+    pub state: OtherAgentState,
+}
+
+/// What an agent does that is not the one that would be asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OtherAgentState {
+    /// It listens and answers, for another configuration or version: the next call replaces it.
+    OtherConfiguration,
+    /// It listens and does not answer.
+    Silent,
+    /// It holds the spool and does not listen: it begins, or ends.
+    NotListening,
 }
 
 /// The files that the server has marked as ready and not yet as archived.
@@ -55,13 +84,16 @@ pub fn gather(config: &Config, now: SystemTime) -> Result<Status> {
     let data_directory = DataDirectory::open(&config.data_directory)?.assuming(config.assumed_version);
     let control = data_directory.control_file()?;
     let spool = Spool::of(config)?;
+    let (agent, other_agents) = agents(&spool)?;
     Ok(Status {
         cluster: config.cluster.to_string(),
         system_identifier: control.system,
         data_directory: config.data_directory.clone(),
         server_process_id: data_directory.server_process_id(),
         waiting: waiting(&config.data_directory.join("pg_wal"), now)?,
-        agent: agent(&spool)?,
+        agent,
+        other_agents,
+        spool: spool.trouble().map(|error| FailureStatus::new(None, &error, None)),
         agent_log: spool.log(),
     })
 }
@@ -94,16 +126,41 @@ fn waiting(pg_wal: &std::path::Path, now: SystemTime) -> Result<Waiting> {
     Ok(waiting)
 }
 
-fn agent(spool: &Spool) -> Result<Option<AgentStatus>> {
-    let Some(conversation) = ask_running(spool, &Request::Status, Instant::now() + ANSWER_MAX)? else {
-        return Ok(None);
-    };
-    match conversation.answer {
-        Answer::Status(json) => serde_json::from_str(&json)
-            .map(Some)
-            .map_err(|error| Error::damaged("could not read the agent's status").caused_by(error)),
-        Answer::Failed(error) => Err(error),
-        other => Err(Error::unavailable(format!("the agent gave a strange answer: {other:?}"))),
+/// The agent of this configuration, and all others of the spool. One that hangs must not hide.
+fn agents(spool: &Spool) -> Result<(Option<AgentStatus>, Vec<OtherAgent>)> {
+    let (mut agent, mut others) = (None, Vec::new());
+    for socket in spool.sockets()? {
+        let ours = socket == spool.socket();
+        let place = spool.with_socket(socket);
+        let Some(process_id) = listener(&place) else { continue };
+        let limit = if ours { ANSWER_MAX } else { OTHER_ANSWER_MAX };
+        match (status_of(&place, limit), ours) {
+            (Some(status), true) => agent = Some(status),
+            (status, _) => others.push(OtherAgent {
+                process_id,
+                state: match (&status, ours) {
+                    (Some(_), false) => OtherAgentState::OtherConfiguration,
+                    _ => OtherAgentState::Silent,
+                },
+                version: status.map(|status| status.version),
+            }),
+        }
+    }
+    if let Some(process_id) = spool.holder()
+        && agent.as_ref().is_none_or(|agent: &AgentStatus| agent.process_id != process_id)
+        && others.iter().all(|other| other.process_id != process_id)
+    {
+        others.push(OtherAgent { process_id, version: None, state: OtherAgentState::NotListening });
+    }
+    Ok((agent, others))
+}
+
+/// What an agent says; `None` when it says nothing, or what another version would say.
+fn status_of(spool: &Spool, limit: Duration) -> Option<AgentStatus> {
+    let asked = ask_running(spool, &Request::Status, &mut Until(Instant::now() + limit));
+    match asked.ok()??.answer {
+        Answer::Status(json) => serde_json::from_str(&json).ok(),
+        _ => None,
     }
 }
 

@@ -5,10 +5,12 @@
 //! in the new primary's `pg_wal`.
 
 use crate::config::Compression;
-use crate::error::{Context, ErrorKind, Result};
+use crate::error::{Context, Result};
 use crate::postgres::{SegmentName, SegmentSize, TimelineHistory, TimelineId, WalFileName};
 use crate::repository::Repository;
-use crate::repository::wal::{self, PageCheck, PathRun, PathWal, RepositoryCatalog, TimelinePath, WalSource};
+use crate::repository::wal::{
+    self, PageCheck, PathRun, PathWal, PutError, RepositoryCatalog, TimelinePath, WalSource,
+};
 use std::fs;
 use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
@@ -77,11 +79,11 @@ impl Backfill {
                     info!(%name, "stored what the old primary had not archived");
                     stored += 1;
                 }
-                // Recycled meanwhile, or never complete: only its absence is certain, and info shows that.
-                Err(error) if error.kind() != ErrorKind::Unavailable || !source.path.exists() => {
-                    warn!(%name, %error, "is absent from the archive and cannot be stored");
+                Err(PutError::Repository(error)) if error.kind().is_transient() => return Err(error),
+                // Recycled meanwhile, never complete, or unreadable: only its absence is certain, and info shows that.
+                Err(error) => {
+                    warn!(%name, error = %error.error(), "is absent from the archive and cannot be stored");
                 }
-                Err(error) => return Err(error),
             }
         }
         Ok(stored)

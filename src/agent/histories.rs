@@ -6,10 +6,9 @@
 
 use crate::config::Compression;
 use crate::durable::parent_directory;
-use crate::error::{Context, Result};
 use crate::postgres::{TimelineId, WalFileName};
 use crate::repository::Repository;
-use crate::repository::wal::{self, PageCheck, WalSource};
+use crate::repository::wal::{self, PageCheck, PutError, WalSource};
 use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -23,7 +22,7 @@ impl Histories {
     /// Stores the history files that `source` needs and that lie beside it: that of its timeline, and its ancestors'.
     ///
     /// # Errors
-    /// As [`wal::put`]: [`ErrorKind::Conflict`](crate::error::ErrorKind::Conflict) when another server has taken the
+    /// As [`wal::put`], told apart by whose they are: [`ErrorKind::Conflict`](crate::error::ErrorKind::Conflict) when another server has taken the
     /// timeline.
     pub fn put_before(
         &self,
@@ -31,7 +30,7 @@ impl Histories {
         repository: &Repository,
         compression: Compression,
         scratch: &Path,
-    ) -> Result<()> {
+    ) -> Result<(), PutError> {
         let timeline = source.name.timeline();
         let is_history = matches!(source.name, WalFileName::History(_));
         if is_history || timeline == TimelineId::FIRST || self.0.load(Ordering::Relaxed) == timeline.as_u32()
@@ -39,7 +38,7 @@ impl Histories {
             return Ok(());
         }
         let pg_wal = parent_directory(&source.path);
-        let history = wal::history_beside(repository, pg_wal, timeline)?;
+        let history = wal::history_beside(repository, pg_wal, timeline).map_err(PutError::Repository)?;
         let ancestors = history.iter().flat_map(|history| history.switches());
         let timelines = ancestors.map(|switch| switch.timeline).chain([timeline]);
         for name in timelines.filter(|timeline| *timeline != TimelineId::FIRST).map(WalFileName::History) {
@@ -49,7 +48,7 @@ impl Histories {
             }
             let beside = WalSource { name, path, pages: PageCheck::FirstPage, ..source.clone() };
             let stored = wal::put(repository, &beside, compression, scratch, NonZeroUsize::MIN)
-                .context(|| format!("could not store {name} before it"))?;
+                .map_err(|error| error.context(&format!("could not store {name} before it")))?;
             info!(%name, outcome = ?stored.outcome, "the history of the timeline is stored");
         }
         self.0.store(timeline.as_u32(), Ordering::Relaxed);

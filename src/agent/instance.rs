@@ -1,9 +1,10 @@
 //! One agent per spool.
 
+use super::fetch::TEMPORARY_PREFIX;
 use crate::config::Config;
 use crate::durable::Disk;
 use crate::error::{Context, Error, Result};
-use crate::spool::{Request, Spool, ask_running};
+use crate::spool::{Request, Spool, Until, ask_running, listener};
 use std::fs::{self, File, Metadata, TryLockError};
 use std::io::{self, Read, Seek};
 use std::os::unix::fs::MetadataExt;
@@ -13,8 +14,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 use tracing::warn;
 
-/// How long an agent of another configuration may take to finish what it has in flight.
-const HANDOVER_MAX: Duration = Duration::from_secs(45);
+/// How long the agent before us may take to give the spool up: longer than [`END_MAX`](super::END_MAX).
+const HANDOVER_MAX: Duration = Duration::from_secs(15);
 /// How long it may take to say that it will.
 const STOP_ANSWER_MAX: Duration = Duration::from_secs(5);
 /// The length of the lock's file: a process id and a fingerprint, each on a line, and spaces.
@@ -46,6 +47,10 @@ impl Instance {
     /// # Errors
     /// [`ErrorKind::Unavailable`](crate::error::ErrorKind::Unavailable) when the other agent does not end.
     pub fn acquire(config: &Config, spool: &Spool, disk: Arc<dyn Disk>) -> Result<Acquired> {
+        Instance::try_acquire(config, spool, disk).map_err(|error| spool.failed(error))
+    }
+
+    fn try_acquire(config: &Config, spool: &Spool, disk: Arc<dyn Disk>) -> Result<Acquired> {
         let path = spool.lock();
         let what = || format!("could not lock \"{}\"", path.display());
         let mut lock = open_lock(disk.as_ref(), &path).context(what)?;
@@ -59,7 +64,8 @@ impl Instance {
                 Err(TryLockError::Error(error)) => return Err(Error::io(what(), error)),
             }
             let holder = read_holder(&mut lock).context(what)?;
-            if holder.fingerprint == ours && spool.socket().exists() {
+            // A dead one leaves its socket, and somebody may hold the lock for a moment only.
+            if holder.fingerprint == ours && listener(spool).is_some() {
                 return Ok(Acquired::AlreadyRunning);
             }
             // The holder may just have begun, or be ending; once it listens it can be asked.
@@ -76,14 +82,14 @@ impl Instance {
                     spool.directory().display(),
                     holder.process_id
                 ))
-                .hint("Look at its log; pgark agent stop ends it, or a SIGTERM."));
+                .hint("Look at its log; pgark agent stop ends it. One that is stopped or frozen itself has to be killed: it does no harm."));
             }
             thread::sleep(PAUSE);
         }
         // Of one length, over what is there: an agent must be able to begin on a full disk.
         let content = format!("{}\n{ours}\n", std::process::id());
         disk.write_at(&lock, format!("{content:<HOLDER_BYTES$}").as_bytes(), 0).context(what)?;
-        clear(disk.as_ref(), spool)?;
+        clear(disk.as_ref(), config, spool)?;
         Ok(Acquired::Ours(Instance { lock, disk }))
     }
 
@@ -93,6 +99,22 @@ impl Instance {
         if self.holds(spool) {
             let _ = self.disk.remove_file(spool.socket());
         }
+    }
+
+    /// Gives up the lock. Not even the end of the process does that while a thread hangs in the kernel.
+    pub fn give_up(self) {
+        let _ = self.lock.unlock();
+    }
+
+    /// Gives up the lock after so long, whatever any other thread of this process does. What one that hangs in the repository
+    /// still stores later does no harm, since a name is written once.
+    pub fn give_up_after(&self, limit: Duration) {
+        let Ok(lock) = self.lock.try_clone() else { return };
+        // Without the thread the lock goes with the process.
+        let _ = thread::Builder::new().name("lock".to_owned()).spawn(move || {
+            thread::sleep(limit);
+            let _ = lock.unlock();
+        });
     }
 
     /// Whether this agent can still be found: its lock is the spool's, and there is a socket.
@@ -137,18 +159,24 @@ fn read_holder(lock: &mut File) -> io::Result<Holder> {
 /// Asks over their sockets, never by process id: an id from a file may be somebody else's by now.
 fn ask_others_to_stop(spool: &Spool) -> Result<bool> {
     let mut asked = false;
-    for socket in sockets(spool.directory())?.into_iter().filter(|socket| socket != spool.socket()) {
+    for socket in spool.sockets()?.into_iter().filter(|socket| socket != spool.socket()) {
         let other = spool.with_socket(socket);
-        let answer = ask_running(&other, &Request::Stop, Instant::now() + STOP_ANSWER_MAX);
+        let answer = ask_running(&other, &Request::Stop, &mut Until(Instant::now() + STOP_ANSWER_MAX));
         asked |= matches!(answer, Ok(Some(_)));
     }
     Ok(asked)
 }
 
-/// Removes what dead agents left: their sockets, and what they fetched ahead and nobody took.
-fn clear(disk: &dyn Disk, spool: &Spool) -> Result<()> {
-    let mut leftovers = sockets(spool.directory())?;
+/// Removes what dead agents left: their sockets, and what they fetched and nobody took.
+fn clear(disk: &dyn Disk, config: &Config, spool: &Spool) -> Result<()> {
+    let mut leftovers = spool.sockets()?;
     leftovers.extend(entries(&spool.prefetch())?);
+    let is_ours = |path: &PathBuf| {
+        path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(TEMPORARY_PREFIX))
+    };
+    // Where there is none yet, there are no leftovers.
+    let pg_wal = entries(&config.data_directory.join("pg_wal")).unwrap_or_default();
+    leftovers.extend(pg_wal.into_iter().filter(is_ours));
     for path in leftovers {
         match disk.remove_file(&path) {
             // Whom it was lent to by an agent that died has just renamed it.
@@ -159,11 +187,6 @@ fn clear(disk: &dyn Disk, spool: &Spool) -> Result<()> {
         }
     }
     Ok(())
-}
-
-fn sockets(directory: &Path) -> Result<Vec<PathBuf>> {
-    let is_socket = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "sock");
-    Ok(entries(directory)?.into_iter().filter(is_socket).collect())
 }
 
 fn entries(directory: &Path) -> Result<Vec<PathBuf>> {

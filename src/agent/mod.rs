@@ -35,15 +35,18 @@ use std::time::Duration;
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
-use tokio::time::sleep;
-use tracing::info;
+use tokio::time::{sleep, timeout};
+use tracing::{info, warn};
 use upload::Uploads;
+
+/// How long the agent goes on for what is in flight when it ends. After that it gives the spool up, whatever hangs.
+pub const END_MAX: Duration = Duration::from_secs(10);
 
 /// How often the agent looks whether it can still be found in its spool.
 const SPOOL_LOOK: Duration = Duration::from_secs(2);
 
 /// Serves the socket until nobody asks any more, `stop` is asked for, or SIGTERM or SIGINT comes; then finishes what
-/// is in flight.
+/// is in flight, for [`END_MAX`]. When it returns, threads may still hang in the repository.
 ///
 /// `instance` holds the spool's lock, and `listening` is called once the socket takes connections.
 ///
@@ -63,8 +66,8 @@ pub async fn serve(
     let mut interrupt = signal(SignalKind::interrupt()).context(what)?;
     let (stop, stopped) = watch::channel(false);
     let places = Arc::new(Places::new(config.clone(), store.clone(), disk, spool.places()));
-    let (uploads, mut uploading) = Uploads::start(&config, places.clone(), spool.directory().to_owned());
-    let fetcher = Arc::new(Fetcher::new(&config, places, spool.prefetch()));
+    let (uploads, mut uploading) = Uploads::start(&config, places.clone(), spool.clone());
+    let fetcher = Arc::new(Fetcher::new(&config, places, spool.clone()));
     let server = Server::new(uploads, fetcher.clone(), spool.clone(), config.agent.idle, stop.clone());
     info!(pid = std::process::id(), repository = store.location(), "agent listens");
     listening();
@@ -86,18 +89,25 @@ pub async fn serve(
         // Nothing would be stored any more; whoever asks next starts another agent.
         () = uploading.failed() => {}
     }
-    // From here on a new agent is started by whoever asks; it waits for our lock.
+    // From here on the next caller starts a new agent, which waits for our lock.
     instance.remove_socket(&spool);
+    instance.give_up_after(END_MAX + Duration::from_secs(1));
     if !accepting.is_finished() {
         accepting.abort();
         let _ = accepting.await;
     }
     stop.send_replace(true);
-    server.finish().await;
-    drop(server);
-    uploading.finish().await;
-    fetcher.finish().await;
-    info!("agent ended");
+    let finish = async {
+        server.finish().await;
+        drop(server);
+        uploading.finish().await;
+        fetcher.finish().await;
+    };
+    match timeout(END_MAX, finish).await {
+        Ok(()) => info!("agent ended"),
+        Err(_) => warn!("agent ends with something in flight that hangs or takes too long"),
+    }
+    instance.give_up();
     Ok(())
 }
 
@@ -113,4 +123,5 @@ async fn forsaken(instance: &Instance, spool: &Spool) {
 fn bind(spool: &Spool) -> Result<UnixListener> {
     UnixListener::bind(spool.socket())
         .context(|| format!("could not listen on \"{}\"", spool.socket().display()))
+        .map_err(|error| spool.failed(error))
 }

@@ -5,15 +5,18 @@
 
 use crate::config::Config;
 use crate::durable::{self, Disk};
-use crate::error::{Context, Error, ErrorKind, Result};
+use crate::error::{Context, Error, ErrorKind};
 use crate::postgres::{MajorVersion, SystemIdentifier};
 use crate::repository::Repository;
+use crate::repository::wal::PutError;
 use crate::store::Store;
 use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
+
+type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// How many systems one agent serves: one, and after `initdb` or `pg_upgrade` in the same place another.
 const SYSTEMS_MAX: usize = 16;
@@ -42,29 +45,31 @@ impl Places {
     /// Makes a place where there is none, unless there was one before: then it is the repository that is away.
     ///
     /// # Errors
-    /// [`ErrorKind::Unavailable`] when a place that was seen is not there, and the store's own.
-    pub fn make(&self, repository: &Repository) -> Result<()> {
+    /// [`ErrorKind::Unavailable`] when a place that was seen is not there, and the store's own; or this host's, when the spool
+    /// cannot remember it.
+    pub fn make(&self, repository: &Repository) -> Result<(), PutError> {
         let _one_at_a_time = self.making.lock().unwrap_or_else(PoisonError::into_inner);
         if repository.was_made() {
-            return repository.make();
+            return repository.make().map_err(PutError::Repository);
         }
         let line = repository.place();
         let what = || format!("could not use \"{}\"", self.seen.display());
         let seen = match fs::read_to_string(&self.seen) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
-            other => other.context(what)?,
+            other => other.context(what).map_err(PutError::Local)?,
         };
         if seen.lines().any(|known| known == line) {
-            return match repository.exists()? {
-                true => repository.make(),
-                false => Err(repository.vanished().hint(format!(
+            return match repository.exists().map_err(PutError::Repository)? {
+                true => repository.make().map_err(PutError::Repository),
+                false => Err(PutError::Repository(repository.vanished().hint(format!(
                     "Is its file system mounted? If the repository is meant to begin anew, remove \"{}\".",
                     self.seen.display()
-                ))),
+                )))),
             };
         }
-        repository.make()?;
-        durable::replace_file(self.disk.as_ref(), &self.seen, format!("{seen}{line}\n").as_bytes(), 0o600)
+        repository.make().map_err(PutError::Repository)?;
+        let seen = format!("{seen}{line}\n");
+        durable::replace_file(self.disk.as_ref(), &self.seen, seen.as_bytes(), 0o600).map_err(PutError::Local)
     }
 
     /// The place of a system, whose servers are of this version, where it is known.

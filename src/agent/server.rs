@@ -5,7 +5,8 @@ use super::status::AgentStatus;
 use super::upload::Uploads;
 use crate::error::{Context, Error, Result};
 use crate::failpoint::{self, Mutant};
-use crate::spool::{Answer, Request, Spool, read_request, write_answer};
+use crate::postgres::WalFileName;
+use crate::spool::{Answer, GetRequest, Request, Spool, read_request, write_answer};
 use nix::unistd::Uid;
 use std::future::pending;
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tempfile::TempPath;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Mutex, watch};
 use tokio::task::JoinSet;
@@ -22,8 +24,9 @@ use tracing::{debug, warn};
 /// How long a connection may take to say what it wants, and to take what it was lent.
 const REQUEST_MAX: Duration = Duration::from_secs(10);
 const LENT_MAX: Duration = Duration::from_secs(60);
-/// How long the agent goes on for what was asked before it was told to end.
-const FINISH_MAX: Duration = Duration::from_secs(30);
+/// When an asker is first told why it waits, and how often after that.
+const NOTICE_FIRST: Duration = Duration::from_secs(1);
+const NOTICE_EVERY: Duration = Duration::from_secs(2);
 /// How many may ask at the same time: PostgreSQL has one archiver and one startup process.
 const CONNECTIONS_MAX: usize = 64;
 
@@ -78,14 +81,11 @@ impl Server {
         }
     }
 
-    /// Waits until what was asked is answered. What has not been read is not: its asker sees the connection close.
+    /// Waits until what was asked is answered. What has not been read is not: its asker sees the connection close, as those
+    /// do that wait for something when the agent is given up.
     pub async fn finish(&self) {
         let mut connections = self.connections.lock().await;
-        let all = async { while connections.join_next().await.is_some() {} };
-        if timeout(FINISH_MAX, all).await.is_err() {
-            warn!("what is in flight takes too long; whoever waits for it starts a new agent");
-            connections.shutdown().await;
-        }
+        while connections.join_next().await.is_some() {}
     }
 
     async fn begin(&self, stream: UnixStream) {
@@ -113,22 +113,35 @@ impl Server {
         };
         let Some(request) = request else { return Ok(()) };
         let mut lent: Option<TempPath> = None;
+        let awaited = Awaited::of(&request);
         let (mut reading, mut writing) = stream.into_split();
         // A file that is stored is worth waiting for; one that is fetched, the next agent fetches as well.
         let wanted = if let Request::Get(get) = &request { Some(get.clone()) } else { None };
         let mut stopping = self.stop.subscribe();
-        let answer = tokio::select! {
-            _ = stopping.wait_for(|stopping| *stopping), if wanted.is_some() => None,
-            answer = self.answer(request, &mut lent) => answer,
-            // The asker has gone: PostgreSQL was shut down, say. Nobody needs the answer.
-            _ = gone(&mut reading) => None,
+        let answer = async {
+            let answer = self.answer(request, &mut lent);
+            tokio::pin!(answer);
+            let mut notice_at = Instant::now() + NOTICE_FIRST;
+            loop {
+                tokio::select! {
+                    () = told_to_stop(&mut stopping), if wanted.is_some() => return None,
+                    answer = &mut answer => return answer,
+                    // The asker has gone: PostgreSQL was shut down, say. Nobody needs the answer.
+                    () = gone(&mut reading) => return None,
+                    reason = self.reason_at(notice_at, &awaited) => {
+                        notice_at = Instant::now() + NOTICE_EVERY;
+                        if let Some(reason) = reason {
+                            send(&mut writing, &Answer::Waits(reason)).await.ok()?;
+                        }
+                    }
+                }
+            }
         };
+        let answer = answer.await;
         // Without an answer the connection just closes, and the asker starts a new agent.
         let Some(answer) = answer else { return Ok(()) };
-        let mut message = Vec::new();
-        write_answer(&mut message, &answer)?;
         failpoint::step(if matches!(answer, Answer::Stored) { "acknowledge" } else { "say" });
-        writing.write_all(&message).await.context(|| "could not answer")?;
+        send(&mut writing, &answer).await?;
         failpoint::step("said");
         if lent.is_some() {
             // The asker renames or copies the file and then ends, in whatever way.
@@ -139,6 +152,16 @@ impl Server {
             }
         }
         Ok(())
+    }
+
+    /// From this moment on: why somebody waits.
+    async fn reason_at(&self, at: Instant, awaited: &Awaited) -> Option<Error> {
+        sleep_until(at).await;
+        match awaited {
+            Awaited::Stored(name) => self.uploads.reason(*name).await,
+            Awaited::Fetched(request) => self.fetcher.reason(request),
+            Awaited::Nothing => pending().await,
+        }
     }
 
     async fn answer(&self, request: Request, lent: &mut Option<TempPath>) -> Option<Answer> {
@@ -153,7 +176,10 @@ impl Server {
                 Err(error) => Answer::Failed(error),
             },
             Request::Get(get) => match self.fetcher.get(&get).await {
-                Ok(fetched) => Answer::Fetched(lent.insert(fetched).to_path_buf()),
+                Ok(fetched) => Answer::Fetched {
+                    path: lent.insert(fetched.path).to_path_buf(),
+                    instead: fetched.instead,
+                },
                 Err(error) => Answer::Failed(error),
             },
             Request::Status => self.status().await?,
@@ -178,6 +204,34 @@ impl Server {
             Err(error) => Some(Answer::Failed(Error::damaged("could not write the status").caused_by(error))),
         }
     }
+}
+
+/// What somebody may wait for so long that the reason is worth telling.
+enum Awaited {
+    Stored(WalFileName),
+    Fetched(GetRequest),
+    Nothing,
+}
+
+impl Awaited {
+    fn of(request: &Request) -> Awaited {
+        match request {
+            Request::Push(push) => Awaited::Stored(push.name),
+            Request::Get(get) => Awaited::Fetched(get.clone()),
+            Request::Status | Request::Stop => Awaited::Nothing,
+        }
+    }
+}
+
+async fn told_to_stop(stopping: &mut watch::Receiver<bool>) {
+    // Without a sender there is no agent any more.
+    let _ = stopping.wait_for(|stopping| *stopping).await;
+}
+
+async fn send(writing: &mut OwnedWriteHalf, answer: &Answer) -> Result<()> {
+    let mut message = Vec::new();
+    write_answer(&mut message, answer)?;
+    writing.write_all(&message).await.context(|| "could not answer")
 }
 
 /// Counts a connection as open until it is dropped, by a panic too.
@@ -214,7 +268,7 @@ async fn receive(stream: &mut UnixStream) -> Result<Option<Request>> {
 }
 
 /// Returns when the other side has closed. It says nothing after its request.
-async fn gone(reading: &mut tokio::net::unix::OwnedReadHalf) {
+async fn gone(reading: &mut OwnedReadHalf) {
     let mut byte = [0];
     match reading.read(&mut byte).await {
         Ok(0) | Err(_) => {}

@@ -1,6 +1,8 @@
 //! What goes on in the agent, for `pgark status`.
 
+use crate::error::Error;
 use serde::{Deserialize, Serialize};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Everything.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -32,6 +34,8 @@ pub struct UploadStatus {
     pub last_stored: Option<String>,
     /// Why nothing can be stored now.
     pub outage: Option<FailureStatus>,
+    /// What the repository keeps from being stored at this moment, while the store still tries.
+    pub trouble: Option<FailureStatus>,
     /// The first file that cannot be stored at all.
     pub refused: Option<FailureStatus>,
     /// What recovery across the last switch of timelines lacks.
@@ -58,6 +62,10 @@ pub struct FetchStatus {
     pub fetched_files: u64,
     /// Of these, the ones that had been fetched ahead.
     pub fetched_ahead_files: u64,
+    /// The file for which somebody waits longest, and why.
+    pub waiting: Option<FailureStatus>,
+    /// Why the last file was not fetched into the spool.
+    pub spool: Option<FailureStatus>,
 }
 
 /// Something that does not work.
@@ -73,4 +81,19 @@ pub struct FailureStatus {
     pub hint: Option<String>,
     /// Since when, in seconds since 1970.
     pub since_unix_s: Option<u64>,
+}
+
+impl FailureStatus {
+    /// An error, about a file or not.
+    pub fn new(file: Option<String>, error: &Error, since: Option<SystemTime>) -> FailureStatus {
+        FailureStatus {
+            file,
+            kind: error.kind().name().to_owned(),
+            message: error.to_string(),
+            hint: error.hint_text().map(str::to_owned),
+            since_unix_s: since
+                .and_then(|since| since.duration_since(UNIX_EPOCH).ok())
+                .map(|since| since.as_secs()),
+        }
+    }
 }

@@ -17,7 +17,7 @@ use crate::config::{Compression, Config};
 use crate::error::{Error, ErrorKind, Result};
 use crate::postgres::{SegmentName, SegmentSize, TimelineId, WalFileName};
 use crate::repository::{Repository, wal};
-use crate::spool::PushRequest;
+use crate::spool::{PushRequest, Spool};
 use crate::store::PutOutcome;
 use entry::{Entry, State};
 use std::collections::BTreeMap;
@@ -30,7 +30,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, error, info, warn};
-use wal::{FileIdentity, PageCheck, StoredWal, WalSource};
+use wal::{FileIdentity, PageCheck, PutError, StoredWal, WalSource};
 
 /// How many files are known, and stored without having been asked for, at the most.
 const AHEAD_FILES_MAX: usize = 1024;
@@ -58,6 +58,7 @@ pub struct Uploading(Option<JoinHandle<()>>);
 enum Question {
     Push(PushRequest, oneshot::Sender<Result<()>>),
     Status(oneshot::Sender<UploadStatus>),
+    Reason(WalFileName, oneshot::Sender<Option<Error>>),
 }
 
 /// The server whose files are read ahead: known from the first question.
@@ -96,7 +97,7 @@ struct Outage {
 struct Finished(u64, Outcome);
 
 enum Outcome {
-    Put(ArchiveOrder, Result<StoredWal>),
+    Put(ArchiveOrder, std::result::Result<StoredWal, PutError>),
     /// Whether a file that had been stored with this identity still is.
     Confirmed(ArchiveOrder, FileIdentity, WalFileName, Result<bool>),
     Scanned(Result<(Vec<ArchiveOrder>, bool)>),
@@ -104,13 +105,11 @@ enum Outcome {
 }
 
 struct Actor {
-    /// When whoever asks gives up.
-    deadline: Duration,
     compression: Compression,
     workers: usize,
     ahead_for: Duration,
     retry_max: Duration,
-    scratch: PathBuf,
+    spool: Spool,
     places: Arc<Places>,
     server: Option<Server>,
     /// How many servers there have been.
@@ -126,16 +125,15 @@ struct Actor {
 }
 
 impl Uploads {
-    /// Starts the task; `scratch` is a directory for what does not fit into memory.
-    pub fn start(config: &Config, places: Arc<Places>, scratch: PathBuf) -> (Uploads, Uploading) {
+    /// Starts the task; what does not fit into memory goes to the spool.
+    pub fn start(config: &Config, places: Arc<Places>, spool: Spool) -> (Uploads, Uploading) {
         let (sender, receiver) = mpsc::channel(QUESTIONS_MAX);
         let actor = Actor {
-            deadline: config.push.deadline,
             compression: config.compression,
             workers: config.agent.workers.get(),
             ahead_for: config.agent.idle,
             retry_max: config.agent.retry_max,
-            scratch,
+            spool,
             places,
             server: None,
             servers: 0,
@@ -166,6 +164,15 @@ impl Uploads {
     }
 }
 
+impl Uploads {
+    /// Why somebody waits for a file; `None` when nobody does.
+    pub async fn reason(&self, name: WalFileName) -> Option<Error> {
+        let (sender, receiver) = oneshot::channel();
+        self.0.send(Question::Reason(name, sender)).await.ok()?;
+        receiver.await.ok()?
+    }
+}
+
 impl Uploading {
     /// Returns when the task has ended before its time: it has a defect.
     pub async fn failed(&mut self) {
@@ -192,6 +199,7 @@ impl Actor {
                 question = questions.recv() => match question {
                     Some(Question::Push(request, answer)) => self.asked(request, answer),
                     Some(Question::Status(answer)) => drop(answer.send(self.status())),
+                    Some(Question::Reason(name, answer)) => drop(answer.send(self.reason(name))),
                     None => break,
                 },
                 Some(finished) = self.running.join_next() => self.joined(finished),
@@ -216,9 +224,7 @@ impl Actor {
         let path = server.pg_wal.join(request.name.to_string());
         let now = Instant::now();
         let entry = self.files.entry(order.clone()).or_insert_with(Entry::waiting);
-        entry.asked_since.get_or_insert(now);
-        entry.waiters.push(answer);
-        let hopeless = self.outage.is_some() || entry.is_overdue(now, self.deadline);
+        let hopeless = entry.asked(now, request.deadline, answer) || self.outage.is_some();
         entry.patience_ends = hopeless.then(|| now + PATIENCE);
         match &entry.state {
             State::Running => {}
@@ -296,11 +302,14 @@ impl Actor {
             pg_wal: server.pg_wal.clone(),
             segment_size: server.segment_size,
             compression: self.compression,
-            scratch: self.scratch.clone(),
+            scratch: self.spool.directory().to_owned(),
         };
         let (number, repository, places) = (server.number, server.repository.clone(), self.places.clone());
         self.running.spawn_blocking(move || {
-            let stored = guarded(|| places.make(&repository).and_then(|()| backfill.run(&repository)));
+            let stored = guarded(|| {
+                places.make(&repository)?;
+                backfill.run(&repository)
+            });
             Finished(number, Outcome::Backfilled(timeline, stored))
         });
     }
@@ -351,15 +360,19 @@ impl Actor {
                 segment_size: server.segment_size,
                 pages: PageCheck::FirstPage,
             };
-            let (compression, scratch) = (self.compression, self.scratch.clone());
+            let (compression, spool) = (self.compression, self.spool.clone());
+            let scratch = spool.directory().to_owned();
             let (places, histories) = (self.places.clone(), server.histories.clone());
             self.transfers += 1;
             self.running.spawn_blocking(move || {
                 let stored = guarded(|| {
-                    places.make(&repository)?;
-                    histories.put_before(&source, &repository, compression, &scratch)?;
-                    wal::put(&repository, &source, compression, &scratch, threads)
+                    Ok(places
+                        .make(&repository)
+                        .and_then(|()| histories.put_before(&source, &repository, compression, &scratch))
+                        .and_then(|()| wal::put(&repository, &source, compression, &scratch, threads)))
                 });
+                let stored = stored.unwrap_or_else(|defect| Err(PutError::Local(defect)));
+                let stored = stored.map_err(|error| error.map_local(|error| spool.failed(error)));
                 Finished(number, Outcome::Put(order, stored))
             });
         }
@@ -418,7 +431,7 @@ impl Actor {
         }
     }
 
-    fn put(&mut self, order: ArchiveOrder, result: Result<StoredWal>) {
+    fn put(&mut self, order: ArchiveOrder, result: std::result::Result<StoredWal, PutError>) {
         let name = order.name();
         match result {
             Ok(stored) => {
@@ -469,13 +482,17 @@ impl Actor {
                     entry.state = State::Waiting;
                 }
             }
-            Err(error) => self.failed(&order, error),
+            Err(error) => self.failed(&order, PutError::Repository(error)),
         }
     }
 
-    fn failed(&mut self, order: &ArchiveOrder, error: Error) {
+    /// A file that cannot be stored for its own sake is tried again when somebody asks. What fails in the repository fails for
+    /// all files.
+    fn failed(&mut self, order: &ArchiveOrder, error: PutError) {
         let name = order.name();
-        if error.kind().is_transient() {
+        let is_outage = matches!(&error, PutError::Repository(error) if error.kind().is_transient());
+        let error = Error::from(error);
+        if is_outage {
             let pause =
                 self.outage.as_ref().map_or(RETRY_FIRST, |outage| (outage.pause * 2).min(self.retry_max));
             warn!(%name, %error, retry_in_ms = pause.as_millis() as u64, "could not be stored now");
@@ -487,8 +504,20 @@ impl Actor {
         }
         if let Some(entry) = self.files.get_mut(order) {
             entry.answer(&Err(error.replica()));
-            entry.state = if error.kind().is_transient() { State::Waiting } else { State::Failed(error) };
+            entry.state = if is_outage { State::Waiting } else { State::Failed(error) };
         }
+    }
+
+    /// What stands in the way in the repository while a call to it goes on.
+    fn trouble(&self) -> Option<Error> {
+        self.server.as_ref().and_then(|server| server.repository.store().trouble())
+    }
+
+    /// Why somebody waits for a file; `None` when nobody does.
+    fn reason(&self, name: WalFileName) -> Option<Error> {
+        let entry = self.files.get(&ArchiveOrder::of(name)).filter(|entry| !entry.waiters.is_empty())?;
+        let outage = self.outage.as_ref().map(|outage| outage.error.replica());
+        Some(outage.or_else(|| self.trouble()).unwrap_or_else(|| entry.delay(Instant::now())))
     }
 
     fn end_outage(&mut self) {
@@ -542,14 +571,16 @@ impl Actor {
     /// Tells those who have waited long enough what they wait for. When the repository came back meanwhile, they may as well
     /// wait on.
     fn end_patience(&mut self, now: Instant) {
+        let trouble = self.trouble();
         let outage = self.outage.as_ref().map(|outage| &outage.error);
         let over = |entry: &&mut Entry| entry.patience_ends.is_some_and(|ends| now >= ends);
         for entry in self.files.values_mut().filter(over) {
             entry.patience_ends = None;
             if let Some(error) = outage {
                 entry.tell(&Err(error.replica()));
-            } else if entry.is_overdue(now, self.deadline) {
-                entry.tell(&Err(entry.delay(now)));
+            } else if entry.is_overdue(now) {
+                let reason = trouble.as_ref().map_or_else(|| entry.delay(now), Error::replica);
+                entry.tell(&Err(reason));
             }
         }
     }
@@ -580,19 +611,11 @@ impl Actor {
 
     fn status(&self) -> UploadStatus {
         let count = |of: fn(&State) -> bool| self.files.values().filter(|entry| of(&entry.state)).count();
-        let failure =
-            |name: Option<String>, error: &Error, since: Option<std::time::SystemTime>| FailureStatus {
-                file: name,
-                kind: error.kind().name().to_owned(),
-                message: error.to_string(),
-                hint: error.hint_text().map(str::to_owned),
-                since_unix_s: since
-                    .and_then(|since| since.duration_since(std::time::UNIX_EPOCH).ok())
-                    .map(|since| since.as_secs()),
-            };
-        let outage = self.outage.as_ref().map(|outage| failure(None, &outage.error, Some(outage.since)));
+        let outage =
+            self.outage.as_ref().map(|outage| FailureStatus::new(None, &outage.error, Some(outage.since)));
+        let trouble = self.trouble().filter(|_| outage.is_none());
         let refused = self.files.iter().find_map(|(order, entry)| match &entry.state {
-            State::Failed(error) => Some(failure(Some(order.name().to_string()), error, None)),
+            State::Failed(error) => Some(FailureStatus::new(Some(order.name().to_string()), error, None)),
             _ => None,
         });
         UploadStatus {
@@ -602,6 +625,7 @@ impl Actor {
             stored_files: self.stored_files,
             last_stored: self.last_stored.clone(),
             outage,
+            trouble: trouble.map(|error| FailureStatus::new(None, &error, None)),
             refused,
             missing: self.server.as_ref().and_then(|server| server.missing).map(|(first, last, segments)| {
                 MissingStatus { first: first.to_string(), last: last.to_string(), segments }

@@ -11,13 +11,15 @@ use std::path::Path;
 /// Source: Linux `include/uapi/linux/fs.h`, `RWF_DONTCACHE`.
 const DONT_CACHE: ReadWriteFlags = ReadWriteFlags::from_bits_retain(0x80);
 
-/// Opens a file of a data directory, never through a link; `None` when it is gone.
+/// Opens a file of a data directory, never through a link, and without waiting for one that writes to a FIFO; `None` when
+/// it is gone.
 ///
 /// # Errors
 /// The operating system's.
 pub fn open(path: &Path) -> io::Result<Option<File>> {
     failpoint::opening(path)?;
-    match OpenOptions::new().read(true).custom_flags(nix::libc::O_NOFOLLOW).open(path) {
+    match OpenOptions::new().read(true).custom_flags(nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK).open(path)
+    {
         Ok(file) => Ok(Some(file)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),

@@ -89,5 +89,6 @@ fn run(mode: &Cell<RecoveryMode>) -> Result<()> {
         &working_directory,
         recovery,
         pgark::durable::disk().as_ref(),
+        &mut |reason| small::say(&format!("archive-get: {reason}")),
     )
 }

@@ -50,6 +50,6 @@ pub fn print(text: &str) -> Result<()> {
 }
 
 /// Writes to the server's log. That it is closed or full must not change the exit status.
-fn say(text: &str) {
+pub fn say(text: &str) {
     let _ = writeln!(io::stderr().lock(), "{text}");
 }

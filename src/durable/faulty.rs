@@ -52,7 +52,7 @@ impl Disk for FaultyDisk {
         let length = match failpoint::fault("read", None, None) {
             Some(Fault::Error(errno)) => return Err(errno.into()),
             Some(Fault::Short) => buffer.len().min(SHORT_READ_BYTES),
-            None => buffer.len(),
+            Some(Fault::Hang) | None => buffer.len(),
         };
         RealDisk.read_at(file, buffer.get_mut(..length).unwrap_or_default(), offset)
     }

@@ -46,6 +46,8 @@ pub enum Fault {
     Error(Errno),
     /// Not at all, but it reads a few bytes only, as it may.
     Short,
+    /// It does not come back.
+    Hang,
 }
 
 fn plan() -> &'static Plan {
@@ -70,6 +72,7 @@ fn parse_fail_at(text: &str) -> Option<(Where, Fault)> {
     };
     let fault = match fault {
         "SHORT" => Fault::Short,
+        "HANG" => Fault::Hang,
         "ENOSPC" => Fault::Error(Errno::ENOSPC),
         "EIO" => Fault::Error(Errno::EIO),
         "EROFS" => Fault::Error(Errno::EROFS),
@@ -104,7 +107,7 @@ fn take() -> u64 {
     step
 }
 
-/// How the operation `name` on `path` fails, which is the `step`-th step if it counts as one.
+/// How the operation `name` on `path` fails, which is the `step`-th step if it counts as one. Does not return where it hangs.
 pub fn fault(name: &str, path: Option<&Path>, step: Option<u64>) -> Option<Fault> {
     let (place, fault) = plan().fail_at.as_ref()?;
     let hit = match place {
@@ -118,6 +121,11 @@ pub fn fault(name: &str, path: Option<&Path>, step: Option<u64>) -> Option<Fault
             None => named == name,
         },
     };
+    if hit && *fault == Fault::Hang {
+        loop {
+            thread::park();
+        }
+    }
     hit.then_some(*fault)
 }
 
@@ -141,7 +149,7 @@ pub fn reading(file: &File, length: usize) -> io::Result<usize> {
     match fault("read-data", Some(&path), None) {
         Some(Fault::Error(errno)) => Err(errno.into()),
         Some(Fault::Short) => Ok(length.min(SHORT_READ_BYTES)),
-        None => Ok(length),
+        Some(Fault::Hang) | None => Ok(length),
     }
 }
 
@@ -150,7 +158,7 @@ impl Fault {
     pub fn error(self) -> Option<io::Error> {
         match self {
             Fault::Error(errno) => Some(errno.into()),
-            Fault::Short => None,
+            Fault::Short | Fault::Hang => None,
         }
     }
 }
@@ -189,6 +197,7 @@ mod tests {
         let parse = parse_fail_at;
         assert_eq!(parse("7:ENOSPC"), Some((Where::Step(7), Fault::Error(Errno::ENOSPC))));
         assert_eq!(parse("7+:EIO"), Some((Where::From(7), Fault::Error(Errno::EIO))));
+        assert_eq!(parse("open:HANG"), Some((Where::Named("open".to_owned()), Fault::Hang)));
         assert_eq!(parse("read:SHORT"), Some((Where::Named("read".to_owned()), Fault::Short)));
         assert_eq!((parse("7"), parse("7:EWHAT")), (None, None));
     }

@@ -16,6 +16,8 @@ pub struct PostmasterPid {
     pub port: Option<u16>,
     /// The directory of its first Unix socket; `None` when it has none, or not yet.
     pub socket_directory: Option<String>,
+    /// Whether it was told to shut down, in whichever way.
+    pub stopping: bool,
 }
 
 impl PostmasterPid {
@@ -26,8 +28,8 @@ impl PostmasterPid {
         let line = |number: usize| lines.get(number).copied().filter(|line| !line.is_empty());
         let written: i32 = line(0)?.parse().ok()?;
         let process_id = written.checked_abs()?;
-        // 1 is the init process of a host or container, and 0 stands for more than one process.
-        if process_id <= 1 {
+        // 0 stands for more than one process. In a container a server may be process 1.
+        if process_id < 1 {
             return None;
         }
         Some(PostmasterPid {
@@ -36,6 +38,8 @@ impl PostmasterPid {
             started_unix_s: line(2).and_then(|text| text.parse().ok()),
             port: line(3).and_then(|text| text.parse().ok()),
             socket_directory: line(4).map(str::to_owned),
+            // Source: `PM_STATUS_STOPPING`, on line `LOCK_FILE_LINE_PM_STATUS`.
+            stopping: line(7) == Some("stopping"),
         })
     }
 }
@@ -54,6 +58,7 @@ mod tests {
             started_unix_s: Some(1_767_225_600),
             port: Some(5433),
             socket_directory: Some("/run/postgresql".to_owned()),
+            stopping: false,
         };
         assert_eq!(whole, Some(expected.clone()));
         let begun =
@@ -61,11 +66,14 @@ mod tests {
         assert_eq!(PostmasterPid::parse(b"4711\n/data\n"), Some(begun));
         let tcp_only = PostmasterPid { socket_directory: None, ..expected };
         assert_eq!(PostmasterPid::parse(b"4711\n/data\n1767225600\n5433\n\n*\n"), Some(tcp_only));
+        let stopping =
+            PostmasterPid::parse(b"1\n/data\n1767225600\n5433\n/run\n*\n  1234 0\nstopping\n").unwrap();
+        assert!(stopping.stopping && stopping.process_id == 1);
         assert!(
             PostmasterPid::parse(b"-4711\n/data\n")
                 .is_some_and(|pid| pid.single_user && pid.process_id == 4711)
         );
-        for content in ["", "\n", "x\n", "0\n", "1\n", "-2147483648\n", "99999999999\n"] {
+        for content in ["", "\n", "x\n", "0\n", "-2147483648\n", "99999999999\n"] {
             assert_eq!(PostmasterPid::parse(content.as_bytes()), None, "{content:?}");
         }
     }

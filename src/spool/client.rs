@@ -3,19 +3,24 @@
 use super::launch::{self, Started};
 use super::path::Spool;
 use super::protocol::{Answer, Request, read_answer, write_request};
+use super::wait::{Waiting, left, readable};
 use crate::config::Config;
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Error, ErrorKind, Result};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use nix::unistd::Uid;
 use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// The pause after an agent that was not there, doubled each time: a crash loop must not burn a core.
 const PAUSE_FIRST: Duration = Duration::from_millis(2);
 const PAUSE_MAX: Duration = Duration::from_millis(250);
+
+/// How long the rest of a message may take of which something has come: it is sent at once.
+const MESSAGE_MAX: Duration = Duration::from_secs(2);
 
 /// How often an agent that ends while it starts is followed by another, when the asker is not patient.
 const STARTS_MAX: u32 = 5;
@@ -38,7 +43,7 @@ pub struct Conversation {
     _connection: UnixStream,
 }
 
-/// Asks the agent of this configuration, starting one where none answers, until `deadline`.
+/// Asks the agent of this configuration, starting one where none answers, for as long as `waiting` lets it.
 ///
 /// An agent that dies before it has answered is noticed at once, because its socket closes; another one is started
 /// and asked again. Every request may be asked twice.
@@ -49,21 +54,22 @@ pub struct Conversation {
 pub fn ask(
     config: &Config,
     request: &Request,
-    deadline: Instant,
     patience: Patience,
+    waiting: &mut dyn Waiting,
 ) -> Result<Conversation> {
     let spool = Spool::of(config)?;
     let mut pause = PAUSE_FIRST;
     let mut starts = 0;
+    let mut kept_from_starting: Option<Error> = None;
     loop {
-        if let Some(conversation) = ask_running(&spool, request, deadline)? {
+        if let Some(conversation) = ask_running(&spool, request, waiting)? {
             return Ok(conversation);
         }
-        let started = launch::start(config, &spool, deadline);
+        let started = launch::start(config, &spool, waiting);
         starts += 1;
-        let left = deadline.saturating_duration_since(Instant::now());
+        let left = left(waiting);
         match started {
-            Ok(Started::Listens) if left.is_zero() => return Err(too_late(&spool)),
+            Ok(Started::Listens) if left.is_zero() => return Err(too_late(&spool, None)),
             Ok(Started::Listens) => {}
             Ok(Started::Ended(error))
                 if left.is_zero() || (patience == Patience::Brief && starts == STARTS_MAX) =>
@@ -72,7 +78,13 @@ pub fn ask(
             }
             Ok(Started::Ended(_)) => {}
             Err(error)
-                if error.kind().is_transient() && patience == Patience::UntilDeadline && !left.is_zero() => {}
+                if error.kind().is_transient() && patience == Patience::UntilDeadline && !left.is_zero() =>
+            {
+                waiting.no_agent(&error);
+                kept_from_starting = Some(error);
+            }
+            // That the deadline has passed meanwhile is not the reason.
+            Err(error) if error.kind().is_transient() => return Err(kept_from_starting.unwrap_or(error)),
             Err(error) => return Err(error),
         }
         thread::sleep(pause.min(left));
@@ -84,7 +96,11 @@ pub fn ask(
 ///
 /// # Errors
 /// As [`ask`].
-pub fn ask_running(spool: &Spool, request: &Request, deadline: Instant) -> Result<Option<Conversation>> {
+pub fn ask_running(
+    spool: &Spool,
+    request: &Request,
+    waiting: &mut dyn Waiting,
+) -> Result<Option<Conversation>> {
     let mut connection = match UnixStream::connect(spool.socket()) {
         Ok(connection) => connection,
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
@@ -102,23 +118,36 @@ pub fn ask_running(spool: &Spool, request: &Request, deadline: Instant) -> Resul
         }
     };
     check_peer(&connection, spool)?;
-    let left = deadline.saturating_duration_since(Instant::now());
+    let left = left(waiting);
     if left.is_zero() {
-        return Err(too_late(spool));
+        return Err(too_late(spool, None));
     }
     let what = || "could not set a time limit on the agent's socket";
-    connection.set_read_timeout(Some(left)).context(what)?;
+    connection.set_read_timeout(Some(MESSAGE_MAX)).context(what)?;
     connection.set_write_timeout(Some(left)).context(what)?;
     if let Err(error) = write_request(&mut connection, request) {
         // Gone between accepting us and listening to us; but a request that is wrong in itself is our error.
         return if error.kind().is_transient() { Ok(None) } else { Err(error) };
     }
-    match read_answer(&mut connection) {
-        Ok(Some(answer)) => Ok(Some(Conversation { answer, _connection: connection })),
-        Ok(None) => Ok(None),
-        Err(_) if Instant::now() >= deadline => Err(too_late(spool)),
-        Err(error) => Err(error),
+    let mut last = None;
+    while readable(connection.as_fd(), waiting).context(|| "could not wait for the agent's answer")? {
+        match read_answer(&mut connection)? {
+            Some(Answer::Waits(reason)) => {
+                waiting.told(&reason);
+                last = Some(reason);
+            }
+            Some(answer) => return Ok(Some(Conversation { answer, _connection: connection })),
+            None => return Ok(None),
+        }
     }
+    Err(too_late(spool, last))
+}
+
+/// The process that listens on the agent's socket; `None` when nobody does.
+pub fn listener(spool: &Spool) -> Option<u32> {
+    let connection = UnixStream::connect(spool.socket()).ok()?;
+    let peer = getsockopt(&connection, PeerCredentials).ok()?;
+    u32::try_from(peer.pid()).ok()
 }
 
 fn is_foreign(spool: &Spool) -> bool {
@@ -137,7 +166,11 @@ fn check_peer(connection: &UnixStream, spool: &Spool) -> Result<()> {
         .hint("Stop that agent and remove its spool; all of pgark runs as the owner of the data directory."))
 }
 
-fn too_late(spool: &Spool) -> Error {
+/// The deadline has passed: with the last reason that the agent has given for it.
+fn too_late(spool: &Spool, reason: Option<Error>) -> Error {
+    if let Some(reason) = reason {
+        return reason.context("it was not done before the deadline").with_kind(ErrorKind::Unavailable);
+    }
     Error::unavailable("the agent did not answer before the deadline").hint(format!(
         "The agent goes on by itself; its log is \"{}\". The deadlines are push.deadline_s and get.deadline_s.",
         spool.log().display()

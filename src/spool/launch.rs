@@ -2,15 +2,13 @@
 
 use super::path::Spool;
 use super::protocol::{Answer, read_answer};
+use super::wait::{Waiting, readable};
 use crate::config::Config;
 use crate::error::{Context, Error, Result};
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::env;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::time::Instant;
 
 /// What became of an agent.
 #[derive(Debug)]
@@ -29,7 +27,7 @@ pub(super) enum Started {
 /// # Errors
 /// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) when there is no such program, what the agent itself said when
 /// it could not start, [`ErrorKind::Unavailable`](crate::error::ErrorKind::Unavailable) when it takes too long.
-pub(super) fn start(config: &Config, spool: &Spool, deadline: Instant) -> Result<Started> {
+pub(super) fn start(config: &Config, spool: &Spool, waiting: &mut dyn Waiting) -> Result<Started> {
     let program = program(config)?;
     let Some(configuration) = &config.path else {
         return Err(Error::usage("an agent needs a configuration file")
@@ -56,7 +54,7 @@ pub(super) fn start(config: &Config, spool: &Spool, deadline: Instant) -> Result
     let mut child = command.spawn().context(what)?;
     // Never waited for: it lives as long as the agent, and the init process reaps it when we are gone.
     let Some(mut said) = child.stdout.take() else { return Err(Error::unavailable(what())) };
-    if !readable(said.as_fd(), deadline).context(what)? {
+    if !readable(said.as_fd(), waiting).context(what)? {
         return Err(Error::unavailable("the agent did not start before the deadline").hint(log_hint(spool)));
     }
     match read_answer(&mut said).context(what)? {
@@ -82,20 +80,6 @@ fn program(config: &Config) -> Result<PathBuf> {
     Err(Error::usage(format!("the agent's program \"{}\" does not exist", program.display())).hint(
         "Install pgark beside archive-push and archive-get, or set agent.program to its absolute path.",
     ))
-}
-
-/// Waits until something can be read, or the other side has closed; `false` when the deadline passes first.
-fn readable(pipe: BorrowedFd<'_>, deadline: Instant) -> nix::Result<bool> {
-    loop {
-        let left = deadline.saturating_duration_since(Instant::now());
-        let timeout = PollTimeout::try_from(left.as_millis().saturating_add(1)).unwrap_or(PollTimeout::MAX);
-        match poll(&mut [PollFd::new(pipe, PollFlags::POLLIN)], timeout) {
-            Err(Errno::EINTR) => {}
-            Ok(0) if Instant::now() < deadline => {}
-            Ok(ready) => return Ok(ready > 0),
-            Err(errno) => return Err(errno),
-        }
-    }
 }
 
 fn log_hint(spool: &Spool) -> String {

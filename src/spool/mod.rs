@@ -8,10 +8,12 @@ mod client;
 mod launch;
 mod path;
 mod protocol;
+mod wait;
 
-pub use client::{Conversation, Patience, ask, ask_running};
+pub use client::{Conversation, Patience, ask, ask_running, listener};
 pub use path::{SOCKET_PATH_BYTES_MAX, Spool};
 pub use protocol::{
     Answer, GetRequest, MESSAGE_BYTES_MAX, PushRequest, Request, TargetRule, read_answer, read_request,
     write_answer, write_request,
 };
+pub use wait::{Until, Waiting};

@@ -4,9 +4,11 @@ use crate::config::Config;
 use crate::data_directory::{DataDirectory, user_name};
 use crate::durable::{self, Disk};
 use crate::error::{Context, Error, Result};
-use nix::unistd::Uid;
+use nix::errno::Errno;
+use nix::sys::statvfs::statvfs;
+use nix::unistd::{AccessFlags, Uid, access};
 use std::ffi::OsStr;
-use std::fs;
+use std::fs::{self, File, TryLockError};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
@@ -56,6 +58,39 @@ impl Spool {
     /// The agent's socket, which exists while an agent with this configuration runs.
     pub fn socket(&self) -> &Path {
         &self.socket
+    }
+
+    /// The sockets of all agents of this spool, whatever their configuration or version: the living and what the dead left.
+    ///
+    /// # Errors
+    /// The operating system's; a spool that does not exist has none.
+    pub fn sockets(&self) -> Result<Vec<PathBuf>> {
+        let what = || format!("could not list \"{}\"", self.directory.display());
+        let entries = match fs::read_dir(&self.directory) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            other => other.context(what)?,
+        };
+        let mut sockets = Vec::new();
+        for entry in entries {
+            let path = entry.context(what)?.path();
+            if path.extension().is_some_and(|extension| extension == "sock") {
+                sockets.push(path);
+            }
+        }
+        sockets.sort_unstable();
+        Ok(sockets)
+    }
+
+    /// The process that is the agent of this spool, as the lock's file says, while the lock is held.
+    pub fn holder(&self) -> Option<u32> {
+        let lock = File::open(self.lock()).ok()?;
+        match lock.try_lock_shared() {
+            Err(TryLockError::WouldBlock) => {
+                fs::read_to_string(self.lock()).ok()?.lines().next()?.trim().parse().ok()
+            }
+            // Let go of at once, for an agent that begins at this moment.
+            _ => None,
+        }
     }
 
     /// The file whose lock the one agent of this spool holds. Its first line is the agent's process id.
@@ -136,12 +171,40 @@ impl Spool {
         self.directory.join("prefetch")
     }
 
+    /// What failed in the spool, with the spool's own trouble first.
+    pub fn failed(&self, error: Error) -> Error {
+        let state = match error.io_kind() {
+            Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => "is full",
+            Some(io::ErrorKind::ReadOnlyFilesystem) => "is read-only",
+            _ => return error,
+        };
+        error.context(format!("the spool \"{}\" {state}", self.directory.display()))
+    }
+
+    /// Whether the spool takes anything: what is wrong with it at this moment, without trying.
+    pub fn trouble(&self) -> Option<Error> {
+        let what = || format!("nothing can be written to \"{}\"", self.directory.display());
+        match access(&self.directory, AccessFlags::W_OK) {
+            // The agent makes one.
+            Err(Errno::ENOENT) => return None,
+            Err(errno) => return Some(self.failed(Error::io(what(), errno.into()))),
+            Ok(()) => {}
+        }
+        let left = statvfs(&self.directory).ok()?;
+        let is_full = left.blocks_available() == 0 || (left.files() > 0 && left.files_available() == 0);
+        is_full.then(|| self.failed(Error::io(what(), io::ErrorKind::StorageFull.into())))
+    }
+
     /// Creates the spool where it is missing, and makes sure that it is nobody else's.
     ///
     /// # Errors
     /// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) when the directory above it is missing, or the spool
     /// belongs to another user or may be written by others; otherwise what the operating system says.
     pub fn prepare(&self, disk: &dyn Disk) -> Result<()> {
+        self.create(disk).map_err(|error| self.failed(error))
+    }
+
+    fn create(&self, disk: &dyn Disk) -> Result<()> {
         let parent = durable::parent_directory(&self.directory);
         if !parent.is_dir() {
             return Err(Error::usage(format!(

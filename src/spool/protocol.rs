@@ -41,6 +41,8 @@ pub struct PushRequest {
     pub name: WalFileName,
     /// The file, absolute.
     pub path: PathBuf,
+    /// How long the asker can wait.
+    pub deadline: Duration,
 }
 
 /// "Give me this file."
@@ -65,6 +67,8 @@ pub struct GetRequest {
     /// Which recovery asks: when its server started, in seconds since 1970; 0 where that is not known. What was found out
     /// for one recovery means nothing for the next.
     pub server_start_s: u64,
+    /// The server's `pg_wal`, absolute: where the file goes when the spool takes nothing.
+    pub pg_wal: PathBuf,
     /// Whether more files of this timeline will be asked for: not for `pg_rewind`.
     pub prefetch: bool,
     /// How long the agent may try.
@@ -86,7 +90,12 @@ pub enum Answer {
     /// The file is stored in the repository.
     Stored,
     /// The file lies here, complete and checked. It is the asker's until the connection ends.
-    Fetched(PathBuf),
+    Fetched {
+        /// Where.
+        path: PathBuf,
+        /// Why that is not in the spool.
+        instead: Option<Error>,
+    },
     /// What goes on, as JSON.
     Status(String),
     /// The agent listens: said once, to whoever started it.
@@ -95,6 +104,8 @@ pub enum Answer {
     Stopping,
     /// It could not be done.
     Failed(Error),
+    /// It is not done yet, and why; another answer follows.
+    Waits(Error),
 }
 
 /// Writes one request.
@@ -109,6 +120,7 @@ pub fn write_request(stream: &mut dyn Write, request: &Request) -> Result<()> {
             message.system(push.system, push.segment_size, push.version);
             message.text(push.name.to_string().as_bytes());
             message.text(push.path.as_os_str().as_bytes());
+            message.duration(push.deadline);
         }
         Request::Get(get) => {
             message.byte(2);
@@ -119,8 +131,9 @@ pub fn write_request(stream: &mut dyn Write, request: &Request) -> Result<()> {
             message.u64(get.timeline.map_or(0, |timeline| u64::from(timeline.as_u32())));
             message.text(get.proven_end.map(|end| end.to_string()).unwrap_or_default().as_bytes());
             message.u64(get.server_start_s);
+            message.text(get.pg_wal.as_os_str().as_bytes());
             message.byte(u8::from(get.prefetch));
-            message.u64(u64::try_from(get.deadline.as_millis()).unwrap_or(u64::MAX));
+            message.duration(get.deadline);
         }
         Request::Status => message.byte(3),
         Request::Stop => message.byte(4),
@@ -142,6 +155,7 @@ pub fn read_request(stream: &mut dyn Read) -> Result<Option<Request>> {
             version: fields.version()?,
             name: fields.name()?,
             path: fields.path()?,
+            deadline: Duration::from_millis(fields.u64()?),
         }),
         2 => Request::Get(GetRequest {
             system: fields.system()?,
@@ -153,6 +167,7 @@ pub fn read_request(stream: &mut dyn Read) -> Result<Option<Request>> {
             timeline: u32::try_from(fields.u64()?).ok().and_then(TimelineId::new),
             proven_end: fields.optional_segment()?,
             server_start_s: fields.u64()?,
+            pg_wal: fields.path()?,
             prefetch: fields.flag()?,
             deadline: Duration::from_millis(fields.u64()?),
         }),
@@ -172,9 +187,13 @@ pub fn write_answer(stream: &mut dyn Write, answer: &Answer) -> Result<()> {
     let mut message = Writer::default();
     match answer {
         Answer::Stored => message.byte(1),
-        Answer::Fetched(path) => {
+        Answer::Fetched { path, instead } => {
             message.byte(2);
             message.text(path.as_os_str().as_bytes());
+            message.byte(u8::from(instead.is_some()));
+            if let Some(reason) = instead {
+                message.error(reason);
+            }
         }
         Answer::Status(json) => {
             message.byte(3);
@@ -184,9 +203,11 @@ pub fn write_answer(stream: &mut dyn Write, answer: &Answer) -> Result<()> {
         Answer::Ready => message.byte(6),
         Answer::Failed(error) => {
             message.byte(5);
-            message.text(error.kind().name().as_bytes());
-            message.text(clipped(&error.to_string()));
-            message.text(clipped(error.hint_text().unwrap_or_default()));
+            message.error(error);
+        }
+        Answer::Waits(reason) => {
+            message.byte(7);
+            message.error(reason);
         }
     }
     message.send(stream)
@@ -201,17 +222,15 @@ pub fn read_answer(stream: &mut dyn Read) -> Result<Option<Answer>> {
     let mut fields = Reader(&message);
     let answer = match fields.byte()? {
         1 => Answer::Stored,
-        2 => Answer::Fetched(fields.path()?),
+        2 => Answer::Fetched {
+            path: fields.path()?,
+            instead: if fields.flag()? { Some(fields.error()?) } else { None },
+        },
         3 => Answer::Status(fields.string()?),
         4 => Answer::Stopping,
         6 => Answer::Ready,
-        5 => {
-            let name = fields.string()?;
-            let kind = ErrorKind::ALL.into_iter().find(|kind| kind.name() == name).ok_or_else(nonsense)?;
-            let error = Error::new(kind, fields.string()?);
-            let hint = fields.string()?;
-            Answer::Failed(if hint.is_empty() { error } else { error.hint(hint) })
-        }
+        5 => Answer::Failed(fields.error()?),
+        7 => Answer::Waits(fields.error()?),
         _ => return Err(nonsense()),
     };
     fields.end()?;
@@ -283,6 +302,16 @@ impl Writer {
         self.0.extend_from_slice(value);
     }
 
+    fn duration(&mut self, value: Duration) {
+        self.u64(u64::try_from(value.as_millis()).unwrap_or(u64::MAX));
+    }
+
+    fn error(&mut self, error: &Error) {
+        self.text(error.kind().name().as_bytes());
+        self.text(clipped(&error.to_string()));
+        self.text(clipped(error.hint_text().unwrap_or_default()));
+    }
+
     fn system(&mut self, system: SystemIdentifier, segment_size: SegmentSize, version: Option<MajorVersion>) {
         self.u64(system.as_u64());
         self.u64(segment_size.as_u64());
@@ -352,6 +381,14 @@ impl<'a> Reader<'a> {
         if text.is_empty() { Ok(None) } else { text.parse().map(Some).map_err(|_| nonsense()) }
     }
 
+    fn error(&mut self) -> Result<Error> {
+        let name = self.string()?;
+        let kind = ErrorKind::ALL.into_iter().find(|kind| kind.name() == name).ok_or_else(nonsense)?;
+        let error = Error::new(kind, self.string()?);
+        let hint = self.string()?;
+        Ok(if hint.is_empty() { error } else { error.hint(hint) })
+    }
+
     fn system(&mut self) -> Result<SystemIdentifier> {
         SystemIdentifier::new(self.u64()?).ok_or_else(nonsense)
     }
@@ -387,6 +424,7 @@ mod tests {
                 version: Some(MajorVersion::V15),
                 name: "000000010000000000000001.00000028.backup".parse().unwrap(),
                 path: PathBuf::from(OsString::from_vec(b"/data \xFF/pg_wal/x".to_vec())),
+                deadline: Duration::from_secs(5),
             }),
             Request::Get(GetRequest {
                 system: SystemIdentifier::new(1).unwrap(),
@@ -398,6 +436,7 @@ mod tests {
                 timeline: TimelineId::new(7),
                 proven_end: Some("000000070000000000000009".parse().unwrap()),
                 server_start_s: 1_767_225_600,
+                pg_wal: "/data/pg_wal".into(),
                 prefetch: true,
                 deadline: Duration::from_millis(5),
             }),
@@ -420,9 +459,11 @@ mod tests {
         let failed = Error::new(ErrorKind::Conflict, "no").hint("do");
         for answer in [
             Answer::Stored,
-            Answer::Fetched("/a".into()),
+            Answer::Fetched { path: "/a".into(), instead: None },
+            Answer::Fetched { path: "/a".into(), instead: Some(Error::unavailable("full")) },
             Answer::Status("{}".into()),
             Answer::Failed(failed),
+            Answer::Waits(Error::unavailable("not yet")),
         ] {
             let mut bytes = Vec::new();
             write_answer(&mut bytes, &answer).unwrap();
@@ -449,7 +490,7 @@ mod tests {
             let mut payload = Vec::new();
             for _ in 0..seed % 40 {
                 seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-                payload.push((seed >> 24) as u8 % 6);
+                payload.push((seed >> 24) as u8 % 8);
             }
             seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223) | 1;
             let mut bytes = (payload.len() as u32).to_le_bytes().to_vec();

@@ -525,3 +525,32 @@ fn what_was_absent_is_forgotten_with_its_recovery() {
     begin(1_767_236_400);
     get(&cluster, &first[1]).expect(0);
 }
+
+/// The server's log and `pgark status` say why recovery stands still, while it does.
+#[test]
+fn who_waits_for_a_repository_that_is_unavailable_learns_why() {
+    let site = Site::without_server();
+    let mut cluster = site.cluster("primary");
+    cluster.config.set("get.deadline_s", 30);
+    let wal = cluster.fake_wal();
+    let (name, bytes) = (wal.name(0x40), wal.bytes(0x40, 1));
+    cluster.archive_file(&name, &bytes);
+    site.hide_repository();
+    let get = cluster.program("archive-get").args([name.as_str(), "pg_wal/RECOVERYXLOG"]).spawn();
+    let stderr = get.output_paths()[1].to_owned();
+    let said = || std::fs::read_to_string(&stderr).unwrap();
+    let missing = format!("the repository \"{}\" does not exist", site.repository().display());
+    wait_until("a line in the server's log", PATIENCE, || said().contains(&missing));
+    let status = cluster.pgark(&["status"]).run().expect(0).stdout;
+    assert!(status.contains(&format!("{name}: ")) && status.contains(&missing), "{status}");
+    // One line, however long it takes.
+    wait_until("some more attempts", PATIENCE, || {
+        let log = std::fs::read_to_string(cluster.spool().join("agent.log")).unwrap();
+        log.matches("tries again").count() >= 7
+    });
+    assert_eq!(said().trim_end().lines().count(), 1, "{}", said());
+    assert!(said().contains(&format!("waits for {name}")), "{}", said());
+    site.show_repository();
+    get.wait().expect(0);
+    assert!(cluster.read("pg_wal/RECOVERYXLOG") == bytes);
+}

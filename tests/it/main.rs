@@ -17,6 +17,7 @@ mod full_disk;
 mod get;
 mod harness;
 mod hostile_repository;
+mod hung_repository;
 mod incremental;
 mod killing;
 mod low_impact;

@@ -181,6 +181,36 @@ fn a_standby_takes_over_while_the_repository_does_not_answer() {
     pair.expect_recovered_rows("1 2 3");
 }
 
+/// What a standby has waited for a repository that is unavailable, it does not wait again for each file.
+#[test]
+fn a_promotion_does_not_wait_for_the_repository_once_more() {
+    let site = Site::with_servers(2);
+    let mut primary = site.cluster("primary");
+    let mut standby = primary.copy("standby");
+    standby.config.set("get.standby_segment_deadline_s", 5);
+    standby.config.set("get.standby_history_deadline_s", 12);
+    primary.archive();
+    primary.start();
+    primary.psql("CREATE TABLE t (a int)");
+    primary.wait_archived(&primary.switch_wal());
+    standby.stand_by();
+    standby.start();
+    standby.wait_for_row("SELECT count(*) FROM pg_class WHERE relname = 't'", "1");
+    site.hide_repository();
+    let before = standby.calls().len();
+    // The first history has all its time.
+    wait_until("a history was waited for", PATIENCE, || {
+        standby.calls()[before..].iter().any(|(name, _)| name.ends_with(".history"))
+    });
+    let asked = standby.calls().len();
+    let started = std::time::Instant::now();
+    standby.psql("SELECT pg_promote(wait => false)");
+    standby.wait_promoted();
+    let (took, asked) = (started.elapsed(), standby.calls().len() - asked);
+    eprintln!("promotion took {took:?} and asked for {asked} files");
+    assert!(took < std::time::Duration::from_secs(10), "promotion took {took:?}");
+}
+
 /// In the middle of its promotion a standby removes standby.signal and asks for its own timeline's history. Were that
 /// 126, it would end there, and start again without recovery on the old timeline. Timeline 1 has no history, so this
 /// takes a second promotion.

@@ -151,7 +151,8 @@ impl Ahead {
             };
             let fetched =
                 fetch(&repository, WalFileName::Segment(name), size, RecoveryMode::OneShot, &self.directory)
-                    .await;
+                    .await
+                    .and_then(|fetched| fetched);
             {
                 let mut state = self.state();
                 state.coming.remove(&name);

@@ -5,29 +5,34 @@
 
 mod ahead;
 mod rules;
+mod waits;
 
 use super::places::Places;
-use super::status::FetchStatus;
+use super::status::{FailureStatus, FetchStatus};
 use crate::config::Config;
 use crate::error::{Context, Error, ErrorKind, RecoveryMode, Result};
 use crate::failpoint;
 use crate::postgres::{SegmentName, SegmentSize, SystemIdentifier, WalFileName};
 use crate::repository::{Repository, wal};
-use crate::spool::GetRequest;
+use crate::spool::{GetRequest, Spool};
 use ahead::Ahead;
 use rules::Way;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tempfile::{NamedTempFile, TempPath};
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep, timeout_at};
 use tracing::{debug, warn};
+use waits::Waits;
 
 /// The pause after a failure, doubled each time.
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_MAX: Duration = Duration::from_secs(5);
+/// What the names of files begin with that are being fetched, or wait to be taken. In `pg_wal` PostgreSQL passes over them.
+pub const TEMPORARY_PREFIX: &str = ".pgark-fetch-";
 
 /// A recovery that asks for its WAL.
 #[derive(Clone, Copy, Debug)]
@@ -43,6 +48,7 @@ struct Asking {
 #[derive(Debug)]
 pub struct Fetcher {
     places: Arc<Places>,
+    spool: Spool,
     directory: PathBuf,
     workers: usize,
     max_bytes: u64,
@@ -52,20 +58,35 @@ pub struct Fetcher {
     recovery: Mutex<Option<Asking>>,
     fetched: AtomicU64,
     fetched_ahead: AtomicU64,
+    waits: Arc<Waits>,
+    /// Why the last file was not fetched into the spool.
+    spool_trouble: Mutex<Option<Error>>,
+}
+
+/// A file that was fetched.
+#[derive(Debug)]
+pub struct Fetched {
+    /// Where it lies; removed when this is dropped.
+    pub path: TempPath,
+    /// Why that is not in the spool.
+    pub instead: Option<Error>,
 }
 
 impl Fetcher {
-    /// A fetcher that puts files into `directory`.
-    pub fn new(config: &Config, places: Arc<Places>, directory: PathBuf) -> Fetcher {
+    /// A fetcher that puts files into the spool.
+    pub fn new(config: &Config, places: Arc<Places>, spool: Spool) -> Fetcher {
         Fetcher {
             places,
-            directory,
+            directory: spool.prefetch(),
+            spool,
             workers: config.agent.workers.get(),
             max_bytes: config.get.prefetch_max_bytes,
             ahead: Mutex::default(),
             recovery: Mutex::default(),
             fetched: AtomicU64::new(0),
             fetched_ahead: AtomicU64::new(0),
+            waits: Arc::default(),
+            spool_trouble: Mutex::default(),
         }
     }
 
@@ -74,26 +95,33 @@ impl Fetcher {
     /// # Errors
     /// [`ErrorKind::Absent`] when the repository says that there is no such file and recovery may believe it,
     /// [`ErrorKind::Hole`] when it may not, and after the deadline what kept us from finding out.
-    pub async fn get(&self, request: &GetRequest) -> Result<TempPath> {
-        let deadline = Instant::now() + request.deadline;
+    pub async fn get(&self, request: &GetRequest) -> Result<Fetched> {
+        let wait = self.waits.begin(request.name);
+        let deadline = Instant::now() + self.waits.patience(request);
         let mut pause = RETRY_FIRST;
         let mut last = None;
         loop {
             let error = match timeout_at(deadline, self.attempt(request)).await {
                 Ok(Ok(fetched)) => {
                     self.fetched.fetch_add(1, Ordering::Relaxed);
+                    self.waits.answered();
                     return Ok(fetched);
                 }
+                // Damage stays: asking again would only delay what an operator must see.
+                Ok(Err(error)) if !error.kind().is_transient() => {
+                    self.waits.answered();
+                    return Err(error);
+                }
                 Ok(Err(error)) => error,
-                Err(_) => return Err(self.too_late(request, last)),
+                Err(_) => {
+                    let error = self.too_late(request, last);
+                    wait.failed(&error);
+                    return Err(error);
+                }
             };
-            // Damage stays: asking again would only delay what an operator must see.
-            if !error.kind().is_transient() || Instant::now() + pause >= deadline {
+            wait.failed(&error);
+            if Instant::now() + pause >= deadline {
                 return Err(error);
-            }
-            // A spool that is full is full of what was fetched ahead.
-            if let Some(ahead) = self.current() {
-                ahead.drop_ready();
             }
             warn!(name = %request.name, %error, "could not be fetched, tries again");
             last = Some(error);
@@ -106,12 +134,20 @@ impl Fetcher {
     /// attempt before ended.
     fn too_late(&self, request: &GetRequest, last: Option<Error>) -> Error {
         const WHAT: &str = "the repository did not answer before the deadline";
-        let trouble =
-            self.places.of(request.system, request.version).ok().and_then(|place| place.store().trouble());
-        match trouble.or(last) {
+        match self.trouble(request).or(last) {
             Some(cause) => cause.context(WHAT).with_kind(ErrorKind::Unavailable),
             None => Error::unavailable(WHAT).hint("The deadlines are get.deadline_s and its neighbours."),
         }
+    }
+
+    /// What keeps the store at this moment.
+    fn trouble(&self, request: &GetRequest) -> Option<Error> {
+        self.places.of(request.system, request.version).ok().and_then(|place| place.store().trouble())
+    }
+
+    /// Why somebody waits for a file; `None` when nobody does.
+    pub fn reason(&self, request: &GetRequest) -> Option<Error> {
+        self.waits.reason(request.name).map(|reason| self.trouble(request).unwrap_or(reason))
     }
 
     /// What goes on.
@@ -120,6 +156,8 @@ impl Fetcher {
             ready_files: self.current().map_or(0, |ahead| ahead.ready_files()),
             fetched_files: self.fetched.load(Ordering::Relaxed),
             fetched_ahead_files: self.fetched_ahead.load(Ordering::Relaxed),
+            waiting: self.waits.status(),
+            spool: self.spool_trouble().as_ref().map(|error| FailureStatus::new(None, error, None)),
         }
     }
 
@@ -150,13 +188,38 @@ impl Fetcher {
         ahead
     }
 
-    async fn attempt(&self, request: &GetRequest) -> Result<TempPath> {
+    fn spool_trouble(&self) -> MutexGuard<'_, Option<Error>> {
+        self.spool_trouble.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Fetches one file into the spool; into the server's `pg_wal` when that takes nothing. `None` as for [`fetch`].
+    async fn fetch(&self, repository: &Arc<Repository>, request: &GetRequest) -> Result<Option<Fetched>> {
+        let (name, size, mode) = (request.name, request.segment_size, request.mode);
+        let error = match fetch(repository, name, size, mode, &self.directory).await? {
+            Ok(path) => {
+                *self.spool_trouble() = None;
+                return Ok(path.map(|path| Fetched { path, instead: None }));
+            }
+            Err(error) => self.spool.failed(error),
+        };
+        warn!(%name, %error, "is fetched into pg_wal");
+        *self.spool_trouble() = Some(error.replica());
+        // It may be full of what was fetched ahead.
+        if let Some(ahead) = self.current() {
+            ahead.drop_ready();
+        }
+        match fetch(repository, name, size, mode, &request.pg_wal).await? {
+            Ok(path) => Ok(path.map(|path| Fetched { path, instead: Some(error) })),
+            Err(second) => Err(second.context(error.to_string())),
+        }
+    }
+
+    async fn attempt(&self, request: &GetRequest) -> Result<Fetched> {
         let repository = self.places.of(request.system, request.version)?;
         let ahead = self.ahead_of(request.system);
         let way = self.way(request);
         let WalFileName::Segment(segment) = request.name else {
-            let fetched =
-                fetch(&repository, request.name, request.segment_size, request.mode, &self.directory).await?;
+            let fetched = self.fetch(&repository, request).await?;
             if let (Some(_), WalFileName::History(timeline)) = (&fetched, request.name) {
                 ahead.goes_to(timeline);
             }
@@ -170,11 +233,9 @@ impl Fetcher {
         let fetched = match ahead.take(segment, request.segment_size).await {
             Some(fetched) => {
                 self.fetched_ahead.fetch_add(1, Ordering::Relaxed);
-                Some(fetched)
+                Some(Fetched { path: fetched, instead: None })
             }
-            None => {
-                fetch(&repository, request.name, request.segment_size, request.mode, &self.directory).await?
-            }
+            None => self.fetch(&repository, request).await?,
         };
         match fetched {
             Some(fetched) => {
@@ -262,32 +323,57 @@ async fn judge_absence(repository: Arc<Repository>, request: &GetRequest, way: W
     blocking(move || rules::judge_absence(&repository, &request, way)).await
 }
 
-/// Fetches one file into `directory`; `None` when a repository that is there says that it does not hold it.
+/// Fetches one file into `directory`; `None` when a repository that is there says that it does not hold it. The inner error is
+/// that of the directory, to which nothing can be written.
 async fn fetch(
     repository: &Arc<Repository>,
     name: WalFileName,
     segment_size: SegmentSize,
     mode: RecoveryMode,
     directory: &Path,
-) -> Result<Option<TempPath>> {
+) -> Result<Result<Option<TempPath>>> {
     let (repository, directory) = (repository.clone(), directory.to_owned());
     blocking(move || {
         let what = || format!("could not write to \"{}\"", directory.display());
-        let mut file = NamedTempFile::new_in(&directory).context(what)?;
+        let created = tempfile::Builder::new().prefix(TEMPORARY_PREFIX).tempfile_in(&directory);
+        let mut file = match created.context(what) {
+            Ok(file) => WatchedFile { file, failed: false },
+            Err(error) => return Ok(Err(error)),
+        };
         failpoint::step("fetch");
-        match wal::fetch(&repository, name, Some(segment_size), &mut file)? {
+        let fetched = match wal::fetch(&repository, name, Some(segment_size), &mut file) {
+            Err(error) if file.failed => return Ok(Err(error.context(what()))),
+            other => other?,
+        };
+        match fetched {
             Some(fetched) => {
                 failpoint::step("fetched");
                 debug!(%name, stored_bytes = fetched.stored_bytes, "fetched");
-                Ok(Some(file.into_temp_path()))
+                Ok(Ok(Some(file.file.into_temp_path())))
             }
             // A standby may wait for the first file of its cluster, and asks again by itself.
-            None if mode == RecoveryMode::Standby => Ok(None),
+            None if mode == RecoveryMode::Standby => Ok(Ok(None)),
             // An empty mount point has no file of any name.
-            None => repository.check().map(|()| None),
+            None => repository.check().map(|()| Ok(None)),
         }
     })
     .await
+}
+
+/// A file that remembers whether writing to it has failed.
+struct WatchedFile {
+    file: NamedTempFile,
+    failed: bool,
+}
+
+impl Write for WatchedFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.file.write(bytes).inspect_err(|_| self.failed = true)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
 }
 
 /// Runs what blocks on a thread of its own.

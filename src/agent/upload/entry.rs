@@ -13,7 +13,9 @@ pub struct Entry {
     pub state: State,
     pub waiters: Vec<oneshot::Sender<Result<()>>>,
     /// When the first of those asked who have not been told what became of the file.
-    pub asked_since: Option<Instant>,
+    asked_since: Option<Instant>,
+    /// When the first of them gives up.
+    overdue_at: Option<Instant>,
     /// When the waiters are told why they wait, if there is still a reason to.
     pub patience_ends: Option<Instant>,
 }
@@ -30,12 +32,26 @@ pub enum State {
 
 impl Entry {
     pub fn waiting() -> Entry {
-        Entry { state: State::Waiting, waiters: Vec::new(), asked_since: None, patience_ends: None }
+        Entry {
+            state: State::Waiting,
+            waiters: Vec::new(),
+            asked_since: None,
+            overdue_at: None,
+            patience_ends: None,
+        }
+    }
+
+    /// Somebody asks, and can wait so long; whether an earlier asker has waited so long in vain.
+    pub fn asked(&mut self, now: Instant, deadline: Duration, waiter: oneshot::Sender<Result<()>>) -> bool {
+        let gives_up_at = *self.asked_since.get_or_insert(now) + deadline;
+        self.overdue_at = Some(self.overdue_at.map_or(gives_up_at, |at| at.min(gives_up_at)));
+        self.waiters.push(waiter);
+        self.is_overdue(now)
     }
 
     /// Whether somebody has asked, and given up.
-    pub fn is_overdue(&self, now: Instant, deadline: Duration) -> bool {
-        self.asked_since.is_some_and(|since| now >= since + deadline)
+    pub fn is_overdue(&self, now: Instant) -> bool {
+        self.overdue_at.is_some_and(|at| now >= at)
     }
 
     /// What is said of a file that takes longer than whoever asks can wait.
@@ -53,6 +69,7 @@ impl Entry {
     /// What became of the file.
     pub fn answer(&mut self, result: &Result<()>) {
         self.asked_since = None;
+        self.overdue_at = None;
         self.patience_ends = None;
         self.tell(result);
     }

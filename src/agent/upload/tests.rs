@@ -19,6 +19,7 @@ const LONG: Duration = Duration::from_secs(20);
 struct GatedStore {
     inner: DirectoryStore,
     gates: Mutex<Vec<Gate>>,
+    trouble: Mutex<Option<Error>>,
 }
 
 #[derive(Debug)]
@@ -67,6 +68,9 @@ impl Store for GatedStore {
     fn delete(&self, key: &ObjectKey) -> Result<()> {
         self.inner.delete(key)
     }
+    fn trouble(&self) -> Option<Error> {
+        self.trouble.lock().unwrap().as_ref().map(Error::replica)
+    }
     fn sweep(&self) -> Result<u64> {
         self.inner.sweep()
     }
@@ -76,6 +80,7 @@ struct Scene {
     scratch: tempfile::TempDir,
     store: Arc<GatedStore>,
     uploads: Uploads,
+    deadline: Duration,
 }
 
 impl Scene {
@@ -91,11 +96,11 @@ impl Scene {
             fs::create_dir(path(name)).unwrap();
         }
         let inner = DirectoryStore::new(path("repository"), Arc::new(RealDisk));
-        let store = Arc::new(GatedStore { inner, gates: Mutex::default() });
+        let store = Arc::new(GatedStore { inner, gates: Mutex::default(), trouble: Mutex::default() });
         let url = path("repository").display().to_string();
         let data_directory = path("data");
         let mut config = Config::for_recovery("main", &url, &data_directory).unwrap();
-        config.push.deadline = deadline;
+        config.spool.directory = path("spool");
         let config = Arc::new(config);
         let places = Arc::new(Places::new(
             config.clone(),
@@ -103,8 +108,8 @@ impl Scene {
             crate::durable::disk(),
             path("spool/places"),
         ));
-        let (uploads, _) = Uploads::start(&config, places, path("spool"));
-        Scene { scratch, store, uploads }
+        let (uploads, _) = Uploads::start(&config, places, Spool::of(&config).unwrap());
+        Scene { scratch, store, uploads, deadline }
     }
 
     fn write(&self, switch: &str) {
@@ -129,6 +134,7 @@ impl Scene {
             segment_size: SegmentSize::DEFAULT,
             name: NAME.parse().unwrap(),
             path: self.scratch.path().join("pg_wal").join(NAME),
+            deadline: self.deadline,
         };
         let (sender, answer) = oneshot::channel();
         self.uploads.0.send(Question::Push(request, sender)).await.unwrap();
@@ -224,4 +230,26 @@ async fn a_failure_that_was_told_ends_what_was_asked_before() {
     timeout(2 * PATIENCE, &mut third).await.expect_err("nobody had asked for it since it failed");
     verdict.send(Ok(())).unwrap();
     answer_of(third).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_waits_for_the_first_attempt_is_told_what_keeps_it() {
+    let scene = Scene::with_deadline(Duration::from_millis(500));
+    let name = NAME.parse().unwrap();
+    let (arrival, verdict) = scene.gate(7);
+    scene.write("0/3000000");
+    assert!(scene.uploads.reason(name).await.is_none(), "nobody waits");
+    let first = scene.push(7).await;
+    arrival.recv_timeout(LONG).unwrap();
+    let reason = scene.uploads.reason(name).await.unwrap();
+    assert!(reason.to_string().contains("is still being stored"), "{reason}");
+    *scene.store.trouble.lock().unwrap() = Some(Error::unavailable("access denied"));
+    assert_eq!(scene.uploads.reason(name).await.unwrap().to_string(), "access denied");
+    assert_eq!(scene.uploads.status().await.unwrap().trouble.unwrap().message, "access denied");
+    // So is everybody who asks after the deadline.
+    timeout(Duration::from_millis(600), std::future::pending::<()>()).await.unwrap_err();
+    let error = answer_of(scene.push(7).await).await.unwrap_err();
+    assert_eq!(error.to_string(), "access denied");
+    verdict.send(Ok(())).unwrap();
+    drop(first);
 }

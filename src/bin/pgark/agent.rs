@@ -10,21 +10,22 @@ use pgark::data_directory::DataDirectory;
 use pgark::durable::Disk;
 use pgark::error::{Context as _, Error, Result};
 use pgark::pace::Pace;
-use pgark::spool::{Answer, Request, Spool, ask_running, write_answer};
+use pgark::spool::{Answer, Request, Spool, Until, ask_running, listener, write_answer};
 use serde::Serialize;
+use std::collections::HashSet;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
 use std::process::{ExitCode, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tracing_subscriber::EnvFilter;
 
 /// How long an agent may take to say that it will stop.
-const STOP_ANSWER_MAX: Duration = Duration::from_secs(10);
-/// How long it may take to finish what it has in flight.
-const STOP_MAX: Duration = Duration::from_secs(60);
+const STOP_ANSWER_MAX: Duration = Duration::from_secs(5);
+/// How long it may take to finish what it has in flight, or to give that up.
+const STOP_MAX: Duration = Duration::from_secs(15);
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// What is logged without PGARK_LOG. The AWS SDK tells at level info which access key it has found.
 const LOG_FILTER: &str = "info,aws_config=warn,aws_runtime=warn,aws_smithy_runtime=warn";
@@ -110,14 +111,16 @@ fn serve(context: &Context, listening: impl FnOnce()) -> Result<ExitCode> {
         .enable_all()
         .build()
         .context(|| "could not start the runtime")?;
-    runtime.block_on(pgark::agent::serve(
+    let served = runtime.block_on(pgark::agent::serve(
         config.clone(),
         context.store(&config)?,
         disk,
         instance,
         listening,
-    ))?;
-    Ok(ExitCode::SUCCESS)
+    ));
+    // A thread that hangs in the repository ends with the process, and is not waited for.
+    runtime.shutdown_background();
+    served.map(|()| ExitCode::SUCCESS)
 }
 
 /// Under systemd the journal keeps the log; else a file in the spool does.
@@ -127,7 +130,8 @@ fn start_log(config: &Config, spool: &Spool, disk: Arc<dyn Disk>) -> Result<()> 
     if stderr_is_the_journal() {
         builder.without_time().with_writer(io::stderr).init();
     } else {
-        let log = RotatingLog::open(disk, &spool.log(), config.agent.log_max_bytes)?;
+        let log = RotatingLog::open(disk, &spool.log(), config.agent.log_max_bytes)
+            .map_err(|error| spool.failed(error))?;
         builder.with_writer(move || log.clone()).init();
     }
     Ok(())
@@ -186,38 +190,51 @@ fn announce(answer: &Answer) {
     });
 }
 
+/// Ends every agent of the spool, whatever its configuration or version, that is there when it begins.
 fn stop(context: &Context) -> Result<ExitCode> {
     let config = context.config()?;
     DataDirectory::open(&config.data_directory)?;
     let spool = Spool::of(&config)?;
-    let holder = holder(&spool.lock());
-    let asked = ask_running(&spool, &Request::Stop, Instant::now() + STOP_ANSWER_MAX)?;
-    let stopped = Stopped { stopped: asked.is_some() };
-    drop(asked);
-    if stopped.stopped {
-        wait_for_end(&spool.lock(), holder)?;
+    let deadline = Instant::now() + STOP_MAX;
+    let agents = agents(&spool)?;
+    let mut asked = HashSet::new();
+    while let Some(left) = agents_left(&spool, &agents)? {
+        // One that has just begun takes connections a moment later.
+        for (place, process) in listeners(&spool)? {
+            if agents.contains(&process) && asked.insert(process) {
+                let until = deadline.min(Instant::now() + STOP_ANSWER_MAX);
+                // One that does not answer is waited for all the same.
+                drop(ask_running(&place, &Request::Stop, &mut Until(until)));
+            }
+        }
+        if Instant::now() >= deadline {
+            return Err(Error::unavailable(format!("the agent, process {left}, does not end")).hint(
+                format!(
+                    "Its log says what it does. kill -KILL {left} does no harm: the next call starts another."
+                ),
+            ));
+        }
+        std::thread::sleep(PAUSE);
     }
+    let stopped = Stopped { stopped: !agents.is_empty() };
     context.output.result(&stopped, || {
         if stopped.stopped { "the agent has stopped".to_owned() } else { "no agent is running".to_owned() }
     });
     Ok(ExitCode::SUCCESS)
 }
 
-/// The process that the lock's file names.
-fn holder(lock: &Path) -> Option<String> {
-    std::fs::read_to_string(lock).ok()?.lines().next().map(str::to_owned)
+/// The processes that listen in the spool, and the one that holds its lock.
+fn agents(spool: &Spool) -> Result<HashSet<u32>> {
+    let listening = listeners(spool)?.into_iter().map(|(_, process)| process);
+    Ok(listening.chain(spool.holder()).collect())
 }
 
-/// The kernel gives up the agent's lock when it has ended. On a busy server the next agent has it a moment later.
-fn wait_for_end(lock: &Path, stopped: Option<String>) -> Result<()> {
-    let file = File::open(lock).context(|| format!("could not open \"{}\"", lock.display()))?;
-    let deadline = Instant::now() + STOP_MAX;
-    while file.try_lock().is_err() && holder(lock) == stopped {
-        if Instant::now() >= deadline {
-            return Err(Error::unavailable("the agent has not finished what it has in flight")
-                .hint("It ends by itself when that is done; its log says what it does."));
-        }
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    Ok(())
+/// One of these agents that is still there. On a busy server the next agent is there a moment later.
+fn agents_left(spool: &Spool, agents: &HashSet<u32>) -> Result<Option<u32>> {
+    Ok(self::agents(spool)?.intersection(agents).next().copied())
+}
+
+fn listeners(spool: &Spool) -> Result<Vec<(Spool, u32)>> {
+    let places = spool.sockets()?.into_iter().map(|socket| spool.with_socket(socket));
+    Ok(places.filter_map(|place| listener(&place).map(|process| (place, process))).collect())
 }

@@ -3,7 +3,7 @@
 use super::Context;
 use pgark::agent::FailureStatus;
 use pgark::error::Result;
-use pgark::status::{Status, gather};
+use pgark::status::{OtherAgent, OtherAgentState, Status, gather};
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -33,6 +33,7 @@ fn text(status: &Status) -> String {
         _ => "waiting   nothing".to_owned(),
     });
     match &status.agent {
+        None if !status.other_agents.is_empty() => {}
         None => lines.push(
             "agent     does not run; archive-push and archive-get start it when they need it".to_owned(),
         ),
@@ -59,11 +60,30 @@ fn text(status: &Status) -> String {
                     missing.segments, missing.first, missing.last
                 )
             }));
-            lines.extend([&agent.upload.outage, &agent.upload.refused].into_iter().flatten().map(failure));
+            let (upload, fetch) = (&agent.upload, &agent.fetch);
+            let failures = [&upload.outage, &upload.trouble, &upload.refused, &fetch.waiting, &fetch.spool];
+            lines.extend(failures.into_iter().flatten().map(failure));
         }
     }
+    lines.extend(status.spool.iter().map(failure));
+    lines.extend(status.other_agents.iter().map(other_agent));
     lines.push(format!("log       {}", status.agent_log.display()));
     lines.join("\n")
+}
+
+fn other_agent(agent: &OtherAgent) -> String {
+    let process = agent.process_id;
+    match agent.state {
+        OtherAgentState::OtherConfiguration => format!(
+            "agent     process {process} runs for another configuration or version; the next call replaces it"
+        ),
+        OtherAgentState::Silent => format!(
+            "agent     process {process} does not answer\n          HINT: kill -KILL {process} does no harm: the next call starts another."
+        ),
+        OtherAgentState::NotListening => {
+            format!("agent     process {process} begins or ends: it does not listen")
+        }
+    }
 }
 
 fn failure(failure: &FailureStatus) -> String {

@@ -1,7 +1,7 @@
 //! Whether a directory can be restored into: that it is free, or that what is in it is ours. Nothing is written.
 
 use super::{DELTA_LINE, DISARMED_LINE, Found, MARKER, SERVER_OPTIONS, TABLESPACE_LINE};
-use crate::data_directory::DataDirectory;
+use crate::data_directory::{DataDirectory, may_be_server};
 use crate::durable;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::postgres::{MajorVersion, PostmasterPid, SystemIdentifier};
@@ -308,6 +308,9 @@ fn refuse_root() -> Result<()> {
 /// The process of the server that uses a data directory, if one does.
 fn running_server(path: &Path) -> Option<i32> {
     let process = PostmasterPid::parse(&fs::read(path.join("postmaster.pid")).ok()?)?.process_id;
+    if !may_be_server(process) {
+        return None;
+    }
     // One of another owner, too: where it is a server after all, its data must not be touched.
     let alive = match kill(Pid::from_raw(process), None) {
         Ok(()) => true,

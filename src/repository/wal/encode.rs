@@ -5,6 +5,7 @@ use super::check::{HistoryLookup, WalExpectation, length_max};
 use crate::codec::{ContentPart, ContentSum, FRAME_RAW_BYTES, FrameEncoder};
 use crate::config::Compression;
 use crate::error::{Context, Error, Result};
+use crate::failpoint;
 use crate::postgres::wal_header::{WAL_PAGE_BYTES, WalPageHeader};
 use crate::postgres::{Lsn, MajorVersion};
 use std::fs::File;
@@ -171,7 +172,8 @@ impl Encoding<'_> {
         let offset = frame * FRAME_RAW_BYTES as u64;
         let length = self.length_bytes.saturating_sub(offset).min(FRAME_RAW_BYTES as u64);
         raw.resize(length as usize, 0);
-        source.read_exact_at(raw, offset).map_err(|error| match error.kind() {
+        let read = failpoint::reading(source, raw.len()).and_then(|_| source.read_exact_at(raw, offset));
+        read.map_err(|error| match error.kind() {
             std::io::ErrorKind::UnexpectedEof => Error::unavailable(format!(
                 "the file had {} bytes when it was opened, and got shorter",
                 self.length_bytes

@@ -11,6 +11,7 @@ mod inventory;
 mod object;
 mod path;
 mod put;
+mod put_error;
 mod record_reader;
 mod records;
 
@@ -27,5 +28,6 @@ pub use path::{
     WalSearch, WalSnapshot, divergence, has_segments, judge_history, judge_segment, missing_history, resolve,
 };
 pub use put::{FileIdentity, StoredWal, WalSource, history_beside, put};
+pub use put_error::PutError;
 pub use record_reader::RepositoryArchive;
 pub use records::{Archive, Outcome, TransactionEnd, WalEvent, WalMark};

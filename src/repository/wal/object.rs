@@ -1,9 +1,10 @@
 //! The object of a WAL file, written frame by frame. Its header comes first and is known last.
 
 use super::header;
+use super::put_error::PutError;
 use crate::codec::{ContentSum, Digest, FRAME_RAW_BYTES, skippable_frame};
-use crate::error::{Context, Error, Result};
-use crate::store::{HeadedWriter, ObjectKey, PutOutcome, Store};
+use crate::error::{Context, Error};
+use crate::store::{HeadedWriter, ObjectKey, ObjectWriter, PutOutcome, Store};
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::Path;
@@ -11,6 +12,8 @@ use std::path::Path;
 /// How much of an object is kept in memory where the store takes the header first: a segment of the usual 16 MiB that does
 /// not compress; the rest of a larger one goes to a file without a name.
 const MEMORY_BYTES_MAX: usize = 17 << 20;
+
+type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// An object that is being made.
 pub struct WalObject<'a> {
@@ -40,26 +43,20 @@ impl<'a> WalObject<'a> {
     ///
     /// # Errors
     /// The store's, and the operating system's.
-    pub fn append(&mut self, frames: &[u8]) -> Result<()> {
+    pub fn append(&mut self, frames: &[u8]) -> Result<(), PutError> {
         if matches!(self.frames, Frames::NotBegun) {
             let anything = ContentSum { length_bytes: 0, digest: Digest::from_bytes([0; 32]) };
-            let room = header_frame(&anything)?;
-            let headed = self.store.create_headed(self.key, room.len())?;
+            let room = header_frame(&anything).map_err(PutError::Local)?;
+            let headed = self.store.create_headed(self.key, room.len()).map_err(PutError::Repository)?;
             self.frames = headed.map_or(Frames::Kept(None, room), Frames::Written);
         }
         match &mut self.frames {
             Frames::NotBegun => Ok(()),
-            Frames::Written(writer) => writer.write(frames),
+            Frames::Written(writer) => writer.write(frames).map_err(PutError::Repository),
             Frames::Kept(spilled, memory) => {
                 memory.extend_from_slice(frames);
                 if memory.len() > MEMORY_BYTES_MAX {
-                    let what = || format!("could not write to \"{}\"", self.scratch.display());
-                    let file = match spilled {
-                        Some(file) => file,
-                        None => spilled.insert(tempfile::tempfile_in(self.scratch).context(what)?),
-                    };
-                    file.write_all(memory).context(what)?;
-                    memory.clear();
+                    spill(spilled, memory, self.scratch).map_err(PutError::Local)?;
                 }
                 Ok(())
             }
@@ -70,35 +67,55 @@ impl<'a> WalObject<'a> {
     ///
     /// # Errors
     /// The store's, and the operating system's.
-    pub fn finish(self, sum: &ContentSum) -> Result<PutOutcome> {
-        let header = header_frame(sum)?;
+    pub fn finish(self, sum: &ContentSum) -> Result<PutOutcome, PutError> {
+        let header = header_frame(sum).map_err(PutError::Local)?;
         let (spilled, mut memory) = match self.frames {
-            Frames::Written(writer) => return writer.finish(&header),
+            Frames::Written(writer) => return writer.finish(&header).map_err(PutError::Repository),
             Frames::Kept(spilled, memory) => (spilled, memory),
             Frames::NotBegun => (None, header.clone()),
         };
-        let mut writer = self.store.create_with_digest(self.key, &sum.digest)?;
+        let digest = &sum.digest;
+        let mut writer = self.store.create_with_digest(self.key, digest).map_err(PutError::Repository)?;
         match spilled {
             None => {
                 let room = memory.get_mut(..header.len());
-                room.ok_or_else(|| Error::damaged("there is no room for the header"))?
+                room.ok_or_else(|| PutError::Local(Error::damaged("there is no room for the header")))?
                     .copy_from_slice(&header);
             }
-            Some(mut file) => {
-                let what = || "could not read a spilled segment back";
-                writer.write(&header)?;
-                file.seek(SeekFrom::Start(header.len() as u64)).context(what)?;
-                let mut buffer = vec![0; FRAME_RAW_BYTES];
-                loop {
-                    match file.read(&mut buffer).context(what)? {
-                        0 => break,
-                        length => writer.write(buffer.get(..length).unwrap_or_default())?,
-                    }
-                }
+            Some(file) => {
+                writer.write(&header).map_err(PutError::Repository)?;
+                write_spilled(file, header.len() as u64, writer.as_mut())?;
             }
         }
-        writer.write_owned(memory)?;
-        writer.finish()
+        writer.write_owned(memory).map_err(PutError::Repository)?;
+        writer.finish().map_err(PutError::Repository)
+    }
+}
+
+/// Moves what is in memory to a file without a name.
+fn spill(spilled: &mut Option<File>, memory: &mut Vec<u8>, scratch: &Path) -> Result<()> {
+    let what = || format!("could not write to \"{}\"", scratch.display());
+    let file = match spilled {
+        Some(file) => file,
+        None => spilled.insert(tempfile::tempfile_in(scratch).context(what)?),
+    };
+    file.write_all(memory).context(what)?;
+    memory.clear();
+    Ok(())
+}
+
+/// Writes what was spilled, from a byte on.
+fn write_spilled(mut file: File, from: u64, writer: &mut dyn ObjectWriter) -> Result<(), PutError> {
+    let what = || "could not read a spilled segment back";
+    file.seek(SeekFrom::Start(from)).context(what).map_err(PutError::Local)?;
+    let mut buffer = vec![0; FRAME_RAW_BYTES];
+    loop {
+        match file.read(&mut buffer).context(what).map_err(PutError::Local)? {
+            0 => return Ok(()),
+            length => {
+                writer.write(buffer.get(..length).unwrap_or_default()).map_err(PutError::Repository)?;
+            }
+        }
     }
 }
 

@@ -1,19 +1,23 @@
 //! Storing one WAL file, once.
 
-use super::check::WalExpectation;
+use super::check::{HistoryLookup, WalExpectation};
 use super::decode;
 use super::encode::{Encoding, PageCheck};
 use super::inventory;
 use super::object::WalObject;
+use super::put_error::PutError;
 use crate::codec::ContentSum;
 use crate::config::Compression;
+use crate::durable;
 use crate::error::{Context, Error, ErrorKind, Result};
+use crate::failpoint;
 use crate::postgres::timeline::HISTORY_BYTES_MAX;
 use crate::postgres::{SegmentSize, TimelineHistory, TimelineId, WalFileName};
 use crate::repository::Repository;
 use crate::store::PutOutcome;
+use std::cell::Cell;
 use std::fs::{self, File, Metadata};
-use std::io;
+use std::io::{self, Read};
 use std::num::NonZeroUsize;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -90,8 +94,8 @@ impl From<&Metadata> for FileIdentity {
 /// work on it, this one among them.
 ///
 /// # Errors
-/// [`ErrorKind::Conflict`] when the repository holds other bytes under this name, of a partial segment when it holds
-/// [`PARTIALS_MAX`] others; [`ErrorKind::Usage`] when there is no
+/// Told apart by whose they are. [`ErrorKind::Conflict`] when the repository holds other bytes under this name, of a partial segment
+/// when it holds [`PARTIALS_MAX`] others; [`ErrorKind::Usage`] when there is no
 /// such file, what [`WalExpectation::check`] says, and the store's own.
 pub fn put(
     repository: &Repository,
@@ -99,23 +103,23 @@ pub fn put(
     compression: Compression,
     scratch: &Path,
     threads: NonZeroUsize,
-) -> Result<StoredWal> {
+) -> std::result::Result<StoredWal, PutError> {
     let (stored, held) = put_as(source.name, repository, source, compression, scratch, threads)?;
     let WalFileName::Partial(segment) = source.name else { return held.same(repository, stored) };
     if held == Held::Same {
         return held.same(repository, stored);
     }
     let name = WalFileName::FurtherPartial(segment, stored.sum.digest.beginning());
-    let known = inventory::partials_of(repository, segment)?;
+    let known = inventory::partials_of(repository, segment).map_err(PutError::Repository)?;
     if !known.contains(&name) && known.len() >= PARTIALS_MAX {
-        return Err(another_file(repository).context(format!(
+        return Err(PutError::Repository(another_file(repository).context(format!(
             "{} different files of this name are stored, which is as many as may be",
             known.len()
-        )));
+        ))));
     }
     let (further, held) = put_as(name, repository, source, compression, scratch, threads)?;
     if (further.identity, further.sum) != (stored.identity, stored.sum) {
-        return Err(changed(&source.path));
+        return Err(PutError::Local(changed(&source.path)));
     }
     held.same(repository, further)
 }
@@ -128,15 +132,34 @@ fn put_as(
     compression: Compression,
     scratch: &Path,
     threads: NonZeroUsize,
-) -> Result<(StoredWal, Held)> {
-    let key = repository.layout().wal_file(name)?;
+) -> std::result::Result<(StoredWal, Held), PutError> {
+    let key = repository.layout().wal_file(name).map_err(PutError::Local)?;
     let mut object = WalObject::new(repository.store().as_ref(), &key, scratch);
+    // What fails while the file is read is either the file's failure, or the repository's, which is asked and written to
+    // meanwhile.
+    let of_repository = Cell::new(false);
+    let mut append = |frames: &[u8]| {
+        object.append(frames).map_err(|error| {
+            of_repository.set(matches!(error, PutError::Repository(_)));
+            Error::from(error)
+        })
+    };
+    let history = |timeline| match repository.history(timeline) {
+        Ok(Some(history)) => Ok(Some(history)),
+        Ok(None) => history_in(source.pg_wal(), timeline),
+        Err(error) => {
+            of_repository.set(true);
+            Err(error)
+        }
+    };
     let (identity, sum) =
-        read(repository, source, compression, threads, &mut |frames| object.append(frames))?;
+        read(repository, source, compression, threads, &history, &mut append).map_err(|error| {
+            if of_repository.get() { PutError::Repository(error) } else { PutError::Local(error) }
+        })?;
     let outcome = object.finish(&sum)?;
     let held = match outcome {
         PutOutcome::Created => Held::Same,
-        PutOutcome::Exists => confirm_same(repository, name, &sum)?,
+        PutOutcome::Exists => confirm_same(repository, name, &sum).map_err(PutError::Repository)?,
     };
     Ok((StoredWal { name, identity, sum, outcome }, held))
 }
@@ -151,10 +174,10 @@ enum Held {
 }
 
 impl Held {
-    fn same(self, repository: &Repository, stored: StoredWal) -> Result<StoredWal> {
+    fn same(self, repository: &Repository, stored: StoredWal) -> std::result::Result<StoredWal, PutError> {
         match self {
             Held::Same => Ok(stored),
-            Held::Other => Err(another_file(repository)),
+            Held::Other => Err(PutError::Repository(another_file(repository))),
         }
     }
 }
@@ -171,24 +194,32 @@ fn changed(path: &Path) -> Error {
         .hint("PostgreSQL does not write to a WAL file that it archives: does another program?")
 }
 
+impl WalSource {
+    fn pg_wal(&self) -> &Path {
+        self.path.parent().unwrap_or(Path::new("/"))
+    }
+}
+
 /// Reads and encodes the file, which must not change meanwhile; what is handed out before an error is worth nothing.
 fn read(
     repository: &Repository,
     source: &WalSource,
     compression: Compression,
     threads: NonZeroUsize,
+    history: HistoryLookup<'_>,
     output: &mut dyn FnMut(&[u8]) -> Result<()>,
 ) -> Result<(FileIdentity, ContentSum)> {
     let path = &source.path;
     let what = || format!("could not read \"{}\"", path.display());
-    let file = File::open(path).map_err(|error| match error.kind() {
+    let file = open_source(path).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => Error::usage(format!("there is no file \"{}\"", path.display())),
+        io::ErrorKind::IsADirectory | io::ErrorKind::InvalidData => {
+            Error::damaged(format!("\"{}\" is not a regular file", path.display()))
+        }
         _ => Error::io(what(), error),
     })?;
     let identity = FileIdentity::from(&file.metadata().context(what)?);
     let expected = WalExpectation::of(repository, source.name, Some(source.segment_size));
-    let pg_wal = path.parent().unwrap_or(Path::new("/"));
-    let history = |timeline| history_beside(repository, pg_wal, timeline);
     let encoding = Encoding {
         path,
         expected,
@@ -197,12 +228,18 @@ fn read(
         compression,
         threads,
     };
-    let sum = encoding.run(&file, &history, output)?;
+    let sum = encoding.run(&file, history, output)?;
     let after = FileIdentity::from(&file.metadata().context(what)?);
     if after == identity && FileIdentity::of(path).context(what)? == identity {
         return Ok((identity, sum));
     }
     Err(changed(path))
+}
+
+/// Opens a file of the server's without ever waiting: a FIFO in its place would keep a thread for ever.
+fn open_source(path: &Path) -> io::Result<File> {
+    failpoint::opening(path)?;
+    durable::open_regular(path)
 }
 
 /// A timeline's history, as the repository holds it, or as it lies in the server's `pg_wal`: after a promotion the new
@@ -215,15 +252,22 @@ pub fn history_beside(
     pg_wal: &Path,
     timeline: TimelineId,
 ) -> Result<Option<TimelineHistory>> {
-    if let Some(history) = repository.history(timeline)? {
-        return Ok(Some(history));
+    match repository.history(timeline)? {
+        Some(history) => Ok(Some(history)),
+        None => history_in(pg_wal, timeline),
     }
+}
+
+fn history_in(pg_wal: &Path, timeline: TimelineId) -> Result<Option<TimelineHistory>> {
     let path = pg_wal.join(WalFileName::History(timeline).to_string());
     match fs::metadata(&path) {
-        Ok(metadata) if metadata.len() <= HISTORY_BYTES_MAX as u64 => {}
+        Ok(metadata) if metadata.is_file() && metadata.len() <= HISTORY_BYTES_MAX as u64 => {}
         _ => return Ok(None),
     }
-    let content = fs::read(&path).context(|| format!("could not read \"{}\"", path.display()))?;
+    let mut content = Vec::new();
+    open_source(&path)
+        .and_then(|file| file.take(HISTORY_BYTES_MAX as u64).read_to_end(&mut content))
+        .context(|| format!("could not read \"{}\"", path.display()))?;
     TimelineHistory::parse(timeline, &content).map(Some)
 }
 

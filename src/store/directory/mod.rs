@@ -150,6 +150,9 @@ impl Inner {
 
     /// What has failed with this error, at or below `path`. What is no directory and must be one does not become one by waiting.
     fn failed(&self, what: String, path: &Path, error: io::Error) -> Error {
+        if matches!(error.kind(), io::ErrorKind::IsADirectory | io::ErrorKind::InvalidData) {
+            return Error::damaged(format!("\"{}\" is not a file", path.display()));
+        }
         let below_a_file = (error.kind() == io::ErrorKind::NotADirectory).then(|| self.below_a_file(path));
         match below_a_file.flatten() {
             Some(damage) => damage.context(what),
@@ -268,7 +271,7 @@ impl Store for DirectoryStore {
             Err(error) if self.inner.is_absent(&error)? => {
                 return Err(Error::new(ErrorKind::Absent, format!("\"{}\" is gone", path.display())));
             }
-            other => other.context(what)?,
+            other => other.map_err(|error| self.inner.failed(what(), &path, error))?,
         };
         self.inner.disk.sync_file(&file, &path).context(what)?;
         self.inner.prepare_parent(key)?;

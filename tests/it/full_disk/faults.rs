@@ -99,6 +99,37 @@ fn a_push_tells_of_every_operation_that_fails_and_succeeds_when_it_does_not() {
     }
 }
 
+/// A file of the server's on a broken disk is named as that, and says nothing of the repository: all others are stored.
+#[test]
+fn a_wal_file_that_cannot_be_read_holds_up_no_other() {
+    let site = Site::without_server();
+    let cluster = site.cluster("primary");
+    let wal = cluster.fake_wal();
+    let names = [SEGMENT, SEGMENT + 1, SEGMENT + 2].map(|number| {
+        cluster.put_wal(&wal.name(number), wal.bytes(number, 1));
+        cluster.write(&format!("pg_wal/archive_status/{}.ready", wal.name(number)), "");
+        wal.name(number)
+    });
+    for place in ["read-data", "open-data"] {
+        begin_anew(&site, &cluster);
+        let run = failing(cluster.pgark(&["agent"]), &format!("{place}/{}", names[0]), "EIO");
+        let agent = start_agent(&cluster, run);
+        let broken = format!("pg_wal/{}", names[0]);
+        cluster.push(&broken).expect(3).says("could not read").says(&broken).says("input/output error");
+        // The others before anybody asks for them, and without a pause for an outage.
+        let archive = site.archive_of(&cluster);
+        wait_until("the others are stored", AT_ONCE, || names[1..].iter().all(|name| archive.holds(name)));
+        cluster.push(&format!("pg_wal/{}", names[2])).expect(0).within(AT_ONCE);
+        let status = cluster.pgark(&["status", "--json"]).run().expect(0).stdout;
+        let status: serde_json::Value = serde_json::from_str(&status).unwrap();
+        let upload = &status["agent"]["upload"];
+        assert!(upload["outage"].is_null(), "{status}");
+        assert_eq!(upload["refused"]["file"], names[0].as_str(), "{status}");
+        cluster.push(&broken).expect(3).within(AT_ONCE);
+        drop(agent);
+    }
+}
+
 #[test]
 fn a_backup_tells_of_every_operation_that_fails_and_leaves_nothing() {
     let site = Site::with_servers(1);

@@ -77,18 +77,53 @@ fn a_full_spool_is_told_and_passes() {
     cluster.config.set("spool.directory", disk.path().join("spool").as_path());
     let (name, destination) = (cluster.fake_wal().name(SEGMENT), "pg_wal/RECOVERYXLOG");
     disk.fill();
-    push(&cluster, SEGMENT).expect(3).says(NO_SPACE).within(AT_ONCE);
+    let full = format!("the spool \"{}\" is full", disk.path().join("spool").display());
+    push(&cluster, SEGMENT).expect(3).says(&full).says(NO_SPACE).within(AT_ONCE);
     disk.empty();
     wait_until("there is room again", PATIENCE, || push(&cluster, SEGMENT).code == Some(0));
-    // What a push needs of the spool is there already.
+    // What a push needs of the spool is there already, and a get has another place.
     disk.fill();
     push(&cluster, SEGMENT + 1).expect(0);
-    cluster.get(&name, destination).expect(126).says(NO_SPACE);
-    assert!(!cluster.has(destination));
+    cluster.get(&name, destination).expect(0).says(&full).says("into pg_wal").within(AT_ONCE);
+    assert!(cluster.read(destination) == cluster.fake_wal().bytes(SEGMENT, 1));
+    wait_until("nothing else is left in pg_wal", PATIENCE, || leftovers(&cluster) == 0);
+    let status = cluster.pgark(&["status"]).run().expect(0).stdout;
+    assert!(status.contains(&full), "{status}");
     disk.empty();
     disk.resize(4096);
     cluster.get(&name, destination).expect(0);
     assert!(cluster.read(destination) == cluster.fake_wal().bytes(SEGMENT, 1));
+    cluster.pgark(&["agent", "stop"]).run().expect(0);
+}
+
+/// How many files of pgark lie in `pg_wal`.
+fn leftovers(cluster: &Cluster) -> usize {
+    let entries = std::fs::read_dir(cluster.data().join("pg_wal")).unwrap().flatten();
+    entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(".pgark")).count()
+}
+
+#[test]
+fn a_read_only_spool_is_named_at_once_and_passes() {
+    let site = Site::without_server();
+    let mut cluster = site.cluster("primary");
+    let Some(disk) = SmallDisk::mount(&site.directory().join("small"), 4096) else { return };
+    cluster.config.set("spool.directory", disk.path().join("spool").as_path());
+    let (name, destination) = (cluster.fake_wal().name(SEGMENT), "pg_wal/RECOVERYXLOG");
+    push(&cluster, SEGMENT).expect(0);
+    cluster.pgark(&["agent", "stop"]).run().expect(0);
+    // One that fetches into pg_wal, and dies, leaves a file that the next one removes.
+    cluster.write("pg_wal/.pgark-fetch-dead", "x");
+    disk.set_read_only(true);
+    let read_only = format!("the spool \"{}\" is read-only", disk.path().join("spool").display());
+    // No agent can begin: said at once, whatever the deadline.
+    push(&cluster, SEGMENT + 1).expect(3).says(&read_only).within(AT_ONCE);
+    let get = cluster.get(&name, destination).expect(126);
+    assert!(get.stderr.matches(&read_only).count() >= 2, "at once, and in the end: {get}");
+    let status = cluster.pgark(&["status"]).run().expect(0).stdout;
+    assert!(status.contains(&read_only), "{status}");
+    disk.set_read_only(false);
+    cluster.get(&name, destination).expect(0);
+    assert_eq!(leftovers(&cluster), 0);
     cluster.pgark(&["agent", "stop"]).run().expect(0);
 }
 

@@ -26,6 +26,43 @@ impl SmallDisk {
         &self.0
     }
 
+    /// One on a disk of its own, of 64 MiB, that can be frozen; none, with a word about it, where that is not allowed.
+    pub fn mount_freezable(path: &Path) -> Option<SmallDisk> {
+        if !is_root() {
+            eprintln!("skipped: only root can mount a file system");
+            return None;
+        }
+        std::fs::create_dir_all(path).unwrap();
+        let image = path.with_extension("image");
+        std::fs::File::create(&image).unwrap().set_len(64 << 20).unwrap();
+        let succeeds = |program: &str, arguments: &[&str]| {
+            Command::new(program)
+                .args(arguments)
+                .arg(&image)
+                .arg(path)
+                .output()
+                .is_ok_and(|o| o.status.success())
+        };
+        let made = Command::new("mkfs.ext4").arg("-q").arg(&image).output().is_ok_and(|o| o.status.success());
+        if !made || !succeeds("mount", &["-o", "loop"]) {
+            eprintln!("skipped: no file system can be mounted from an image here");
+            return None;
+        }
+        give(path);
+        Some(SmallDisk(path.to_owned()))
+    }
+
+    /// Whoever writes hangs in the kernel, where not even SIGKILL ends it; for a minute at most, should this process die.
+    pub fn freeze(&self) {
+        let script = "fsfreeze -f \"$0\" && { { sleep 60; fsfreeze -u \"$0\"; } >/dev/null 2>&1 & }";
+        let status = Command::new("/bin/sh").arg("-c").arg(script).arg(&self.0).status().unwrap();
+        assert!(status.success(), "{} was not frozen", self.0.display());
+    }
+
+    pub fn thaw(&self) {
+        let _ = Command::new("fsfreeze").arg("-u").arg(&self.0).output();
+    }
+
     pub fn resize(&self, kib: u32) {
         self.run(&["mount", "-o", &format!("remount,size={kib}k")]);
     }
@@ -54,6 +91,7 @@ impl SmallDisk {
 
 impl Drop for SmallDisk {
     fn drop(&mut self) {
+        self.thaw();
         // Whoever still works in it does not keep it.
         let _ = Command::new("umount").arg("-l").arg(&self.0).status();
     }

@@ -6,8 +6,8 @@ use crate::postgres::{
     TimelineId, WalFileName,
 };
 use crate::repository::backup::Chain;
-use crate::repository::backup::inventory;
 use crate::repository::backup::manifest::StoredBackup;
+use crate::repository::backup::{check_objects, inventory};
 use crate::repository::wal::{
     self, PathRun, PathWal, SegmentRun, TimelinePath, Timelines, WalSearch, WalSnapshot,
 };
@@ -61,7 +61,7 @@ pub struct BackupInfo {
     /// The backup that an incremental one builds on.
     pub parent: Option<String>,
     /// Why an incremental backup cannot be put together.
-    pub broken_chain: Option<String>,
+    pub broken_chain: Option<Trouble>,
     /// When it started and stopped.
     pub start_time: Timestamp,
     /// When it was consistent.
@@ -206,8 +206,22 @@ fn system_info(repository: &Repository, search: WalSearch, now: Timestamp) -> Re
             _ => Err(error),
         };
     }
-    let found = inventory::survey(repository, now)?;
-    let backups = found.usable;
+    let mut found = inventory::survey(repository, now)?;
+    let mut backups = Vec::new();
+    for backup in found.usable {
+        match search {
+            WalSearch::EverySegment => match check_objects(repository, &backup) {
+                Err(error) if error.kind() == ErrorKind::Damaged => {
+                    found.damaged.push((backup.label.clone(), error));
+                }
+                checked => {
+                    checked?;
+                    backups.push(backup);
+                }
+            },
+            WalSearch::Ends => backups.push(backup),
+        }
+    }
     let timelines = wal::timelines(repository)?;
     let mut info = SystemInfo {
         system_identifier: repository.layout().system(),
@@ -224,13 +238,34 @@ fn system_info(repository: &Repository, search: WalSearch, now: Timestamp) -> Re
         windows: Vec::new(),
     };
     let Some(size) = segment_size(repository, &backups, &timelines)? else { return Ok(info) };
-    let wal = WalSnapshot::read(repository, timelines, size, search)?;
     info.segment_bytes = Some(size.as_u64());
-    info.timelines = timeline_infos(&wal, search)?;
-    for timeline in wal.tips().into_iter().rev() {
-        info.windows.extend(window(&wal, timeline, &backups)?);
+    // pg_resetwal may have changed the size: no WAL leads across that, and the names mean other positions.
+    let mut sizes = vec![size];
+    for backup in backups.iter().rev() {
+        let size = backup.segment_size()?;
+        if !sizes.contains(&size) {
+            sizes.push(size);
+        }
     }
-    info.backups = backups.iter().map(|backup| backup_info(&wal, backup, &backups)).collect::<Result<_>>()?;
+    for of_size in sizes {
+        let wal = WalSnapshot::read(repository, timelines.clone(), of_size, search)?;
+        if of_size == size {
+            info.timelines = timeline_infos(&wal, search)?;
+        }
+        let mut alike = Vec::new();
+        for backup in &backups {
+            if backup.segment_size()? == of_size {
+                alike.push(backup.clone());
+            }
+        }
+        for timeline in wal.tips().into_iter().rev() {
+            info.windows.extend(window(&wal, timeline, &alike)?);
+        }
+        for backup in &alike {
+            info.backups.push(backup_info(&wal, backup, &backups)?);
+        }
+    }
+    info.backups.sort_by_key(|backup| (backup.stop_time, backup.stop_lsn));
     Ok(info)
 }
 
@@ -251,7 +286,9 @@ impl SystemInfo {
 
     /// All that cannot be used.
     pub fn troubles(&self) -> impl Iterator<Item = &Trouble> {
-        self.unusable.iter().chain(self.damaged.iter().map(|damaged| &damaged.trouble))
+        let damaged = self.damaged.iter().map(|damaged| &damaged.trouble);
+        let broken = self.backups.iter().filter_map(|backup| backup.broken_chain.as_ref());
+        self.unusable.iter().chain(damaged).chain(broken)
     }
 }
 
@@ -331,7 +368,7 @@ fn backup_info(wal: &WalSnapshot, backup: &StoredBackup, all: &[StoredBackup]) -
     Ok(BackupInfo {
         label: backup.label.to_string(),
         parent: backup.parent().map(|link| link.parent.to_string()),
-        broken_chain: Chain::of(backup, all).err().map(|error| error.to_string()),
+        broken_chain: Chain::of(backup, all).err().map(|error| Trouble::of(&error)),
         start_time: backup.start.time,
         stop_time: backup.stop.time,
         start_lsn: backup.start.lsn,

@@ -10,7 +10,11 @@ mod round_trip;
 use crate::config::Config;
 use crate::data_directory::DataDirectory;
 use crate::error::{Error, ErrorKind, Result};
+use crate::monitor::Silent;
 use crate::postgres::ControlFile;
+use crate::postgres::{TimelineHistory, TimelineId};
+use crate::repository::backup::inventory;
+use crate::repository::wal::{BackupSpan, RepositoryArchive, forks};
 use crate::repository::{Repository, systems};
 use crate::server::{Connection, Watch};
 use crate::spool::Spool;
@@ -152,6 +156,47 @@ fn was_seen(config: &Config, repository: &Repository) -> bool {
     places.is_ok_and(|places| places.lines().any(|place| place == repository.place()))
 }
 
+/// Warns of a timeline that is in use beside that of this server: a forgotten copy, or an old primary that goes on.
+fn living_timelines(
+    config: &Config,
+    repository: &Repository,
+    control: &ControlFile,
+) -> Result<Option<Finding>> {
+    let archive = RepositoryArchive::new(repository, control.segment_size, &Silent);
+    let history = match repository.history(control.timeline)? {
+        Some(history) => history,
+        None if control.timeline == TimelineId::FIRST => TimelineHistory::of_first(),
+        // Not archived yet.
+        None => return Ok(None),
+    };
+    let (backups, _) = inventory::read_usable(repository)?;
+    let labels: Vec<String> = backups.iter().map(|backup| backup.label.to_string()).collect();
+    let spans: Vec<BackupSpan<'_>> = backups
+        .iter()
+        .zip(&labels)
+        .map(|(backup, label)| BackupSpan {
+            label,
+            timeline: backup.stop.timeline,
+            start_point: backup.start.lsn,
+            stop_point: backup.stop.lsn,
+        })
+        .collect();
+    let forks = forks(&archive, &history, &spans, None, control.segment_size)?;
+    let living = forks.iter().find(|fork| fork.is_ambiguous(config.recover.fork_window));
+    Ok(living.map(|fork| {
+        let (older, newer) = (fork.taken.min(fork.left), fork.taken.max(fork.left));
+        Finding::warning(
+            "timelines",
+            format!(
+                "timelines {older} and {newer} were both in use after they parted at {}; this server is on timeline {}",
+                fork.parted_at, control.timeline
+            ),
+            "A copy of this cluster, or an old primary, archives under the same name: stop it, or let it archive elsewhere. \
+             Until its backups and WAL are gone, pgark recover needs --target-timeline.",
+        )
+    }))
+}
+
 fn repository(
     config: &Config,
     store: &Arc<dyn Store>,
@@ -171,6 +216,7 @@ fn repository(
         let detail = format!("\"{}\" can be reached and holds nothing of this system yet", store.location());
         findings.push(Finding::passed("repository", detail));
     }
+    findings.extend(living_timelines(config, &repository, control)?);
     findings.extend(store.examine()?.into_iter().map(|seen| match seen.advice {
         Some(advice) => Finding::warning(seen.what, seen.detail, advice),
         None => Finding::passed(seen.what, seen.detail),

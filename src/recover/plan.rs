@@ -24,7 +24,7 @@ use crate::postgres::{
 };
 use crate::repository::Repository;
 use crate::repository::backup::manifest::StoredBackup;
-use crate::repository::backup::{Chain, IndexEntry, IndexReader, inventory};
+use crate::repository::backup::{Chain, IndexEntry, IndexReader, check_objects, inventory};
 use crate::repository::wal::RepositoryArchive;
 use crate::spool::Spool;
 use nix::unistd::{AccessFlags, access};
@@ -132,19 +132,15 @@ pub fn plan(
     if let Some((_, error)) = meant {
         return Err(error);
     }
-    let segment_size = match chains.last() {
-        Some(chain) => chain.newest().segment_size()?,
-        None => SegmentSize::DEFAULT,
-    };
-    let candidates: Vec<BackupCandidate> =
-        chains.iter().map(|chain| BackupCandidate::from(chain.newest())).collect();
-    let archive = RepositoryArchive::new(repository, segment_size, monitor);
     monitor.begin("reading WAL to find where recovery ends", 0);
-    let target = plan_target(&request.target, &candidates, segment_size, &archive);
+    let target = plan_with_sizes(&request.target, &chains, repository, monitor);
     monitor.end();
     let target = target?;
     let chain = chains.into_iter().find(|chain| chain.newest().label.as_str() == target.backup);
     let chain = chain.ok_or_else(|| Error::damaged("the chosen backup is not in the repository"))?;
+    for member in chain.members() {
+        check_objects(repository, member)?;
+    }
     let backup = chain.newest().clone();
     let left_out = LeftOut::of(&backup, &request.databases)?;
     let found = match request.mode {
@@ -245,6 +241,36 @@ pub fn plan(
         configuration_copies,
         warnings,
     })
+}
+
+/// Plans with the backups of one segment size after another, the newest size first: `pg_resetwal --wal-segsize` changes it, and
+/// no WAL leads across such a change. A target that no backup of the newest size precedes may be reached from an older one.
+fn plan_with_sizes(
+    request: &TargetRequest,
+    chains: &[Chain],
+    repository: &Repository,
+    monitor: &dyn Monitor,
+) -> Result<TargetPlan> {
+    let mut sizes: Vec<SegmentSize> = Vec::new();
+    let mut candidates: Vec<(SegmentSize, BackupCandidate)> = Vec::new();
+    for chain in chains.iter().rev() {
+        let size = chain.newest().segment_size()?;
+        if !sizes.contains(&size) {
+            sizes.push(size);
+        }
+        candidates.push((size, BackupCandidate::from(chain.newest())));
+    }
+    let mut first_error = None;
+    for size in sizes.iter().copied().chain(sizes.is_empty().then_some(SegmentSize::DEFAULT)) {
+        let of_size: Vec<BackupCandidate> =
+            candidates.iter().filter(|(of, _)| *of == size).map(|(_, backup)| backup.clone()).collect();
+        let archive = RepositoryArchive::new(repository, size, monitor);
+        match plan_target(request, &of_size, size, &archive) {
+            Err(error) if error.kind() == ErrorKind::Absent => first_error = first_error.or(Some(error)),
+            planned => return planned,
+        }
+    }
+    Err(first_error.unwrap_or_else(|| Error::absent("the repository holds no backup of this cluster")))
 }
 
 /// What the server is told of its target: a standby has none, and goes along with whoever is promoted.

@@ -4,7 +4,7 @@
 //! only reading forward tells where a server stops that looks for a time; and only so are the records found that keep a
 //! server from going on.
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::postgres::control_file::ServerLimits;
 use crate::postgres::{Lsn, SegmentNumber};
 use crate::repository::wal::{Archive, PathWal, TransactionEnd, WalEvent, WalMark};
@@ -14,7 +14,7 @@ use std::ops::ControlFlow;
 const SEGMENTS_AT_A_TIME: u64 = 64;
 
 /// What was found on the way.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct WaySurvey {
     /// Why reading ended.
     pub ended: SurveyEnd,
@@ -26,6 +26,19 @@ pub struct WaySurvey {
     pub end: Option<Lsn>,
     /// The largest settings that the server was started with on the way, where they changed.
     pub limits: Option<ServerLimits>,
+    /// What is wrong with the WAL where reading ended, if it is damaged.
+    pub damage: Option<Error>,
+    /// What was known when the segment began in which the last record lies.
+    before_segment: Option<Seen>,
+}
+
+/// The records that were seen, as far as they matter for where recovery can end.
+#[derive(Clone, Copy, Debug)]
+struct Seen {
+    segment: SegmentNumber,
+    last_transaction: Option<TransactionEnd>,
+    last_record: Option<Lsn>,
+    end: Option<Lsn>,
 }
 
 /// Why reading ended.
@@ -61,6 +74,8 @@ pub fn survey(
         last_record: None,
         end: None,
         limits: None,
+        damage: None,
+        before_segment: None,
     };
     let Some(run) = wal.readable() else { return Ok(survey) };
     let read_before = archive.read_bytes();
@@ -71,9 +86,21 @@ pub fn survey(
             return Ok(survey);
         }
         let last = SegmentNumber::new(first.as_u64().saturating_add(SEGMENTS_AT_A_TIME - 1)).min(run.last);
-        archive.visit_records(wal, first, last, &mut |mark| {
-            if mark.start < from { ControlFlow::Continue(()) } else { survey.take(mark, floor, wanted) }
-        })?;
+        let visited = archive.visit_records(wal, first, last, &mut |mark| {
+            if mark.start < from {
+                return ControlFlow::Continue(());
+            }
+            survey.begin_segment(wal.path().segment_at(mark.start));
+            survey.take(mark, floor, wanted)
+        });
+        match visited {
+            Err(error) if !error.kind().is_transient() => {
+                survey.forget_segment();
+                survey.damage = Some(error);
+                return Ok(survey);
+            }
+            visited => visited?,
+        };
         if survey.ended != SurveyEnd::WalEnd {
             return Ok(survey);
         }
@@ -83,6 +110,21 @@ pub fn survey(
 }
 
 impl WaySurvey {
+    fn begin_segment(&mut self, segment: SegmentNumber) {
+        if self.before_segment.is_none_or(|seen| seen.segment != segment) {
+            let (last_transaction, last_record, end) = (self.last_transaction, self.last_record, self.end);
+            self.before_segment = Some(Seen { segment, last_transaction, last_record, end });
+        }
+    }
+
+    /// A segment proves to be damaged at its end, and is not served: what was read of it cannot be recovered.
+    fn forget_segment(&mut self) {
+        if let Some(seen) = self.before_segment {
+            self.last_transaction = seen.last_transaction;
+            (self.last_record, self.end) = (seen.last_record, seen.end);
+        }
+    }
+
     fn take(
         &mut self,
         mark: &WalMark,

@@ -267,7 +267,18 @@ impl Planner<'_> {
         wanted: &mut dyn FnMut(&WalMark) -> bool,
     ) -> Result<WaySurvey> {
         let (from, floor) = (backup.start_point, backup.stop_point);
-        let way = survey(self.archive, wal, from, floor, self.request.prove_bytes, wanted)?;
+        let mut way = survey(self.archive, wal, from, floor, self.request.prove_bytes, wanted)?;
+        if let Some(damage) = way.damage.take() {
+            let is_within_backup = way.end.is_none_or(|end| end <= backup.stop_point);
+            return Err(damage.hint(if is_within_backup {
+                format!(
+                    "Backup {} needs this segment. Choose another backup with --backup; pgark info lists them.",
+                    backup.label
+                )
+            } else {
+                self.as_far_as_possible(&WalEnd::of(&way))
+            }));
+        }
         match way.ended {
             SurveyEnd::Minimal(point) => Err(self.written_with_minimal(point, &WalEnd::of(&way))),
             _ => Ok(way),

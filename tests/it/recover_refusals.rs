@@ -3,7 +3,7 @@
 
 use crate::support::{
     Cluster, Outcome, Run, Site, Stop, Story, Template, create_private_directory, expect_not_startable, give,
-    hinted_command, pgark_program,
+    has_postgres_program, hinted_command, pgark_program, write_file,
 };
 use std::fs;
 use std::path::Path;
@@ -296,11 +296,16 @@ fn damaged_wal_is_found_when_planning_or_stops_recovery() {
     archive.damage(damaged, -1);
 
     let into = site.directory().join("planned");
-    for options in [["--target-name", "end"], ["--target-name", "unknown"]] {
-        primary.recover(&into, &options).run().expect(4).says(damaged).says("cannot be used");
+    for options in
+        [&["--target-name", "end"][..], &["--target-name", "unknown"], &["--latest"], &["--target-lsn", &end]]
+    {
+        primary.recover(&into, options).run().expect(4).says(damaged).says("cannot be used");
         assert!(is_untouched(&into));
     }
-    // An LSN and the end of the WAL are proven without reading all that lies before them.
+    let outcome = primary.recover(&into, &["--latest"]).run().expect(4);
+    hinted_command(&outcome).run().expect(0);
+    // Where so much may not be read, an LSN and the end of the WAL are proven without all that lies before them.
+    primary.config.set("recover.prove_wal_mib", 0);
     for (name, options) in
         [("latest", &["--latest"][..]), ("lsn", &["--target-lsn", &end, "--target-action", "promote"])]
     {
@@ -318,4 +323,77 @@ fn damaged_wal_is_found_when_planning_or_stops_recovery() {
         primary.stop_recovered(&into);
         archive.damage(damaged, -1);
     }
+}
+
+/// A pack, the index or the manifest of a backup that is missing or cut short is found by one listing, not by the restore.
+#[test]
+fn a_backup_that_lacks_an_object_is_found_before_the_first_byte() {
+    let site = Site::with_servers(1);
+    let mut primary = site.cluster("primary");
+    primary.archive();
+    primary.start();
+    primary.back_up("full");
+    primary.psql("CREATE TABLE t AS SELECT generate_series(1, 1000) AS a");
+    primary.pgark(&["base-backup", "--type", "incremental", "--label", "increment"]).run().expect(0);
+    let last = primary.switch_wal();
+    primary.wait_archived(&last);
+    primary.stop(Stop::Fast);
+    let archive = site.archive_of(&primary);
+    let into = site.directory().join("into");
+    let info = |status: i32| primary.pgark(&["info"]).run().expect(status).stdout;
+    for name in ["pack-000001", "files", "backup_manifest"] {
+        let path = archive.backup("full").join(name);
+        let whole = fs::read(&path).unwrap();
+        fs::remove_file(&path).unwrap();
+        for (state, of) in [("missing", "increment"), ("bytes instead of", "full")] {
+            let outcome = primary.recover(&into, &["--latest", "--backup", of]).run().expect(4);
+            outcome.says("cannot be restored").says(&format!("full/{name}")).says(state);
+            assert!(is_untouched(&into));
+            let info = info(4);
+            assert!(info.contains("full CANNOT BE USED") && info.contains("builds on backup full"), "{info}");
+            write_file(&path, &whole[..whole.len() - 1]);
+        }
+        write_file(&path, &whole);
+    }
+    info(0);
+    primary.recover(&into, &["--latest"]).run().expect(0);
+}
+
+/// `pg_resetwal` changes the size of segments within one system; each backup is recovered with its own.
+#[test]
+fn the_segment_size_is_that_of_the_chosen_backup() {
+    if !has_postgres_program("pg_resetwal") {
+        eprintln!("skipped: this PostgreSQL has no pg_resetwal");
+        return;
+    }
+    let site = Site::with_servers(1);
+    let mut primary = site.cluster_of("primary", Template::with_segments_of(16));
+    primary.archive();
+    primary.start();
+    primary.psql("CREATE TABLE t (a int)");
+    primary.back_up("large");
+    primary.psql("INSERT INTO t VALUES (1)");
+    primary.psql("SELECT pg_create_restore_point('large segments')");
+    let last = primary.switch_wal();
+    primary.wait_archived(&last);
+    primary.stop(Stop::Fast);
+    primary
+        .postgres_program("pg_resetwal")
+        .args(["--wal-segsize", "1", "-D"])
+        .arg(primary.data())
+        .run()
+        .expect(0);
+    // The first start writes wal_level into pg_control again.
+    primary.start();
+    primary.back_up("small");
+    primary.psql("INSERT INTO t VALUES (2)");
+    let last = primary.switch_wal();
+    primary.wait_archived(&last);
+    let info = primary.pgark(&["info"]).run().expect(0);
+    assert!(!info.stdout.contains("CANNOT BE USED"), "{info}");
+    primary.stop(Stop::Fast);
+    let small = site.directory().join("small");
+    assert_eq!(primary.answer_after(&small, &["--latest"], COUNT), "2");
+    let large = site.directory().join("large");
+    assert_eq!(primary.answer_after(&large, &["--target-name", "large segments"], COUNT), "1");
 }

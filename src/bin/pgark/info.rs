@@ -126,7 +126,7 @@ fn backups(system: &SystemInfo) -> String {
                 remarks.push(format!("builds on {parent}"));
             }
             if let Some(broken) = &backup.broken_chain {
-                remarks.push(format!("CANNOT BE USED: {broken}"));
+                remarks.push(format!("CANNOT BE USED: {}", broken.reason));
             }
             if let Some(missing) = backup.missing_wal {
                 remarks.push(format!("CANNOT BE USED: WAL is missing from {missing} on"));

@@ -19,6 +19,7 @@ pub mod index;
 pub mod inventory;
 mod label;
 pub mod manifest;
+mod objects;
 pub mod pack;
 pub mod running;
 mod text;
@@ -28,6 +29,7 @@ pub use index::{DirectoryEntry, FileEntry, FileForm, FilePlace, IndexEntry, Inde
 pub use inventory::{BackupState, ListedBackup};
 pub use label::{Label, NewLabel};
 pub use manifest::StoredBackup;
+pub use objects::check_objects;
 pub use pack::{PackReader, PackWriter, read_file};
 pub use running::Running;
 pub use text::StoredText;

@@ -52,6 +52,8 @@ pub struct Fork {
     pub left_branch: Branch,
     /// The position where the two part.
     pub parted_at: Lsn,
+    /// Whether WAL is missing where the taken one begins: planning says so, and nothing can be compared.
+    pub is_interrupted: bool,
     /// The last transaction before that, if it ended in the same segment or the one before it.
     pub common: Option<TransactionEnd>,
 }
@@ -60,6 +62,9 @@ impl Fork {
     /// Whether both timelines may be the living one: the one that is left aside has a backup after the fork, or went on for
     /// more than `window` after the other had begun.
     pub fn is_ambiguous(&self, window: Duration) -> bool {
+        if self.is_interrupted {
+            return false;
+        }
         if self.left_branch.backup.is_some() {
             return true;
         }
@@ -119,6 +124,7 @@ pub fn forks(
             left: timeline,
             left_branch,
             parted_at,
+            is_interrupted: is_interrupted(archive, &taken, parted_at)?,
             common: common(archive, &taken, parted_at)?,
         });
     }
@@ -158,6 +164,11 @@ fn has_wal_from(catalog: &dyn WalCatalog, path: &TimelinePath, position: Lsn) ->
         ControlFlow::Break(())
     })?;
     Ok(found)
+}
+
+fn is_interrupted(catalog: &dyn WalCatalog, path: &TimelinePath, position: Lsn) -> Result<bool> {
+    let wal = PathWal::find(path.clone(), path.segment_at(position), catalog)?;
+    Ok(wal.readable().is_none() && wal.gap().is_some())
 }
 
 /// What ended on a path behind `position`: forward for the first and the count, as far as that goes; backward for the last.

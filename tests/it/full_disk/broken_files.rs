@@ -1,6 +1,6 @@
 //! Spools and directories that are not as pgark left them, and clocks that jump.
 
-use crate::support::{Cluster, PATIENCE, Site, wait_until};
+use crate::support::{Cluster, PATIENCE, Site, faketime, wait_until};
 use nix::unistd::Uid;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
@@ -118,13 +118,6 @@ fn a_spool_that_is_a_file_is_a_usage_error_and_passes() {
     outcome.says("spool");
     std::fs::remove_file(cluster.spool()).unwrap();
     cluster.push(&path).expect(0);
-}
-
-/// The library that lies about the time, where Debian puts it.
-fn faketime() -> PathBuf {
-    let directories = std::fs::read_dir("/usr/lib").unwrap().map(|entry| entry.unwrap().path());
-    let found = directories.map(|path| path.join("faketime/libfaketime.so.1")).find(|path| path.exists());
-    found.expect("libfaketime is missing: scripts/test installs it")
 }
 
 #[test]

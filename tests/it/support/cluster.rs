@@ -4,7 +4,7 @@ use super::account::{create_private_directory, write_file};
 use super::archive::CLUSTER_NAME;
 use super::config::ConfigFile;
 use super::processes::{Process, kill_all_of};
-use super::programs::{pgark_program, postgres_program};
+use super::programs::{faketime, pgark_program, postgres_program};
 use super::run::{Outcome, Run, Running};
 use super::template::{Template, copy_directory};
 use super::wait::{PATIENCE, poll, wait_for, wait_until};
@@ -28,6 +28,8 @@ pub struct Cluster {
     pub config: ConfigFile,
     /// Where the server's configuration lies.
     configuration: PathBuf,
+    /// How far the server's clock is off, as libfaketime has it.
+    clock: Option<String>,
     server: Option<Running>,
 }
 
@@ -49,8 +51,15 @@ impl Cluster {
         fill(&home.join("data"));
         let config = ConfigFile::new(home.join("pgark.toml"));
         let configuration = home.join("data");
-        let mut cluster =
-            Cluster { site: site.to_owned(), home, template, config, configuration, server: None };
+        let mut cluster = Cluster {
+            site: site.to_owned(),
+            home,
+            template,
+            config,
+            configuration,
+            clock: None,
+            server: None,
+        };
         cluster.append_conf(&format!(
             "listen_addresses = ''\nport = {PORT}\nunix_socket_directories = '{}'\nshared_buffers = 16MB\n\
              min_wal_size = {}MB\nlog_line_prefix = '%m [%p] %b '\n",
@@ -299,9 +308,17 @@ impl Cluster {
             .arg("-c")
             .arg("exec \"$0\" -D \"$1\" >>\"$2\" 2>&1")
             .args([postgres_program("postgres"), self.configuration.clone(), log])
-            .in_directory(&self.home)
-            .spawn();
-        self.server = Some(server);
+            .in_directory(&self.home);
+        let server = match &self.clock {
+            Some(offset) => server.env("LD_PRELOAD", faketime()).env("FAKETIME", offset.as_str()),
+            None => server,
+        };
+        self.server = Some(server.spawn());
+    }
+
+    /// Lets the clock of servers that are started from now on be off by so much: `+1h`.
+    pub fn set_clock(&mut self, offset: Option<&str>) {
+        self.clock = offset.map(str::to_owned);
     }
 
     /// As the server's own `postmaster.pid` says; one that a killed server left behind says nothing.

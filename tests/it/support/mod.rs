@@ -51,7 +51,7 @@ pub use cluster::{Cluster, Stop};
 pub use delta_scene::DeltaScene;
 pub use fault_proxy::{Fault, FaultProxy};
 pub use processes::Process;
-pub use programs::{has_postgres_program, old_postgres_program, pgark_program, postgres_program};
+pub use programs::{faketime, has_postgres_program, old_postgres_program, pgark_program, postgres_program};
 pub use random::Random;
 pub use recording::{Operation, PowerCuts, Recording};
 pub use run::{Outcome, Run, Running};

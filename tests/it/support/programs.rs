@@ -83,3 +83,10 @@ fn newest_postgres() -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
     std::env::split_paths(&path).find(|directory| directory.join("postgres").is_file())
 }
+
+/// The library that lies about the time, where Debian puts it.
+pub fn faketime() -> PathBuf {
+    let directories = std::fs::read_dir("/usr/lib").unwrap().map(|entry| entry.unwrap().path());
+    let found = directories.map(|path| path.join("faketime/libfaketime.so.1")).find(|path| path.exists());
+    found.expect("libfaketime is missing: scripts/test installs it")
+}

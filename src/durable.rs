@@ -254,20 +254,20 @@ pub fn create_directories(disk: &dyn Disk, base: &Path, relative: &Path, mode: u
     Ok(())
 }
 
-/// Removes all that a directory holds but the file `kept`. Symbolic links are removed, never followed. Nothing is durable.
+/// Removes all that a directory holds but what is `kept`. Symbolic links are removed, never followed. Nothing is durable.
 ///
 /// # Errors
 /// The operating system's, with the name of what could not be removed.
-pub fn clear_directory(disk: &dyn Disk, directory: &Path, kept: Option<&str>) -> Result<()> {
+pub fn clear_directory(disk: &dyn Disk, directory: &Path, kept: &[&str]) -> Result<()> {
     let what = |path: &Path| format!("could not remove \"{}\"", path.display());
     for entry in fs::read_dir(directory).context(|| format!("could not list \"{}\"", directory.display()))? {
         let entry = entry.context(|| format!("could not list \"{}\"", directory.display()))?;
-        if kept.is_some_and(|kept| entry.file_name() == kept) {
+        if kept.iter().any(|kept| entry.file_name() == *kept) {
             continue;
         }
         let path = entry.path();
         if entry.file_type().context(|| what(&path))?.is_dir() {
-            clear_directory(disk, &path, None)?;
+            clear_directory(disk, &path, &[])?;
             disk.remove_directory(&path).context(|| what(&path))?;
         } else {
             disk.remove_file(&path).context(|| what(&path))?;
@@ -284,7 +284,7 @@ pub fn clear_directory(disk: &dyn Disk, directory: &Path, kept: Option<&str>) ->
 pub fn remove_all(disk: &dyn Disk, path: &Path) -> Result<()> {
     let removed = match fs::symlink_metadata(path) {
         Ok(metadata) if metadata.is_dir() => {
-            clear_directory(disk, path, None)?;
+            clear_directory(disk, path, &[])?;
             disk.remove_directory(path)
         }
         Ok(_) => disk.remove_file(path),

@@ -70,4 +70,4 @@ pub use wal_reader::{WalEnd, WalEndCause, WalProgress, WalReader};
 #[cfg(feature = "companion")]
 pub use wal_record::{CheckpointKind, ResourceManager, TransactionEnd, WalPayload, WalRecord};
 #[cfg(feature = "companion")]
-pub use xid::Xid;
+pub use xid::{WantedXid, Xid};

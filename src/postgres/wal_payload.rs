@@ -18,11 +18,14 @@ const HEADERS_BYTES_MAX: usize = 33 * 27 + 3 + 5 + 5;
 /// `wal_level = minimal` in a record. Source: PostgreSQL `access/xlog.h`, `WalLevel`.
 const WAL_LEVEL_MINIMAL: u32 = 0;
 
-/// The longest part of a main data that is kept: a restore point's, a time and 64 bytes of name.
-const KEPT_BYTES_MAX: usize = 72;
+/// The longest part of a main data that is kept: a new tablespace's, a number and a path with its end. Source: PostgreSQL
+/// `pg_config_manual.h`, `MAXPGPATH`.
+const KEPT_BYTES_MAX: usize = 4 + 1024;
 
 /// Takes the bytes of one record after another.
 pub(super) struct PayloadDecoder {
+    /// The subtransaction that is looked for in the ends of transactions.
+    pub(super) wanted: Option<Xid>,
     kind: Kind,
     version: MajorVersion,
     xid: Xid,
@@ -50,6 +53,7 @@ enum Kind {
     EndOfRecovery,
     BackupEnd,
     ParameterChange,
+    TablespaceCreate,
     Switch,
     Other,
 }
@@ -77,6 +81,7 @@ impl Kind {
             (ResourceManager::XLOG, 0x60) => Kind::ParameterChange,
             (ResourceManager::XLOG, 0x70) => Kind::RestorePoint,
             (ResourceManager::XLOG, 0x90) => Kind::EndOfRecovery,
+            (ResourceManager::TABLESPACE, 0x00) => Kind::TablespaceCreate,
             // The highest bit says whether flags follow.
             (ResourceManager::TRANSACTION, info) => match info & 0x70 {
                 0x00 => Kind::Commit,
@@ -97,6 +102,7 @@ impl Kind {
 impl PayloadDecoder {
     pub(super) fn new() -> PayloadDecoder {
         PayloadDecoder {
+            wanted: None,
             kind: Kind::Other,
             version: MajorVersion::V13,
             xid: Xid::new(0),
@@ -118,6 +124,7 @@ impl PayloadDecoder {
         self.main.kept.length = 0;
         self.main.transaction = TransactionWalk::new();
         self.main.transaction.has_flags = header.info & 0x80 != 0;
+        self.main.transaction.wanted = self.wanted;
     }
 
     /// Takes the next bytes of the body.
@@ -161,7 +168,8 @@ impl PayloadDecoder {
         let transaction = || -> Option<TransactionEnd> {
             let prepared = matches!(self.kind, Kind::CommitPrepared | Kind::AbortPrepared);
             let xid = if prepared { self.main.transaction.prepared? } else { self.xid };
-            Some(TransactionEnd { xid, time: self.main.transaction.time? })
+            let holds_wanted = self.main.transaction.holds_wanted;
+            Some(TransactionEnd { xid, time: self.main.transaction.time?, holds_wanted })
         };
         Some(match self.kind {
             Kind::Commit | Kind::CommitPrepared => WalPayload::Commit(transaction()?),
@@ -176,7 +184,14 @@ impl PayloadDecoder {
                 redo: lsn(0)?,
                 timeline: timeline(8)?,
                 previous_timeline: timeline(12)?,
+                // Source: PostgreSQL `catalog/pg_control.h`, `CheckPoint`: what lies between is aligned alike in all versions.
+                next_xid: u64_at(main, 24)?,
             },
+            Kind::TablespaceCreate => {
+                let path = main.get(4..)?;
+                let length = path.iter().position(|byte| *byte == 0)?;
+                WalPayload::TablespaceCreate { oid: u32_at(main, 0)?, path: path.get(..length)? }
+            }
             Kind::EndOfRecovery => WalPayload::EndOfRecovery {
                 time: time(0)?,
                 timeline: timeline(8)?,
@@ -306,6 +321,11 @@ struct TransactionWalk {
     skipped_bytes: u64,
     time: Option<PgTimestamp>,
     prepared: Option<Xid>,
+    /// A subtransaction that is looked for, and whether it was among those that ended here.
+    wanted: Option<Xid>,
+    holds_wanted: bool,
+    /// How many numbers of subtransactions are still to come.
+    subtransactions: u32,
 }
 
 /// The parts of the main data, in this order; all but the first are optional.
@@ -315,6 +335,8 @@ enum Part {
     Flags,
     Database,
     Subtransactions,
+    /// One of them, if one is looked for.
+    Subtransaction,
     Relations,
     Statistics,
     Invalidations,
@@ -331,6 +353,9 @@ impl TransactionWalk {
             skipped_bytes: 0,
             time: None,
             prepared: None,
+            wanted: None,
+            holds_wanted: false,
+            subtransactions: 0,
         }
     }
 
@@ -372,7 +397,16 @@ impl TransactionWalk {
                 0
             }
             Part::Database => 0,
+            Part::Subtransactions if self.wanted.is_some() => {
+                self.subtransactions = number;
+                0
+            }
             Part::Subtransactions => 4,
+            Part::Subtransaction => {
+                self.subtransactions = self.subtransactions.saturating_sub(1);
+                self.holds_wanted |= self.wanted == Some(Xid::new(number));
+                0
+            }
             Part::Relations => 12,
             Part::Statistics => version.facts().statistics_item_bytes,
             Part::Invalidations => 16,
@@ -393,7 +427,15 @@ impl TransactionWalk {
         if part == Part::Time {
             return self.has_flags.then_some(Part::Flags);
         }
-        if self.flags & (1 << 4) == 0 {
+        let part = match part {
+            Part::Subtransactions | Part::Subtransaction if self.subtransactions > 0 => {
+                return Some(Part::Subtransaction);
+            }
+            Part::Subtransaction => Part::Subtransactions,
+            other => other,
+        };
+        let seeks_subtransaction = self.wanted.is_some() && matches!(part, Part::Flags | Part::Database);
+        if self.flags & (1 << 4) == 0 && !seeks_subtransaction {
             return None;
         }
         let mut following = OPTIONAL.iter();

@@ -10,6 +10,7 @@ use super::timeline::TimelineId;
 use super::wal_header::{LongPageHeader, WAL_PAGE_BYTES, WalPageHeader};
 use super::wal_payload::PayloadDecoder;
 use super::wal_record::{RecordHeader, WalPayload, WalRecord};
+use super::xid::Xid;
 use crate::error::{Error, ErrorKind, Result};
 use std::fmt;
 use std::ops::ControlFlow;
@@ -130,6 +131,13 @@ impl WalReader {
     #[must_use]
     pub fn assuming(mut self, assumed: Option<MajorVersion>) -> WalReader {
         self.assumed = assumed;
+        self
+    }
+
+    /// The same reader, which says of the end of each transaction whether this subtransaction was part of it.
+    #[must_use]
+    pub fn looking_for(mut self, subtransaction: Option<Xid>) -> WalReader {
+        self.decoder.wanted = subtransaction;
         self
     }
 
@@ -511,7 +519,7 @@ mod tests {
             WalPayload::Commit(end) => format!("COMMIT {} {}", end.xid, end.time),
             WalPayload::Abort(end) => format!("ABORT {} {}", end.xid, end.time),
             WalPayload::RestorePoint { name, .. } => format!("RESTORE_POINT {}", name.escape_ascii()),
-            WalPayload::Checkpoint { kind, redo, timeline, previous_timeline } => {
+            WalPayload::Checkpoint { kind, redo, timeline, previous_timeline, .. } => {
                 format!("CHECKPOINT_{kind:?} redo {redo}; tli {timeline}; prev tli {previous_timeline};")
                     .replace("Shutdown", "SHUTDOWN")
                     .replace("Online", "ONLINE")
@@ -521,7 +529,9 @@ mod tests {
             }
             WalPayload::BackupEnd { start_point } => format!("BACKUP_END {start_point}"),
             WalPayload::Switch => "SWITCH".to_owned(),
-            WalPayload::ParameterChange { .. } | WalPayload::Other => String::new(),
+            WalPayload::ParameterChange { .. } | WalPayload::TablespaceCreate { .. } | WalPayload::Other => {
+                String::new()
+            }
         };
         Seen { start: record.start, total_bytes: record.total_bytes, xid: record.xid.as_u32(), said }
     }

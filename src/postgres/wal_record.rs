@@ -56,6 +56,15 @@ pub enum WalPayload<'a> {
         timeline: TimelineId,
         /// The timeline before, if this record begins a new one; else the same.
         previous_timeline: TimelineId,
+        /// The next transaction's number, with its epoch in the upper half.
+        next_xid: u64,
+    },
+    /// A tablespace was created.
+    TablespaceCreate {
+        /// Its object identifier.
+        oid: u32,
+        /// Its directory; empty for one within the data directory.
+        path: &'a [u8],
     },
     /// Recovery ended without a checkpoint, and a new timeline began.
     EndOfRecovery {
@@ -91,6 +100,8 @@ pub struct TransactionEnd {
     pub xid: Xid,
     /// When; `recovery_target_time` compares with this.
     pub time: PgTimestamp,
+    /// Whether the subtransaction that the reader looks for is part of it.
+    pub holds_wanted: bool,
 }
 
 /// When a checkpoint was made.
@@ -107,6 +118,8 @@ impl ResourceManager {
     pub const XLOG: ResourceManager = ResourceManager(0);
     /// Of transactions.
     pub const TRANSACTION: ResourceManager = ResourceManager(1);
+    /// Of tablespaces.
+    pub const TABLESPACE: ResourceManager = ResourceManager(5);
 
     /// The number.
     pub const fn as_u8(self) -> u8 {

@@ -30,6 +30,41 @@ impl Xid {
     }
 }
 
+/// The number of a transaction as an operator writes it: with its epoch or without.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WantedXid {
+    /// The number.
+    pub xid: Xid,
+    /// How often the numbers had wrapped around, where that is said.
+    pub epoch: Option<u32>,
+}
+
+impl FromStr for WantedXid {
+    type Err = Error;
+
+    /// Reads decimal digits. What `pg_current_xact_id()` prints has the epoch in its upper 32 bits; below 2³² no epoch is said.
+    fn from_str(text: &str) -> Result<WantedXid> {
+        let xid = text.parse::<Xid>()?;
+        let epoch = text.parse::<u64>().ok().and_then(|number| u32::try_from(number >> 32).ok());
+        Ok(WantedXid { xid, epoch: epoch.filter(|epoch| *epoch > 0) })
+    }
+}
+
+impl Xid {
+    /// The epoch of this number, which was in use when `next` was the next full number.
+    pub fn epoch_near(self, next: u64) -> u32 {
+        let (epoch, low) = ((next >> 32) as u32, next as u32);
+        // Numbers in use lie within half of the range around the next one.
+        if self.0.wrapping_sub(low) < 1 << 31 {
+            if self.0 < low { epoch.wrapping_add(1) } else { epoch }
+        } else if self.0 > low {
+            epoch.wrapping_sub(1)
+        } else {
+            epoch
+        }
+    }
+}
+
 impl fmt::Display for Xid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.0)
@@ -72,5 +107,19 @@ mod tests {
         for text in ["", "0", "2", "4294967296", "-1", "+3", "0x10", "18446744073709551616"] {
             assert!(text.parse::<Xid>().is_err(), "{text:?}");
         }
+    }
+
+    #[test]
+    fn the_epoch_follows_from_a_number_nearby() {
+        let epoch = |xid: u32, next: u64| Xid::new(xid).epoch_near(next);
+        assert_eq!(epoch(700, 750), 0);
+        assert_eq!(epoch(800, 750), 0, "begun after the checkpoint");
+        assert_eq!(epoch(700, (3 << 32) + 750), 3);
+        assert_eq!(epoch(u32::MAX - 5, (3 << 32) + 750), 2, "before the numbers wrapped around");
+        assert_eq!(epoch(5, (3 << 32) + u64::from(u32::MAX) - 5), 4, "after it");
+        let wanted: WantedXid = "12884902588".parse().unwrap();
+        assert_eq!((wanted.xid.as_u32(), wanted.epoch), (700, Some(3)));
+        let wanted: WantedXid = "700".parse().unwrap();
+        assert_eq!((wanted.xid.as_u32(), wanted.epoch), (700, None));
     }
 }

@@ -1,7 +1,7 @@
 //! What lies where a cluster is restored with `--delta`: which of it may stay, and that the rest goes.
 
 use super::places::Places;
-use super::staging::MARKER;
+use super::staging::{LOST_AND_FOUND, MARKER, interlock};
 use crate::durable::{self, Disk};
 use crate::error::{Context, Error, Result};
 use nix::unistd::Uid;
@@ -80,8 +80,10 @@ impl Existing {
         for entry in fs::read_dir(directory).context(what)? {
             let entry = entry.context(what)?;
             let name = entry.file_name().into_vec();
-            // The list of the files is written anew; the marker is ours.
-            if below.is_empty() && (name == MARKER.as_bytes() || name == b"backup_manifest") {
+            // The list of the files is written anew; the marker and the interlock are ours.
+            let is_ours =
+                [MARKER, interlock::NAME, LOST_AND_FOUND].iter().any(|ours| name == ours.as_bytes());
+            if below.is_empty() && (is_ours || name == b"backup_manifest") {
                 continue;
             }
             let path = if below.is_empty() { name } else { [below, b"/", &name].concat() };

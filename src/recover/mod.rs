@@ -40,7 +40,6 @@ use crate::error::{Context, Error, Result};
 use crate::monitor::Monitor;
 use crate::pace::Pace;
 use crate::postgres::backup_label::without_incremental_from;
-use crate::postgres::tablespace_map::{TablespaceLocation, render_tablespace_map};
 use crate::postgres::{ControlFile, SystemIdentifier};
 use crate::repository::Repository;
 use crate::repository::backup::manifest::{StoredBackup, StoredConfigurationFile};
@@ -89,18 +88,26 @@ pub fn recover(
         places.tablespaces().iter().map(|tablespace| tablespace.new.as_path()).collect();
     // From now on no server starts here.
     let mut claimed = match plan.found {
-        Found::Kept => Staging::claim_kept(disk, data_directory, plan.system, &tablespace_directories)?,
-        found => Staging::claim(disk, data_directory, found, DIRECTORY_MODE)?,
+        Found::Kept => Staging::claim_kept(
+            disk,
+            data_directory,
+            plan.system,
+            &tablespace_directories,
+            plan.directory_mode(),
+        )?,
+        found => Staging::claim_data_directory(disk, data_directory, found, plan.directory_mode())?,
     };
     let mut claimed_tablespaces = Vec::new();
     for (tablespace, found) in places.tablespaces().iter().zip(&plan.tablespaces_found) {
-        claimed_tablespaces.push(Staging::claim(disk, &tablespace.new, *found, DIRECTORY_MODE)?);
+        claimed_tablespaces.push(Staging::claim(disk, &tablespace.new, *found, plan.directory_mode())?);
     }
 
     // Before the first byte: a write that fails later is told to who has opened the file system by then.
     let roots =
         places.tablespaces().iter().map(|tablespace| tablespace.new.as_path()).chain([data_directory]);
+    let wal_elsewhere = wal_elsewhere(data_directory);
     let opened = roots
+        .chain(wal_elsewhere.as_deref())
         .map(|path| {
             Ok((path, File::open(path).context(|| format!("could not open \"{}\"", path.display()))?))
         })
@@ -143,6 +150,13 @@ pub fn recover(
         wrote_configuration,
         configured_data_directory: configured_data_directory(data_directory)?,
     })
+}
+
+/// Where `pg_wal` leads that lies on another disk, which only a data directory that is kept has: a file system of its own.
+fn wal_elsewhere(data_directory: &Path) -> Option<PathBuf> {
+    let wal = data_directory.join("pg_wal");
+    let is_link = std::fs::symlink_metadata(&wal).is_ok_and(|metadata| metadata.is_symlink());
+    if is_link { std::fs::canonicalize(wal).ok() } else { None }
 }
 
 /// That what was restored is the cluster that was meant, and complete where a server would not notice.
@@ -190,15 +204,7 @@ fn place_tablespaces(disk: &dyn Disk, plan: &RecoveryPlan) -> Result<()> {
     if places.tablespaces().is_empty() && plan.backup.tablespace_map.is_none() {
         return Ok(());
     }
-    let locations: Vec<TablespaceLocation> = places
-        .tablespaces()
-        .iter()
-        .map(|tablespace| TablespaceLocation {
-            oid: tablespace.oid,
-            path: tablespace.new.as_os_str().as_bytes().to_vec(),
-        })
-        .collect();
-    let map = render_tablespace_map(&locations, plan.backup.major_version()?)?;
+    let map = places.tablespace_map(plan.backup.major_version()?)?;
     durable::replace_file(disk, &map_path, &map, FILE_MODE)
 }
 

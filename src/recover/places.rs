@@ -2,6 +2,8 @@
 
 use super::tablespaces::TablespacePlace;
 use crate::error::{Error, Result};
+use crate::postgres::MajorVersion;
+use crate::postgres::tablespace_map::{TablespaceLocation, render_tablespace_map};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -35,6 +37,23 @@ impl Places {
     /// The link to a tablespace.
     pub fn link(&self, tablespace: &TablespacePlace) -> PathBuf {
         self.data_directory.join("pg_tblspc").join(tablespace.oid.to_string())
+    }
+
+    /// The content of `tablespace_map` for these places: the server makes the links anew from it, and the backup's would lead to
+    /// the original's directories.
+    ///
+    /// # Errors
+    /// As [`render_tablespace_map`].
+    pub fn tablespace_map(&self, version: MajorVersion) -> Result<Vec<u8>> {
+        let locations: Vec<TablespaceLocation> = self
+            .tablespaces
+            .iter()
+            .map(|tablespace| TablespaceLocation {
+                oid: tablespace.oid,
+                path: tablespace.new.as_os_str().as_bytes().to_vec(),
+            })
+            .collect();
+        render_tablespace_map(&locations, version)
     }
 
     /// Where the file at this path of the backup goes.

@@ -6,13 +6,13 @@ use super::databases::LeftOut;
 use super::places::Places;
 use super::space::{SpaceNeed, check_space};
 use super::staging::{
-    Found, examine_data_directory, examine_for_delta, examine_tablespace, examine_tablespace_for_delta,
-    refuse_shared,
+    DIRECTORY_MODE, Found, GROUP_DIRECTORY_MODE, examine_data_directory, examine_for_delta,
+    examine_tablespace, examine_tablespace_for_delta, refuse_nested, refuse_shared,
 };
 use super::standby::Role;
 use super::tablespaces::{TablespaceMapping, place};
-use super::target::{Consent, TargetPlan, TargetRequest, plan_target};
-use crate::config::Config;
+use super::target::{Consent, Goal, TargetPlan, TargetRequest, plan_target};
+use crate::config::{Config, RepositoryUrl};
 use crate::data_directory::DataDirectory;
 use crate::durable::parent_directory;
 use crate::error::{Error, ErrorKind, Result};
@@ -20,7 +20,7 @@ use crate::monitor::Monitor;
 use crate::postgres::setting::quote_setting;
 use crate::postgres::tablespace_map::parse_tablespace_map;
 use crate::postgres::{
-    ClusterState, SegmentSize, SystemIdentifier, TargetAction, TargetSettings, TargetTimeline,
+    ClusterState, RecoveryTarget, SegmentSize, SystemIdentifier, TargetAction, TargetSettings, TargetTimeline,
 };
 use crate::repository::Repository;
 use crate::repository::backup::manifest::StoredBackup;
@@ -98,6 +98,17 @@ pub struct RecoveryPlan {
     pub warnings: Vec<String>,
 }
 
+impl RecoveryPlan {
+    /// The permissions of the data directory and the tablespaces' directories: the group may read where it could in the
+    /// original (`initdb --allow-group-access`), for all other files follow from that.
+    pub fn directory_mode(&self) -> u32 {
+        match self.backup.settings.get("data_directory_mode").map(String::as_str) {
+            Some("0750") => GROUP_DIRECTORY_MODE,
+            _ => DIRECTORY_MODE,
+        }
+    }
+}
+
 /// Makes the plan.
 ///
 /// # Errors
@@ -117,6 +128,7 @@ pub fn plan(
         Mode::Delta => Found::Kept,
     };
     check_beside(&request.data_directory)?;
+    check_nested(request)?;
     let (backups, mut damaged) = inventory::read_usable(repository)?;
     let mut chains = Vec::new();
     for backup in &backups {
@@ -264,7 +276,11 @@ fn plan_with_sizes(
     for size in sizes.iter().copied().chain(sizes.is_empty().then_some(SegmentSize::DEFAULT)) {
         let of_size: Vec<BackupCandidate> =
             candidates.iter().filter(|(of, _)| *of == size).map(|(_, backup)| backup.clone()).collect();
-        let archive = RepositoryArchive::new(repository, size, monitor);
+        let wanted = match &request.goal {
+            Goal::Target(RecoveryTarget::Xid(xid), _) => Some(*xid),
+            _ => None,
+        };
+        let archive = RepositoryArchive::new(repository, size, monitor).looking_for(wanted);
         match plan_target(request, &of_size, size, &archive) {
             Err(error) if error.kind() == ErrorKind::Absent => first_error = first_error.or(Some(error)),
             planned => return planned,
@@ -294,6 +310,24 @@ impl From<&StoredBackup> for BackupCandidate {
             stop_point: backup.stop.lsn,
             stop_time: backup.stop.time,
         }
+    }
+}
+
+/// That the copy is not restored into what belongs to its original, where it would be backed up, served or removed with it.
+fn check_nested(request: &RecoverRequest) -> Result<()> {
+    let (target, config) = (&request.data_directory, &request.config);
+    let original = &config.data_directory;
+    if target != original {
+        refuse_nested(target, original, "the data directory of the original")?;
+        for link in fs::read_dir(original.join("pg_tblspc")).into_iter().flatten().flatten() {
+            if let Ok(directory) = fs::read_link(link.path()) {
+                refuse_nested(target, &directory, "a tablespace of the original")?;
+            }
+        }
+    }
+    match &config.repository.url {
+        RepositoryUrl::Directory(root) => refuse_nested(target, root, "the repository"),
+        RepositoryUrl::S3 { .. } => Ok(()),
     }
 }
 

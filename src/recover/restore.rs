@@ -147,8 +147,14 @@ impl Restore<'_> {
     fn run(&mut self, existing: &mut Existing) -> Result<()> {
         let mut files = ChainedFiles::open(self.repository, self.chain)?;
         let content = if self.left_out.is_empty() { Content::Listed } else { Content::Other };
-        let mut manifest =
-            RestoredManifest::begin(self.repository, self.chain, content, self.places, self.disk)?;
+        let mut manifest = RestoredManifest::begin(
+            self.repository,
+            self.chain,
+            content,
+            self.map()?,
+            self.places,
+            self.disk,
+        )?;
         loop {
             let mut batch = Vec::new();
             let ended = self.read_batch(&mut files, existing, &mut batch)?;
@@ -158,6 +164,14 @@ impl Restore<'_> {
                 return manifest.finish(&files.sums());
             }
         }
+    }
+
+    /// The `tablespace_map` that is put in the place of the backup's, if it is another one.
+    fn map(&self) -> Result<Option<Vec<u8>>> {
+        let backup = self.chain.newest();
+        let Some(stored) = &backup.tablespace_map else { return Ok(None) };
+        let map = self.places.tablespace_map(backup.major_version()?)?;
+        Ok((map != stored.as_bytes()).then_some(map))
     }
 
     /// Creates the directories on the way, and collects files; whether the lists ended.

@@ -18,6 +18,9 @@ use std::path::PathBuf;
 /// The list's name.
 const NAME: &[u8] = b"backup_manifest";
 
+/// The file that says where tablespaces lie.
+const MAP_NAME: &[u8] = b"tablespace_map";
+
 /// Whether the files are restored as the newest backup lists them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Content {
@@ -32,6 +35,8 @@ pub struct RestoredManifest<'a> {
     repository: &'a Repository,
     chain: &'a Chain,
     path: PathBuf,
+    /// The `tablespace_map` that replaces the backup's, if another one is written.
+    map: Option<Vec<u8>>,
     /// Where the list of what comes out is written; that of a full backup is copied as the server's tools know it.
     writer: Option<BackupManifestWriter<BufWriter<DiskFile<'a>>>>,
 }
@@ -45,6 +50,7 @@ impl<'a> RestoredManifest<'a> {
         repository: &'a Repository,
         chain: &'a Chain,
         content: Content,
+        map: Option<Vec<u8>>,
         places: &Places,
         disk: &'a dyn Disk,
     ) -> Result<RestoredManifest<'a>> {
@@ -53,7 +59,7 @@ impl<'a> RestoredManifest<'a> {
         // That of a cluster that is restored over is of no more use.
         durable::remove_all(disk, &path)?;
         let file = DiskFile::new(disk, disk.create_new(&path, 0o600).context(what)?);
-        let writer = if content == Content::Other || chain.increments() > 0 {
+        let writer = if content == Content::Other || map.is_some() || chain.increments() > 0 {
             let newest = chain.newest();
             let version = ManifestVersion::written_by(newest.major_version()?, newest.system_identifier);
             Some(BackupManifestWriter::new(BufWriter::new(file), version)?)
@@ -61,7 +67,7 @@ impl<'a> RestoredManifest<'a> {
             copy(repository, chain.newest(), file).context(what)?;
             None
         };
-        Ok(RestoredManifest { repository, chain, path, writer })
+        Ok(RestoredManifest { repository, chain, path, map, writer })
     }
 
     /// Adds files.
@@ -69,11 +75,16 @@ impl<'a> RestoredManifest<'a> {
         let Some(writer) = &mut self.writer else { return Ok(()) };
         files.sort_by(|a, b| a.file.path.cmp(&b.file.path));
         files.iter().try_for_each(|restored| {
+            let path = restored.file.path.as_bytes();
+            let (size_bytes, crc32c) = match &self.map {
+                Some(map) if path == MAP_NAME => (map.len() as u64, crc32c::crc32c(map)),
+                _ => (restored.file.bytes, restored.crc32c),
+            };
             writer.add_file(&ManifestFile {
-                path: Cow::Borrowed(restored.file.path.as_bytes()),
-                size_bytes: restored.file.bytes,
+                path: Cow::Borrowed(path),
+                size_bytes,
                 modified_unix_s: restored.file.modified_unix_s,
-                crc32c: Some(restored.crc32c),
+                crc32c: Some(crc32c),
             })
         })
     }

@@ -6,18 +6,22 @@
 
 mod examine;
 
+pub mod interlock;
+
 pub use examine::{
     examine_data_directory, examine_for_delta, examine_tablespace, examine_tablespace_for_delta,
-    refuse_shared,
+    refuse_nested, refuse_shared,
 };
 
 use crate::durable::{self, Disk};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::postgres::SystemIdentifier;
+pub use examine::LOST_AND_FOUND;
 use examine::{refuse_orphans, refuse_running};
+use interlock::Interlock;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -30,6 +34,9 @@ const NEW_MARKER: &str = "pgark-recovery-incomplete.new";
 
 /// Permissions of a data directory whose group must not read it, which is nearly every one.
 pub const DIRECTORY_MODE: u32 = 0o700;
+
+/// Permissions of a data directory whose group may read it.
+pub const GROUP_DIRECTORY_MODE: u32 = 0o750;
 
 /// What a server notes of its start.
 const SERVER_OPTIONS: &str = "postmaster.opts";
@@ -71,6 +78,8 @@ pub struct Staging {
     path: PathBuf,
     /// Locked, so that no second restore works in the same place.
     marker: File,
+    /// What keeps a server from being started in a directory that is kept.
+    interlock: Option<Interlock>,
 }
 
 /// Takes the lock of a marker. A restore that was killed keeps its lock until its last write has reached the disk.
@@ -96,12 +105,52 @@ fn lock(marker: &File, directory: &Path) -> Result<()> {
     }
 }
 
+/// Whether a directory holds anything but our marker and what `mkfs` made.
+fn is_filled(directory: &Path) -> io::Result<bool> {
+    for entry in fs::read_dir(directory)? {
+        let name = entry?.file_name();
+        if name != MARKER && name != LOST_AND_FOUND {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// That the marker which was locked is still that of the directory: the restore that was waited for may have finished it, and a
+/// server may have been started in it since.
+fn refuse_finished(marker: &File, directory: &Path) -> Result<()> {
+    let identity = |metadata: &fs::Metadata| (metadata.dev(), metadata.ino());
+    let path = directory.join(MARKER);
+    let ours = marker.metadata().context(|| format!("could not look at \"{}\"", path.display()))?;
+    match fs::symlink_metadata(&path) {
+        Ok(found) if identity(&found) == identity(&ours) => Ok(()),
+        _ => Err(finished(directory)),
+    }
+}
+
+fn finished(directory: &Path) -> Error {
+    Error::new(
+        ErrorKind::Conflict,
+        format!("another pgark recover has finished its work in \"{}\" meanwhile", directory.display()),
+    )
+    .hint("What it restored is complete, and a server may run in it. Choose another directory, or look at that one first.")
+}
+
+/// What it means that a directory which a restore left unfinished has no marker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Missing {
+    /// A tablespace's is removed before the data directory's: it is created again.
+    Created,
+    /// The data directory's is removed last.
+    Finished,
+}
+
 /// Opens the marker for appending: a new one, or that of an unfinished restore where it has not lost it.
-fn open_marker(disk: &dyn Disk, path: &Path, found: Found) -> io::Result<File> {
+fn open_marker(disk: &dyn Disk, path: &Path, found: Found, missing: Missing) -> io::Result<File> {
     if matches!(found, Found::Unfinished | Found::Kept) {
         let nofollow = nix::fcntl::OFlag::O_NOFOLLOW.bits();
         match OpenOptions::new().append(true).custom_flags(nofollow).open(path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound && missing == Missing::Created => {}
             other => return other,
         }
     }
@@ -116,6 +165,18 @@ impl Staging {
     /// # Errors
     /// [`ErrorKind::Conflict`] when another restore works in it or it was filled meanwhile, and the operating system's.
     pub fn claim(disk: &dyn Disk, path: &Path, found: Found, mode: u32) -> Result<Staging> {
+        Staging::claim_if(disk, path, found, mode, Missing::Created, &|| Ok(()))
+    }
+
+    /// Claims it if `examined` still holds when nobody else can work in it.
+    fn claim_if(
+        disk: &dyn Disk,
+        path: &Path,
+        found: Found,
+        mode: u32,
+        missing: Missing,
+        examined: &dyn Fn() -> Result<()>,
+    ) -> Result<Staging> {
         let what = || format!("could not prepare directory \"{}\"", path.display());
         match found {
             Found::Nothing => {
@@ -127,8 +188,16 @@ impl Staging {
             }
         }
         let marker_path = path.join(MARKER);
-        let marker = open_marker(disk, &marker_path, found).context(what)?;
+        let marker = match open_marker(disk, &marker_path, found, missing) {
+            Err(error) if missing == Missing::Finished && error.kind() == io::ErrorKind::NotFound => {
+                return Err(finished(path));
+            }
+            opened => opened.context(what)?,
+        };
         lock(&marker, path)?;
+        refuse_finished(&marker, path)?;
+        // What was seen before may have been finished, and used, while we waited.
+        examined()?;
         // What remains say of themselves stays said until they are gone.
         if marker.metadata().context(what)?.len() == 0 {
             disk.write_all(&marker, MARKER_TEXT).context(what)?;
@@ -136,8 +205,8 @@ impl Staging {
         disk.sync_file(&marker, &marker_path).context(what)?;
         disk.sync_directory(path).context(what)?;
         if found == Found::Unfinished {
-            durable::clear_directory(disk, path, Some(MARKER))?;
-        } else if found != Found::Kept && fs::read_dir(path).context(what)?.count() != 1 {
+            durable::clear_directory(disk, path, &[MARKER, LOST_AND_FOUND])?;
+        } else if found != Found::Kept && is_filled(path).context(what)? {
             // Somebody has filled it since we looked.
             disk.remove_file(&marker_path).context(what)?;
             return Err(Error::new(
@@ -145,7 +214,20 @@ impl Staging {
                 format!("\"{}\" is not empty any more", path.display()),
             ));
         }
-        Ok(Staging { path: path.to_owned(), marker })
+        Ok(Staging { path: path.to_owned(), marker, interlock: None })
+    }
+
+    /// As [`Staging::claim`], for a data directory: what an unfinished restore left in it must still be unfinished when it is
+    /// ours, and its marker still be there.
+    ///
+    /// # Errors
+    /// As [`Staging::claim`]; [`ErrorKind::Conflict`] when it was finished, or a server started in it, since it was examined.
+    pub fn claim_data_directory(disk: &dyn Disk, path: &Path, found: Found, mode: u32) -> Result<Staging> {
+        if found == Found::Unfinished {
+            let again = || examine_data_directory(path).map(drop);
+            return Staging::claim_if(disk, path, found, mode, Missing::Finished, &again);
+        }
+        Staging::claim(disk, path, found, mode)
     }
 
     /// Says durably in the marker that these directories belong to the same restore.
@@ -169,6 +251,7 @@ impl Staging {
         path: &Path,
         system: SystemIdentifier,
         tablespaces: &[&Path],
+        mode: u32,
     ) -> Result<Staging> {
         let what = || format!("could not prepare directory \"{}\"", path.display());
         let (marker_path, new) = (path.join(MARKER), path.join(NEW_MARKER));
@@ -184,7 +267,9 @@ impl Staging {
             }
             other => other.context(what)?,
         }
-        let mut staging = Staging::claim(disk, path, Found::Kept, DIRECTORY_MODE)?;
+        let mut staging = Staging::claim(disk, path, Found::Kept, mode)?;
+        // First of all: from here on no server starts, and one that had begun to is seen.
+        staging.interlock = Some(Interlock::take(disk, path)?);
         refuse_running(path)?;
         refuse_orphans(path)?;
         staging.name_tablespaces(disk, tablespaces)?;
@@ -210,8 +295,12 @@ impl Staging {
     ///
     /// # Errors
     /// The operating system's.
-    pub fn release(self, disk: &dyn Disk) -> Result<()> {
-        let what = || format!("could not finish directory \"{}\"", self.path.display());
+    pub fn release(mut self, disk: &dyn Disk) -> Result<()> {
+        let path = self.path.clone();
+        let what = || format!("could not finish directory \"{}\"", path.display());
+        if let Some(interlock) = self.interlock.take() {
+            interlock.give_up(disk)?;
+        }
         disk.remove_file(&self.path.join(MARKER)).context(what)?;
         disk.sync_directory(&self.path).context(what)
     }

@@ -10,6 +10,9 @@ use crate::postgres::{Lsn, SegmentNumber};
 use crate::repository::wal::{Archive, PathWal, TransactionEnd, WalEvent, WalMark};
 use std::ops::ControlFlow;
 
+/// How many new tablespaces are named.
+const TABLESPACES_MAX: usize = 100;
+
 /// How many segments are read between two looks at the limit; a record that goes on behind them is read twice.
 const SEGMENTS_AT_A_TIME: u64 = 64;
 
@@ -26,6 +29,8 @@ pub struct WaySurvey {
     pub end: Option<Lsn>,
     /// The largest settings that the server was started with on the way, where they changed.
     pub limits: Option<ServerLimits>,
+    /// The directories of tablespaces that were created on the way: the server creates them in the same places.
+    pub new_tablespaces: Vec<String>,
     /// What is wrong with the WAL where reading ended, if it is damaged.
     pub damage: Option<Error>,
     /// What was known when the segment began in which the last record lies.
@@ -74,6 +79,7 @@ pub fn survey(
         last_record: None,
         end: None,
         limits: None,
+        new_tablespaces: Vec::new(),
         damage: None,
         before_segment: None,
     };
@@ -137,6 +143,11 @@ impl WaySurvey {
                 return ControlFlow::Break(());
             }
             self.limits = Some(self.limits.map_or(limits, |known| known.max(limits)));
+        }
+        if let WalEvent::NewTablespace(path) = &mark.event
+            && self.new_tablespaces.len() < TABLESPACES_MAX
+        {
+            self.new_tablespaces.push(path.clone());
         }
         if wanted(mark) {
             self.ended = SurveyEnd::Found(mark.clone());

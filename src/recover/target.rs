@@ -9,14 +9,18 @@ use super::survey::{SurveyEnd, WaySurvey, survey};
 use crate::error::{Error, ErrorKind, Result};
 use crate::postgres::control_file::ServerLimits;
 use crate::postgres::{
-    Lsn, PgTimestamp, RecoveryTarget, SegmentName, SegmentNumber, SegmentSize, TargetAction, TargetBound,
-    TargetSettings, TargetTimeline, TimelineHistory, TimelineId, TimelineSwitch, WalFileName,
+    Lsn, PgTimestamp, RecoveryTarget, RestorePointName, SegmentName, SegmentNumber, SegmentSize,
+    TargetAction, TargetBound, TargetSettings, TargetTimeline, TimelineHistory, TimelineId, TimelineSwitch,
+    WalFileName,
 };
 use crate::repository::wal::{
     Archive, Fork, PathWal, TimelinePath, TransactionEnd, WalEvent, WalMark, has_segments, missing_history,
     resolve,
 };
 use std::ops::ControlFlow;
+
+/// How many other restore points of the same name are told.
+const NAMESAKES_MAX: usize = 20;
 
 /// What an operator wants to reach.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,6 +55,8 @@ pub struct TargetRequest {
     pub consent: Consent,
     /// The operator's command without its target: errors tell which command would work.
     pub command: String,
+    /// The epoch of the transaction that is the target, where the operator has said it.
+    pub epoch: Option<u32>,
     /// How many bytes of stored WAL may be read to prove the target.
     pub prove_bytes: u64,
     /// What happens where it is not clear which timeline is the latest.
@@ -299,6 +305,12 @@ impl Planner<'_> {
     /// A plan with what was seen on the way.
     fn with_way(&self, plan: TargetPlan, way: &WaySurvey) -> TargetPlan {
         let mut plan = TargetPlan { limits: way.limits, ..plan };
+        plan.warnings.extend(way.new_tablespaces.iter().map(|path| {
+            format!(
+                "a tablespace was created in \"{path}\" after the backup: the server uses that directory on this host, which must \
+                 exist, be its own and be empty"
+            )
+        }));
         if way.ended == SurveyEnd::Limit {
             if matches!(self.request.goal, Goal::LatestBefore(_) | Goal::Target(RecoveryTarget::Time(_), _)) {
                 plan.warnings.push("the end is proven unless the server's clock was set back".to_owned());
@@ -416,20 +428,17 @@ impl Planner<'_> {
         let mut later: Option<WalMark> = None;
         for &backup in &self.candidates {
             let wal = self.wal_from(backup)?;
+            let mut meant = Meant { target, epoch: self.request.epoch, next_xid: None };
             let earlier =
                 evidence::first_record(self.archive, &wal, backup.start_point, read_until, &mut |event| {
-                    is_meant(target, event)
+                    meant.is(event)
                 })?;
             let readable = |mark: &WalMark| wal.readable_end().is_some_and(|end| mark.end <= end);
             later = earlier.or(later);
             match later.clone().filter(readable) {
                 // Within the backup: the server would refuse, an older backup may do.
                 Some(mark) if mark.start < backup.stop_point => {}
-                Some(mark) => {
-                    let way = self.survey(backup, &wal, &mut |passed| passed.start >= mark.start)?;
-                    let plan = self.plan(backup, &wal, target.clone(), bound, found_record(&mark, bound))?;
-                    return Ok(self.with_way(plan, &way));
-                }
+                Some(mark) => return self.to_record(backup, &wal, target, bound, &mark),
                 None => {}
             }
             read_until = Some(self.path.segment_at(backup.start_point));
@@ -442,6 +451,72 @@ impl Planner<'_> {
             Some((backup, wal)) => self.unreached(backup, &wal, target.clone(), bound),
             None => Err(none_on_path(&self.path, &[], &[])),
         }
+    }
+
+    fn to_record(
+        &self,
+        backup: &BackupCandidate,
+        wal: &PathWal,
+        target: &RecoveryTarget,
+        bound: TargetBound,
+        mark: &WalMark,
+    ) -> Result<TargetPlan> {
+        let way = self.survey(backup, wal, &mut |passed| passed.start >= mark.start)?;
+        let mut warnings = Vec::new();
+        let target = match (target, &mark.event) {
+            // The server knows the transaction alone.
+            (RecoveryTarget::Xid(wanted), WalEvent::TransactionEnd { xid, .. }) if wanted != xid => {
+                warnings
+                    .push(format!("{wanted} was a subtransaction of transaction {xid}, which is the target"));
+                RecoveryTarget::Xid(*xid)
+            }
+            (RecoveryTarget::Name(name), _) => {
+                warnings.extend(self.namesakes(name, mark)?);
+                target.clone()
+            }
+            _ => target.clone(),
+        };
+        let plan = self.plan(backup, wal, target, bound, found_record(mark, bound))?;
+        let mut plan = self.with_way(plan, &way);
+        plan.warnings.append(&mut warnings);
+        Ok(plan)
+    }
+
+    /// What there is to know of other restore points of the same name: the server stops at the first one that it meets.
+    fn namesakes(&self, name: &RestorePointName, taken: &WalMark) -> Result<Option<String>> {
+        let Some(oldest) = self.candidates.last() else { return Ok(None) };
+        let wal = self.wal_from(oldest)?;
+        let mut found: Vec<String> = Vec::new();
+        survey(
+            self.archive,
+            &wal,
+            oldest.start_point,
+            oldest.stop_point,
+            self.request.prove_bytes,
+            &mut |mark| {
+                if let WalEvent::RestorePoint { name: Some(other), time } = &mark.event
+                    && other == name
+                    && mark.start != taken.start
+                    && found.len() < NAMESAKES_MAX
+                {
+                    found.push(format!("{time} (LSN {})", mark.start));
+                }
+                false
+            },
+        )?;
+        if found.is_empty() {
+            return Ok(None);
+        }
+        let time = match &taken.event {
+            WalEvent::RestorePoint { time, .. } => time.to_string(),
+            _ => String::new(),
+        };
+        Ok(Some(format!(
+            "there are other restore points of this name, made {}; the one of {time} (LSN {}) is the target, and --target-lsn \
+             reaches another",
+            found.join(", "),
+            taken.start
+        )))
     }
 
     fn is_in_first_backup(&self, mark: &WalMark) -> bool {
@@ -682,12 +757,31 @@ impl Planner<'_> {
     }
 }
 
-/// Whether the server stops at this record.
-fn is_meant(target: &RecoveryTarget, event: &WalEvent) -> bool {
-    match (target, event) {
-        (RecoveryTarget::Xid(wanted), WalEvent::TransactionEnd { xid, .. }) => wanted == xid,
-        (RecoveryTarget::Name(wanted), WalEvent::RestorePoint { name, .. }) => name.as_ref() == Some(wanted),
-        _ => false,
+/// Looks for the record at which the server stops.
+struct Meant<'a> {
+    target: &'a RecoveryTarget,
+    epoch: Option<u32>,
+    /// What the last checkpoint said.
+    next_xid: Option<u64>,
+}
+
+impl Meant<'_> {
+    fn is(&mut self, event: &WalEvent) -> bool {
+        match (self.target, event) {
+            (_, WalEvent::Checkpoint { next_xid }) => {
+                self.next_xid = Some(*next_xid);
+                false
+            }
+            (RecoveryTarget::Xid(wanted), WalEvent::TransactionEnd { xid, holds_wanted, .. }) => {
+                let known = self.next_xid.map(|next| wanted.epoch_near(next));
+                let is_of_epoch = self.epoch.is_none_or(|epoch| known.is_none_or(|known| known == epoch));
+                (wanted == xid || *holds_wanted) && is_of_epoch
+            }
+            (RecoveryTarget::Name(wanted), WalEvent::RestorePoint { name, .. }) => {
+                name.as_ref() == Some(wanted)
+            }
+            _ => false,
+        }
     }
 }
 

@@ -84,7 +84,7 @@ impl MadeUp {
             WalEvent::Other
         } else {
             let xid = Xid::new(1000 + u32::try_from(second).unwrap());
-            WalEvent::TransactionEnd { xid, time: moment, outcome: Outcome::Commit }
+            WalEvent::TransactionEnd { xid, time: moment, outcome: Outcome::Commit, holds_wanted: false }
         };
         WalMark { start, end, event }
     }
@@ -169,6 +169,7 @@ fn request(goal: Goal) -> TargetRequest {
         backup: None,
         consent: Consent::ProvenOnly,
         command: "pgark recover".to_owned(),
+        epoch: None,
         prove_bytes: u64::MAX,
         forks: ForkRule::Refuse(Duration::from_secs(60)),
     }

@@ -397,3 +397,101 @@ fn the_segment_size_is_that_of_the_chosen_backup() {
     let large = site.directory().join("large");
     assert_eq!(primary.answer_after(&large, &["--target-name", "large segments"], COUNT), "1");
 }
+
+#[test]
+fn a_copy_is_not_made_inside_of_what_belongs_to_its_original() {
+    let story = Story::tell();
+    create_private_directory(&story.site.repository().join("inside"));
+    for (into, what) in [
+        (story.primary.data().join("copy"), "the data directory of the original"),
+        (story.site.repository().join("inside/copy"), "the repository"),
+    ] {
+        story.recover(&into, &["--latest"]).expect(2).says("lies in").says(what);
+        assert!(!into.exists());
+    }
+}
+
+/// PostgreSQL promotes at the end of the WAL whatever the action says.
+#[test]
+fn an_action_that_the_end_of_the_wal_does_not_have_is_refused() {
+    let story = Story::tell();
+    let into = story.directory("into");
+    for action in ["pause", "shutdown"] {
+        story.recover(&into, &["--latest", "--target-action", action]).expect(2).says("--latest-before");
+        assert!(!into.exists());
+    }
+    story.recover(&into, &["--latest", "--target-action", "promote", "--dry-run"]).expect(0);
+    // What the hint proposes.
+    let options = ["--latest-before", "2099-01-01 00:00:00+00", "--target-action", "pause"];
+    assert_eq!(story.rows_after("before", &["--target-name", "ten rows"]), "10");
+    story.recover(&into, &[&options[..], &["--dry-run"]].concat()).expect(0);
+}
+
+#[test]
+fn restore_points_of_one_name_are_all_told() {
+    let site = Site::with_servers(1);
+    let mut primary = site.cluster("primary");
+    primary.archive();
+    primary.start();
+    primary.psql("CREATE TABLE t (a int)");
+    primary.back_up("one");
+    let mut positions = Vec::new();
+    for row in 1..=3 {
+        primary.psql(&format!("INSERT INTO t VALUES ({row})"));
+        positions.push(primary.psql("SELECT pg_create_restore_point('release')"));
+    }
+    let last = primary.switch_wal();
+    primary.wait_archived(&last);
+    primary.stop(Stop::Fast);
+    let into = site.directory().join("into");
+    let options = ["--target-name", "release"];
+    let outcome = primary.recover(&into, &[&options[..], &["--dry-run"]].concat()).run().expect(0);
+    assert_eq!(outcome.stderr.matches("LSN").count(), 3, "{outcome}");
+    assert!(outcome.stderr.contains("other restore points of this name"), "{outcome}");
+    assert_eq!(primary.answer_after(&into, &options, COUNT), "1", "PostgreSQL stops at the first");
+    assert!(positions.iter().all(|position| position.contains('/')));
+}
+
+#[test]
+fn a_subtransaction_finds_its_transaction_and_an_epoch_is_not_dropped() {
+    let site = Site::with_servers(1);
+    let mut primary = site.cluster("primary");
+    primary.archive();
+    primary.start();
+    primary.psql("CREATE TABLE t (a int)");
+    primary.back_up("one");
+    let sql = "BEGIN; INSERT INTO t VALUES (1); SAVEPOINT s; INSERT INTO t VALUES (2); \
+               SELECT pg_current_xact_id(), max(xmin::text::int) FROM t; COMMIT";
+    let answer = primary.psql(sql);
+    let (transaction, subtransaction) = answer.trim().split_once('|').unwrap();
+    assert_ne!(transaction, subtransaction);
+    primary.psql("INSERT INTO t VALUES (3)");
+    let last = primary.switch_wal();
+    primary.wait_archived(&last);
+    primary.stop(Stop::Fast);
+    let into = site.directory().join("into");
+    let dry = |xid: &str| primary.recover(&into, &["--target-xid", xid, "--dry-run"]).run();
+    assert!(dry(subtransaction).expect(0).stderr.contains(&format!("subtransaction of transaction {transaction}")));
+    let of_epoch = |epoch: u64| (epoch * (1 << 32) + transaction.parse::<u64>().unwrap()).to_string();
+    dry(&of_epoch(0)).expect(0);
+    dry(&of_epoch(1)).expect(1);
+    assert_eq!(primary.answer_after(&into, &["--target-xid", subtransaction], COUNT), "2");
+}
+
+/// The first recovery is slowed down; the second waits for its lock, and finds a finished cluster.
+#[test]
+fn a_recovery_that_waited_for_another_does_not_clear_what_that_has_finished() {
+    let story = Story::tell();
+    let into = story.directory("into");
+    let options = ["--target-name", "ten rows"];
+    let first = story.primary.recover(&into, &options).env("PGARK_SLOW_MS", "2").spawn();
+    wait_until("the first one works", PATIENCE, || into.join("PG_VERSION").exists());
+    let second = story.primary.recover(&into, &options).spawn();
+    wait_until("the second one waits for its lock", PATIENCE, || second.process().has_open(&into.join(MARKER)));
+    first.wait().expect(0);
+    let outcome = second.wait().expect(4);
+    assert!(outcome.stderr.contains("has finished its work in"), "{outcome}");
+    story.primary.start_recovered(&into);
+    story.primary.wait_for_row(COUNT, "10");
+    story.primary.stop_recovered(&into);
+}

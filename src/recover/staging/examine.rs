@@ -4,14 +4,18 @@ use super::{DELTA_LINE, DISARMED_LINE, Found, MARKER, SERVER_OPTIONS, TABLESPACE
 use crate::data_directory::{DataDirectory, may_be_server};
 use crate::durable;
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::postgres::{MajorVersion, PostmasterPid, SystemIdentifier};
+use crate::postgres::wal_header::LongPageHeader;
+use crate::postgres::{MajorVersion, PostmasterPid, SegmentName, SystemIdentifier};
 use nix::errno::Errno;
 use nix::sys::signal::kill;
 use nix::unistd::{AccessFlags, Pid, Uid, access};
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+
+/// What `mkfs` makes in the root of a file system, and `fsck` may need there.
+pub const LOST_AND_FOUND: &str = "lost+found";
 
 /// Looks whether the data directory at `path` can be brought to another state, with all that is right already staying; an
 /// absent or empty one is filled.
@@ -36,7 +40,18 @@ pub fn examine_for_delta(path: &Path, system: SystemIdentifier, version: MajorVe
             };
         }
         if path.join("PG_VERSION").exists() {
-            let control = DataDirectory::open(path)?.assuming(Some(version)).control_file()?;
+            let directory = DataDirectory::open(path)?.assuming(Some(version));
+            let control = match directory.control_file() {
+                Ok(control) => control,
+                // A cluster that has lost it can still be brought back: its WAL says whose it is.
+                Err(_) if system_of_wal(path, version) == Some(system) => return Ok(Found::Kept),
+                Err(error) => {
+                    return Err(error.hint(format!(
+                        "Neither pg_control nor a segment in pg_wal says that the directory is of system {system}. Move it \
+                         away, and recover into an empty directory."
+                    )));
+                }
+            };
             if control.system != system {
                 return Err(other_system(path, &control.system.to_string(), system));
             }
@@ -54,6 +69,18 @@ pub fn examine_for_delta(path: &Path, system: SystemIdentifier, version: MajorVe
         }
     }
     examine(path)
+}
+
+/// The system that the first readable segment in `pg_wal` is of.
+fn system_of_wal(path: &Path, version: MajorVersion) -> Option<SystemIdentifier> {
+    let entries = fs::read_dir(path.join("pg_wal")).ok()?;
+    entries.flatten().find_map(|entry| {
+        entry.file_name().to_str()?.parse::<SegmentName>().ok()?;
+        let mut start = Vec::new();
+        let file = durable::open_regular(&entry.path()).ok()?;
+        file.take(u64::from(LongPageHeader::BYTES)).read_to_end(&mut start).ok()?;
+        LongPageHeader::parse(&start, Some(version)).ok().map(|header| header.system)
+    })
 }
 
 fn other_system(path: &Path, found: &str, wanted: SystemIdentifier) -> Error {
@@ -88,6 +115,26 @@ pub fn refuse_shared(data_directory: &Path, link: &Path, original: &Path) -> Res
         }
     }
     Ok(())
+}
+
+/// That `path` does not lie in `outer`, which is `what`.
+///
+/// # Errors
+/// [`ErrorKind::Usage`] when it does.
+pub fn refuse_nested(path: &Path, outer: &Path, what: &str) -> Result<()> {
+    // The path itself need not exist yet, but its parent must.
+    let resolved = |path: &Path| {
+        fs::canonicalize(path).or_else(|error| match path.file_name() {
+            Some(name) => Ok(fs::canonicalize(durable::parent_directory(path))?.join(name)),
+            None => Err(error),
+        })
+    };
+    let (Ok(path), Ok(outer)) = (resolved(path), fs::canonicalize(outer)) else { return Ok(()) };
+    if !path.starts_with(&outer) {
+        return Ok(());
+    }
+    Err(Error::usage(format!("\"{}\" lies in \"{}\", {what}", path.display(), outer.display()))
+        .hint("Choose a directory outside of it with --target-directory."))
 }
 
 /// The data directories of the servers that run on this host, as far as they can be seen: each works in its own.
@@ -235,6 +282,8 @@ pub(super) fn examine(path: &Path) -> Result<Found> {
             return Ok(Found::Unfinished);
         }
     }
+    // A new file system has this directory in its root.
+    names.retain(|name| name != LOST_AND_FOUND);
     if names.is_empty() {
         return Ok(Found::Empty);
     }

@@ -9,7 +9,7 @@ use crate::monitor::Monitor;
 use crate::postgres::wal_header::WAL_PAGE_BYTES;
 use crate::postgres::{
     Lsn, RestorePointName, SegmentName, SegmentNumber, SegmentSize, TimelineHistory, TimelineId, WalFileName,
-    WalPayload, WalProgress, WalReader, WalRecord,
+    WalPayload, WalProgress, WalReader, WalRecord, Xid,
 };
 use crate::repository::Repository;
 use std::cell::{Cell, OnceCell, RefCell};
@@ -25,6 +25,8 @@ pub struct RepositoryArchive<'a> {
     catalog: RepositoryCatalog<'a>,
     segment_size: SegmentSize,
     monitor: &'a dyn Monitor,
+    /// A transaction that may be part of another.
+    wanted: Option<Xid>,
     read_bytes: Cell<u64>,
     /// What was asked before: one plan is made from one view of the archive.
     timelines: OnceCell<Timelines>,
@@ -44,10 +46,19 @@ impl<'a> RepositoryArchive<'a> {
             catalog,
             segment_size,
             monitor,
+            wanted: None,
             read_bytes: Cell::new(0),
             timelines: OnceCell::new(),
             histories: RefCell::default(),
         }
+    }
+}
+
+impl RepositoryArchive<'_> {
+    /// The same archive, in which the end of the transaction is found that this one was part of.
+    #[must_use]
+    pub fn looking_for(self, wanted: Option<Xid>) -> Self {
+        RepositoryArchive { wanted, ..self }
     }
 }
 
@@ -90,6 +101,7 @@ impl Archive for RepositoryArchive<'_> {
         let mut reading = Reading {
             reader: WalReader::from_page(start, self.segment_size)
                 .of_system(self.repository.layout().system())
+                .looking_for(self.wanted)
                 .assuming(self.repository.assumed_version()),
             beyond: last.next().start(self.segment_size),
             address: start,
@@ -198,13 +210,17 @@ impl Write for Reading<'_> {
     }
 }
 
+fn transaction_end(end: crate::postgres::wal_record::TransactionEnd, outcome: Outcome) -> WalEvent {
+    WalEvent::TransactionEnd { xid: end.xid, time: end.time, outcome, holds_wanted: end.holds_wanted }
+}
+
 fn mark(record: &WalRecord<'_>) -> WalMark {
     let event = match record.payload {
-        WalPayload::Commit(end) => {
-            WalEvent::TransactionEnd { xid: end.xid, time: end.time, outcome: Outcome::Commit }
-        }
-        WalPayload::Abort(end) => {
-            WalEvent::TransactionEnd { xid: end.xid, time: end.time, outcome: Outcome::Abort }
+        WalPayload::Commit(end) => transaction_end(end, Outcome::Commit),
+        WalPayload::Abort(end) => transaction_end(end, Outcome::Abort),
+        WalPayload::Checkpoint { next_xid, .. } => WalEvent::Checkpoint { next_xid },
+        WalPayload::TablespaceCreate { path, .. } if !path.is_empty() => {
+            WalEvent::NewTablespace(String::from_utf8_lossy(path).into_owned())
         }
         WalPayload::RestorePoint { time, name } => WalEvent::RestorePoint {
             name: std::str::from_utf8(name).ok().and_then(|name| RestorePointName::new(name).ok()),

@@ -47,7 +47,16 @@ pub enum WalEvent {
         time: PgTimestamp,
         /// Which of the two.
         outcome: Outcome,
+        /// Whether the subtransaction that is looked for was part of it.
+        holds_wanted: bool,
     },
+    /// A checkpoint was completed.
+    Checkpoint {
+        /// The next transaction's number, with its epoch in the upper half.
+        next_xid: u64,
+    },
+    /// A tablespace was created in this directory.
+    NewTablespace(String),
     /// Somebody called `pg_create_restore_point`; the name is `None` if it is not UTF-8.
     RestorePoint {
         /// The name that was given.
@@ -94,7 +103,7 @@ impl WalMark {
     /// The end of a transaction, if it is one.
     pub fn transaction_end(&self) -> Option<TransactionEnd> {
         match self.event {
-            WalEvent::TransactionEnd { xid, time, outcome } => {
+            WalEvent::TransactionEnd { xid, time, outcome, .. } => {
                 Some(TransactionEnd { xid, time, outcome, start: self.start, end: self.end })
             }
             _ => None,

@@ -6,7 +6,8 @@ use pgark::config::{Conninfo, Rate, RecoverSettings};
 use pgark::error::{Context as _, Error, Result};
 use pgark::postgres::target_time::parse_target_time;
 use pgark::postgres::{
-    Lsn, RecoveryTarget, RestorePointName, SystemIdentifier, TargetAction, TargetBound, TargetTimeline, Xid,
+    Lsn, RecoveryTarget, RestorePointName, SystemIdentifier, TargetAction, TargetBound, TargetTimeline,
+    WantedXid,
 };
 use pgark::recover::configure::Archiving;
 use pgark::recover::standby::{ApplyDelay, Role, StandbySettings};
@@ -164,16 +165,39 @@ impl RecoverArguments {
             return Err(Error::usage("--exclusive has no meaning for this target")
                 .hint("It goes with --target-time, --target-lsn and --target-xid."));
         }
+        let action = self.target_action.as_deref().map(str::parse::<TargetAction>).transpose()?;
+        self.check_action(&goal, action)?;
         Ok(TargetRequest {
             goal,
             timeline: self.target_timeline.parse::<TargetTimeline>()?,
-            action: self.target_action.as_deref().map(str::parse::<TargetAction>).transpose()?,
+            action,
             backup: self.backup.clone(),
             consent: if self.accept_unproven { Consent::AcceptUnproven } else { Consent::ProvenOnly },
             command,
+            epoch: self.wanted_xid()?.and_then(|wanted| wanted.epoch),
             prove_bytes: settings.prove_wal_bytes,
             forks: if self.standby { ForkRule::GoAlong } else { ForkRule::Refuse(settings.fork_window) },
         })
+    }
+
+    fn wanted_xid(&self) -> Result<Option<WantedXid>> {
+        self.target_xid
+            .as_deref()
+            .map(|text| text.parse::<WantedXid>().context(|| "--target-xid"))
+            .transpose()
+    }
+
+    /// PostgreSQL has an action for targets alone: at the end of the WAL it promotes.
+    fn check_action(&self, goal: &Goal, action: Option<TargetAction>) -> Result<()> {
+        let is_latest = matches!(goal, Goal::Target(RecoveryTarget::Latest, _));
+        match action.filter(|action| is_latest && *action != TargetAction::Promote) {
+            None => Ok(()),
+            Some(action) => Err(Error::usage(format!("--target-action {action} has no meaning with --latest"))
+                .hint(
+                    "PostgreSQL promotes at the end of the WAL. --latest-before, with the present time, recovers the same \
+                     transactions and takes an action.",
+                )),
+        }
     }
 
     fn goal(&self) -> Result<Goal> {
@@ -186,7 +210,7 @@ impl RecoverArguments {
         } else if let Some(text) = &self.target_lsn {
             RecoveryTarget::Lsn(text.parse::<Lsn>().context(|| "--target-lsn")?)
         } else if let Some(text) = &self.target_xid {
-            RecoveryTarget::Xid(text.parse::<Xid>().context(|| "--target-xid")?)
+            RecoveryTarget::Xid(text.parse::<WantedXid>().context(|| "--target-xid")?.xid)
         } else if let Some(text) = &self.target_name {
             RecoveryTarget::Name(text.parse::<RestorePointName>()?)
         } else if self.target_immediate {

@@ -61,11 +61,7 @@ async fn rights(store: &Inner, check: ContentCheck) -> Result<Observation> {
     probe::try_put(store, &key, content, Sums::of(content, check), probe::Condition::None, None)
         .await?
         .accepted()?;
-    let client = &store.client;
-    let read = client.request(Retry::Transient, |to| {
-        to.client.get_object().bucket(&to.address.bucket).key(&key).set_request_payer(client.payer()).send()
-    });
-    read.await.map_err(|failure| store.denied_or(failure))?;
+    probe::read_back(store, &key, content).await?;
     Ok(match probe::remove(store, &key, None).await {
         true => Observation::good("rights", "objects can be listed, stored, read and deleted"),
         false => Observation::good(

@@ -24,6 +24,10 @@ pub enum Fault {
     TruncateAnswer,
     /// Half of the answer's body comes, then nothing.
     StallAnswer,
+    /// The answer does not say how long it is, as behind some proxies.
+    NoLength,
+    /// The same, and it breaks off halfway.
+    NoLengthAndNoEnd,
     /// A bit of the request's body is another one.
     FlipRequest,
     /// A bit of the answer's body is another one.
@@ -185,6 +189,30 @@ impl Message {
         self.header("content-length").and_then(|length| length.parse().ok()).unwrap_or(0)
     }
 
+    /// The answer, in pieces whose number is not known before; not all of them where it is not to be `whole`.
+    fn without_length(&self, is_head: bool, whole: bool) -> Vec<u8> {
+        let is_length = |line: &&str| line.to_ascii_lowercase().starts_with("content-length:");
+        let mut head: Vec<&str> =
+            self.head.trim_end().split("\r\n").filter(|line| !is_length(line)).collect();
+        if !is_head {
+            head.push("Transfer-Encoding: chunked");
+        }
+        let mut answer = format!("{}\r\n\r\n", head.join("\r\n")).into_bytes();
+        if is_head {
+            return answer;
+        }
+        let body = if whole { self.body.as_slice() } else { &self.body[..self.body.len() / 2] };
+        for piece in body.chunks(10_000) {
+            answer.extend(format!("{:X}\r\n", piece.len()).bytes());
+            answer.extend(piece);
+            answer.extend(b"\r\n");
+        }
+        if whole {
+            answer.extend(b"0\r\n\r\n");
+        }
+        answer
+    }
+
     fn flip(&mut self) {
         let at = self.body.len() / 2;
         if let Some(byte) = self.body.get_mut(at) {
@@ -292,6 +320,16 @@ fn serve(mut client: TcpStream, upstream: &str, proxy: &FaultProxy) -> io::Resul
         match fault {
             Some(Fault::LoseAnswer) => return client.shutdown(Shutdown::Both),
             Some(Fault::FlipAnswer) => answer.flip(),
+            Some(Fault::NoLength | Fault::NoLengthAndNoEnd)
+                if answer.header("transfer-encoding").is_none() =>
+            {
+                let whole = fault == Some(Fault::NoLength);
+                client.write_all(answer.without_length(method == "HEAD", whole).as_slice())?;
+                match whole {
+                    true => continue,
+                    false => return client.shutdown(Shutdown::Both),
+                }
+            }
             Some(Fault::TruncateAnswer | Fault::StallAnswer) => {
                 client.write_all(answer.head.as_bytes())?;
                 client.write_all(&answer.body[..answer.body.len() / 2])?;

@@ -32,6 +32,8 @@ pub struct UploadStatus {
     pub last_stored: Option<String>,
     /// Why nothing can be stored now.
     pub outage: Option<FailureStatus>,
+    /// Why the repository is asked again at this moment, before anybody has given up.
+    pub trouble: Option<FailureStatus>,
     /// The first file that cannot be stored at all.
     pub refused: Option<FailureStatus>,
 }

@@ -585,6 +585,10 @@ impl Actor {
                     .map(|since| since.as_secs()),
             };
         let outage = self.outage.as_ref().map(|outage| failure(None, &outage.error, Some(outage.since)));
+        let trouble = match &self.outage {
+            None => self.server.as_ref().and_then(|server| server.repository.store().trouble()),
+            Some(_) => None,
+        };
         let refused = self.files.iter().find_map(|(order, entry)| match &entry.state {
             State::Failed(error) => Some(failure(Some(order.name().to_string()), error, None)),
             _ => None,
@@ -596,6 +600,7 @@ impl Actor {
             stored_files: self.stored_files,
             last_stored: self.last_stored.clone(),
             outage,
+            trouble: trouble.map(|error| failure(None, &error, None)),
             refused,
         }
     }

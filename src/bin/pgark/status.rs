@@ -53,7 +53,9 @@ fn text(status: &Status) -> String {
                 "fetched   {} files, {} of them ahead; {} wait to be taken",
                 agent.fetch.fetched_files, agent.fetch.fetched_ahead_files, agent.fetch.ready_files
             ));
-            lines.extend([&agent.upload.outage, &agent.upload.refused].into_iter().flatten().map(failure));
+            let upload = &agent.upload;
+            let failures = [&upload.outage, &upload.trouble, &upload.refused];
+            lines.extend(failures.into_iter().flatten().map(failure));
         }
     }
     lines.push(format!("log       {}", status.agent_log.display()));

@@ -38,6 +38,7 @@ pub async fn examine(store: &Inner) -> Result<Vec<Observation>> {
     });
     observations.push(rights(store, behaviour.check).await?);
     observations.push(versioning(store).await);
+    observations.extend(clock(store));
     observations.push(match store.client.settings.lock {
         Some(lock) => Observation::good(
             "object lock",
@@ -69,6 +70,20 @@ async fn rights(store: &Inner, check: ContentCheck) -> Result<Observation> {
             "objects can be listed, stored and read, and not deleted: old backups, and what an unfinished one leaves, \
              have to be removed by somebody else",
         ),
+    })
+}
+
+/// That requests only succeed because they are signed by the service's clock.
+fn clock(store: &Inner) -> Option<Observation> {
+    let difference_s = store.client.clock.difference_s();
+    (difference_s != 0).then(|| {
+        Observation::weak(
+            "clock",
+            format!(
+                "the service's clock is {difference_s} s ahead of this host's; requests are signed by it"
+            ),
+            "Set the time of this host (timedatectl): backups and recovery targets go by it.",
+        )
     })
 }
 

@@ -9,8 +9,11 @@
 //! tries again what [`errors`] calls transient.
 
 mod client;
+mod clock;
+mod connect;
 mod errors;
 mod examine;
+mod keys;
 mod list;
 mod multipart;
 mod probe;
@@ -106,7 +109,12 @@ impl Inner {
                 self.check_bucket().await.context(what)?;
                 Ok(None)
             }
-            Err(failure) => Err(self.denied_or(failure).context(what())),
+            Err(Failure { answer: Answer::Denied, error, .. }) => {
+                // Nor does it say whether the keys are unknown, or what is missing: a list does.
+                self.check_bucket().await.context(what)?;
+                Err(error.context(what()))
+            }
+            Err(failure) => Err(failure.error.context(what())),
         }
     }
 

@@ -58,8 +58,11 @@ impl<'a> RunningBackup<'a> {
                 if exists()? {
                     return Err(taken(&label));
                 }
-                Running::read(repository, &label)?;
-                return Err(error);
+                return match Running::read(repository, &label)? {
+                    // What is dead was swept before, where that could be done.
+                    Some(running) if !running.is_alive(Timestamp::now()) => Err(left_over(&label)),
+                    _ => Err(error),
+                };
             }
             other => other?,
         }
@@ -164,6 +167,12 @@ impl<'a> RunningBackup<'a> {
 fn taken(label: &Label) -> Error {
     Error::new(ErrorKind::Conflict, format!("the repository already holds a backup {label}"))
         .hint("Choose another label with --label.")
+}
+
+fn left_over(label: &Label) -> Error {
+    Error::new(ErrorKind::Conflict, format!("what is left of an unfinished backup {label} is in the way")).hint(
+        "It could not be removed: there is no right to, or a lock. Choose another label with --label, or remove what lies there.",
+    )
 }
 
 /// Stops a heartbeat.

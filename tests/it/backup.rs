@@ -4,6 +4,7 @@ use crate::support::{Cluster, PATIENCE, Run, Site, Stop, create_private_director
 use nix::sys::signal::Signal;
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 /// A running primary that archives, with some rows in it.
@@ -329,4 +330,26 @@ fn backups_without_a_label_that_begin_in_one_second_are_called_differently() {
         .map(|summary| summary["label"].as_str().unwrap().to_owned())
         .collect();
     assert_eq!(labels.len(), 3, "{labels:?}");
+}
+
+#[test]
+fn a_mark_that_cannot_be_removed_is_not_waited_for() {
+    let site = Site::with_servers(1);
+    let primary = primary(&site);
+    base_backup(&primary, "one").run().expect(0);
+    let place = site.archive_of(&primary).backup("nightly");
+    create_private_directory(&place);
+    let long_ago = "2026-01-15T14:30:00Z";
+    let mark = serde_json::json!({ "version": 1, "run": "elsewhere.1.1", "host": "elsewhere", "pid": 1,
+        "started": long_ago, "heartbeat": long_ago });
+    crate::support::write_file(&place.join("running"), mark.to_string());
+    // No right to remove anything here.
+    let allow = |mode: u32| fs::set_permissions(&place, fs::Permissions::from_mode(mode)).unwrap();
+    allow(0o500);
+    let refused = base_backup(&primary, "nightly").run().expect(4).says("is in the way").says("--label");
+    assert!(!refused.stderr.to_lowercase().contains("wait for it"), "{refused}");
+    let info = primary.pgark(&["info"]).run().expect(0).stdout;
+    assert!(!info.contains("nightly is being taken"), "{info}");
+    allow(0o700);
+    base_backup(&primary, "nightly").run().expect(0);
 }

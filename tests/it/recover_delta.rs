@@ -1,8 +1,10 @@
 //! `pgark recover --delta`: what is right stays, everything else is made right, and what does not belong goes.
 
-use crate::support::{Cluster, Site, Stop, create_private_directory, expect_not_startable};
+use crate::support::{
+    Cluster, PATIENCE, Site, Stop, create_private_directory, expect_not_startable, wait_until,
+};
 use std::fs;
-use std::os::unix::fs::{MetadataExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 const ROWS: &str = "SELECT count(*), sum(a) FROM t";
@@ -176,4 +178,40 @@ fn an_interrupted_delta_converges_and_starts_no_server_meanwhile() {
     }
     assert!(operation > 5, "only {operation} operations");
     assert_eq!(answer(&primary, "one", &[], ROWS), "10000|50005000");
+}
+
+/// PostgreSQL's own interlock keeps servers away, the owner's group keeps its rights, and a lost pg_control is no obstacle.
+#[test]
+fn delta_keeps_servers_out_and_permissions_as_they_were() {
+    let site = Site::with_servers(1);
+    let mut primary = site.cluster("primary");
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    fs::set_permissions(primary.data(), fs::Permissions::from_mode(0o750)).unwrap();
+    primary.archive();
+    primary.start();
+    primary.psql("CREATE TABLE t AS SELECT generate_series(1, 1000) AS a");
+    primary.back_up("one");
+    primary.psql("DELETE FROM t");
+    let last = primary.switch_wal();
+    primary.wait_archived(&last);
+    primary.stop(Stop::Fast);
+    let fresh = site.directory().join("fresh");
+    primary.recover(&fresh, &["--latest"]).run().expect(0);
+    assert_eq!(mode(&fresh), 0o750);
+
+    // Its pg_control is lost: pg_wal says whose it is.
+    fs::remove_file(primary.data().join("global/pg_control")).unwrap();
+    let options = ["--delta", "--target-immediate", "--target-action", "promote"];
+    let running = primary.recover(&primary.data(), &options).env("PGARK_SLOW_MS", "3").spawn();
+    let pid = primary.data().join("postmaster.pid");
+    let process = format!("{}\n", running.process().0);
+    wait_until("the interlock", PATIENCE, || {
+        fs::read_to_string(&pid).is_ok_and(|content| content.starts_with(&process))
+    });
+    running.wait().expect(0);
+    assert!(!pid.exists());
+    assert_eq!(mode(&primary.data()), 0o750);
+    primary.start();
+    primary.wait_promoted();
+    assert_eq!(primary.psql("SELECT count(*) FROM t"), "1000");
 }

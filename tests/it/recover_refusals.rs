@@ -2,8 +2,8 @@
 //! what looks like a cluster.
 
 use crate::support::{
-    Cluster, Outcome, Run, Site, Stop, Story, Template, create_private_directory, expect_not_startable, give,
-    has_postgres_program, hinted_command, pgark_program, write_file,
+    Cluster, Outcome, PATIENCE, Run, Site, Stop, Story, Template, create_private_directory,
+    expect_not_startable, give, has_postgres_program, hinted_command, pgark_program, wait_until, write_file,
 };
 use std::fs;
 use std::path::Path;
@@ -446,8 +446,8 @@ fn restore_points_of_one_name_are_all_told() {
     let into = site.directory().join("into");
     let options = ["--target-name", "release"];
     let outcome = primary.recover(&into, &[&options[..], &["--dry-run"]].concat()).run().expect(0);
-    assert_eq!(outcome.stderr.matches("LSN").count(), 3, "{outcome}");
-    assert!(outcome.stderr.contains("other restore points of this name"), "{outcome}");
+    assert_eq!(outcome.stdout.matches("(LSN 0/").count(), 4, "{outcome}");
+    assert!(outcome.stdout.contains("other restore points of this name"), "{outcome}");
     assert_eq!(primary.answer_after(&into, &options, COUNT), "1", "PostgreSQL stops at the first");
     assert!(positions.iter().all(|position| position.contains('/')));
 }
@@ -471,7 +471,12 @@ fn a_subtransaction_finds_its_transaction_and_an_epoch_is_not_dropped() {
     primary.stop(Stop::Fast);
     let into = site.directory().join("into");
     let dry = |xid: &str| primary.recover(&into, &["--target-xid", xid, "--dry-run"]).run();
-    assert!(dry(subtransaction).expect(0).stderr.contains(&format!("subtransaction of transaction {transaction}")));
+    assert!(
+        dry(subtransaction)
+            .expect(0)
+            .stdout
+            .contains(&format!("subtransaction of transaction {transaction}"))
+    );
     let of_epoch = |epoch: u64| (epoch * (1 << 32) + transaction.parse::<u64>().unwrap()).to_string();
     dry(&of_epoch(0)).expect(0);
     dry(&of_epoch(1)).expect(1);
@@ -487,7 +492,10 @@ fn a_recovery_that_waited_for_another_does_not_clear_what_that_has_finished() {
     let first = story.primary.recover(&into, &options).env("PGARK_SLOW_MS", "2").spawn();
     wait_until("the first one works", PATIENCE, || into.join("PG_VERSION").exists());
     let second = story.primary.recover(&into, &options).spawn();
-    wait_until("the second one waits for its lock", PATIENCE, || second.process().has_open(&into.join(MARKER)));
+    let marker = into.join("pgark-recovery-incomplete").display().to_string();
+    wait_until("the second one waits for its lock", PATIENCE, || {
+        second.process().open_files().contains(&marker)
+    });
     first.wait().expect(0);
     let outcome = second.wait().expect(4);
     assert!(outcome.stderr.contains("has finished its work in"), "{outcome}");

@@ -1,6 +1,6 @@
 //! `pgark recover` of a cluster with a tablespace: a copy never touches the directories of its original.
 
-use crate::support::{Cluster, Site, Stop, create_private_directory, files_below};
+use crate::support::{Cluster, Site, Stop, create_private_directory, files_below, has_postgres_program};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -86,6 +86,33 @@ fn the_originals_tablespace_is_not_touched() {
     story.primary.stop_recovered(&into);
     assert!(!contents(&moved).is_empty());
     assert_eq!(contents(&story.space), original);
+}
+
+/// What is mapped is listed as it was written; and a tablespace of after the backup is announced.
+#[test]
+fn a_mapped_tablespace_passes_pg_verifybackup_and_a_newer_one_is_named() {
+    if !has_postgres_program("pg_verifybackup") {
+        eprintln!("skipped: this PostgreSQL has no pg_verifybackup");
+        return;
+    }
+    let mut story = Spacious::tell();
+    let newer = story.directory("newer");
+    create_private_directory(&newer);
+    story.primary.start();
+    story.primary.psql(&format!("CREATE TABLESPACE newer LOCATION '{}'", newer.display()));
+    let last = story.primary.switch_wal();
+    story.primary.wait_archived(&last);
+    let (into, space) = (story.directory("into"), story.directory("mapped"));
+    let mapping = story.mapping(&space);
+    let newest = ["--latest", "--accept-unproven", "--dry-run", &mapping];
+    let plan = story.primary.recover(&into, &newest).run().expect(0);
+    assert!(plan.stdout.contains(&format!("a tablespace was created in \"{}\"", newer.display())), "{plan}");
+    let outcome =
+        story.primary.recover(&into, &["--target-immediate", &mapping, "--accept-unproven"]).run().expect(0);
+    assert!(!outcome.stderr.contains(&newer.display().to_string()), "the target lies before it: {outcome}");
+    let verify = story.primary.postgres_program("pg_verifybackup").args(["-n"]).arg(&into);
+    verify.run().expect(0);
+    assert!(fs::read_to_string(into.join("tablespace_map")).unwrap().contains("mapped"));
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! What networks and services do at their worst: nothing of it may be taken for success, and little of it for failure.
 
-use crate::support::{Bucket, Cluster, Fault, FaultProxy, Site, s3_server};
+use crate::support::{Bucket, Cluster, Fault, FaultProxy, PATIENCE, Site, Stop, s3_server, wait_until};
 use std::time::Duration;
 
 /// A segment number past those that initdb made.
@@ -125,4 +125,57 @@ fn an_outage_is_told_and_ends_by_itself() {
     scene.expect_whole(&name);
     let key = scene.bucket.wal_key(&scene.cluster, &name);
     assert_eq!(scene.bucket.keys().iter().filter(|stored| **stored == key).count(), 1);
+}
+
+/// Some proxies pass the answer on in pieces, and leave out how long it is.
+#[test]
+fn answers_of_unknown_length_are_read_to_their_end() {
+    let site = Site::with_servers(1);
+    let Some(server) = s3_server() else { return };
+    let (bucket, proxy) = (Bucket::new(server), FaultProxy::start(&server.endpoint));
+    let mut primary = site.cluster("primary");
+    bucket.serve(&mut primary, &proxy.endpoint());
+    primary.config.set("s3.part_mib", 5);
+    primary.config.set("s3.stall_timeout_s", 8);
+    primary.config.set("compression.method", "none");
+    primary.config.set("get.deadline_s", 20);
+    // Bodies that break off are resumed.
+    for part in ["/pack-", "/wal/00000001/"] {
+        proxy.fault("GET", part, 2, Fault::NoLengthAndNoEnd);
+    }
+    proxy.fault("GET", "", usize::MAX, Fault::NoLength);
+    proxy.fault("HEAD", "", usize::MAX, Fault::NoLength);
+    primary.archive();
+    primary.start();
+    // More than goes in one request.
+    primary.psql("CREATE TABLE t AS SELECT a, repeat(md5(a::text), 30) FROM generate_series(1, 45000) a");
+    primary.back_up("one");
+    let answer = primary.psql("SELECT count(*), sum(a) FROM t");
+    let last = primary.switch_wal();
+    primary.wait_archived(&last);
+    let outcome = primary.pgark(&["check"]).run();
+    assert!(outcome.stdout.contains("round trip: ") && !outcome.stdout.contains("FAILED"), "{outcome}");
+    primary.pgark(&["info"]).run().expect(0);
+    primary.stop(Stop::Fast);
+    let copy = site.directory().join("copy");
+    assert_eq!(primary.answer_after(&copy, &["--latest"], "SELECT count(*), sum(a) FROM t"), answer);
+}
+
+/// A service that takes everything and gives nothing back must not be trusted with anything.
+#[test]
+fn nothing_is_acknowledged_that_could_not_be_read_back() {
+    let site = Site::without_server();
+    let Some(server) = s3_server() else { return };
+    let (bucket, proxy) = (Bucket::new(server), FaultProxy::start(&server.endpoint));
+    let mut cluster = site.cluster("primary");
+    bucket.serve(&mut cluster, &proxy.endpoint());
+    let wal = cluster.fake_wal();
+    let name = wal.name(0x40);
+    cluster.put_wal(&name, wal.bytes(0x40, 1));
+    proxy.fault("GET", ".pgark-probe", usize::MAX, Fault::FlipAnswer);
+    let push = cluster.push(&format!("pg_wal/{name}")).expect(3);
+    push.says("gives back something else than was stored");
+    assert!(!bucket.keys().iter().any(|key| key.contains("/wal/")), "{:?}", bucket.keys());
+    proxy.mend();
+    wait_until("the push to succeed", PATIENCE, || cluster.push(&format!("pg_wal/{name}")).code == Some(0));
 }

@@ -2,7 +2,8 @@
 //! and each usual mistake.
 
 use crate::support::{
-    Bucket, Cluster, Fault, FaultProxy, S3Server, Site, Stop, s3_server, wait_until, wants_everything,
+    Bucket, Cluster, Fault, FaultProxy, S3Server, Site, Stop, Template, s3_server, wait_until,
+    wants_everything,
 };
 use std::path::Path;
 use std::process::Command;
@@ -226,4 +227,127 @@ fn s3_server_script(arguments: &[&str], directory: &Path) -> String {
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "scripts/s3-server {arguments:?}: {error}");
     String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn replaced_access_keys_are_taken_up_by_the_agent_that_runs() {
+    let site = Site::without_server();
+    let Some(server) = s3_server() else { return };
+    let bucket = Bucket::new(server);
+    let mut cluster = site.cluster("primary");
+    bucket.serve(&mut cluster, &server.endpoint);
+    let wal = cluster.fake_wal();
+    let push = |number: u64| {
+        let name = wal.name(SEGMENT + number);
+        cluster.put_wal(&name, wal.bytes(SEGMENT + number, 1));
+        cluster.push(&format!("pg_wal/{name}"))
+    };
+    push(0).expect(0);
+    let agent = cluster.agent();
+    let until_it_works = |number: u64| {
+        wait_until("the new keys to be taken up", LONG, || push(number).code == Some(0));
+        assert_eq!(cluster.agent(), agent, "another agent");
+    };
+    let until_refused = |number: u64| {
+        wait_until("the keys to be refused", LONG, || push(number).code == Some(3));
+        push(number).expect(3).says("does not know these access keys");
+    };
+    // The file of the keys changes: to ones that nobody has, and to right ones.
+    bucket.come_as_nobody(&cluster);
+    until_refused(1);
+    bucket.come_as_owner(&cluster);
+    until_it_works(1);
+    // The file stays as it is, and the program that it names gives other keys.
+    bucket.come_by_program(&cluster, false);
+    until_refused(2);
+    bucket.come_by_program(&cluster, true);
+    until_it_works(2);
+}
+
+/// The answer to a HEAD has no words: that keys were revoked looks like a missing right.
+#[test]
+fn revoked_keys_are_not_told_as_a_missing_right() {
+    let site = Site::without_server();
+    let Some(server) = s3_server() else { return };
+    let (bucket, proxy) = (Bucket::new(server), FaultProxy::start(&server.endpoint));
+    let mut cluster = site.cluster("primary");
+    bucket.serve(&mut cluster, &proxy.endpoint());
+    let wal = cluster.fake_wal();
+    cluster.archive_file(&wal.name(SEGMENT), wal.bytes(SEGMENT, 1));
+    let name = wal.name(SEGMENT + 1);
+    cluster.put_wal(&name, wal.bytes(SEGMENT + 1, 1));
+    let push = || cluster.push(&format!("pg_wal/{name}"));
+    // It was stored, and what became of it has to be looked for.
+    for code in ["InvalidAccessKeyId", "AccessDenied"] {
+        proxy.fault("PUT", &name, 1, Fault::LoseAnswer);
+        proxy.fault("HEAD", &name, usize::MAX, Fault::Status(403, ""));
+        proxy.fault("GET", "list-type", usize::MAX, Fault::Status(403, code));
+        let refused = push().expect(3);
+        let names_right = refused.stderr.contains("s3:ListBucket");
+        assert_eq!(names_right, code == "AccessDenied", "{refused}");
+        refused.says(code);
+        proxy.mend();
+        bucket.delete(&bucket.wal_key(&cluster, &name));
+    }
+    push().expect(0);
+}
+
+/// The service tells its time when it refuses for it.
+#[test]
+fn a_clock_that_jumps_is_corrected_by_the_services_own() {
+    let site = Site::without_server();
+    let Some(server) = s3_server() else { return };
+    let (bucket, proxy) = (Bucket::new(server), FaultProxy::start(&server.endpoint));
+    let mut cluster = site.cluster("primary");
+    bucket.serve(&mut cluster, &proxy.endpoint());
+    let wal = cluster.fake_wal();
+    cluster.archive_file(&wal.name(SEGMENT), wal.bytes(SEGMENT, 1));
+    let name = wal.name(SEGMENT + 1);
+    cluster.put_wal(&name, wal.bytes(SEGMENT + 1, 1));
+    proxy.forget();
+    // Two hours ahead, it seems; which the server itself then refuses, and tells the right time.
+    proxy.fault("PUT", &name, 1, Fault::Skewed(7200));
+    cluster.push(&format!("pg_wal/{name}")).expect(0);
+    let signed: Vec<String> = proxy
+        .heads()
+        .iter()
+        .filter(|head| head.starts_with("put "))
+        .filter_map(|head| head.lines().find_map(|line| line.strip_prefix("x-amz-date: ").map(str::to_owned)))
+        .collect();
+    assert_eq!(signed.len(), 3, "{signed:?}");
+    assert!(signed[1] > signed[0] && signed[2] < signed[1], "{signed:?}");
+}
+
+/// Nothing but silence after the parts are to be put together, whether the server has done it or not.
+#[test]
+fn silence_at_the_end_of_an_upload_is_not_waited_for_long() {
+    let site = Site::without_server();
+    let Some(server) = s3_server() else { return };
+    let (bucket, proxy) = (Bucket::new(server), FaultProxy::start(&server.endpoint));
+    let mut cluster = site.cluster_of("primary", Template::with_segments_of(128));
+    bucket.serve(&mut cluster, &proxy.endpoint());
+    cluster.config.set("compression.method", "none");
+    cluster.config.set("s3.stall_timeout_s", 3);
+    cluster.config.set("push.deadline_s", 100);
+    let wal = cluster.fake_wal();
+    let store = |number: u64, fault: Option<Fault>| {
+        let name = wal.name(SEGMENT + number);
+        cluster.put_wal(&name, wal.bytes(SEGMENT + number, 1));
+        proxy.forget();
+        if let Some(fault) = fault {
+            proxy.fault("POST", "uploadId=", 1, fault);
+        }
+        let push = cluster.program("archive-push").arg(format!("pg_wal/{name}")).deadline(LONG).spawn();
+        wait_until("the parts to be put together", LONG, || proxy.count("POST", "uploadId=") > 0);
+        push
+    };
+    let silent = store(1, Some(Fault::Stall));
+    wait_until("the silence to be shown", LONG, || {
+        cluster.pgark(&["status"]).run().stdout.contains("nothing has moved for 3 s")
+    });
+    silent.wait().expect(0).within(LONG / 2);
+    store(2, Some(Fault::StallAnswer)).wait().expect(0).within(LONG / 2);
+    // As long as something comes, it is waited for.
+    store(3, Some(Fault::Drip(Duration::from_secs(8)))).wait().expect(0);
+    assert_eq!(proxy.count("POST", "uploadId="), 1, "{:#?}", proxy.requests());
 }

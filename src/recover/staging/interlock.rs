@@ -10,6 +10,9 @@ use std::path::{Path, PathBuf};
 /// The file's name.
 pub const NAME: &str = "postmaster.pid";
 
+/// Its name until it is whole.
+const NEW_NAME: &str = "pgark-recovery-incomplete.pid";
+
 /// Our `postmaster.pid` in a data directory, for as long as this process lives.
 #[derive(Debug)]
 pub struct Interlock(PathBuf);
@@ -24,20 +27,22 @@ impl Interlock {
         let path = data_directory.join(NAME);
         let what = || format!("could not write \"{}\"", path.display());
         super::examine::refuse_running(data_directory)?;
-        durable::remove_all(disk, &path)?;
-        let file = match disk.create_new(&path, 0o600) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                return Err(Error::new(
-                    ErrorKind::Conflict,
-                    format!("a server is being started in \"{}\"", data_directory.display()),
-                )
-                .hint("Stop it, then try again."));
-            }
-            created => created.context(what)?,
-        };
+        // Under another name until it is whole: no server starts beside an empty one.
+        let new = data_directory.join(NEW_NAME);
+        durable::remove_all(disk, &new)?;
+        let file = disk.create_new(&new, 0o600).context(what)?;
         let content = format!("{}\n{}\n", std::process::id(), data_directory.display());
         disk.write_all(&file, content.as_bytes()).context(what)?;
-        Ok(Interlock(path))
+        disk.sync_file(&file, &new).context(what)?;
+        durable::remove_all(disk, &path)?;
+        match disk.rename_new(&new, &path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(Error::new(
+                ErrorKind::Conflict,
+                format!("a server is being started in \"{}\"", data_directory.display()),
+            )
+            .hint("Stop it, then try again.")),
+            renamed => renamed.context(what).map(|()| Interlock(path)),
+        }
     }
 
     /// Lets servers start.

@@ -1,37 +1,29 @@
 //! The way to the service: one client and its runtime, and requests that are tried again inside one deadline.
 //!
+//! A client is made anew when the files of the access keys have changed, or when the service refuses the keys.
+//!
 //! The SDK's own retries are off: it counts attempts and not time, and does not tell whether an attempt that had no
 //! answer came before, which decides what "exists already" means.
 
+use super::clock::ServiceClock;
+use super::connect::{Connected, REGION_OF_NOBODY, connect, http_client};
 use super::errors::{Answer, Failure, judge, stalled};
-use super::progress::{ObserveBody, watched};
-use crate::config::{S3Settings, without_user_information};
-use crate::error::{Context, Error, Result};
+use super::keys::KeyFiles;
+use super::progress::watched;
+use crate::config::S3Settings;
+use crate::error::{Error, Result};
 use crate::failpoint;
 use crate::store::ObjectKey;
-use aws_config::meta::region::RegionProviderChain;
-use aws_config::profile::ProfileFileRegionProvider;
-use aws_config::retry::RetryConfig;
-use aws_config::timeout::TimeoutConfig;
-use aws_runtime::env_config::file::{EnvConfigFileKind, EnvConfigFiles};
-use aws_sdk_s3::Client;
+use aws_sdk_s3::config::SharedHttpClient;
 use aws_sdk_s3::config::http::HttpResponse;
-use aws_sdk_s3::config::{
-    BehaviorVersion, Region, RequestChecksumCalculation, ResponseChecksumValidation, SharedHttpClient,
-    StalledStreamProtectionConfig,
-};
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::types::RequestPayer;
-use aws_smithy_http_client::Builder;
-use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
-use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore};
 use std::error::Error as StdError;
 use std::hash::{BuildHasher, RandomState};
-use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::runtime::{Builder as RuntimeBuilder, Runtime};
-use tokio::sync::OnceCell;
+use tokio::sync::{Mutex as AsyncMutex, OnceCell};
 use tokio::time::{Instant, sleep, sleep_until};
 
 /// The pause before the second attempt; it doubles, and each is drawn from its upper half.
@@ -40,8 +32,12 @@ const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// The first pause where the service has said that it is too much.
 const PAUSE_SLOW_DOWN: Duration = Duration::from_secs(1);
 
-/// Where AWS signs and routes requests that name no region.
-const REGION_OF_NOBODY: &str = "us-east-1";
+/// How often the files of the access keys are looked at.
+const LOOK_AT_KEYS: Duration = Duration::from_secs(1);
+/// How often they are read again because the service refuses the keys.
+const READ_KEYS_AGAIN: Duration = Duration::from_secs(5);
+/// How often a request is signed anew because the clocks differ: once for each way that they may have jumped meanwhile.
+const CORRECTIONS_MAX: u32 = 2;
 
 /// Where objects lie, for requests and for messages.
 #[derive(Clone, Debug)]
@@ -80,7 +76,10 @@ impl Address {
 pub struct S3Client {
     pub settings: S3Settings,
     place: Address,
-    connected: OnceCell<Connected>,
+    /// What time it is for the service.
+    pub clock: ServiceClock,
+    http_client: OnceCell<SharedHttpClient>,
+    current: AsyncMutex<Option<Current>>,
     /// `None` only while it is dropped.
     runtime: Option<Runtime>,
     /// Until when the service wants to be left alone.
@@ -89,13 +88,14 @@ pub struct S3Client {
     trouble: Mutex<Option<Error>>,
 }
 
-/// The client, and where it turned out to go.
+/// The client of now.
 #[derive(Debug)]
-pub struct Connected {
-    pub client: Client,
-    pub address: Address,
-    /// Whether requests are encrypted on their way, which makes the signature of the content superfluous.
-    pub encrypted: bool,
+struct Current {
+    connected: Arc<Connected>,
+    /// The files of its access keys, before they were read.
+    files: KeyFiles,
+    looked: Instant,
+    read: Instant,
 }
 
 /// Which failures are tried again.
@@ -122,7 +122,9 @@ impl S3Client {
         S3Client {
             settings,
             place,
-            connected: OnceCell::new(),
+            clock: ServiceClock::default(),
+            http_client: OnceCell::new(),
+            current: AsyncMutex::default(),
             runtime: runtime.ok(),
             slow_until: Mutex::default(),
             trouble: Mutex::default(),
@@ -151,9 +153,51 @@ impl S3Client {
         &self.place
     }
 
-    /// The client; made at the first call.
-    pub async fn connected(&self) -> Result<&Connected> {
-        self.connected.get_or_try_init(|| connect(&self.place, &self.settings)).await
+    /// The client: made at the first call, and anew when the files of its access keys have changed.
+    async fn connected(&self) -> Result<Arc<Connected>> {
+        let mut current = self.current.lock().await;
+        let Some(known) = current.as_mut() else {
+            let made = self.connect().await?;
+            return Ok(current.insert(made).connected.clone());
+        };
+        if known.looked.elapsed() >= LOOK_AT_KEYS {
+            known.looked = Instant::now();
+            if KeyFiles::look(&self.settings) != known.files {
+                match self.connect().await {
+                    Ok(made) => {
+                        tracing::info!("the files of the access keys have changed and were read again");
+                        *known = made;
+                    }
+                    // Perhaps they are just being written. What we have may still be right.
+                    Err(error) => tracing::warn!(%error, "the changed access keys cannot be used"),
+                }
+            }
+        }
+        Ok(known.connected.clone())
+    }
+
+    /// The client with the access keys of now, if those are others than the ones that the service has `refused`.
+    async fn with_other_keys(&self, refused: &Arc<Connected>) -> Option<Arc<Connected>> {
+        let mut current = self.current.lock().await;
+        let known = current.as_mut()?;
+        if !Arc::ptr_eq(&known.connected, refused) {
+            return Some(known.connected.clone());
+        }
+        if known.read.elapsed() < READ_KEYS_AGAIN {
+            return None;
+        }
+        *known = self.connect().await.ok()?;
+        let same = known.connected.has_keys_of(refused).await;
+        (!same).then(|| known.connected.clone())
+    }
+
+    async fn connect(&self) -> Result<Current> {
+        let files = KeyFiles::look(&self.settings);
+        let http = || async { http_client(self.settings.ca_file.as_deref()) };
+        let http = self.http_client.get_or_try_init(http).await?.clone();
+        let connected = connect(&self.place, &self.settings, http).await?;
+        let now = Instant::now();
+        Ok(Current { connected: Arc::new(connected), files, looked: now, read: now })
     }
 
     /// Who pays for a request.
@@ -171,13 +215,13 @@ impl S3Client {
         E: ProvideErrorMetadata + StdError + 'static,
         F: Future<Output = std::result::Result<T, SdkError<E, HttpResponse>>>,
     {
-        self.request_within(self.settings.stall_timeout, retry, attempt).await
+        self.request_within(self.settings.retry_deadline, retry, attempt).await
     }
 
-    /// As [`S3Client::request`], with another patience for a request in which nothing moves.
+    /// As [`S3Client::request`], with another deadline.
     pub async fn request_within<T, E, F>(
         &self,
-        stall: Duration,
+        deadline: Duration,
         retry: Retry,
         attempt: impl Fn(&Connected) -> F,
     ) -> std::result::Result<T, Failure>
@@ -185,14 +229,16 @@ impl S3Client {
         E: ProvideErrorMetadata + StdError + 'static,
         F: Future<Output = std::result::Result<T, SdkError<E, HttpResponse>>>,
     {
-        let connected = self.connected().await.map_err(Failure::before)?;
-        let deadline = Instant::now() + self.settings.retry_deadline;
+        let mut connected = self.connected().await.map_err(Failure::before)?;
+        let stall = self.settings.stall_timeout;
+        let deadline = Instant::now() + deadline;
+        let mut corrections = 0;
         let mut pause = PAUSE_FIRST;
         let mut maybe_done = false;
         loop {
             self.give_way().await;
             failpoint::step("request");
-            let answered = watched(stall, attempt(connected)).await;
+            let answered = watched(stall, attempt(&connected)).await;
             failpoint::step("answer");
             let failure = match answered {
                 Some(Ok(output)) => {
@@ -202,6 +248,17 @@ impl S3Client {
                 Some(Err(error)) => judge(&connected.address, &error),
                 None => stalled(stall.as_secs()),
             };
+            if failure.is_refusal() {
+                let corrected = self.clock.correct(failure.service_time) || failure.answer == Answer::Skewed;
+                if corrected && failure.service_time.is_some() && corrections < CORRECTIONS_MAX {
+                    corrections += 1;
+                    continue;
+                }
+                if let Some(other) = self.with_other_keys(&connected).await {
+                    connected = other;
+                    continue;
+                }
+            }
             if failure.answer == Answer::SlowDown {
                 pause = pause.max(PAUSE_SLOW_DOWN);
             }
@@ -271,9 +328,14 @@ impl Drop for S3Client {
 }
 
 impl Failure {
+    /// Whether the service has refused the keys or the time with which the request was signed, or may have.
+    fn is_refusal(&self) -> bool {
+        matches!(self.answer, Answer::Denied | Answer::KeysRefused | Answer::Skewed)
+    }
+
     /// A request that was never made.
     fn before(error: Error) -> Failure {
-        Failure { answer: Answer::None, transient: false, maybe_done: false, error }
+        Failure { answer: Answer::None, transient: false, maybe_done: false, service_time: None, error }
     }
 }
 
@@ -287,78 +349,3 @@ fn jittered(pause: Duration) -> Duration {
 pub fn random() -> u64 {
     RandomState::new().hash_one(std::process::id())
 }
-
-/// Finds endpoint, region and access keys as every AWS tool does, after what the configuration says.
-async fn connect(place: &Address, settings: &S3Settings) -> Result<Connected> {
-    let http_client = http_client(settings.ca_file.as_deref())?;
-    let mut loader = aws_config::defaults(BehaviorVersion::latest())
-        .http_client(http_client)
-        .retry_config(RetryConfig::disabled())
-        .timeout_config(TimeoutConfig::builder().connect_timeout(settings.connect_timeout).build())
-        .stalled_stream_protection(StalledStreamProtectionConfig::disabled());
-    if let Some(profile) = &settings.profile {
-        loader = loader.profile_name(profile);
-    }
-    if let Some(file) = &settings.credentials_file {
-        // The SDK passes over a file that it cannot read, and says that there are no keys.
-        std::fs::File::open(file)
-            .context(|| format!("could not open s3.credentials_file \"{}\"", file.display()))?;
-        let files = EnvConfigFiles::builder()
-            .include_default_config_file(true)
-            .with_file(EnvConfigFileKind::Credentials, file);
-        loader = loader.profile_files(files.build());
-    }
-    // Without the question to a machine's metadata, which waits for seconds where there is none.
-    let region = match &settings.region {
-        Some(region) => RegionProviderChain::first_try(Region::new(region.clone())),
-        None => {
-            RegionProviderChain::first_try(aws_config::environment::EnvironmentVariableRegionProvider::new())
-                .or_else(ProfileFileRegionProvider::new())
-                .or_else(Region::new(REGION_OF_NOBODY))
-        }
-    };
-    loader = loader.region(region);
-    if let Some(endpoint) = &settings.endpoint {
-        loader = loader.endpoint_url(endpoint.trim_end_matches('/'));
-    }
-    let shared = loader.load().await;
-    // Only for messages from here on; that of the environment may hold anything.
-    let endpoint = shared.endpoint_url().map(without_user_information);
-    let encrypted = !endpoint.as_deref().is_some_and(|endpoint| endpoint.starts_with("http://"));
-    if !encrypted && !settings.allow_http {
-        return Err(Error::usage(format!(
-            "the endpoint {} is not encrypted",
-            endpoint.as_deref().unwrap_or_default()
-        ))
-        .hint("Use https://, or set s3.allow_http = true where nobody can listen."));
-    }
-    let config = aws_sdk_s3::config::Builder::from(&shared)
-        .force_path_style(settings.path_style.unwrap_or(endpoint.is_some()))
-        // Checksums are set by us: streamed ones, which the SDK prefers, are refused by several services.
-        .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
-        .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
-        .interceptor(ObserveBody)
-        .build();
-    let region = shared.region().map_or_else(|| place.region.clone(), ToString::to_string);
-    let address = Address { region, endpoint, ..place.clone() };
-    Ok(Connected { client: Client::from_conf(config), address, encrypted })
-}
-
-fn http_client(ca_file: Option<&Path>) -> Result<SharedHttpClient> {
-    let mut trusted = TrustStore::empty().with_native_roots(true);
-    if let Some(path) = ca_file {
-        let what = || format!("could not read s3.ca_file \"{}\"", path.display());
-        let pem = std::fs::read(path).context(what)?;
-        // What is no certificate would end in a panic further below.
-        if !pem.windows(BEGIN_CERTIFICATE.len()).any(|window| window == BEGIN_CERTIFICATE) {
-            return Err(Error::usage(format!("s3.ca_file \"{}\" holds no certificate", path.display()))
-                .hint("It must be in PEM form, with lines \"-----BEGIN CERTIFICATE-----\"."));
-        }
-        trusted = trusted.with_pem_certificate(pem);
-    }
-    let context = TlsContext::builder().with_trust_store(trusted).build();
-    let context = context.map_err(|error| Error::usage("could not set up TLS").caused_by(error))?;
-    Ok(Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring)).tls_context(context).build_https())
-}
-
-const BEGIN_CERTIFICATE: &[u8] = b"-----BEGIN CERTIFICATE-----";

@@ -9,7 +9,9 @@ use crate::error::Error;
 use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_s3::primitives::{DateTime, DateTimeFormat as Format};
 use std::error::Error as StdError;
+use std::time::SystemTime;
 
 /// A request that did not succeed.
 #[derive(Debug)]
@@ -20,6 +22,8 @@ pub struct Failure {
     pub transient: bool,
     /// Whether an earlier attempt had no clear answer, so that it may have been carried out all the same.
     pub maybe_done: bool,
+    /// What time it was for the service when it refused.
+    pub service_time: Option<SystemTime>,
     /// The same for people.
     pub error: Error,
 }
@@ -39,8 +43,12 @@ pub enum Answer {
     PreconditionFailed,
     /// That the object ends before the range.
     InvalidRange,
-    /// That it may not be done with these keys.
+    /// That it may not be done with these keys; without a word, as `HEAD` has it, also that it does not know them.
     Denied,
+    /// That it was signed at another time than it is.
+    Skewed,
+    /// That it does not know these keys, or not any more.
+    KeysRefused,
     /// That the service cannot do this.
     NotImplemented,
     /// That the request is wrong, a checksum among others.
@@ -50,6 +58,12 @@ pub enum Answer {
     /// Anything else.
     Other,
 }
+
+/// The codes for keys that the service does not know, and for those that it knows no more.
+const KEYS_REFUSED: [&str; 4] =
+    ["InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "UnrecognizedClientException"];
+const KEYS_EXPIRED: [&str; 4] =
+    ["ExpiredToken", "TokenRefreshRequired", "ExpiredTokenException", "RequestExpired"];
 
 /// Judges a failed request.
 pub fn judge<E>(address: &Address, error: &SdkError<E, HttpResponse>) -> Failure
@@ -61,7 +75,10 @@ where
             let raw = answered.raw();
             let status = raw.status().as_u16();
             let region = raw.headers().get("x-amz-bucket-region");
-            said(address, status, answered.err().code(), answered.err().message(), region)
+            let said = said(address, status, answered.err().code(), answered.err().message(), region);
+            let date =
+                raw.headers().get("date").and_then(|date| DateTime::from_str(date, Format::HttpDate).ok());
+            Failure { service_time: date.and_then(|date| SystemTime::try_from(date).ok()), ..said }
         }
         SdkError::ResponseError(answered) => {
             let status = answered.raw().status().as_u16();
@@ -86,7 +103,13 @@ pub fn stalled(seconds: u64) -> Failure {
 
 /// The answer did not come, or cannot be understood.
 pub fn unanswered(message: String) -> Failure {
-    Failure { answer: Answer::None, transient: true, maybe_done: true, error: Error::unavailable(message) }
+    Failure {
+        answer: Answer::None,
+        transient: true,
+        maybe_done: true,
+        service_time: None,
+        error: Error::unavailable(message),
+    }
 }
 
 fn said(
@@ -97,7 +120,13 @@ fn said(
     bucket_region: Option<&str>,
 ) -> Failure {
     let known = code.unwrap_or_default();
+    // Garage has no code of its own for keys that it does not know.
+    let unknown_keys =
+        known == "AccessDenied" && message.is_some_and(|message| message.contains("nvalid signature"));
+    let told = if unknown_keys { "SignatureDoesNotMatch" } else { known };
     let answer = match (known, status) {
+        _ if KEYS_REFUSED.contains(&told) || KEYS_EXPIRED.contains(&told) => Answer::KeysRefused,
+        ("RequestTimeTooSkewed", _) => Answer::Skewed,
         ("NoSuchKey", _) => Answer::NoSuchKey,
         ("NoSuchUpload", _) => Answer::NoSuchUpload,
         ("NotFound" | "", 404) => Answer::NotFound,
@@ -127,10 +156,6 @@ fn said(
     let conflict = matches!(known, "OperationAborted" | "ConditionalRequestConflict")
         || status == 409 && known.is_empty();
     let transient = matches!(answer, Answer::None | Answer::SlowDown) || damaged_on_the_way || conflict;
-    // Garage has no code of its own for keys that it does not know.
-    let unknown_keys =
-        known == "AccessDenied" && message.is_some_and(|message| message.contains("nvalid signature"));
-    let told = if unknown_keys { "SignatureDoesNotMatch" } else { known };
     let (text, hint) = wording(address, status, told, bucket_region);
     let cause = match (known, message) {
         ("", _) => format!("status {status}"),
@@ -142,7 +167,7 @@ fn said(
         Some(hint) => error.hint(hint),
         None => error,
     };
-    Failure { answer, transient, maybe_done: answer == Answer::None && !conflict, error }
+    Failure { answer, transient, maybe_done: answer == Answer::None && !conflict, service_time: None, error }
 }
 
 /// What an answer means to an operator, and what to do.
@@ -170,11 +195,11 @@ fn wording(
             "the clock of this host and that of the service differ too much".to_owned(),
             Some("Check the time of this host (timedatectl); S3 takes 15 minutes of difference at the most.".to_owned()),
         ),
-        ("ExpiredToken" | "TokenRefreshRequired" | "ExpiredTokenException" | "RequestExpired", _) => (
+        (code, _) if KEYS_EXPIRED.contains(&code) => (
             "the access keys have expired".to_owned(),
             Some("Renew the session token, or use a role or profile whose keys renew themselves.".to_owned()),
         ),
-        ("InvalidAccessKeyId" | "SignatureDoesNotMatch" | "InvalidToken" | "UnrecognizedClientException", _) => (
+        (code, _) if KEYS_REFUSED.contains(&code) => (
             "the service does not know these access keys".to_owned(),
             Some("Check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or the profile that s3.profile names.".to_owned()),
         ),
@@ -227,7 +252,7 @@ where
         None => (true, Error::unavailable(format!("no answer from {}: {reason}", address.endpoint()))),
     };
     // A connection that broke may have carried the whole request before.
-    Failure { answer: Answer::None, transient, maybe_done: transient, error: told }
+    Failure { answer: Answer::None, transient, maybe_done: transient, service_time: None, error: told }
 }
 
 fn causes<'a>(error: &'a (dyn StdError + 'static)) -> Vec<&'a (dyn StdError + 'static)> {
@@ -272,6 +297,9 @@ mod tests {
             (416, Some("InvalidRange"), Answer::InvalidRange, false),
             (403, Some("AccessDenied"), Answer::Denied, false),
             (403, None, Answer::Denied, false),
+            (403, Some("RequestTimeTooSkewed"), Answer::Skewed, false),
+            (403, Some("InvalidAccessKeyId"), Answer::KeysRefused, false),
+            (400, Some("ExpiredToken"), Answer::KeysRefused, false),
             (400, Some("BadDigest"), Answer::BadRequest, true),
             (400, Some("RequestTimeout"), Answer::None, true),
             (400, Some("InvalidArgument"), Answer::BadRequest, false),

@@ -38,6 +38,7 @@ pub async fn examine(store: &Inner) -> Result<Vec<Observation>> {
     });
     observations.push(rights(store, behaviour.check).await?);
     observations.push(versioning(store).await);
+    observations.extend(clock(store));
     observations.push(match store.client.settings.lock {
         Some(lock) => Observation::good(
             "object lock",
@@ -61,11 +62,7 @@ async fn rights(store: &Inner, check: ContentCheck) -> Result<Observation> {
     probe::try_put(store, &key, content, Sums::of(content, check), probe::Condition::None, None)
         .await?
         .accepted()?;
-    let client = &store.client;
-    let read = client.request(Retry::Transient, |to| {
-        to.client.get_object().bucket(&to.address.bucket).key(&key).set_request_payer(client.payer()).send()
-    });
-    read.await.map_err(|failure| store.denied_or(failure))?;
+    probe::read_back(store, &key, content).await?;
     Ok(match probe::remove(store, &key, None).await {
         true => Observation::good("rights", "objects can be listed, stored, read and deleted"),
         false => Observation::good(
@@ -73,6 +70,20 @@ async fn rights(store: &Inner, check: ContentCheck) -> Result<Observation> {
             "objects can be listed, stored and read, and not deleted: old backups, and what an unfinished one leaves, \
              have to be removed by somebody else",
         ),
+    })
+}
+
+/// That requests only succeed because they are signed by the service's clock.
+fn clock(store: &Inner) -> Option<Observation> {
+    let difference_s = store.client.clock.difference_s();
+    (difference_s != 0).then(|| {
+        Observation::weak(
+            "clock",
+            format!(
+                "the service's clock is {difference_s} s ahead of this host's; requests are signed by it"
+            ),
+            "Set the time of this host (timedatectl): backups and recovery targets go by it.",
+        )
     })
 }
 

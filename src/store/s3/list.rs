@@ -32,6 +32,15 @@ pub async fn list(store: &Inner, below: Option<&ObjectKey>) -> Result<Listing> {
     Ok(listing)
 }
 
+/// The length of an object, where a `HEAD` does not tell; `None` when the list does not hold it.
+pub async fn length_of(store: &Inner, key: &ObjectKey) -> Result<Option<u64>> {
+    let full_key = store.client.full_key(key);
+    let page = page(store, &full_key, Depth::OneLevel, &Place::Beginning).await?;
+    // The shortest name that begins so is the first one.
+    let found = page.contents().first().filter(|object| object.key() == Some(&full_key));
+    Ok(found.and_then(|object| u64::try_from(object.size()?).ok()))
+}
+
 /// Visits the objects below a key, a request for each thousand of them. Not asynchronous: whoever visits may make
 /// requests of his own.
 pub fn walk(

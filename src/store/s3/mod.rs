@@ -9,8 +9,11 @@
 //! tries again what [`errors`] calls transient.
 
 mod client;
+mod clock;
+mod connect;
 mod errors;
 mod examine;
+mod keys;
 mod list;
 mod multipart;
 mod probe;
@@ -92,17 +95,26 @@ impl Inner {
             })
             .await;
         match found {
-            Ok(head) => Ok(Some(Head {
-                length_bytes: u64::try_from(head.content_length().unwrap_or_default()).unwrap_or_default(),
-                mark: head.metadata().and_then(|metadata| metadata.get(put::MARK).cloned()),
-            })),
+            Ok(head) => {
+                let mark = head.metadata().and_then(|metadata| metadata.get(put::MARK).cloned());
+                let length_bytes = match head.content_length().map(u64::try_from) {
+                    Some(Ok(length_bytes)) => Some(length_bytes),
+                    _ => list::length_of(self, key).await.context(what)?,
+                };
+                Ok(length_bytes.map(|length_bytes| Head { length_bytes, mark }))
+            }
             Err(Failure { answer: Answer::NoSuchKey, .. }) => Ok(None),
             Err(Failure { answer: Answer::NotFound, .. }) => {
                 // The answer to a HEAD has no words: that there is no bucket looks the same.
                 self.check_bucket().await.context(what)?;
                 Ok(None)
             }
-            Err(failure) => Err(self.denied_or(failure).context(what())),
+            Err(Failure { answer: Answer::Denied, error, .. }) => {
+                // Nor does it say whether the keys are unknown, or what is missing: a list does.
+                self.check_bucket().await.context(what)?;
+                Err(error.context(what()))
+            }
+            Err(failure) => Err(failure.error.context(what())),
         }
     }
 

@@ -25,8 +25,9 @@ const PARTS_AT_ONCE: usize = 2;
 /// How many parts have the same length; then it doubles. S3 takes 10,000: with 8 MiB at first that is 484 GiB, and the
 /// first 16 GiB suit services that want all parts to be equally long.
 const PARTS_OF_ONE_LENGTH: u32 = 2000;
-/// S3 puts the parts together before it answers, which takes minutes for the largest.
-const FINISH_STALL: Duration = Duration::from_secs(600);
+/// S3 puts the parts together before it is done, which takes minutes for the largest. Meanwhile it sends spaces; a service
+/// that is silent is asked again, and says that it is at it, or that there is no such upload any more.
+const FINISH_MAX: Duration = Duration::from_secs(600);
 /// How long a writer that gives up waits for its upload to be aborted.
 const ABORT_MAX: Duration = Duration::from_secs(5);
 
@@ -164,7 +165,7 @@ impl Upload {
         let whole = self.behaviour.check == ContentCheck::Crc32 && self.behaviour.checks_whole_upload;
         let crc = whole.then(|| put::number_base64(self.crc.clone().finalize()));
         client
-            .request_within(FINISH_STALL, Retry::Transient, |to| {
+            .request_within(FINISH_MAX.max(client.settings.retry_deadline), Retry::Transient, |to| {
                 to.client
                     .complete_multipart_upload()
                     .bucket(&to.address.bucket)

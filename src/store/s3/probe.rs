@@ -101,11 +101,8 @@ async fn remembered(store: &Inner) -> Result<Option<Behaviour>> {
         Err(Failure { answer: Answer::NoSuchKey, .. }) => return Ok(None),
         Err(failure) => return Err(store.denied_or(failure)),
     };
-    let content = tokio::time::timeout(client.settings.stall_timeout, found.body.collect()).await;
-    let content = content
-        .map_err(|_| Error::unavailable(format!("nothing comes of {NAME}")))?
-        .map_err(|error| Error::unavailable(format!("could not read {NAME}")).caused_by(error))?;
-    match serde_json::from_slice::<Behaviour>(&content.into_bytes()) {
+    let content = collected(store, found.body, NAME).await?;
+    match serde_json::from_slice::<Behaviour>(&content) {
         Ok(known) if known.version == VERSION => Ok(Some(known)),
         Ok(_) => {
             Err(Error::usage(format!("{NAME} was written by a newer pgark"))
@@ -115,6 +112,33 @@ async fn remembered(store: &Inner) -> Result<Option<Behaviour>> {
             .caused_by(error)
             .hint("Remove it: the service is then asked anew.")),
     }
+}
+
+/// All of a small body.
+async fn collected(store: &Inner, body: ByteStream, name: &str) -> Result<bytes::Bytes> {
+    let content = tokio::time::timeout(store.client.settings.stall_timeout, body.collect()).await;
+    let content = content
+        .map_err(|_| Error::unavailable(format!("nothing comes of {name}")))?
+        .map_err(|error| Error::unavailable(format!("could not read {name}")).caused_by(error))?;
+    Ok(content.into_bytes())
+}
+
+/// That what was put under this full key can be read: nothing that is stored so may be acknowledged otherwise.
+///
+/// # Errors
+/// That it cannot, or comes back as something else.
+pub async fn read_back(store: &Inner, key: &str, content: &[u8]) -> Result<()> {
+    let client = &store.client;
+    let found = client.request(Retry::Transient, |to| {
+        to.client.get_object().bucket(&to.address.bucket).key(key).set_request_payer(client.payer()).send()
+    });
+    let found = found.await.map_err(|failure| store.denied_or(failure))?;
+    if collected(store, found.body, key).await? == content {
+        return Ok(());
+    }
+    Err(Error::unavailable("the service gives back something else than was stored").hint(
+        "Bytes are changed on the way to the service, or in it: use https, and look at what stands between.",
+    ))
 }
 
 async fn remember(store: &Inner, found: &Behaviour) -> Result<()> {
@@ -142,6 +166,7 @@ async fn probe(store: &Inner) -> Result<Behaviour> {
     if let Tried::Refused(_) = takes_crc {
         put(ONE, Sums::default(), Condition::None).await?.accepted()?;
     }
+    read_back(store, &key, ONE).await?;
     let check = if takes_crc.is_accepted() && !put(ONE, crc(OTHER), Condition::None).await?.is_accepted() {
         ContentCheck::Crc32
     } else if put(ONE, md5(ONE), Condition::None).await?.is_accepted()

@@ -1,15 +1,19 @@
 //! Time-outs by progress: a request may take as long as it wants while bytes move.
 //!
 //! The SDK's own read time-out counts from the start of a request, so that a large part on a slow line would need
-//! one as long as the slowest line; here the clock starts anew with every piece of the body that goes out.
+//! one as long as the slowest line; here the clock starts anew with every piece of the body that goes out, and while a service that is at it
+//! sends spaces, with every piece that comes in.
 
-use aws_sdk_s3::config::interceptors::BeforeTransmitInterceptorContextMut;
+use aws_sdk_s3::config::interceptors::{
+    BeforeDeserializationInterceptorContextMut, BeforeTransmitInterceptorContextMut,
+};
 use aws_sdk_s3::config::{ConfigBag, Intercept, RuntimeComponents};
 use aws_sdk_s3::error::BoxError;
 use aws_sdk_s3::primitives::SdkBody;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -25,21 +29,26 @@ tokio::task_local! {
 
 /// When something has moved last.
 #[derive(Clone, Debug)]
-struct Progress(Arc<Mutex<Instant>>);
+struct Progress {
+    last: Arc<Mutex<Instant>>,
+    /// Whether the request has something done, so that its answer may come slowly.
+    is_post: Arc<AtomicBool>,
+}
 
 impl Progress {
     fn touch(&self) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
     }
 
     fn last(&self) -> Instant {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Waits for a request as long as it moves; `None` when nothing has moved for `stall`.
 pub async fn watched<T>(stall: Duration, request: impl Future<Output = T>) -> Option<T> {
-    let progress = Progress(Arc::new(Mutex::new(Instant::now())));
+    let last = Arc::new(Mutex::new(Instant::now()));
+    let progress = Progress { last, is_post: Arc::default() };
     let request = CURRENT.scope(progress.clone(), request);
     tokio::pin!(request);
     loop {
@@ -55,7 +64,7 @@ pub async fn watched<T>(stall: Duration, request: impl Future<Output = T>) -> Op
     }
 }
 
-/// Puts, after it was signed, a body that tells of its progress in place of one that does not.
+/// Puts, after it was signed, a body that tells of its progress in place of one that does not; of answers too.
 #[derive(Debug)]
 pub struct ObserveBody;
 
@@ -72,6 +81,7 @@ impl Intercept for ObserveBody {
     ) -> std::result::Result<(), BoxError> {
         let Ok(progress) = CURRENT.try_with(Clone::clone) else { return Ok(()) };
         let request = context.request_mut();
+        progress.is_post.store(request.method() == "POST", Ordering::Relaxed);
         let Some(length) = request.body().bytes().map(<[u8]>::len).filter(|length| *length > PIECE_BYTES)
         else {
             return Ok(());
@@ -80,6 +90,44 @@ impl Intercept for ObserveBody {
         let observed = ObservedBody { source, piece: Bytes::new(), left_bytes: length as u64, progress };
         *request.body_mut() = SdkBody::from_body_1_x(observed);
         Ok(())
+    }
+
+    /// Only of what has something done: the body of an object is read piece by piece, each with its own patience.
+    fn modify_before_deserialization(
+        &self,
+        context: &mut BeforeDeserializationInterceptorContextMut<'_>,
+        _: &RuntimeComponents,
+        _: &mut ConfigBag,
+    ) -> std::result::Result<(), BoxError> {
+        let Ok(progress) = CURRENT.try_with(Clone::clone) else { return Ok(()) };
+        if progress.is_post.load(Ordering::Relaxed) {
+            let body = context.response_mut().body_mut();
+            let source = std::mem::replace(body, SdkBody::taken());
+            *body = SdkBody::from_body_1_x(ObservedAnswer { source, progress });
+        }
+        Ok(())
+    }
+}
+
+/// The body of an answer, as it comes.
+struct ObservedAnswer {
+    source: SdkBody,
+    progress: Progress,
+}
+
+impl Body for ObservedAnswer {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<std::result::Result<Frame<Bytes>, BoxError>>> {
+        let polled = Pin::new(&mut self.source).poll_frame(context);
+        if polled.is_ready() {
+            self.progress.touch();
+        }
+        polled
     }
 }
 

@@ -37,7 +37,7 @@ pub struct RangesReader {
 /// Where bytes come from.
 enum Source {
     /// A body that is read as it is wanted.
-    Streamed(S3Reader),
+    Streamed(Box<S3Reader>),
     Ahead(FetchedAhead),
 }
 
@@ -67,14 +67,15 @@ impl RangesReader {
         let Some(first) = S3Reader::open_range(store.clone(), key.clone(), range, None).await? else {
             return Ok(None);
         };
-        let object_end = first.object_end();
+        // Without a word about its length, all of it comes in one answer.
+        let object_end = first.object_end().unwrap_or(u64::MAX);
         let mut reader = RangesReader {
             store,
             key,
             etag: first.etag(),
             // A service that knows no ranges answers with all of it.
-            next: first.end(),
-            current: Source::Streamed(first),
+            next: first.end().unwrap_or(u64::MAX),
+            current: Source::Streamed(Box::new(first)),
             ahead: VecDeque::new(),
             until: until.min(object_end),
             object_end,
@@ -112,7 +113,7 @@ impl RangesReader {
             self.current = match self.ahead.pop_front() {
                 Some(range) => Source::Ahead(range),
                 None if self.next >= self.object_end => return Ok(Bytes::new()),
-                None => Source::Streamed(self.one_more().await?),
+                None => Source::Streamed(Box::new(self.one_more().await?)),
             };
             self.fetch_ahead()?;
         }
@@ -123,7 +124,7 @@ impl RangesReader {
         let range = Range { from: self.next, until: Some(range_end(self.next, self.object_end)) };
         let opened = S3Reader::open_range(self.store.clone(), self.key.clone(), range, self.etag.clone());
         let reader = opened.await?.ok_or_else(gone)?;
-        self.next = reader.end();
+        self.next = reader.end().unwrap_or(u64::MAX);
         Ok(reader)
     }
 }
@@ -149,7 +150,7 @@ async fn fetch(
     pieces: UnboundedSender<Result<Bytes>>,
 ) {
     let mut reader = match S3Reader::open_range(store, key, range, etag).await {
-        Ok(Some(reader)) if Some(reader.end()) == range.until => reader,
+        Ok(Some(reader)) if reader.end() == range.until => reader,
         other => {
             // Whoever has gone does not need it.
             let _ = pieces.send(other.and_then(|_| Err(gone())));

@@ -24,9 +24,10 @@ pub struct S3Reader {
     /// The object's version, so that a resumed body is of the same one.
     etag: Option<String>,
     position: u64,
-    end: u64,
-    /// How long the object is: there may be more of it behind `end`.
-    object_end: u64,
+    /// Where what is read ends; `None`: where the body does. Behind some proxies an answer does not say how long it is.
+    end: Option<u64>,
+    /// How long the object is, where the answer tells: there may be more of it behind `end`.
+    object_end: Option<u64>,
     /// `None` when it broke off.
     body: Option<ByteStream>,
     /// Since when nothing came.
@@ -77,8 +78,8 @@ impl S3Reader {
                 key,
                 etag,
                 position: from,
-                end: from,
-                object_end: from,
+                end: Some(from),
+                object_end: Some(from),
                 body: None,
                 waiting_since: Instant::now(),
             })),
@@ -100,14 +101,14 @@ impl S3Reader {
     pub async fn next_piece(&mut self) -> Result<Bytes> {
         self.waiting_since = Instant::now();
         loop {
-            if self.position >= self.end {
+            if self.end.is_some_and(|end| self.position >= end) {
                 return Ok(Bytes::new());
             }
             let failure = match self.piece().await {
                 Ok(piece) if piece.is_empty() => continue,
                 Ok(piece) => {
                     self.position += piece.len() as u64;
-                    if self.position > self.end {
+                    if self.end.is_some_and(|end| self.position > end) {
                         return Err(Error::damaged("the service sends more than it announced"));
                     }
                     return Ok(piece);
@@ -125,8 +126,8 @@ impl S3Reader {
         }
     }
 
-    /// How long the object is, whatever part of it is read.
-    pub fn object_end(&self) -> u64 {
+    /// How long the object is, whatever part of it is read; `None` when the service has not said it.
+    pub fn object_end(&self) -> Option<u64> {
         self.object_end
     }
 
@@ -135,8 +136,8 @@ impl S3Reader {
         self.etag.clone()
     }
 
-    /// Where what is read ends.
-    pub fn end(&self) -> u64 {
+    /// Where what is read ends; `None`: at the object's end.
+    pub fn end(&self) -> Option<u64> {
         self.end
     }
 
@@ -144,11 +145,22 @@ impl S3Reader {
         let stall = self.store.client.settings.stall_timeout;
         let body = match &mut self.body {
             Some(body) => body,
-            None => self.body.insert(self.resume().await?),
+            None => {
+                let (body, end) = self.resume().await?;
+                self.end = self.end.or(end);
+                self.body.insert(body)
+            }
         };
         match timeout(stall, body.next()).await {
             Err(_) => Err(stalled(stall.as_secs())),
-            Ok(None) => Err(unanswered(format!("the body ends at byte {} of {}", self.position, self.end))),
+            Ok(None) => match self.end {
+                Some(end) => Err(unanswered(format!("the body ends at byte {} of {end}", self.position))),
+                // The connection says that this is all: it would break off otherwise.
+                None => {
+                    self.end = Some(self.position);
+                    Ok(Bytes::new())
+                }
+            },
             Ok(Some(Err(error))) => {
                 Err(unanswered(format!("the body breaks off at byte {}: {error}", self.position)))
             }
@@ -156,12 +168,15 @@ impl S3Reader {
         }
     }
 
-    async fn resume(&self) -> std::result::Result<ByteStream, Failure> {
-        let until = (self.end < self.object_end).then_some(self.end);
+    /// Asks for the rest; where that ends, too.
+    async fn resume(&self) -> std::result::Result<(ByteStream, Option<u64>), Failure> {
+        let until = self.end.filter(|end| self.object_end.is_none_or(|object| *end < object));
         let range = Range { from: self.position, until };
         let found = get(&self.store, &self.key, range, self.etag.clone()).await?;
         match Ends::of(&found, range) {
-            Ok(ends) if ends.body == self.end => Ok(found.body),
+            Ok(Ends { body: end, .. }) if end.is_none() || self.end.is_none() || end == self.end => {
+                Ok((found.body, end))
+            }
             _ => Err(changed()),
         }
     }
@@ -213,10 +228,10 @@ async fn get(
         .await
 }
 
-/// Where an answer ends, and the object.
+/// Where an answer ends, and the object, as far as it says so.
 struct Ends {
-    body: u64,
-    object: u64,
+    body: Option<u64>,
+    object: Option<u64>,
 }
 
 impl Ends {
@@ -226,16 +241,17 @@ impl Ends {
         // Not every service knows ranges; this answer would be taken for another part of the object.
         let content = found.content_range().and_then(|range| range.strip_prefix("bytes ")?.split_once('-'));
         let begins = content.and_then(|(first, _)| first.parse().ok()).unwrap_or(0);
-        let object = content.and_then(|(_, rest)| rest.split_once('/')?.1.parse().ok());
-        match length {
-            Some(length) if begins == range.from => {
-                let body = begins + length;
-                Ok(Ends { body, object: object.unwrap_or(body).max(body) })
-            }
-            _ => Err(Error::unavailable(format!(
+        let (last, object) = content.and_then(|(_, rest)| rest.split_once('/')).unzip();
+        if begins != range.from {
+            return Err(Error::unavailable(format!(
                 "the service answers from byte {begins} on, asked for {}",
                 range.from
-            ))),
+            )));
         }
+        let last = last.and_then(|last| last.parse::<u64>().ok());
+        let body =
+            length.map(|length| begins.saturating_add(length)).or(last.map(|last| last.saturating_add(1)));
+        let object = object.and_then(|object| object.parse::<u64>().ok()).or(body).max(body);
+        Ok(Ends { body, object })
     }
 }

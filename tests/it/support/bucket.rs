@@ -190,6 +190,32 @@ impl Bucket {
         write_credentials(cluster, &user.access_key, &user.secret_key);
     }
 
+    /// Has a cluster come with the access keys of the bucket's owner.
+    pub fn come_as_owner(&self, cluster: &Cluster) {
+        write_credentials(cluster, &self.server.access_key, &self.server.secret_key);
+    }
+
+    /// Has a cluster come with access keys that nobody has.
+    pub fn come_as_nobody(&self, cluster: &Cluster) {
+        write_credentials(cluster, "AKIAREVOKED", "revokedrevokedrevoked");
+    }
+
+    /// Has a cluster ask a program for its keys; those of the owner of the bucket, or ones that nobody has.
+    pub fn come_by_program(&self, cluster: &Cluster, known: bool) {
+        let (access, secret) = match known {
+            true => (self.server.access_key.as_str(), self.server.secret_key.as_str()),
+            false => ("AKIAREVOKED", "revokedrevokedrevoked"),
+        };
+        let keys = credentials_file(cluster).with_extension("json");
+        let said = serde_json::json!({ "Version": 1, "AccessKeyId": access, "SecretAccessKey": secret });
+        super::account::write_file(&keys, said.to_string());
+        let program = format!("[default]\ncredential_process = /bin/cat {}\n", keys.display());
+        let file = credentials_file(cluster);
+        if std::fs::read_to_string(&file).unwrap_or_default() != program {
+            super::account::write_file(&file, program);
+        }
+    }
+
     /// What an object says of itself besides its content.
     pub fn metadata(&self, key: &str) -> std::collections::HashMap<String, String> {
         let head = self.client.head_object().bucket(&self.name).key(key).send();

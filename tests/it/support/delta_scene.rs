@@ -16,6 +16,9 @@ use std::path::{Path, PathBuf};
 /// What makes a directory one that a server starts from.
 const CONTROL_FILE: &str = "data/global/pg_control";
 
+/// PostgreSQL's own lock file, which a recovery takes for its own.
+const INTERLOCK: &str = "data/postmaster.pid";
+
 const MARKER: &str = "pgark-recovery-incomplete";
 
 /// The cluster, and what it was and is to be. All of it lies in one directory: `data`, and the tablespace `space`.
@@ -157,7 +160,7 @@ impl DeltaScene {
         if let Some(difference) = self.differs(&found) {
             panic!("{when}, it came to another state: {difference}");
         }
-        let left = found.paths().find(|path| path.contains(MARKER));
+        let left = found.paths().find(|path| path.contains(MARKER) || *path == INTERLOCK);
         assert_eq!(left, None, "{when}");
     }
 }
@@ -176,10 +179,14 @@ fn state(home: &Path) -> Tree {
     all
 }
 
-/// The first file of the cluster that is not the same in both, if one is not; the marker may be there.
+/// The first file of the cluster that is not the same in both, if one is not; the marker may be there, and the interlock of a
+/// process that lives no more, which no server minds.
 fn compare(found: &Tree, expected: &Tree) -> Option<String> {
-    let counts =
-        |path: &&str| ["data/", "space/"].iter().any(|root| path.starts_with(root)) && !path.contains(MARKER);
+    let counts = |path: &&str| {
+        ["data/", "space/"].iter().any(|root| path.starts_with(root))
+            && !path.contains(MARKER)
+            && *path != INTERLOCK
+    };
     let paths = found.paths().chain(expected.paths()).filter(counts);
     let differs = |path: &&str| found.get(path) != expected.get(path);
     let what = |path: &str| match (found.get(path), expected.get(path)) {

@@ -24,6 +24,14 @@ pub enum Fault {
     TruncateAnswer,
     /// Half of the answer's body comes, then nothing.
     StallAnswer,
+    /// The answer comes so slowly that it takes this long, and does not stand still.
+    Drip(Duration),
+    /// 403, by a clock that is so many seconds ahead of ours; the server hears of nothing.
+    Skewed(i64),
+    /// The answer does not say how long it is, as behind some proxies.
+    NoLength,
+    /// The same, and it breaks off halfway.
+    NoLengthAndNoEnd,
     /// A bit of the request's body is another one.
     FlipRequest,
     /// A bit of the answer's body is another one.
@@ -185,6 +193,30 @@ impl Message {
         self.header("content-length").and_then(|length| length.parse().ok()).unwrap_or(0)
     }
 
+    /// The answer, in pieces whose number is not known before; not all of them where it is not to be `whole`.
+    fn without_length(&self, is_head: bool, whole: bool) -> Vec<u8> {
+        let is_length = |line: &&str| line.to_ascii_lowercase().starts_with("content-length:");
+        let mut head: Vec<&str> =
+            self.head.trim_end().split("\r\n").filter(|line| !is_length(line)).collect();
+        if !is_head {
+            head.push("Transfer-Encoding: chunked");
+        }
+        let mut answer = format!("{}\r\n\r\n", head.join("\r\n")).into_bytes();
+        if is_head {
+            return answer;
+        }
+        let body = if whole { self.body.as_slice() } else { &self.body[..self.body.len() / 2] };
+        for piece in body.chunks(10_000) {
+            answer.extend(format!("{:X}\r\n", piece.len()).bytes());
+            answer.extend(piece);
+            answer.extend(b"\r\n");
+        }
+        if whole {
+            answer.extend(b"0\r\n\r\n");
+        }
+        answer
+    }
+
     fn flip(&mut self) {
         let at = self.body.len() / 2;
         if let Some(byte) = self.body.get_mut(at) {
@@ -263,6 +295,15 @@ fn serve(mut client: TcpStream, upstream: &str, proxy: &FaultProxy) -> io::Resul
         read_body(&mut client, &mut request, length)?;
         match fault {
             Some(Fault::Stall) => return wait_for_end(&mut client),
+            Some(Fault::Skewed(seconds)) => {
+                refuse_as_skewed(&mut client, seconds)?;
+                continue;
+            }
+            // The answer to a HEAD has no words.
+            Some(Fault::Status(status, _)) if method == "HEAD" => {
+                answer(&mut client, status, "")?;
+                continue;
+            }
             Some(Fault::Status(status, code)) => {
                 let body = format!("<Error><Code>{code}</Code><Message>by the proxy</Message></Error>");
                 answer(&mut client, status, &body)?;
@@ -292,6 +333,25 @@ fn serve(mut client: TcpStream, upstream: &str, proxy: &FaultProxy) -> io::Resul
         match fault {
             Some(Fault::LoseAnswer) => return client.shutdown(Shutdown::Both),
             Some(Fault::FlipAnswer) => answer.flip(),
+            Some(Fault::Drip(time)) => {
+                client.write_all(answer.head.as_bytes())?;
+                let pause = time / u32::try_from(answer.body.len().max(1)).unwrap();
+                for byte in &answer.body {
+                    std::thread::sleep(pause);
+                    client.write_all(&[*byte])?;
+                }
+                continue;
+            }
+            Some(Fault::NoLength | Fault::NoLengthAndNoEnd)
+                if answer.header("transfer-encoding").is_none() =>
+            {
+                let whole = fault == Some(Fault::NoLength);
+                client.write_all(answer.without_length(method == "HEAD", whole).as_slice())?;
+                match whole {
+                    true => continue,
+                    false => return client.shutdown(Shutdown::Both),
+                }
+            }
             Some(Fault::TruncateAnswer | Fault::StallAnswer) => {
                 client.write_all(answer.head.as_bytes())?;
                 client.write_all(&answer.body[..answer.body.len() / 2])?;
@@ -344,6 +404,16 @@ fn answer(client: &mut TcpStream, status: u16, body: &str) -> io::Result<()> {
     );
     client.write_all(head.as_bytes())?;
     client.write_all(body.as_bytes())
+}
+
+/// As a service does that has another time.
+fn refuse_as_skewed(client: &mut TcpStream, seconds: i64) -> io::Result<()> {
+    let time = jiff::Timestamp::now() + jiff::SignedDuration::from_secs(seconds);
+    let date = time.strftime("%a, %d %b %Y %H:%M:%S GMT");
+    let body = "<Error><Code>RequestTimeTooSkewed</Code><Message>by the proxy</Message></Error>";
+    let length = body.len();
+    let head = format!("HTTP/1.1 403 Fault\r\nDate: {date}\r\nContent-Length: {length}\r\n\r\n{body}");
+    client.write_all(head.as_bytes())
 }
 
 /// Reads up to the empty line, a byte at a time: what follows is not ours to take.

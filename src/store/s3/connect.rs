@@ -1,0 +1,134 @@
+//! Where requests go, and with which keys: found as every AWS tool does, after what the configuration says.
+
+use super::client::Address;
+use super::progress::ObserveBody;
+use crate::config::{S3Settings, without_user_information};
+use crate::error::{Context, Error, Result};
+use aws_config::meta::region::RegionProviderChain;
+use aws_config::profile::ProfileFileRegionProvider;
+use aws_config::retry::RetryConfig;
+use aws_config::timeout::TimeoutConfig;
+use aws_runtime::env_config::file::{EnvConfigFileKind, EnvConfigFiles};
+use aws_sdk_s3::Client;
+use aws_sdk_s3::config::{
+    BehaviorVersion, Credentials, ProvideCredentials, Region, RequestChecksumCalculation,
+    ResponseChecksumValidation, SharedCredentialsProvider, SharedHttpClient, StalledStreamProtectionConfig,
+};
+use aws_smithy_http_client::Builder;
+use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
+use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore};
+use std::path::Path;
+
+/// Where AWS signs and routes requests that name no region.
+pub const REGION_OF_NOBODY: &str = "us-east-1";
+
+const BEGIN_CERTIFICATE: &[u8] = b"-----BEGIN CERTIFICATE-----";
+
+/// The client, and where it turned out to go.
+#[derive(Debug)]
+pub struct Connected {
+    pub client: Client,
+    pub address: Address,
+    /// Whether requests are encrypted on their way, which makes the signature of the content superfluous.
+    pub encrypted: bool,
+    keys: Option<SharedCredentialsProvider>,
+}
+
+impl Connected {
+    /// Whether the access keys of both are the same, as far as they can be had.
+    pub async fn has_keys_of(&self, other: &Connected) -> bool {
+        match (self.keys().await, other.keys().await) {
+            (Some(ours), Some(theirs)) => {
+                (ours.access_key_id(), ours.secret_access_key(), ours.session_token())
+                    == (theirs.access_key_id(), theirs.secret_access_key(), theirs.session_token())
+            }
+            (ours, _) => ours.is_none(),
+        }
+    }
+
+    async fn keys(&self) -> Option<Credentials> {
+        self.keys.as_ref()?.provide_credentials().await.ok()
+    }
+}
+
+/// Finds endpoint, region and access keys. The keys are those of now: whoever connects again reads them again.
+pub async fn connect(
+    place: &Address,
+    settings: &S3Settings,
+    http_client: SharedHttpClient,
+) -> Result<Connected> {
+    let mut loader = aws_config::defaults(BehaviorVersion::latest())
+        .http_client(http_client)
+        .retry_config(RetryConfig::disabled())
+        .timeout_config(TimeoutConfig::builder().connect_timeout(settings.connect_timeout).build())
+        .stalled_stream_protection(StalledStreamProtectionConfig::disabled());
+    if let Some(profile) = &settings.profile {
+        loader = loader.profile_name(profile);
+    }
+    if let Some(file) = &settings.credentials_file {
+        // The SDK passes over a file that it cannot read, and says that there are no keys.
+        std::fs::File::open(file)
+            .context(|| format!("could not open s3.credentials_file \"{}\"", file.display()))?;
+        let files = EnvConfigFiles::builder()
+            .include_default_config_file(true)
+            .with_file(EnvConfigFileKind::Credentials, file);
+        loader = loader.profile_files(files.build());
+    }
+    // Without the question to a machine's metadata, which waits for seconds where there is none.
+    let region = match &settings.region {
+        Some(region) => RegionProviderChain::first_try(Region::new(region.clone())),
+        None => {
+            RegionProviderChain::first_try(aws_config::environment::EnvironmentVariableRegionProvider::new())
+                .or_else(ProfileFileRegionProvider::new())
+                .or_else(Region::new(REGION_OF_NOBODY))
+        }
+    };
+    loader = loader.region(region);
+    if let Some(endpoint) = &settings.endpoint {
+        loader = loader.endpoint_url(endpoint.trim_end_matches('/'));
+    }
+    let shared = loader.load().await;
+    // Only for messages from here on; that of the environment may hold anything.
+    let endpoint = shared.endpoint_url().map(without_user_information);
+    let encrypted = !endpoint.as_deref().is_some_and(|endpoint| endpoint.starts_with("http://"));
+    if !encrypted && !settings.allow_http {
+        return Err(Error::usage(format!(
+            "the endpoint {} is not encrypted",
+            endpoint.as_deref().unwrap_or_default()
+        ))
+        .hint("Use https://, or set s3.allow_http = true where nobody can listen."));
+    }
+    let config = aws_sdk_s3::config::Builder::from(&shared)
+        .force_path_style(settings.path_style.unwrap_or(endpoint.is_some()))
+        // Checksums are set by us: streamed ones, which the SDK prefers, are refused by several services.
+        .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
+        .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
+        .interceptor(ObserveBody)
+        .build();
+    let region = shared.region().map_or_else(|| place.region.clone(), ToString::to_string);
+    let address = Address { region, endpoint, ..place.clone() };
+    Ok(Connected {
+        client: Client::from_conf(config),
+        address,
+        encrypted,
+        keys: shared.credentials_provider(),
+    })
+}
+
+/// What makes connections, and keeps them for the next request.
+pub fn http_client(ca_file: Option<&Path>) -> Result<SharedHttpClient> {
+    let mut trusted = TrustStore::empty().with_native_roots(true);
+    if let Some(path) = ca_file {
+        let what = || format!("could not read s3.ca_file \"{}\"", path.display());
+        let pem = std::fs::read(path).context(what)?;
+        // What is no certificate would end in a panic further below.
+        if !pem.windows(BEGIN_CERTIFICATE.len()).any(|window| window == BEGIN_CERTIFICATE) {
+            return Err(Error::usage(format!("s3.ca_file \"{}\" holds no certificate", path.display()))
+                .hint("It must be in PEM form, with lines \"-----BEGIN CERTIFICATE-----\"."));
+        }
+        trusted = trusted.with_pem_certificate(pem);
+    }
+    let context = TlsContext::builder().with_trust_store(trusted).build();
+    let context = context.map_err(|error| Error::usage("could not set up TLS").caused_by(error))?;
+    Ok(Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring)).tls_context(context).build_https())
+}

@@ -71,12 +71,10 @@ pub async fn serve(
     let server = Server::new(uploads, fetcher.clone(), spool.clone(), config.agent.idle, stop.clone());
     info!(pid = std::process::id(), repository = store.location(), "agent listens");
     listening();
-    tokio::task::spawn_blocking(move || match store.sweep() {
-        Ok(0) => {}
-        Ok(swept) => info!(swept, "removed what dead writers left in the repository"),
-        // The repository may be away for now; the first push says so to whom it concerns.
-        Err(error) => info!(%error, "could not sweep the repository"),
-    });
+    // Backups sweep as well, for those whose agents end with each call.
+    if config.agent.resident {
+        tokio::task::spawn_blocking(move || sweep(store.as_ref()));
+    }
     // A task of its own runs on the threads that serve connections: otherwise each call would wait for one thread to wake
     // another.
     let acceptor = server.clone();
@@ -109,6 +107,15 @@ pub async fn serve(
     }
     instance.give_up();
     Ok(())
+}
+
+fn sweep(store: &dyn Store) {
+    match store.sweep() {
+        Ok(0) => {}
+        Ok(swept) => info!(swept, "removed what dead writers left in the repository"),
+        // The repository may be away for now; the first push says so to whom it concerns.
+        Err(error) => info!(%error, "could not sweep the repository"),
+    }
 }
 
 /// Returns when nobody can ask this agent any more, because its spool or its socket was removed. It must give up the lock

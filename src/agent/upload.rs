@@ -131,7 +131,8 @@ impl Uploads {
         let actor = Actor {
             compression: config.compression,
             workers: config.agent.workers.get(),
-            ahead_for: config.agent.idle,
+            // One that ends with its call would begin what it cannot finish.
+            ahead_for: if config.agent.resident { config.agent.idle } else { Duration::ZERO },
             retry_max: config.agent.retry_max,
             spool,
             places,

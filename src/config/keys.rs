@@ -195,6 +195,20 @@ pub static KEYS: &[Key] = &[
         description: "The pgark that archive-push and archive-get start as their agent.",
     },
     Key {
+        name: "agent.start",
+        kind: Kind::OneOf(&["needed", "never"]),
+        default: Text("needed"),
+        description: "Whether archive-push and archive-get start the agent when they need one, or wait for one that is \
+                      started elsewhere.",
+    },
+    Key {
+        name: "agent.resident",
+        kind: Kind::Truth,
+        default: Truth(true),
+        description: "Whether an agent that they start stays; false: it ends with the call, and nothing is stored or \
+                      fetched ahead.",
+    },
+    Key {
         name: "agent.idle_s",
         kind: SECONDS,
         default: Number(300),

@@ -33,7 +33,7 @@ pub use location::{ConfigLocation, ConfigOrigin, DEFAULT_PATH, ENVIRONMENT_VARIA
 pub use pace::{IoPriority, Niceness, PaceSettings, Rate};
 pub use s3::{LockMode, ObjectLock, S3Settings, ServerEncryption};
 pub use sections::{
-    AgentSettings, BackupSettings, Checkpoint, ConnectionSettings, GetSettings, PushSettings,
+    AgentSettings, AgentStart, BackupSettings, Checkpoint, ConnectionSettings, GetSettings, PushSettings,
     RecoverSettings, RepositorySettings, SpoolSettings,
 };
 pub use settings::SettingOrigin;

@@ -58,6 +58,10 @@ pub struct GetSettings {
 pub struct AgentSettings {
     /// The `pgark` to start; `None`: the one beside the running program.
     pub program: Option<PathBuf>,
+    /// Who starts it.
+    pub start: AgentStart,
+    /// Whether one that an archive program starts outlives the call.
+    pub resident: bool,
     /// How long an agent that nobody asks stays.
     pub idle: Duration,
     /// The longest pause between two attempts of the agent's own while the repository is away.
@@ -68,6 +72,15 @@ pub struct AgentSettings {
     pub log_max_bytes: u64,
     /// What of the machine it may use.
     pub pace: PaceSettings,
+}
+
+/// Who starts the agent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AgentStart {
+    /// The archive programs, when they need it.
+    Needed,
+    /// Somebody else.
+    Never,
 }
 
 /// `[backup]`
@@ -161,6 +174,11 @@ impl AgentSettings {
     pub(super) fn read(settings: &Settings) -> AgentSettings {
         AgentSettings {
             program: settings.optional_path("agent.program"),
+            start: match settings.word("agent.start") {
+                "never" => AgentStart::Never,
+                _ => AgentStart::Needed,
+            },
+            resident: settings.truth("agent.resident"),
             idle: settings.duration("agent.idle_s"),
             retry_max: settings.duration("agent.retry_max_s"),
             workers: settings.count("agent.workers"),

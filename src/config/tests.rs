@@ -51,6 +51,7 @@ fn three_lines_are_enough() {
     assert_eq!(config.get.standby_history_deadline, Duration::from_secs(30));
     assert_eq!(config.get.prefetch_max_bytes, 256 << 20);
     assert_eq!(config.agent.program, None);
+    assert_eq!((config.agent.start, config.agent.resident), (AgentStart::Needed, true));
     assert_eq!(config.agent.idle, Duration::from_secs(300));
     assert_eq!(config.agent.retry_max, Duration::from_secs(30));
     assert_eq!(config.agent.workers.get(), 2);
@@ -81,6 +82,8 @@ const OTHER_VALUES: [&str; 51] = [
     "get.standby_history_deadline_s = 1",
     "get.prefetch_max_mib = 0",
     "agent.program = \"/usr/bin/pgark\"",
+    "agent.start = \"never\"",
+    "agent.resident = false",
     "agent.idle_s = 1",
     "agent.retry_max_s = 1",
     "agent.workers = 64",
@@ -183,7 +186,7 @@ fn refuses_unknown_keys() {
     assert_eq!(
         report(with("[agent]\nworkers = 3\ncolour = 1")),
         "\"/etc/pgark/pgark.toml\", line 6: unknown key \"agent.colour\"\n\
-         HINT: The keys of [agent] are program, idle_s, retry_max_s, workers, log_max_mib, nice and io_priority."
+         HINT: The keys of [agent] are program, start, resident, idle_s, retry_max_s, workers, log_max_mib, nice and io_priority."
     );
     assert_eq!(message(with("'repository.url' = 1")), ", line 4: unknown key \"'repository.url'\"");
     assert_eq!(message(with("a.b.c.d = 1")), ", line 4: unknown section \"a.b\"");

@@ -106,7 +106,7 @@ mod tests {
     fn lists_the_choices_when_nothing_is_near() {
         assert_eq!(
             hint("agent.colour"),
-            "The keys of [agent] are program, idle_s, retry_max_s, workers, log_max_mib, nice and io_priority."
+            "The keys of [agent] are program, start, resident, idle_s, retry_max_s, workers, log_max_mib, nice and io_priority."
         );
         assert_eq!(hint("repository.encryption"), "The only key of [repository] is url.");
         assert_eq!(

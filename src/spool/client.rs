@@ -1,10 +1,10 @@
 //! Asking the agent, and starting one where none answers.
 
-use super::launch::{self, Started};
+use super::launch::{self, Started, Transient};
 use super::path::Spool;
 use super::protocol::{Answer, Request, read_answer, write_request};
 use super::wait::{Waiting, left, readable};
-use crate::config::Config;
+use crate::config::{AgentStart, Config};
 use crate::error::{Context, Error, ErrorKind, Result};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use nix::unistd::Uid;
@@ -41,6 +41,8 @@ pub struct Conversation {
     pub answer: Answer,
     /// Held for the agent, which sees it close when we end, however we end.
     _connection: UnixStream,
+    /// The agent, if it was started for this conversation alone; it ends after the connection.
+    _transient: Option<Transient>,
 }
 
 /// Asks the agent of this configuration, starting one where none answers, for as long as `waiting` lets it.
@@ -61,16 +63,20 @@ pub fn ask(
     let mut pause = PAUSE_FIRST;
     let mut starts = 0;
     let mut kept_from_starting: Option<Error> = None;
+    let mut transient = None;
     loop {
         if let Some(conversation) = ask_running(&spool, request, waiting)? {
-            return Ok(conversation);
+            return Ok(Conversation { _transient: transient, ..conversation });
         }
-        let started = launch::start(config, &spool, waiting);
+        let (started, patience) = match config.agent.start {
+            AgentStart::Needed => (launch::start(config, &spool, waiting), patience),
+            AgentStart::Never => (Err(none_is_started(&spool)), Patience::UntilDeadline),
+        };
         starts += 1;
         let left = left(waiting);
         match started {
-            Ok(Started::Listens) if left.is_zero() => return Err(too_late(&spool, None)),
-            Ok(Started::Listens) => {}
+            Ok(Started::Listens(_)) if left.is_zero() => return Err(too_late(&spool, None)),
+            Ok(Started::Listens(one)) => transient = one.or(transient),
             Ok(Started::Ended(error))
                 if left.is_zero() || (patience == Patience::Brief && starts == STARTS_MAX) =>
             {
@@ -136,7 +142,9 @@ pub fn ask_running(
                 waiting.told(&reason);
                 last = Some(reason);
             }
-            Some(answer) => return Ok(Some(Conversation { answer, _connection: connection })),
+            Some(answer) => {
+                return Ok(Some(Conversation { answer, _connection: connection, _transient: None }));
+            }
             None => return Ok(None),
         }
     }
@@ -164,6 +172,14 @@ fn check_peer(connection: &UnixStream, spool: &Spool) -> Result<()> {
     }
     Err(Error::usage(format!("the agent's socket \"{}\" belongs to another user", spool.socket().display()))
         .hint("Stop that agent and remove its spool; all of pgark runs as the owner of the data directory."))
+}
+
+fn none_is_started(spool: &Spool) -> Error {
+    Error::unavailable(format!(
+        "no agent listens in the spool \"{}\", and agent.start = \"never\" forbids to start one",
+        spool.directory().display()
+    ))
+    .hint("Look at what starts it, a service or a sidecar: pgark agent --config …")
 }
 
 /// The deadline has passed: with the last reason that the agent has given for it.

@@ -5,21 +5,47 @@ use super::protocol::{Answer, read_answer};
 use super::wait::{Waiting, readable};
 use crate::config::Config;
 use crate::error::{Context, Error, Result};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use std::env;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How long an agent that is not resident is waited for when it ends.
+const TRANSIENT_END_MAX: Duration = Duration::from_secs(1);
+/// How long a child is waited for that has died at its start.
+const REAP_MAX: Duration = Duration::from_millis(200);
+const PAUSE: Duration = Duration::from_millis(1);
 
 /// What became of an agent.
 #[derive(Debug)]
 pub(super) enum Started {
-    /// One listens: this one, or one that was faster.
-    Listens,
+    /// One listens: this one, or one that was faster. One that is not resident ends with what is held here.
+    Listens(Option<Transient>),
     /// It ended without a word: it was killed, or has a defect.
     Ended(Error),
 }
 
-/// Starts an agent for this configuration, detached from us, and returns when it listens.
+/// An agent that lives as long as the call that has started it: our child, so that the server never gets it as one of its own.
+#[derive(Debug)]
+pub(super) struct Transient(Child);
+
+impl Drop for Transient {
+    fn drop(&mut self) {
+        let Ok(process) = i32::try_from(self.0.id()) else { return };
+        let _ = kill(Pid::from_raw(process), Signal::SIGTERM);
+        let started = Instant::now();
+        // What hangs in the repository is not waited for: the agent gives it up by itself, and ends with status 0.
+        while matches!(self.0.try_wait(), Ok(None)) && started.elapsed() < TRANSIENT_END_MAX {
+            thread::sleep(PAUSE);
+        }
+    }
+}
+
+/// Starts an agent for this configuration, and returns when it listens. A resident one is detached from us.
 ///
 /// The agent has no descriptor, no working directory and none of the `PG*` environment of its caller: it outlives the
 /// server that calls us. It tells through a pipe, its standard output, that it listens or why it cannot.
@@ -36,7 +62,7 @@ pub(super) fn start(config: &Config, spool: &Spool, waiting: &mut dyn Waiting) -
     let mut command = Command::new(&program);
     command
         .arg("agent")
-        .arg("--detach")
+        .arg(if config.agent.resident { "--detach" } else { "--announce" })
         .arg("--config")
         .arg(configuration)
         .current_dir("/")
@@ -52,17 +78,26 @@ pub(super) fn start(config: &Config, spool: &Spool, waiting: &mut dyn Waiting) -
     }
     let what = || format!("could not start the agent \"{}\"", program.display());
     let mut child = command.spawn().context(what)?;
-    // Never waited for: it lives as long as the agent, and the init process reaps it when we are gone.
+    // The one that is resident is never waited for: the init process reaps what stands between us and it when we are gone.
     let Some(mut said) = child.stdout.take() else { return Err(Error::unavailable(what())) };
     if !readable(said.as_fd(), waiting).context(what)? {
         return Err(Error::unavailable("the agent did not start before the deadline").hint(log_hint(spool)));
     }
     match read_answer(&mut said).context(what)? {
         Some(Answer::Failed(error)) => Err(error.context("the agent could not start")),
-        Some(_) => Ok(Started::Listens),
+        Some(_) => Ok(Started::Listens((!config.agent.resident).then(|| Transient(child)))),
         None => {
+            reap(&mut child);
             Ok(Started::Ended(Error::unavailable("the agent ended while it started").hint(log_hint(spool))))
         }
+    }
+}
+
+/// Waits a moment for a child that has closed its output: one that was killed must not become the server's.
+fn reap(child: &mut Child) {
+    let started = Instant::now();
+    while matches!(child.try_wait(), Ok(None)) && started.elapsed() < REAP_MAX {
+        thread::sleep(PAUSE);
     }
 }
 

@@ -117,6 +117,28 @@ fn agent_stop_ends_the_agent() {
     cluster.push(&paths[1]).expect(0);
 }
 
+/// A sidecar or a service starts the agent, and the small programs wait for it.
+#[test]
+fn an_agent_that_is_started_elsewhere_is_waited_for() {
+    let site = Site::without_server();
+    let (mut cluster, paths) = cluster_with_segments(&site, 1);
+    cluster.config.set("agent.start", "never");
+    cluster.config.set("push.deadline_s", 1);
+    let says = "agent.start = \"never\"";
+    cluster.push(&paths[0]).expect(3).says(says).says("HINT:").within(Duration::from_secs(5));
+    let name = paths[0].trim_start_matches("pg_wal/");
+    let get = cluster.get(name, "pg_wal/RECOVERYXLOG").expect(126).says(&format!("waits for {name}"));
+    assert_eq!(get.stderr.matches(says).count(), 2, "at once, and in the end: {get}");
+    assert!(agents_of(&cluster).is_empty());
+    cluster.config.set("push.deadline_s", 20);
+    let push = cluster.program("archive-push").arg(&paths[0]).spawn();
+    let agent = cluster.pgark(&["agent"]).spawn();
+    push.wait().expect(0);
+    cluster.get(name, "pg_wal/RECOVERYXLOG").expect(0);
+    cluster.pgark(&["agent", "stop"]).run().expect(0);
+    agent.wait().expect(0);
+}
+
 #[test]
 fn sigterm_ends_the_agent_after_what_is_in_flight() {
     let site = Site::without_server();

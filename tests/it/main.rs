@@ -24,6 +24,7 @@ mod low_impact;
 mod mutants;
 mod new_system;
 mod power_loss;
+mod process_one;
 mod promotion;
 mod push;
 mod random_history;

@@ -80,7 +80,7 @@ impl Fetcher {
             directory: spool.prefetch(),
             spool,
             workers: config.agent.workers.get(),
-            max_bytes: config.get.prefetch_max_bytes,
+            max_bytes: if config.agent.resident { config.get.prefetch_max_bytes } else { 0 },
             ahead: Mutex::default(),
             recovery: Mutex::default(),
             fetched: AtomicU64::new(0),

@@ -3,7 +3,9 @@
 use super::Context;
 use super::output;
 use clap::{Args, Subcommand};
-use nix::unistd::{dup2_stdin, dup2_stdout, setsid};
+use nix::sys::prctl::set_pdeathsig;
+use nix::sys::signal::{SigSet, Signal, kill};
+use nix::unistd::{Pid, dup2_stdin, dup2_stdout, getppid, setsid};
 use pgark::agent::{Acquired, Instance, RotatingLog};
 use pgark::config::Config;
 use pgark::data_directory::DataDirectory;
@@ -16,7 +18,7 @@ use std::collections::HashSet;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::MetadataExt;
-use std::process::{ExitCode, Stdio};
+use std::process::{Child, ExitCode, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tracing_subscriber::EnvFilter;
@@ -70,20 +72,43 @@ pub fn run(context: &Context, arguments: AgentArguments) -> Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         None if arguments.announce => {
-            let mut announced = false;
-            let result = serve(context, || {
-                announced = true;
-                announce(&Answer::Ready);
-            });
-            if !announced {
-                announce(&match &result {
-                    Ok(_) => Answer::Ready,
-                    Err(error) => Answer::Failed(error.replica()),
-                });
-            }
-            result
+            serve_for_parent(context);
+            // Should our parent be gone, it is the server that gets this status.
+            Ok(ExitCode::SUCCESS)
         }
         None => serve(context, || {}),
+    }
+}
+
+/// Runs the agent of the process that has started us, and ends when that ends, however it does: in a container we would become
+/// a child of the server, which takes the death of one by a signal for a crash.
+fn serve_for_parent(context: &Context) {
+    // These wait until somebody takes them; no other one is blocked, as it is in the process that minds us.
+    let blocked = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT]);
+    let _ = blocked.thread_set_mask();
+    let _ = set_pdeathsig(Signal::SIGTERM);
+    // Fails only for the leader of a process group, which has a session or gets one from its shell.
+    let _ = setsid();
+    let mut announced = false;
+    let result = if getppid().as_raw() == 1 {
+        Err(Error::unavailable("the program that has started the agent is gone"))
+    } else {
+        close_inherited().context(|| "could not let go of what was inherited").and_then(|()| {
+            serve(context, || {
+                announced = true;
+                announce(&Answer::Ready);
+                let _ = blocked.thread_unblock();
+            })
+        })
+    };
+    if !announced {
+        announce(&match &result {
+            Ok(_) => Answer::Ready,
+            Err(error) => Answer::Failed(error.replica()),
+        });
+    }
+    if let Err(error) = result {
+        tracing::error!(%error, "agent ended");
     }
 }
 
@@ -145,10 +170,11 @@ fn stderr_is_the_journal() -> bool {
     std::env::var("JOURNAL_STREAM").is_ok_and(|stream| stderr.is_ok_and(|ours| ours == stream))
 }
 
-/// Spawns the agent and stays as its parent, so that whoever called us never gets it, or its exit status, as a child of
-/// its own: in a container that may be PostgreSQL, which would take it for a crash.
+/// Spawns the agent and stays as its parent, so that the caller never gets it, or its exit status, as a child of its own: in a
+/// container that may be PostgreSQL, which would take it for a crash. For the same reason no signal but SIGKILL ends us.
 fn detach(context: &Context) -> Result<()> {
     let what = || "could not detach the agent";
+    SigSet::all().thread_block().context(what)?;
     // Fails only for the leader of a process group, which has a session or gets one from its shell.
     let _ = setsid();
     close_inherited().context(what)?;
@@ -161,10 +187,21 @@ fn detach(context: &Context) -> Result<()> {
         command.arg("--config").arg(config);
     }
     let mut child = command.stdin(Stdio::null()).stderr(Stdio::null()).spawn().context(what)?;
-    // From here on the agent alone holds the pipe to whoever waits for its first word.
+    // From here on the agent alone holds the pipe to the program that waits for its first word.
     let _ = dup2_stdin(&null).and_then(|()| dup2_stdout(&null));
-    let _ = child.wait();
+    mind(&mut child);
     Ok(())
+}
+
+/// Waits for the end of the agent, and hands on to it what we are told.
+fn mind(child: &mut Child) {
+    while matches!(child.try_wait(), Ok(None)) {
+        // Its end is a signal as well.
+        if let Ok(Signal::SIGTERM | Signal::SIGINT | Signal::SIGQUIT | Signal::SIGHUP) = SigSet::all().wait()
+        {
+            let _ = kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGTERM);
+        }
+    }
 }
 
 /// Closes whatever the caller had open: as long as anybody holds the pipe of PostgreSQL's log collector, it never ends.

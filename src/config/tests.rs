@@ -68,7 +68,7 @@ fn three_lines_are_enough() {
 }
 
 /// Every key but the required ones, each with another value than its default.
-const OTHER_VALUES: [&str; 51] = [
+const OTHER_VALUES: [&str; 53] = [
     "system_identifier = 7312345678901234567",
     "assume_version = 18",
     "connection.conninfo = \"host=/tmp\"",

@@ -234,17 +234,18 @@ fn stop(context: &Context) -> Result<ExitCode> {
     let spool = Spool::of(&config)?;
     let deadline = Instant::now() + STOP_MAX;
     let agents = agents(&spool)?;
-    let mut asked = HashSet::new();
+    let (mut asked, mut silent) = (HashSet::new(), HashSet::new());
     while let Some(left) = agents_left(&spool, &agents)? {
         // One that has just begun takes connections a moment later.
         for (place, process) in listeners(&spool)? {
             if agents.contains(&process) && asked.insert(process) {
                 let until = deadline.min(Instant::now() + STOP_ANSWER_MAX);
-                // One that does not answer is waited for all the same.
-                drop(ask_running(&place, &Request::Stop, &mut Until(until)));
+                if ask_running(&place, &Request::Stop, &mut Until(until)).is_err() {
+                    silent.insert(process);
+                }
             }
         }
-        if Instant::now() >= deadline {
+        if silent.contains(&left) || Instant::now() >= deadline {
             return Err(Error::unavailable(format!("the agent, process {left}, does not end")).hint(
                 format!(
                     "Its log says what it does. kill -KILL {left} does no harm: the next call starts another."

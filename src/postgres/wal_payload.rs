@@ -514,7 +514,8 @@ mod tests {
     #[test]
     fn finds_the_prepared_transaction_behind_lists_of_any_length() {
         let expected =
-            Some("Commit(TransactionEnd { xid: 4242, time: 2000-01-01 00:00:01.000000 UTC })".to_owned());
+            "Commit(TransactionEnd { xid: 4242, time: 2000-01-01 00:00:01.000000 UTC, holds_wanted: false })";
+        let expected = Some(expected.to_owned());
         for (version, statistics) in [
             (MajorVersion::V13, None),
             (MajorVersion::V15, Some(12)),
@@ -559,6 +560,47 @@ mod tests {
                 "{version}"
             );
         }
+    }
+
+    #[test]
+    fn reads_settings_and_tablespaces() {
+        let numbers: Vec<u8> =
+            [130_u32, 8, 10, 0, 99, 1].iter().flat_map(|number| number.to_le_bytes()).collect();
+        let mut body = [main_header(26), numbers, vec![0, 1]].concat();
+        let found = decoded(0, 0x60, &body, MajorVersion::V15).unwrap();
+        assert!(
+            found.contains("max_connections: 130") && found.contains("max_locks_per_transaction: 99"),
+            "{found}"
+        );
+        assert!(found.ends_with("is_minimal: false }"), "{found}");
+        body[22] = 0;
+        assert!(decoded(0, 0x60, &body, MajorVersion::V15).unwrap().ends_with("is_minimal: true }"));
+        let main = [&16_402_u32.to_le_bytes()[..], b"/srv/space\0"].concat();
+        let body = [main_header(main.len()), main].concat();
+        let found = decoded(5, 0x00, &body, MajorVersion::V15).unwrap();
+        assert_eq!(found, format!("TablespaceCreate {{ oid: 16402, path: {:?} }}", b"/srv/space"));
+    }
+
+    #[test]
+    fn finds_a_subtransaction_among_many() {
+        let ended = |wanted: u32, subtransactions: &[u32]| {
+            let mut main = 1_000_000_i64.to_le_bytes().to_vec();
+            main.extend((1_u32 << 1).to_le_bytes());
+            main.extend((subtransactions.len() as u32).to_le_bytes());
+            main.extend(subtransactions.iter().flat_map(|xid| xid.to_le_bytes()));
+            let body = [main_header(main.len()), main].concat();
+            let mut decoder = PayloadDecoder::new();
+            decoder.wanted = Some(Xid::new(wanted));
+            decoder.begin(&header(1, 0x80), body.len() as u64, MajorVersion::V15);
+            body.chunks(3).for_each(|bytes| decoder.push(bytes));
+            match decoder.finish() {
+                Some(WalPayload::Commit(end)) => end.holds_wanted,
+                other => panic!("{other:?}"),
+            }
+        };
+        let many: Vec<u32> = (1000..2000).collect();
+        assert!(ended(1000, &many) && ended(1999, &many));
+        assert!(!ended(2000, &many) && !ended(1000, &[]));
     }
 
     #[test]

@@ -73,7 +73,7 @@ pub fn archive(config: &Config, path: &Path, working_directory: &Path) -> Result
 
 /// Refuses the segment that a running server writes to, which it marks neither as ready nor as done: stored as it is now, it
 /// would keep the complete one out for ever. PostgreSQL itself only passes what it has marked. A segment below the last
-/// checkpoint is not written to any more: somebody has found a lost one.
+/// checkpoint is not written to any more: the operator puts a lost one back.
 fn check_finished(data_directory: &DataDirectory, control: &ControlFile, name: WalFileName) -> Result<()> {
     let WalFileName::Segment(segment) = name else { return Ok(()) };
     let status = data_directory.path().join("pg_wal/archive_status");

@@ -163,21 +163,30 @@ fn is_ancestor(parent: &StoredBackup, history: &TimelineHistory) -> bool {
 pub fn check_intact(chain: &Chain, repository: &Repository) -> Result<()> {
     let (store, layout) = (repository.store(), repository.layout());
     for member in chain.members() {
+        check_objects(member, repository)?;
         let label = &member.label;
-        let packs =
-            member.packs.iter().map(|pack| (layout.backup_pack(label, pack.number), pack.stored_bytes));
-        let lists = [
-            (layout.backup_index(label), member.index.object.stored_bytes),
-            (layout.postgres_manifest(label), member.postgres_manifest.stored_bytes),
-        ];
-        for (key, bytes) in packs.chain(lists) {
-            let key = key?;
-            if store.stat(&key)?.is_none_or(|found| found.length_bytes != bytes) {
-                return Err(Error::damaged(format!("\"{}/{key}\" is not what was stored", store.location())));
-            }
-        }
         if store.stat(&layout.stored_backup(label)?)?.is_none() {
             return Err(Error::damaged(format!("backup {label} was removed")));
+        }
+    }
+    Ok(())
+}
+
+/// That the objects which a manifest names are there, and as long as it says.
+///
+/// # Errors
+/// [`ErrorKind::Damaged`] when one is not, and the store's.
+pub fn check_objects(backup: &StoredBackup, repository: &Repository) -> Result<()> {
+    let (store, layout, label) = (repository.store(), repository.layout(), &backup.label);
+    let packs = backup.packs.iter().map(|pack| (layout.backup_pack(label, pack.number), pack.stored_bytes));
+    let lists = [
+        (layout.backup_index(label), backup.index.object.stored_bytes),
+        (layout.postgres_manifest(label), backup.postgres_manifest.stored_bytes),
+    ];
+    for (key, bytes) in packs.chain(lists) {
+        let key = key?;
+        if store.stat(&key)?.is_none_or(|found| found.length_bytes != bytes) {
+            return Err(Error::damaged(format!("\"{}/{key}\" is not what was stored", store.location())));
         }
     }
     Ok(())

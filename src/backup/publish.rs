@@ -38,8 +38,8 @@ pub fn warn_of_damage(stored: &StoredBackup, monitor: &dyn Monitor) {
     }
 }
 
-/// Makes the backup exist, if everything that it consists of still does, and what it builds on, and if whoever reads it later
-/// will take it for what it is.
+/// Makes the backup exist, if everything that it consists of still does, and what it builds on, and if later readers will
+/// accept it.
 ///
 /// Our mark is looked at before and after: whoever sweeps takes it over before looking for the manifest, so either
 /// they see the manifest, or we see that the mark is theirs.
@@ -57,13 +57,10 @@ pub fn publish(
     watch.check()?;
     running.beat()?;
     let (store, layout) = (repository.store(), repository.layout());
-    for pack in &stored.packs {
-        let key = layout.backup_pack(&stored.label, pack.number)?;
-        if store.stat(&key)?.is_none_or(|info| info.length_bytes != pack.stored_bytes) {
-            return Err(Error::damaged(format!("\"{}/{key}\" is not what was stored", store.location()))
-                .hint("Did somebody remove objects of a backup that was being taken?"));
-        }
-    }
+    parent::check_objects(stored, repository).map_err(|error| match error.kind() {
+        ErrorKind::Damaged => error.hint("Did somebody remove objects of a backup that was being taken?"),
+        _ => error,
+    })?;
     if let Some(parent) = parent {
         parent::check_intact(parent, repository)
             .context(|| "what the backup builds on was removed while it was taken")?;

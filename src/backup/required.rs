@@ -1,5 +1,5 @@
-//! What a backup of any cluster must hold. Files vanish while they are copied, and that is normal; without these nobody
-//! could start the copy.
+//! What a backup of any cluster must hold. Files vanish while they are copied, and that is normal; without these the
+//! copy cannot be started.
 
 use super::files::FileList;
 use crate::error::{Error, Result};
@@ -92,7 +92,7 @@ impl Required {
         let Some(missing) = self.directories.first().or(self.files.first()) else { return Ok(()) };
         let number = self.directories.len() + self.files.len();
         let more = if number > 1 { format!(", and {} more", number - 1) } else { String::new() };
-        Err(Error::damaged(format!("\"{missing}\" is missing in the data directory{more}: nobody could use this backup"))
+        Err(Error::damaged(format!("\"{missing}\" is missing in the data directory{more}: the backup would be unusable"))
             .hint("The server still runs because it has read that file before: look for it before the server is stopped."))
     }
 }
@@ -150,7 +150,7 @@ mod tests {
         let error = both.check(&FileList::of_stream(), &[]).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "\"PG_VERSION\" is missing in the data directory, and 1 more: nobody could use this backup"
+            "\"PG_VERSION\" is missing in the data directory, and 1 more: the backup would be unusable"
         );
     }
 }

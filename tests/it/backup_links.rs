@@ -79,7 +79,7 @@ fn a_cluster_that_lacks_what_all_have_is_not_backed_up() {
     for path in ["PG_VERSION", &shared, "pg_xact/0000", &database] {
         let _moved = Moved::away(&site, &primary, path);
         for outcome in both_methods(&primary, "lacking") {
-            outcome.expect(4).says(path).says("nobody could use");
+            outcome.expect(4).says(path).says("would be unusable");
         }
     }
     for (method, outcome) in ["files", "stream"].iter().zip(both_methods(&primary, "whole")) {

@@ -19,7 +19,10 @@ fn remains_that_cannot_be_swept_are_told_and_left() {
     write_file(&left.join("pack-000001"), "x");
     fs::set_permissions(&left, Permissions::from_mode(0o500)).unwrap();
     let combined = primary.pgark(&["combine", "one", "--label", "combined"]).run().expect(0);
-    assert!(combined.stderr.contains("could not remove what is left of an unfinished backup"), "{combined}");
+    assert!(
+        combined.stderr.contains("could not remove what is left of the unfinished backup left"),
+        "{combined}"
+    );
     assert!(left.join("pack-000001").exists());
     fs::set_permissions(&left, Permissions::from_mode(0o700)).unwrap();
     let again = primary.pgark(&["combine", "one", "--label", "again"]).run().expect(0);

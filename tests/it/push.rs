@@ -338,7 +338,7 @@ fn a_second_different_partial_segment_is_stored_beside_the_first() {
     assert_eq!(archive.names(), names);
     cluster.put_wal(&name, wal.bytes(SEGMENT, 9));
     push(&cluster, &name).expect(4).says("8 different files");
-    // Whoever tries again finds its own, and so does another agent.
+    // A retry finds its own object, and so does another agent.
     for seed in [2, 8, 1] {
         cluster.put_wal(&name, wal.bytes(SEGMENT, seed));
         push(&cluster, &name).expect(0);

@@ -98,7 +98,7 @@ pub fn survey(repository: &Repository, now: Timestamp) -> Result<Survey> {
 }
 
 /// The backups that exist and whose manifests can be read, as [`read_all`] has them; and what is wrong with the others,
-/// so that one damaged or newer manifest does not keep whoever needs a backup from all of them.
+/// so that one damaged or newer manifest does not hide all of them.
 ///
 /// # Errors
 /// As [`StoredBackup::read`], but for these.

@@ -44,8 +44,8 @@ pub fn create(disk: &dyn Disk, root: &Path) -> Result<(File, PathBuf)> {
     }
 }
 
-/// Removes the files of dead writers; returns how many there were. One that cannot be removed stays, and keeps nobody from
-/// the others: nothing reads it.
+/// Removes the files of dead writers; returns how many there were. One that cannot be removed stays, and the rest is
+/// removed all the same: nothing reads it.
 pub fn sweep(disk: &dyn Disk, root: &Path) -> Result<u64> {
     let directory = root.join(DIRECTORY);
     let what = || format!("could not sweep \"{}\"", directory.display());
@@ -71,7 +71,7 @@ pub fn sweep(disk: &dyn Disk, root: &Path) -> Result<u64> {
 /// Removes a file that nobody holds; whether it did.
 fn remove_if_dead(disk: &dyn Disk, path: &Path) -> io::Result<bool> {
     // For writing too: NFS plays such locks by others, which an exclusive one needs it for (`flock(2)`). Whatever lies here,
-    // opening it waits for nobody.
+    // opening it does not block.
     let options = File::options().read(true).write(true).custom_flags(OFlag::O_NONBLOCK.bits()).clone();
     let file = options.open(path)?;
     match file.try_lock() {

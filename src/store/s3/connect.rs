@@ -51,7 +51,7 @@ impl Connected {
     }
 }
 
-/// Finds endpoint, region and access keys. The keys are those of now: whoever connects again reads them again.
+/// Finds endpoint, region and access keys. The keys are those of now: connecting again reads them again.
 pub async fn connect(
     place: &Address,
     settings: &S3Settings,

@@ -14,6 +14,7 @@ mod instance;
 mod log;
 mod places;
 mod ready;
+mod rivals;
 mod server;
 mod status;
 mod upload;

@@ -40,6 +40,17 @@ pub struct UploadStatus {
     pub refused: Option<FailureStatus>,
     /// What recovery across the last switch of timelines lacks.
     pub missing: Option<MissingStatus>,
+    /// A timeline that is in use beside this server's.
+    pub rival: Option<RivalStatus>,
+}
+
+/// Another timeline.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RivalStatus {
+    /// Its number.
+    pub timeline: u32,
+    /// Where it left this server's.
+    pub left_at: String,
 }
 
 /// Missing segments.

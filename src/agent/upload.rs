@@ -12,7 +12,8 @@ use super::backfill::{Backfill, BackfillSummary};
 use super::histories::Histories;
 use super::places::Places;
 use super::ready::{ArchiveOrder, ReadyEvent, ReadyWatcher, is_ready, scan};
-use super::status::{FailureStatus, MissingStatus, UploadStatus};
+use super::rivals::{self, Rival, Rivals};
+use super::status::{FailureStatus, MissingStatus, RivalStatus, UploadStatus};
 use crate::config::{Compression, Config};
 use crate::error::{Error, ErrorKind, Result};
 use crate::postgres::{SegmentName, SegmentSize, TimelineId, WalFileName};
@@ -75,6 +76,7 @@ struct Server {
     /// What the archive still lacked after the last back-fill: first, last, number of segments.
     missing: Option<(SegmentName, SegmentName, u64)>,
     histories: Arc<Histories>,
+    rivals: Rivals,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -102,6 +104,7 @@ enum Outcome {
     Confirmed(ArchiveOrder, FileIdentity, WalFileName, Result<bool>),
     Scanned(Result<(Vec<ArchiveOrder>, bool)>),
     Backfilled(TimelineId, Result<BackfillSummary>),
+    Looked(Result<Option<Rival>>),
 }
 
 struct Actor {
@@ -279,6 +282,7 @@ impl Actor {
             backfill: None,
             missing: None,
             histories: Arc::default(),
+            rivals: Rivals::default(),
         });
         self.rescan_at = Instant::now();
         Ok(())
@@ -313,6 +317,29 @@ impl Actor {
             });
             Finished(number, Outcome::Backfilled(timeline, stored))
         });
+    }
+
+    /// Looks whether another timeline is in use, once in a while. No answer waits for it.
+    fn look_for_rivals(&mut self, name: WalFileName) {
+        let (WalFileName::Segment(segment), Some(server)) = (name, &mut self.server) else { return };
+        if !server.rivals.is_due(Instant::now()) {
+            return;
+        }
+        let (number, repository, size) = (server.number, server.repository.clone(), server.segment_size);
+        self.running.spawn_blocking(move || {
+            Finished(number, Outcome::Looked(guarded(|| rivals::look(&repository, segment, size))))
+        });
+    }
+
+    fn looked(&mut self, rival: Option<Rival>) {
+        let Some(server) = &mut self.server else { return };
+        let is_news = server.rivals.keep(rival);
+        if let (true, Some(Rival { timeline, left_at })) = (is_news, rival) {
+            warn!(
+                %timeline, %left_at,
+                "another server archives under the same name on a timeline that left this one: recovery has to choose between them"
+            );
+        }
     }
 
     fn backfilled(&mut self, timeline: TimelineId, result: Result<BackfillSummary>) {
@@ -416,7 +443,7 @@ impl Actor {
         match &outcome {
             Outcome::Put(..) | Outcome::Confirmed(..) => self.transfers -= 1,
             Outcome::Scanned(_) => self.scanning = false,
-            Outcome::Backfilled(..) => {}
+            Outcome::Backfilled(..) | Outcome::Looked(_) => {}
         }
         // A file of this name is another server's by now: it must not be answered for.
         if self.server.as_ref().is_none_or(|server| server.number != number) {
@@ -429,6 +456,9 @@ impl Actor {
             }
             Outcome::Scanned(result) => self.scanned(result),
             Outcome::Backfilled(timeline, result) => self.backfilled(timeline, result),
+            Outcome::Looked(Ok(rival)) => self.looked(rival),
+            // Nothing depends on it, and it is tried again.
+            Outcome::Looked(Err(error)) => debug!(%error, "could not look for other timelines"),
         }
     }
 
@@ -438,6 +468,7 @@ impl Actor {
             Ok(stored) => {
                 let already = stored.outcome == PutOutcome::Exists;
                 debug!(%name, bytes = stored.sum.length_bytes, already, "stored");
+                self.look_for_rivals(name);
                 if stored.name != name {
                     warn!(
                         %name, stored_as = %stored.name,
@@ -628,6 +659,10 @@ impl Actor {
             outage,
             trouble: trouble.map(|error| FailureStatus::new(None, &error, None)),
             refused,
+            rival: self.server.as_ref().and_then(|server| server.rivals.found()).map(|rival| RivalStatus {
+                timeline: rival.timeline.as_u32(),
+                left_at: rival.left_at.to_string(),
+            }),
             missing: self.server.as_ref().and_then(|server| server.missing).map(|(first, last, segments)| {
                 MissingStatus { first: first.to_string(), last: last.to_string(), segments }
             }),

@@ -1,7 +1,7 @@
 //! `pgark recover` where two timelines of one cluster are in use: a copy that somebody recovered and forgot archives beside
 //! its original.
 
-use crate::support::{Cluster, Site, Stop};
+use crate::support::{Cluster, PATIENCE, Site, Stop, wait_until};
 use std::path::PathBuf;
 
 const ROWS: &str = "SELECT string_agg(a::text, ' ' ORDER BY a) FROM t";
@@ -82,6 +82,11 @@ fn a_stray_timeline_is_never_taken_without_a_word() {
     assert_eq!((window(0), window(1)), ((Some(2), Some("first")), (Some(1), Some("first"))), "{windows:?}");
     let check = story.original.pgark(&["check"]).run().expect(0);
     assert!(check.stdout.contains("timelines 1 and 2 were both in use"), "{check}");
+    // So is it while the original archives.
+    wait_until("the agent sees the other timeline", PATIENCE, || {
+        let status = story.original.pgark(&["status"]).run().expect(0).stdout;
+        status.contains("timeline 2 left this server's at")
+    });
     story.original.stop(Stop::Fast);
     for (name, options, rows) in [
         ("to-original", &["--latest", "--target-timeline", "1"][..], "1 2 3"),

@@ -54,6 +54,13 @@ fn text(status: &Status) -> String {
                 "fetched   {} files, {} of them ahead; {} wait to be taken",
                 agent.fetch.fetched_files, agent.fetch.fetched_ahead_files, agent.fetch.ready_files
             ));
+            lines.extend(agent.upload.rival.as_ref().map(|rival| {
+                format!(
+                    "warning   timeline {} left this server's at {}, and both are archived under this name: stop the other server, \
+                     or this one",
+                    rival.timeline, rival.left_at
+                )
+            }));
             lines.extend(agent.upload.missing.as_ref().map(|missing| {
                 format!(
                     "missing   {} WAL segments, {} to {}: no recovery across the switch of timelines; take a base backup",

@@ -177,18 +177,6 @@ pub fn timeline_files(
     Ok(files)
 }
 
-/// The runs of a timeline's segments, in order. Lists all of them; memory grows with the gaps only.
-///
-/// # Errors
-/// The store's own.
-pub fn segment_runs(
-    repository: &Repository,
-    timeline: TimelineId,
-    size: SegmentSize,
-) -> Result<Vec<SegmentRun>> {
-    timeline_files(repository, timeline, size).map(|files| files.runs)
-}
-
 /// The partial segments of this name: the first, and the further ones.
 ///
 /// # Errors
@@ -208,22 +196,6 @@ pub fn partials_of(repository: &Repository, segment: SegmentName) -> Result<Vec<
         ControlFlow::Continue(())
     })?;
     Ok(partials)
-}
-
-/// The first segment of the same timeline after `name`; `None` when the store says that there is none.
-///
-/// # Errors
-/// The store's own.
-pub fn later_segment(repository: &Repository, name: SegmentName) -> Result<Option<SegmentName>> {
-    let mut later = None;
-    visit_segments(repository, name.timeline(), Some(name), &mut |found, _| {
-        if found == name {
-            return ControlFlow::Continue(());
-        }
-        later = Some(found);
-        ControlFlow::Break(())
-    })?;
-    Ok(later)
 }
 
 fn eight_hex_digits(text: &str) -> Option<u32> {

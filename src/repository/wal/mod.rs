@@ -20,8 +20,7 @@ pub use decode::{FetchedWal, fetch, header_of, read, sum};
 pub use encode::PageCheck;
 pub use fork::{BackupSpan, Branch, Fork, forks};
 pub use inventory::{
-    SegmentRun, TimelineFiles, Timelines, later_segment, segment_ends, segment_runs, timeline_files,
-    timelines, visit_segments,
+    SegmentRun, TimelineFiles, Timelines, segment_ends, timeline_files, timelines, visit_segments,
 };
 pub use path::{
     ArchiveEnd, HoleProof, PathRun, PathSpan, PathWal, RepositoryCatalog, TimelinePath, WalCatalog,

@@ -1,0 +1,66 @@
+//! Another timeline that is in use beside this server's: a forgotten copy that was promoted, or the new primary beside an old
+//! one that goes on. Each archives under the same name, and a later recovery has to choose between them.
+
+use crate::error::Result;
+use crate::postgres::{Lsn, SegmentName, SegmentSize, TimelineId};
+use crate::repository::Repository;
+use crate::repository::wal::{RepositoryCatalog, WalCatalog, divergence};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// How often the archive is asked: one listing of its timelines.
+const LOOK_EVERY: Duration = Duration::from_secs(60);
+
+/// A timeline that left this server's, which went on all the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rival {
+    /// The other timeline.
+    pub timeline: TimelineId,
+    /// Where it left this server's.
+    pub left_at: Lsn,
+}
+
+/// What is known of rivals of one server.
+#[derive(Debug, Default)]
+pub struct Rivals {
+    looked_at: Option<Instant>,
+    found: Option<Rival>,
+}
+
+impl Rivals {
+    /// Whether it is time to look again.
+    pub fn is_due(&mut self, now: Instant) -> bool {
+        let due = self.looked_at.is_none_or(|looked| now.duration_since(looked) >= LOOK_EVERY);
+        if due {
+            self.looked_at = Some(now);
+        }
+        due
+    }
+
+    /// Keeps what was found; whether that is news.
+    pub fn keep(&mut self, found: Option<Rival>) -> bool {
+        let is_news = found.is_some() && found != self.found;
+        self.found = found;
+        is_news
+    }
+
+    /// The rival, as far as is known.
+    pub fn found(&self) -> Option<Rival> {
+        self.found
+    }
+}
+
+/// A newer timeline that left the timeline of `segment`, which this server has just written, in that segment or before it.
+///
+/// # Errors
+/// The store's own.
+pub fn look(repository: &Repository, segment: SegmentName, size: SegmentSize) -> Result<Option<Rival>> {
+    let catalog = RepositoryCatalog::new(repository, size);
+    let newer = catalog.timelines()?.with_history.into_iter().rev();
+    for timeline in newer.filter(|timeline| *timeline > segment.timeline()) {
+        if let Some(left_at) = divergence(&catalog, timeline, segment, size)? {
+            return Ok(Some(Rival { timeline, left_at }));
+        }
+    }
+    Ok(None)
+}

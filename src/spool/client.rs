@@ -51,7 +51,7 @@ pub struct Conversation {
 /// and asked again. Every request may be asked twice.
 ///
 /// # Errors
-/// What stands in the way of an agent, and [`ErrorKind::Unavailable`](crate::error::ErrorKind::Unavailable) when the
+/// What stands in the way of an agent, and [`ErrorKind::Unavailable`] when the
 /// deadline passes. That the agent could not do it is an [`Answer::Failed`].
 pub fn ask(
     config: &Config,

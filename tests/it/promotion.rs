@@ -130,6 +130,25 @@ fn what_the_old_primary_never_archived_is_filled_in() {
     pair.expect_recovered_rows("1 2 3 4");
 }
 
+/// What lies neither in the archive nor in `pg_wal` is lost: that is said where an operator looks.
+#[test]
+fn a_gap_that_the_back_fill_cannot_close_is_reported() {
+    let site = Site::with_servers(2);
+    let mut pair = start_pair(&site);
+    pair.break_archiving();
+    let segments = pair.write(1..4);
+    let lost = &segments[1];
+    std::fs::remove_file(pair.standby.data().join("pg_wal").join(lost)).unwrap();
+    pair.fail_over();
+    wait_until("what the standby still has is there", PATIENCE, || pair.archive.holds(&segments[0]));
+    wait_until("the gap is reported", PATIENCE, || {
+        let status = pair.standby.pgark(&["status"]).run().expect(0).stdout;
+        status.contains(&format!("missing   1 WAL segments, {lost} to {lost}"))
+    });
+    let info = pair.standby.pgark(&["info"]).run().expect(0).stdout;
+    assert!(info.contains(&format!("missing on timeline 1: 1 segment, {lost}")), "{info}");
+}
+
 #[test]
 fn every_moment_across_a_failover_can_be_recovered() {
     let site = Site::with_servers(2);

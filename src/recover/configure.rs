@@ -143,7 +143,7 @@ impl RecoverySettings {
         }
         // Without it, pausing at the target would be stopping.
         add("hot_standby", "on")?;
-        for (name, least) in limits(&self.limits) {
+        for (name, least) in self.limits.named() {
             let staged = staged.iter().rev().find_map(|content| number_in(content, name));
             add(name, &staged.unwrap_or_default().max(u64::from(least)).to_string())?;
         }
@@ -160,17 +160,6 @@ impl RecoverySettings {
         lines.push_str(&self.target.render()?);
         Ok(lines)
     }
-}
-
-/// The settings that a server in recovery must not undercut, as the original had them.
-fn limits(limits: &ServerLimits) -> [(&'static str, u32); 5] {
-    [
-        ("max_connections", limits.max_connections),
-        ("max_worker_processes", limits.max_worker_processes),
-        ("max_wal_senders", limits.max_wal_senders),
-        ("max_prepared_transactions", limits.max_prepared_transactions),
-        ("max_locks_per_transaction", limits.max_locks_per_transaction),
-    ]
 }
 
 /// The names that `line` of a configuration file sets, in lower case, and what follows.

@@ -31,6 +31,7 @@ use nix::unistd::{AccessFlags, access};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 /// What an operator asks for.
@@ -344,6 +345,12 @@ fn check_beside(data_directory: &Path) -> Result<()> {
     let parent = parent_directory(data_directory);
     if data_directory.file_name().is_none() {
         return Err(Error::usage(format!("\"{}\" cannot be a data directory", data_directory.display())));
+    }
+    if data_directory.as_os_str().as_bytes().iter().any(|byte| b"\n\r".contains(byte)) {
+        return Err(Error::usage(format!(
+            "{data_directory:?} cannot be a data directory: it has a line break in its path"
+        ))
+        .hint("PostgreSQL writes the path as one line of postmaster.pid, which nobody could read then."));
     }
     access(parent, AccessFlags::W_OK | AccessFlags::X_OK).map_err(|_| {
         Error::usage(format!("directory \"{}\" is not writable for this user", parent.display())).hint(

@@ -131,3 +131,39 @@ fn a_pause_that_is_not_the_target_is_an_error_with_what_ends_it() {
         primary.stop_recovered(&into);
     }
 }
+
+/// The part of a text between two others.
+#[track_caller]
+fn between<'a>(text: &'a str, before: &str, after: &str) -> &'a str {
+    let rest = text.split_once(before).unwrap_or_else(|| panic!("no \"{before}\" in\n{text}")).1;
+    rest.split_once(after).unwrap_or_else(|| panic!("no \"{after}\" in\n{rest}")).0
+}
+
+#[test]
+fn a_server_opens_at_its_target_as_it_is_told_to() {
+    let story = Story::tell();
+    let run = |name: &str, action: &str| {
+        let into = story.directory(name);
+        let options = ["--wait", "--target-name", "ten rows", "--target-action", action];
+        (into.clone(), story.recover(&into, &options).expect(0))
+    };
+    let opened = |into: &Path| {
+        story.primary.wait_promoted();
+        story.primary.psql("INSERT INTO t VALUES (0)");
+        assert_eq!(story.primary.psql(COUNT), "11", "ten rows, and the one that was just written");
+        story.primary.stop_recovered(into);
+    };
+    let (into, outcome) = run("paused", "pause");
+    story.primary.psql(between(&outcome.stderr, "open for reading; ", " opens it for writing"));
+    opened(&into);
+
+    let (into, outcome) = run("stopped", "shutdown");
+    let advice = outcome.stdout.split_once("then start it:\n").expect("advice").1;
+    let mut lines = advice.lines();
+    set(&into, lines.next().unwrap().trim());
+    type_in(lines.next().unwrap());
+    opened(&into);
+
+    let (into, _) = run("promoted", "promote");
+    opened(&into);
+}

@@ -263,7 +263,8 @@ pub fn plan(plan: &RecoveryPlan, delta: Option<DeltaForecast>) -> String {
                 "the server opens for writing, on a new timeline",
             (TargetAction::Pause, _) =>
                 "the server waits, open for reading; SELECT pg_wal_replay_resume() opens it for writing",
-            (TargetAction::Shutdown, _) => "the server stops; remove recovery.signal to open it for writing",
+            (TargetAction::Shutdown, _) =>
+                "the server stops; started again with recovery_target_action = 'promote', it opens for writing",
         }
     ));
     if plan.settings.archiving == Archiving::Off {
@@ -352,6 +353,14 @@ impl RecoveryDocument {
                  until then is archived."
                     .to_owned(),
             );
+        }
+        if plan.settings.target.action == TargetAction::Shutdown && standby(plan).is_none() {
+            // Without the file the server would replay what it finds in pg_wal, past the target.
+            remarks.push(format!(
+                "Once it has stopped at its target, leave recovery.signal where it is. To open the server for writing there, \
+                 add this line at the end of postgresql.auto.conf, then start it:\n  recovery_target_action = 'promote'\n  {}",
+                start.command()
+            ));
         }
         RecoveryDocument {
             plan: PlanDocument::new(plan),

@@ -167,3 +167,37 @@ fn a_server_opens_at_its_target_as_it_is_told_to() {
     let (into, _) = run("promoted", "promote");
     opened(&into);
 }
+
+/// What the last message says of a recovered server, held against one.
+#[test]
+fn what_does_not_come_back_is_told() {
+    let site = Site::with_servers(1);
+    let mut primary = site.cluster("primary");
+    primary.append_conf("wal_level = logical\n");
+    primary.archive();
+    primary.start();
+    primary.psql("CREATE TABLE t AS SELECT generate_series(1, 3) AS a");
+    primary.psql("CREATE UNLOGGED TABLE u AS SELECT generate_series(1, 3) AS a");
+    primary.psql("CREATE SEQUENCE s");
+    assert_eq!(primary.psql("SELECT nextval('s')"), "1");
+    primary.psql("SELECT pg_create_logical_replication_slot('publisher', 'pgoutput')");
+    primary.psql("SELECT pg_create_physical_replication_slot('standby', true)");
+    primary.back_up("one");
+    primary.psql("SELECT nextval('s')");
+    let last = primary.switch_wal();
+    primary.wait_archived(&last);
+    primary.stop(Stop::Fast);
+    let into = site.directory().join("into");
+    let outcome = primary.recover(&into, &["--latest", "--wait"]).run().expect(0);
+    for said in
+        ["replication slots", "subscriptions", "unlogged tables", "statistics", "Sequences may skip up to 32"]
+    {
+        assert!(outcome.stdout.contains(said), "{said} in {outcome}");
+    }
+    assert_eq!(primary.psql("SELECT count(*) FROM pg_replication_slots"), "0");
+    assert_eq!(primary.psql("SELECT count(*) FROM u"), "0");
+    assert_eq!(primary.psql(COUNT), "3");
+    let next: i64 = primary.psql("SELECT nextval('s')").parse().unwrap();
+    assert!(next > 2 && next <= 2 + 33, "{next}");
+    primary.stop_recovered(&into);
+}

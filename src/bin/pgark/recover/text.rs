@@ -11,6 +11,11 @@ use pgark::repository::wal::{Outcome, TransactionEnd};
 use pgark::terminal::bytes;
 use serde::Serialize;
 
+/// What no physical recovery has, whoever does it.
+const NOT_BROUGHT_BACK: &str = "PostgreSQL does not bring back, from any physical backup: replication slots (create them anew); \
+    the positions of subscriptions to this server and of its own (make the subscriptions anew, or rows are skipped); the rows \
+    of unlogged tables (they are empty); cumulative statistics (run ANALYZE). Sequences may skip up to 32 values.";
+
 /// The plan, for programs.
 #[derive(Serialize)]
 pub struct PlanDocument {
@@ -353,6 +358,9 @@ impl RecoveryDocument {
                  until then is archived."
                     .to_owned(),
             );
+        }
+        if standby(plan).is_none() {
+            remarks.push(NOT_BROUGHT_BACK.to_owned());
         }
         if plan.settings.target.action == TargetAction::Shutdown && standby(plan).is_none() {
             // Without the file the server would replay what it finds in pg_wal, past the target.

@@ -10,8 +10,8 @@ use pgark::config::{Config, Conninfo, PaceSettings};
 use pgark::error::{Context as _, Error, ErrorKind, Result};
 use pgark::pace::Pace;
 use pgark::postgres::{RecoveryTarget, TargetAction};
-use pgark::recover::configure::Archiving;
-use pgark::recover::server::{Awaited, ServerStart, deviations, find_pg_ctl, who_listens};
+use pgark::recover::configure::{Archiving, forget_target};
+use pgark::recover::server::{Awaited, ReachedState, ServerStart, deviations, find_pg_ctl, who_listens};
 use pgark::recover::standby::Role;
 use pgark::recover::systems::choose_system;
 use pgark::recover::{RecoverRequest, RecoveryPlan, forecast, plan, recover};
@@ -62,8 +62,8 @@ pub fn run(context: &Context, arguments: RecoverArguments) -> Result<ExitCode> {
     if !context.output.is_json() && !context.output.is_quiet() {
         output::say(&text::plan(&plan, None));
     }
-    let summary =
-        recover(&plan, &repository, workers, &Pace::new(pace), pgark::durable::disk().as_ref(), &monitor)?;
+    let disk = pgark::durable::disk();
+    let summary = recover(&plan, &repository, workers, &Pace::new(pace), disk.as_ref(), &monitor)?;
     let start = ServerStart { name_data_directory: summary.configured_data_directory.is_some(), ..start };
     let mut document = text::RecoveryDocument::new(&plan, &summary, &start);
     if arguments.wait {
@@ -82,6 +82,10 @@ pub fn run(context: &Context, arguments: RecoverArguments) -> Result<ExitCode> {
                 "The server is running in \"{}\": look before you use it.",
                 start.data_directory.display()
             )));
+        }
+        if reached.state == ReachedState::Promoted {
+            let restore_command = plan.restore_command_of_standby(&request.archive_get)?;
+            forget_target(disk.as_ref(), &start.data_directory, &restore_command)?;
         }
         document.reached(&reached);
     }

@@ -353,9 +353,17 @@ impl RecoveryDocument {
         }
         if plan.settings.archiving == Archiving::Off {
             remarks.push(
-                "archive_mode is off in postgresql.auto.conf, and max_logical_replication_workers is 0. If this server \
-                 becomes the production server, remove these lines, restart it, and take a backup: nothing that it wrote \
-                 until then is archived."
+                "archive_mode is off in postgresql.auto.conf, max_logical_replication_workers is 0 and \
+                 synchronous_standby_names is empty. If this server becomes the production server, remove the lines that \
+                 pgark recover wrote there, restart it, and take a backup: nothing that it wrote until then is archived. The \
+                 recovery_target lines among them would keep a standby that is made from it from starting."
+                    .to_owned(),
+            );
+        } else if standby(plan).is_none() {
+            remarks.push(
+                "synchronous_standby_names is empty in postgresql.auto.conf. Once the server is open for writing, remove the \
+                 lines that pgark recover wrote there, but archive_command: the recovery_target lines among them would keep a \
+                 standby that is made from it from starting."
                     .to_owned(),
             );
         }

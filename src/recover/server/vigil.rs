@@ -81,3 +81,51 @@ impl Vigil<'_> {
         if since.elapsed() < SILENCE_MAX { Ok(()) } else { Err(error) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::ErrorKind;
+    use crate::monitor::Remembering;
+
+    fn ago(duration: Duration) -> Instant {
+        Instant::now().checked_sub(duration).unwrap()
+    }
+
+    #[test]
+    fn a_server_that_stands_still_is_given_up() {
+        let monitor = Remembering::default();
+        let mut vigil = Vigil::begin(&monitor);
+        let place = |text: &str| Some(text.to_owned());
+        vigil.answered(place("has replayed up to 0/1")).unwrap();
+        vigil.there_since = ago(STANDSTILL_MAX);
+        vigil.answered(place("has replayed up to 0/2")).unwrap();
+        vigil.there_since = ago(STANDSTILL_MAX);
+        let error = vigil.answered(place("has replayed up to 0/2")).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unavailable);
+        assert!(
+            error.to_string().contains("which has replayed up to 0/2, has done nothing else for 30"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn silence_is_given_up_unless_the_server_replays_meanwhile() {
+        let monitor = Remembering::default();
+        let mut vigil = Vigil::begin(&monitor);
+        let silent = |vigil: &mut Vigil<'_>, place: &str| {
+            let told = vigil.unanswered(Some(place.to_owned()), Error::unavailable("refused"));
+            vigil.silent_since = Some(ago(SILENCE_MAX));
+            told
+        };
+        silent(&mut vigil, "replays A").unwrap();
+        silent(&mut vigil, "replays B").unwrap();
+        assert_eq!(silent(&mut vigil, "replays B").unwrap_err().to_string(), "refused");
+        assert_eq!(vigil.pause, PAUSE * 8, "it is asked less and less often");
+        vigil.answered(None).unwrap();
+        assert_eq!(vigil.pause, PAUSE);
+        vigil.reported = ago(REPORT_EVERY);
+        vigil.answered(Some("has replayed up to 0/3".to_owned())).unwrap();
+        assert_eq!(monitor.lines(), ["the server has replayed up to 0/3"]);
+    }
+}

@@ -21,6 +21,7 @@ use std::fs::File;
 use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -78,6 +79,7 @@ pub struct Copied {
 struct Source<'a> {
     file: &'a File,
     path: &'a [u8],
+    location: &'a Path,
     /// Which file of its relation's fork it is, if it is one.
     segment: Option<u32>,
     /// Whether its bytes were counted already, when it was looked through.
@@ -246,9 +248,7 @@ impl DataDirectoryCopy<'_> {
             (Some(increment), Some(relation)) => {
                 let candidate =
                     Candidate { number, relation, file: &file, location: &location, bytes: metadata.len() };
-                increment
-                    .changed_pages(&candidate, buffer, &mut read_bytes, self.pace, self.watch)
-                    .context(what)?
+                increment.changed_pages(&candidate, buffer, &mut read_bytes, self.pace, self.watch)?
             }
             _ => None,
         };
@@ -266,6 +266,7 @@ impl DataDirectoryCopy<'_> {
         let mut source = Source {
             file: &file,
             path: &path,
+            location: &location,
             segment: relation.map(|found| found.segment),
             counted: changed.is_some(),
             findings,
@@ -275,14 +276,14 @@ impl DataDirectoryCopy<'_> {
             Some(header) => header.pages().len() as u64 * PAGE_BYTES as u64,
         };
         match changed {
-            None => self.copy_range(pack, &mut source, 0..metadata.len(), buffer).context(what)?,
+            None => self.copy_range(pack, &mut source, 0..metadata.len(), buffer)?,
             Some(header) => {
                 self.monitor.advance(metadata.len());
                 pack.is_incremental(metadata.len());
                 pack.write(&header.to_bytes())?;
                 for pages in runs(header.pages()) {
                     let range = pages.start * PAGE_BYTES as u64..pages.end * PAGE_BYTES as u64;
-                    self.copy_range(pack, &mut source, range, buffer).context(what)?;
+                    self.copy_range(pack, &mut source, range, buffer)?;
                 }
             }
         }
@@ -305,7 +306,9 @@ impl DataDirectoryCopy<'_> {
             let wanted = usize::try_from(missing).map_or(buffer.len(), |missing| missing.min(buffer.len()));
             let bytes = buffer.get_mut(..wanted).unwrap_or_default();
             self.pace.take(wanted as u64);
-            let length = read_full(source.file, bytes, offset).context(|| "could not read it")?;
+            // Of the reading alone: what else fails here is the repository's, or another worker's.
+            let length = read_full(source.file, bytes, offset)
+                .context(|| format!("could not read \"{}\"", source.location.display()))?;
             bytes.get_mut(length..).unwrap_or_default().fill(0);
             if let (Some(rules), Some(segment)) = (self.pages, source.segment) {
                 let piece = Piece { file: source.file, path: source.path, segment, offset };

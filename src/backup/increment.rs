@@ -171,7 +171,8 @@ impl Increment {
         while offset < bytes {
             watch.check()?;
             pace.take(buffer.len() as u64);
-            let length = read_full(file, buffer, offset).context(|| "could not look for changes")?;
+            let length = read_full(file, buffer, offset)
+                .context(|| format!("could not read \"{}\"", candidate.location.display()))?;
             *read_bytes += length as u64;
             let (read, _) = buffer.get(..length).unwrap_or_default().as_chunks::<PAGE_BYTES>();
             for (page, number) in read.iter().zip(offset / PAGE_BYTES as u64..) {

@@ -91,6 +91,17 @@ pub struct ServerLimits {
 }
 
 impl ServerLimits {
+    /// The settings by name.
+    pub fn named(&self) -> [(&'static str, u32); 5] {
+        [
+            ("max_connections", self.max_connections),
+            ("max_worker_processes", self.max_worker_processes),
+            ("max_wal_senders", self.max_wal_senders),
+            ("max_prepared_transactions", self.max_prepared_transactions),
+            ("max_locks_per_transaction", self.max_locks_per_transaction),
+        ]
+    }
+
     /// The larger of each two.
     #[must_use]
     pub fn max(self, other: ServerLimits) -> ServerLimits {

@@ -16,6 +16,8 @@ pub struct PostmasterPid {
     pub port: Option<u16>,
     /// The directory of its first Unix socket; `None` when it has none, or not yet.
     pub socket_directory: Option<String>,
+    /// The first address at which it listens; `*` is every one. `None` when it has none, or not yet.
+    pub listen_address: Option<String>,
     /// Whether it was told to shut down, in whichever way.
     pub stopping: bool,
 }
@@ -38,6 +40,7 @@ impl PostmasterPid {
             started_unix_s: line(2).and_then(|text| text.parse().ok()),
             port: line(3).and_then(|text| text.parse().ok()),
             socket_directory: line(4).map(str::to_owned),
+            listen_address: line(5).map(str::to_owned),
             // Source: `PM_STATUS_STOPPING`, on line `LOCK_FILE_LINE_PM_STATUS`.
             stopping: line(7) == Some("stopping"),
         })
@@ -58,11 +61,17 @@ mod tests {
             started_unix_s: Some(1_767_225_600),
             port: Some(5433),
             socket_directory: Some("/run/postgresql".to_owned()),
+            listen_address: Some("*".to_owned()),
             stopping: false,
         };
         assert_eq!(whole, Some(expected.clone()));
-        let begun =
-            PostmasterPid { started_unix_s: None, port: None, socket_directory: None, ..expected.clone() };
+        let begun = PostmasterPid {
+            started_unix_s: None,
+            port: None,
+            socket_directory: None,
+            listen_address: None,
+            ..expected.clone()
+        };
         assert_eq!(PostmasterPid::parse(b"4711\n/data\n"), Some(begun));
         let tcp_only = PostmasterPid { socket_directory: None, ..expected };
         assert_eq!(PostmasterPid::parse(b"4711\n/data\n1767225600\n5433\n\n*\n"), Some(tcp_only));

@@ -40,6 +40,8 @@ pub struct VersionFacts {
     pub base_backup: BaseBackupForm,
     /// Whether the server can summarize its WAL, and so send incremental backups and mark them in the backup label.
     pub has_wal_summaries: bool,
+    /// Whether the server has `archive_library`, which `archive_command` does not go with.
+    pub has_archive_library: bool,
     /// An SQL expression that is `paused` where replay stands still.
     pub replay_pause_state: &'static str,
     /// Settings, each with a value, that must not be what they were in the original when its copy is recovered; besides
@@ -80,6 +82,7 @@ const V13: VersionFacts = VersionFacts {
     backup_options: ", exclusive => false",
     base_backup: BaseBackupForm::Words,
     has_wal_summaries: false,
+    has_archive_library: false,
     replay_pause_state: "CASE WHEN pg_is_wal_replay_paused() THEN 'paused' END",
     // Would end the recovery where it pauses, and the server removes the file, which may be meant for the original.
     settings_of_recovery: &[("promote_trigger_file", "")],
@@ -124,6 +127,7 @@ const V15: VersionFacts = VersionFacts {
     stop_backup: "pg_backup_stop",
     backup_options: "",
     base_backup: BaseBackupForm::Options,
+    has_archive_library: true,
     ..V14
 };
 

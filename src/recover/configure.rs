@@ -37,6 +37,18 @@ pub enum Archiving {
     On,
 }
 
+/// Whose place the recovered cluster takes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// That of the configured cluster: what its host has set for it is right for it.
+    Own,
+    /// Another one, where settings of the original would reach into the original's place.
+    Other {
+        /// Its `archive_command`, if it is to archive.
+        archive_command: Option<String>,
+    },
+}
+
 /// How much of the cluster is recovered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
@@ -57,6 +69,8 @@ pub struct RecoverySettings {
     pub restore_command: String,
     /// Whether it archives afterwards.
     pub archiving: Archiving,
+    /// Whose place it takes.
+    pub place: Place,
     /// How much of the cluster is there.
     pub part: Part,
     /// What it must not undercut.
@@ -143,9 +157,22 @@ impl RecoverySettings {
         }
         // Without it, pausing at the target would be stopping.
         add("hot_standby", "on")?;
-        for (name, least) in limits(&self.limits) {
+        for (name, least) in self.limits.named() {
             let staged = staged.iter().rev().find_map(|content| number_in(content, name));
             add(name, &staged.unwrap_or_default().max(u64::from(least)).to_string())?;
+        }
+        if let Place::Other { archive_command } = &self.place {
+            // The server would overwrite the original's, and remove it when it stops.
+            add("external_pid_file", "")?;
+            // Should somebody switch archiving on: not in the name of the original.
+            add("archive_command", archive_command.as_deref().unwrap_or_default())?;
+            if self.version.facts().has_archive_library {
+                add("archive_library", "")?;
+            }
+        }
+        if self.role == Role::Recovered {
+            // Its first commit would wait for standbys that follow another server.
+            add("synchronous_standby_names", "")?;
         }
         if self.archiving == Archiving::Off {
             add("archive_mode", "off")?;
@@ -160,17 +187,6 @@ impl RecoverySettings {
         lines.push_str(&self.target.render()?);
         Ok(lines)
     }
-}
-
-/// The settings that a server in recovery must not undercut, as the original had them.
-fn limits(limits: &ServerLimits) -> [(&'static str, u32); 5] {
-    [
-        ("max_connections", limits.max_connections),
-        ("max_worker_processes", limits.max_worker_processes),
-        ("max_wal_senders", limits.max_wal_senders),
-        ("max_prepared_transactions", limits.max_prepared_transactions),
-        ("max_locks_per_transaction", limits.max_locks_per_transaction),
-    ]
 }
 
 /// The names that `line` of a configuration file sets, in lower case, and what follows.
@@ -247,6 +263,18 @@ pub fn configure(disk: &dyn Disk, data_directory: &Path, settings: &RecoverySett
     durable::replace_file(disk, &data_directory.join(wanted), b"", FILE_MODE)
 }
 
+/// Takes out of the settings what was meant for the recovery that has ended, since others inherit them: a standby that is made
+/// from this server (`pg_basebackup`, `pg_rewind`) would go to that target, or not start. `restore_command` is that of a standby.
+///
+/// # Errors
+/// The operating system's, and [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) for a value that no setting can hold.
+pub fn forget_target(disk: &dyn Disk, data_directory: &Path, restore_command: &str) -> Result<()> {
+    let path = data_directory.join("postgresql.auto.conf");
+    let old = read_restored(&path, CONFIGURATION_BYTES_MAX)?.unwrap_or_default();
+    let line = format!("restore_command = {}\n", quote_setting(restore_command)?);
+    durable::replace_file(disk, &path, &rewrite(&old, &line), FILE_MODE)
+}
+
 /// Makes the data directory startable where its configuration lay outside of it, as on Debian: what is missing is
 /// written, with the defaults. Whether `postgresql.conf` was.
 ///
@@ -310,6 +338,7 @@ mod tests {
                 action: TargetAction::Pause,
             },
             archiving: Archiving::Off,
+            place: Place::Other { archive_command: None },
             part: Part::Whole,
             limits: ServerLimits {
                 max_connections: 100,
@@ -369,6 +398,41 @@ mod tests {
         let kept = kept.render(&[]).unwrap();
         assert!(!kept.contains("archive_mode") && !kept.contains("max_logical_replication_workers"));
         assert!(!kept.contains("promote_trigger_file"), "16 does not know it, and would not start");
+    }
+
+    #[test]
+    fn a_copy_does_not_reach_into_the_place_of_its_original() {
+        let copy = settings().render(&[]).unwrap();
+        for name in ["external_pid_file", "archive_command", "archive_library", "synchronous_standby_names"] {
+            assert!(copy.contains(&format!("{name} = ''\n")), "{name} in {copy}");
+        }
+        let place = Place::Other { archive_command: Some("push %p".to_owned()) };
+        let archives =
+            RecoverySettings { archiving: Archiving::On, place, version: MajorVersion::V14, ..settings() };
+        let archives = archives.render(&[]).unwrap();
+        assert!(archives.contains("archive_command = 'push %p'\n") && !archives.contains("archive_library"));
+        let standby = Role::Standby(StandbySettings { primary: None, apply_delay: None });
+        let own =
+            RecoverySettings { place: Place::Own, role: standby, archiving: Archiving::On, ..settings() };
+        let own = own.render(&[]).unwrap();
+        for name in ["external_pid_file", "archive_command", "archive_library", "synchronous_standby_names"] {
+            assert!(!own.contains(&format!("\n{name}")), "{name} in {own}");
+        }
+    }
+
+    #[test]
+    fn a_target_that_was_reached_is_forgotten() {
+        let scratch = tempfile::tempdir().unwrap();
+        configure(&RealDisk, scratch.path(), &settings()).unwrap();
+        let auto = scratch.path().join("postgresql.auto.conf");
+        let before = fs::read_to_string(&auto).unwrap();
+        forget_target(&RealDisk, scratch.path(), "archive-get %f %p").unwrap();
+        let after = fs::read_to_string(&auto).unwrap();
+        assert!(before.contains("recovery_target_lsn") && !after.contains("recovery_target"), "{after}");
+        assert!(
+            after.ends_with("restore_command = 'archive-get %f %p'\n") && !after.contains("--with-target")
+        );
+        assert!(after.contains("archive_mode = 'off'"));
     }
 
     #[test]

@@ -14,6 +14,7 @@ mod delta;
 pub mod evidence;
 mod existing;
 mod forks;
+mod host_configuration;
 mod output;
 pub mod places;
 mod plan;
@@ -33,7 +34,7 @@ mod target_tests;
 
 pub use delta::{DeltaForecast, forecast};
 pub use forks::ForkRule;
-pub use plan::{Mode, RecoverRequest, RecoveryPlan, plan};
+pub use plan::{ConfigFile, Mode, RecoverRequest, RecoveryPlan, plan};
 
 use crate::durable::{self, Disk};
 use crate::error::{Context, Error, Result};
@@ -128,7 +129,9 @@ pub fn recover(
         access.as_deref(),
     )?;
     configure::configure(disk, data_directory, &plan.settings)?;
-    durable::replace_file(disk, &plan.config_path, plan.config.to_toml().as_bytes(), FILE_MODE)?;
+    if plan.config_file == ConfigFile::OfCopy {
+        durable::replace_file(disk, &plan.config_path, plan.config.to_toml().as_bytes(), FILE_MODE)?;
+    }
 
     monitor.step("making it durable");
     for (path, opened) in &opened {

@@ -1,15 +1,16 @@
 //! The whole plan of a recovery: what will be restored where, and how the server will be told. Nothing is written.
 
 use super::choice::BackupCandidate;
-use super::configure::{Archiving, Part, RecoverySettings, RecoveryWay, archive_command, restore_command};
+use super::configure::{Archiving, Part, RecoverySettings, RecoveryWay, restore_command};
 use super::databases::LeftOut;
+use super::host_configuration::{Destination, archiving_note, own_configuration, place as place_of};
 use super::places::Places;
 use super::space::{SpaceNeed, check_space};
 use super::staging::{
     DIRECTORY_MODE, Found, GROUP_DIRECTORY_MODE, examine_data_directory, examine_for_delta,
     examine_tablespace, examine_tablespace_for_delta, refuse_nested, refuse_shared,
 };
-use super::standby::Role;
+use super::standby::{Role, StandbySettings};
 use super::tablespaces::{TablespaceMapping, place};
 use super::target::{Consent, Goal, TargetPlan, TargetRequest, plan_target};
 use crate::config::{Config, RepositoryUrl};
@@ -17,7 +18,6 @@ use crate::data_directory::DataDirectory;
 use crate::durable::parent_directory;
 use crate::error::{Error, ErrorKind, Result};
 use crate::monitor::Monitor;
-use crate::postgres::setting::quote_setting;
 use crate::postgres::tablespace_map::parse_tablespace_map;
 use crate::postgres::{
     ClusterState, RecoveryTarget, SegmentSize, SystemIdentifier, TargetAction, TargetSettings, TargetTimeline,
@@ -31,6 +31,7 @@ use nix::unistd::{AccessFlags, access};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 /// What an operator asks for.
@@ -90,15 +91,36 @@ pub struct RecoveryPlan {
     pub settings: RecoverySettings,
     /// The configuration of the recovered cluster; it is not written yet.
     pub config: Config,
-    /// The file that it will be written to.
+    /// The file that the archive programs of the recovered cluster read.
     pub config_path: PathBuf,
+    /// Whether that file is written, beside the data directory, or is the host's own.
+    pub config_file: ConfigFile,
     /// The directory for copies of configuration files that lay outside of the original's data directory.
     pub configuration_copies: PathBuf,
     /// What to know before.
     pub warnings: Vec<String>,
 }
 
+/// Whose a configuration file is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConfigFile {
+    /// The host's own, which stays as it is.
+    OfHost,
+    /// The recovered cluster's, which is written.
+    OfCopy,
+}
+
 impl RecoveryPlan {
+    /// The `restore_command` of a standby in this place.
+    ///
+    /// # Errors
+    /// As [`restore_command`].
+    pub fn restore_command_of_standby(&self, archive_get: &Path) -> Result<String> {
+        let role = Role::Standby(StandbySettings { primary: None, apply_delay: None });
+        let way = RecoveryWay { timeline: self.target.history.timeline(), proven_end: None };
+        restore_command(archive_get, &self.config_path, &role, &RecoveryTarget::Latest, way)
+    }
+
     /// The permissions of the data directory and the tablespaces' directories: the group may read where it could in the
     /// original (`initdb --allow-group-access`), for all other files follow from that.
     pub fn directory_mode(&self) -> u32 {
@@ -199,12 +221,27 @@ pub fn plan(
     let places = Places::new(request.data_directory.clone(), tablespaces);
     check_space(&space_needs(repository, &chain, &left_out, &places, found, &tablespaces_found)?)?;
 
-    let config_path = beside(&request.data_directory, "", ".pgark.toml");
+    let system = repository.layout().system();
+    let destination = Destination {
+        data_directory: &request.data_directory,
+        spool_directory: request.spool_directory.as_deref(),
+        system,
+    };
+    let (config_path, config_file) = match own_configuration(&request.config, destination) {
+        Some(path) => (path, ConfigFile::OfHost),
+        None => (beside(&request.data_directory, "", ".pgark.toml"), ConfigFile::OfCopy),
+    };
+    let place = place_of(
+        &request.config,
+        &request.data_directory,
+        request.archiving,
+        &request.archive_get,
+        &config_path,
+    )?;
     let spool = request
         .spool_directory
         .clone()
         .unwrap_or_else(|| beside(&request.data_directory, ".", ".pgark-spool"));
-    let system = repository.layout().system();
     let config = request.config.of_recovered(&request.data_directory, &spool, system)?;
     Spool::of(&config).map_err(|error| error.hint("Choose a shorter path with --spool-directory."))?;
     let settings = RecoverySettings {
@@ -221,6 +258,7 @@ pub fn plan(
         target: target_settings(&target, &request.role),
         role: request.role.clone(),
         archiving: request.archiving,
+        place,
         part: if left_out.is_empty() { Part::Whole } else { Part::SomeDatabases },
         limits: target.limits.map_or(backup.limits(), |raised| raised.max(backup.limits())),
         version: backup.major_version()?,
@@ -237,7 +275,7 @@ pub fn plan(
         warnings.extend(lost_wal(&request.data_directory));
         warnings.extend(lost_end_of_wal(&request.data_directory));
     }
-    warnings.extend(archiving_warning(request, &config_path)?);
+    warnings.extend(archiving_note(&settings.place));
     Ok(RecoveryPlan {
         target,
         backup,
@@ -250,6 +288,7 @@ pub fn plan(
         settings,
         config,
         config_path,
+        config_file,
         configuration_copies,
         warnings,
     })
@@ -344,6 +383,12 @@ fn check_beside(data_directory: &Path) -> Result<()> {
     let parent = parent_directory(data_directory);
     if data_directory.file_name().is_none() {
         return Err(Error::usage(format!("\"{}\" cannot be a data directory", data_directory.display())));
+    }
+    if data_directory.as_os_str().as_bytes().iter().any(|byte| b"\n\r".contains(byte)) {
+        return Err(Error::usage(format!(
+            "{data_directory:?} cannot be a data directory: it has a line break in its path"
+        ))
+        .hint("PostgreSQL writes the path as one line of postmaster.pid, which nobody could read then."));
     }
     access(parent, AccessFlags::W_OK | AccessFlags::X_OK).map_err(|_| {
         Error::usage(format!("directory \"{}\" is not writable for this user", parent.display())).hint(
@@ -472,21 +517,6 @@ fn whole_by_place(
         *bytes = bytes.saturating_add(file.whole_bytes());
     }
     Ok(whole)
-}
-
-/// What keeps a cluster from archiving that is to archive: the `archive_command` in the backup names the configuration of
-/// another data directory, or one that this host does not have.
-fn archiving_warning(request: &RecoverRequest, config_path: &Path) -> Result<Option<String>> {
-    let original = &request.config;
-    let in_its_place = original.path.is_some() && original.data_directory == request.data_directory;
-    if request.archiving == Archiving::Off || in_its_place {
-        return Ok(None);
-    }
-    let command = archive_command(&request.archive_get.with_file_name("archive-push"), config_path)?;
-    Ok(Some(format!(
-        "archive_command was made for the original's place and may fail here; this one will do: archive_command = {}",
-        quote_setting(&command)?
-    )))
 }
 
 /// A part of a cluster must take nobody's place.

@@ -306,7 +306,8 @@ impl Restore<'_> {
         if let (Some(existing), Some(crc32c)) = (existing, file.known_crc32c())
             && existing == file.bytes
             && file.path.as_bytes() != BACKUP_LABEL
-            && crc32c_of(&path, existing).context(what)? == Some(crc32c)
+            && crc32c_of(&path, existing).context(|| format!("could not read \"{}\"", path.display()))?
+                == Some(crc32c)
         {
             set_mode(&path, mode).context(what)?;
             self.monitor.advance(file.bytes);
@@ -320,7 +321,7 @@ impl Restore<'_> {
             Some(_) => Output::over(self.disk, &path, mode)?,
         };
         if self.chain.increments() > 0 && file.path.as_bytes() == BACKUP_LABEL {
-            let restored = self.restore_label(reader, file, &mut output).context(what)?;
+            let restored = self.restore_label(reader, file, &mut output, &what)?;
             kept.written_bytes += output.finish().context(what)?;
             return Ok(restored);
         }
@@ -339,6 +340,7 @@ impl Restore<'_> {
         reader: &mut ChainReader<'_>,
         mut file: ChainedFile,
         output: &mut Output<'_>,
+        what: &dyn Fn() -> String,
     ) -> Result<RestoredFile> {
         let recorded = self.chain.newest().backup_label.as_bytes();
         let mut differs = file.bytes != recorded.len() as u64;
@@ -354,7 +356,7 @@ impl Restore<'_> {
             return Err(Error::damaged("the backup's backup_label is not the one that its manifest records"));
         }
         let label = without_incremental_from(recorded);
-        output.write(&label).context(|| "could not write it")?;
+        output.write(&label).context(what)?;
         file.bytes = label.len() as u64;
         Ok(RestoredFile { file, crc32c: crc32c::crc32c(&label) })
     }

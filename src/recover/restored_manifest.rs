@@ -64,7 +64,7 @@ impl<'a> RestoredManifest<'a> {
             let version = ManifestVersion::written_by(newest.major_version()?, newest.system_identifier);
             Some(BackupManifestWriter::new(BufWriter::new(file), version)?)
         } else {
-            copy(repository, chain.newest(), file).context(what)?;
+            copy(repository, chain.newest(), file, &what)?;
             None
         };
         Ok(RestoredManifest { repository, chain, path, map, writer })
@@ -113,14 +113,20 @@ impl<'a> RestoredManifest<'a> {
     }
 }
 
-fn copy(repository: &Repository, backup: &StoredBackup, mut output: DiskFile<'_>) -> Result<()> {
+fn copy(
+    repository: &Repository,
+    backup: &StoredBackup,
+    mut output: DiskFile<'_>,
+    what: &dyn Fn() -> String,
+) -> Result<()> {
     let mut stored = open_postgres_manifest(repository, backup)?;
     loop {
-        let piece = stored.fill().context(|| "could not read the backup's own")?;
+        let piece =
+            stored.fill().context(|| "could not read the backup's manifest of files from the repository")?;
         if piece.is_empty() {
             return Ok(());
         }
-        output.write_all(piece).map_err(|error| Error::io("could not write it", error))?;
+        output.write_all(piece).map_err(|error| Error::io(what(), error))?;
         let length = piece.len();
         stored.take(length);
     }

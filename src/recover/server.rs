@@ -1,252 +1,218 @@
 //! Starts the recovered server and watches it until recovery has ended: that it started proves nothing.
 //!
-//! Owns: calling `pg_ctl`, asking the server how far it came, and comparing that with the plan. A server accepts
-//! connections, and `pg_ctl` reports success, long before recovery may fail.
+//! Owns: calling `pg_ctl`, asking the server how far it came, and judging what became of it. A server accepts connections, and
+//! `pg_ctl` reports success, long before recovery may fail. Every wait here has an end: a server that neither moves nor
+//! answers is left alone, and an error says so.
+
+mod deviations;
+mod log;
+mod point;
+mod process;
+mod programs;
+mod question;
+mod start;
+mod vigil;
+
+pub use deviations::deviations;
+pub use point::{Awaited, ReachedPoint, ReachedState};
+pub use programs::{find_pg_ctl, who_listens};
+pub use start::ServerStart;
 
 use super::restore::read_restored;
-use super::target::ExpectedEnd;
-use crate::config::Conninfo;
-use crate::error::{Context, Error, ErrorKind, Result};
+use crate::error::{Context, Error, Result};
 use crate::monitor::Monitor;
-use crate::postgres::wal_header::{LongPageHeader, WAL_PAGE_BYTES, WalPageHeader};
-use crate::postgres::{
-    ClusterState, ControlFile, Lsn, MajorVersion, PgTimestamp, PostmasterPid, RecoveryTarget, TimelineId,
-};
-use crate::server::{Connection, Watch};
-use std::fs::{self, File};
-use std::io::{Read, Seek, SeekFrom};
-use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::sync::atomic::AtomicBool;
+use crate::postgres::control_file::ServerLimits;
+use crate::postgres::{ClusterState, ControlFile, PostmasterPid};
+use crate::server::{LocalPlace, LocalServer};
+use log::{LogMark, indented};
+use process::{is_running, replayed_segment};
+use question::{Answer, Questions, Standing};
+use start::quoted;
+use std::io::Read;
+use std::process::{Child, Command, Stdio};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
+use vigil::{PAUSE, Vigil};
 
-/// How long `pg_ctl` waits for the server to accept connections, in seconds: as long as replay takes. It returns at once
-/// when the server ends.
+/// How long `pg_ctl` waits for the server to accept connections, in seconds: longer than we do. It returns at once when the
+/// server ends.
 const START_WAIT_S: &str = "2000000";
-/// How often the server is asked.
-const PAUSE: Duration = Duration::from_millis(200);
-/// How long a standby may stand still before it is believed not to stream.
-const STANDING_MAX: Duration = Duration::from_secs(30);
-/// How often it is said how far the server is.
-const REPORT_EVERY: Duration = Duration::from_secs(10);
-/// How much of the server's log is looked through, from its end.
-const LOG_BYTES_MAX: u64 = 256 << 10;
-/// How many lines of it an error repeats.
-const LOG_LINES_MAX: usize = 5;
-/// Longer than `postmaster.pid` or `current_logfiles`.
+/// Longer than `postmaster.pid`.
 const SMALL_FILE_BYTES_MAX: u64 = 64 << 10;
-
-/// What a shell takes for its own between double quotes: there `pg_ctl` puts the paths of the data directory and the log,
-/// as they are. Source: PostgreSQL `bin/pg_ctl/pg_ctl.c`, `start_postmaster`.
-const SPOILT_BY_PG_CTL: [u8; 4] = *b"\"$`\\";
-
-/// How to start the recovered server.
-#[derive(Clone, Debug)]
-pub struct ServerStart {
-    /// The program `pg_ctl`, as it is to be called.
-    pub pg_ctl: PathBuf,
-    /// The data directory.
-    pub data_directory: PathBuf,
-    /// Where the server writes before it has read its configuration.
-    pub log: PathBuf,
-    /// The port, where it must be another than the configured one.
-    pub port: Option<u16>,
-    /// Whether the data directory must be named to the server, too: its configuration names another one.
-    pub name_data_directory: bool,
-    /// The server's major version.
-    pub version: MajorVersion,
-    /// As whom to ask it how far it came.
-    pub conninfo: Conninfo,
-}
-
-/// Where recovery ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ReachedPoint {
-    /// What the server does now.
-    pub state: ReachedState,
-    /// The position after the last record that was replayed; `None` when the server has stopped.
-    pub replayed: Option<Lsn>,
-    /// When the last transaction that was replayed ended; `None`: none was.
-    pub last_transaction: Option<PgTimestamp>,
-    /// The timeline on which the server writes now; `None` while it does not.
-    pub timeline: Option<TimelineId>,
-}
-
-/// What a started server is waited for to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Awaited {
-    /// To reach its target, and wait or open there.
-    Target,
-    /// To reach its target, and stop there.
-    Stop,
-    /// To follow the archive, open for reading.
-    Following,
-    /// To follow its primary by streaming, or else the archive.
-    Streaming,
-}
-
-/// What the server does after recovery.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ReachedState {
-    /// It is a standby, open for reading, that finds its WAL in the archive.
-    Following,
-    /// It is a standby that streams from its primary.
-    Streaming,
-    /// It waits at the target, open for reading.
-    Paused,
-    /// It is open for writing, on a new timeline.
-    Promoted,
-    /// It has stopped at the target.
-    ShutDown,
-}
-
-/// Finds `pg_ctl` of this major version: in `preferred`, where packages put it, or in one of the directories of `search`.
-///
-/// # Errors
-/// [`ErrorKind::Usage`] when it is not where it was said to be.
-pub fn find_pg_ctl(
-    preferred: Option<&Path>,
-    version: MajorVersion,
-    search: &[PathBuf],
-) -> Result<Option<PathBuf>> {
-    if let Some(directory) = preferred {
-        let program = directory.join("pg_ctl");
-        return if program.is_file() {
-            Ok(Some(program))
-        } else {
-            Err(Error::usage(format!("there is no pg_ctl in \"{}\"", directory.display()))
-                .hint("--pg-bin names the directory of PostgreSQL's programs."))
-        };
-    }
-    let packaged = [format!("/usr/lib/postgresql/{version}/bin"), format!("/usr/pgsql-{version}/bin")];
-    let directories = packaged.iter().map(PathBuf::from).chain(search.iter().cloned());
-    Ok(directories.map(|directory| directory.join("pg_ctl")).find(|program| program.is_file()))
-}
+/// How much of what `pg_ctl` says is repeated.
+const PG_CTL_BYTES_MAX: u64 = 1000;
 
 impl ServerStart {
-    /// The arguments of `pg_ctl`.
-    pub fn arguments(&self) -> Vec<String> {
-        let mut arguments = vec![
-            "-D".to_owned(),
-            self.data_directory.display().to_string(),
-            "-l".to_owned(),
-            self.log.display().to_string(),
-        ];
-        let mut options = Vec::new();
-        if let Some(port) = self.port {
-            options.push(format!("-p {port}"));
-        }
-        if self.name_data_directory {
-            // pg_ctl hands the options to a shell.
-            let path = self.data_directory.display().to_string().replace('\'', "'\\''");
-            options.push(format!("-c 'data_directory={path}'"));
-        }
-        if !options.is_empty() {
-            arguments.extend(["-o".to_owned(), options.join(" ")]);
-        }
-        arguments
-    }
-
-    /// Whether `pg_ctl` can start a server in this directory.
-    pub fn suits_pg_ctl(&self) -> bool {
-        let spoilt = |path: &Path| path.as_os_str().as_bytes().iter().any(|b| SPOILT_BY_PG_CTL.contains(b));
-        !spoilt(&self.data_directory) && !spoilt(&self.log)
-    }
-
-    /// The command for a person to type.
-    pub fn command(&self) -> String {
-        let line = |program: &Path, arguments: Vec<String>| {
-            let words = std::iter::once(program.display().to_string()).chain(arguments);
-            words.map(|word| quoted(&word)).collect::<Vec<_>>().join(" ")
-        };
-        if self.suits_pg_ctl() {
-            let mut arguments = self.arguments();
-            arguments.push("start".to_owned());
-            return line(&self.pg_ctl, arguments);
-        }
-        let path = self.data_directory.display().to_string();
-        let mut arguments = vec!["-D".to_owned(), path.clone()];
-        arguments.extend(self.port.iter().flat_map(|port| ["-p".to_owned(), port.to_string()]));
-        if self.name_data_directory {
-            arguments.extend(["-c".to_owned(), format!("data_directory={path}")]);
-        }
-        let log = quoted(&self.log.display().to_string());
-        format!("{} </dev/null >>{log} 2>&1 &", line(&self.pg_ctl.with_file_name("postgres"), arguments))
-    }
-
-    /// Starts the server and waits until it has ended its recovery, however long that takes.
+    /// Starts the server and waits until it has ended its recovery, as long as it goes on replaying.
     ///
     /// # Errors
-    /// [`ErrorKind::Unavailable`] when it could not be started or asked, [`ErrorKind::Damaged`] when it ended in an error:
-    /// with what its log says.
+    /// [`ErrorKind::Unavailable`] when it could not be started, or runs and neither answers nor goes on;
+    /// [`ErrorKind::Damaged`] when it ended in an error or waits where it should not: with what its log says.
     pub fn run(&self, awaited: Awaited, monitor: &dyn Monitor) -> Result<ReachedPoint> {
-        let log_length = fs::metadata(&self.log).map_or(0, |metadata| metadata.len());
+        let log = LogMark::set(&self.data_directory, &self.log);
         monitor.step("starting the server");
-        let started = Command::new(&self.pg_ctl)
+        let mut pg_ctl = Some(self.start()?);
+        let mut questions = Questions::new(self.version, &self.conninfo);
+        let mut standing = Standing::default();
+        let mut vigil = Vigil::begin(monitor);
+        loop {
+            if let Some(child) = &mut pg_ctl {
+                // Until it returns, connections are refused, and each try would be a line of the log.
+                match child.try_wait().context(|| "could not wait for pg_ctl")? {
+                    Some(status) if status.success() => {
+                        pg_ctl = None;
+                        monitor.step("the server replays WAL");
+                    }
+                    Some(_) => return self.ended(awaited, &log, said_by(child)),
+                    None => {
+                        let segment =
+                            self.postmaster()?.and_then(|server| replayed_segment(server.process_id));
+                        let place = segment.map(|segment| format!("replays WAL segment {segment}"));
+                        if let Err(error) = vigil.look(place) {
+                            // It only waits for the server, which is not ended by its end.
+                            let _ = child.kill().and_then(|()| child.wait());
+                            return Err(self.stands_still(error, &log));
+                        }
+                        thread::sleep(PAUSE);
+                    }
+                }
+                continue;
+            }
+            let Some(server) = self.postmaster()? else { return self.ended(awaited, &log, String::new()) };
+            let place = self.place(&server)?;
+            match questions.ask(&place) {
+                Ok(answer) => {
+                    if let Some(reached) = self.judge(awaited, &answer, &mut standing, &log)? {
+                        return Ok(reached);
+                    }
+                    let replayed = answer.progress.replayed.map(|lsn| format!("has replayed up to {lsn}"));
+                    vigil.answered(replayed).map_err(|error| self.stands_still(error, &log))?;
+                }
+                // Between our look and our question it may have ended.
+                Err(_) if self.postmaster()?.is_none() => continue,
+                // What is missing (a role, a database) may come with the WAL, while there is more of it.
+                Err(error) => {
+                    let segment = replayed_segment(server.process_id);
+                    let place = segment.map(|segment| format!("replays WAL segment {segment}"));
+                    vigil
+                        .unanswered(place, error)
+                        .map_err(|error| self.cannot_ask(error, &place_words(&server)))?;
+                }
+            }
+            thread::sleep(vigil.pause);
+        }
+    }
+
+    fn start(&self) -> Result<Child> {
+        Command::new(&self.pg_ctl)
             .args(self.arguments())
             .args(["-w", "-t", START_WAIT_S, "start"])
             .env_remove("PGDATA")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .status()
-            .context(|| format!("could not call \"{}\"", self.pg_ctl.display()))?;
-        if !started.success() {
-            return self.ended(awaited, log_length);
-        }
-        monitor.step("the server replays WAL");
-        let mut reported = Instant::now();
-        let mut standing = Standing::default();
-        loop {
-            let Some((directory, port)) = self.socket()? else {
-                return self.ended(awaited, log_length);
-            };
-            match ask(&directory, port, self.version, &self.conninfo) {
-                Ok(Answer::Ended(reached)) => return Ok(reached),
-                Ok(Answer::Replaying(progress)) => {
-                    if let Some(reached) = standing.follows(awaited, &progress, Instant::now()) {
-                        return Ok(reached);
-                    }
-                    if reported.elapsed() >= REPORT_EVERY {
-                        let position =
-                            progress.replayed.map_or_else(|| "its start".to_owned(), |lsn| lsn.to_string());
-                        monitor.step(&format!("the server has replayed up to {position}"));
-                        reported = Instant::now();
-                    }
-                }
-                // Between our look and our question it may have ended.
-                Err(_) if self.socket()?.is_none() => return self.ended(awaited, log_length),
-                Err(error) if error.kind() == ErrorKind::Unavailable => {}
-                Err(error) => return Err(error),
-            }
-            thread::sleep(PAUSE);
+            .stderr(Stdio::piped())
+            .spawn()
+            .context(|| format!("could not call \"{}\"", self.pg_ctl.display()))
+    }
+
+    /// What the server says of itself, as long as it runs.
+    fn postmaster(&self) -> Result<Option<PostmasterPid>> {
+        let path = self.data_directory.join("postmaster.pid");
+        let content = read_restored(&path, SMALL_FILE_BYTES_MAX)?;
+        let server = content.and_then(|content| PostmasterPid::parse(&content));
+        Ok(server.filter(|server| is_running(server.process_id)))
+    }
+
+    /// Where the server listens: its Unix socket, or else its first address.
+    fn place(&self, server: &PostmasterPid) -> Result<LocalServer> {
+        let place = match (&server.socket_directory, &server.listen_address) {
+            (Some(directory), _) => Some(LocalPlace::Socket(directory.clone())),
+            (None, Some(address)) => Some(LocalPlace::Address(match address.as_str() {
+                "*" | "0.0.0.0" => "127.0.0.1".to_owned(),
+                "::" => "::1".to_owned(),
+                other => other.to_owned(),
+            })),
+            (None, None) => None,
+        };
+        match (place, server.port) {
+            (Some(place), Some(port)) => Ok(LocalServer { place, port }),
+            _ => Err(Error::usage("the recovered server listens nowhere, so that it cannot be asked").hint(
+                "It goes on by itself. Its log says whether it has reached the target; unix_socket_directories in its \
+                 configuration gives it a socket.",
+            )),
         }
     }
 
-    /// Where the server listens, as long as it runs.
-    fn socket(&self) -> Result<Option<(String, u16)>> {
-        let path = self.data_directory.join("postmaster.pid");
-        let Some(content) = read_restored(&path, SMALL_FILE_BYTES_MAX)? else { return Ok(None) };
-        let Some(server) = PostmasterPid::parse(&content) else { return Ok(None) };
-        // We have started it: what we may not send a signal to is another process.
-        if nix::sys::signal::kill(nix::unistd::Pid::from_raw(server.process_id), None).is_err() {
-            return Ok(None);
+    /// What to make of an answer: where recovery ended, or `None` while it goes on.
+    fn judge(
+        &self,
+        awaited: Awaited,
+        answer: &Answer,
+        standing: &mut Standing,
+        log: &LogMark,
+    ) -> Result<Option<ReachedPoint>> {
+        match answer.state {
+            Some(ReachedState::Paused) => {
+                let needed = answer.limits.map(|set| self.raised_limits(set)).unwrap_or_default();
+                if !needed.is_empty() || awaited != Awaited::Target {
+                    return Err(self.paused(answer, &needed, log));
+                }
+                Ok(Some(answer.reached(ReachedState::Paused)))
+            }
+            Some(state) => Ok(Some(answer.reached(state))),
+            None => Ok(standing
+                .follows(awaited, &answer.progress, Instant::now())
+                .map(|state| answer.reached(state))),
         }
-        match (server.socket_directory, server.port) {
-            (Some(directory), Some(port)) => Ok(Some((directory, port))),
-            _ => Err(Error::usage("the recovered server has no Unix socket by which to ask it")
-                .hint("Set unix_socket_directories, or look with psql whether it has reached the target.")),
+    }
+
+    /// The settings that the server undercuts, with the values that the WAL up to here asks for: `pg_control` has them.
+    fn raised_limits(&self, set: ServerLimits) -> Vec<(&'static str, u32, u32)> {
+        let Some(control) = self.control_file() else { return Vec::new() };
+        let pairs = set.named().into_iter().zip(control.limits.named());
+        pairs
+            .filter(|((_, is), (_, needed))| is < needed)
+            .map(|((name, is), (_, needed))| (name, is, needed))
+            .collect()
+    }
+
+    /// The error for a server that waits where nobody told it to.
+    fn paused(&self, answer: &Answer, needed: &[(&str, u32, u32)], log: &LogMark) -> Error {
+        let replayed = answer.progress.replayed;
+        let at = replayed.map_or_else(|| "its start".to_owned(), |lsn| lsn.to_string());
+        let reasons: Vec<String> = needed
+            .iter()
+            .map(|(name, is, needed)| format!("{name} is {is}, and the WAL needs {needed}"))
+            .collect();
+        let reason = if reasons.is_empty() { String::new() } else { format!(": {}", reasons.join(", ")) };
+        let error = Error::damaged(format!(
+            "the recovered server has paused at {at}, which is not its target{reason}{}",
+            told(&log.reason())
+        ));
+        if needed.is_empty() {
+            return error.hint(
+                "The server runs, open for reading. SELECT pg_wal_replay_resume() lets it go on; its log tells why it waits.",
+            );
         }
+        let lines: Vec<String> =
+            needed.iter().map(|(name, _, needed)| format!("{name} = {needed}")).collect();
+        error.hint(format!(
+            "Stop it, put this at the end of \"{}\", and start it again; it goes on from there:\n{}\n{} -D {} stop -m fast\n{}",
+            self.data_directory.join("postgresql.auto.conf").display(),
+            lines.join("\n"),
+            quoted(&self.pg_ctl.display().to_string()),
+            quoted(&self.data_directory.display().to_string()),
+            self.command(),
+        ))
     }
 
     /// Judges a server that runs no more.
     ///
     /// Whether it has stopped in order is what `pg_control` says. The log only explains: it may be in another form or
-    /// language or elsewhere, and the original's old complaints may be in it, which came with the backup.
-    fn ended(&self, awaited: Awaited, log_length: u64) -> Result<ReachedPoint> {
-        if awaited == Awaited::Stop && self.state() == Some(ClusterState::ShutDownInRecovery) {
+    /// language or elsewhere.
+    fn ended(&self, awaited: Awaited, log: &LogMark, said_by_pg_ctl: String) -> Result<ReachedPoint> {
+        let state = self.control_file().map(|control| control.state);
+        if awaited == Awaited::Stop && state == Some(ClusterState::ShutDownInRecovery) {
             return Ok(ReachedPoint {
                 state: ReachedState::ShutDown,
                 replayed: None,
@@ -254,294 +220,82 @@ impl ServerStart {
                 timeline: None,
             });
         }
-        let lines = self.complaints(log_length);
-        let said = if lines.is_empty() { "it said nothing".to_owned() } else { lines.join("; ") };
-        Err(Error::damaged(format!("the recovered server has ended without reaching its target: {said}")).hint(format!(
-            "Its log is \"{}\". The data directory is as PostgreSQL left it; recover again into an empty one.",
-            self.log.display()
+        let mut reason = log.reason();
+        if reason.is_empty() {
+            reason.extend(said_by_pg_ctl.lines().map(str::to_owned));
+        }
+        let signals = ["recovery.signal", "standby.signal"];
+        let in_recovery = signals.iter().any(|name| self.data_directory.join(name).exists());
+        let next = if in_recovery {
+            "Remove the cause (a setting goes to the end of postgresql.auto.conf in the data directory), then start the \
+             server again, and recovery goes on"
+        } else {
+            "Its recovery had ended before. Remove the cause, then start the server again"
+        };
+        Err(Error::damaged(format!(
+            "the recovered server has ended without reaching its target{}",
+            told(&reason)
+        ))
+        .hint(format!(
+            "Its log is \"{}\". {next}: {}\nFor another target, recover again into an empty directory.",
+            self.log.display(),
+            self.command()
         )))
     }
 
-    /// The state in which the server left the cluster, if that can be read.
-    fn state(&self) -> Option<ClusterState> {
+    /// What the server has written down of the cluster, if that can be read.
+    fn control_file(&self) -> Option<ControlFile> {
         let path = self.data_directory.join("global/pg_control");
         let content = read_restored(&path, SMALL_FILE_BYTES_MAX).ok()??;
-        ControlFile::parse(&content, Some(self.version)).ok().map(|control| control.state)
+        ControlFile::parse(&content, Some(self.version)).ok()
     }
 
-    /// The last lines of the server's log that tell why it ended.
-    fn complaints(&self, log_length: u64) -> Vec<String> {
-        let mut text = tail(&self.log, log_length);
-        // With the logging collector, that file says only where the log goes on.
-        if let Ok(Some(current)) =
-            read_restored(&self.data_directory.join("current_logfiles"), SMALL_FILE_BYTES_MAX)
-        {
-            for line in String::from_utf8_lossy(&current).lines() {
-                if let Some((_, path)) = line.split_once(' ') {
-                    text.push_str(&tail(&self.data_directory.join(path), 0));
-                }
-            }
-        }
-        let severe = |line: &&str| {
-            (line.contains("FATAL:") || line.contains("PANIC:")) && !line.contains("the database system is ")
-        };
-        let lines: Vec<String> = text.lines().filter(severe).map(str::to_owned).collect();
-        lines.into_iter().rev().take(LOG_LINES_MAX).rev().collect()
+    fn stands_still(&self, error: Error, log: &LogMark) -> Error {
+        Error::new(error.kind(), format!("{error}{}", told(&log.reason()))).hint(format!(
+            "The server was not stopped and may still go on. Its log is \"{}\".",
+            self.log.display()
+        ))
+    }
+
+    /// Nobody lets us in: asking again does not help.
+    fn cannot_ask(&self, error: Error, place: &str) -> Error {
+        error.context("the recovered server runs, and cannot be asked how far it came").hint(format!(
+            "It was not stopped. connection.conninfo says as whom to ask. Look yourself: psql {place} -c 'SELECT \
+             pg_is_in_recovery(), pg_last_wal_replay_lsn()'. Its log is \"{}\".",
+            self.log.display()
+        ))
     }
 }
 
-/// A word of a shell's command line.
-fn quoted(word: &str) -> String {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/._-+:@,=".contains(&byte);
-    if word.bytes().all(plain) { word.to_owned() } else { format!("'{}'", word.replace('\'', "'\\''")) }
+/// How `psql` reaches a server.
+fn place_words(server: &PostmasterPid) -> String {
+    let host = server.socket_directory.as_deref().unwrap_or("localhost");
+    let port = server.port.map(|port| format!(" -p {port}")).unwrap_or_default();
+    format!("-h {}{port} -d postgres", quoted(host))
 }
 
-/// The end of a log, from `from` on at most; empty if it cannot be read.
-fn tail(path: &Path, from: u64) -> String {
-    let read = || -> std::io::Result<Vec<u8>> {
-        let mut file = File::open(path)?;
-        let length = file.metadata()?.len();
-        file.seek(SeekFrom::Start(from.max(length.saturating_sub(LOG_BYTES_MAX))))?;
-        let mut content = Vec::new();
-        file.take(LOG_BYTES_MAX).read_to_end(&mut content)?;
-        Ok(content)
-    };
-    String::from_utf8_lossy(&read().unwrap_or_default()).into_owned()
-}
-
-/// What the server answered.
-enum Answer {
-    /// It is still replaying.
-    Replaying(Progress),
-    /// It is not.
-    Ended(ReachedPoint),
-}
-
-/// How far a server has come that replays.
-#[derive(Clone, Copy, Debug)]
-struct Progress {
-    replayed: Option<Lsn>,
-    last_transaction: Option<PgTimestamp>,
-    streams: bool,
-}
-
-/// Since when a server has been standing still.
-#[derive(Clone, Copy, Debug, Default)]
-struct Standing(Option<(Option<Lsn>, Instant)>);
-
-impl Standing {
-    /// Where a standby is, if it does what was waited for: one that has found all that the archive holds and cannot stream
-    /// either stands still.
-    fn follows(&mut self, awaited: Awaited, progress: &Progress, now: Instant) -> Option<ReachedPoint> {
-        let since = match self.0 {
-            Some((replayed, since)) if replayed == progress.replayed => since,
-            _ => now,
-        };
-        self.0 = Some((progress.replayed, since));
-        let state = match awaited {
-            Awaited::Target | Awaited::Stop => return None,
-            _ if progress.streams => ReachedState::Streaming,
-            Awaited::Following => ReachedState::Following,
-            Awaited::Streaming if now.duration_since(since) >= STANDING_MAX => ReachedState::Following,
-            Awaited::Streaming => return None,
-        };
-        let Progress { replayed, last_transaction, .. } = *progress;
-        Some(ReachedPoint { state, replayed, last_transaction, timeline: None })
+/// Lines of a log, as part of an error.
+fn told(lines: &[String]) -> String {
+    if lines.is_empty() {
+        return "; its log says nothing".to_owned();
     }
+    format!("; the end of its log:{}", indented(lines))
 }
 
-/// Asks the server over its local socket, as the user whom the original's configuration names, or else who we are.
-fn ask(directory: &str, port: u16, version: MajorVersion, conninfo: &Conninfo) -> Result<Answer> {
-    let pause = version.facts().replay_pause_state;
-    // pg_walfile_name cannot be called in recovery, and CASE keeps it from being called.
-    let query = format!(
-        "SELECT pg_is_in_recovery(), CASE WHEN pg_is_in_recovery() THEN {pause} END, pg_last_wal_replay_lsn(), \
-         (extract(epoch FROM pg_last_xact_replay_timestamp() - '2000-01-01 00:00:00+00') * 1000000)::int8, \
-         CASE WHEN NOT pg_is_in_recovery() THEN left(pg_walfile_name(pg_current_wal_lsn()), 8) END, \
-         EXISTS (SELECT FROM pg_stat_wal_receiver WHERE coalesce(status, 'streaming') = 'streaming')"
-    );
-    let interrupted = AtomicBool::new(false);
-    let watch = Watch::new(&interrupted);
-    let connection = Connection::open_local(directory, port, conninfo, "pgark recover")
-        .map_err(|error| cannot_ask(error, directory, port))?;
-    let row = connection.query_row("ask the recovered server", &query, &watch)?;
-    let replayed = row.optional(2).and_then(|text| text.parse().ok());
-    let last_transaction = row.optional(3).and_then(|text| text.parse().ok()).map(PgTimestamp::new);
-    let state = match (row.optional(0), row.optional(1)) {
-        (Some("f"), _) => ReachedState::Promoted,
-        (_, Some("paused")) => ReachedState::Paused,
-        // Whoever may not see the state of the receiver sees that there is one.
-        _ => return Ok(Answer::Replaying(Progress { replayed, last_transaction, streams: row.is_true(5) })),
-    };
-    Ok(Answer::Ended(ReachedPoint {
-        state,
-        replayed,
-        last_transaction,
-        timeline: row
-            .optional(4)
-            .and_then(|digits| u32::from_str_radix(digits, 16).ok())
-            .and_then(TimelineId::new),
-    }))
-}
-
-/// Asking again does not help if the server does not let us in.
-fn cannot_ask(error: Error, directory: &str, port: u16) -> Error {
-    if error.kind() != ErrorKind::Usage {
-        return error;
+/// What `pg_ctl` said before it failed.
+fn said_by(pg_ctl: &mut Child) -> String {
+    let mut said = Vec::new();
+    if let Some(output) = pg_ctl.stderr.take() {
+        let _ = output.take(PG_CTL_BYTES_MAX).read_to_end(&mut said);
     }
-    error.hint(format!(
-        "The server is running, and pgark cannot tell how far it came: set the user in connection.conninfo. Look yourself: \
-         psql -h {directory} -p {port} -c 'SELECT pg_is_in_recovery(), pg_last_wal_replay_lsn()'"
-    ))
-}
-
-/// Compares what was reached with what was promised; what differs, in words.
-///
-/// A server that stops after a position notes no time of the record there (PostgreSQL `xlogrecovery.c`,
-/// `recoveryStopsAfter`), so that with such a target only the position counts.
-pub fn deviations(target: &RecoveryTarget, expected: &ExpectedEnd, reached: &ReachedPoint) -> Vec<String> {
-    let mut deviations = Vec::new();
-    // The archive of a living primary grows while it is recovered: the end is then later than planned, which is as planned.
-    if let (RecoveryTarget::Latest, Some(promised), Some(replayed)) = (target, expected.end, reached.replayed)
-        && replayed > promised
-    {
-        return deviations;
-    }
-    if let (Some(promised), Some(replayed)) = (expected.end, reached.replayed)
-        && !is_same_place(promised, replayed)
-    {
-        deviations.push(format!("it was to end at {promised}, and ended at {replayed}"));
-    }
-    if let (Some(promised), Some(_)) = (&expected.last_transaction, reached.replayed)
-        && !matches!(target, RecoveryTarget::Lsn(_))
-        && reached.last_transaction != Some(promised.time)
-    {
-        let found = reached.last_transaction.map_or_else(|| "no time".to_owned(), |time| time.to_string());
-        deviations.push(format!(
-            "its last transaction was to be {} of {}, and is of {found}",
-            promised.xid, promised.time
-        ));
-    }
-    deviations
-}
-
-/// Whether nothing but a page header lies between the end of one record and the beginning of the next.
-fn is_same_place(promised: Lsn, replayed: Lsn) -> bool {
-    let (promised, replayed) = (promised.as_u64(), replayed.as_u64());
-    let header = promised.checked_sub(replayed);
-    let at_page = replayed.is_multiple_of(u64::from(WAL_PAGE_BYTES));
-    promised == replayed
-        || (at_page
-            && (header == Some(u64::from(WalPageHeader::BYTES))
-                || header == Some(u64::from(LongPageHeader::BYTES))))
+    String::from_utf8_lossy(&said).into_owned()
 }
 
 #[cfg(test)]
 mod tests {
+    use super::start::tests::start;
     use super::*;
-    use crate::postgres::Xid;
-    use crate::repository::wal::{Outcome, TransactionEnd};
-
-    fn start() -> ServerStart {
-        ServerStart {
-            pg_ctl: PathBuf::from("/usr/lib/postgresql/15/bin/pg_ctl"),
-            data_directory: PathBuf::from("/srv/it's"),
-            log: PathBuf::from("/srv/x.log"),
-            port: Some(5433),
-            name_data_directory: true,
-            version: MajorVersion::V15,
-            conninfo: Conninfo::new("").unwrap(),
-        }
-    }
-
-    #[test]
-    fn the_command_can_be_typed() {
-        assert_eq!(
-            start().command(),
-            "/usr/lib/postgresql/15/bin/pg_ctl -D '/srv/it'\\''s' -l /srv/x.log -o \
-             '-p 5433 -c '\\''data_directory=/srv/it'\\''\\'\\'''\\''s'\\''' start"
-        );
-        let plain =
-            ServerStart { port: None, name_data_directory: false, data_directory: "/d".into(), ..start() };
-        assert_eq!(plain.command(), "/usr/lib/postgresql/15/bin/pg_ctl -D /d -l /srv/x.log start");
-        let spoilt = ServerStart { port: Some(7), data_directory: "/a \"b\"".into(), ..start() };
-        assert!(start().suits_pg_ctl() && !spoilt.suits_pg_ctl());
-        assert_eq!(
-            spoilt.command(),
-            "/usr/lib/postgresql/15/bin/postgres -D '/a \"b\"' -p 7 -c 'data_directory=/a \"b\"' </dev/null \
-             >>/srv/x.log 2>&1 &"
-        );
-    }
-
-    #[test]
-    fn what_was_reached_is_held_against_the_promise() {
-        let lsn = |text: &str| -> Lsn { text.parse().unwrap() };
-        let time = PgTimestamp::new(7);
-        let end = TransactionEnd {
-            xid: Xid::new(731),
-            time,
-            outcome: Outcome::Commit,
-            start: lsn("0/3000028"),
-            end: lsn("0/3000060"),
-        };
-        let expected =
-            ExpectedEnd { end: Some(end.end), last_transaction: Some(end), ..ExpectedEnd::default() };
-        let mut reached = ReachedPoint {
-            state: ReachedState::Paused,
-            replayed: Some(end.end),
-            last_transaction: Some(time),
-            timeline: None,
-        };
-        assert_eq!(deviations(&RecoveryTarget::Latest, &expected, &reached), [""; 0]);
-        reached.replayed = Some(lsn("0/3000028"));
-        assert_eq!(deviations(&RecoveryTarget::Latest, &expected, &reached).len(), 1);
-        reached.last_transaction = None;
-        assert_eq!(deviations(&RecoveryTarget::Latest, &expected, &reached).len(), 2);
-        // More was archived while it recovered.
-        let grown = ReachedPoint {
-            replayed: Some(lsn("0/4000028")),
-            last_transaction: Some(PgTimestamp::new(9)),
-            ..reached.clone()
-        };
-        assert_eq!(deviations(&RecoveryTarget::Latest, &expected, &grown), [""; 0]);
-        assert_eq!(deviations(&RecoveryTarget::Immediate, &expected, &grown).len(), 2);
-        assert!(
-            is_same_place(lsn("0/3000028"), lsn("0/3000000")),
-            "a segment's first page has a longer header"
-        );
-        assert!(is_same_place(lsn("0/3002018"), lsn("0/3002000")));
-        assert!(!is_same_place(lsn("0/3002018"), lsn("0/3001FF0")));
-    }
-
-    #[test]
-    fn a_standby_that_cannot_stream_stands_still() {
-        let began = Instant::now();
-        let mut standing = Standing::default();
-        let mut state = |awaited, replayed: &str, streams, after_s| {
-            let progress =
-                Progress { replayed: Some(replayed.parse().unwrap()), last_transaction: None, streams };
-            let now = began + Duration::from_secs(after_s);
-            standing.follows(awaited, &progress, now).map(|reached| reached.state)
-        };
-        assert_eq!(state(Awaited::Target, "0/1000028", true, 0), None);
-        assert_eq!(state(Awaited::Following, "0/1000028", false, 0), Some(ReachedState::Following));
-        assert_eq!(state(Awaited::Streaming, "0/1000028", false, 29), None);
-        assert_eq!(state(Awaited::Streaming, "0/2000028", false, 31), None, "it has replayed something");
-        assert_eq!(state(Awaited::Streaming, "0/2000028", true, 32), Some(ReachedState::Streaming));
-        assert_eq!(state(Awaited::Streaming, "0/2000028", false, 61), Some(ReachedState::Following));
-    }
-
-    #[test]
-    fn the_log_tells_why_a_server_ended() {
-        let scratch = tempfile::tempdir().unwrap();
-        let log = scratch.path().join("log");
-        let start = ServerStart { log: log.clone(), data_directory: scratch.path().to_owned(), ..start() };
-        fs::write(&log, "FATAL:  old\nLOG:  x\nFATAL:  the database system is starting up\nFATAL:  new\n")
-            .unwrap();
-        assert_eq!(start.complaints(12), ["FATAL:  new"]);
-        let error = start.ended(Awaited::Stop, 12).unwrap_err();
-        assert!(error.to_string().ends_with("without reaching its target: FATAL:  new"), "{error}");
-    }
+    use std::fs;
 
     #[test]
     fn pg_control_tells_whether_a_server_stopped_in_order() {
@@ -556,14 +310,15 @@ mod tests {
             control[288..292].copy_from_slice(&checksum.to_le_bytes());
             fs::write(scratch.path().join("global/pg_control"), control).unwrap();
         };
+        let ended = |awaited| start.ended(awaited, &LogMark::set(scratch.path(), &log), String::new());
         // As a log in another form has it.
         fs::write(&log, "2026-01-15 14:30:00,FATAL,could not restore\n").unwrap();
-        assert!(start.ended(Awaited::Stop, 0).is_err(), "there is no pg_control");
+        assert!(ended(Awaited::Stop).is_err(), "there is no pg_control");
         set_state(5);
-        assert!(start.ended(Awaited::Stop, 0).is_err(), "it ended in recovery");
+        assert!(ended(Awaited::Stop).is_err(), "it ended in recovery");
         set_state(2);
         fs::write(&log, "FATAL:  of the original\n").unwrap();
-        assert_eq!(start.ended(Awaited::Stop, 0).unwrap().state, ReachedState::ShutDown);
-        assert!(start.ended(Awaited::Target, 0).is_err());
+        assert_eq!(ended(Awaited::Stop).unwrap().state, ReachedState::ShutDown);
+        assert!(ended(Awaited::Target).is_err());
     }
 }

@@ -34,6 +34,24 @@ pub struct Connection {
     client: Client,
 }
 
+/// A server of this host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LocalServer {
+    /// Where it listens.
+    pub place: LocalPlace,
+    /// Its port.
+    pub port: u16,
+}
+
+/// Where a server of this host listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LocalPlace {
+    /// At a Unix socket in this directory.
+    Socket(String),
+    /// At an address.
+    Address(String),
+}
+
 /// A row of an answer, as text.
 pub struct Row(Vec<Option<String>>);
 
@@ -51,29 +69,31 @@ impl Connection {
         Connection::to(&parameters(conninfo, data_directory.socket(), application_name)?)
     }
 
-    /// Connects to the server whose socket lies in `directory`: of `conninfo` counts only who connects, and to which
-    /// database.
+    /// Connects to a server of this host: of `conninfo` counts only who connects, and to which database unless another one is
+    /// named. `user` is tried in the place of the configured one, without its password.
     ///
     /// # Errors
-    /// As [`Connection::open`].
+    /// As [`Connection::open`]; [`ErrorKind::Unavailable`] too when the server takes the connection and says nothing.
     pub fn open_local(
-        directory: &str,
-        port: u16,
+        server: &LocalServer,
         conninfo: &Conninfo,
+        database: Option<&str>,
+        user: Option<&str>,
         application_name: &str,
     ) -> Result<Connection> {
         let given = parameters(conninfo, None, application_name)?;
         let mut config = Config::new();
-        config
-            .host_path(directory)
-            .port(port)
-            .application_name(application_name)
-            .connect_timeout(CONNECT_TIMEOUT);
-        config.user(given.get_user().unwrap_or_default()).dbname(given.get_dbname().unwrap_or(DATABASE));
-        if let Some(password) = given.get_password() {
+        match &server.place {
+            LocalPlace::Socket(directory) => config.host_path(directory),
+            LocalPlace::Address(host) => config.host(host),
+        };
+        config.port(server.port).application_name(application_name).connect_timeout(CONNECT_TIMEOUT);
+        config.user(user.or(given.get_user()).unwrap_or_default());
+        config.dbname(database.or(given.get_dbname()).unwrap_or(DATABASE));
+        if let Some(password) = given.get_password().filter(|_| user.is_none()) {
             config.password(password);
         }
-        Connection::to(&config)
+        Connection::to_within(&config, CONNECT_TIMEOUT)
     }
 
     /// Connects to the server of `conninfo`, wherever it is.
@@ -85,9 +105,17 @@ impl Connection {
     }
 
     fn to(config: &Config) -> Result<Connection> {
+        Connection::to_within(config, Duration::MAX)
+    }
+
+    /// Connects; the server has so long for all that belongs to it.
+    fn to_within(config: &Config, limit: Duration) -> Result<Connection> {
         let what = || format!("could not connect to the server ({})", target(config));
         let runtime = Builder::new_current_thread().enable_all().build().context(what)?;
-        let connected = runtime.block_on(config.connect(NoTls));
+        let connected =
+            runtime.block_on(async { timeout(limit, config.connect(NoTls)).await }).map_err(|_| {
+                Error::unavailable(format!("{}: it takes the connection and says nothing", what()))
+            })?;
         let (client, connection) = connected.map_err(|error| {
             let error = failure(what(), &error);
             if error.hint_text().is_some() {
@@ -140,6 +168,22 @@ impl Connection {
                 "could not {what}: the server answered with another number of rows"
             ))),
         }
+    }
+}
+
+impl Connection {
+    /// As [`Connection::query_row`] for a question that the server has so long to answer.
+    ///
+    /// # Errors
+    /// As [`Connection::query_row`]; [`ErrorKind::Unavailable`] when the time is over: then the connection is of no use any
+    /// more.
+    pub fn query_row_within(&self, what: &str, sql: &str, limit: Duration) -> Result<Row> {
+        let answered = self.runtime.block_on(async { timeout(limit, self.client.simple_query(sql)).await });
+        let messages = answered
+            .map_err(|_| Error::unavailable(format!("could not {what}: no answer in {} s", limit.as_secs())))?
+            .map_err(|error| failure(format!("could not {what}"), &error))?;
+        let mut rows = messages.into_iter().filter_map(Row::of);
+        rows.next().ok_or_else(|| Error::damaged(format!("could not {what}: the server answered no row")))
     }
 }
 

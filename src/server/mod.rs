@@ -9,6 +9,6 @@ mod replication;
 mod socket;
 mod watch;
 
-pub use connection::{Connection, Row};
+pub use connection::{Connection, LocalPlace, LocalServer, Row};
 pub use replication::{Incoming, ReplicationConnection};
 pub use watch::Watch;

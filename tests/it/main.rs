@@ -34,6 +34,7 @@ mod recover_delta;
 mod recover_forks;
 mod recover_leaves_alone;
 mod recover_refusals;
+mod recover_server;
 mod recover_settings;
 mod recover_standby;
 mod recover_tablespaces;

@@ -171,6 +171,20 @@ fn the_first_segment_after_a_promotion_may_begin_on_the_old_timeline() {
     assert!(site.archive_of(&cluster).holds(&name));
 }
 
+/// Where the repository cannot say what a history holds, that is no fault of the segment.
+#[test]
+fn a_history_that_the_repository_cannot_give_is_not_told_as_an_unreadable_segment() {
+    let site = Site::without_server();
+    let cluster = site.cluster("primary");
+    let name = cluster.fake_wal().on_timeline(2).name(SEGMENT);
+    cluster.archive_file("00000002.history", history(&[(1, "0/4000100")]));
+    cluster.pgark(&["agent", "stop"]).run().expect(0);
+    site.archive_of(&cluster).damage("00000002.history", -1);
+    cluster.put_wal(&name, cluster.fake_wal().bytes(SEGMENT, 1));
+    let outcome = push(&cluster, &name).expect(4).says("00000002.history");
+    assert!(!outcome.stderr.contains("could not read"), "{outcome}");
+}
+
 #[test]
 fn calls_that_postgres_would_not_make_are_usage_errors() {
     let site = Site::without_server();

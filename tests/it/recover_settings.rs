@@ -1,7 +1,8 @@
 //! What `pgark recover` makes of a cluster's settings: archiving, names that need quotes, configuration elsewhere.
 
-use crate::support::{Outcome, Run, Site, Stop, Story, create_private_directory};
+use crate::support::{Cluster, Outcome, Run, Site, Stop, Story, create_private_directory, write_file};
 use std::fs;
+use std::path::Path;
 
 const COUNT: &str = "SELECT count(*) FROM t";
 
@@ -45,16 +46,13 @@ fn a_recovered_cluster_does_not_archive_and_check_is_red_until_it_does() {
 }
 
 #[test]
-fn a_cluster_that_archives_from_another_place_is_told_how() {
+fn a_cluster_that_archives_from_another_place_does_so_with_a_configuration_of_its_own() {
     let story = Story::tell();
     let archive = story.site.archive_of(&story.primary);
     let into = story.directory("it's new");
     let options = ["--target-name", "ten rows", "--target-action", "promote", "--archiving", "on"];
     let outcome = story.primary.recover(&into, &options).run().expect(0);
-    let line = outcome.stderr.lines().find_map(|line| line.split_once("this one will do: "));
-    let (_, setting) = line.unwrap_or_else(|| panic!("nothing is said by\n{outcome}"));
-    let auto = into.join("postgresql.auto.conf");
-    fs::write(&auto, fs::read_to_string(&auto).unwrap() + setting + "\n").unwrap();
+    assert!(outcome.stderr.contains("archive_command is set for this place"), "{outcome}");
     start_as_printed(&outcome);
     story.primary.wait_promoted();
     let last = story.primary.switch_wal();
@@ -72,6 +70,105 @@ fn a_cluster_that_archives_from_another_place_is_told_how() {
     let last = story.primary.switch_wal();
     story.primary.wait_archived(&last);
     assert!(last.starts_with("00000003") && archive.holds(&last), "{last}");
+}
+
+/// Settings that other hosts inherit (`pg_rewind` copies them) name the configuration that each host has.
+#[test]
+fn in_its_own_place_a_server_is_given_the_configuration_of_its_host() {
+    let story = Story::tell();
+    story.primary.move_data_away("destroyed");
+    let options = ["--target-name", "ten rows", "--wait", "--json"];
+    let outcome = story.primary.pgark(&["recover"]).args(options).run().expect(0);
+    let document: serde_json::Value = serde_json::from_str(&outcome.stdout).unwrap();
+    let own = story.primary.config.path.display().to_string();
+    assert_eq!(document["plan"]["configuration_file"], own.as_str());
+    assert!(story.primary.psql("SHOW restore_command").contains(&format!("--config {own} ")));
+    assert!(!story.primary.data().with_extension("pgark.toml").exists());
+    story.primary.psql("SELECT pg_wal_replay_resume()");
+    story.primary.wait_promoted();
+    story.primary.stop_recovered(&story.primary.data());
+}
+
+/// A running original whose settings would reach into its own place from a copy of it.
+#[test]
+fn a_copy_beside_its_original_leaves_that_alone_and_takes_writes() {
+    let site = Site::with_servers(2);
+    let mut primary = site.cluster("primary");
+    let pid_file = site.directory().join("original.pid");
+    primary.append_conf(&format!("external_pid_file = '{}'\n", pid_file.display()));
+    primary.archive();
+    primary.start();
+    primary.psql("CREATE TABLE t (a int)");
+    // The running server does not read it.
+    primary.append_conf("synchronous_standby_names = 'elsewhere'\n");
+    primary.back_up("one");
+    let last = primary.switch_wal();
+    primary.wait_archived(&last);
+    let process = fs::read_to_string(&pid_file).unwrap();
+    let into = site.directory().join("into");
+    primary.recover(&into, &["--latest", "--wait", "--port", "5433"]).run().expect(0);
+    let ask = |sql: &str| {
+        let psql = primary.postgres_program("psql").args(["-X", "-A", "-t", "-q", "-d"]);
+        let outcome =
+            psql.arg(format!("{} port=5433", primary.conninfo())).arg("-c").arg(sql).run().expect(0);
+        outcome.stdout.trim_end().to_owned()
+    };
+    let auto = fs::read_to_string(into.join("postgresql.auto.conf")).unwrap();
+    assert!(auto.contains("archive_command = ''\n") && !auto.contains("archive-push"), "{auto}");
+    assert_eq!(ask("SHOW synchronous_standby_names"), "");
+    ask("INSERT INTO t VALUES (1)");
+    assert_eq!(fs::read_to_string(&pid_file).unwrap(), process);
+    primary.stop_recovered(&into);
+    assert_eq!(fs::read_to_string(&pid_file).unwrap(), process);
+}
+
+/// Makes a standby of the server that runs, as PostgreSQL's own tool does, and holds that it follows.
+#[track_caller]
+fn expect_standby_follows(primary: &Cluster, data: &Path) {
+    let base =
+        primary.postgres_program("pg_basebackup").args(["-R", "-c", "fast", "-d", &primary.conninfo()]);
+    base.arg("-D").arg(data).run().expect(0);
+    let start = primary.postgres_program("pg_ctl").arg("-D").arg(data).args(["-o", "-p 5434", "-w", "-l"]);
+    start.arg(data.with_extension("log")).arg("start").run().expect(0);
+    primary.wait_for_row("SELECT state FROM pg_stat_replication", "streaming");
+    primary.psql("CREATE TABLE followed ()");
+    primary.wait_for_row(
+        "SELECT replay_lsn >= sent_lsn AND sent_lsn = pg_current_wal_lsn() FROM pg_stat_replication",
+        "t",
+    );
+    primary.stop_recovered(data);
+}
+
+/// The recovery target is of no more use once it was reached, and keeps others from starting.
+#[test]
+fn a_standby_can_be_made_of_a_recovered_server() {
+    let mut story = Story::tell();
+    let target = ["--target-name", "ten rows", "--target-action", "promote"];
+    let into = story.directory("waited");
+    story.recover(&into, &[&target[..], &["--wait"]].concat()).expect(0);
+    let auto = fs::read_to_string(into.join("postgresql.auto.conf")).unwrap();
+    assert!(!auto.contains("recovery_target") && !auto.contains("--timeline"), "{auto}");
+    expect_standby_follows(&story.primary, &story.directory("standby-of-waited"));
+    story.primary.stop_recovered(&into);
+
+    // What the last message and the runbook say of a server that becomes the production.
+    let into = story.directory("typed");
+    let outcome = story.recover(&into, &target).expect(0).stdout;
+    assert!(
+        outcome.contains("remove the lines that pgark recover wrote there, restart it, and take a backup")
+    );
+    story.primary.start_recovered(&into);
+    story.primary.wait_promoted();
+    story.primary.config.set("data_directory", into.as_path());
+    let auto = fs::read_to_string(into.join("postgresql.auto.conf")).unwrap();
+    let (kept, _) = auto.split_once("# Written by pgark recover.").unwrap();
+    write_file(&into.join("postgresql.auto.conf"), kept);
+    story.primary.stop_recovered(&into);
+    story.primary.start_recovered(&into);
+    story.primary.pgark(&["check"]).run().expect(0);
+    story.primary.back_up("production");
+    expect_standby_follows(&story.primary, &story.directory("standby-of-typed"));
+    story.primary.stop_recovered(&into);
 }
 
 /// A name with everything that a shell, a setting or TOML could take for something else.

@@ -8,6 +8,7 @@ use crate::error::{Context, Error, Result};
 use crate::failpoint;
 use crate::postgres::wal_header::{WAL_PAGE_BYTES, WalPageHeader};
 use crate::postgres::{Lsn, MajorVersion};
+use std::cell::Cell;
 use std::fs::File;
 use std::num::NonZeroUsize;
 use std::ops::Range;
@@ -78,7 +79,13 @@ impl Encoding<'_> {
     ) -> Result<ContentSum> {
         let what = || format!("could not read \"{}\"", self.path.display());
         let mut raw = Vec::new();
-        self.check(source, history, &mut raw).context(what)?;
+        // What the repository cannot say about a history is no fault of the file.
+        let unknown = Cell::new(false);
+        let lookup = |timeline| history(timeline).inspect_err(|_| unknown.set(true));
+        match self.check(source, &lookup, &mut raw) {
+            Err(error) if unknown.get() => return Err(error),
+            checked => checked.context(what)?,
+        }
         let tools = Mutex::new(vec![Tools { encoder: FrameEncoder::new(self.compression), raw }]);
         let mut parts = Vec::new();
         let mut used = Vec::new();

@@ -154,6 +154,8 @@ fn a_backup_tells_of_every_operation_that_fails_and_leaves_nothing() {
             // What failed was in the way of nothing: a mark or a temporary name that stayed.
             assert!(archive.backup("one").join("manifest.json").exists(), "{kind}");
         } else {
+            let of_the_server = format!("could not read \"{}", primary.data().display());
+            assert!(!outcome.stderr.contains(&of_the_server), "the repository's failure: {outcome}");
             outcome.expect(3).says(text);
             expect_sound(&Tree::read(&site.repository()), &Acknowledged::default(), &kind);
             base_backup("one").run().expect(0);

@@ -137,7 +137,12 @@ fn a_backup_into_a_full_repository_leaves_nothing_and_the_next_succeeds() {
     let base_backup = || primary.pgark(&["base-backup", "--checkpoint", "fast", "--label", "one"]).run();
     let segment = primary.switch_wal();
     primary.wait_archived(&segment);
-    base_backup().expect(3).says(NO_SPACE).within(AT_ONCE);
+    let outcome = base_backup().expect(3).says(NO_SPACE).within(AT_ONCE);
+    let of_the_server = format!("could not read \"{}", primary.data().display());
+    assert!(
+        !outcome.stderr.contains(&of_the_server),
+        "the repository is full, not the server's file: {outcome}"
+    );
     let archive = site.archive_of(&primary);
     assert_eq!(entries(&archive.backup("one")), 0);
     disk.resize(64 << 10);

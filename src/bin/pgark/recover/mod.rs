@@ -9,9 +9,9 @@ use super::{Context, output};
 use pgark::config::{Config, Conninfo, PaceSettings};
 use pgark::error::{Context as _, Error, ErrorKind, Result};
 use pgark::pace::Pace;
-use pgark::postgres::TargetAction;
-use pgark::recover::configure::Archiving;
-use pgark::recover::server::{Awaited, ServerStart, deviations, find_pg_ctl};
+use pgark::postgres::{RecoveryTarget, TargetAction};
+use pgark::recover::configure::{Archiving, forget_target};
+use pgark::recover::server::{Awaited, ReachedState, ServerStart, deviations, find_pg_ctl, who_listens};
 use pgark::recover::standby::Role;
 use pgark::recover::systems::choose_system;
 use pgark::recover::{RecoverRequest, RecoveryPlan, forecast, plan, recover};
@@ -50,8 +50,9 @@ pub fn run(context: &Context, arguments: RecoverArguments) -> Result<ExitCode> {
     };
     let loudness = if context.output.is_quiet() { Loudness::Quiet } else { Loudness::Normal };
     let monitor = Progress::new(loudness);
-    let plan = plan(&request, &repository, &monitor)?;
+    let mut plan = plan(&request, &repository, &monitor)?;
     let start = server_start(&arguments, &plan, conninfo)?;
+    plan.warnings.extend(check_port(&arguments, &plan)?);
     if arguments.dry_run {
         let delta = forecast(&plan, &repository, workers)?;
         let document = text::PlanDocument::new(&plan).with_delta(delta);
@@ -61,8 +62,8 @@ pub fn run(context: &Context, arguments: RecoverArguments) -> Result<ExitCode> {
     if !context.output.is_json() && !context.output.is_quiet() {
         output::say(&text::plan(&plan, None));
     }
-    let summary =
-        recover(&plan, &repository, workers, &Pace::new(pace), pgark::durable::disk().as_ref(), &monitor)?;
+    let disk = pgark::durable::disk();
+    let summary = recover(&plan, &repository, workers, &Pace::new(pace), disk.as_ref(), &monitor)?;
     let start = ServerStart { name_data_directory: summary.configured_data_directory.is_some(), ..start };
     let mut document = text::RecoveryDocument::new(&plan, &summary, &start);
     if arguments.wait {
@@ -81,6 +82,10 @@ pub fn run(context: &Context, arguments: RecoverArguments) -> Result<ExitCode> {
                 "The server is running in \"{}\": look before you use it.",
                 start.data_directory.display()
             )));
+        }
+        if reached.state == ReachedState::Promoted {
+            let restore_command = plan.restore_command_of_standby(&request.archive_get)?;
+            forget_target(disk.as_ref(), &start.data_directory, &restore_command)?;
         }
         document.reached(&reached);
     }
@@ -156,12 +161,35 @@ fn server_start(
     Ok(start)
 }
 
+/// That nobody has the socket that the recovered server will want; what to know of it where that server is not started now.
+fn check_port(arguments: &RecoverArguments, plan: &RecoveryPlan) -> Result<Option<String>> {
+    let setting = |name: &str| plan.backup.settings.get(name);
+    let port = arguments.port.or_else(|| setting("port")?.parse().ok());
+    let (Some(port), Some(sockets)) = (port, setting("unix_socket_directories")) else { return Ok(None) };
+    let Some((socket, process)) = who_listens(sockets, port) else { return Ok(None) };
+    let what = format!("port {port} is in use: process {process} has the socket \"{}\"", socket.display());
+    if arguments.wait {
+        return Err(
+            Error::usage(what).hint("Stop that server, or give the recovered one another port: --port.")
+        );
+    }
+    Ok(Some(format!(
+        "{what}; stop that server before you start the recovered one, or choose another port with --port"
+    )))
+}
+
 /// What the started server is waited for to do.
 fn awaited(plan: &RecoveryPlan) -> Awaited {
     match &plan.settings.role {
         Role::Standby(standby) if standby.primary.is_some() => Awaited::Streaming,
         Role::Standby(_) => Awaited::Following,
         Role::Recovered if plan.settings.target.action == TargetAction::Shutdown => Awaited::Stop,
+        Role::Recovered
+            if plan.settings.target.action == TargetAction::Promote
+                || plan.settings.target.target == RecoveryTarget::Latest =>
+        {
+            Awaited::Opening
+        }
         Role::Recovered => Awaited::Target,
     }
 }

@@ -11,6 +11,11 @@ use pgark::repository::wal::{Outcome, TransactionEnd};
 use pgark::terminal::bytes;
 use serde::Serialize;
 
+/// What no physical recovery has, whoever does it.
+const NOT_BROUGHT_BACK: &str = "PostgreSQL does not bring back, from any physical backup: replication slots (create them anew); \
+    the positions of subscriptions to this server and of its own (make the subscriptions anew, or rows are skipped); the rows \
+    of unlogged tables (they are empty); cumulative statistics (run ANALYZE). Sequences may skip up to 32 values.";
+
 /// The plan, for programs.
 #[derive(Serialize)]
 pub struct PlanDocument {
@@ -263,7 +268,8 @@ pub fn plan(plan: &RecoveryPlan, delta: Option<DeltaForecast>) -> String {
                 "the server opens for writing, on a new timeline",
             (TargetAction::Pause, _) =>
                 "the server waits, open for reading; SELECT pg_wal_replay_resume() opens it for writing",
-            (TargetAction::Shutdown, _) => "the server stops; remove recovery.signal to open it for writing",
+            (TargetAction::Shutdown, _) =>
+                "the server stops; started again with recovery_target_action = 'promote', it opens for writing",
         }
     ));
     if plan.settings.archiving == Archiving::Off {
@@ -347,11 +353,30 @@ impl RecoveryDocument {
         }
         if plan.settings.archiving == Archiving::Off {
             remarks.push(
-                "archive_mode is off in postgresql.auto.conf, and max_logical_replication_workers is 0. If this server \
-                 becomes the production server, remove these lines, restart it, and take a backup: nothing that it wrote \
-                 until then is archived."
+                "archive_mode is off in postgresql.auto.conf, max_logical_replication_workers is 0 and \
+                 synchronous_standby_names is empty. If this server becomes the production server, remove the lines that \
+                 pgark recover wrote there, restart it, and take a backup: nothing that it wrote until then is archived. The \
+                 recovery_target lines among them would keep a standby that is made from it from starting."
                     .to_owned(),
             );
+        } else if standby(plan).is_none() {
+            remarks.push(
+                "synchronous_standby_names is empty in postgresql.auto.conf. Once the server is open for writing, remove the \
+                 lines that pgark recover wrote there, but archive_command: the recovery_target lines among them would keep a \
+                 standby that is made from it from starting."
+                    .to_owned(),
+            );
+        }
+        if standby(plan).is_none() {
+            remarks.push(NOT_BROUGHT_BACK.to_owned());
+        }
+        if plan.settings.target.action == TargetAction::Shutdown && standby(plan).is_none() {
+            // Without the file the server would replay what it finds in pg_wal, past the target.
+            remarks.push(format!(
+                "Once it has stopped at its target, leave recovery.signal where it is. To open the server for writing there, \
+                 add this line at the end of postgresql.auto.conf, then start it:\n  recovery_target_action = 'promote'\n  {}",
+                start.command()
+            ));
         }
         RecoveryDocument {
             plan: PlanDocument::new(plan),

@@ -1,0 +1,65 @@
+//! Which configuration the archive programs of a recovered cluster are given: that of the host, or one of their own.
+
+use super::configure::{Archiving, Place, archive_command};
+use crate::config::Config;
+use crate::error::Result;
+use crate::postgres::SystemIdentifier;
+use std::path::{Path, PathBuf};
+
+/// Where the cluster will lie, and what was said of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Destination<'a> {
+    /// The data directory.
+    pub data_directory: &'a Path,
+    /// The spool, if one was chosen.
+    pub spool_directory: Option<&'a Path>,
+    /// Which system it is.
+    pub system: SystemIdentifier,
+}
+
+/// The host's configuration file, if it is right for a cluster recovered to this place as it stands. Then the settings name it:
+/// they are copied to other hosts, as by `pg_rewind`, which have a file of that name and no file beside the data directory.
+pub fn own_configuration(config: &Config, destination: Destination<'_>) -> Option<PathBuf> {
+    let path = config.path.as_ref().filter(|path| path.to_str().is_some())?;
+    if !is_own_place(config, destination.data_directory) || destination.spool_directory.is_some() {
+        return None;
+    }
+    // What the command line said in its place, the file does not say.
+    let file = Config::load(path).ok()?;
+    let suits = file.assumed_version == config.assumed_version
+        && file.system_identifier.is_none_or(|pinned| pinned == destination.system);
+    suits.then(|| path.clone())
+}
+
+/// Whose place a cluster takes that is recovered to `data_directory`; `configuration` is what its archive programs are given.
+///
+/// # Errors
+/// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) for a path that no setting can hold.
+pub fn place(
+    config: &Config,
+    data_directory: &Path,
+    archiving: Archiving,
+    archive_get: &Path,
+    configuration: &Path,
+) -> Result<Place> {
+    if is_own_place(config, data_directory) {
+        return Ok(Place::Own);
+    }
+    let archive_command = match archiving {
+        Archiving::Off => None,
+        Archiving::On => Some(archive_command(&archive_get.with_file_name("archive-push"), configuration)?),
+    };
+    Ok(Place::Other { archive_command })
+}
+
+/// What to know of the `archive_command` of a cluster in another place.
+pub fn archiving_note(place: &Place) -> Option<String> {
+    let Place::Other { archive_command: Some(command) } = place else { return None };
+    Some(format!(
+        "archive_command is set for this place, since the original's was made for its own: {command}"
+    ))
+}
+
+fn is_own_place(config: &Config, data_directory: &Path) -> bool {
+    config.path.is_some() && config.data_directory == data_directory
+}

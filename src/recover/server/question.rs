@@ -1,0 +1,181 @@
+//! Asks a server how far it came, over one connection that is kept.
+
+use super::point::{Awaited, ReachedPoint, ReachedState};
+use crate::config::Conninfo;
+use crate::error::{Error, Result};
+use crate::postgres::control_file::ServerLimits;
+use crate::postgres::{Lsn, MajorVersion, PgTimestamp, TimelineId};
+use crate::server::{Connection, LocalServer};
+use nix::unistd::{Uid, User};
+use std::time::{Duration, Instant};
+
+/// The configured database, and those that every cluster has unless somebody has dropped them.
+const DATABASES: [Option<&str>; 3] = [None, Some("postgres"), Some("template1")];
+/// How long one answer may take, in which a server is only read.
+const ANSWER_MAX: Duration = Duration::from_secs(20);
+/// How long a standby may stand still before it is believed not to stream.
+const STANDING_MAX: Duration = Duration::from_secs(30);
+
+/// What the server answered.
+pub(super) struct Answer {
+    /// What it does, if its recovery has come to an end or waits: [`ReachedState::Paused`], wherever that is.
+    pub(super) state: Option<ReachedState>,
+    /// How far it is.
+    pub(super) progress: Progress,
+    /// The timeline on which it writes.
+    pub(super) timeline: Option<TimelineId>,
+    /// Its own settings of what a server in recovery must not undercut.
+    pub(super) limits: Option<ServerLimits>,
+}
+
+/// How far a server has come that replays.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Progress {
+    pub(super) replayed: Option<Lsn>,
+    pub(super) last_transaction: Option<PgTimestamp>,
+    pub(super) streams: bool,
+}
+
+/// Who asks, and the connection on which it last went well.
+pub(super) struct Questions<'a> {
+    version: MajorVersion,
+    conninfo: &'a Conninfo,
+    connection: Option<Connection>,
+}
+
+impl<'a> Questions<'a> {
+    pub(super) fn new(version: MajorVersion, conninfo: &'a Conninfo) -> Questions<'a> {
+        Questions { version, conninfo, connection: None }
+    }
+
+    /// Asks the server at `place`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unavailable`](crate::error::ErrorKind::Unavailable) when it does not answer,
+    /// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) when it lets nobody in of whom is known; either may pass while it
+    /// replays.
+    pub(super) fn ask(&mut self, place: &LocalServer) -> Result<Answer> {
+        let connection = match self.connection.take() {
+            Some(connection) => connection,
+            None => self.connect(place)?,
+        };
+        let answer = self.query(&connection)?;
+        self.connection = Some(connection);
+        Ok(answer)
+    }
+
+    /// Connects to whatever answers: the database of the configuration need not exist at the target, nor its user.
+    fn connect(&self, place: &LocalServer) -> Result<Connection> {
+        let mut first_error = None;
+        let own_name = User::from_uid(Uid::effective()).ok().flatten().map(|user| user.name);
+        let users = [None].into_iter().chain(own_name.as_deref().map(Some));
+        for (user, database) in users.flat_map(|user| DATABASES.map(|database| (user, database))) {
+            match Connection::open_local(place, self.conninfo, database, user, "pgark recover") {
+                Ok(connection) => return Ok(connection),
+                Err(error) => first_error = first_error.or(Some(error)),
+            }
+        }
+        Err(first_error.unwrap_or_else(|| Error::unavailable("the server does not answer")))
+    }
+
+    fn query(&self, connection: &Connection) -> Result<Answer> {
+        let pause = self.version.facts().replay_pause_state;
+        // pg_walfile_name cannot be called in recovery, and CASE keeps it from being called.
+        let query = format!(
+            "SELECT pg_is_in_recovery(), CASE WHEN pg_is_in_recovery() THEN {pause} END, pg_last_wal_replay_lsn(), \
+             (extract(epoch FROM pg_last_xact_replay_timestamp() - '2000-01-01 00:00:00+00') * 1000000)::int8, \
+             CASE WHEN NOT pg_is_in_recovery() THEN left(pg_walfile_name(pg_current_wal_lsn()), 8) END, \
+             EXISTS (SELECT FROM pg_stat_wal_receiver WHERE coalesce(status, 'streaming') = 'streaming'), \
+             current_setting('max_connections'), current_setting('max_worker_processes'), \
+             current_setting('max_wal_senders'), current_setting('max_prepared_transactions'), \
+             current_setting('max_locks_per_transaction')"
+        );
+        let row = connection.query_row_within("ask the recovered server", &query, ANSWER_MAX)?;
+        let number = |column: usize| row.optional(column).and_then(|text| text.parse::<u32>().ok());
+        let limits = || {
+            Some(ServerLimits {
+                max_connections: number(6)?,
+                max_worker_processes: number(7)?,
+                max_wal_senders: number(8)?,
+                max_prepared_transactions: number(9)?,
+                max_locks_per_transaction: number(10)?,
+            })
+        };
+        Ok(Answer {
+            state: match (row.optional(0), row.optional(1)) {
+                (Some("f"), _) => Some(ReachedState::Promoted),
+                (_, Some("paused")) => Some(ReachedState::Paused),
+                _ => None,
+            },
+            progress: Progress {
+                replayed: row.optional(2).and_then(|text| text.parse().ok()),
+                last_transaction: row.optional(3).and_then(|text| text.parse().ok()).map(PgTimestamp::new),
+                // A user who may not see the state of the receiver sees that there is one.
+                streams: row.is_true(5),
+            },
+            timeline: row
+                .optional(4)
+                .and_then(|digits| u32::from_str_radix(digits, 16).ok())
+                .and_then(TimelineId::new),
+            limits: limits(),
+        })
+    }
+}
+
+impl Answer {
+    /// The point at which the server is, in this state.
+    pub(super) fn reached(&self, state: ReachedState) -> ReachedPoint {
+        let Progress { replayed, last_transaction, .. } = self.progress;
+        ReachedPoint { state, replayed, last_transaction, timeline: self.timeline }
+    }
+}
+
+/// Since when a server has been standing still.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Standing(Option<(Option<Lsn>, Instant)>);
+
+impl Standing {
+    /// What a standby does, if it is what was waited for: one that has found all that the archive holds and cannot stream
+    /// either stands still.
+    pub(super) fn follows(
+        &mut self,
+        awaited: Awaited,
+        progress: &Progress,
+        now: Instant,
+    ) -> Option<ReachedState> {
+        let since = match self.0 {
+            Some((replayed, since)) if replayed == progress.replayed => since,
+            _ => now,
+        };
+        self.0 = Some((progress.replayed, since));
+        match awaited {
+            Awaited::Target | Awaited::Opening | Awaited::Stop => None,
+            _ if progress.streams => Some(ReachedState::Streaming),
+            Awaited::Following => Some(ReachedState::Following),
+            Awaited::Streaming if now.duration_since(since) >= STANDING_MAX => Some(ReachedState::Following),
+            Awaited::Streaming => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_standby_that_cannot_stream_stands_still() {
+        let began = Instant::now();
+        let mut standing = Standing::default();
+        let mut state = |awaited, replayed: &str, streams, after_s| {
+            let progress =
+                Progress { replayed: Some(replayed.parse().unwrap()), last_transaction: None, streams };
+            standing.follows(awaited, &progress, began + Duration::from_secs(after_s))
+        };
+        assert_eq!(state(Awaited::Target, "0/1000028", true, 0), None);
+        assert_eq!(state(Awaited::Following, "0/1000028", false, 0), Some(ReachedState::Following));
+        assert_eq!(state(Awaited::Streaming, "0/1000028", false, 29), None);
+        assert_eq!(state(Awaited::Streaming, "0/2000028", false, 31), None, "it has replayed something");
+        assert_eq!(state(Awaited::Streaming, "0/2000028", true, 32), Some(ReachedState::Streaming));
+        assert_eq!(state(Awaited::Streaming, "0/2000028", false, 61), Some(ReachedState::Following));
+    }
+}

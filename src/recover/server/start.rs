@@ -1,0 +1,123 @@
+//! How the recovered server is started: by `pg_ctl`, or by a command for a person to type.
+
+use crate::config::Conninfo;
+use crate::postgres::MajorVersion;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+/// What a shell takes for its own between double quotes: there `pg_ctl` puts the paths of the data directory and the log,
+/// as they are. Source: PostgreSQL `bin/pg_ctl/pg_ctl.c`, `start_postmaster`.
+const SPOILT_BY_PG_CTL: [u8; 4] = *b"\"$`\\";
+
+/// How to start the recovered server.
+#[derive(Clone, Debug)]
+pub struct ServerStart {
+    /// The program `pg_ctl`, as it is to be called.
+    pub pg_ctl: PathBuf,
+    /// The data directory.
+    pub data_directory: PathBuf,
+    /// Where the server writes before it has read its configuration.
+    pub log: PathBuf,
+    /// The port, where it must be another than the configured one.
+    pub port: Option<u16>,
+    /// Whether the data directory must be named to the server, too: its configuration names another one.
+    pub name_data_directory: bool,
+    /// The server's major version.
+    pub version: MajorVersion,
+    /// As whom to ask it how far it came.
+    pub conninfo: Conninfo,
+}
+
+impl ServerStart {
+    /// The arguments of `pg_ctl`.
+    pub fn arguments(&self) -> Vec<String> {
+        let mut arguments = vec![
+            "-D".to_owned(),
+            self.data_directory.display().to_string(),
+            "-l".to_owned(),
+            self.log.display().to_string(),
+        ];
+        let mut options = Vec::new();
+        if let Some(port) = self.port {
+            options.push(format!("-p {port}"));
+        }
+        if self.name_data_directory {
+            // pg_ctl hands the options to a shell.
+            let path = self.data_directory.display().to_string().replace('\'', "'\\''");
+            options.push(format!("-c 'data_directory={path}'"));
+        }
+        if !options.is_empty() {
+            arguments.extend(["-o".to_owned(), options.join(" ")]);
+        }
+        arguments
+    }
+
+    /// Whether `pg_ctl` can start a server in this directory.
+    pub fn suits_pg_ctl(&self) -> bool {
+        let spoilt = |path: &Path| path.as_os_str().as_bytes().iter().any(|b| SPOILT_BY_PG_CTL.contains(b));
+        !spoilt(&self.data_directory) && !spoilt(&self.log)
+    }
+
+    /// The command for a person to type.
+    pub fn command(&self) -> String {
+        let line = |program: &Path, arguments: Vec<String>| {
+            let words = std::iter::once(program.display().to_string()).chain(arguments);
+            words.map(|word| quoted(&word)).collect::<Vec<_>>().join(" ")
+        };
+        if self.suits_pg_ctl() {
+            let mut arguments = self.arguments();
+            arguments.push("start".to_owned());
+            return line(&self.pg_ctl, arguments);
+        }
+        let path = self.data_directory.display().to_string();
+        let mut arguments = vec!["-D".to_owned(), path.clone()];
+        arguments.extend(self.port.iter().flat_map(|port| ["-p".to_owned(), port.to_string()]));
+        if self.name_data_directory {
+            arguments.extend(["-c".to_owned(), format!("data_directory={path}")]);
+        }
+        let log = quoted(&self.log.display().to_string());
+        format!("{} </dev/null >>{log} 2>&1 &", line(&self.pg_ctl.with_file_name("postgres"), arguments))
+    }
+}
+
+/// A word of a shell's command line.
+pub(super) fn quoted(word: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/._-+:@,=".contains(&byte);
+    if word.bytes().all(plain) { word.to_owned() } else { format!("'{}'", word.replace('\'', "'\\''")) }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    pub(in crate::recover::server) fn start() -> ServerStart {
+        ServerStart {
+            pg_ctl: PathBuf::from("/usr/lib/postgresql/15/bin/pg_ctl"),
+            data_directory: PathBuf::from("/srv/it's"),
+            log: PathBuf::from("/srv/x.log"),
+            port: Some(5433),
+            name_data_directory: true,
+            version: MajorVersion::V15,
+            conninfo: Conninfo::new("").unwrap(),
+        }
+    }
+
+    #[test]
+    fn the_command_can_be_typed() {
+        assert_eq!(
+            start().command(),
+            "/usr/lib/postgresql/15/bin/pg_ctl -D '/srv/it'\\''s' -l /srv/x.log -o \
+             '-p 5433 -c '\\''data_directory=/srv/it'\\''\\'\\'''\\''s'\\''' start"
+        );
+        let plain =
+            ServerStart { port: None, name_data_directory: false, data_directory: "/d".into(), ..start() };
+        assert_eq!(plain.command(), "/usr/lib/postgresql/15/bin/pg_ctl -D /d -l /srv/x.log start");
+        let spoilt = ServerStart { port: Some(7), data_directory: "/a \"b\"".into(), ..start() };
+        assert!(start().suits_pg_ctl() && !spoilt.suits_pg_ctl());
+        assert_eq!(
+            spoilt.command(),
+            "/usr/lib/postgresql/15/bin/postgres -D '/a \"b\"' -p 7 -c 'data_directory=/a \"b\"' </dev/null \
+             >>/srv/x.log 2>&1 &"
+        );
+    }
+}

@@ -1,0 +1,131 @@
+//! Watches that a server goes on, so that no wait is without end.
+
+use crate::error::{Error, Result};
+use crate::monitor::Monitor;
+use std::time::{Duration, Instant};
+
+/// How often the server is looked at.
+pub(super) const PAUSE: Duration = Duration::from_millis(200);
+/// How often it is asked again at most when it gave no answer.
+const PAUSE_MAX: Duration = Duration::from_secs(5);
+/// How long a server may neither answer nor replay, though it runs.
+const SILENCE_MAX: Duration = Duration::from_secs(60);
+/// How long it may replay nothing on the way to its target. One record can take minutes (a database that is copied), and
+/// a WAL file as long as `get.deadline_s`.
+const STANDSTILL_MAX: Duration = Duration::from_secs(1800);
+/// How often it is said how far the server is.
+const REPORT_EVERY: Duration = Duration::from_secs(10);
+
+/// Since when a server has been at the same place, and silent.
+pub(super) struct Vigil<'a> {
+    monitor: &'a dyn Monitor,
+    place: Option<String>,
+    there_since: Instant,
+    silent_since: Option<Instant>,
+    reported: Instant,
+    /// How long to wait until the next look.
+    pub(super) pause: Duration,
+}
+
+impl Vigil<'_> {
+    pub(super) fn begin(monitor: &dyn Monitor) -> Vigil<'_> {
+        let now = Instant::now();
+        Vigil { monitor, place: None, there_since: now, silent_since: None, reported: now, pause: PAUSE }
+    }
+
+    /// Notes where the server is, and says it now and then.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unavailable`](crate::error::ErrorKind::Unavailable) when it has been there too long.
+    pub(super) fn look(&mut self, place: Option<String>) -> Result<()> {
+        if place != self.place {
+            self.place = place;
+            self.there_since = Instant::now();
+        }
+        if self.reported.elapsed() >= REPORT_EVERY {
+            let place = self.place.as_deref().unwrap_or("starts");
+            self.monitor.step(&format!("the server {place}"));
+            self.reported = Instant::now();
+        }
+        if self.there_since.elapsed() < STANDSTILL_MAX {
+            return Ok(());
+        }
+        let place = self.place.as_deref().map(|place| format!(", which {place}")).unwrap_or_default();
+        Err(Error::unavailable(format!(
+            "the recovered server{place}, has done nothing else for {} minutes",
+            self.there_since.elapsed().as_secs() / 60
+        )))
+    }
+
+    /// Notes where an answer says that the server is.
+    ///
+    /// # Errors
+    /// As [`Vigil::look`].
+    pub(super) fn answered(&mut self, place: Option<String>) -> Result<()> {
+        self.pause = PAUSE;
+        self.silent_since = None;
+        self.look(place)
+    }
+
+    /// It runs and did not answer: `error` says why. That may pass as long as it replays.
+    ///
+    /// # Errors
+    /// `error`, when it has neither answered nor replayed for too long.
+    pub(super) fn unanswered(&mut self, place: Option<String>, error: Error) -> Result<()> {
+        self.pause = (self.pause * 2).min(PAUSE_MAX);
+        if place != self.place {
+            self.silent_since = None;
+        }
+        self.look(place)?;
+        let since = *self.silent_since.get_or_insert_with(Instant::now);
+        if since.elapsed() < SILENCE_MAX { Ok(()) } else { Err(error) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::ErrorKind;
+    use crate::monitor::Remembering;
+
+    fn ago(duration: Duration) -> Instant {
+        Instant::now().checked_sub(duration).unwrap()
+    }
+
+    #[test]
+    fn a_server_that_stands_still_is_given_up() {
+        let monitor = Remembering::default();
+        let mut vigil = Vigil::begin(&monitor);
+        let place = |text: &str| Some(text.to_owned());
+        vigil.answered(place("has replayed up to 0/1")).unwrap();
+        vigil.there_since = ago(STANDSTILL_MAX);
+        vigil.answered(place("has replayed up to 0/2")).unwrap();
+        vigil.there_since = ago(STANDSTILL_MAX);
+        let error = vigil.answered(place("has replayed up to 0/2")).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unavailable);
+        assert!(
+            error.to_string().contains("which has replayed up to 0/2, has done nothing else for 30"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn silence_is_given_up_unless_the_server_replays_meanwhile() {
+        let monitor = Remembering::default();
+        let mut vigil = Vigil::begin(&monitor);
+        let silent = |vigil: &mut Vigil<'_>, place: &str| {
+            let told = vigil.unanswered(Some(place.to_owned()), Error::unavailable("refused"));
+            vigil.silent_since = Some(ago(SILENCE_MAX));
+            told
+        };
+        silent(&mut vigil, "replays A").unwrap();
+        silent(&mut vigil, "replays B").unwrap();
+        assert_eq!(silent(&mut vigil, "replays B").unwrap_err().to_string(), "refused");
+        assert_eq!(vigil.pause, PAUSE * 8, "it is asked less and less often");
+        vigil.answered(None).unwrap();
+        assert_eq!(vigil.pause, PAUSE);
+        vigil.reported = ago(REPORT_EVERY);
+        vigil.answered(Some("has replayed up to 0/3".to_owned())).unwrap();
+        assert_eq!(monitor.lines(), ["the server has replayed up to 0/3"]);
+    }
+}

@@ -8,6 +8,7 @@ use super::{Operation, Recording};
 use crate::support::checker::Tree;
 use crate::support::random::Random;
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Bound::{Excluded, Unbounded};
 use std::path::{Path, PathBuf};
 
 /// Plays a record, operation by operation.
@@ -181,18 +182,25 @@ impl PowerCuts {
         let within = |path: &Path| path.parent() == Some(directory);
         for change in std::mem::take(&mut self.pending) {
             match &change {
-                Change::Add(path, _) | Change::Remove(path) if within(path) => {
-                    apply(&mut self.durable, change)
-                }
-                Change::Rename(from, _, _) if within(from) => apply(&mut self.durable, change),
+                Change::Add(path, _) | Change::Remove(path) if within(path) => self.make_durable(change),
+                Change::Rename(from, _, _) if within(from) => self.make_durable(change),
                 Change::Rename(from, to, entry) if within(to) => {
+                    let old_name = Change::Remove(from.clone());
+                    self.make_durable(Change::Add(to.clone(), entry.clone()));
                     // The old name is in another directory, and may be seen again.
-                    self.durable.insert(to.clone(), entry.clone());
-                    self.pending.push(Change::Remove(from.clone()));
+                    self.pending.push(old_name);
                 }
                 _ => self.pending.push(change),
             }
         }
+    }
+
+    /// What happened before in a directory that is durably gone matters no more, or its names would come back without it.
+    fn make_durable(&mut self, change: Change) {
+        for gone in change.ends().into_iter().flatten() {
+            self.pending.retain(|earlier| !earlier.is_below(gone));
+        }
+        apply(&mut self.durable, change);
     }
 
     /// The files below `root` whose names are there, with all directories above them.
@@ -205,7 +213,10 @@ impl PowerCuts {
         let made = |directory: &Path| {
             let recorded =
                 |change: &Change| matches!(change, Change::Add(path, Entry::Directory) if path == directory);
-            !self.pending.iter().any(recorded) || names.contains_key(directory)
+            match names.get(directory) {
+                Some(entry) => *entry == Entry::Directory,
+                None => !self.pending.iter().any(recorded),
+            }
         };
         let mut tree = Tree::default();
         for (path, entry) in names {
@@ -247,7 +258,32 @@ impl Content {
     }
 }
 
+impl Change {
+    /// The names of which no directory is left, so that what lies below them cannot be reached.
+    fn ends(&self) -> [Option<&Path>; 2] {
+        match self {
+            Change::Add(_, Entry::Directory) => [None, None],
+            Change::Add(path, _) | Change::Remove(path) => [Some(path), None],
+            Change::Rename(from, to, _) => [Some(from), Some(to)],
+        }
+    }
+
+    fn is_below(&self, directory: &Path) -> bool {
+        let below = |path: &Path| path != directory && path.starts_with(directory);
+        match self {
+            Change::Add(path, _) | Change::Remove(path) => below(path),
+            Change::Rename(from, to, _) => below(from) && below(to),
+        }
+    }
+}
+
+/// A name stands for one thing: where a directory ends, all names in it end, also those whose own removal was lost.
 fn apply(names: &mut BTreeMap<PathBuf, Entry>, change: Change) {
+    for gone in change.ends().into_iter().flatten() {
+        let within = names.range::<Path, _>((Excluded(gone), Unbounded)).map(|(path, _)| path);
+        let within: Vec<PathBuf> = within.take_while(|path| path.starts_with(gone)).cloned().collect();
+        within.iter().for_each(|path| drop(names.remove(path)));
+    }
     match change {
         Change::Add(path, entry) => drop(names.insert(path, entry)),
         Change::Remove(path) => drop(names.remove(&path)),
@@ -345,6 +381,35 @@ mod tests {
         let cut_off = [&zeros[..], &["set-length 5 1"]].concat();
         assert_eq!(bytes(&cut_off), [Some(vec![0, 0]), Some(vec![0])].into());
         assert_eq!(bytes(&[&cut_off[..], &["sync-file-system 0"]].concat()), [Some(vec![0])].into());
+    }
+
+    #[test]
+    fn a_name_is_never_a_file_and_a_directory() {
+        let directory = [
+            "create-directory 0 /r/d",
+            "create 5 /r/d/a",
+            "sync-file 5 /r/d/a",
+            "sync-directory 0 /r",
+            "sync-directory 0 /r/d",
+        ];
+        let removed = ["remove-file 0 /r/d/a", "remove-directory 0 /r/d"];
+        let replaced = [&directory[..], &removed, &["create 6 /r/d"]].concat();
+        assert_eq!(outcomes(&replaced), ["", "d:0", "d/a:0"].map(str::to_owned).into());
+        // The directory's own removal of the name is never synced: it is gone as a whole.
+        let durable = [&replaced[..], &["sync-directory 0 /r"]].concat();
+        assert_eq!(outcomes(&durable), ["d:0"].map(str::to_owned).into());
+        // Nor does a name come back that was never durable, in a directory that is gone.
+        let brief = ["create-directory 0 /r/d", "sync-directory 0 /r", "create 5 /r/d/a"];
+        let gone = [&brief[..], &removed, &["sync-directory 0 /r"]].concat();
+        assert_eq!(outcomes(&gone), [String::new()].into());
+
+        let file = ["create 5 /r/d", "sync-directory 0 /r"];
+        let replaced = ["remove-file 0 /r/d", "create-directory 0 /r/d", "create 6 /r/d/a"];
+        let replaced = [&file[..], &replaced].concat();
+        assert_eq!(outcomes(&replaced), ["", "d:0", "d/a:0"].map(str::to_owned).into());
+        let renamed = [&directory[..], &["create 6 /r/t"], &removed, &["rename-new 0 /r/t /r/d"]].concat();
+        let either = |left: &String| !(left.contains("d:0") && left.contains("d/a:0"));
+        assert!(outcomes(&renamed).iter().all(either), "{:?}", outcomes(&renamed));
     }
 
     #[test]

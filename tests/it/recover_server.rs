@@ -201,3 +201,47 @@ fn what_does_not_come_back_is_told() {
     assert!(next > 2 && next <= 2 + 33, "{next}");
     primary.stop_recovered(&into);
 }
+
+/// What the runbook says of subscriptions to a recovered publisher.
+#[test]
+fn a_subscription_to_a_recovered_publisher_is_made_anew() {
+    let site = Site::with_servers(2);
+    let mut publisher = site.cluster("publisher");
+    publisher.append_conf("wal_level = logical\n");
+    publisher.archive();
+    publisher.start();
+    let mut subscriber = site.cluster("subscriber");
+    subscriber.start();
+    for cluster in [&publisher, &subscriber] {
+        cluster.psql("CREATE TABLE t (a int)");
+    }
+    publisher.psql("CREATE PUBLICATION p FOR TABLE t");
+    let subscribe = format!("CREATE SUBSCRIPTION s CONNECTION '{}' PUBLICATION p", publisher.conninfo());
+    subscriber.psql(&subscribe);
+    publisher.psql("INSERT INTO t VALUES (1)");
+    subscriber.wait_for_row(COUNT, "1");
+    publisher.back_up("one");
+    publisher.psql("INSERT INTO t VALUES (2)");
+    subscriber.wait_for_row(COUNT, "2");
+    let last = publisher.switch_wal();
+    publisher.wait_archived(&last);
+    publisher.stop(Stop::Fast);
+
+    let into = site.directory().join("into");
+    publisher.recover(&into, &["--latest", "--wait"]).run().expect(0);
+    publisher.psql("INSERT INTO t VALUES (3)");
+    assert_eq!(publisher.psql("SELECT count(*) FROM pg_replication_slots"), "0");
+    let anew = [
+        "ALTER SUBSCRIPTION s DISABLE",
+        "ALTER SUBSCRIPTION s SET (slot_name = NONE)",
+        "DROP SUBSCRIPTION s",
+        "TRUNCATE t",
+    ];
+    anew.iter().for_each(|sql| drop(subscriber.psql(sql)));
+    subscriber.psql(&subscribe);
+    subscriber.wait_for_row(COUNT, "3");
+    publisher.psql("INSERT INTO t VALUES (4)");
+    subscriber.wait_for_row(COUNT, "4");
+    subscriber.stop(Stop::Fast);
+    publisher.stop_recovered(&into);
+}

@@ -137,6 +137,9 @@ pub struct TimelineInfo {
     pub stored_bytes: Option<u64>,
     /// What is missing of the segments that are proven to have existed; `None` when it was not looked for.
     pub gaps: Option<Vec<Gap>>,
+    /// What is missing before the first backup, where the archive begins: no recovery needs it. `None` when it was not looked
+    /// for.
+    pub never_archived: Option<Vec<Gap>>,
     /// Partial segments, which no recovery reads by itself; `None` when they were not looked for.
     pub partials: Option<Vec<WalFileName>>,
 }
@@ -250,7 +253,7 @@ fn system_info(repository: &Repository, search: WalSearch, now: Timestamp) -> Re
     for of_size in sizes {
         let wal = WalSnapshot::read(repository, timelines.clone(), of_size, search)?;
         if of_size == size {
-            info.timelines = timeline_infos(&wal, search)?;
+            info.timelines = timeline_infos(&wal, search, first_needed(&wal, &backups, &info.damaged))?;
         }
         let mut alike = Vec::new();
         for backup in &backups {
@@ -314,8 +317,25 @@ fn segment_size(
     Ok(None)
 }
 
-/// The timelines with WAL, each after the one that it came out of.
-fn timeline_infos(wal: &WalSnapshot, search: WalSearch) -> Result<Vec<TimelineInfo>> {
+/// The segment with which the oldest backup on the first timeline begins, before which no recovery needs WAL of that timeline:
+/// the servers that `pg_upgrade` starts by itself leave some behind, with gaps. `None` where a backup that cannot be read may
+/// need it.
+fn first_needed(
+    wal: &WalSnapshot,
+    backups: &[StoredBackup],
+    damaged: &[DamagedInfo],
+) -> Option<SegmentNumber> {
+    let on_first = backups.iter().filter(|backup| backup.start.timeline == TimelineId::FIRST);
+    let first = on_first.map(|backup| backup.start.lsn.segment(wal.segment_size)).min();
+    first.filter(|_| damaged.is_empty())
+}
+
+/// The timelines with WAL, each after the one that it came out of. `first_needed`: as the function of that name gives it.
+fn timeline_infos(
+    wal: &WalSnapshot,
+    search: WalSearch,
+    first_needed: Option<SegmentNumber>,
+) -> Result<Vec<TimelineInfo>> {
     let mut infos: Vec<TimelineInfo> = Vec::new();
     for (&timeline, runs) in wal.runs() {
         let history = wal.history_of(timeline);
@@ -323,6 +343,14 @@ fn timeline_infos(wal: &WalSnapshot, search: WalSearch) -> Result<Vec<TimelineIn
         let name = |number| SegmentName::new(timeline, number, wal.segment_size);
         let every = search == WalSearch::EverySegment;
         let (first, last) = (runs.first().map(|run| run.first), runs.last().map(|run| run.last));
+        let missing = every.then(|| gaps(wal, &history, first)).transpose()?;
+        let first_needed = first_needed.filter(|_| timeline == TimelineId::FIRST);
+        let needed = |gap: &Gap| {
+            let last = gap.last.number(wal.segment_size);
+            first_needed.is_none_or(|first| last.is_none_or(|last| last >= first))
+        };
+        let (gaps, never_archived) =
+            missing.map(|missing| missing.into_iter().partition::<Vec<_>, _>(needed)).unzip();
         let span = first.zip(last).map(|(first, last)| last.as_u64() - first.as_u64() + 1);
         let info = TimelineInfo {
             timeline,
@@ -334,7 +362,8 @@ fn timeline_infos(wal: &WalSnapshot, search: WalSearch) -> Result<Vec<TimelineIn
             span_segments: span.unwrap_or_default(),
             segments: every.then(|| runs.iter().map(count).sum()),
             stored_bytes: every.then(|| runs.iter().map(|run| run.stored_bytes).sum()),
-            gaps: every.then(|| gaps(wal, &history, first)).transpose()?,
+            gaps,
+            never_archived,
             partials: every.then(|| wal.partials(timeline).to_vec()),
         };
         // A tree in rows: behind its parent and the branches of that which came before.

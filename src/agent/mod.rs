@@ -68,7 +68,7 @@ pub async fn serve(
     let (stop, stopped) = watch::channel(false);
     let places = Arc::new(Places::new(config.clone(), store.clone(), disk, spool.places()));
     let (uploads, mut uploading) = Uploads::start(&config, places.clone(), spool.clone());
-    let fetcher = Arc::new(Fetcher::new(&config, places, spool.clone()));
+    let fetcher = Arc::new(Fetcher::new(&config, places, spool.clone(), uploads.watch()));
     let server = Server::new(uploads, fetcher.clone(), spool.clone(), config.agent.idle, stop.clone());
     info!(pid = std::process::id(), repository = store.location(), "agent listens");
     listening();

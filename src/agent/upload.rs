@@ -1,4 +1,5 @@
-//! Storing WAL: what is asked for at once, and ahead of that whatever the server has marked as ready.
+//! Storing WAL: what is asked for at once, and ahead of that whatever the server has marked as ready, begun in PostgreSQL's
+//! order: of two segments the later one proves that the earlier one existed.
 //!
 //! One task owns all state and decides; transfers run on threads. An answer is given when the file is stored, and
 //! holds for the file that the name means at that moment. While the repository is away ([`Outage`]) every question is
@@ -16,7 +17,7 @@ use super::rivals::{self, Rival, Rivals};
 use super::status::{FailureStatus, MissingStatus, RivalStatus, UploadStatus};
 use crate::config::{Compression, Config};
 use crate::error::{Error, ErrorKind, Result};
-use crate::postgres::{SegmentName, SegmentSize, TimelineId, WalFileName};
+use crate::postgres::{SegmentName, SegmentSize, SystemIdentifier, TimelineId, WalFileName};
 use crate::repository::{Repository, wal};
 use crate::spool::{PushRequest, Spool};
 use crate::store::PutOutcome;
@@ -51,6 +52,10 @@ const QUESTIONS_MAX: usize = 64;
 #[derive(Clone, Debug)]
 pub struct Uploads(mpsc::Sender<Question>);
 
+/// The way to ask what goes on, for as long as somebody holds an [`Uploads`].
+#[derive(Clone, Debug)]
+pub struct UploadsWatch(mpsc::WeakSender<Question>);
+
 /// The task behind it.
 #[derive(Debug)]
 pub struct Uploading(Option<JoinHandle<()>>);
@@ -60,6 +65,7 @@ enum Question {
     Push(PushRequest, oneshot::Sender<Result<()>>),
     Status(oneshot::Sender<UploadStatus>),
     Reason(WalFileName, oneshot::Sender<Option<Error>>),
+    Coming(SystemIdentifier, WalFileName, oneshot::Sender<bool>),
 }
 
 /// The server whose files are read ahead: known from the first question.
@@ -71,6 +77,8 @@ struct Server {
     segment_size: SegmentSize,
     last_asked: Instant,
     watcher: Option<ReadyWatcher>,
+    /// Whether `archive_status` was listed since the kernel last kept a mark from us.
+    listed: bool,
     /// The newest timeline on which the server was seen, and what became of looking for its ancestors' segments.
     backfill: Option<(TimelineId, BackfillState)>,
     /// What the archive still lacked after the last back-fill: first, last, number of segments.
@@ -131,25 +139,7 @@ impl Uploads {
     /// Starts the task; what does not fit into memory goes to the spool.
     pub fn start(config: &Config, places: Arc<Places>, spool: Spool) -> (Uploads, Uploading) {
         let (sender, receiver) = mpsc::channel(QUESTIONS_MAX);
-        let actor = Actor {
-            compression: config.compression,
-            workers: config.agent.workers.get(),
-            // One that ends with its call would begin what it cannot finish.
-            ahead_for: if config.agent.resident { config.agent.idle } else { Duration::ZERO },
-            retry_max: config.agent.retry_max,
-            spool,
-            places,
-            server: None,
-            servers: 0,
-            files: BTreeMap::new(),
-            transfers: 0,
-            running: JoinSet::new(),
-            outage: None,
-            rescan_at: Instant::now(),
-            scanning: false,
-            stored_files: 0,
-            last_stored: None,
-        };
+        let actor = Actor::new(config, places, spool);
         (Uploads(sender), Uploading(Some(tokio::spawn(actor.run(receiver)))))
     }
 
@@ -177,6 +167,22 @@ impl Uploads {
     }
 }
 
+impl Uploads {
+    /// For those who must not keep the task from ending.
+    pub fn watch(&self) -> UploadsWatch {
+        UploadsWatch(self.0.downgrade())
+    }
+}
+
+impl UploadsWatch {
+    /// Whether this file of a system is being stored, or will be without having been asked for.
+    pub async fn is_coming(&self, system: SystemIdentifier, name: WalFileName) -> bool {
+        let Some(uploads) = self.0.upgrade() else { return false };
+        let (sender, receiver) = oneshot::channel();
+        uploads.send(Question::Coming(system, name, sender)).await.is_ok() && receiver.await.unwrap_or(false)
+    }
+}
+
 impl Uploading {
     /// Returns when the task has ended before its time: it has a defect.
     pub async fn failed(&mut self) {
@@ -195,6 +201,28 @@ impl Uploading {
 }
 
 impl Actor {
+    fn new(config: &Config, places: Arc<Places>, spool: Spool) -> Actor {
+        Actor {
+            compression: config.compression,
+            workers: config.agent.workers.get(),
+            // One that ends with its call would begin what it cannot finish.
+            ahead_for: if config.agent.resident { config.agent.idle } else { Duration::ZERO },
+            retry_max: config.agent.retry_max,
+            spool,
+            places,
+            server: None,
+            servers: 0,
+            files: BTreeMap::new(),
+            transfers: 0,
+            running: JoinSet::new(),
+            outage: None,
+            rescan_at: Instant::now(),
+            scanning: false,
+            stored_files: 0,
+            last_stored: None,
+        }
+    }
+
     async fn run(mut self, mut questions: mpsc::Receiver<Question>) {
         loop {
             self.start_transfers();
@@ -204,6 +232,7 @@ impl Actor {
                     Some(Question::Push(request, answer)) => self.asked(request, answer),
                     Some(Question::Status(answer)) => drop(answer.send(self.status())),
                     Some(Question::Reason(name, answer)) => drop(answer.send(self.reason(name))),
+                    Some(Question::Coming(system, name, answer)) => drop(answer.send(self.is_coming(system, name))),
                     None => break,
                 },
                 Some(finished) = self.running.join_next() => self.joined(finished),
@@ -279,6 +308,7 @@ impl Actor {
             segment_size: request.segment_size,
             last_asked: Instant::now(),
             watcher: watcher.ok(),
+            listed: false,
             backfill: None,
             missing: None,
             histories: Arc::default(),
@@ -363,7 +393,12 @@ impl Actor {
                 self.files.entry(ArchiveOrder::of(name)).or_insert_with(Entry::waiting);
             }
             Ok(ReadyEvent::Marked(_)) => self.rescan_at = self.rescan_at.min(Instant::now() + RESCAN_MORE),
-            Ok(ReadyEvent::Overflow) => self.rescan_at = Instant::now(),
+            Ok(ReadyEvent::Overflow) => {
+                self.rescan_at = Instant::now();
+                if let Some(server) = &mut self.server {
+                    server.listed = false;
+                }
+            }
             Err(error) => {
                 warn!(%error, "archive_status is only listed from time to time");
                 if let Some(server) = &mut self.server {
@@ -373,7 +408,7 @@ impl Actor {
         }
     }
 
-    /// Starts as many transfers as may run: first what is asked for, then what will be.
+    /// Starts as many transfers as may run.
     fn start_transfers(&mut self) {
         while self.transfers < self.workers {
             let Some(order) = self.next_file() else { return };
@@ -414,24 +449,41 @@ impl Actor {
         NonZeroUsize::new(free / waiting.take(free).count().max(1)).unwrap_or(NonZeroUsize::MIN)
     }
 
+    /// The file to be begun next: the first in order; only what is asked for where nothing may be read ahead.
     fn next_file(&self) -> Option<ArchiveOrder> {
-        let waiting = |entry: &Entry| matches!(entry.state, State::Waiting);
-        let asked = self.files.iter().find(|(_, entry)| waiting(entry) && !entry.waiters.is_empty());
-        if let Some((order, _)) = asked {
-            return Some(order.clone());
-        }
-        let now = Instant::now();
-        let may_read_ahead =
-            self.server.as_ref().is_some_and(|server| now < server.last_asked + self.ahead_for)
-                && match &self.outage {
-                    None => true,
-                    // One at a time, until one is stored.
-                    Some(outage) => now >= outage.retry_at && self.transfers == 0,
-                };
-        if !may_read_ahead {
-            return None;
-        }
-        self.files.iter().find(|(_, entry)| waiting(entry)).map(|(order, _)| order.clone())
+        let may_read_ahead = self.may_read_ahead();
+        let may_begin = |entry: &Entry| {
+            matches!(entry.state, State::Waiting) && (may_read_ahead || !entry.waiters.is_empty())
+        };
+        self.files.iter().find(|(_, entry)| may_begin(entry)).map(|(order, _)| order.clone())
+    }
+
+    fn may_read_ahead(&self) -> bool {
+        // Before that, marks of later files come first.
+        let listed = self.server.as_ref().is_some_and(|server| server.listed);
+        listed
+            && self.reads_ahead()
+            && match &self.outage {
+                None => true,
+                // One at a time, until one is stored.
+                Some(outage) => Instant::now() >= outage.retry_at && self.transfers == 0,
+            }
+    }
+
+    /// Whether files are stored without having been asked for, now or once the repository is back.
+    fn reads_ahead(&self) -> bool {
+        self.server.as_ref().is_some_and(|server| Instant::now() < server.last_asked + self.ahead_for)
+    }
+
+    fn is_coming(&self, system: SystemIdentifier, name: WalFileName) -> bool {
+        let is_ours =
+            self.server.as_ref().is_some_and(|server| server.repository.layout().system() == system);
+        let entry = self.files.get(&ArchiveOrder::of(name)).filter(|_| is_ours);
+        entry.is_some_and(|entry| match entry.state {
+            State::Running => true,
+            State::Waiting => !entry.waiters.is_empty() || self.reads_ahead(),
+            State::Stored(..) | State::Failed(_) => false,
+        })
     }
 
     fn joined(&mut self, finished: std::result::Result<Finished, tokio::task::JoinError>) {
@@ -587,9 +639,7 @@ impl Actor {
         }
         if now >= self.rescan_at && !self.scanning {
             self.rescan_at = now + RESCAN;
-            if let Some(server) =
-                self.server.as_ref().filter(|server| now < server.last_asked + self.ahead_for)
-            {
+            if let Some(server) = self.server.as_ref().filter(|_| self.reads_ahead()) {
                 let (number, archive_status) = (server.number, server.pg_wal.join("archive_status"));
                 self.scanning = true;
                 self.running.spawn_blocking(move || {
@@ -619,7 +669,8 @@ impl Actor {
 
     /// Forgets what PostgreSQL has marked as done, and learns what was marked ready.
     fn scanned(&mut self, result: Result<(Vec<ArchiveOrder>, bool)>) {
-        let Some(server) = &self.server else { return };
+        let Some(server) = &mut self.server else { return };
+        server.listed = true;
         let archive_status = server.pg_wal.join("archive_status");
         self.files.retain(|order, entry| {
             matches!(entry.state, State::Running)

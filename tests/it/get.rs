@@ -4,6 +4,7 @@ use crate::support::{
     Cluster, Outcome, PATIENCE, Site, Template, backup_history, files_below, history, wait_until,
 };
 use nix::sys::signal::Signal;
+use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 /// Where PostgreSQL wants segments.
@@ -169,6 +170,47 @@ fn what_is_absent_is_said_quickly_and_never_remembered() {
     cluster.archive_file("00000002.history", history(&[(1, "0/FFE00100")]));
     cluster.get("00000002.history", "pg_wal/RECOVERYHISTORY").expect(0);
     get(&cluster, &names[0]).expect(0);
+}
+
+#[test]
+fn what_the_agent_is_still_storing_is_waited_for() {
+    let site = Site::without_server();
+    let mut cluster = site.cluster("primary");
+    cluster.config.set("agent.retry_max_s", 1);
+    cluster.config.set("get.deadline_s", 60);
+    let wal = cluster.fake_wal();
+    archive_segments(&cluster, 1, SEGMENT..SEGMENT + 2);
+    // The last of one log file, whose directory takes nothing for a while, and the first of the next one.
+    let (earlier, later) = (wal.name(SEGMENT + 2), wal.name(SEGMENT + 3));
+    let log = site.archive_of(&cluster).path(&wal.name(SEGMENT)).parent().unwrap().to_owned();
+    let allow = |mode| std::fs::set_permissions(&log, std::fs::Permissions::from_mode(mode)).unwrap();
+    allow(0o500);
+    for (name, number) in [(&earlier, SEGMENT + 2), (&later, SEGMENT + 3)] {
+        cluster.put_wal(name, wal.bytes(number, 1));
+        cluster.write(&format!("pg_wal/archive_status/{name}.ready"), "");
+    }
+    cluster.push(&format!("pg_wal/{earlier}")).expect(3);
+    let ask = || cluster.program("archive-get").args([earlier.as_str(), DESTINATION]).spawn();
+    let waits = || {
+        wait_until("the segment is waited for", PATIENCE, || {
+            cluster.pgark(&["status"]).run().stdout.contains("is still being stored")
+        });
+    };
+    // At the archive's end, where recovery would end without it,
+    let mut at_the_end = ask();
+    waits();
+    // and where it looks like a hole.
+    cluster.push(&format!("pg_wal/{later}")).expect(0);
+    let before_a_later_one = ask();
+    waits();
+    assert_eq!(at_the_end.try_status(), None);
+    allow(0o700);
+    at_the_end.wait().expect(0);
+    before_a_later_one.wait().expect(0);
+    assert!(take(&cluster) == wal.bytes(SEGMENT + 2, 1));
+    // What nobody stores any more is lost.
+    site.archive_of(&cluster).remove(&earlier);
+    expect_nothing(&cluster, &earlier, 126);
 }
 
 #[test]

@@ -124,6 +124,8 @@ fn an_upgraded_cluster_goes_on_beside_what_it_was() {
     primary.wait_archived(&last);
     let new = primary.system_identifier().to_string();
     assert_eq!(systems(&primary).len(), 2);
+    let info = primary.pgark(&["info"]).run().expect(0);
+    assert!(!info.stdout.contains("missing on timeline"), "{info}");
     primary.stop(Stop::Fast);
 
     let into = site.directory().join("into-new");

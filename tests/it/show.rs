@@ -30,6 +30,12 @@ fn info_shows_backups_gaps_and_the_recovery_window() {
     let site = Site::with_servers(1);
     let primary = archiving(&site);
     primary.pgark(&["info"]).run().expect(1).says("holds nothing of cluster");
+    let before: Vec<String> = (0..3).map(|_| primary.switch_wal()).collect();
+    before.iter().for_each(|segment| primary.wait_archived(segment));
+    site.archive_of(&primary).remove(&before[1]);
+    let gap_of = |timeline: &Value, kind: &str| timeline[kind][0]["first"].clone();
+    let no_backup = json(&primary.pgark(&["--json", "info"]).run().expect(0));
+    assert_eq!(gap_of(&no_backup["systems"][0]["timelines"][0], "gaps"), before[1].as_str());
     primary.pgark(&["base-backup", "--checkpoint", "fast", "--label", "one"]).run().expect(0);
     let segments: Vec<String> = (0..4).map(|_| primary.switch_wal()).collect();
     segments.iter().for_each(|segment| primary.wait_archived(segment));
@@ -41,6 +47,7 @@ fn info_shows_backups_gaps_and_the_recovery_window() {
     assert_eq!(system["backups"][0]["label"], "one");
     assert_eq!(system["backups"][0]["missing_wal"], Value::Null);
     assert_eq!(system["timelines"][0]["gaps"], Value::Array(Vec::new()));
+    assert_eq!(gap_of(&system["timelines"][0], "never_archived"), before[1].as_str());
     assert_eq!(system["windows"][0]["last_segment"], segments[3].as_str());
     assert_eq!(system["windows"][0]["oldest_backup"], "one");
 
@@ -56,6 +63,7 @@ fn info_shows_backups_gaps_and_the_recovery_window() {
     );
     let text = primary.pgark(&["info"]).run().expect(0);
     assert!(text.stdout.contains("missing on timeline 1: 1 segment"), "{text}");
+    assert!(text.stdout.contains("never archived on timeline 1, before the first backup"), "{text}");
 
     let first = system["backups"][0]["start_lsn"].as_str().unwrap().to_owned();
     let needed = primary.psql(&format!("SELECT pg_walfile_name('{first}')"));

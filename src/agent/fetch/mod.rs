@@ -9,6 +9,7 @@ mod waits;
 
 use super::places::Places;
 use super::status::{FailureStatus, FetchStatus};
+use super::upload::UploadsWatch;
 use crate::config::Config;
 use crate::error::{Context, Error, ErrorKind, RecoveryMode, Result};
 use crate::failpoint;
@@ -59,6 +60,7 @@ pub struct Fetcher {
     fetched: AtomicU64,
     fetched_ahead: AtomicU64,
     waits: Arc<Waits>,
+    uploads: UploadsWatch,
     /// Why the last file was not fetched into the spool.
     spool_trouble: Mutex<Option<Error>>,
 }
@@ -74,7 +76,7 @@ pub struct Fetched {
 
 impl Fetcher {
     /// A fetcher that puts files into the spool.
-    pub fn new(config: &Config, places: Arc<Places>, spool: Spool) -> Fetcher {
+    pub fn new(config: &Config, places: Arc<Places>, spool: Spool, uploads: UploadsWatch) -> Fetcher {
         Fetcher {
             places,
             directory: spool.prefetch(),
@@ -86,6 +88,7 @@ impl Fetcher {
             fetched: AtomicU64::new(0),
             fetched_ahead: AtomicU64::new(0),
             waits: Arc::default(),
+            uploads,
             spool_trouble: Mutex::default(),
         }
     }
@@ -225,7 +228,7 @@ impl Fetcher {
             }
             return match fetched {
                 Some(fetched) => Ok(fetched),
-                None => Err(judge_absence(repository, request, way).await?),
+                None => Err(self.judge_absence(repository, request, way).await?),
             };
         };
         let (rules_repository, rules_request) = (repository.clone(), request.clone());
@@ -244,9 +247,22 @@ impl Fetcher {
             }
             None => {
                 self.remember(request, Some(segment));
-                Err(judge_absence(repository, request, way).await?)
+                Err(self.judge_absence(repository, request, way).await?)
             }
         }
+    }
+
+    /// The answer for a file that the repository does not hold. What we are storing ourselves is not lost.
+    async fn judge_absence(
+        &self,
+        repository: Arc<Repository>,
+        request: &GetRequest,
+        way: Way,
+    ) -> Result<Error> {
+        // Asked before the repository is: what arrives in between is seen there.
+        let coming = self.uploads.is_coming(request.system, request.name).await;
+        let request = request.clone();
+        blocking(move || rules::judge_absence(&repository, &request, way, coming)).await
     }
 
     /// Where the recovery goes that asks for this file.
@@ -315,12 +331,6 @@ impl Asking {
     fn is_of(&self, request: &GetRequest) -> bool {
         (self.system, self.server_start_s) == (request.system, request.server_start_s)
     }
-}
-
-/// The answer for a file that the repository does not hold.
-async fn judge_absence(repository: Arc<Repository>, request: &GetRequest, way: Way) -> Result<Error> {
-    let request = request.clone();
-    blocking(move || rules::judge_absence(&repository, &request, way)).await
 }
 
 /// Fetches one file into `directory`; `None` when a repository that is there says that it does not hold it. The inner error is

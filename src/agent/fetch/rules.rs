@@ -27,11 +27,25 @@ pub fn not_in_the_archive(name: WalFileName) -> Error {
 }
 
 /// The answer for a file that the repository does not hold: [`ErrorKind::Absent`], or [`ErrorKind::Hole`] when recovery
-/// would lose WAL by believing it.
+/// would lose WAL by believing it; [`ErrorKind::Unavailable`] instead of a loss when the file is coming.
 ///
 /// # Errors
 /// The store's own.
-pub fn judge_absence(repository: &Repository, request: &GetRequest, way: Way) -> Result<Error> {
+pub fn judge_absence(repository: &Repository, request: &GetRequest, way: Way, coming: bool) -> Result<Error> {
+    let judged = judge_what_is_stored(repository, request, way)?;
+    let would_lose = match request.name {
+        WalFileName::Segment(segment) => must_not_end_at(request, segment),
+        _ => judged.kind() == ErrorKind::Hole,
+    };
+    Ok(if coming && would_lose {
+        Error::unavailable(format!("{} is still being stored by the agent of this host", request.name))
+            .hint("The repository is slow. \"pgark status\" shows how far the agent is.")
+    } else {
+        judged
+    })
+}
+
+fn judge_what_is_stored(repository: &Repository, request: &GetRequest, way: Way) -> Result<Error> {
     let catalog = RepositoryCatalog::new(repository, request.segment_size);
     match request.name {
         WalFileName::Segment(segment) if must_not_end_at(request, segment) => {

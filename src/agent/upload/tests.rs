@@ -83,6 +83,16 @@ struct Scene {
     deadline: Duration,
 }
 
+fn places_in(scratch: &Path, store: Arc<GatedStore>) -> (Arc<Config>, Arc<Places>) {
+    let path = |name: &str| scratch.join(name);
+    let url = path("repository").display().to_string();
+    let mut config = Config::for_recovery("main", &url, &path("data")).unwrap();
+    config.spool.directory = path("spool");
+    let config = Arc::new(config);
+    let places = Places::new(config.clone(), store, crate::durable::disk(), path("spool/places"));
+    (config, Arc::new(places))
+}
+
 impl Scene {
     fn new() -> Scene {
         Scene::with_deadline(LONG)
@@ -97,17 +107,7 @@ impl Scene {
         }
         let inner = DirectoryStore::new(path("repository"), Arc::new(RealDisk));
         let store = Arc::new(GatedStore { inner, gates: Mutex::default(), trouble: Mutex::default() });
-        let url = path("repository").display().to_string();
-        let data_directory = path("data");
-        let mut config = Config::for_recovery("main", &url, &data_directory).unwrap();
-        config.spool.directory = path("spool");
-        let config = Arc::new(config);
-        let places = Arc::new(Places::new(
-            config.clone(),
-            store.clone(),
-            crate::durable::disk(),
-            path("spool/places"),
-        ));
+        let (config, places) = places_in(scratch.path(), store.clone());
         let (uploads, _) = Uploads::start(&config, places, Spool::of(&config).unwrap());
         Scene { scratch, store, uploads, deadline }
     }
@@ -126,16 +126,20 @@ impl Scene {
         (arrival, sender)
     }
 
-    /// Asks; when this returns, the question stands before every one that is asked later.
-    async fn push(&self, system: u64) -> JoinHandle<Option<Result<()>>> {
-        let request = PushRequest {
+    fn request(&self, system: u64, name: &str) -> PushRequest {
+        PushRequest {
             version: None,
             system: SystemIdentifier::new(system).unwrap(),
             segment_size: SegmentSize::DEFAULT,
-            name: NAME.parse().unwrap(),
-            path: self.scratch.path().join("pg_wal").join(NAME),
+            name: name.parse().unwrap(),
+            path: self.scratch.path().join("pg_wal").join(name),
             deadline: self.deadline,
-        };
+        }
+    }
+
+    /// Asks; when this returns, the question stands before every one that is asked later.
+    async fn push(&self, system: u64) -> JoinHandle<Option<Result<()>>> {
+        let request = self.request(system, NAME);
         let (sender, answer) = oneshot::channel();
         self.uploads.0.send(Question::Push(request, sender)).await.unwrap();
         tokio::spawn(async move { answer.await.ok() })
@@ -252,4 +256,32 @@ async fn who_waits_for_the_first_attempt_is_told_what_keeps_it() {
     assert_eq!(error.to_string(), "access denied");
     verdict.send(Ok(())).unwrap();
     drop(first);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn uploads_begin_in_postgresqls_order() {
+    let scene = Scene::new();
+    let (config, places) = places_in(scene.scratch.path(), scene.store.clone());
+    let mut actor = Actor::new(&config, places, Spool::of(&config).unwrap());
+    let names: Vec<String> = (1..=4).map(|number| format!("00000001000000000000000{number}")).collect();
+    let order = |index: usize| ArchiveOrder::of(names[index].parse().unwrap());
+    let next = |actor: &Actor| actor.next_file().map(|order| order.name().to_string());
+    let marked = |actor: &mut Actor, index: usize| actor.marked(Ok(ReadyEvent::Marked(order(index).name())));
+    let (sender, _) = oneshot::channel();
+    actor.asked(scene.request(7, &names[1]), sender);
+    // Marked while archive_status was not listed yet: there may be others before it.
+    actor.files.clear();
+    marked(&mut actor, 3);
+    assert_eq!(next(&actor), None);
+    fs::write(scene.scratch.path().join("pg_wal/archive_status").join(format!("{}.ready", names[3])), b"")
+        .unwrap();
+    actor.scanned(Ok((vec![order(2), order(3)], false)));
+    assert_eq!(next(&actor).as_deref(), Some(names[2].as_str()));
+    // Nor does a question for a later one come before it.
+    let (sender, _) = oneshot::channel();
+    actor.asked(scene.request(7, &names[3]), sender);
+    assert_eq!(next(&actor).as_deref(), Some(names[2].as_str()));
+    // Marks were lost.
+    actor.marked(Ok(ReadyEvent::Overflow));
+    assert_eq!(next(&actor).as_deref(), Some(names[3].as_str()), "only what is asked for");
 }

@@ -4,7 +4,7 @@ use super::Context;
 use clap::Args;
 use jiff::Timestamp;
 use pgark::error::Result;
-use pgark::info::{ClusterInfo, RecoveryWindow, SystemInfo, TimelineInfo, Trouble, gather};
+use pgark::info::{ClusterInfo, Gap, RecoveryWindow, SystemInfo, TimelineInfo, Trouble, gather};
 use pgark::repository::wal::WalSearch;
 use pgark::terminal::{bytes, table};
 use std::process::ExitCode;
@@ -75,11 +75,13 @@ fn system_text(system: &SystemInfo) -> String {
     }));
     for timeline in &system.timelines {
         for gap in timeline.gaps.iter().flatten() {
-            let segments =
-                if gap.segments == 1 { "1 segment".to_owned() } else { format!("{} segments", gap.segments) };
+            text.push_str(&format!("  missing on timeline {}: {}\n", timeline.timeline, segments(gap)));
+        }
+        for gap in timeline.never_archived.iter().flatten() {
             text.push_str(&format!(
-                "  missing on timeline {}: {segments}, {} to {}\n",
-                timeline.timeline, gap.first, gap.last
+                "  never archived on timeline {}, before the first backup, where no recovery needs it: {}\n",
+                timeline.timeline,
+                segments(gap)
             ));
         }
         for partial in timeline.partials.iter().flatten() {
@@ -92,6 +94,11 @@ fn system_text(system: &SystemInfo) -> String {
     }
     text.extend(system.windows.iter().map(window));
     text
+}
+
+fn segments(gap: &Gap) -> String {
+    let count = if gap.segments == 1 { "1 segment".to_owned() } else { format!("{} segments", gap.segments) };
+    format!("{count}, {} to {}", gap.first, gap.last)
 }
 
 fn window(window: &RecoveryWindow) -> String {

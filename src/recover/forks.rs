@@ -86,6 +86,7 @@ fn ambiguous(fork: &Fork, command: &str) -> Error {
 
 fn described(branch: &Branch) -> String {
     let transactions = match (&branch.first, &branch.last) {
+        (Some(first), Some(last)) if first == last => format!("transactions from {} on", first.time),
         (Some(first), Some(last)) => format!("transactions from {} to {}", first.time, last.time),
         _ => "no transaction".to_owned(),
     };

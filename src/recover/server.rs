@@ -46,8 +46,8 @@ impl ServerStart {
     /// Starts the server and waits until it has ended its recovery, as long as it goes on replaying.
     ///
     /// # Errors
-    /// [`ErrorKind::Unavailable`] when it could not be started, or runs and neither answers nor goes on;
-    /// [`ErrorKind::Damaged`] when it ended in an error or waits where it should not: with what its log says.
+    /// [`ErrorKind::Unavailable`](crate::error::ErrorKind::Unavailable) when it could not be started, or runs and neither answers nor goes on;
+    /// [`ErrorKind::Damaged`](crate::error::ErrorKind::Damaged) when it ended in an error or waits where it should not: with what its log says.
     pub fn run(&self, awaited: Awaited, monitor: &dyn Monitor) -> Result<ReachedPoint> {
         let log = LogMark::set(&self.data_directory, &self.log);
         monitor.step("starting the server");

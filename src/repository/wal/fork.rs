@@ -31,9 +31,9 @@ pub struct BackupSpan<'a> {
 pub struct Branch {
     /// The first transaction that ended there.
     pub first: Option<TransactionEnd>,
-    /// The last one.
+    /// The last one; of the timeline that is taken, the first.
     pub last: Option<TransactionEnd>,
-    /// How many ended there, up to 10,000.
+    /// How many ended there, up to 10,000; of the timeline that is taken, up to 1.
     pub transactions: u64,
     /// The newest backup that was taken there.
     pub backup: Option<String>,
@@ -114,13 +114,13 @@ pub fn forks(
         if !has_wal_from(archive, &left, parted_at)? {
             continue;
         }
-        let left_branch = branch(archive, &left, parted_at, is_after(&left, &taken))?;
+        let left_branch = branch(archive, &left, parted_at, is_after(&left, &taken), Depth::Whole)?;
         if left_branch == Branch::default() {
             continue;
         }
         forks.push(Fork {
             taken: history.timeline(),
-            taken_branch: branch(archive, &taken, parted_at, is_after(&taken, &left))?,
+            taken_branch: branch(archive, &taken, parted_at, is_after(&taken, &left), Depth::First)?,
             left: timeline,
             left_branch,
             parted_at,
@@ -171,12 +171,22 @@ fn is_interrupted(catalog: &dyn WalCatalog, path: &TimelinePath, position: Lsn) 
     Ok(wal.readable().is_none() && wal.gap().is_some())
 }
 
+/// How much of a branch is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Depth {
+    /// Up to the first transaction.
+    First,
+    /// All of it, up to [`COUNTED_MAX`] transactions.
+    Whole,
+}
+
 /// What ended on a path behind `position`: forward for the first and the count, as far as that goes; backward for the last.
 fn branch(
     archive: &dyn Archive,
     path: &TimelinePath,
     position: Lsn,
     backup: Option<String>,
+    depth: Depth,
 ) -> Result<Branch> {
     let mut branch = Branch { backup, ..Branch::default() };
     let wal = PathWal::find(path.clone(), path.segment_at(position), archive)?;
@@ -188,7 +198,10 @@ fn branch(
         branch.first = branch.first.or(Some(end));
         branch.last = Some(end);
         branch.transactions += 1;
-        if branch.transactions < COUNTED_MAX { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        match depth {
+            Depth::Whole if branch.transactions < COUNTED_MAX => ControlFlow::Continue(()),
+            _ => ControlFlow::Break(()),
+        }
     })?;
     if branch.transactions == COUNTED_MAX {
         branch.last = last_transaction(archive, &wal, position)?.or(branch.last);

@@ -232,5 +232,5 @@ fn what_a_newer_pgark_wrote_hides_nothing_else() {
     std::fs::write(other.join("format.json"), text.replace(&system, "7000000000000000001")).unwrap();
     let shown = json(&primary.pgark(&["--json", "info"]).run().expect(2));
     assert!(shown["systems"][0]["unusable"]["reason"].as_str().unwrap().contains("has format 9"), "{shown}");
-    assert_eq!(shown["systems"][1]["window"]["oldest_backup"], "one");
+    assert_eq!(shown["systems"][1]["windows"][0]["oldest_backup"], "one");
 }

@@ -47,7 +47,7 @@ apt_install() {
     apt-get install -qq -y --no-install-recommends "$@" </dev/null >/dev/null
 }
 
-# install_postgres: PostgreSQL 15 unless there is one, without the cluster that Debian's package would start.
+# install_postgres: the distribution's PostgreSQL unless there is one, without the cluster that Debian's package would start.
 install_postgres() {
     postgres_bin >/dev/null && return
     local settings=/etc/postgresql-common/createcluster.conf
@@ -55,8 +55,8 @@ install_postgres() {
         mkdir -p "${settings%/*}"
         printf 'create_main_cluster = false\n' >>"$settings"
     fi
-    apt_install postgresql-15
-    postgres_bin >/dev/null || die "postgresql-15 is installed, but its programs were not found: set PGARK_TEST_PG_BIN"
+    apt_install postgresql
+    postgres_bin >/dev/null || die "postgresql is installed, but its programs were not found: set PGARK_TEST_PG_BIN"
 }
 
 # install_tools: whatever else the build and the tests need.

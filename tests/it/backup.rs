@@ -1,7 +1,10 @@
 //! `pgark base-backup`: what it stores restores with stock tools, and what cannot be a backup is not listed.
 
-use crate::support::{Cluster, PATIENCE, Run, Site, Stop, create_private_directory, wait_until};
+use crate::support::{
+    Cluster, PATIENCE, Run, Site, Stop, create_private_directory, pgark_program, wait_until,
+};
 use nix::sys::signal::Signal;
+use nix::unistd::Uid;
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -242,7 +245,7 @@ fn an_interrupted_backup_leaves_nothing() {
     // One that runs on another host, or did, is alive as long as its heartbeat is young.
     let running = place.join("running");
     let mut mark: serde_json::Value = serde_json::from_slice(&fs::read(&running).unwrap()).unwrap();
-    mark["host"] = "another".into();
+    mark["boot_id"] = "another".into();
     fs::write(&running, mark.to_string()).unwrap();
     base_backup(&primary, "two").run().expect(0);
     assert_eq!(objects(&place), ["running"], "it may still be alive");
@@ -264,6 +267,32 @@ fn a_killed_backup_can_be_taken_again_at_once() {
     backup.signal(Signal::SIGKILL);
     backup.wait().killed_by(Signal::SIGKILL);
     base_backup(&primary, "one").run().expect(0);
+    assert!(objects(&place).iter().any(|object| object == "manifest.json"));
+}
+
+/// Containers of one pod share the name of their host, and see each other's processes under no number.
+#[test]
+fn a_backup_of_another_pid_namespace_is_not_taken_for_dead() {
+    let unshare =
+        || Run::as_caller("/usr/bin/unshare").args(["--pid", "--fork", "--kill-child", "--mount-proc"]);
+    if !Uid::effective().is_root() || unshare().arg("true").run().code != Some(0) {
+        eprintln!("skipped: only root can make a PID namespace");
+        return;
+    }
+    let site = Site::with_servers(1);
+    let primary = primary(&site);
+    let place = site.archive_of(&primary).backup("one");
+    primary.psql("UPDATE t SET a = a + 1");
+    let living = primary.pgark(&["base-backup", "--checkpoint", "spread", "--label", "one"]).spawn();
+    wait_until("the mark of the backup", PATIENCE, || objects(&place) == ["running"]);
+    let elsewhere = |label: &str| {
+        let run = unshare().args(["setpriv", "--reuid=postgres", "--regid=postgres", "--init-groups"]);
+        let run = run.arg(pgark_program("pgark")).arg("--config").arg(&primary.config.path);
+        run.args(["base-backup", "--checkpoint", "fast", "--label", label]).run()
+    };
+    elsewhere("one").expect(4).says("is being taken");
+    elsewhere("two").expect(0);
+    living.wait().expect(0);
     assert!(objects(&place).iter().any(|object| object == "manifest.json"));
 }
 

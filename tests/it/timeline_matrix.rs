@@ -213,10 +213,11 @@ impl World {
             Target::None => true,
             _ => proven_end.is_some_and(|row| segment <= (row.lsn - 1) / self.size()),
         };
-        let mut end = segment_number(
+        let first = segment_number(
             &self.written(cell).into_iter().find(|name| name.len() == 24).unwrap(),
             self.size(),
         );
+        let mut end = first;
         let mut reading = 1;
         let stopped = loop {
             let timeline = self.timeline_of(end, destination);
@@ -252,6 +253,10 @@ impl World {
             rows.sort_unstable();
             rows.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
         };
+        // With the checkpoint read, and before it replays, PostgreSQL fetches the histories of all timelines on the way.
+        if let Some(lost) = lost_history.filter(|lost| !cell.standby && *lost < destination && end > first) {
+            return End::Stopped(history(lost));
+        }
         match (cell.standby, target_row) {
             (true, _) => End::Rows(rows(None)),
             (false, Some(row)) if reached => match lost_history {

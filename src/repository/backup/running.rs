@@ -9,8 +9,12 @@ use crate::error::{Context, Error, ErrorKind, Result};
 use crate::repository::Repository;
 use crate::store::PutOutcome;
 use jiff::{SignedDuration, Timestamp};
+use nix::errno::Errno;
+use nix::sys::signal::kill;
+use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
-use std::path::Path;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
 /// The version that this pgark writes.
@@ -28,6 +32,10 @@ pub struct Running {
     pub run: String,
     /// Where it runs.
     pub host: String,
+    /// The boot of the kernel that it runs on, and the PID namespace there in which its process has its number; `None` where the
+    /// system does not tell.
+    #[serde(flatten)]
+    pub place: Option<ProcessPlace>,
     /// Its process there.
     pub pid: u32,
     /// When it began.
@@ -37,6 +45,25 @@ pub struct Running {
     /// The backup on which it builds: nobody removes that or its ancestors meanwhile.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent: Option<Label>,
+}
+
+/// Where a process number means one process: containers share the name of a host, and number their processes for themselves.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessPlace {
+    /// `/proc/sys/kernel/random/boot_id`.
+    boot_id: String,
+    /// The inode of `/proc/self/ns/pid`. It tells namespaces apart that exist at the same time, and may come again when one is
+    /// gone: with all of its processes.
+    pid_namespace: u64,
+}
+
+impl ProcessPlace {
+    /// Ours.
+    fn here() -> Option<ProcessPlace> {
+        let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?.trim().to_owned();
+        let pid_namespace = fs::metadata("/proc/self/ns/pid").ok()?.ino();
+        Some(ProcessPlace { boot_id, pid_namespace })
+    }
 }
 
 impl Running {
@@ -55,6 +82,7 @@ impl Running {
             version: VERSION,
             run: format!("{host}.{pid}.{}", now.as_nanosecond()),
             host,
+            place: ProcessPlace::here(),
             pid,
             started: now,
             heartbeat: now,
@@ -62,16 +90,17 @@ impl Running {
         }
     }
 
-    /// Whether the backup may still be running: its heartbeat is young, and where it runs on this host, so does its process.
+    /// Whether the backup may still be running: its heartbeat is young, and where its process can be seen from here, it lives.
     pub fn is_alive(&self, now: Timestamp) -> bool {
         now.duration_since(self.heartbeat) <= Running::ALIVE && !self.has_died_here()
     }
 
-    /// Whether its process ran on this host and does not any more: a killed backup can be taken again at once.
-    ///
-    /// Wrong about a process in a container that shares our host's name; then that backup notices that it was swept.
+    /// Whether its process had its number in our PID namespace, on this boot, and lives no more: a killed backup can be taken
+    /// again at once. Of every other the heartbeat decides: a host's name says nothing.
     fn has_died_here(&self) -> bool {
-        self.host == host() && !Path::new("/proc").join(self.pid.to_string()).exists()
+        let (Some(place), Ok(pid)) = (&self.place, i32::try_from(self.pid)) else { return false };
+        // Not by /proc, which may show another namespace than ours.
+        ProcessPlace::here().as_ref() == Some(place) && kill(Pid::from_raw(pid), None) == Err(Errno::ESRCH)
     }
 
     /// Stores the object under a label that nobody uses.

@@ -82,7 +82,7 @@ pub fn ask(
             {
                 return Err(error);
             }
-            Ok(Started::Ended(_)) => {}
+            Ok(Started::Ended(error)) => kept_from_starting = Some(error),
             Err(error)
                 if error.kind().is_transient() && patience == Patience::UntilDeadline && !left.is_zero() =>
             {

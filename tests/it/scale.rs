@@ -55,8 +55,11 @@ fn fill_backups(archive: &Archive, label: &str, backups: u64) {
         };
         manifest["label"] = copy.as_str().into();
         put("manifest.json", manifest.to_string().as_bytes());
-        for name in ["files", "backup_manifest"] {
-            put(name, &fs::read(original.join(name)).unwrap());
+        for object in fs::read_dir(&original).unwrap().map(|entry| entry.unwrap().path()) {
+            let name = object.file_name().unwrap();
+            if name != "manifest.json" {
+                fs::hard_link(&object, directory.join(name)).unwrap();
+            }
         }
         give(&directory);
     }

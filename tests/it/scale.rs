@@ -40,7 +40,7 @@ fn fill_wal(archive: &Archive, segments: u64) {
     }
 }
 
-/// Copies of a backup's small objects under other labels, without its packs.
+/// Copies of a backup under other labels, which share its objects.
 fn fill_backups(archive: &Archive, label: &str, backups: u64) {
     let original = archive.backup(label);
     let manifest = fs::read(original.join("manifest.json")).unwrap();

@@ -125,9 +125,13 @@ fn a_copy_beside_its_original_leaves_that_alone_and_takes_writes() {
 /// Makes a standby of the server that runs, as PostgreSQL's own tool does, and holds that it follows.
 #[track_caller]
 fn expect_standby_follows(primary: &Cluster, data: &Path) {
-    let base =
-        primary.postgres_program("pg_basebackup").args(["-R", "-c", "fast", "-d", &primary.conninfo()]);
+    let base = primary.postgres_program("pg_basebackup").args(["-c", "fast", "-d", &primary.conninfo()]);
     base.arg("-D").arg(data).run().expect(0);
+    // Not by its option -R: that writes what only a libpq of its own version understands.
+    let auto = fs::read_to_string(data.join("postgresql.auto.conf")).unwrap();
+    let conninfo = format!("primary_conninfo = '{}'\n", primary.conninfo());
+    write_file(&data.join("postgresql.auto.conf"), auto + &conninfo);
+    write_file(&data.join("standby.signal"), "");
     let start = primary.postgres_program("pg_ctl").arg("-D").arg(data).args(["-o", "-p 5434", "-w", "-l"]);
     start.arg(data.with_extension("log")).arg("start").run().expect(0);
     primary.wait_for_row("SELECT state FROM pg_stat_replication", "streaming");

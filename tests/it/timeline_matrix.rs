@@ -221,7 +221,11 @@ impl World {
         let mut reading = 1;
         let stopped = loop {
             let timeline = self.timeline_of(end, destination);
-            if stored.contains(&self.name(timeline, end)) {
+            // Its first page was written on the parent, which only its history file explains.
+            let is_explained = timeline == 1
+                || end > self.switches[&timeline] / self.size()
+                || stored.contains(&history(timeline));
+            if stored.contains(&self.name(timeline, end)) && is_explained {
                 reading = timeline;
                 end += 1;
                 continue;

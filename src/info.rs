@@ -5,9 +5,8 @@ use crate::postgres::{
     Lsn, MajorVersion, SegmentName, SegmentNumber, SegmentSize, SystemIdentifier, TimelineHistory,
     TimelineId, WalFileName,
 };
-use crate::repository::backup::Chain;
 use crate::repository::backup::manifest::StoredBackup;
-use crate::repository::backup::{check_objects, inventory};
+use crate::repository::backup::{Chain, check_objects, inventory};
 use crate::repository::wal::{
     self, PathRun, PathWal, SegmentRun, TimelinePath, Timelines, WalSearch, WalSnapshot,
 };

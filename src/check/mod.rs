@@ -12,9 +12,8 @@ use crate::data_directory::DataDirectory;
 use crate::error::{Error, ErrorKind, Result};
 use crate::monitor::Silent;
 use crate::postgres::ControlFile;
-use crate::postgres::{TimelineHistory, TimelineId};
 use crate::repository::backup::inventory;
-use crate::repository::wal::{BackupSpan, RepositoryArchive, forks};
+use crate::repository::wal::{BackupSpan, RepositoryArchive, WalCatalog, forks};
 use crate::repository::{Repository, systems};
 use crate::server::{Connection, Watch};
 use crate::spool::Spool;
@@ -163,12 +162,8 @@ fn living_timelines(
     control: &ControlFile,
 ) -> Result<Option<Finding>> {
     let archive = RepositoryArchive::new(repository, control.segment_size, &Silent);
-    let history = match repository.history(control.timeline)? {
-        Some(history) => history,
-        None if control.timeline == TimelineId::FIRST => TimelineHistory::of_first(),
-        // Not archived yet.
-        None => return Ok(None),
-    };
+    // Not archived yet, right after a promotion.
+    let Some(history) = archive.origin(control.timeline)? else { return Ok(None) };
     let (backups, _) = inventory::read_usable(repository)?;
     let labels: Vec<String> = backups.iter().map(|backup| backup.label.to_string()).collect();
     let spans: Vec<BackupSpan<'_>> = backups

@@ -158,11 +158,7 @@ fn reachable(
     let mut reachable = Vec::new();
     let known = archive.timelines()?.with_history;
     for timeline in [TimelineId::FIRST].into_iter().chain(known) {
-        let history = match archive.history(timeline)? {
-            Some(history) => history,
-            None if timeline == TimelineId::FIRST => TimelineHistory::of_first(),
-            None => continue,
-        };
+        let Some(history) = archive.origin(timeline)? else { continue };
         if !on_path(backups, &TimelinePath::new(history, size)).is_empty() {
             reachable.push(timeline);
         }
@@ -191,10 +187,7 @@ fn check_later_timelines(timeline: TimelineId, size: SegmentSize, archive: &dyn 
 }
 
 fn history(archive: &dyn Archive, timeline: TimelineId) -> Result<TimelineHistory> {
-    if timeline == TimelineId::FIRST {
-        return Ok(TimelineHistory::of_first());
-    }
-    archive.history(timeline)?.ok_or_else(|| {
+    archive.origin(timeline)?.ok_or_else(|| {
         Error::new(
             ErrorKind::Hole,
             format!("the history file of timeline {timeline} is missing from the repository"),

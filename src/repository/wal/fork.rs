@@ -3,7 +3,7 @@
 //! A failover leaves a short tail on the old timeline. A forgotten copy that archives, or an old primary that goes on, leaves
 //! a timeline that lives: then nobody but the operator knows which one is meant.
 
-use super::path::{PathWal, TimelinePath, WalCatalog};
+use super::path::{PathWal, TimelinePath, WalCatalog, has_segments_from};
 use super::records::{Archive, TransactionEnd};
 use crate::error::Result;
 use crate::postgres::{Lsn, SegmentSize, TimelineHistory, TimelineId};
@@ -92,12 +92,8 @@ pub fn forks(
         if timeline == history.timeline() {
             continue;
         }
-        let other = match archive.history(timeline)? {
-            Some(other) => other,
-            None if timeline == TimelineId::FIRST => TimelineHistory::of_first(),
-            // Nothing is known of where it comes from; planning refuses to pass it.
-            None => continue,
-        };
+        // Without its history nothing is known of where it comes from; planning refuses to pass it.
+        let Some(other) = archive.origin(timeline)? else { continue };
         let left = TimelinePath::find(archive, other, size)?;
         if from.is_some_and(|backup| !left.holds(backup.timeline, backup.start_point, backup.stop_point)) {
             continue;
@@ -158,12 +154,7 @@ fn has_wal_from(catalog: &dyn WalCatalog, path: &TimelinePath, position: Lsn) ->
     else {
         return Ok(false);
     };
-    let mut found = false;
-    catalog.visit_segments(name, &mut |_| {
-        found = true;
-        ControlFlow::Break(())
-    })?;
-    Ok(found)
+    has_segments_from(catalog, name)
 }
 
 fn is_interrupted(catalog: &dyn WalCatalog, path: &TimelinePath, position: Lsn) -> Result<bool> {

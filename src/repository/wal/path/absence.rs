@@ -127,6 +127,14 @@ pub fn judge_history(
 /// Those of the catalog.
 pub fn has_segments(catalog: &dyn WalCatalog, timeline: TimelineId, size: SegmentSize) -> Result<bool> {
     let Some(first) = SegmentName::new(timeline, SegmentNumber::new(0), size) else { return Ok(false) };
+    has_segments_from(catalog, first)
+}
+
+/// Whether this segment, or a later one of its timeline, is stored.
+///
+/// # Errors
+/// Those of the catalog.
+pub fn has_segments_from(catalog: &dyn WalCatalog, first: SegmentName) -> Result<bool> {
     let mut found = false;
     catalog.visit_segments(first, &mut |_| {
         found = true;

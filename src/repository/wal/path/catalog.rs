@@ -14,6 +14,18 @@ pub trait WalCatalog {
     /// The history of a timeline; `None` when it is not stored, as for timeline 1.
     fn history(&self, timeline: TimelineId) -> Result<Option<TimelineHistory>>;
 
+    /// How a timeline came to be: its stored history, or for timeline 1 that it has no ancestors. `None` when its history file is
+    /// not stored.
+    ///
+    /// # Errors
+    /// Those of [`WalCatalog::history`].
+    fn origin(&self, timeline: TimelineId) -> Result<Option<TimelineHistory>> {
+        match timeline {
+            TimelineId::FIRST => Ok(Some(TimelineHistory::of_first())),
+            _ => self.history(timeline),
+        }
+    }
+
     /// Visits the complete segments of one timeline in order, beginning with `from`, until `visit` breaks.
     fn visit_segments(
         &self,

@@ -17,7 +17,9 @@ mod matrix_tests;
 mod snapshot;
 mod timeline_path;
 
-pub use absence::{ArchiveEnd, HoleProof, divergence, has_segments, judge_history, judge_segment};
+pub use absence::{
+    ArchiveEnd, HoleProof, divergence, has_segments, has_segments_from, judge_history, judge_segment,
+};
 pub use catalog::{RepositoryCatalog, WalCatalog};
 pub use held::{PathRun, PathWal};
 pub use latest::{missing_history, resolve};

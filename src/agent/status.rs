@@ -73,7 +73,7 @@ pub struct FetchStatus {
     pub fetched_files: u64,
     /// Of these, the ones that had been fetched ahead.
     pub fetched_ahead_files: u64,
-    /// The file for which somebody waits longest, and why.
+    /// The file that has been waited for longest, and why.
     pub waiting: Option<FailureStatus>,
     /// Why the last file was not fetched into the spool.
     pub spool: Option<FailureStatus>,

@@ -159,7 +159,7 @@ impl Uploads {
 }
 
 impl Uploads {
-    /// Why somebody waits for a file; `None` when nobody does.
+    /// Why a request for a file waits; `None` if none does.
     pub async fn reason(&self, name: WalFileName) -> Option<Error> {
         let (sender, receiver) = oneshot::channel();
         self.0.send(Question::Reason(name, sender)).await.ok()?;
@@ -597,7 +597,7 @@ impl Actor {
         self.server.as_ref().and_then(|server| server.repository.store().trouble())
     }
 
-    /// Why somebody waits for a file; `None` when nobody does.
+    /// Why a request for a file waits; `None` if none does.
     fn reason(&self, name: WalFileName) -> Option<Error> {
         let entry = self.files.get(&ArchiveOrder::of(name)).filter(|entry| !entry.waiters.is_empty())?;
         let outage = self.outage.as_ref().map(|outage| outage.error.replica());

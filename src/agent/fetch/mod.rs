@@ -148,7 +148,7 @@ impl Fetcher {
         self.places.of(request.system, request.version).ok().and_then(|place| place.store().trouble())
     }
 
-    /// Why somebody waits for a file; `None` when nobody does.
+    /// Why a request for a file waits; `None` if none does.
     pub fn reason(&self, request: &GetRequest) -> Option<Error> {
         self.waits.reason(request.name).map(|reason| self.trouble(request).unwrap_or(reason))
     }

@@ -86,7 +86,7 @@ fn history_answer(request: &GetRequest, timeline: TimelineId, judged: ArchiveEnd
     let ArchiveEnd::Hole(proof) = judged else { return not_in_the_archive(request.name) };
     let name = request.name;
     let message = format!("{name} is missing in the archive: {proof}");
-    // A standby asks again by itself, and the file may come; at its deadline it is told that there is none.
+    // A standby asks again, and the file may arrive. At the deadline the answer is that the file is absent.
     let kind = match request.mode {
         RecoveryMode::Standby => ErrorKind::Unavailable,
         RecoveryMode::OneShot => ErrorKind::Hole,
@@ -160,7 +160,7 @@ fn possible_divergence(
 
 /// Whether recovery must not end before this segment when the archive proves that it existed.
 ///
-/// Without a target PostgreSQL would promote there without an error. With one it fails by itself when it does not reach
+/// Without a target PostgreSQL would promote there without an error. With one PostgreSQL itself fails if it does not reach
 /// the target, but it also asks for segments behind the target: only up to the proven end is each of them needed.
 /// A standby goes on asking.
 fn must_not_end_at(request: &GetRequest, segment: SegmentName) -> bool {

@@ -51,7 +51,7 @@ pub struct Wait {
 }
 
 impl Waits {
-    /// Somebody asks for a file.
+    /// Records a request for a file.
     pub fn begin(self: &Arc<Self>, name: WalFileName) -> Wait {
         let mut state = self.state();
         state.numbers += 1;
@@ -75,12 +75,12 @@ impl Waits {
         self.state().outage = None;
     }
 
-    /// Why somebody waits for this file; `None` when nobody does.
+    /// Why a request for this file waits; `None` if none does.
     pub fn reason(&self, name: WalFileName) -> Option<Error> {
         self.state().asked.iter().find(|asked| asked.name == name).map(Asked::reason)
     }
 
-    /// The file for which somebody waits longest, where that takes long.
+    /// The file that has been waited for longest, if the wait is long.
     pub fn status(&self) -> Option<FailureStatus> {
         let state = self.state();
         let asked = state.asked.first().filter(|asked| asked.started.elapsed() >= PATIENCE_MIN)?;

@@ -477,8 +477,10 @@ impl Planner<'_> {
 
     /// What there is to know of other restore points of the same name: the server stops at the first one that it meets.
     fn namesakes(&self, name: &RestorePointName, taken: &WalMark) -> Result<Option<String>> {
-        let Some(oldest) = self.candidates.last() else { return Ok(None) };
-        let wal = self.wal_from(oldest)?;
+        // From the oldest backup whose WAL is whole: that another one's is not says nothing of this target.
+        let whole =
+            self.candidates.iter().rev().find_map(|backup| Some((*backup, self.wal_from(backup).ok()?)));
+        let Some((oldest, wal)) = whole else { return Ok(None) };
         let mut found: Vec<String> = Vec::new();
         survey(
             self.archive,

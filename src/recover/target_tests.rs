@@ -379,6 +379,17 @@ fn transactions_and_restore_points_are_found_by_reading() {
     assert_eq!(refusal(&world, &to(xid(7))).0, ErrorKind::Absent);
 }
 
+/// A note on other restore points must not stand in the way of a target that is proven.
+#[test]
+fn a_restore_point_is_reached_although_an_older_backup_lacks_its_wal() {
+    let mut world = one_timeline();
+    world.0.restore_points = vec![(90, "release"), (100, "release")];
+    world.0.segments = vec![(1, 3..=9)];
+    let found = plan(&world, &to(RecoveryTarget::Name("release".parse().unwrap()))).unwrap();
+    assert_eq!((found.backup.as_str(), found.expected.end), ("b", lsn(90).checked_add(RECORD_BYTES)));
+    assert_eq!(found.warnings.len(), 1, "{:?}", found.warnings);
+}
+
 /// It was said not to be in the WAL when the backup that was taken meanwhile had begun segments before.
 #[test]
 fn a_transaction_that_ended_during_a_long_backup_is_reached_from_the_one_before() {

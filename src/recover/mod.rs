@@ -21,6 +21,7 @@ mod plan;
 pub mod restore;
 mod restored_manifest;
 pub mod server;
+mod shares;
 pub mod space;
 pub mod staging;
 pub mod standby;

@@ -9,6 +9,7 @@ use super::existing::{Existing, Kind, Removal};
 use super::output::{Output, crc32c_of, not_created, set_mode};
 use super::places::Places;
 use super::restored_manifest::{Content, RestoredManifest};
+use super::shares::{Job, Shares};
 use super::staging::Found;
 use crate::durable::{self, Disk};
 use crate::error::{Context, Error, Result};
@@ -37,9 +38,6 @@ const CONTROL_FILE_BYTES_MAX: u64 = 64 << 10;
 
 /// How many files are known at a time. Within such a batch each stored byte is read once; some 20 MB of memory.
 const BATCH_FILES_MAX: usize = 50_000;
-
-/// How much one worker takes at a time, in raw bytes: enough that looking for a frame does not count.
-const SHARE_BYTES: u64 = 64 << 20;
 
 /// The permission bits that can be wanted: the owner's, and reading for the group.
 const FILE_MODE_MASK: u32 = 0o640;
@@ -71,15 +69,6 @@ pub struct Kept {
     pub removed: u64,
 }
 
-/// A file to be restored.
-struct Job {
-    file: ChainedFile,
-    /// The length of the file that is there already and may be changed in place.
-    existing: Option<u64>,
-    /// Whether only the file itself is restored, without its content.
-    emptied: bool,
-}
-
 /// A file that was restored.
 #[derive(Debug)]
 pub struct RestoredFile {
@@ -87,11 +76,6 @@ pub struct RestoredFile {
     pub file: ChainedFile,
     /// CRC-32C of what was written.
     pub crc32c: u32,
-}
-
-/// Some files of one pack, in the order of their places.
-struct Share {
-    files: Vec<Job>,
 }
 
 /// Restores all files but `pg_control`. Nothing is durable yet.
@@ -246,14 +230,14 @@ impl Restore<'_> {
     fn restore_batch(&mut self, batch: Vec<Job>) -> Result<Vec<RestoredFile>> {
         let restored = Mutex::new(Vec::with_capacity(batch.len()));
         let kept = Mutex::new(self.restored.kept);
-        let shares = Mutex::new(shares_of(batch));
+        let shares = Mutex::new(Shares::of(batch, self.workers));
         let failed = AtomicBool::new(false);
-        let work = || -> Result<()> {
+        let work = |worker: usize| -> Result<()> {
             self.pace.give_way(self.monitor);
             let mut reader = ChainReader::new(self.repository, self.chain);
             let mut kept_here = Kept::default();
             loop {
-                let next = shares.lock().ok().and_then(|mut shares| shares.pop());
+                let next = shares.lock().ok().and_then(|mut shares| shares.take(worker));
                 let Some(share) = next else {
                     kept.lock().unwrap_or_else(PoisonError::into_inner).add(kept_here);
                     return Ok(());
@@ -272,9 +256,11 @@ impl Restore<'_> {
                 restored.lock().unwrap_or_else(PoisonError::into_inner).append(&mut done);
             }
         };
-        let guarded = || work().inspect_err(|_| failed.store(true, Ordering::Relaxed));
+        let guarded = |worker| work(worker).inspect_err(|_| failed.store(true, Ordering::Relaxed));
         thread::scope(|scope| {
-            let workers: Vec<_> = (0..self.workers.get()).map(|_| scope.spawn(guarded)).collect();
+            let guarded = &guarded;
+            let workers: Vec<_> =
+                (0..self.workers.get()).map(|worker| scope.spawn(move || guarded(worker))).collect();
             let results: Vec<Result<()>> = workers
                 .into_iter()
                 .map(|worker| {
@@ -377,28 +363,6 @@ impl Kept {
 /// As [`StoredBackup::server_version`].
 pub fn tablespace_version_directory(backup: &StoredBackup) -> Result<String> {
     Ok(backup.server_version()?.tablespace_directory())
-}
-
-/// Divides files among workers: by pack, in the order of their places; the smallest shares are taken last.
-fn shares_of(mut batch: Vec<Job>) -> Vec<Share> {
-    let pack = |job: &Job| (job.file.base.member, job.file.base.entry.place.pack);
-    batch.sort_by_key(|job| (job.file.base.member, job.file.base.entry.place));
-    let mut shares: Vec<(u64, Share)> = Vec::new();
-    for file in batch {
-        match shares.last_mut() {
-            Some((bytes, share))
-                if *bytes < SHARE_BYTES
-                    && share.files.last().is_some_and(|last| pack(last) == pack(&file)) =>
-            {
-                *bytes += file.file.bytes;
-                share.files.push(file);
-            }
-            _ => shares.push((file.file.bytes, Share { files: vec![file] })),
-        }
-    }
-    // Popped from the end.
-    shares.sort_by_key(|(bytes, _)| *bytes);
-    shares.into_iter().map(|(_, share)| share).collect()
 }
 
 /// Reads a small file of the restored data directory; `None` if there is none.

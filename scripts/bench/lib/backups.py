@@ -1,25 +1,35 @@
 """Backups of a running server, and restores of them."""
 
-import shutil
-
 from .contestants import chosen
 from .dataset import Server, owned
-from .measure import Cost, Failed, Tree, forget_cached, stored_bytes
+from .measure import Cost, Tree, forget_cached, stored_bytes
 
 
 class Backups:
     """A server that runs, and contestants that can back it up."""
 
     def __init__(self, bench, cluster, compression, names):
-        self.bench = bench
+        self.bench, self.cluster, self.compression = bench, cluster, compression
         self.socket = owned(f"{bench.place}/socket")
         self.tree = Tree("server")
         self.server = Server(cluster, self.socket, self.tree)
-        try:
-            self.contestants = [bench.begin(kind, cluster, self.socket, compression) for kind in chosen(*names)]
-        except Failed:
-            self.stop_server()
-            raise
+        self.kinds = chosen(*names)
+
+    def begin(self, kind, place=None):
+        return self.bench.begin(kind, self.cluster, self.socket, self.compression, place=place)
+
+    def begin_all(self):
+        """Every contestant, with one full backup."""
+        contestants = [self.begin(kind) for kind in self.kinds]
+        for it in contestants:
+            self.measure(it)
+        return contestants
+
+    def measure_fresh(self, kind, report, figure):
+        """One full backup into a new repository on the fresh file system."""
+        it = self.begin(kind, self.bench.fresh)
+        self.measure(it, report, figure)
+        self.bench.end(it)
 
     def measure(self, it, report=None, figure="", command=None):
         """One backup, a full one unless there is a command; its cost with what it costs the server."""
@@ -41,10 +51,9 @@ class Backups:
         self.tree.close()
 
     def restore(self, it, report, figure):
-        """One restore, durable; its cost."""
+        """One restore onto the fresh file system, durable; its cost."""
         forget_cached(it.repository)
-        target = owned(f"{self.bench.place}/restored", 0o700)
+        target = owned(f"{self.bench.fresh}/restored", 0o700)
         with Cost(it.tree) as cost:
             cost.wall_s = it.shell.must(it.restore(target))
         report.add_cost(figure, it.name, cost)
-        shutil.rmtree(target)

@@ -8,20 +8,30 @@ import sys
 import tempfile
 
 from .dataset import directory, owned
+from .disk import Disk, touch_memory
 from .measure import OWNER, Failed
 from .report import Report
 
 
-class Bench:
-    """One command: made from its description, it reads the options; `rounds()` gives the turns."""
+# Enough for the repository of a turn and what is restored from it.
+DISK_BYTES = 8 << 30
 
-    def __init__(self, description, rounds=3, options=()):
+
+class Bench:
+    """One command: made from its description, it reads the options; `turns()` gives the turns."""
+
+    def __init__(self, description, rounds=4, options=()):
         parser = argparse.ArgumentParser(
             description=description,
             epilog="PGARK_BENCH_DIRECTORY: where the data is kept and worked on (/var/tmp/pgark-bench). "
             "PGARK_BENCH_ONLY: the contestants, by name. docs/performance.md says how to read the table.",
         )
-        parser.add_argument("--rounds", type=int, default=rounds, help="how often each contestant has its turn [%(default)s]")
+        parser.add_argument(
+            "--rounds",
+            type=int,
+            default=rounds,
+            help="how many turns of each contestant count; one more comes first and is discarded [%(default)s]",
+        )
         parser.add_argument("--json", default=f"{directory()}/results", metavar="DIRECTORY", help="where the JSON file goes [%(default)s]")
         for option, settings in options:
             parser.add_argument(option, **settings)
@@ -34,30 +44,47 @@ class Bench:
             sys.exit("this measures control groups and runs servers as another user: run it as root")
         os.chdir("/")  # which the owner may enter
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-        report = Report(title)
+        self.report = Report(title)
         self.place = tempfile.mkdtemp(prefix="work-", dir=owned(directory()))
         os.chmod(self.place, 0o755)
         shutil.chown(self.place, OWNER, OWNER)
+        self.disk = None
         try:
-            measure(self, report)
-            report.print()
-            print(f"\n{report.write(self.options.json)}")
+            measure(self, self.report)
+            self.report.print()
+            print(f"\n{self.report.write(self.options.json)}")
         except Failed as failed:
             sys.exit(f"{sys.argv[0]}: {failed}")
         finally:
             for contestant in list(self.open):
                 self.end(contestant)
+            if self.disk:
+                self.disk.close()
             shutil.rmtree(self.place, ignore_errors=True)
 
     def turns(self, kinds):
-        """Every contestant in every round, in turn; its order changes from round to round."""
-        for number in range(self.options.rounds):
-            for kind in kinds[number % len(kinds) :] + kinds[: number % len(kinds)]:
-                yield number, kind
+        """Every contestant in every round, in turn, each on a fresh file system.
 
-    def begin(self, kind, *arguments, **options):
-        """A contestant in a fresh place."""
-        contestant = kind(f"{self.place}/{kind.name}", *arguments, **options)
+        The one that begins changes from round to round. The first round is discarded.
+        """
+        for number in range(self.options.rounds + 1):
+            self.report.discarding = number == 0
+            first = number % len(kinds)
+            for kind in kinds[first:] + kinds[:first]:
+                self.renew()
+                yield number, kind
+        self.report.discarding = False
+
+    def renew(self):
+        """Makes the file system of a turn, empty, and its directory `fresh`."""
+        self.disk = self.disk or Disk(f"{self.place}/disk.image", f"{self.place}/disk", DISK_BYTES)
+        self.disk.renew()
+        self.fresh = owned(f"{self.disk.path}/turn")
+        touch_memory()
+
+    def begin(self, kind, *arguments, place=None, **options):
+        """A contestant in a place of its own, below `place` if it is given."""
+        contestant = kind(f"{place or self.place}/{kind.name}", *arguments, **options)
         self.open.append(contestant)
         contestant.start()
         return contestant

@@ -6,6 +6,7 @@ Memory is the sum of the proportional set sizes of all processes of the group, l
 processes share is counted once, and what lives for a shorter time is seen by luck only.
 """
 
+import itertools
 import os
 import re
 import shlex
@@ -34,8 +35,10 @@ def cgroup_root():
 class Tree:
     """The processes of one contestant."""
 
+    numbers = itertools.count(1)
+
     def __init__(self, name):
-        self.path = f"{cgroup_root()}/pgark-bench-{os.getpid()}-{name}"
+        self.path = f"{cgroup_root()}/pgark-bench-{os.getpid()}-{next(self.numbers)}-{name}"
         try:
             os.mkdir(self.path)
         except OSError as error:

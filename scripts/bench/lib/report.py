@@ -28,13 +28,16 @@ class Report:
     def __init__(self, title):
         self.title = title
         self.rows = {}
+        # Whether the values of the present round are shown and then forgotten.
+        self.discarding = False
 
     def add(self, figure, contestant, **values):
-        row = self.rows.setdefault(figure, {}).setdefault(contestant, {})
-        for name, value in values.items():
-            row.setdefault(name, []).append(value)
+        if not self.discarding:
+            row = self.rows.setdefault(figure, {}).setdefault(contestant, {})
+            for name, value in values.items():
+                row.setdefault(name, []).append(value)
         shown = "  ".join(f"{name}={value:.4g}" for name, value in values.items())
-        print(f"   {figure}: {contestant}: {shown}", flush=True)
+        print(f"   {figure}: {contestant}: {shown}{'  (discarded)' if self.discarding else ''}", flush=True)
 
     def add_cost(self, figure, contestant, cost, **more):
         self.add(figure, contestant, wall_s=cost.wall_s, cpu_s=cost.cpu_s, peak_bytes=cost.peak_bytes, **more)

@@ -48,7 +48,7 @@ impl<'a> RunningBackup<'a> {
     }
 
     fn mark(repository: &'a Repository, label: Label) -> Result<RunningBackup<'a>> {
-        let running = Running::begin(Timestamp::now());
+        let running = Running::begin(repository.store().now()?);
         let exists = || -> Result<bool> {
             Ok(repository.store().stat(&repository.layout().stored_backup(&label)?)?.is_some())
         };
@@ -60,7 +60,7 @@ impl<'a> RunningBackup<'a> {
                 }
                 return match Running::read(repository, &label)? {
                     // What is dead was swept before, where that could be done.
-                    Some(running) if !running.is_alive(Timestamp::now()) => Err(left_over(&label)),
+                    Some(running) if !running.is_alive(repository.store().now()?) => Err(left_over(&label)),
                     _ => Err(error),
                 };
             }
@@ -123,7 +123,7 @@ impl<'a> RunningBackup<'a> {
     /// [`ErrorKind::Conflict`] when somebody has swept the backup, and the store's.
     pub fn beat(&self) -> Result<()> {
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
-        running.beat(self.repository, &self.label, Timestamp::now())
+        running.beat(self.repository, &self.label, self.repository.store().now()?)
     }
 
     /// Says in the mark on which backup this one builds, so that nobody removes it.
@@ -200,7 +200,7 @@ pub fn sweep_store(repository: &Repository, monitor: &dyn Monitor) {
 }
 
 fn try_sweep_abandoned(repository: &Repository, monitor: &dyn Monitor) -> Result<()> {
-    let now = Timestamp::now();
+    let now = repository.store().now()?;
     for listed in inventory::list(repository, now)? {
         match listed.state {
             BackupState::Abandoned => {

@@ -20,6 +20,7 @@ pub use s3::S3Store;
 
 use crate::codec::Digest;
 use crate::error::{Error, Result};
+use jiff::Timestamp;
 use std::fmt::Debug;
 use std::ops::ControlFlow;
 
@@ -81,6 +82,11 @@ pub trait Store: Send + Sync + Debug {
     /// What stands in the way at this moment, when a call takes longer than it should because the store tries again.
     fn trouble(&self) -> Option<Error> {
         None
+    }
+
+    /// What time it is by the clock of the store, by which hosts judge the age of each other's objects.
+    fn now(&self) -> Result<Timestamp> {
+        Ok(Timestamp::now())
     }
 
     /// Removes an object; that it does not exist is fine.

@@ -3,6 +3,7 @@
 use super::{Listing, ObjectInfo, ObjectKey, ObjectReader, ObjectVisitor, ObjectWriter, PutOutcome, Store};
 use crate::error::Result;
 use crate::failpoint::{Mutant, mutant};
+use jiff::Timestamp;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// The last part of the key of what makes a backup exist, and how those of its packs begin.
@@ -95,6 +96,10 @@ impl Store for MutantStore {
 
     fn make_durable(&self, key: &ObjectKey) -> Result<()> {
         self.inner.make_durable(key)
+    }
+
+    fn now(&self) -> Result<Timestamp> {
+        self.inner.now()
     }
 
     fn delete(&self, key: &ObjectKey) -> Result<()> {

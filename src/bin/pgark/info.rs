@@ -2,6 +2,7 @@
 
 use super::Context;
 use clap::Args;
+
 use jiff::Timestamp;
 use pgark::error::Result;
 use pgark::info::{ClusterInfo, Gap, RecoveryWindow, SystemInfo, TimelineInfo, Trouble, gather};
@@ -25,7 +26,7 @@ pub fn run(context: &Context, arguments: InfoArguments) -> Result<ExitCode> {
     let (store, config) = context.place(&arguments.place)?;
     let search = if arguments.quick { WalSearch::Ends } else { WalSearch::EverySegment };
     let cluster = config.cluster.as_str();
-    let info = gather(&store, cluster, config.assumed_version, search, Timestamp::now())?;
+    let info = gather(&store, cluster, config.assumed_version, search, store.now()?)?;
     context.output.result(&info, || text(&info));
     // All is shown that can be, and whoever calls from a script learns that it is not all.
     let troubles = info.systems.iter().flat_map(SystemInfo::troubles);

@@ -20,11 +20,12 @@ use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::types::RequestPayer;
 use std::error::Error as StdError;
 use std::hash::{BuildHasher, RandomState};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::runtime::{Builder as RuntimeBuilder, Runtime};
 use tokio::sync::{Mutex as AsyncMutex, OnceCell};
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 /// The pause before the second attempt; it doubles, and each is drawn from its upper half.
 const PAUSE_FIRST: Duration = Duration::from_millis(100);
@@ -77,7 +78,7 @@ pub struct S3Client {
     pub settings: S3Settings,
     place: Address,
     /// What time it is for the service.
-    pub clock: ServiceClock,
+    pub clock: Arc<ServiceClock>,
     http_client: OnceCell<SharedHttpClient>,
     current: AsyncMutex<Option<Current>>,
     /// `None` only while it is dropped.
@@ -122,7 +123,7 @@ impl S3Client {
         S3Client {
             settings,
             place,
-            clock: ServiceClock::default(),
+            clock: Arc::default(),
             http_client: OnceCell::new(),
             current: AsyncMutex::default(),
             runtime: runtime.ok(),
@@ -178,24 +179,36 @@ impl S3Client {
 
     /// The client with the access keys of now, if those are others than the ones that the service has `refused`.
     async fn with_other_keys(&self, refused: &Arc<Connected>) -> Option<Arc<Connected>> {
+        {
+            let mut current = self.current.lock().await;
+            let known = current.as_mut()?;
+            if !Arc::ptr_eq(&known.connected, refused) {
+                return Some(known.connected.clone());
+            }
+            if known.read.elapsed() < READ_KEYS_AGAIN {
+                return None;
+            }
+            known.read = Instant::now();
+        }
+        // Keys may come from a program or another service, which can hang: nobody else waits for them, and we not for ever.
+        let read = async {
+            let made = self.connect().await.ok()?;
+            (!made.connected.has_keys_of(refused).await).then_some(made)
+        };
+        let made = timeout(self.settings.stall_timeout, read).await.ok()??;
         let mut current = self.current.lock().await;
         let known = current.as_mut()?;
-        if !Arc::ptr_eq(&known.connected, refused) {
-            return Some(known.connected.clone());
+        if Arc::ptr_eq(&known.connected, refused) {
+            *known = made;
         }
-        if known.read.elapsed() < READ_KEYS_AGAIN {
-            return None;
-        }
-        *known = self.connect().await.ok()?;
-        let same = known.connected.has_keys_of(refused).await;
-        (!same).then(|| known.connected.clone())
+        Some(known.connected.clone())
     }
 
     async fn connect(&self) -> Result<Current> {
         let files = KeyFiles::look(&self.settings);
         let http = || async { http_client(self.settings.ca_file.as_deref()) };
         let http = self.http_client.get_or_try_init(http).await?.clone();
-        let connected = connect(&self.place, &self.settings, http).await?;
+        let connected = connect(&self.place, &self.settings, http, self.clock.clone()).await?;
         let now = Instant::now();
         Ok(Current { connected: Arc::new(connected), files, looked: now, read: now })
     }
@@ -233,6 +246,7 @@ impl S3Client {
         let stall = self.settings.stall_timeout;
         let deadline = Instant::now() + deadline;
         let mut corrections = 0;
+        let mut changed_keys = false;
         let mut pause = PAUSE_FIRST;
         let mut maybe_done = false;
         loop {
@@ -242,19 +256,26 @@ impl S3Client {
             failpoint::step("answer");
             let failure = match answered {
                 Some(Ok(output)) => {
+                    connected.is_answered.store(true, Ordering::Relaxed);
                     self.set_trouble(None);
                     return Ok(output);
                 }
                 Some(Err(error)) => judge(&connected.address, &error),
                 None => stalled(stall.as_secs()),
             };
-            if failure.is_refusal() {
-                let corrected = self.clock.correct(failure.service_time) || failure.answer == Answer::Skewed;
+            // A new client learns the difference of the clocks from its first answer.
+            let is_first = !connected.is_answered.swap(true, Ordering::Relaxed);
+            if failure.is_refusal() && Instant::now() < deadline {
+                let corrected = self.clock.correct(failure.service_time)
+                    || failure.answer == Answer::Skewed
+                    || is_first && self.clock.difference_s() != 0;
                 if corrected && failure.service_time.is_some() && corrections < CORRECTIONS_MAX {
                     corrections += 1;
                     continue;
                 }
-                if let Some(other) = self.with_other_keys(&connected).await {
+                // Once only: some providers have other keys whenever they are asked.
+                if !changed_keys && let Some(other) = self.with_other_keys(&connected).await {
+                    changed_keys = true;
                     connected = other;
                     continue;
                 }
@@ -330,7 +351,10 @@ impl Drop for S3Client {
 impl Failure {
     /// Whether the service has refused the keys or the time with which the request was signed, or may have.
     fn is_refusal(&self) -> bool {
-        matches!(self.answer, Answer::Denied | Answer::KeysRefused | Answer::Skewed)
+        matches!(
+            self.answer,
+            Answer::Denied | Answer::UnexplainedBadRequest | Answer::KeysRefused | Answer::Skewed
+        )
     }
 
     /// A request that was never made.

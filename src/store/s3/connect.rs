@@ -1,7 +1,8 @@
 //! Where requests go, and with which keys: found as every AWS tool does, after what the configuration says.
 
 use super::client::Address;
-use super::progress::ObserveBody;
+use super::clock::ServiceClock;
+use super::progress::Observe;
 use crate::config::{S3Settings, without_user_information};
 use crate::error::{Context, Error, Result};
 use aws_config::meta::region::RegionProviderChain;
@@ -18,6 +19,8 @@ use aws_smithy_http_client::Builder;
 use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
 use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore};
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 /// Where AWS signs and routes requests that name no region.
 pub const REGION_OF_NOBODY: &str = "us-east-1";
@@ -31,6 +34,8 @@ pub struct Connected {
     pub address: Address,
     /// Whether requests are encrypted on their way, which makes the signature of the content superfluous.
     pub encrypted: bool,
+    /// Whether the service has answered a request, so that the SDK knows the difference of the clocks.
+    pub is_answered: AtomicBool,
     keys: Option<SharedCredentialsProvider>,
 }
 
@@ -56,6 +61,7 @@ pub async fn connect(
     place: &Address,
     settings: &S3Settings,
     http_client: SharedHttpClient,
+    clock: Arc<ServiceClock>,
 ) -> Result<Connected> {
     let mut loader = aws_config::defaults(BehaviorVersion::latest())
         .http_client(http_client)
@@ -103,7 +109,7 @@ pub async fn connect(
         // Checksums are set by us: streamed ones, which the SDK prefers, are refused by several services.
         .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
         .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
-        .interceptor(ObserveBody)
+        .interceptor(Observe(clock))
         .build();
     let region = shared.region().map_or_else(|| place.region.clone(), ToString::to_string);
     let address = Address { region, endpoint, ..place.clone() };
@@ -111,6 +117,7 @@ pub async fn connect(
         client: Client::from_conf(config),
         address,
         encrypted,
+        is_answered: AtomicBool::new(false),
         keys: shared.credentials_provider(),
     })
 }

@@ -5,11 +5,11 @@
 //! in either.
 
 use super::client::Address;
+use super::clock::time_of;
 use crate::error::Error;
 use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
-use aws_sdk_s3::primitives::{DateTime, DateTimeFormat as Format};
 use std::error::Error as StdError;
 use std::time::SystemTime;
 
@@ -53,6 +53,8 @@ pub enum Answer {
     NotImplemented,
     /// That the request is wrong, a checksum among others.
     BadRequest,
+    /// 400 without a word, as AWS answers a `HEAD` that was signed with expired keys.
+    UnexplainedBadRequest,
     /// That it is too much now.
     SlowDown,
     /// Anything else.
@@ -76,9 +78,7 @@ where
             let status = raw.status().as_u16();
             let region = raw.headers().get("x-amz-bucket-region");
             let said = said(address, status, answered.err().code(), answered.err().message(), region);
-            let date =
-                raw.headers().get("date").and_then(|date| DateTime::from_str(date, Format::HttpDate).ok());
-            Failure { service_time: date.and_then(|date| SystemTime::try_from(date).ok()), ..said }
+            Failure { service_time: raw.headers().get("date").and_then(time_of), ..said }
         }
         SdkError::ResponseError(answered) => {
             let status = answered.raw().status().as_u16();
@@ -141,6 +141,7 @@ fn said(
         }
         (_, 500..=599) => Answer::None,
         (_, 403) => Answer::Denied,
+        ("", 400) => Answer::UnexplainedBadRequest,
         (_, 400) => Answer::BadRequest,
         _ => Answer::Other,
     };

@@ -6,7 +6,7 @@ use super::errors::{Answer, Failure};
 use crate::error::{Context, Error, Result};
 use crate::store::{Listing, ObjectInfo, ObjectKey, ObjectVisitor};
 use aws_sdk_s3::operation::list_objects_v2::ListObjectsV2Output;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, UNIX_EPOCH};
 
 /// An upload without an end is dead after this: no part takes that long, and a lifecycle rule may come earlier.
 const UPLOAD_AGE_MAX: Duration = Duration::from_secs(24 * 3600);
@@ -156,7 +156,6 @@ fn following(store: &Inner, prefix: &str, page: &ListObjectsV2Output, from: &Pla
 /// Whoever may not list uploads, or has a service that cannot, leaves that to a lifecycle rule of the bucket.
 pub async fn sweep(store: &Inner) -> Result<u64> {
     let prefix = prefix_of(store, None);
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let mut swept = 0;
     let mut from: (Option<String>, Option<String>) = (None, None);
     loop {
@@ -175,6 +174,8 @@ pub async fn sweep(store: &Inner) -> Result<u64> {
             Err(Failure { answer: Answer::Denied | Answer::NotImplemented, .. }) => return Ok(swept),
             Err(failure) => return Err(failure.error.context("could not list unfinished uploads")),
         };
+        // By the clock that has noted when they began, which the answer has just told.
+        let now = store.client.clock.now().duration_since(UNIX_EPOCH).unwrap_or_default();
         for upload in page.uploads() {
             let (Some(key), Some(id), Some(begun)) = (upload.key(), upload.upload_id(), upload.initiated())
             else {

@@ -33,6 +33,7 @@ use crate::config::S3Settings;
 use crate::error::{Context, Error, Result};
 use client::{Retry, S3Client};
 use errors::{Answer, Failure};
+use jiff::Timestamp;
 use put::{NewObject, Overwrite};
 use ranges::RangesReader;
 use reader::S3Reader;
@@ -101,7 +102,11 @@ impl Inner {
                     Some(Ok(length_bytes)) => Some(length_bytes),
                     _ => list::length_of(self, key).await.context(what)?,
                 };
-                Ok(length_bytes.map(|length_bytes| Head { length_bytes, mark }))
+                // A list may lag behind: what HEAD has found is not absent.
+                let unlisted = || {
+                    Error::unavailable("the service lists no length of an object that it has").context(what())
+                };
+                length_bytes.map(|length_bytes| Some(Head { length_bytes, mark })).ok_or_else(unlisted)
             }
             Err(Failure { answer: Answer::NoSuchKey, .. }) => Ok(None),
             Err(Failure { answer: Answer::NotFound, .. }) => {
@@ -109,7 +114,7 @@ impl Inner {
                 self.check_bucket().await.context(what)?;
                 Ok(None)
             }
-            Err(Failure { answer: Answer::Denied, error, .. }) => {
+            Err(Failure { answer: Answer::Denied | Answer::UnexplainedBadRequest, error, .. }) => {
                 // Nor does it say whether the keys are unknown, or what is missing: a list does.
                 self.check_bucket().await.context(what)?;
                 Err(error.context(what()))
@@ -164,6 +169,15 @@ impl Store for S3Store {
 
     fn create_with_digest(&self, key: &ObjectKey, digest: &Digest) -> Result<Box<dyn ObjectWriter>> {
         Ok(Box::new(S3Writer::begin(self.inner.clone(), key.clone(), Some(digest.to_string()))))
+    }
+
+    fn now(&self) -> Result<Timestamp> {
+        let clock = &self.inner.client.clock;
+        if !clock.is_measured() {
+            self.inner.client.wait(self.inner.check_bucket())?;
+        }
+        Timestamp::try_from(clock.now())
+            .map_err(|error| Error::unavailable("could not read the clock").caused_by(error))
     }
 
     fn replace(&self, key: &ObjectKey, content: &[u8]) -> Result<()> {

@@ -24,7 +24,7 @@ use aws_sdk_s3::operation::put_object::PutObjectOutput;
 use aws_sdk_s3::primitives::{ByteStream, DateTime};
 use aws_sdk_s3::types::{ChecksumAlgorithm, ChecksumType, CompletedMultipartUpload, CompletedPart};
 use serde::{Deserialize, Serialize};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 /// Where the answers are kept.
 const NAME: &str = "store-probe.json";
@@ -209,7 +209,7 @@ async fn with_lock(store: &Inner, mut found: Behaviour) -> Result<Behaviour> {
         return Ok(found);
     }
     let key = own_object(store);
-    let until = DateTime::from(SystemTime::now() + LOCKED);
+    let until = DateTime::from(store.client.clock.now() + LOCKED);
     let lacks = |reason: &str| {
         Error::unavailable(format!("the object lock that s3.object_lock_mode asks for does not hold: {reason}")).hint(
             "Make a bucket with object lock (it cannot be added everywhere), or leave s3.object_lock_mode out.",
@@ -415,7 +415,13 @@ fn refused_or<T>(result: std::result::Result<T, Failure>) -> Result<Option<T>> {
 
 /// Whether a failure answers the question of the probe; trouble, or missing rights, answer nothing.
 fn is_refusal(failure: &Failure) -> bool {
-    matches!(failure.answer, Answer::BadRequest | Answer::PreconditionFailed | Answer::NotImplemented)
+    matches!(
+        failure.answer,
+        Answer::BadRequest
+            | Answer::UnexplainedBadRequest
+            | Answer::PreconditionFailed
+            | Answer::NotImplemented
+    )
 }
 
 /// Whether a name within the store is that of one of the probe's own objects.

@@ -4,6 +4,7 @@
 //! one as long as the slowest line; here the clock starts anew with every piece of the body that goes out, and while a service that is at it
 //! sends spaces, with every piece that comes in.
 
+use super::clock::{ServiceClock, time_of};
 use aws_sdk_s3::config::interceptors::{
     BeforeDeserializationInterceptorContextMut, BeforeTransmitInterceptorContextMut,
 };
@@ -64,13 +65,14 @@ pub async fn watched<T>(stall: Duration, request: impl Future<Output = T>) -> Op
     }
 }
 
-/// Puts, after it was signed, a body that tells of its progress in place of one that does not; of answers too.
+/// Puts, after it was signed, a body that tells of its progress in place of one that does not; of answers too. Every answer
+/// also says what time it is.
 #[derive(Debug)]
-pub struct ObserveBody;
+pub struct Observe(pub Arc<ServiceClock>);
 
-impl Intercept for ObserveBody {
+impl Intercept for Observe {
     fn name(&self) -> &'static str {
-        "ObserveBody"
+        "Observe"
     }
 
     fn modify_before_transmit(
@@ -99,6 +101,12 @@ impl Intercept for ObserveBody {
         _: &RuntimeComponents,
         _: &mut ConfigBag,
     ) -> std::result::Result<(), BoxError> {
+        let headers = context.response().headers();
+        // What a cache answers is as old as it says.
+        let date = headers.get("date").filter(|_| headers.get("age").is_none());
+        if let Some(time) = date.and_then(time_of) {
+            self.0.observe(time);
+        }
         let Ok(progress) = CURRENT.try_with(Clone::clone) else { return Ok(()) };
         if progress.is_post.load(Ordering::Relaxed) {
             let body = context.response_mut().body_mut();

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use md5::{Digest, Md5};
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 /// The name of the metadata that says which put an object came from: after a lost answer, "exists already" may mean
 /// our own.
@@ -100,7 +100,7 @@ impl Attributes {
     /// What the settings want for an object.
     pub fn of(store: &Inner, key: &ObjectKey) -> Attributes {
         let lock = store.client.settings.lock.map(|lock| {
-            let until = SystemTime::now() + DAY * lock.days.get();
+            let until = store.client.clock.now() + DAY * lock.days.get();
             (lock_mode(lock.mode), DateTime::from(until))
         });
         Attributes { lock, ..Attributes::unlocked(store, use_of(store, key)) }
@@ -276,6 +276,7 @@ fn escaped(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::SystemTime;
 
     #[test]
     fn checksums_have_the_form_of_the_headers() {

@@ -113,6 +113,11 @@ impl S3Reader {
                     }
                     return Ok(piece);
                 }
+                // A body of unknown length broke off behind its last byte: nothing of the same version follows.
+                Err(Failure { answer: Answer::InvalidRange, .. }) if self.end.is_none() => {
+                    self.end = Some(self.position);
+                    continue;
+                }
                 Err(failure) => failure,
             };
             self.body = None;

@@ -142,9 +142,14 @@ impl DataDirectory {
 /// Whether the process that a `postmaster.pid` names may be a server. Process 1 is one in a container that has no init process;
 /// otherwise the file was left by a server in a container, and there is always a process 1.
 pub fn may_be_server(process_id: i32) -> bool {
-    process_id != 1
-        || fs::read_to_string("/proc/1/comm")
-            .is_ok_and(|name| name.contains("postgres") || name.contains("postmaster"))
+    process_id != 1 || is_server_process(Path::new("/proc/1"))
+}
+
+/// Whether a directory below `/proc` is that of a process of a PostgreSQL server. Its program is called `postgres`, or
+/// `postmaster` up to version 15 where a distribution starts it by that link; its children keep the name.
+pub fn is_server_process(process: &Path) -> bool {
+    fs::read_to_string(process.join("comm"))
+        .is_ok_and(|name| name.contains("postgres") || name.contains("postmaster"))
 }
 
 /// How the server recovers whose `restore_command` asks for `destination` (`pg_wal/RECOVERYXLOG`, relative to the data

@@ -256,23 +256,28 @@ impl Staging {
     ) -> Result<Staging> {
         let what = || format!("could not prepare directory \"{}\"", path.display());
         let (marker_path, new) = (path.join(MARKER), path.join(NEW_MARKER));
+        refuse_running(path)?;
         durable::remove_all(disk, &new)?;
         let file = disk.create_new(&new, 0o600).context(what)?;
         disk.write_all(&file, MARKER_TEXT).context(what)?;
         disk.write_all(&file, format!("{DELTA_LINE}{system}\n").as_bytes()).context(what)?;
         disk.sync_file(&file, &new).context(what)?;
-        match disk.rename_new(&new, &marker_path) {
+        let is_new = match disk.rename_new(&new, &marker_path) {
             // It is there since the recovery that is continued.
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 disk.remove_file(&new).context(what)?;
+                false
             }
-            other => other.context(what)?,
-        }
+            other => other.context(what).map(|()| true)?,
+        };
         let mut staging = Staging::claim(disk, path, Found::Kept, mode)?;
-        // First of all: from here on no server starts, and one that had begun to is seen.
-        staging.interlock = Some(Interlock::take(disk, path)?);
-        refuse_running(path)?;
-        refuse_orphans(path)?;
+        if let Err(error) = staging.keep_servers_out(disk) {
+            // Nothing was touched yet. In the directory of a server the marker would call it unusable.
+            if is_new {
+                let _ = disk.remove_file(&marker_path);
+            }
+            return Err(error);
+        }
         staging.name_tablespaces(disk, tablespaces)?;
         for name in ["global/pg_control", SERVER_OPTIONS] {
             let path = path.join(name);
@@ -283,6 +288,21 @@ impl Staging {
         }
         staging.append(disk, &format!("{DISARMED_LINE}\n"))?;
         Ok(staging)
+    }
+
+    /// From here on no server starts, and one that had begun to is seen.
+    fn keep_servers_out(&mut self, disk: &dyn Disk) -> Result<()> {
+        let interlock = Interlock::take(disk, &self.path)?;
+        match refuse_orphans(&self.path) {
+            Ok(()) => {
+                self.interlock = Some(interlock);
+                Ok(())
+            }
+            Err(error) => {
+                let _ = interlock.give_up(disk);
+                Err(error)
+            }
+        }
     }
 
     fn append(&mut self, disk: &dyn Disk, text: &str) -> Result<()> {
@@ -312,6 +332,7 @@ mod tests {
     use super::examine::examine;
     use super::*;
     use crate::durable::RealDisk;
+    use std::process::Command;
 
     fn claim(path: &Path) -> Result<Staging> {
         Staging::claim(&RealDisk, path, examine(path)?, 0o700)
@@ -389,5 +410,28 @@ mod tests {
         claim(&data).unwrap();
         assert!(other.join("precious").exists());
         assert!(!data.join("link").exists());
+    }
+
+    /// Servers of some distributions run under their old name.
+    #[test]
+    fn a_delta_that_is_refused_leaves_no_marker_in_the_directory_of_a_server() {
+        for name in ["postgres", "postmaster"] {
+            let scratch = tempfile::tempdir().unwrap();
+            let data = scratch.path().join("data");
+            fs::create_dir(&data).unwrap();
+            let program = scratch.path().join(name);
+            fs::copy("/bin/sleep", &program).unwrap();
+            let started = || Command::new(&program).arg("600").current_dir(&data).spawn();
+            // Other tests fork while the copy is open for writing.
+            let mut orphan = std::iter::repeat_with(started).find_map(std::io::Result::ok).unwrap();
+            let claim = || Staging::claim_kept(&RealDisk, &data, "7".parse().unwrap(), &[], 0o700);
+            let refused = claim().unwrap_err();
+            assert!(refused.to_string().contains("is still at work"), "{refused}");
+            assert_eq!(fs::read_dir(&data).unwrap().count(), 0, "{name}");
+            orphan.kill().unwrap();
+            orphan.wait().unwrap();
+            claim().unwrap();
+            assert!(data.join(MARKER).exists());
+        }
     }
 }

@@ -1,7 +1,8 @@
 //! Whether a directory can be restored into: that it is free, or that what is in it is ours. Nothing is written.
 
+use super::interlock;
 use super::{DELTA_LINE, DISARMED_LINE, Found, MARKER, SERVER_OPTIONS, TABLESPACE_LINE};
-use crate::data_directory::{DataDirectory, may_be_server};
+use crate::data_directory::{DataDirectory, is_server_process, may_be_server};
 use crate::durable;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::postgres::wal_header::LongPageHeader;
@@ -140,8 +141,10 @@ pub fn refuse_nested(path: &Path, outer: &Path, what: &str) -> Result<()> {
 /// The data directories of the servers that run on this host, as far as they can be seen: each works in its own.
 fn server_directories() -> impl Iterator<Item = PathBuf> {
     fs::read_dir("/proc").into_iter().flatten().flatten().filter_map(|process| {
-        let program = fs::read_to_string(process.path().join("comm")).ok()?;
-        if program.starts_with("postgres") { fs::read_link(process.path().join("cwd")).ok() } else { None }
+        if !is_server_process(&process.path()) {
+            return None;
+        }
+        fs::read_link(process.path().join("cwd")).ok()
     })
 }
 
@@ -171,8 +174,8 @@ pub fn examine_data_directory(path: &Path) -> Result<Found> {
     refuse_running(path)?;
     let found = examine(path)?;
     if found == Found::Unfinished {
-        refuse_started(path)?;
         let marker = marker_of(path)?.unwrap_or_default();
+        // First, since what the cluster's own server has left may still be there.
         if delta_system(&marker).is_some() {
             return Err(Error::new(
                 ErrorKind::Conflict,
@@ -180,6 +183,7 @@ pub fn examine_data_directory(path: &Path) -> Result<Found> {
             )
             .hint("Run it again with --delta; or, if nothing in the directory is of value, remove it."));
         }
+        refuse_started(path)?;
     }
     Ok(found)
 }
@@ -201,8 +205,7 @@ pub(super) fn refuse_orphans(path: &Path) -> Result<()> {
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
         let process = entry.path();
         let is_there = fs::read_link(process.join("cwd")).is_ok_and(|cwd| cwd == directory);
-        let program = || fs::read_to_string(process.join("comm")).unwrap_or_default();
-        if is_there && program().starts_with("postgres") {
+        if is_there && is_server_process(&process) {
             return Err(Error::new(
                 ErrorKind::Conflict,
                 format!(
@@ -356,8 +359,9 @@ fn refuse_root() -> Result<()> {
 
 /// The process of the server that uses a data directory, if one does.
 fn running_server(path: &Path) -> Option<i32> {
-    let process = PostmasterPid::parse(&fs::read(path.join("postmaster.pid")).ok()?)?.process_id;
-    if !may_be_server(process) {
+    let content = fs::read(path.join("postmaster.pid")).ok()?;
+    let process = PostmasterPid::parse(&content)?.process_id;
+    if !may_be_server(process) || (interlock::is_ours(&content) && path.join(MARKER).exists()) {
         return None;
     }
     // One of another owner, too: where it is a server after all, its data must not be touched.

@@ -4,6 +4,7 @@
 
 use crate::durable::{self, Disk};
 use crate::error::{Context, Error, ErrorKind, Result};
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -12,6 +13,9 @@ pub const NAME: &str = "postmaster.pid";
 
 /// Its name until it is whole.
 const NEW_NAME: &str = "pgark-recovery-incomplete.pid";
+
+/// The name to which the file of a dead server moves before it is removed.
+const OLD_NAME: &str = "pgark-recovery-incomplete.pid.old";
 
 /// Our `postmaster.pid` in a data directory, for as long as this process lives.
 #[derive(Debug)]
@@ -34,13 +38,16 @@ impl Interlock {
         let content = format!("{}\n{}\n", std::process::id(), data_directory.display());
         disk.write_all(&file, content.as_bytes()).context(what)?;
         disk.sync_file(&file, &new).context(what)?;
-        durable::remove_all(disk, &path)?;
         match disk.rename_new(&new, &path) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(Error::new(
-                ErrorKind::Conflict,
-                format!("a server is being started in \"{}\"", data_directory.display()),
-            )
-            .hint("Stop it, then try again.")),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            renamed => return renamed.context(what).map(|()| Interlock(path)),
+        }
+        remove_dead(disk, data_directory)?;
+        match disk.rename_new(&new, &path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                durable::remove_all(disk, &new)?;
+                Err(being_started(data_directory))
+            }
             renamed => renamed.context(what).map(|()| Interlock(path)),
         }
     }
@@ -51,5 +58,90 @@ impl Interlock {
     /// The operating system's.
     pub fn give_up(self, disk: &dyn Disk) -> Result<()> {
         disk.remove_file(&self.0).context(|| format!("could not remove \"{}\"", self.0.display()))
+    }
+}
+
+/// Whether a recovery wrote this `postmaster.pid`: it names a process and the directory only, and a server writes five lines
+/// at once. Whether that recovery still lives is what the lock of its marker says; its number may be another process's by now.
+pub fn is_ours(content: &[u8]) -> bool {
+    content.iter().filter(|byte| **byte == b'\n').count() == 2 && content.ends_with(b"\n")
+}
+
+/// Removes the `postmaster.pid` of a dead server, and that of no other: a server that starts at this moment has replaced it.
+/// So it moves aside first, and what has moved is looked at.
+fn remove_dead(disk: &dyn Disk, data_directory: &Path) -> Result<()> {
+    let (path, old) = (data_directory.join(NAME), data_directory.join(OLD_NAME));
+    let what = || format!("could not remove \"{}\"", path.display());
+    let judged = content_of(&path).context(what)?;
+    super::examine::refuse_running(data_directory)?;
+    durable::remove_all(disk, &old)?;
+    match remove_judged(disk, &path, &old, judged.as_deref()).context(what)? {
+        true => Ok(()),
+        false => Err(being_started(data_directory)),
+    }
+}
+
+/// Removes `path`, by way of `old`, if its content is still what was judged; otherwise it stays, and this is `false`.
+fn remove_judged(disk: &dyn Disk, path: &Path, old: &Path, judged: Option<&[u8]>) -> io::Result<bool> {
+    match disk.rename_new(path, old) {
+        // The server that had just begun has ended.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(true),
+        renamed => renamed?,
+    }
+    if content_of(old)?.as_deref() == judged {
+        return disk.remove_file(old).map(|()| true);
+    }
+    let _ = disk.rename_new(old, path);
+    Ok(false)
+}
+
+/// The content of a file; `None` if there is none.
+fn content_of(path: &Path) -> io::Result<Option<Vec<u8>>> {
+    match fs::read(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        read => read.map(Some),
+    }
+}
+
+fn being_started(data_directory: &Path) -> Error {
+    Error::new(ErrorKind::Conflict, format!("a server is being started in \"{}\"", data_directory.display()))
+        .hint("Stop it, then try again.")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::durable::RealDisk;
+
+    #[test]
+    fn the_file_of_a_server_that_has_just_started_stays() {
+        let scratch = tempfile::tempdir().unwrap();
+        let (path, old) = (scratch.path().join(NAME), scratch.path().join(OLD_NAME));
+        fs::write(&path, "of the new server").unwrap();
+        assert!(!remove_judged(&RealDisk, &path, &old, Some(b"of the dead one")).unwrap());
+        assert_eq!(fs::read(&path).unwrap(), b"of the new server");
+        assert!(!old.exists());
+        assert!(remove_judged(&RealDisk, &path, &old, Some(b"of the new server")).unwrap());
+        assert!(!path.exists() && !old.exists());
+        assert!(remove_judged(&RealDisk, &path, &old, None).unwrap(), "there is nothing to remove");
+    }
+
+    #[test]
+    fn what_a_dead_server_or_recovery_left_is_replaced() {
+        let scratch = tempfile::tempdir().unwrap();
+        let path = scratch.path().join(NAME);
+        for left in ["", "999999999\n/data\n1767225600\n5432\n/run\n"] {
+            fs::write(&path, left).unwrap();
+            let interlock = Interlock::take(&RealDisk, scratch.path()).unwrap();
+            assert!(fs::read_to_string(&path).unwrap().starts_with(&std::process::id().to_string()));
+            interlock.give_up(&RealDisk).unwrap();
+            assert_eq!(fs::read_dir(scratch.path()).unwrap().count(), 0);
+        }
+    }
+
+    #[test]
+    fn only_a_file_of_two_lines_is_ours() {
+        assert!(is_ours(b"12\n/data\n"));
+        assert!(!is_ours(b"12\n/data\n1767225600\n5432\n/run\n") && !is_ours(b"") && !is_ours(b"12\n"));
     }
 }

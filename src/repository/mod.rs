@@ -13,7 +13,7 @@ pub use layout::Layout;
 
 use crate::config::{Config, RepositoryUrl};
 use crate::durable::Disk;
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Error, ErrorKind, Result};
 use crate::postgres::{MajorVersion, SystemIdentifier, TimelineHistory, TimelineId, WalFileName};
 #[cfg(feature = "s3")]
 use crate::store::S3Store;
@@ -30,6 +30,8 @@ pub struct Repository {
     version: Option<MajorVersion>,
     /// Whether this process has seen that the place exists in a format that it understands.
     checked: AtomicBool,
+    /// Whether this process has seen that it may read what is there.
+    readable: AtomicBool,
 }
 
 impl Repository {
@@ -45,6 +47,7 @@ impl Repository {
             assumed_version: None,
             version: None,
             checked: AtomicBool::new(false),
+            readable: AtomicBool::new(false),
         })
     }
 
@@ -132,6 +135,25 @@ impl Repository {
         self.nothing_of_it()
             .context("the repository was there before, and is not any more")
             .hint("Is its file system mounted? Nothing is archived into an empty directory in its stead.")
+    }
+
+    /// Makes sure, once, that a place that exists is of a format that we read. A damaged `format.json` keeps nobody from files
+    /// that are whole.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) for a format of a newer version, and the store's own.
+    pub fn check_readable(&self) -> Result<()> {
+        if self.readable.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        match self.exists() {
+            Err(error) if error.kind() != ErrorKind::Damaged => return Err(error),
+            // A place that does not exist yet may be made by a newer pgark.
+            Ok(false) => return Ok(()),
+            Ok(true) | Err(_) => {}
+        }
+        self.readable.store(true, Ordering::Relaxed);
+        Ok(())
     }
 
     fn nothing_of_it(&self) -> Error {

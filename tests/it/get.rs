@@ -5,6 +5,7 @@ use crate::support::{
 };
 use nix::sys::signal::Signal;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::time::Duration;
 
 /// Where PostgreSQL wants segments.
@@ -202,7 +203,10 @@ fn what_the_agent_is_still_storing_is_waited_for() {
     // and where it looks like a hole.
     cluster.push(&format!("pg_wal/{later}")).expect(0);
     let before_a_later_one = ask();
-    waits();
+    let [_, said] = before_a_later_one.output_paths().map(Path::to_owned);
+    wait_until("it waits as well", PATIENCE, || {
+        std::fs::read_to_string(&said).is_ok_and(|said| said.contains(&format!("waits for {earlier}")))
+    });
     assert_eq!(at_the_end.try_status(), None);
     allow(0o700);
     at_the_end.wait().expect(0);
@@ -211,6 +215,31 @@ fn what_the_agent_is_still_storing_is_waited_for() {
     // What nobody stores any more is lost.
     site.archive_of(&cluster).remove(&earlier);
     expect_nothing(&cluster, &earlier, 126);
+}
+
+#[test]
+fn nothing_is_served_from_a_repository_of_a_newer_format() {
+    let site = Site::without_server();
+    let mut cluster = site.cluster("primary");
+    cluster.config.set("get.deadline_s", 1);
+    let names = archive_segments(&cluster, 1, SEGMENT..SEGMENT + 1);
+    stop_agent(&cluster);
+    let wal = site.archive_of(&cluster).path(&names[0]);
+    let format = wal.ancestors().map(|path| path.join("format.json")).find(|path| path.exists()).unwrap();
+    let text = std::fs::read_to_string(&format).unwrap();
+    let newer = text.replace("\"format\": 1", "\"format\": 9");
+    assert_ne!(newer, text);
+    std::fs::write(&format, newer).unwrap();
+    expect_nothing(&cluster, &names[0], 126);
+    get(&cluster, &names[0]).expect(126).says("has format 9").says("Upgrade pgark on this host");
+    let output = site.directory().join("segment");
+    let by_hand = cluster.pgark(&["wal", "get", &names[0], "--output", output.to_str().unwrap()]).run();
+    by_hand.expect(2).says("has format 9");
+    assert!(!output.exists());
+    // Damage of that file alone keeps nobody from what is whole.
+    stop_agent(&cluster);
+    std::fs::write(&format, "{").unwrap();
+    get(&cluster, &names[0]).expect(0);
 }
 
 #[test]

@@ -134,7 +134,7 @@ pub fn check_way(
     let kind = if must_not_end_at(request, segment) { ErrorKind::Hole } else { ErrorKind::Absent };
     Err(Error::new(kind, message).hint(format!(
         "The archive lacks that segment of timeline {timeline}. To recover what is there, recover to timeline {ancestor} \
-         with --target-lsn {left_at}. If recovery goes to timeline {ancestor}, say so in restore_command: archive-get \
+         with --target-lsn {left_at} --exclusive. If recovery goes to timeline {ancestor}, say so in restore_command: archive-get \
          --timeline {ancestor} %f %p."
     )))
 }

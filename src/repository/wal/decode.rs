@@ -30,6 +30,7 @@ pub fn fetch(
     segment_size: Option<SegmentSize>,
     output: &mut dyn Write,
 ) -> Result<Option<FetchedWal>> {
+    repository.check_readable()?;
     let expected = WalExpectation::of(repository, name, segment_size);
     let mut start = Vec::new();
     let fetched = decode(repository, name, &mut |bytes| {

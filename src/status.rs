@@ -6,7 +6,7 @@ use crate::config::Config;
 use crate::data_directory::DataDirectory;
 use crate::error::{Context, Result};
 use crate::postgres::{SystemIdentifier, WalFileName};
-use crate::spool::{Answer, Request, Spool, Until, ask_running, listener};
+use crate::spool::{AgentProcess, Answer, Request, Spool, Until, ask_running, listener};
 use serde::Serialize;
 use std::fs;
 use std::path::PathBuf;
@@ -132,7 +132,7 @@ fn agents(spool: &Spool) -> Result<(Option<AgentStatus>, Vec<OtherAgent>)> {
     for socket in spool.sockets()? {
         let ours = socket == spool.socket();
         let place = spool.with_socket(socket);
-        let Some(process_id) = listener(&place) else { continue };
+        let Some(AgentProcess(process_id)) = listener(&place) else { continue };
         let limit = if ours { ANSWER_MAX } else { OTHER_ANSWER_MAX };
         match (status_of(&place, limit), ours) {
             (Some(status), true) => agent = Some(status),
@@ -146,7 +146,7 @@ fn agents(spool: &Spool) -> Result<(Option<AgentStatus>, Vec<OtherAgent>)> {
             }),
         }
     }
-    if let Some(process_id) = spool.holder()
+    if let Some(AgentProcess(process_id)) = spool.holder()
         && agent.as_ref().is_none_or(|agent: &AgentStatus| agent.process_id != process_id)
         && others.iter().all(|other| other.process_id != process_id)
     {

@@ -2,22 +2,29 @@
 
 use super::launch::{self, Started, Transient};
 use super::path::Spool;
+use super::process::AgentProcess;
 use super::protocol::{Answer, Request, read_answer, write_request};
 use super::wait::{Waiting, left, readable};
 use crate::config::{AgentStart, Config};
 use crate::error::{Context, Error, ErrorKind, Result};
-use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use nix::sys::socket::sockopt::{PeerCredentials, SendTimeout};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, getsockopt, setsockopt, socket};
+use nix::sys::time::{TimeVal, TimeValLike};
 use nix::unistd::Uid;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
 /// The pause after an agent that was not there, doubled each time: a crash loop must not burn a core.
 const PAUSE_FIRST: Duration = Duration::from_millis(2);
 const PAUSE_MAX: Duration = Duration::from_millis(250);
+
+/// How long the agent may take to take a connection, which it does at once.
+const CONNECT_MAX: Duration = Duration::from_secs(5);
 
 /// How long the rest of a message may take of which something has come: it is sent at once.
 const MESSAGE_MAX: Duration = Duration::from_secs(2);
@@ -107,8 +114,10 @@ pub fn ask_running(
     request: &Request,
     waiting: &mut dyn Waiting,
 ) -> Result<Option<Conversation>> {
-    let mut connection = match UnixStream::connect(spool.socket()) {
+    let mut connection = match connect(spool.socket(), left(waiting).min(CONNECT_MAX)) {
         Ok(connection) => connection,
+        // It takes no more connections: it is stopped, or hangs.
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(too_late(spool, None)),
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
             return Ok(None);
         }
@@ -151,11 +160,25 @@ pub fn ask_running(
     Err(too_late(spool, last))
 }
 
-/// The process that listens on the agent's socket; `None` when nobody does.
-pub fn listener(spool: &Spool) -> Option<u32> {
-    let connection = UnixStream::connect(spool.socket()).ok()?;
+/// The process that listens on the agent's socket; `None` when nobody does, or when it takes no more connections.
+pub fn listener(spool: &Spool) -> Option<AgentProcess> {
+    let connection = connect(spool.socket(), CONNECT_MAX).ok()?;
     let peer = getsockopt(&connection, PeerCredentials).ok()?;
-    u32::try_from(peer.pid()).ok()
+    u32::try_from(peer.pid()).ok().map(AgentProcess)
+}
+
+/// Connects to the agent's socket within so long, since a socket of which nobody takes connections fills up.
+///
+/// # Errors
+/// The operating system's; [`io::ErrorKind::WouldBlock`] when the time is over.
+fn connect(path: &Path, limit: Duration) -> io::Result<UnixStream> {
+    let flags = SockFlag::SOCK_CLOEXEC;
+    let socket = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    // Zero would stand for no limit.
+    let limit = TimeVal::milliseconds(i64::try_from(limit.as_millis()).unwrap_or(i64::MAX).max(1));
+    setsockopt(&socket, SendTimeout, &limit)?;
+    nix::sys::socket::connect(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
+    Ok(UnixStream::from(socket))
 }
 
 fn is_foreign(spool: &Spool) -> bool {
@@ -191,4 +214,32 @@ fn too_late(spool: &Spool, reason: Option<Error>) -> Error {
         "The agent goes on by itself; its log is \"{}\". The deadlines are push.deadline_s and get.deadline_s.",
         spool.log().display()
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::sys::socket::{Backlog, bind, listen};
+    use std::time::Instant;
+
+    #[test]
+    fn a_socket_that_takes_no_more_connections_keeps_nobody() {
+        let scratch = tempfile::tempdir().unwrap();
+        let path = scratch.path().join("agent.sock");
+        let listener = socket(AddressFamily::Unix, SockType::Stream, SockFlag::empty(), None).unwrap();
+        bind(listener.as_raw_fd(), &UnixAddr::new(&path).unwrap()).unwrap();
+        listen(&listener, Backlog::new(1).unwrap()).unwrap();
+        let limit = Duration::from_millis(50);
+        let mut waiting = Vec::new();
+        let began = Instant::now();
+        let refused = loop {
+            match connect(&path, limit) {
+                Ok(connection) => waiting.push(connection),
+                Err(error) => break error,
+            }
+            assert!(waiting.len() < 100);
+        };
+        assert_eq!(refused.kind(), io::ErrorKind::WouldBlock);
+        assert!(began.elapsed() >= limit);
+    }
 }

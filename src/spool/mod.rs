@@ -7,11 +7,13 @@
 mod client;
 mod launch;
 mod path;
+mod process;
 mod protocol;
 mod wait;
 
 pub use client::{Conversation, Patience, ask, ask_running, listener};
 pub use path::{SOCKET_PATH_BYTES_MAX, Spool};
+pub use process::AgentProcess;
 pub use protocol::{
     Answer, GetRequest, MESSAGE_BYTES_MAX, PushRequest, Request, TargetRule, read_answer, read_request,
     write_answer, write_request,

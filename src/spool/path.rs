@@ -1,5 +1,6 @@
 //! Where everything in a spool lies.
 
+use super::process::AgentProcess;
 use crate::config::Config;
 use crate::data_directory::{DataDirectory, user_name};
 use crate::durable::{self, Disk};
@@ -82,11 +83,11 @@ impl Spool {
     }
 
     /// The process that is the agent of this spool, as the lock's file says, while the lock is held.
-    pub fn holder(&self) -> Option<u32> {
+    pub fn holder(&self) -> Option<AgentProcess> {
         let lock = File::open(self.lock()).ok()?;
         match lock.try_lock_shared() {
             Err(TryLockError::WouldBlock) => {
-                fs::read_to_string(self.lock()).ok()?.lines().next()?.trim().parse().ok()
+                fs::read_to_string(self.lock()).ok()?.lines().next()?.trim().parse().ok().map(AgentProcess)
             }
             // Let go of at once, for an agent that begins at this moment.
             _ => None,

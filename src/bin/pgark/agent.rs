@@ -12,7 +12,7 @@ use pgark::data_directory::DataDirectory;
 use pgark::durable::Disk;
 use pgark::error::{Context as _, Error, Result};
 use pgark::pace::Pace;
-use pgark::spool::{Answer, Request, Spool, Until, ask_running, listener, write_answer};
+use pgark::spool::{AgentProcess, Answer, Request, Spool, Until, ask_running, listener, write_answer};
 use serde::Serialize;
 use std::collections::HashSet;
 use std::fs::{File, OpenOptions};
@@ -119,11 +119,14 @@ fn serve(context: &Context, listening: impl FnOnce()) -> Result<ExitCode> {
     let spool = Spool::of(&config)?;
     let disk = pgark::durable::disk();
     spool.prepare(disk.as_ref())?;
-    spool.claim(&config, disk.as_ref())?;
+    // Before another cluster's agent is asked to end.
+    spool.check_cluster(&config)?;
     let Acquired::Ours(instance) = Instance::acquire(&config, &spool, disk.clone())? else {
         output::say("pgark: an agent of this configuration is already running");
         return Ok(ExitCode::SUCCESS);
     };
+    // Two clusters that began at once have both passed the first look.
+    spool.claim(&config, disk.as_ref())?;
     start_log(&config, &spool, disk.clone())?;
     if let Err(error) = Pace::new(config.agent.pace).try_give_way() {
         tracing::warn!(%error, "goes on with the priority that it has");
@@ -246,11 +249,8 @@ fn stop(context: &Context) -> Result<ExitCode> {
             }
         }
         if silent.contains(&left) || Instant::now() >= deadline {
-            return Err(Error::unavailable(format!("the agent, process {left}, does not end")).hint(
-                format!(
-                    "Its log says what it does. kill -KILL {left} does no harm: the next call starts another."
-                ),
-            ));
+            return Err(Error::unavailable(format!("the agent, {left}, does not end"))
+                .hint(format!("Its log says what it does. {}", left.how_to_end_it())));
         }
         std::thread::sleep(PAUSE);
     }
@@ -262,17 +262,17 @@ fn stop(context: &Context) -> Result<ExitCode> {
 }
 
 /// The processes that listen in the spool, and the one that holds its lock.
-fn agents(spool: &Spool) -> Result<HashSet<u32>> {
+fn agents(spool: &Spool) -> Result<HashSet<AgentProcess>> {
     let listening = listeners(spool)?.into_iter().map(|(_, process)| process);
     Ok(listening.chain(spool.holder()).collect())
 }
 
 /// One of these agents that is still there. On a busy server the next agent is there a moment later.
-fn agents_left(spool: &Spool, agents: &HashSet<u32>) -> Result<Option<u32>> {
+fn agents_left(spool: &Spool, agents: &HashSet<AgentProcess>) -> Result<Option<AgentProcess>> {
     Ok(self::agents(spool)?.intersection(agents).next().copied())
 }
 
-fn listeners(spool: &Spool) -> Result<Vec<(Spool, u32)>> {
+fn listeners(spool: &Spool) -> Result<Vec<(Spool, AgentProcess)>> {
     let places = spool.sockets()?.into_iter().map(|socket| spool.with_socket(socket));
     Ok(places.filter_map(|place| listener(&place).map(|process| (place, process))).collect())
 }

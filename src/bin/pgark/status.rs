@@ -3,6 +3,7 @@
 use super::Context;
 use pgark::agent::FailureStatus;
 use pgark::error::Result;
+use pgark::spool::AgentProcess;
 use pgark::status::{OtherAgent, OtherAgentState, Status, gather};
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -79,16 +80,16 @@ fn text(status: &Status) -> String {
 }
 
 fn other_agent(agent: &OtherAgent) -> String {
-    let process = agent.process_id;
+    let process = AgentProcess(agent.process_id);
     match agent.state {
         OtherAgentState::OtherConfiguration => format!(
-            "agent     process {process} runs for another configuration or version; the next call replaces it"
+            "agent     {process} runs for another configuration or version; the next call replaces it"
         ),
-        OtherAgentState::Silent => format!(
-            "agent     process {process} does not answer\n          HINT: kill -KILL {process} does no harm: the next call starts another."
-        ),
+        OtherAgentState::Silent => {
+            format!("agent     {process} does not answer\n          HINT: {}", process.how_to_end_it())
+        }
         OtherAgentState::NotListening => {
-            format!("agent     process {process} begins or ends: it does not listen")
+            format!("agent     {process} begins or ends: it does not listen")
         }
     }
 }

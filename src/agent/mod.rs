@@ -23,7 +23,7 @@ pub use instance::{Acquired, Instance};
 pub use log::RotatingLog;
 pub use status::{AgentStatus, FailureStatus};
 
-use crate::config::Config;
+use crate::config::{AgentSettings, AgentStart, Config};
 use crate::durable::Disk;
 use crate::error::{Context, Result};
 use crate::spool::Spool;
@@ -69,7 +69,7 @@ pub async fn serve(
     let places = Arc::new(Places::new(config.clone(), store.clone(), disk, spool.places()));
     let (uploads, mut uploading) = Uploads::start(&config, places.clone(), spool.clone());
     let fetcher = Arc::new(Fetcher::new(&config, places, spool.clone(), uploads.watch()));
-    let server = Server::new(uploads, fetcher.clone(), spool.clone(), config.agent.idle, stop.clone());
+    let server = Server::new(uploads, fetcher.clone(), spool.clone(), idle_time(&config.agent), stop.clone());
     info!(pid = std::process::id(), repository = store.location(), "agent listens");
     listening();
     // Backups sweep as well, for those whose agents end with each call.
@@ -108,6 +108,11 @@ pub async fn serve(
     }
     instance.give_up();
     Ok(())
+}
+
+/// How long the agent stays without a request. One that no program starts stays, since none would start it again.
+fn idle_time(config: &AgentSettings) -> Option<Duration> {
+    (config.start == AgentStart::Needed).then_some(config.idle)
 }
 
 fn sweep(store: &dyn Store) {

@@ -10,7 +10,7 @@ use crate::postgres::{MajorVersion, SystemIdentifier};
 use crate::repository::Repository;
 use crate::repository::wal::PutError;
 use crate::store::Store;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io;
 use std::path::PathBuf;
@@ -31,7 +31,8 @@ pub struct Places {
     store: Arc<dyn Store>,
     disk: Arc<dyn Disk>,
     open: Mutex<HashMap<Origin, Arc<Repository>>>,
-    making: Mutex<()>,
+    /// The places that the file in the spool holds, as far as this agent has found out.
+    remembered: Mutex<HashSet<String>>,
     /// The file in the spool that holds a line for each place that has been seen.
     seen: PathBuf,
 }
@@ -39,7 +40,7 @@ pub struct Places {
 impl Places {
     /// The places of a configuration; `seen` is the file in the spool that remembers them.
     pub fn new(config: Arc<Config>, store: Arc<dyn Store>, disk: Arc<dyn Disk>, seen: PathBuf) -> Places {
-        Places { config, store, disk, open: Mutex::default(), making: Mutex::default(), seen }
+        Places { config, store, disk, open: Mutex::default(), remembered: Mutex::default(), seen }
     }
 
     /// Makes a place where there is none, unless there was one before: then it is the repository that is away.
@@ -48,17 +49,19 @@ impl Places {
     /// [`ErrorKind::Unavailable`] when a place that was seen is not there, and the store's own; or this host's, when the spool
     /// cannot remember it.
     pub fn make(&self, repository: &Repository) -> Result<(), PutError> {
-        let _one_at_a_time = self.making.lock().unwrap_or_else(PoisonError::into_inner);
-        if repository.was_made() {
+        // Held to the end, since one line is added at a time.
+        let mut remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
+        let line = repository.place();
+        if remembered.contains(&line) && repository.was_made() {
             return repository.make().map_err(PutError::Repository);
         }
-        let line = repository.place();
         let what = || format!("could not use \"{}\"", self.seen.display());
         let seen = match fs::read_to_string(&self.seen) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
             other => other.context(what).map_err(PutError::Local)?,
         };
         if seen.lines().any(|known| known == line) {
+            remembered.insert(line);
             return match repository.exists().map_err(PutError::Repository)? {
                 true => repository.make().map_err(PutError::Repository),
                 false => Err(PutError::Repository(repository.vanished().hint(format!(
@@ -69,7 +72,10 @@ impl Places {
         }
         repository.make().map_err(PutError::Repository)?;
         let seen = format!("{seen}{line}\n");
-        durable::replace_file(self.disk.as_ref(), &self.seen, seen.as_bytes(), 0o600).map_err(PutError::Local)
+        durable::replace_file(self.disk.as_ref(), &self.seen, seen.as_bytes(), 0o600)
+            .map_err(PutError::Local)?;
+        remembered.insert(line);
+        Ok(())
     }
 
     /// The place of a system, whose servers are of this version, where it is known.

@@ -36,7 +36,7 @@ pub struct Server {
     uploads: Uploads,
     fetcher: Arc<Fetcher>,
     spool: Spool,
-    idle: Duration,
+    idle: Option<Duration>,
     stop: watch::Sender<bool>,
     open: Arc<AtomicUsize>,
     connections: Arc<Mutex<JoinSet<()>>>,
@@ -47,20 +47,24 @@ impl Server {
         uploads: Uploads,
         fetcher: Arc<Fetcher>,
         spool: Spool,
-        idle: Duration,
+        idle: Option<Duration>,
         stop: watch::Sender<bool>,
     ) -> Server {
         Server { uploads, fetcher, spool, idle, stop, open: Arc::default(), connections: Arc::default() }
     }
 
-    /// Takes connections until `stopped`, or until nobody has asked for the idle time.
+    fn idle_from_now(&self) -> Option<Instant> {
+        self.idle.map(|idle| Instant::now() + idle)
+    }
+
+    /// Takes connections until `stopped`, or until there was none for the idle time, if there is one.
     pub async fn accept(&self, listener: UnixListener, mut stopped: watch::Receiver<bool>) {
-        let mut idle_at = Instant::now() + self.idle;
+        let mut idle_at = self.idle_from_now();
         loop {
             tokio::select! {
                 _ = stopped.changed() => return,
                 accepted = listener.accept() => {
-                    idle_at = Instant::now() + self.idle;
+                    idle_at = self.idle_from_now();
                     match accepted {
                         Ok((stream, _)) if self.open.load(Ordering::Relaxed) < CONNECTIONS_MAX => self.begin(stream).await,
                         Ok(_) => warn!("too many connections, one is refused"),
@@ -71,11 +75,11 @@ impl Server {
                         }
                     }
                 }
-                () = sleep_until(idle_at) => {
+                () = reached(idle_at) => {
                     if self.open.load(Ordering::Relaxed) == 0 {
                         return;
                     }
-                    idle_at = Instant::now() + self.idle;
+                    idle_at = self.idle_from_now();
                 }
             }
         }
@@ -274,5 +278,13 @@ async fn gone(reading: &mut OwnedReadHalf) {
         Ok(0) | Err(_) => {}
         // More than one request is nonsense; it is not answered.
         Ok(_) => pending().await,
+    }
+}
+
+/// Waits until a moment; for ever if there is none.
+async fn reached(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => sleep_until(moment).await,
+        None => std::future::pending().await,
     }
 }

@@ -212,7 +212,7 @@ pub static KEYS: &[Key] = &[
         name: "agent.idle_s",
         kind: SECONDS,
         default: Number(300),
-        description: "How long an agent that nobody asks stays.",
+        description: "How long an agent stays that gets no request; without end where agent.start is \"never\".",
     },
     Key {
         name: "agent.retry_max_s",

@@ -137,6 +137,17 @@ fn an_agent_that_is_started_elsewhere_is_waited_for() {
     cluster.get(name, "pg_wal/RECOVERYXLOG").expect(0);
     cluster.pgark(&["agent", "stop"]).run().expect(0);
     agent.wait().expect(0);
+    // It stays while it has nothing to do: no call would start it again. An agent of the usual kind ends meanwhile.
+    cluster.config.set("agent.idle_s", 1);
+    let mut agent = cluster.pgark(&["agent"]).spawn();
+    cluster.push(&paths[0]).expect(0);
+    let mut usual = cluster.copy("usual");
+    usual.config.set("agent.idle_s", 1);
+    usual.push(&paths[0]).expect(0);
+    wait_until("the other agent has ended", PATIENCE, || agents_of(&usual).is_empty());
+    assert_eq!(agent.try_status(), None);
+    cluster.pgark(&["agent", "stop"]).run().expect(0);
+    agent.wait().expect(0);
 }
 
 #[test]

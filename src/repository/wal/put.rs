@@ -246,15 +246,15 @@ fn open_source(path: &Path) -> io::Result<File> {
 /// timeline's first segment may be looked at before its history file is stored.
 ///
 /// # Errors
-/// Damage, and the store's own.
+/// Damage, and the store's own; as [`PutError::Local`] what concerns the server's file.
 pub fn history_beside(
     repository: &Repository,
     pg_wal: &Path,
     timeline: TimelineId,
-) -> Result<Option<TimelineHistory>> {
-    match repository.history(timeline)? {
+) -> std::result::Result<Option<TimelineHistory>, PutError> {
+    match repository.history(timeline).map_err(PutError::Repository)? {
         Some(history) => Ok(Some(history)),
-        None => history_in(pg_wal, timeline),
+        None => history_in(pg_wal, timeline).map_err(PutError::Local),
     }
 }
 

@@ -31,6 +31,11 @@ fn socket(cluster: &Cluster) -> PathBuf {
     entries.into_iter().find(|path| path.extension().is_some_and(|e| e == "sock")).expect("a socket")
 }
 
+fn listens(cluster: &Cluster) -> bool {
+    let entries = std::fs::read_dir(cluster.spool()).into_iter().flatten();
+    entries.flatten().any(|entry| entry.path().extension().is_some_and(|e| e == "sock"))
+}
+
 #[test]
 fn a_socket_that_nobody_listens_on_is_replaced_whoever_left_it() {
     let site = Site::without_server();
@@ -120,6 +125,26 @@ fn a_spool_that_is_a_file_is_a_usage_error_and_passes() {
     cluster.push(&path).expect(0);
 }
 
+/// The spool must know the repository before the file system below it can be missing.
+#[test]
+fn a_spool_that_could_not_note_the_repository_notes_it_later() {
+    let site = Site::without_server();
+    let cluster = site.cluster("primary");
+    let path = put_segment(&cluster, SEGMENT);
+    let places = cluster.spool().join("places");
+    let _agent = cluster.pgark(&["agent"]).spawn();
+    wait_until("the agent listens", PATIENCE, || listens(&cluster));
+    let allow =
+        |mode| std::fs::set_permissions(cluster.spool(), std::fs::Permissions::from_mode(mode)).unwrap();
+    allow(0o500);
+    cluster.push(&path).expect(3).says("spool");
+    assert!(!places.exists());
+    allow(0o700);
+    cluster.push(&path).expect(0);
+    let noted = std::fs::read_to_string(&places).unwrap();
+    assert!(noted.contains(&cluster.system_identifier().to_string()), "{noted}");
+}
+
 #[test]
 fn the_clock_of_an_agent_may_jump() {
     let site = Site::without_server();
@@ -130,10 +155,7 @@ fn the_clock_of_an_agent_may_jump() {
     let agent = cluster.pgark(&["agent"]).env("LD_PRELOAD", faketime());
     let agent = agent.env("FAKETIME_TIMESTAMP_FILE", &clock).env("FAKETIME_NO_CACHE", "1");
     let _agent = agent.env("FAKETIME_DONT_FAKE_MONOTONIC", "1").spawn();
-    wait_until("the agent listens", PATIENCE, || {
-        let entries = std::fs::read_dir(cluster.spool()).into_iter().flatten();
-        entries.flatten().any(|entry| entry.path().extension().is_some_and(|e| e == "sock"))
-    });
+    wait_until("the agent listens", PATIENCE, || listens(&cluster));
     let agent = cluster.agent();
     for (number, offset) in (SEGMENT..).zip(["+3y", "-5y", "+1d", "-1h", "+0"]) {
         set(offset);

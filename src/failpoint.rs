@@ -21,7 +21,9 @@ mod plan;
 pub mod recorder;
 
 #[cfg(feature = "failpoints")]
-pub use plan::{Fault, SHORT_READ_BYTES, count, fault, mutant, opening, reading, step};
+pub use plan::{Fault, SHORT_READ_BYTES, count, fault, mutant, opening, reading};
+#[cfg(feature = "failpoints")]
+pub use recorder::step;
 
 /// A defect that pgark can be told to have, so that the tests can show that they would notice it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

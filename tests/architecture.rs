@@ -4,6 +4,7 @@
 //! cut into words, and paths are put together from them. That is less than a compiler knows (a path that a macro
 //! pastes together is not seen), and it sees what a compiler forgets: `super::super::`, and paths without a `use`.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
@@ -89,6 +90,14 @@ fn the_source_keeps_to_its_layers() {
     );
 }
 
+#[test]
+fn no_files_import_each_other_in_a_circle() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut sources = Vec::new();
+    collect(root, &root.join("src"), &mut sources);
+    assert_eq!(circles(&sources), Vec::<String>::new(), "move what they share into a file below all of them");
+}
+
 fn collect(root: &Path, folder: &Path, sources: &mut Vec<(String, String)>) {
     for entry in fs::read_dir(folder).expect("src/ is readable") {
         let path = entry.expect("src/ is readable").path();
@@ -130,6 +139,53 @@ fn violations(path: &str, text: &str) -> Vec<String> {
     }
     found.dedup();
     found
+}
+
+/// The circles of files that import each other, outside of tests: `a, b` each, sorted. What a file takes from the file of a
+/// folder around it does not count, since that one also holds what its rooms share.
+fn circles(sources: &[(String, String)]) -> Vec<String> {
+    let module = |path: &str| SourceFile::new(path).module.join("/");
+    let known: BTreeSet<String> = sources.iter().map(|(path, _)| module(path)).collect();
+    let mut imports: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for (path, text) in sources {
+        let file = SourceFile::new(path);
+        // A program's own modules are files of another crate.
+        if file.is_test() || file.layer() == Some("bin") {
+            continue;
+        }
+        let here = module(path);
+        let used = paths(&words(text)).into_iter().filter(|used| !used.in_test);
+        let targets = used.filter_map(|used| file.resolve(&used)).filter_map(|names| {
+            let prefixes = (1..=names.len())
+                .rev()
+                .map(|length| names.iter().take(length).cloned().collect::<Vec<_>>().join("/"));
+            prefixes.into_iter().find(|name| known.contains(name))
+        });
+        let around = |target: &str| here == target || here.starts_with(&format!("{target}/"));
+        let found: BTreeSet<String> = targets.filter(|target| !around(target)).collect();
+        imports.entry(here).or_default().extend(found);
+    }
+    let reachable = |from: &String| {
+        let mut seen = BTreeSet::new();
+        let mut ahead = vec![from];
+        while let Some(next) = ahead.pop() {
+            for target in imports.get(next).into_iter().flatten() {
+                if seen.insert(target.clone()) {
+                    ahead.push(target);
+                }
+            }
+        }
+        seen
+    };
+    let reached: BTreeMap<&String, BTreeSet<String>> =
+        imports.keys().map(|name| (name, reachable(name))).collect();
+    let leads = |from: &String, to: &String| reached.get(from).is_some_and(|seen| seen.contains(to));
+    let circle_of = |name: &String| {
+        let members = imports.keys().filter(|other| leads(name, other) && leads(other, name));
+        members.map(String::as_str).collect::<Vec<_>>().join(", ")
+    };
+    let found: BTreeSet<String> = imports.keys().filter(|name| leads(name, name)).map(circle_of).collect();
+    found.into_iter().collect()
 }
 
 /// Where a file stands.
@@ -443,6 +499,21 @@ fn assert_breaks(path: &str, text: &str, expected: &str) {
 
 fn assert_keeps(path: &str, text: &str) {
     assert_eq!(violations(path, text), Vec::<String>::new(), "{path}: {text}");
+}
+
+#[test]
+fn circles_are_found() {
+    let source = |path: &str, text: &str| (path.to_owned(), text.to_owned());
+    let round = [
+        source("src/store/mod.rs", "mod a; mod b; mod c; pub struct Shared;"),
+        source("src/store/a.rs", "use super::{Shared, b::B};"),
+        source("src/store/b.rs", "fn f() { crate::store::c::g() }"),
+        source("src/store/c.rs", "use super::a;"),
+        source("src/store/d.rs", "use super::a::A; #[cfg(test)] mod tests { use crate::store::e; }"),
+        source("src/store/e.rs", "use super::d;"),
+    ];
+    assert_eq!(circles(&round), ["store/a, store/b, store/c"]);
+    assert_eq!(circles(&round[..3]), Vec::<String>::new());
 }
 
 #[test]

@@ -1,7 +1,8 @@
 //! Copies the files of a data directory into packs, by several workers.
 
+use super::candidate::Candidate;
 use super::files::FileList;
-use super::increment::{Candidate, Increment};
+use super::increment::Increment;
 use super::pages::{PageFindings, PageRules, Piece};
 use super::source::{open, read_full};
 use crate::config::Compression;

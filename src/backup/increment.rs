@@ -3,6 +3,7 @@
 //! A page that has not changed since the parent's start point is in the parent, or in a backup before it: its LSN, the end of
 //! the last WAL record that changed it, lies before that point. Everything of which that cannot be said is stored.
 
+use super::candidate::Candidate;
 use super::exclusions::Fork;
 use super::files::{FileList, PlannedRelation};
 use super::source::read_full;
@@ -18,8 +19,6 @@ use crate::repository::backup::{IndexEntry, IndexReader, StoredBackup};
 use crate::server::Watch;
 use std::cmp::Ordering;
 use std::collections::HashSet;
-use std::fs::File;
-use std::path::Path;
 
 /// LSNs that are not the position of a change: sorted GiST builds leave 1 on their pages, and others nothing.
 ///
@@ -40,20 +39,6 @@ pub struct Increment {
     pages_per_file: u32,
     /// What has changed; `None`: the pages themselves are asked.
     summaries: Option<Summaries>,
-}
-
-/// A file that may be stored incrementally.
-pub struct Candidate<'a> {
-    /// Its place in the list.
-    pub number: usize,
-    /// What its path says.
-    pub relation: PlannedRelation,
-    /// The file.
-    pub file: &'a File,
-    /// Where it lies.
-    pub location: &'a Path,
-    /// Its length now.
-    pub bytes: u64,
 }
 
 impl Increment {

@@ -4,6 +4,7 @@
 //! `repository/backup`). After a crash at any moment there is no backup, and the next one sweeps what is left.
 
 mod archiver;
+mod candidate;
 mod combine;
 mod configuration_files;
 mod copy;
@@ -23,6 +24,7 @@ mod source;
 pub mod stream;
 mod summaries;
 mod summary;
+mod summary_row;
 mod visibility;
 mod wal;
 mod walk;

@@ -4,7 +4,7 @@
 //! Control Functions".
 
 use super::archiver;
-use super::summaries::{Stretch, SummaryRow};
+use super::summary_row::{Stretch, SummaryRow};
 use crate::config::Checkpoint;
 use crate::data_directory::DataDirectory;
 use crate::error::{Error, ErrorKind, Result};

@@ -6,8 +6,9 @@
 
 use super::files::PlannedRelation;
 use super::session::Session;
+use super::summary_row::{Place, Stretch, SummaryRow};
 use crate::error::{ErrorKind, Result};
-use crate::postgres::{Lsn, TimelineHistory, TimelineId};
+use crate::postgres::{Lsn, TimelineHistory};
 use crate::repository::backup::manifest::BackupPoint;
 use crate::server::Watch;
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -20,20 +21,6 @@ const LOOK: Duration = Duration::from_millis(100);
 
 /// How many rows are asked for at a time.
 const ROWS_MAX: usize = 50_000;
-
-/// A stretch of WAL.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stretch {
-    /// Its timeline.
-    pub timeline: TimelineId,
-    /// Its first position.
-    pub start: Lsn,
-    /// The position after it.
-    pub end: Lsn,
-}
-
-/// A relation's files in one tablespace: tablespace, database, number.
-type Place = (u32, u32, u32);
 
 /// What has changed, as the summaries tell. Some bits for each page that has changed.
 #[derive(Debug, Default)]
@@ -165,17 +152,6 @@ impl Summaries {
     }
 }
 
-/// A row of `pg_wal_summary_contents`, of a main fork.
-#[derive(Clone, Copy, Debug)]
-pub struct SummaryRow {
-    /// Tablespace, database and number of the relation; number 0: the database was made.
-    pub place: (u32, u32, u32),
-    /// The page that has changed, or to which the relation was cut off.
-    pub page: u64,
-    /// Which of the two.
-    pub is_limit: bool,
-}
-
 impl PageSet {
     fn insert(&mut self, page: u64) {
         *self.words.entry(page / 64).or_default() |= 1 << (page % 64);
@@ -251,6 +227,7 @@ fn covering(available: &[Stretch], wanted: Stretch) -> std::result::Result<Vec<S
 mod tests {
     use super::*;
     use crate::backup::exclusions::Fork;
+    use crate::postgres::TimelineId;
     use jiff::Timestamp;
 
     fn lsn(text: &str) -> Lsn {

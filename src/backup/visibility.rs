@@ -10,9 +10,9 @@
 //!
 //! Source: PostgreSQL `access/heap/visibilitymap.c`, `visibilitymap_set`; `heapam.c`, `log_heap_visible`.
 
+use super::candidate::Candidate;
 use super::exclusions::Fork;
 use super::files::PlannedRelation;
-use super::increment::Candidate;
 use super::source::{open, read_full};
 use crate::error::{Context, ErrorKind, Result};
 use crate::postgres::Lsn;

@@ -3,7 +3,6 @@
 //!
 //! A new key is a row here and a field in `sections.rs`.
 
-use super::s3::{ENDPOINT, NAME, TAGS};
 use crate::postgres::MajorVersion;
 use std::fmt;
 
@@ -90,6 +89,42 @@ const DAY_S: u64 = 86_400;
 
 const WORKERS: Kind = Kind::Number { unit: Unit::Plain, min: 1, max: 64 };
 const NICE: Kind = Kind::Number { unit: Unit::Plain, min: 0, max: 19 };
+/// A name that goes into a header or an address as it is.
+const NAME: Kind = Kind::Text {
+    form: "1 to 2048 printable characters without spaces",
+    fits: |text| (1..=2048).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic()),
+};
+
+/// `https://host`, without anything that would be a secret or have no meaning.
+const ENDPOINT: Kind = Kind::Text {
+    form: "an address such as https://s3.example.com",
+    fits: |text| {
+        let host = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+        host.is_some_and(|host| {
+            let host = host.strip_suffix('/').unwrap_or(host);
+            let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._:[]/".contains(&byte);
+            !host.is_empty() && host.bytes().all(plain)
+        })
+    },
+};
+
+/// Tags, of which S3 takes ten an object.
+const TAGS: Kind = Kind::Text {
+    form: "up to 10 pairs such as \"project=database,stage=production\"",
+    fits: |text| {
+        let pairs: Vec<_> = text.split(',').map(|pair| pair.split_once('=')).collect();
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._:/@+ ".contains(&byte);
+        pairs.len() <= 10
+            && pairs.iter().all(|pair| {
+                pair.is_some_and(|(name, value)| {
+                    (1..=128).contains(&name.len())
+                        && value.len() <= 256
+                        && (name.bytes().chain(value.bytes())).all(plain)
+                })
+            })
+    },
+};
+
 const IO_PRIORITY: Kind = Kind::OneOf(&["normal", "low", "idle"]);
 const SECONDS: Kind = Kind::Number { unit: Unit::Seconds, min: 1, max: DAY_S };
 

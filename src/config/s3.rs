@@ -2,48 +2,11 @@
 //!
 //! Access keys never stand in this file: they come from the environment, from a profile, or from the machine's role.
 
-use super::keys::Kind;
 use super::settings::Settings;
 use crate::error::{Error, Result};
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
-
-/// A name that goes into a header or an address as it is.
-pub(super) const NAME: Kind = Kind::Text {
-    form: "1 to 2048 printable characters without spaces",
-    fits: |text| (1..=2048).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic()),
-};
-
-/// `https://host`, without anything that would be a secret or have no meaning.
-pub(super) const ENDPOINT: Kind = Kind::Text {
-    form: "an address such as https://s3.example.com",
-    fits: |text| {
-        let host = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
-        host.is_some_and(|host| {
-            let host = host.strip_suffix('/').unwrap_or(host);
-            let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._:[]/".contains(&byte);
-            !host.is_empty() && host.bytes().all(plain)
-        })
-    },
-};
-
-/// Tags, of which S3 takes ten an object.
-pub(super) const TAGS: Kind = Kind::Text {
-    form: "up to 10 pairs such as \"project=database,stage=production\"",
-    fits: |text| {
-        let pairs: Vec<_> = text.split(',').map(|pair| pair.split_once('=')).collect();
-        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._:/@+ ".contains(&byte);
-        pairs.len() <= 10
-            && pairs.iter().all(|pair| {
-                pair.is_some_and(|(name, value)| {
-                    (1..=128).contains(&name.len())
-                        && value.len() <= 256
-                        && (name.bytes().chain(value.bytes())).all(plain)
-                })
-            })
-    },
-};
 
 /// `[s3]`
 #[derive(Clone, Debug, PartialEq, Eq)]

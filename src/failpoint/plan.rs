@@ -1,6 +1,6 @@
 //! What the environment asks for, and how many steps were taken.
 
-use super::{Mutant, recorder};
+use super::Mutant;
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -93,12 +93,7 @@ pub fn count() -> u64 {
     step
 }
 
-/// Takes a step that has a name only.
-pub fn step(what: &str) {
-    recorder::note(what, take);
-}
-
-fn take() -> u64 {
+pub(super) fn take() -> u64 {
     let step = TAKEN.fetch_add(1, Ordering::SeqCst) + 1;
     if plan().die_before == Some(step) {
         // Nothing of us runs after this: no destructor, no handler.

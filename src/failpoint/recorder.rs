@@ -4,7 +4,7 @@
 //! operation until it is written down. `log` has a line for each: process, operation, inode, offset, length, path, second
 //! path, place, with tabs between. `data` has what was written: offset and length say where.
 
-use super::plan::recording;
+use super::plan::{recording, take};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
@@ -54,10 +54,10 @@ pub fn perform<T>(
     done
 }
 
-/// Writes down a step that is none of the disk's.
-pub fn note(what: &str, act: impl FnOnce() -> u64) {
-    // There is nobody to tell; a record that could not be written fails at the next operation.
-    let _ = perform(&Record { operation: what, ..Record::default() }, || Ok(act()), |_| None);
+/// Takes a step that has a name only and is none of the disk's, and writes it down.
+pub fn step(what: &str) {
+    // A record that could not be written fails at the next operation.
+    let _ = perform(&Record { operation: what, ..Record::default() }, || Ok(take()), |_| None);
 }
 
 /// The number that tells a file from every other, whatever its names are.

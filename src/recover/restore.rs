@@ -8,7 +8,7 @@ use super::databases::LeftOut;
 use super::existing::{Existing, Kind, Removal};
 use super::output::{Output, crc32c_of, not_created, set_mode};
 use super::places::Places;
-use super::restored_manifest::{Content, RestoredManifest};
+use super::restored_manifest::{Content, RestoredFile, RestoredManifest};
 use super::shares::{Job, Shares};
 use super::staging::Found;
 use crate::durable::{self, Disk};
@@ -67,15 +67,6 @@ pub struct Kept {
     pub written_bytes: u64,
     /// How many files and links were removed that are not part of the backup.
     pub removed: u64,
-}
-
-/// A file that was restored.
-#[derive(Debug)]
-pub struct RestoredFile {
-    /// The file, with the length that it has now.
-    pub file: ChainedFile,
-    /// CRC-32C of what was written.
-    pub crc32c: u32,
 }
 
 /// Restores all files but `pg_control`. Nothing is durable yet.

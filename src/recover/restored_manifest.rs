@@ -1,11 +1,11 @@
 //! PostgreSQL's own list of the files, left in the data directory for `pg_verifybackup`.
 
 use super::places::Places;
-use super::restore::RestoredFile;
 use crate::durable::{self, Disk, DiskFile};
 use crate::error::{Context, Error, Result};
 use crate::postgres::{BackupManifestWriter, ManifestFile, ManifestVersion};
 use crate::repository::Repository;
+use crate::repository::backup::chain::ChainedFile;
 use crate::repository::backup::file_set::{
     FileSetSum, compare_with_postgres_manifest, open_postgres_manifest,
 };
@@ -14,6 +14,15 @@ use std::borrow::Cow;
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Write};
 use std::path::PathBuf;
+
+/// A file that was restored.
+#[derive(Debug)]
+pub struct RestoredFile {
+    /// The file, with the length that it has now.
+    pub file: ChainedFile,
+    /// CRC-32C of what was written.
+    pub crc32c: u32,
+}
 
 /// The list's name.
 const NAME: &[u8] = b"backup_manifest";

@@ -4,8 +4,8 @@
 //! name. Room that was made behind the place where the file was once cut off, and that no WAL has filled, it passes over:
 //! what an older backup holds there would come back. So these pages are stored, as zeros, which they are.
 
-use super::increment::BuiltOn;
-use super::repack::{SentFile, of_stream};
+use super::built_on::BuiltOn;
+use super::sent::{SentFile, of_stream};
 use crate::backup::files::PlannedRelation;
 use crate::error::{Error, Result};
 use crate::postgres::IncrementalHeader;

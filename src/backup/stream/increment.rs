@@ -4,6 +4,7 @@
 //! on: our rules are stricter than its own. Does not own: which backup is the parent (that is `backup/parent`), and which
 //! pages have changed, which the server tells by its WAL summaries.
 
+use super::built_on::BuiltOn;
 use super::repack::Repacked;
 use super::{StreamedBackup, base_backup};
 use crate::backup::files::{relation_at, split};
@@ -21,14 +22,6 @@ use crate::server::ReplicationConnection;
 use base_backup::{Announcement, Answer, Extent};
 use std::fs::File;
 use std::io::{BufWriter, Seek, Write};
-
-/// What the backup that is being received builds on.
-pub struct BuiltOn {
-    /// The parent, with its ancestors.
-    pub chain: Chain,
-    /// What the server's WAL summaries say.
-    pub summaries: Summaries,
-}
 
 impl StreamedBackup<'_> {
     /// Chooses the parent and tells the server of it. `None`: the backup is a full one, and the operator was told why.

@@ -5,11 +5,13 @@
 //! cannot be told from a backup that was copied from the data directory.
 
 mod base_backup;
+mod built_on;
 mod changes;
 mod damage;
 mod increment;
 mod notices;
 mod repack;
+mod sent;
 
 use super::lists::{self, BackedUp, Scope};
 use super::parent::{BackupType, Build};
@@ -38,7 +40,7 @@ use crate::repository::backup::manifest::{
 use crate::repository::backup::{Label, NewLabel, StoredBackup, StoredText};
 use crate::server::{Connection, ReplicationConnection, Watch};
 use base_backup::{BaseBackup, Part};
-use increment::BuiltOn;
+use built_on::BuiltOn;
 use repack::{Repacked, Repacking};
 use std::fs::File;
 use std::io::{self, BufReader, Seek};

@@ -1,8 +1,9 @@
 //! Packs what the server sends, as it comes: in memory are a frame, and what is to be listed of each file.
 
 use super::base_backup::{BaseBackup, Part};
+use super::built_on::BuiltOn;
 use super::changes::IncrementalFile;
-use super::increment::BuiltOn;
+use super::sent::{SentFile, of_stream};
 use crate::backup::copy::Copied;
 use crate::backup::exclusions::{self, Decision};
 use crate::backup::files::{FileList, PlannedRelation, relation_at, split, tablespace_prefix};
@@ -21,7 +22,7 @@ use crate::repository::backup::pack::{FinishedPack, PackOwner, PackWriter, TARGE
 use crate::repository::backup::{FileForm, Label};
 use nix::unistd::{Gid, Uid};
 use std::collections::HashMap;
-use std::io::{self, Read};
+use std::io::Read;
 use tar::{Archive, EntryType};
 
 /// How much of a file is read at a time: a frame.
@@ -68,16 +69,6 @@ pub struct Repacked {
     /// The directories by their paths.
     directories: HashMap<Vec<u8>, usize>,
     pack: Option<(usize, PackWriter)>,
-}
-
-/// A file of an archive, before its content.
-pub(super) struct SentFile {
-    /// Below the data directory.
-    pub path: Vec<u8>,
-    /// Its length.
-    pub bytes: u64,
-    mode: u32,
-    modified_unix_s: i64,
 }
 
 impl Repacking<'_> {
@@ -376,14 +367,6 @@ fn read_kept(file: &SentFile, content: &mut impl Read) -> Result<Vec<u8>> {
     let mut kept = vec![0; file.bytes as usize];
     content.read_exact(&mut kept).map_err(|error| of_stream(error, &what()))?;
     Ok(kept)
-}
-
-/// An error of ours that came through an archive's reader, or one of the archive itself.
-pub(super) fn of_stream(error: io::Error, what: &str) -> Error {
-    match error.downcast::<Error>() {
-        Ok(error) => error,
-        Err(error) => Error::damaged(what.to_owned()).caused_by(error),
-    }
 }
 
 /// That a path leads nowhere but down: the server is believed, and yet.

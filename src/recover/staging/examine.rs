@@ -1,6 +1,5 @@
 //! Whether a directory can be restored into: that it is free, or that what is in it is ours. Nothing is written.
 
-use super::interlock;
 use super::{DELTA_LINE, DISARMED_LINE, Found, MARKER, SERVER_OPTIONS, TABLESPACE_LINE};
 use crate::data_directory::{DataDirectory, is_server_process, may_be_server};
 use crate::durable;
@@ -361,7 +360,7 @@ fn refuse_root() -> Result<()> {
 fn running_server(path: &Path) -> Option<i32> {
     let content = fs::read(path.join("postmaster.pid")).ok()?;
     let process = PostmasterPid::parse(&content)?.process_id;
-    if !may_be_server(process) || (interlock::is_ours(&content) && path.join(MARKER).exists()) {
+    if !may_be_server(process) || (is_interlock(&content) && path.join(MARKER).exists()) {
         return None;
     }
     // One of another owner, too: where it is a server after all, its data must not be touched.
@@ -370,6 +369,12 @@ fn running_server(path: &Path) -> Option<i32> {
         Err(errno) => errno == Errno::EPERM,
     };
     (alive && process != std::process::id().cast_signed()).then_some(process)
+}
+
+/// Whether a recovery wrote this `postmaster.pid`: it names a process and the directory only, and a server writes five lines
+/// at once. Whether that recovery still lives is what the lock of its marker says; its number may be another process's by now.
+fn is_interlock(content: &[u8]) -> bool {
+    content.iter().filter(|byte| **byte == b'\n').count() == 2 && content.ends_with(b"\n")
 }
 
 #[cfg(test)]
@@ -388,5 +393,15 @@ mod tests {
             fs::write(&pid, text).unwrap();
             assert_eq!(running_server(scratch.path()), None, "{text:?}");
         }
+    }
+
+    #[test]
+    fn only_a_file_of_two_lines_is_interlock() {
+        assert!(is_interlock(b"12\n/data\n"));
+        assert!(
+            !is_interlock(b"12\n/data\n1767225600\n5432\n/run\n")
+                && !is_interlock(b"")
+                && !is_interlock(b"12\n")
+        );
     }
 }

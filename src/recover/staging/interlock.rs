@@ -61,12 +61,6 @@ impl Interlock {
     }
 }
 
-/// Whether a recovery wrote this `postmaster.pid`: it names a process and the directory only, and a server writes five lines
-/// at once. Whether that recovery still lives is what the lock of its marker says; its number may be another process's by now.
-pub fn is_ours(content: &[u8]) -> bool {
-    content.iter().filter(|byte| **byte == b'\n').count() == 2 && content.ends_with(b"\n")
-}
-
 /// Removes the `postmaster.pid` of a dead server, and that of no other: a server that starts at this moment has replaced it.
 /// So it moves aside first, and what has moved is looked at.
 fn remove_dead(disk: &dyn Disk, data_directory: &Path) -> Result<()> {
@@ -137,11 +131,5 @@ mod tests {
             interlock.give_up(&RealDisk).unwrap();
             assert_eq!(fs::read_dir(scratch.path()).unwrap().count(), 0);
         }
-    }
-
-    #[test]
-    fn only_a_file_of_two_lines_is_ours() {
-        assert!(is_ours(b"12\n/data\n"));
-        assert!(!is_ours(b"12\n/data\n1767225600\n5432\n/run\n") && !is_ours(b"") && !is_ours(b"12\n"));
     }
 }

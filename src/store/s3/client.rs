@@ -5,6 +5,7 @@
 //! The SDK's own retries are off: it counts attempts and not time, and does not tell whether an attempt that had no
 //! answer came before, which decides what "exists already" means.
 
+use super::address::Address;
 use super::clock::ServiceClock;
 use super::connect::{Connected, REGION_OF_NOBODY, connect, http_client};
 use super::errors::{Answer, Failure, judge, stalled};
@@ -39,38 +40,6 @@ const LOOK_AT_KEYS: Duration = Duration::from_secs(1);
 const READ_KEYS_AGAIN: Duration = Duration::from_secs(5);
 /// How often a request is signed anew because the clocks differ: once for each way that they may have jumped meanwhile.
 const CORRECTIONS_MAX: u32 = 2;
-
-/// Where objects lie, for requests and for messages.
-#[derive(Clone, Debug)]
-pub struct Address {
-    pub bucket: String,
-    /// Without a slash at either end.
-    pub prefix: String,
-    pub region: String,
-    pub endpoint: Option<String>,
-}
-
-impl Address {
-    /// `s3://bucket/prefix`.
-    pub fn location(&self) -> String {
-        match self.prefix.as_str() {
-            "" => format!("s3://{}", self.bucket),
-            prefix => format!("s3://{}/{prefix}", self.bucket),
-        }
-    }
-
-    pub fn endpoint(&self) -> &str {
-        self.endpoint.as_deref().unwrap_or("AWS")
-    }
-
-    /// The full key of a name within the store.
-    pub fn full_key(&self, key: &str) -> String {
-        match self.prefix.as_str() {
-            "" => key.to_owned(),
-            prefix => format!("{prefix}/{key}"),
-        }
-    }
-}
 
 /// Makes requests.
 #[derive(Debug)]

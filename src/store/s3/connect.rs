@@ -1,6 +1,6 @@
 //! Where requests go, and with which keys: found as every AWS tool does, after what the configuration says.
 
-use super::client::Address;
+use super::address::Address;
 use super::clock::ServiceClock;
 use super::progress::Observe;
 use crate::config::{S3Settings, without_user_information};

@@ -4,7 +4,7 @@
 //! Messages repeat the service's own code and text and nothing that was sent: neither access keys nor signatures are
 //! in either.
 
-use super::client::Address;
+use super::address::Address;
 use super::clock::time_of;
 use crate::error::Error;
 use aws_credential_types::provider::error::CredentialsError;

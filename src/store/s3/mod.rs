@@ -8,6 +8,8 @@
 //! several at once. Requests go through [`client`], which
 //! tries again what [`errors`] calls transient.
 
+mod address;
+mod behaviour;
 mod client;
 mod clock;
 mod connect;
@@ -23,7 +25,7 @@ mod ranges;
 mod reader;
 mod writer;
 
-pub use probe::{Behaviour, ContentCheck};
+pub use behaviour::{Behaviour, ContentCheck};
 
 use super::{
     Listing, ObjectInfo, ObjectKey, ObjectReader, ObjectUse, ObjectVisitor, ObjectWriter, Observation, Store,

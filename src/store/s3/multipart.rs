@@ -4,9 +4,9 @@
 //! Source: Amazon S3 User Guide, "Amazon S3 multipart upload limits".
 
 use super::Inner;
+use super::behaviour::{Behaviour, ContentCheck};
 use super::client::Retry;
 use super::errors::{Answer, Failure};
-use super::probe::{Behaviour, ContentCheck};
 use super::put::{self, Attributes, Sums, with_attributes};
 use super::reader::S3Reader;
 use crate::error::{Context, Error, Result};

@@ -14,6 +14,7 @@
 //!
 //! The probe's own objects lie under a name that is no key, and are removed where that is allowed.
 
+use super::behaviour::{Behaviour, ContentCheck};
 use super::client::{Retry, random};
 use super::errors::{Answer, Failure};
 use super::put::{self, Attributes, Sums, crc32_base64, lock_mode, md5_base64, with_attributes};
@@ -23,7 +24,6 @@ use crate::error::{Context, Error, Result};
 use aws_sdk_s3::operation::put_object::PutObjectOutput;
 use aws_sdk_s3::primitives::{ByteStream, DateTime};
 use aws_sdk_s3::types::{ChecksumAlgorithm, ChecksumType, CompletedMultipartUpload, CompletedPart};
-use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 /// Where the answers are kept.
@@ -36,39 +36,6 @@ const LOCKED: Duration = Duration::from_secs(600);
 
 const ONE: &[u8] = b"pgark asks what this service does\n";
 const OTHER: &[u8] = b"pgark asks what this service does not do\n";
-
-/// The content of `store-probe.json`. Fields that a later version adds are passed over.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Behaviour {
-    version: u32,
-    /// Whether `If-None-Match: *` keeps a put from overwriting.
-    pub refuses_second_put: bool,
-    /// The same for the end of a multipart upload.
-    pub refuses_second_upload: bool,
-    /// Which checksum the service compares with the content.
-    pub check: ContentCheck,
-    /// Whether it compares a CRC-32 of the whole of a multipart upload, too.
-    pub checks_whole_upload: bool,
-    /// Whether it says what CRC-32 it has stored.
-    pub answers_checksum: bool,
-    /// The modes of object lock that were found to hold.
-    #[serde(default)]
-    pub locks: Vec<String>,
-    /// The program that found it out.
-    probed_by: String,
-}
-
-/// A checksum that a service compares.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum ContentCheck {
-    /// `x-amz-checksum-crc32`.
-    Crc32,
-    /// `Content-MD5`.
-    Md5,
-    /// None.
-    Nothing,
-}
 
 /// What the repository remembers, or else what is found out now.
 pub async fn behaviour(store: &Inner) -> Result<Behaviour> {

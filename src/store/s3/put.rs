@@ -1,8 +1,8 @@
 //! An object on its way into the bucket by one request.
 
+use super::behaviour::ContentCheck;
 use super::client::{Retry, random};
 use super::errors::{Answer, Failure};
-use super::probe::ContentCheck;
 use super::reader::S3Reader;
 use super::{Inner, ObjectUse};
 use crate::config::{LockMode, ServerEncryption};

@@ -53,5 +53,6 @@ mod signals;
 mod snippets;
 mod split_brain;
 mod standby;
+mod store_conformance;
 mod support;
 mod timeline_matrix;

@@ -1,8 +1,9 @@
 //! `running`: that a backup is being taken, and by whom.
 //!
 //! The object is created once, which is what keeps two backups from one label, and then replaced again and again with a
-//! new heartbeat. Whoever sweeps or expires leaves a backup alone whose last heartbeat is young. The times in it are of
-//! the writer's clock: hosts that share a repository must agree on the time to within [`Running::ALIVE`].
+//! new heartbeat. A sweep leaves a backup alone whose last heartbeat is young. The times in it are those of
+//! [`Store::now`](crate::store::Store::now): of the service for a bucket, of the writer for a directory, where hosts that share
+//! it must agree on the time to within [`Running::ALIVE`].
 
 use super::label::Label;
 use crate::error::{Context, Error, ErrorKind, Result};

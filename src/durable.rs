@@ -24,142 +24,90 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// Makes the temporary names of one process differ.
 static REPLACED: AtomicU64 = AtomicU64::new(0);
 
-/// The operations of a file system on which durability hangs.
+/// The operations of a file system on which durability hangs: those of the operating system, unless one is implemented
+/// otherwise, to count or to fail.
 pub trait Disk: Send + Sync + Debug {
     /// Opens a file for reading, as [`open_regular`] does.
-    fn open(&self, path: &Path) -> io::Result<File>;
-
-    /// Opens a file for reading and writing, not through a symbolic link.
-    fn open_to_change(&self, path: &Path) -> io::Result<File>;
-
-    /// Reads from `offset` on; how many bytes, which may be less than there is room for, and 0 at the end.
-    fn read_at(&self, file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
-
-    /// Creates a file that must not exist yet, readable and writable, with these permissions. Nothing is durable.
-    fn create_new(&self, path: &Path, mode: u32) -> io::Result<File>;
-
-    /// Creates a file without a name on the file system of this directory, which is gone when it is closed; unless
-    /// [`Disk::name`] gives it one. Not every file system can.
-    fn create_nameless(&self, directory: &Path, mode: u32) -> io::Result<File>;
-
-    /// Gives a nameless file its name, unless that exists. Nothing is durable.
-    fn name(&self, file: &File, path: &Path) -> io::Result<()>;
-
-    /// Creates one directory that must not exist yet. Nothing is durable.
-    fn create_directory(&self, path: &Path, mode: u32) -> io::Result<()>;
-
-    /// Creates a symbolic link to `target`, whose name must not exist yet. Nothing is durable.
-    fn create_link(&self, target: &Path, path: &Path) -> io::Result<()>;
-
-    /// Appends all of `bytes` to what was written to `file`. Nothing is durable.
-    fn write_all(&self, file: &File, bytes: &[u8]) -> io::Result<()>;
-
-    /// Puts `bytes` in place of the first ones that were written to `file`, which was not synced yet. Nothing is durable.
-    fn write_over_start(&self, file: &File, bytes: &[u8]) -> io::Result<()>;
-
-    /// Puts `bytes` in place of what `file` has from `offset` on. Nothing is durable, and what was there before is lost: after a
-    /// power cut any part of it may be the old or the new one.
-    fn write_at(&self, file: &File, bytes: &[u8], offset: u64) -> io::Result<()>;
-
-    /// Cuts off what `file` has after so many bytes, or fills it up with zeros. Nothing is durable.
-    fn set_length(&self, file: &File, length: u64) -> io::Result<()>;
-
-    /// Appends all that is left to read of `from` to what was written to `to`. Nothing is durable.
-    fn copy_all(&self, from: &File, to: &File) -> io::Result<()>;
-
-    /// Makes the content and the length of `file`, which is open as `path`, survive a power cut; not its name.
-    fn sync_file(&self, file: &File, path: &Path) -> io::Result<()>;
-
-    /// Makes the names in a directory survive a power cut: those created, renamed and removed before the call.
-    fn sync_directory(&self, path: &Path) -> io::Result<()>;
-
-    /// Gives a file a new name on the same file system, atomically, unless that name exists
-    /// ([`io::ErrorKind::AlreadyExists`]). Durable only after [`Disk::sync_directory`].
-    fn rename_new(&self, from: &Path, to: &Path) -> io::Result<()>;
-
-    /// Gives a file a new name on the same file system, atomically, in place of whatever had that name.
-    fn rename_over(&self, from: &Path, to: &Path) -> io::Result<()>;
-
-    /// Removes a file's name.
-    fn remove_file(&self, path: &Path) -> io::Result<()>;
-
-    /// Removes an empty directory.
-    fn remove_directory(&self, path: &Path) -> io::Result<()>;
-
-    /// Makes all that was written before the call to the file system on which `opened` lies survive a power cut: contents
-    /// and names. For many new files at once, of which it costs less than a call for each.
-    ///
-    /// What could not be written since `opened` was opened is reported, from Linux 5.8 on: open it before writing.
-    fn sync_file_system(&self, opened: &File) -> io::Result<()>;
-}
-
-/// The operating system's file system.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct RealDisk;
-
-impl Disk for RealDisk {
     fn open(&self, path: &Path) -> io::Result<File> {
         open_regular(path)
     }
 
+    /// Opens a file for reading and writing, not through a symbolic link.
     fn open_to_change(&self, path: &Path) -> io::Result<File> {
         OpenOptions::new().read(true).write(true).custom_flags(OFlag::O_NOFOLLOW.bits()).open(path)
     }
 
+    /// Reads from `offset` on; how many bytes, which may be less than there is room for, and 0 at the end.
     fn read_at(&self, file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         file.read_at(buffer, offset)
     }
 
+    /// Creates a file that must not exist yet, readable and writable, with these permissions. Nothing is durable.
     fn create_new(&self, path: &Path, mode: u32) -> io::Result<File> {
         OpenOptions::new().read(true).write(true).create_new(true).mode(mode).open(path)
     }
 
+    /// Creates a file without a name on the file system of this directory, which is gone when it is closed; unless
+    /// [`Disk::name`] gives it one. Not every file system can.
     fn create_nameless(&self, directory: &Path, mode: u32) -> io::Result<File> {
         OpenOptions::new().write(true).mode(mode).custom_flags(OFlag::O_TMPFILE.bits()).open(directory)
     }
 
+    /// Gives a nameless file its name, unless that exists. Nothing is durable.
     fn name(&self, file: &File, path: &Path) -> io::Result<()> {
         let nameless = format!("/proc/self/fd/{}", file.as_raw_fd());
         Ok(linkat(AT_FDCWD, nameless.as_str(), AT_FDCWD, path, AtFlags::AT_SYMLINK_FOLLOW)?)
     }
 
+    /// Creates one directory that must not exist yet. Nothing is durable.
     fn create_directory(&self, path: &Path, mode: u32) -> io::Result<()> {
         DirBuilder::new().mode(mode).create(path)
     }
 
+    /// Creates a symbolic link to `target`, whose name must not exist yet. Nothing is durable.
     fn create_link(&self, target: &Path, path: &Path) -> io::Result<()> {
         symlink(target, path)
     }
 
+    /// Appends all of `bytes` to what was written to `file`. Nothing is durable.
     fn write_all(&self, mut file: &File, bytes: &[u8]) -> io::Result<()> {
         file.write_all(bytes)
     }
 
+    /// Puts `bytes` in place of the first ones that were written to `file`, which was not synced yet. Nothing is durable.
     fn write_over_start(&self, file: &File, bytes: &[u8]) -> io::Result<()> {
         file.write_all_at(bytes, 0)
     }
 
+    /// Puts `bytes` in place of what `file` has from `offset` on. Nothing is durable, and what was there before is lost: after a
+    /// power cut any part of it may be the old or the new one.
     fn write_at(&self, file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
         file.write_all_at(bytes, offset)
     }
 
+    /// Cuts off what `file` has after so many bytes, or fills it up with zeros. Nothing is durable.
     fn set_length(&self, file: &File, length: u64) -> io::Result<()> {
         file.set_len(length)
     }
 
+    /// Appends all that is left to read of `from` to what was written to `to`. Nothing is durable.
     fn copy_all(&self, mut from: &File, mut to: &File) -> io::Result<()> {
         io::copy(&mut from, &mut to).map(drop)
     }
 
+    /// Makes the content and the length of `file`, which is open as `path`, survive a power cut; not its name.
     fn sync_file(&self, file: &File, _path: &Path) -> io::Result<()> {
         // fdatasync also writes the length, which is all that is needed to read the bytes back.
         file.sync_data()
     }
 
+    /// Makes the names in a directory survive a power cut: those created, renamed and removed before the call.
     fn sync_directory(&self, path: &Path) -> io::Result<()> {
         File::open(path)?.sync_all()
     }
 
+    /// Gives a file a new name on the same file system, atomically, unless that name exists
+    /// ([`io::ErrorKind::AlreadyExists`]). Durable only after [`Disk::sync_directory`].
     fn rename_new(&self, from: &Path, to: &Path) -> io::Result<()> {
         match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
             Ok(()) => Ok(()),
@@ -172,22 +120,35 @@ impl Disk for RealDisk {
         }
     }
 
+    /// Gives a file a new name on the same file system, atomically, in place of whatever had that name.
     fn rename_over(&self, from: &Path, to: &Path) -> io::Result<()> {
         fs::rename(from, to)
     }
 
+    /// Removes a file's name.
     fn remove_file(&self, path: &Path) -> io::Result<()> {
         fs::remove_file(path)
     }
 
+    /// Removes an empty directory.
     fn remove_directory(&self, path: &Path) -> io::Result<()> {
         fs::remove_dir(path)
     }
 
+    /// Makes all that was written before the call to the file system on which `opened` lies survive a power cut: contents
+    /// and names. For many new files at once, of which it costs less than a call for each.
+    ///
+    /// What could not be written since `opened` was opened is reported, from Linux 5.8 on: open it before writing.
     fn sync_file_system(&self, opened: &File) -> io::Result<()> {
         Ok(syncfs(opened)?)
     }
 }
+
+/// The operating system's file system.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RealDisk;
+
+impl Disk for RealDisk {}
 
 /// A file that a disk has created, for whoever writes to a [`Write`].
 #[derive(Debug)]

@@ -273,7 +273,6 @@ mod tests {
     use crate::postgres::SystemIdentifier;
     use crate::store::{DirectoryStore, Store};
     use jiff::SignedDuration;
-    use std::fs::File;
     use std::io;
     use std::path::Path;
     use std::sync::Arc;
@@ -356,69 +355,12 @@ mod tests {
     struct StuckDisk(std::path::PathBuf);
 
     impl Disk for StuckDisk {
-        fn open(&self, path: &Path) -> io::Result<File> {
-            RealDisk.open(path)
-        }
-        fn open_to_change(&self, path: &Path) -> io::Result<File> {
-            RealDisk.open_to_change(path)
-        }
-        fn read_at(&self, file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-            RealDisk.read_at(file, buffer, offset)
-        }
-        fn write_at(&self, file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
-            RealDisk.write_at(file, bytes, offset)
-        }
-        fn set_length(&self, file: &File, length: u64) -> io::Result<()> {
-            RealDisk.set_length(file, length)
-        }
-        fn write_all(&self, file: &File, bytes: &[u8]) -> io::Result<()> {
-            RealDisk.write_all(file, bytes)
-        }
-        fn write_over_start(&self, file: &File, bytes: &[u8]) -> io::Result<()> {
-            RealDisk.write_over_start(file, bytes)
-        }
-        fn copy_all(&self, from: &File, to: &File) -> io::Result<()> {
-            RealDisk.copy_all(from, to)
-        }
-        fn create_nameless(&self, directory: &Path, mode: u32) -> io::Result<File> {
-            RealDisk.create_nameless(directory, mode)
-        }
-        fn name(&self, file: &File, path: &Path) -> io::Result<()> {
-            RealDisk.name(file, path)
-        }
-        fn create_link(&self, target: &Path, path: &Path) -> io::Result<()> {
-            RealDisk.create_link(target, path)
-        }
-        fn remove_directory(&self, path: &Path) -> io::Result<()> {
-            RealDisk.remove_directory(path)
-        }
-        fn create_new(&self, path: &Path, mode: u32) -> io::Result<File> {
-            RealDisk.create_new(path, mode)
-        }
-        fn create_directory(&self, path: &Path, mode: u32) -> io::Result<()> {
-            RealDisk.create_directory(path, mode)
-        }
-        fn sync_file(&self, file: &File, path: &Path) -> io::Result<()> {
-            RealDisk.sync_file(file, path)
-        }
-        fn sync_directory(&self, path: &Path) -> io::Result<()> {
-            RealDisk.sync_directory(path)
-        }
-        fn rename_new(&self, from: &Path, to: &Path) -> io::Result<()> {
-            RealDisk.rename_new(from, to)
-        }
-        fn rename_over(&self, from: &Path, to: &Path) -> io::Result<()> {
-            RealDisk.rename_over(from, to)
-        }
         fn remove_file(&self, path: &Path) -> io::Result<()> {
             if path == self.0 {
                 Err(io::ErrorKind::PermissionDenied.into())
             } else {
                 RealDisk.remove_file(path)
             }
-        }
-        fn sync_file_system(&self, opened: &File) -> io::Result<()> {
-            RealDisk.sync_file_system(opened)
         }
     }
 }

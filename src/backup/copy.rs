@@ -23,6 +23,7 @@ use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -32,8 +33,6 @@ const READ_BYTES: usize = crate::codec::FRAME_RAW_BYTES;
 
 /// How often the thread that waits for the workers looks after the session.
 const PING: Duration = Duration::from_secs(5);
-/// How often it looks whether they are done.
-const LOOK: Duration = Duration::from_millis(50);
 
 /// What to copy, and where to.
 pub struct DataDirectoryCopy<'a> {
@@ -128,24 +127,21 @@ impl DataDirectoryCopy<'_> {
         let queue = Queue::new(self.files);
         let copied = Mutex::new(Copied::default());
         thread::scope(|scope| {
-            let workers: Vec<_> = (0..self.workers.get())
-                .map(|_| {
-                    scope.spawn(|| {
-                        if let Err(error) = self.work(&queue, &copied) {
-                            self.watch.fail(error);
-                        }
-                    })
-                })
-                .collect();
-            let mut since_ping = Duration::ZERO;
-            while workers.iter().any(|worker| !worker.is_finished()) {
-                thread::sleep(LOOK);
-                since_ping += LOOK;
-                if since_ping >= PING {
-                    since_ping = Duration::ZERO;
-                    if let Err(error) = ping() {
+            // Nothing is ever sent: it closes when the last worker has ended, however that was.
+            let (working, all_ended) = mpsc::channel::<()>();
+            for _ in 0..self.workers.get() {
+                let (working, queue, copied) = (working.clone(), &queue, &copied);
+                scope.spawn(move || {
+                    let _working = working;
+                    if let Err(error) = self.work(queue, copied) {
                         self.watch.fail(error);
                     }
+                });
+            }
+            drop(working);
+            while all_ended.recv_timeout(PING) == Err(RecvTimeoutError::Timeout) {
+                if let Err(error) = ping() {
+                    self.watch.fail(error);
                 }
             }
         });

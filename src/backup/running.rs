@@ -7,13 +7,10 @@ use crate::repository::backup::inventory::{self, BackupState};
 use crate::repository::backup::{Label, NewLabel, Running};
 use crate::server::Watch;
 use jiff::Timestamp;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
-
-/// How soon the heartbeat notices that the backup has ended.
-const LOOK: Duration = Duration::from_millis(100);
 
 /// How long heartbeats may fail because the repository is out of reach: half of what others take for dead.
 const SILENT_MAX: Duration = Duration::from_secs(Running::ALIVE.as_secs() as u64 / 2);
@@ -23,7 +20,6 @@ pub struct RunningBackup<'a> {
     repository: &'a Repository,
     label: Label,
     running: Mutex<Running>,
-    ended: AtomicBool,
 }
 
 impl<'a> RunningBackup<'a> {
@@ -71,7 +67,7 @@ impl<'a> RunningBackup<'a> {
             repository.store().delete(&repository.layout().backup_running(&label)?)?;
             return Err(taken(&label));
         }
-        Ok(RunningBackup { repository, label, running: Mutex::new(running), ended: AtomicBool::new(false) })
+        Ok(RunningBackup { repository, label, running: Mutex::new(running) })
     }
 
     /// Makes the backup with `make` while the heartbeat goes on, and takes the mark away in the end: that of a published
@@ -81,8 +77,10 @@ impl<'a> RunningBackup<'a> {
     /// Those of `make`. Through `watch` it hears when the heartbeat has failed.
     pub fn during<T>(self, watch: &Watch<'_>, make: impl FnOnce(&Self) -> Result<T>) -> Result<T> {
         let made = thread::scope(|scope| {
-            scope.spawn(|| self.keep_alive(watch));
-            let _end = self.end_when_dropped();
+            // Nothing is ever sent: it closes when the backup has ended, however that was.
+            let (_going_on, ended) = mpsc::channel();
+            let backup = &self;
+            scope.spawn(move || backup.keep_alive(watch, &ended));
             make(&self)
         });
         match &made {
@@ -92,23 +90,13 @@ impl<'a> RunningBackup<'a> {
         made
     }
 
-    /// Renews the heartbeat until it is told to end; ends the backup when it is not ours any more.
-    fn keep_alive(&self, watch: &Watch<'_>) {
+    /// Renews the heartbeat until the backup has ended; ends the backup when it is not ours any more.
+    fn keep_alive(&self, watch: &Watch<'_>, ended: &Receiver<()>) {
         let mut last = Instant::now();
-        let mut next = Running::HEARTBEAT;
-        while !self.ended.load(Ordering::Acquire) {
-            thread::sleep(LOOK);
-            if last.elapsed() < next {
-                continue;
-            }
+        while ended.recv_timeout(Running::HEARTBEAT) == Err(RecvTimeoutError::Timeout) {
             match self.beat() {
-                Ok(()) => {
-                    last = Instant::now();
-                    next = Running::HEARTBEAT;
-                }
-                Err(error) if error.kind() == ErrorKind::Unavailable && last.elapsed() < SILENT_MAX => {
-                    next = last.elapsed() + Running::HEARTBEAT;
-                }
+                Ok(()) => last = Instant::now(),
+                Err(error) if error.kind() == ErrorKind::Unavailable && last.elapsed() < SILENT_MAX => {}
                 Err(error) => {
                     watch.fail(error);
                     return;
@@ -144,11 +132,6 @@ impl<'a> RunningBackup<'a> {
         running.check_ours(self.repository, &self.label)
     }
 
-    /// Stops the heartbeat when the returned value goes out of scope, however that happens.
-    fn end_when_dropped(&self) -> impl Drop + '_ {
-        End(&self.ended)
-    }
-
     /// Takes the mark of a published backup away. That it stays does no harm: it is swept.
     pub fn forget(&self) {
         if let Ok(key) = self.repository.layout().backup_running(&self.label) {
@@ -173,15 +156,6 @@ fn left_over(label: &Label) -> Error {
     Error::new(ErrorKind::Conflict, format!("what is left of an unfinished backup {label} is in the way")).hint(
         "It could not be removed: there is no right to, or a lock. Choose another label with --label, or remove what lies there.",
     )
-}
-
-/// Stops a heartbeat.
-struct End<'a>(&'a AtomicBool);
-
-impl Drop for End<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Release);
-    }
 }
 
 /// Removes what is left of backups that were not finished and have no heartbeat. Where that cannot be done it warns: keys that

@@ -26,7 +26,7 @@ const TIMEOUTS: &str = "'statement_timeout', 'lock_timeout', 'transaction_timeou
      'idle_in_transaction_session_timeout'";
 
 /// Settings that whoever recovers the backup must respect, or will ask for.
-const RECORDED_SETTINGS: [&str; 26] = [
+const RECORDED_SETTINGS: [&str; 27] = [
     "allow_in_place_tablespaces",
     "archive_mode",
     "cluster_name",
@@ -36,6 +36,7 @@ const RECORDED_SETTINGS: [&str; 26] = [
     "data_directory_mode",
     "full_page_writes",
     "hba_file",
+    "hosts_file",
     "hot_standby",
     "huge_pages",
     "ident_file",
@@ -418,7 +419,7 @@ impl Session {
 
     fn configuration_files(&self, watch: &Watch<'_>) -> Result<Vec<PathBuf>> {
         let sql = "SELECT DISTINCT path FROM (\
-             SELECT setting FROM pg_settings WHERE name IN ('config_file', 'hba_file', 'ident_file')\
+             SELECT setting FROM pg_settings WHERE name IN ('config_file', 'hba_file', 'hosts_file', 'ident_file')\
              UNION SELECT sourcefile FROM pg_settings WHERE sourcefile IS NOT NULL) AS files(path) \
              WHERE path <> '' ORDER BY path";
         let rows = self.connection.query("ask for the configuration files", sql, watch)?;

@@ -16,9 +16,12 @@ pub struct VersionFacts {
     pub catalog_version: u32,
     /// The format of `pg_control`. Source: `catalog/pg_control.h`, `PG_CONTROL_VERSION`.
     pub control_version: u32,
-    /// Where in `pg_control` the checksum stands, which ends its content: the only field that moved between the versions.
+    /// Where in `pg_control` the checksum stands, which ends its content.
     /// Source: `catalog/pg_control.h`, `ControlFileData`.
     pub control_checksum_offset: usize,
+    /// Where fields came into `pg_control` that 13 does not have, before its checksum: the offset in 13's layout before which
+    /// they stand, and by how many bytes all that follows has moved. Source: the same.
+    pub control_insertions: &'static [(usize, usize)],
     /// The flags of a page image in WAL of which each means that it is compressed. Source: `access/xlogrecord.h`,
     /// `BKPIMAGE_*`.
     pub compressed_image_flags: u8,
@@ -73,6 +76,7 @@ const V13: VersionFacts = VersionFacts {
     catalog_version: 202007201,
     control_version: 1300,
     control_checksum_offset: 288,
+    control_insertions: &[],
     compressed_image_flags: 0x02,
     statistics_item_bytes: 12,
     manifest_version: 1,
@@ -160,6 +164,18 @@ const V18: VersionFacts = VersionFacts {
     ..V17
 };
 
+const V19: VersionFacts = VersionFacts {
+    number: 19,
+    wal_magic: 0xD122,
+    catalog_version: 202610061,
+    control_version: 1905,
+    control_checksum_offset: 308,
+    // In the copy of the checkpoint (`logicalDecodingEnabled`, a wider `nextMulti`, and their padding);
+    // `slru_pages_per_segment`; `data_checksum_version_init`.
+    control_insertions: &[(64, 8), (224, 4), (252, 4)],
+    ..V18
+};
+
 impl MajorVersion {
     /// The version's row of the table.
     pub const fn facts(self) -> &'static VersionFacts {
@@ -170,6 +186,7 @@ impl MajorVersion {
             MajorVersion::V16 => &V16,
             MajorVersion::V17 => &V17,
             MajorVersion::V18 => &V18,
+            MajorVersion::V19 => &V19,
         }
     }
 }
@@ -197,6 +214,7 @@ mod tests {
             [
                 "pg_start_backup(, exclusive => false)",
                 "pg_start_backup(, exclusive => false)",
+                "pg_backup_start()",
                 "pg_backup_start()",
                 "pg_backup_start()",
                 "pg_backup_start()",

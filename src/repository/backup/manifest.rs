@@ -580,12 +580,12 @@ pub(crate) mod tests {
         let mut backup = sample("a");
         assert_eq!(backup.assumed_version().unwrap(), None);
         assert!(!serde_json::to_string(&backup).unwrap().contains("assumed_version"));
-        (backup.server.version_num, backup.server.catalog_version) = (190_001, 202_609_101);
-        assert_eq!(backup.major_version().unwrap_err().to_string(), "the backup a is of PostgreSQL 19");
-        backup.server.assumed_version = Some(18);
+        (backup.server.version_num, backup.server.catalog_version) = (200_001, 202_709_101);
+        assert_eq!(backup.major_version().unwrap_err().to_string(), "the backup a is of PostgreSQL 20");
+        backup.server.assumed_version = Some(19);
         let backup = StoredBackup::parse(&serde_json::to_vec(&backup).unwrap()).unwrap();
-        assert_eq!(backup.assumed_version().unwrap(), Some(MajorVersion::V18));
-        assert_eq!(backup.server_version().unwrap().tablespace_directory(), "PG_19_202609101");
+        assert_eq!(backup.assumed_version().unwrap(), Some(MajorVersion::V19));
+        assert_eq!(backup.server_version().unwrap().tablespace_directory(), "PG_20_202709101");
     }
 
     #[test]

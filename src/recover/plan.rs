@@ -11,7 +11,7 @@ use super::staging::{
     examine_tablespace, examine_tablespace_for_delta, refuse_nested, refuse_shared,
 };
 use super::standby::{Role, StandbySettings};
-use super::tablespaces::{TablespaceMapping, place};
+use super::tablespaces::{TablespaceMapping, in_place_note, place, tablespaces_in_place};
 use super::target::{Consent, Goal, TargetPlan, TargetRequest, plan_target};
 use crate::config::{Config, RepositoryUrl};
 use crate::data_directory::DataDirectory;
@@ -260,6 +260,8 @@ pub fn plan(
         archiving: request.archiving,
         place,
         part: if left_out.is_empty() { Part::Whole } else { Part::SomeDatabases },
+        in_place_tablespaces: target.new_in_place_tablespace
+            || tablespaces_in_place(&backup).next().is_some(),
         limits: target.limits.map_or(backup.limits(), |raised| raised.max(backup.limits())),
         version: backup.major_version()?,
     };
@@ -269,6 +271,7 @@ pub fn plan(
     if version.is_assumed() {
         warnings.push(format!("pgark does not know this version: PostgreSQL {version}"));
     }
+    warnings.extend(settings.in_place_tablespaces.then(|| in_place_note(&backup)));
     warnings.append(&mut unusable);
     warnings.extend(part_warning(&left_out));
     if found == Found::Kept {

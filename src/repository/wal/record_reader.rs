@@ -219,7 +219,7 @@ fn mark(record: &WalRecord<'_>) -> WalMark {
         WalPayload::Commit(end) => transaction_end(end, Outcome::Commit),
         WalPayload::Abort(end) => transaction_end(end, Outcome::Abort),
         WalPayload::Checkpoint { next_xid, .. } => WalEvent::Checkpoint { next_xid },
-        WalPayload::TablespaceCreate { path, .. } if !path.is_empty() => {
+        WalPayload::TablespaceCreate { path, .. } => {
             WalEvent::NewTablespace(String::from_utf8_lossy(path).into_owned())
         }
         WalPayload::RestorePoint { time, name } => WalEvent::RestorePoint {

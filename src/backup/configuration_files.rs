@@ -72,6 +72,7 @@ fn read_file(path: &Path) -> io::Result<Vec<u8>> {
 mod tests {
     use super::*;
     use crate::monitor::Remembering;
+    use crate::repository::backup::manifest::StoredCollations;
     use std::collections::BTreeMap;
 
     #[test]
@@ -89,6 +90,7 @@ mod tests {
         let facts = ServerFacts {
             databases: vec![],
             tablespace_names: BTreeMap::new(),
+            collations: StoredCollations::default(),
             settings: BTreeMap::from([("hosts_file".to_owned(), hosts.display().to_string())]),
             configuration_files: Some(paths),
         };

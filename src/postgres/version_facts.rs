@@ -45,6 +45,8 @@ pub struct VersionFacts {
     pub has_wal_summaries: bool,
     /// Whether the server has `archive_library`, which `archive_command` does not go with.
     pub has_archive_library: bool,
+    /// Whether `pg_database` has the version of each database's collation.
+    pub has_database_collation_version: bool,
     /// An SQL expression that is `paused` where replay stands still.
     pub replay_pause_state: &'static str,
     /// Settings, each with a value, that must not be what they were in the original when its copy is recovered; besides
@@ -87,6 +89,7 @@ const V13: VersionFacts = VersionFacts {
     base_backup: BaseBackupForm::Words,
     has_wal_summaries: false,
     has_archive_library: false,
+    has_database_collation_version: false,
     replay_pause_state: "CASE WHEN pg_is_wal_replay_paused() THEN 'paused' END",
     // Would end the recovery where it pauses, and the server removes the file, which may be meant for the original.
     settings_of_recovery: &[("promote_trigger_file", "")],
@@ -132,6 +135,7 @@ const V15: VersionFacts = VersionFacts {
     backup_options: "",
     base_backup: BaseBackupForm::Options,
     has_archive_library: true,
+    has_database_collation_version: true,
     ..V14
 };
 

@@ -1,6 +1,7 @@
 //! The whole plan of a recovery: what will be restored where, and how the server will be told. Nothing is written.
 
 use super::choice::BackupCandidate;
+use super::collations;
 use super::configure::{Archiving, Part, RecoverySettings, RecoveryWay, restore_command};
 use super::databases::LeftOut;
 use super::host_configuration::{Destination, archiving_note, own_configuration, place as place_of};
@@ -26,6 +27,7 @@ use crate::repository::Repository;
 use crate::repository::backup::manifest::StoredBackup;
 use crate::repository::backup::{Chain, IndexEntry, IndexReader, check_objects, inventory};
 use crate::repository::wal::RepositoryArchive;
+use crate::server::c_library;
 use crate::spool::Spool;
 use nix::unistd::{AccessFlags, access};
 use std::collections::BTreeMap;
@@ -271,6 +273,7 @@ pub fn plan(
     if version.is_assumed() {
         warnings.push(format!("pgark does not know this version: PostgreSQL {version}"));
     }
+    warnings.extend(collations::note(&backup, c_library::of_host().as_deref(), &request.role));
     warnings.extend(settings.in_place_tablespaces.then(|| in_place_note(&backup)));
     warnings.append(&mut unusable);
     warnings.extend(part_warning(&left_out));

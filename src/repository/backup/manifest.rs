@@ -1,5 +1,6 @@
 //! `manifest.json`: what a backup is, and the proof that it is complete. Written last.
 
+pub use super::collations::{RecordedCollation, StoredCollations};
 use super::framed::StoredObject;
 use super::index::StoredIndex;
 use super::label::Label;
@@ -63,6 +64,9 @@ pub struct StoredBackup {
     pub databases: Vec<StoredDatabase>,
     /// The tablespaces when the copy began, without `pg_default` and `pg_global`.
     pub tablespaces: Vec<StoredTablespace>,
+    /// By which versions text was sorted; `None` in backups of a pgark that did not record them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub collations: Option<StoredCollations>,
     /// The server's settings that whoever recovers the backup must respect or may want to know, as `SHOW` prints them.
     pub settings: BTreeMap<String, String>,
     /// Copies of the configuration files that lie outside of the data directory.
@@ -557,6 +561,7 @@ pub(crate) mod tests {
                 name: "fast".into(),
                 path: Some(StoredText::new(&b"/mnt/\xff"[..])),
             }],
+            collations: None,
             settings: BTreeMap::from([("full_page_writes".to_owned(), "on".to_owned())]),
             configuration_files: vec![],
             backup_label: StoredText::new(&b"START WAL LOCATION: \n"[..]),

@@ -399,6 +399,9 @@ fn the_segment_size_is_that_of_the_chosen_backup() {
     assert_eq!(primary.answer_after(&small, &["--latest"], COUNT), "2");
     let large = site.directory().join("large");
     assert_eq!(primary.answer_after(&large, &["--target-name", "large segments"], COUNT), "1");
+    // What follows in another size is no hole, neither for the plan nor while the server asks for what would come next.
+    let end = site.directory().join("end");
+    assert_eq!(primary.answer_after(&end, &["--latest", "--backup", "large"], COUNT), "1");
 }
 
 /// Each range of segments is told by its own size, and so is what is missing of it.

@@ -87,6 +87,10 @@ impl WalCatalog for RepositoryArchive<'_> {
     ) -> Result<()> {
         self.catalog.visit_segments(from, visit)
     }
+
+    fn is_of_size(&self, name: SegmentName) -> Result<bool> {
+        self.catalog.is_of_size(name)
+    }
 }
 
 impl Archive for RepositoryArchive<'_> {

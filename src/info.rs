@@ -2,19 +2,15 @@
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::postgres::{
-    Lsn, MajorVersion, SegmentName, SegmentNumber, SegmentSize, SystemIdentifier, TimelineHistory,
-    TimelineId, WalFileName,
+    Lsn, MajorVersion, SegmentName, SegmentNumber, SystemIdentifier, TimelineHistory, TimelineId, WalFileName,
 };
 use crate::repository::backup::manifest::StoredBackup;
 use crate::repository::backup::{Chain, check_objects, inventory};
-use crate::repository::wal::{
-    self, PathRun, PathWal, SegmentRun, TimelinePath, Timelines, WalSearch, WalSnapshot,
-};
+use crate::repository::wal::{self, PathRun, PathWal, SegmentRun, TimelinePath, WalSearch, WalSnapshot};
 use crate::repository::{Repository, systems};
 use crate::store::Store;
 use jiff::Timestamp;
 use serde::Serialize;
-use std::ops::ControlFlow;
 use std::sync::Arc;
 
 /// All that is held of one cluster.
@@ -35,7 +31,7 @@ pub struct ClusterInfo {
 pub struct SystemInfo {
     /// Its identifier.
     pub system_identifier: SystemIdentifier,
-    /// The length of its segments in bytes; `None` when there is neither a backup nor a segment.
+    /// The length of its segments in bytes, of the newest ones where it was changed; `None` when there is neither a backup nor a segment.
     pub segment_bytes: Option<u64>,
     /// The backups, oldest first.
     pub backups: Vec<BackupInfo>,
@@ -118,6 +114,8 @@ impl Trouble {
 pub struct TimelineInfo {
     /// The timeline.
     pub timeline: TimelineId,
+    /// The length of these segments in bytes: a timeline on which it was changed is listed for each.
+    pub segment_bytes: u64,
     /// The timeline that it came out of; `None` for the first, and when its history file is missing.
     pub parent: Option<TimelineId>,
     /// Where it came out of it.
@@ -239,32 +237,33 @@ fn system_info(repository: &Repository, search: WalSearch, now: Timestamp) -> Re
         timelines: Vec::new(),
         windows: Vec::new(),
     };
-    let Some(size) = segment_size(repository, &backups, &timelines)? else { return Ok(info) };
-    info.segment_bytes = Some(size.as_u64());
     // pg_resetwal may have changed the size: no WAL leads across that, and the names mean other positions.
-    let mut sizes = vec![size];
+    let mut sizes = Vec::new();
     for backup in backups.iter().rev() {
         let size = backup.segment_size()?;
         if !sizes.contains(&size) {
             sizes.push(size);
         }
     }
-    for of_size in sizes {
-        let wal = WalSnapshot::read(repository, timelines.clone(), of_size, search)?;
-        if of_size == size {
-            info.timelines = timeline_infos(&wal, search, first_needed(&wal, &backups, &info.damaged))?;
-        }
+    let snapshots = WalSnapshot::read_by_size(repository, &timelines, &sizes, search)?;
+    info.segment_bytes = snapshots.first().map(|wal| wal.segment_size.as_u64());
+    for wal in &snapshots {
         let mut alike = Vec::new();
         for backup in &backups {
-            if backup.segment_size()? == of_size {
+            if backup.segment_size()? == wal.segment_size {
                 alike.push(backup.clone());
             }
         }
+        let begins = |timeline| is_first_size(&snapshots, wal, timeline);
+        let mut listed = timeline_infos(wal, search, first_needed(wal, &alike, &info.damaged), &begins)?;
+        // The oldest size first.
+        listed.append(&mut info.timelines);
+        info.timelines = listed;
         for timeline in wal.tips().into_iter().rev() {
-            info.windows.extend(window(&wal, timeline, &alike)?);
+            info.windows.extend(window(wal, timeline, &alike)?);
         }
         for backup in &alike {
-            info.backups.push(backup_info(&wal, backup, &backups)?);
+            info.backups.push(backup_info(wal, backup, &backups)?);
         }
     }
     info.backups.sort_by_key(|backup| (backup.stop_time, backup.stop_lsn));
@@ -294,26 +293,13 @@ impl SystemInfo {
     }
 }
 
-/// The segment size, as a backup or else any segment says it.
-fn segment_size(
-    repository: &Repository,
-    backups: &[StoredBackup],
-    timelines: &Timelines,
-) -> Result<Option<SegmentSize>> {
-    if let Some(backup) = backups.last() {
-        return backup.segment_size().map(Some);
-    }
-    for &timeline in &timelines.with_files {
-        let mut any = None;
-        wal::visit_segments(repository, timeline, None, &mut |name, _| {
-            any = Some(name);
-            ControlFlow::Break(())
-        })?;
-        if let Some(name) = any {
-            return Ok(wal::header_of(repository, name)?.map(|header| header.segment_size));
-        }
-    }
-    Ok(None)
+/// Whether what a timeline holds in the size of this snapshot comes before what it holds in others.
+fn is_first_size(all: &[WalSnapshot], wal: &WalSnapshot, timeline: TimelineId) -> bool {
+    let start = |wal: &WalSnapshot| {
+        let first = wal.runs().get(&timeline)?.first()?.first;
+        first.as_u64().checked_mul(wal.segment_size.as_u64())
+    };
+    start(wal) == all.iter().filter_map(start).min()
 }
 
 /// The segment with which the oldest backup on the first timeline begins, before which no recovery needs WAL of that timeline:
@@ -329,11 +315,13 @@ fn first_needed(
     first.filter(|_| damaged.is_empty())
 }
 
-/// The timelines with WAL, each after the one that it came out of. `first_needed`: as the function of that name gives it.
+/// The timelines with WAL, each after the one that it came out of. `first_needed`: as the function of that name gives it;
+/// `begins`: whether a timeline begins with WAL of this size.
 fn timeline_infos(
     wal: &WalSnapshot,
     search: WalSearch,
     first_needed: Option<SegmentNumber>,
+    begins: &dyn Fn(TimelineId) -> bool,
 ) -> Result<Vec<TimelineInfo>> {
     let mut infos: Vec<TimelineInfo> = Vec::new();
     for (&timeline, runs) in wal.runs() {
@@ -342,7 +330,7 @@ fn timeline_infos(
         let name = |number| SegmentName::new(timeline, number, wal.segment_size);
         let every = search == WalSearch::EverySegment;
         let (first, last) = (runs.first().map(|run| run.first), runs.last().map(|run| run.last));
-        let missing = every.then(|| gaps(wal, &history, first)).transpose()?;
+        let missing = every.then(|| gaps(wal, &history, first, begins(timeline))).transpose()?;
         let first_needed = first_needed.filter(|_| timeline == TimelineId::FIRST);
         let needed = |gap: &Gap| {
             let last = gap.last.number(wal.segment_size);
@@ -353,6 +341,7 @@ fn timeline_infos(
         let span = first.zip(last).map(|(first, last)| last.as_u64() - first.as_u64() + 1);
         let info = TimelineInfo {
             timeline,
+            segment_bytes: wal.segment_size.as_u64(),
             parent: parent.map(|parent| parent.timeline),
             switch_point: parent.map(|parent| parent.switch_point),
             depth: history.switches().len(),
@@ -363,7 +352,8 @@ fn timeline_infos(
             stored_bytes: every.then(|| runs.iter().map(|run| run.stored_bytes).sum()),
             gaps,
             never_archived,
-            partials: every.then(|| wal.partials(timeline).to_vec()),
+            partials: every
+                .then(|| if begins(timeline) { wal.partials(timeline).to_vec() } else { Vec::new() }),
         };
         // A tree in rows: behind its parent and the branches of that which came before.
         let place = infos.iter().rposition(|known| {
@@ -451,9 +441,16 @@ fn count(run: &SegmentRun) -> u64 {
 }
 
 /// What is missing on a timeline itself: from its first segment, which its history tells, or the first one that is stored,
-/// to the last that is proven to have existed.
-fn gaps(wal: &WalSnapshot, history: &TimelineHistory, first: Option<SegmentNumber>) -> Result<Vec<Gap>> {
-    let Some(from) = history.first_segment(wal.segment_size).or(first) else { return Ok(Vec::new()) };
+/// to the last that is proven to have existed. Where it began with segments of another size, what lies between the two is not
+/// known.
+fn gaps(
+    wal: &WalSnapshot,
+    history: &TimelineHistory,
+    first: Option<SegmentNumber>,
+    begins: bool,
+) -> Result<Vec<Gap>> {
+    let told = history.first_segment(wal.segment_size).filter(|_| begins);
+    let Some(from) = told.or(first) else { return Ok(Vec::new()) };
     let path = TimelinePath::find(wal, history.clone(), wal.segment_size)?;
     PathWal::find(path.clone(), from, wal)?.gaps().map(|gap| gap_of(&path, gap)).collect()
 }

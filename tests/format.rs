@@ -151,9 +151,10 @@ fn write_sample_of_2(root: &Path) {
     fs::create_dir_all(root).unwrap();
     let repository = repository(root);
     repository.make().unwrap();
-    let parent = write_backup(&repository, "full", ("0/300028", "0/400100"), whole(parent_files()), None);
+    let parent =
+        write_backup(&repository, "full", ("0/300028", "0/400100"), whole(parent_files()), None, None);
     let points = ("0/500028", "0/600100");
-    write_backup(&repository, "incremental", points, stored_of_child(), Some(&parent));
+    write_backup(&repository, "incremental", points, stored_of_child(), Some(&parent), None);
     fs::remove_dir(root.join(".pgark-temporary")).unwrap();
 }
 
@@ -168,7 +169,7 @@ fn write_sample(root: &Path) {
         let source = WalSource { name, path, segment_size: SEGMENT, pages: PageCheck::FirstPage };
         wal::put(&repository, &source, compression, scratch.path(), NonZeroUsize::MIN).unwrap();
     }
-    write_backup(&repository, "sample", ("0/300028", "0/400100"), whole(files()), None);
+    write_backup(&repository, "sample", ("0/300028", "0/400100"), whole(files()), None, None);
     fs::remove_dir(root.join(".pgark-temporary")).unwrap();
 }
 
@@ -178,6 +179,7 @@ fn write_backup(
     points: (&str, &str),
     all: Vec<StoredFile>,
     parent: Option<&StoredBackup>,
+    collations: Option<StoredCollations>,
 ) -> StoredBackup {
     let label: Label = label.parse().unwrap();
     let (store, layout) = (repository.store().as_ref(), repository.layout());
@@ -295,6 +297,7 @@ fn write_backup(
         timeline_history: Vec::new(),
         databases: vec![StoredDatabase { oid: 5, name: "postgres".into(), tablespace: 1663, xmin: 1 }],
         tablespaces,
+        collations,
         settings: BTreeMap::from([("full_page_writes".to_owned(), "on".to_owned())]),
         configuration_files: Vec::new(),
         backup_label: StoredText::new(&b"START WAL LOCATION: 0/300028 (file 000000010000000000000003)\n"[..]),
@@ -313,6 +316,37 @@ fn write_backup(
     };
     backup.publish(repository).unwrap();
     backup
+}
+
+/// All that a manifest can say of collations.
+fn collations() -> StoredCollations {
+    let recorded = |provider: &str, version: &str| RecordedCollation {
+        provider: provider.to_owned(),
+        version: version.to_owned(),
+    };
+    StoredCollations {
+        libc_version: Some("2.36".to_owned()),
+        icu_version: Some("153.120".to_owned()),
+        databases: BTreeMap::from([("postgres".to_owned(), "2.31".to_owned())]),
+        recorded: vec![recorded("c", "2.31"), recorded("i", "153.120")],
+    }
+}
+
+fn write_sample_of_collations(root: &Path) {
+    fs::create_dir_all(root).unwrap();
+    let repository = repository(root);
+    repository.make().unwrap();
+    let points = ("0/300028", "0/400100");
+    write_backup(&repository, "sample", points, whole(parent_files()), None, Some(collations()));
+    fs::remove_dir(root.join(".pgark-temporary")).unwrap();
+}
+
+fn read_sample_of_collations(root: &Path) {
+    let repository = repository(root);
+    repository.check().unwrap();
+    let backups = inventory::read_all(&repository).unwrap();
+    let read: Vec<_> = backups.iter().map(|backup| (backup.version, backup.collations.clone())).collect();
+    assert_eq!(read, [(1, Some(collations()))]);
 }
 
 /// Two partial segments of one name, and the names that they have.
@@ -351,7 +385,7 @@ fn read_sample_of_partial_segments(root: &Path) {
         wal::fetch(&repository, name, Some(SEGMENT), &mut read).unwrap().expect("it is there");
         assert!(read == content, "{name}");
     }
-    let partials = wal::timeline_files(&repository, TimelineId::FIRST, SEGMENT).unwrap().partials;
+    let partials = wal::timeline_files(&repository, TimelineId::FIRST).unwrap().partials;
     assert_eq!(partials, partial_segments().map(|(name, _)| name));
 }
 
@@ -435,6 +469,7 @@ fn repositories_of_every_version_are_read() {
     read_sample(&fixtures(1));
     read_sample_of_2(&fixtures(2));
     read_sample_of_partial_segments(&fixtures("partial-segments"));
+    read_sample_of_collations(&fixtures("collations"));
 }
 
 #[test]
@@ -448,6 +483,9 @@ fn what_is_written_today_is_read_today() {
     let scratch = tempfile::tempdir().unwrap();
     write_sample_of_partial_segments(scratch.path());
     read_sample_of_partial_segments(scratch.path());
+    let scratch = tempfile::tempdir().unwrap();
+    write_sample_of_collations(scratch.path());
+    read_sample_of_collations(scratch.path());
 }
 
 #[test]
@@ -464,4 +502,12 @@ fn write_the_sample_of_partial_segments() {
     let root = fixtures("partial-segments");
     assert!(!root.exists(), "samples are never changed");
     write_sample_of_partial_segments(&root);
+}
+
+#[test]
+#[ignore = "writes the sample of the versions of collations, once"]
+fn write_the_sample_of_collations() {
+    let root = fixtures("collations");
+    assert!(!root.exists(), "samples are never changed");
+    write_sample_of_collations(&root);
 }

@@ -521,7 +521,12 @@ impl Actor {
                 let already = stored.outcome == PutOutcome::Exists;
                 debug!(%name, bytes = stored.sum.length_bytes, already, "stored");
                 self.look_for_rivals(name);
-                if stored.name != name {
+                if let Some(damage) = &stored.damage_beside {
+                    warn!(
+                        %name, stored_as = %stored.name, %damage,
+                        "the partial segment of this name that the repository holds is damaged, and this one is stored beside it"
+                    );
+                } else if stored.name != name {
                     warn!(
                         %name, stored_as = %stored.name,
                         "differs from the partial segment of this name that the repository holds, and is stored beside it: \

@@ -33,6 +33,8 @@ pub fn read(
     for path in paths.iter().filter(outside).take(FILES_MAX) {
         let content = match read_file(path) {
             Ok(content) => Some(StoredText::new(content)),
+            // The server does without it.
+            Err(error) if error.kind() == io::ErrorKind::NotFound && is_hosts_file(path, facts) => continue,
             Err(error) => {
                 monitor
                     .warning(&format!("the configuration file \"{}\" is not saved: {error}", path.display()));
@@ -42,6 +44,11 @@ pub fn read(
         files.push(StoredConfigurationFile { path: StoredText::new(path.as_os_str().as_bytes()), content });
     }
     files
+}
+
+/// Whether it is the file of host names that 19 and later read, which need not exist.
+fn is_hosts_file(path: &Path, facts: &ServerFacts) -> bool {
+    facts.settings.get("hosts_file").is_some_and(|hosts| Path::new(hosts) == path)
 }
 
 /// Whether a file is part of the data directory, and so of the packs.
@@ -65,6 +72,7 @@ fn read_file(path: &Path) -> io::Result<Vec<u8>> {
 mod tests {
     use super::*;
     use crate::monitor::Remembering;
+    use crate::repository::backup::manifest::StoredCollations;
     use std::collections::BTreeMap;
 
     #[test]
@@ -76,13 +84,15 @@ mod tests {
         fs::write(data.join("postgresql.conf"), "inside").unwrap();
         fs::write(etc.join("pg_hba.conf"), "outside").unwrap();
         fs::write(etc.join("long"), vec![0; 1 << 21]).unwrap();
-        let paths =
-            [data.join("postgresql.conf"), etc.join("pg_hba.conf"), etc.join("long"), etc.join("absent")];
+        let hosts = etc.join("pg_hosts.conf");
+        let outside = [etc.join("pg_hba.conf"), etc.join("long"), etc.join("absent"), hosts.clone()];
+        let paths = [vec![data.join("postgresql.conf")], outside.to_vec()].concat();
         let facts = ServerFacts {
             databases: vec![],
             tablespace_names: BTreeMap::new(),
-            settings: BTreeMap::new(),
-            configuration_files: Some(paths.to_vec()),
+            collations: StoredCollations::default(),
+            settings: BTreeMap::from([("hosts_file".to_owned(), hosts.display().to_string())]),
+            configuration_files: Some(paths),
         };
         let monitor = Remembering::default();
         let files = read(&facts, &DataDirectory::open(&data).unwrap(), &monitor);

@@ -295,11 +295,11 @@ mod tests {
         assert!(has_pages(b"global", b"1262", MajorVersion::V15.into()));
         assert!(has_pages(b"pg_tblspc/1/PG_15_202209061/5", b"1262", MajorVersion::V15.into()));
         assert!(!has_pages(b"pg_xact", b"0000", MajorVersion::V15.into()));
-        let unknown = ServerVersion { number: 19, catalog_version: 202_609_101, formats: MajorVersion::V18 };
-        assert!(has_pages(b"pg_tblspc/1/PG_19_202609101/5", b"1262", unknown));
+        let unknown = ServerVersion { number: 20, catalog_version: 202_709_101, formats: MajorVersion::V19 };
+        assert!(has_pages(b"pg_tblspc/1/PG_20_202709101/5", b"1262", unknown));
         assert!(!has_pages(b"pg_tblspc/1/PG_18_202506291/5", b"1262", unknown));
         assert_eq!(decide(b"pg_tblspc/1", b"PG_18_202506291", unknown), Decision::Skip);
-        assert_eq!(decide(b"pg_tblspc/1", b"PG_19_202609101", unknown), Decision::Copy);
+        assert_eq!(decide(b"pg_tblspc/1", b"PG_20_202709101", unknown), Decision::Copy);
         assert!(!has_pages(b"base/5", b"PG_VERSION", MajorVersion::V15.into()));
     }
 }

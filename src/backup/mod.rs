@@ -43,11 +43,11 @@ use crate::postgres::page::PAGE_BYTES;
 use crate::postgres::{ControlFile, ManifestVersion, ServerVersion, SystemIdentifier, TimelineHistory};
 use crate::repository::Repository;
 use crate::repository::backup::manifest::{
-    BackupKind, BackupPoint, BackupTotals, StoredServer, StoredTablespace, StoredWalRange,
+    BackupKind, BackupPoint, BackupTotals, StoredCollations, StoredServer, StoredTablespace, StoredWalRange,
 };
 use crate::repository::backup::pack::PackOwner;
 use crate::repository::backup::{Chain, Label, NewLabel, StoredBackup, StoredText};
-use crate::server::{Connection, Watch};
+use crate::server::{Connection, Watch, c_library};
 use copy::{Copied, DataDirectoryCopy};
 use files::FileList;
 use increment::Increment;
@@ -247,6 +247,7 @@ impl Backup<'_> {
                 .unwrap_or_default(),
             tablespaces: tablespaces(&files, &facts),
             databases: facts.databases,
+            collations: Some(self.collations(facts.collations)),
             settings: facts.settings,
             configuration_files,
             backup_label: StoredText::new(stopped.label),
@@ -304,6 +305,12 @@ impl Backup<'_> {
     fn list_files(&self) -> Result<FileList> {
         let data_directory = self.request.data_directory.path();
         FileList::scan(data_directory, self.server, self.monitor, self.watch)
+    }
+
+    /// What the server says of its collations, and of the C library what its process shows.
+    fn collations(&self, said: StoredCollations) -> StoredCollations {
+        let loaded = || c_library::of_process(self.request.data_directory.server_process_id()?);
+        StoredCollations { libc_version: said.libc_version.clone().or_else(loaded), ..said }
     }
 
     /// The backup to build on, and which pages have changed since; `None`: the backup is a full one.

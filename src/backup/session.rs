@@ -14,7 +14,7 @@ use crate::postgres::{
     ControlFile, Lsn, MajorVersion, SegmentName, ServerVersion, SystemIdentifier, TimelineId,
 };
 use crate::repository::backup::Label;
-use crate::repository::backup::manifest::{BackupPoint, StoredDatabase};
+use crate::repository::backup::manifest::{BackupPoint, RecordedCollation, StoredCollations, StoredDatabase};
 use crate::server::Connection;
 use crate::server::Watch;
 use jiff::Timestamp;
@@ -26,7 +26,7 @@ const TIMEOUTS: &str = "'statement_timeout', 'lock_timeout', 'transaction_timeou
      'idle_in_transaction_session_timeout'";
 
 /// Settings that whoever recovers the backup must respect, or will ask for.
-const RECORDED_SETTINGS: [&str; 26] = [
+const RECORDED_SETTINGS: [&str; 27] = [
     "allow_in_place_tablespaces",
     "archive_mode",
     "cluster_name",
@@ -36,6 +36,7 @@ const RECORDED_SETTINGS: [&str; 26] = [
     "data_directory_mode",
     "full_page_writes",
     "hba_file",
+    "hosts_file",
     "hot_standby",
     "huge_pages",
     "ident_file",
@@ -54,6 +55,9 @@ const RECORDED_SETTINGS: [&str; 26] = [
     "wal_level",
     "wal_log_hints",
 ];
+
+/// How many versions of collations are recorded at most: each library has one, unless somebody has updated it.
+const RECORDED_COLLATIONS_MAX: usize = 100;
 
 /// How far the server's start may be from what `postmaster.pid` says of it, in seconds: the file is written first.
 const START_DIFFERENCE_MAX_S: i64 = 60;
@@ -74,6 +78,8 @@ pub struct ServerFacts {
     pub databases: Vec<StoredDatabase>,
     /// Names of tablespaces by object identifier.
     pub tablespace_names: BTreeMap<u32, String>,
+    /// By which versions it sorts text, as far as it says so.
+    pub collations: StoredCollations,
     /// Settings by name.
     pub settings: BTreeMap<String, String>,
     /// Configuration files that the server has read; `None` when the user may not know.
@@ -312,6 +318,7 @@ impl Session {
         for row in self.connection.query("list the tablespaces", sql, watch)? {
             tablespace_names.insert(row.parsed(0)?, row.text(1)?.to_owned());
         }
+        let collations = self.collations(watch)?;
         let mut settings = BTreeMap::new();
         let names = RECORDED_SETTINGS.map(|name| format!("'{name}'")).join(", ");
         // pg_settings leaves out what the user may not see.
@@ -325,7 +332,42 @@ impl Session {
             true => Some(self.configuration_files(watch)?),
             false => None,
         };
-        Ok(ServerFacts { databases, tablespace_names, settings, configuration_files })
+        Ok(ServerFacts { databases, tablespace_names, collations, settings, configuration_files })
+    }
+
+    /// By which versions the server sorts text. It knows that of the C library where it has a collation with a version: C and
+    /// POSIX have none.
+    fn collations(&self, watch: &Watch<'_>) -> Result<StoredCollations> {
+        let what = "ask for the versions of collations";
+        let sql = "SELECT (SELECT version FROM (\
+             SELECT pg_collation_actual_version(oid) FROM pg_collation WHERE collprovider = 'c'\
+             ) AS libc(version) WHERE version IS NOT NULL LIMIT 1),\
+             (SELECT pg_collation_actual_version(oid) FROM pg_collation \
+             WHERE collprovider = 'i' AND collname IN ('unicode', 'und-x-icu') LIMIT 1)";
+        let row = self.connection.query_row(what, sql, watch)?;
+        let (libc_version, icu_version) =
+            (row.optional(0).map(str::to_owned), row.optional(1).map(str::to_owned));
+        let mut databases = BTreeMap::new();
+        if self.version.facts().has_database_collation_version {
+            let sql = "SELECT datname, datcollversion FROM pg_database WHERE datcollversion IS NOT NULL";
+            for row in self.connection.query(what, sql, watch)? {
+                databases.insert(row.text(0)?.to_owned(), row.text(1)?.to_owned());
+            }
+        }
+        let sql = format!(
+            "SELECT DISTINCT collprovider, collversion FROM pg_collation WHERE collversion IS NOT NULL \
+             ORDER BY 1, 2 LIMIT {RECORDED_COLLATIONS_MAX}"
+        );
+        let rows = self.connection.query(what, &sql, watch)?;
+        let recorded = rows.iter().map(|row| {
+            Ok(RecordedCollation { provider: row.text(0)?.to_owned(), version: row.text(1)?.to_owned() })
+        });
+        Ok(StoredCollations {
+            libc_version,
+            icu_version,
+            databases,
+            recorded: recorded.collect::<Result<_>>()?,
+        })
     }
 
     /// Whether the server keeps WAL summaries. From 17 on.
@@ -418,7 +460,7 @@ impl Session {
 
     fn configuration_files(&self, watch: &Watch<'_>) -> Result<Vec<PathBuf>> {
         let sql = "SELECT DISTINCT path FROM (\
-             SELECT setting FROM pg_settings WHERE name IN ('config_file', 'hba_file', 'ident_file')\
+             SELECT setting FROM pg_settings WHERE name IN ('config_file', 'hba_file', 'hosts_file', 'ident_file')\
              UNION SELECT sourcefile FROM pg_settings WHERE sourcefile IS NOT NULL) AS files(path) \
              WHERE path <> '' ORDER BY path";
         let rows = self.connection.query("ask for the configuration files", sql, watch)?;

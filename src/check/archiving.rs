@@ -22,8 +22,8 @@ struct Archiving {
     last_archived: Option<String>,
 }
 
-/// The statements; `archive_library` is missing before 15.
-const SETTINGS: &str = "SELECT current_setting('wal_level'), current_setting('archive_mode'), \
+/// The statements; `archive_library` is missing before 15, and `effective_wal_level` before 19, which raises it by itself.
+const SETTINGS: &str = "SELECT coalesce(current_setting('effective_wal_level', true), current_setting('wal_level')), current_setting('archive_mode'), \
      current_setting('archive_command'), coalesce(current_setting('archive_library', true), ''), \
      (SELECT setting FROM pg_settings WHERE name = 'archive_timeout'), \
      current_setting('full_page_writes') = 'on', pg_is_in_recovery()";

@@ -586,7 +586,7 @@ mod tests {
         assert_eq!(expected("agent.workers"), "a whole number from 1 to 64");
         assert_eq!(expected("push.deadline_s"), "a whole number of seconds from 1 to 86400");
         assert_eq!(expected("get.prefetch_max_mib"), "a whole number of MiB from 0 to 65536");
-        assert_eq!(expected("assume_version"), "13, 14, 15, 16, 17 or 18");
+        assert_eq!(expected("assume_version"), "13, 14, 15, 16, 17, 18 or 19");
         assert_eq!(expected("compression.method"), "\"lz4\", \"zstd\" or \"none\"");
     }
 }

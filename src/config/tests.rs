@@ -469,9 +469,12 @@ fn a_recovered_copy_keeps_the_settings_that_do_not_lead_to_the_original() {
 
 #[test]
 fn an_assumed_version_is_a_supported_one_and_can_be_given_for_one_call() {
-    for wrong in ["19", "0x100000012", "\"18\"", "true"] {
+    for wrong in ["20", "0x100000012", "\"18\"", "true"] {
         let message = message(with(&format!("assume_version = {wrong}")));
-        assert!(message.contains("\"assume_version\" must be 13, 14, 15, 16, 17 or 18, not "), "{message}");
+        assert!(
+            message.contains("\"assume_version\" must be 13, 14, 15, 16, 17, 18 or 19, not "),
+            "{message}"
+        );
     }
     let config = with("assume_version = 17").unwrap();
     let given = config.clone().assuming(MajorVersion::V18);

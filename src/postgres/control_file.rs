@@ -16,7 +16,7 @@ pub const CONTROL_FILE_BYTES: usize = 512;
 
 /// What `pg_control` says.
 ///
-/// Source: PostgreSQL `catalog/pg_control.h`, `ControlFileData`, of versions 1300 (13 to 16), 1700 and 1800.
+/// Source: PostgreSQL `catalog/pg_control.h`, `ControlFileData`, of versions 1300 (13 to 16), 1700, 1800 and 1905.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ControlFile {
     /// Which cluster it is.
@@ -161,7 +161,9 @@ impl ControlFile {
     /// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) if no supported version of PostgreSQL wrote it
     /// and none is assumed, or one that has another format.
     pub fn parse(bytes: &[u8], assumed: Option<MajorVersion>) -> Result<ControlFile> {
-        let (checksum_offset, format) = checksum_offset(bytes, assumed)?;
+        let format = Format::of(bytes, assumed)?;
+        let facts = format.version().facts();
+        let checksum_offset = facts.control_checksum_offset;
         let content = bytes.get(..checksum_offset).ok_or_else(|| too_short(bytes))?;
         let stored = u32_at(bytes, checksum_offset).ok_or_else(|| too_short(bytes))?;
         let computed = crc32c::crc32c(content);
@@ -169,14 +171,14 @@ impl ControlFile {
             let error =
                 Error::damaged(format!("pg_control has checksum {computed:08X}, but says {stored:08X}"));
             return Err(match format {
-                Format::Known => error,
+                Format::Known(_) => error,
                 Format::Assumed(version) => error.hint(format!(
                     "It is of a version that pgark does not know, and may not have the format of PostgreSQL {version}: look at \
                      assume_version."
                 )),
             });
         }
-        Fields(content).read(assumed)
+        Fields { content, insertions: facts.control_insertions }.read(assumed)
     }
 
     /// The version, unless it is unknown and its format the assumed one.
@@ -190,36 +192,50 @@ impl ControlFile {
     }
 }
 
-/// Why a file is taken to have a format.
+/// The format of a file, by a version that has it, and why the file is taken to have it.
 enum Format {
     /// It names it.
-    Known,
+    Known(MajorVersion),
     /// It names one that is not known.
     Assumed(MajorVersion),
 }
 
-/// Offset of the checksum, by the format that the file names, or else the assumed one.
-fn checksum_offset(bytes: &[u8], assumed: Option<MajorVersion>) -> Result<(usize, Format)> {
-    let format = u32_at(bytes, 8).ok_or_else(|| too_short(bytes))?;
-    if let Some(version) = MajorVersion::of_control_version(format) {
-        return Ok((version.facts().control_checksum_offset, Format::Known));
+impl Format {
+    /// The format that the file names, or else the assumed one.
+    fn of(bytes: &[u8], assumed: Option<MajorVersion>) -> Result<Format> {
+        let format = u32_at(bytes, 8).ok_or_else(|| too_short(bytes))?;
+        if let Some(version) = MajorVersion::of_control_version(format) {
+            return Ok(Format::Known(version));
+        }
+        if MajorVersion::of_control_version(format.swap_bytes()).is_some() {
+            return Err(Error::usage("pg_control is big-endian, which pgark does not support"));
+        }
+        assumed.map(Format::Assumed).ok_or_else(|| {
+            Error::usage(format!("pg_control has version {format}, which pgark does not know")).hint(format!(
+                "pgark supports PostgreSQL {}. {}",
+                MajorVersion::SUPPORTED,
+                MajorVersion::HOW_TO_ASSUME
+            ))
+        })
     }
-    if MajorVersion::of_control_version(format.swap_bytes()).is_some() {
-        return Err(Error::usage("pg_control is big-endian, which pgark does not support"));
+
+    fn version(&self) -> MajorVersion {
+        match self {
+            Format::Known(version) | Format::Assumed(version) => *version,
+        }
     }
-    if let Some(version) = assumed {
-        return Ok((version.facts().control_checksum_offset, Format::Assumed(version)));
-    }
-    Err(Error::usage(format!("pg_control has version {format}, which pgark does not know"))
-        .hint(format!("pgark supports PostgreSQL 13 to 18. {}", MajorVersion::HOW_TO_ASSUME)))
 }
 
 fn too_short(bytes: &[u8]) -> Error {
     Error::damaged(format!("pg_control has only {} bytes", bytes.len()))
 }
 
-/// The content before the checksum; all versions share these offsets.
-struct Fields<'a>(&'a [u8]);
+/// The content before the checksum, whose fields are read by their offsets in version 13.
+struct Fields<'a> {
+    content: &'a [u8],
+    /// See [`VersionFacts::control_insertions`](super::version_facts::VersionFacts::control_insertions).
+    insertions: &'a [(usize, usize)],
+}
 
 impl Fields<'_> {
     fn read(&self, assumed: Option<MajorVersion>) -> Result<ControlFile> {
@@ -260,7 +276,8 @@ impl Fields<'_> {
             wal_page_bytes: self.u32(224)?,
             segment_size: SegmentSize::new(segment_bytes)
                 .ok_or_else(|| impossible("WAL segment size", segment_bytes))?,
-            data_checksums: self.u32(252)? != 0,
+            // Other values stand for a change that is under way: then no page is sure to have one.
+            data_checksums: self.u32(252)? == 1,
         })
     }
 
@@ -316,19 +333,26 @@ impl Fields<'_> {
     }
 
     fn flag(&self, offset: usize) -> Result<bool> {
-        Ok(u8_at(self.0, offset).ok_or_else(|| too_short(self.0))? != 0)
+        Ok(self.at(offset, u8_at)? != 0)
     }
 
     fn u32(&self, offset: usize) -> Result<u32> {
-        u32_at(self.0, offset).ok_or_else(|| too_short(self.0))
+        self.at(offset, u32_at)
     }
 
     fn u64(&self, offset: usize) -> Result<u64> {
-        u64_at(self.0, offset).ok_or_else(|| too_short(self.0))
+        self.at(offset, u64_at)
     }
 
     fn i64(&self, offset: usize) -> Result<i64> {
-        i64_at(self.0, offset).ok_or_else(|| too_short(self.0))
+        self.at(offset, i64_at)
+    }
+
+    /// The field that stands at `offset` in version 13.
+    fn at<T>(&self, offset: usize, read: fn(&[u8], usize) -> Option<T>) -> Result<T> {
+        let before = self.insertions.iter().filter(|(inserted, _)| *inserted <= offset);
+        let moved: usize = before.map(|(_, bytes)| bytes).sum();
+        read(self.content, offset.saturating_add(moved)).ok_or_else(|| too_short(self.content))
     }
 }
 
@@ -375,7 +399,7 @@ mod tests {
             )),*]
         };
     }
-    const SAMPLES: [(u32, &[u8; CONTROL_FILE_BYTES], &str); 6] = samples![13, 14, 15, 16, 17, 18];
+    const SAMPLES: [(u32, &[u8; CONTROL_FILE_BYTES], &str); 7] = samples![13, 14, 15, 16, 17, 18, 19];
 
     #[test]
     fn agrees_with_pg_controldata() {
@@ -385,16 +409,29 @@ mod tests {
                 line.unwrap_or_else(|| panic!("{label} of {major}"))[label.len()..].trim().to_owned()
             };
             let on = |setting: bool| if setting { "on" } else { "off" }.to_owned();
-            let position = |lsn: Option<Lsn>| lsn.map_or("0/0".to_owned(), |lsn| lsn.to_string());
+            // 19 prints the lower half with all its digits.
+            let position = |label: &str| {
+                let (high, low) =
+                    printed(label).split_once('/').map(|(a, b)| (a.to_owned(), b.to_owned())).unwrap();
+                let half = |digits: &str| u64::from_str_radix(digits, 16).unwrap();
+                Lsn::new((half(&high) << 32) | half(&low))
+            };
             let control = ControlFile::parse(bytes, None).unwrap();
             assert_eq!(control.version.as_u32(), major);
+            for (label, found) in [
+                ("Latest checkpoint location:", Some(control.checkpoint)),
+                ("Latest checkpoint's REDO location:", Some(control.redo)),
+                ("Minimum recovery ending location:", control.min_recovery_point),
+                ("Backup start location:", control.backup_start_point),
+                ("Backup end location:", control.backup_end_point),
+            ] {
+                assert_eq!(found, position(label), "{label} of {major}");
+            }
             for (label, value) in [
                 ("pg_control version number:", control.version.facts().control_version.to_string()),
                 ("Catalog version number:", control.catalog_version.to_string()),
                 ("Database system identifier:", control.system.to_string()),
                 ("Database cluster state:", control.state.to_string()),
-                ("Latest checkpoint location:", control.checkpoint.to_string()),
-                ("Latest checkpoint's REDO location:", control.redo.to_string()),
                 ("Latest checkpoint's TimeLineID:", control.timeline.to_string()),
                 ("Latest checkpoint's PrevTimeLineID:", control.previous_timeline.to_string()),
                 ("Latest checkpoint's full_page_writes:", on(control.full_page_writes)),
@@ -402,9 +439,6 @@ mod tests {
                     "Latest checkpoint's NextXID:",
                     format!("{}:{}", control.next_xid >> 32, control.next_xid & 0xFFFF_FFFF),
                 ),
-                ("Minimum recovery ending location:", position(control.min_recovery_point)),
-                ("Backup start location:", position(control.backup_start_point)),
-                ("Backup end location:", position(control.backup_end_point)),
                 ("wal_level setting:", control.wal_level.to_string()),
                 ("wal_log_hints setting:", on(control.wal_log_hints)),
                 ("max_connections setting:", control.limits.max_connections.to_string()),
@@ -432,6 +466,25 @@ mod tests {
         let control = ControlFile::parse(SAMPLES[5].1, None).unwrap();
         // Fri Nov 20 17:15:34 2026 UTC
         assert_eq!((control.written_unix_s, control.checkpoint_unix_s), (1_795_194_934, 1_795_194_934));
+        let control = ControlFile::parse(SAMPLES[6].1, None).unwrap();
+        // Sun Nov 29 18:32:10 2026 UTC
+        assert_eq!((control.written_unix_s, control.checkpoint_unix_s), (1_795_977_130, 1_795_977_130));
+    }
+
+    #[test]
+    fn checksums_that_are_being_changed_count_for_none() {
+        for (major, original, _) in SAMPLES {
+            let facts = MajorVersion::new(major).unwrap().facts();
+            let moved: usize = facts.control_insertions.iter().map(|(_, bytes)| bytes).sum();
+            for (state, expected) in [(0, false), (1, true), (2, false), (3, false)] {
+                let mut bytes = *original;
+                bytes[252 + moved] = state;
+                let end = facts.control_checksum_offset;
+                let checksum = crc32c::crc32c(&bytes[..end]);
+                bytes[end..end + 4].copy_from_slice(&checksum.to_le_bytes());
+                assert_eq!(ControlFile::parse(&bytes, None).unwrap().data_checksums, expected, "{major}");
+            }
+        }
     }
 
     #[test]
@@ -450,7 +503,7 @@ mod tests {
 
     #[test]
     fn refuses_versions_that_it_does_not_know() {
-        for version in [1201_u32, 1900] {
+        for version in [1201_u32, 2000] {
             let mut bytes = *SAMPLES[2].1;
             bytes[8..12].copy_from_slice(&version.to_le_bytes());
             assert_eq!(ControlFile::parse(&bytes, None).unwrap_err().kind(), ErrorKind::Usage);
@@ -479,20 +532,21 @@ mod tests {
         for (major, original, _) in SAMPLES {
             let assumed = MajorVersion::new(major);
             let own = ControlFile::parse(original, None).unwrap();
-            for control_version in [1900, own.version.facts().control_version] {
-                let bytes = forged(major, control_version, 202_609_101);
+            for control_version in [2000, own.version.facts().control_version] {
+                let bytes = forged(major, control_version, 202_709_101);
                 assert_eq!(ControlFile::parse(&bytes, None).unwrap_err().kind(), ErrorKind::Usage);
                 let read = ControlFile::parse(&bytes, assumed).unwrap();
                 assert!(read.is_assumed() && !own.is_assumed());
-                assert_eq!(read, ControlFile { catalog_version: 202_609_101, ..own.clone() });
+                assert_eq!(read, ControlFile { catalog_version: 202_709_101, ..own.clone() });
             }
         }
     }
 
     #[test]
     fn a_wrong_assumption_is_refused_and_not_misread() {
-        let (new, old) = (forged(18, 1900, 202_609_101), forged(17, 1900, 202_609_101));
-        for (bytes, assumed) in [(new, MajorVersion::V17), (old, MajorVersion::V18)] {
+        for (written, assumed) in [(18, 17), (17, 18), (19, 18), (18, 19)] {
+            let bytes = forged(written, 2000, 202_709_101);
+            let assumed = MajorVersion::new(assumed).unwrap();
             let error = ControlFile::parse(&bytes, Some(assumed)).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Damaged);
             assert!(error.hint_text().unwrap().contains("assume_version"), "{error}");
@@ -511,7 +565,7 @@ mod tests {
                 assert_eq!(read, ControlFile::parse(bytes, None).unwrap());
             }
         }
-        let contradictory = forged(15, 1900, MajorVersion::V15.facts().catalog_version);
+        let contradictory = forged(15, 2000, MajorVersion::V15.facts().catalog_version);
         assert!(ControlFile::parse(&contradictory, Some(MajorVersion::V15)).is_err());
     }
 }

@@ -1,6 +1,6 @@
 //! `INCREMENTAL.<name>`: what changed in the file `<name>` of a relation since an earlier backup.
 //!
-//! Owns: the layout of such a file and its name, as PostgreSQL 17 and 18 have them, so that `pg_combinebackup` reads ours and
+//! Owns: the layout of such a file and its name, as PostgreSQL 17 to 19 have them, so that `pg_combinebackup` reads ours and
 //! we read the server's. Does not own: which pages belong into one.
 //!
 //! Source: PostgreSQL `backup/basebackup_incremental.c` and `.h`, `bin/pg_combinebackup/reconstruct.c`.

@@ -15,6 +15,7 @@ pub enum MajorVersion {
     V16,
     V17,
     V18,
+    V19,
 }
 
 impl MajorVersion {
@@ -22,14 +23,18 @@ impl MajorVersion {
     pub const HOW_TO_ASSUME: &str = "At your own risk, assume_version in the configuration (or --assume-version) tells which \
                                      of them to take it for.";
 
+    /// Which versions are supported, in words.
+    pub const SUPPORTED: &str = "13 to 19";
+
     /// Every supported version, oldest first.
-    pub const ALL: [MajorVersion; 6] = [
+    pub const ALL: [MajorVersion; 7] = [
         MajorVersion::V13,
         MajorVersion::V14,
         MajorVersion::V15,
         MajorVersion::V16,
         MajorVersion::V17,
         MajorVersion::V18,
+        MajorVersion::V19,
     ];
 
     /// The number, as in `PG_VERSION`.
@@ -53,7 +58,11 @@ impl MajorVersion {
                 "the server is PostgreSQL {}, which pgark does not know",
                 version_num / 10_000
             ))
-            .hint(format!("pgark supports PostgreSQL 13 to 18. {}", MajorVersion::HOW_TO_ASSUME))
+            .hint(format!(
+                "pgark supports PostgreSQL {}. {}",
+                MajorVersion::SUPPORTED,
+                MajorVersion::HOW_TO_ASSUME
+            ))
         })
     }
 
@@ -98,7 +107,9 @@ mod tests {
             let same_format = MajorVersion::of_control_version(version.facts().control_version).unwrap();
             assert_eq!(same_format.facts().control_checksum_offset, version.facts().control_checksum_offset);
         }
-        assert_eq!(MajorVersion::of_version_num(190_000), None);
+        let ends = [MajorVersion::ALL[0], MajorVersion::ALL[MajorVersion::ALL.len() - 1]];
+        assert_eq!(MajorVersion::SUPPORTED, format!("{} to {}", ends[0], ends[1]));
+        assert_eq!(MajorVersion::of_version_num(200_000), None);
         assert_eq!(MajorVersion::of_control_version(1902), None);
         assert_eq!(MajorVersion::new(12), None);
         assert_eq!(MajorVersion::of_wal_magic(0xD101), None);

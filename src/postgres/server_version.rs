@@ -55,7 +55,7 @@ impl ServerVersion {
 }
 
 impl fmt::Display for ServerVersion {
-    /// `18`, or `19 (catalog version 202609101), read as 18`.
+    /// `18`, or `20 (catalog version 202709101), read as 19`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.is_assumed() {
             false => write!(f, "{}", self.number),
@@ -85,7 +85,8 @@ impl From<MajorVersion> for ServerVersion {
 pub(super) fn no_release(whose: &str, catalog_version: u32) -> Error {
     Error::usage(format!("{whose} has catalog version {catalog_version}, which is not a release")).hint(
         format!(
-            "pgark supports the releases of PostgreSQL 13 to 18, no development versions. {}",
+            "pgark supports the releases of PostgreSQL {}, no development versions. {}",
+            MajorVersion::SUPPORTED,
             MajorVersion::HOW_TO_ASSUME
         ),
     )
@@ -111,13 +112,13 @@ mod tests {
 
     #[test]
     fn an_unknown_version_keeps_its_own_names() {
-        let refused = ServerVersion::of(190_000, 202_609_101, None).unwrap_err();
-        assert_eq!(refused.to_string(), "the server is PostgreSQL 19, which pgark does not know");
+        let refused = ServerVersion::of(200_000, 202_709_101, None).unwrap_err();
+        assert_eq!(refused.to_string(), "the server is PostgreSQL 20, which pgark does not know");
         assert!(refused.hint_text().unwrap().contains("assume_version"));
-        let found = ServerVersion::of(190_000, 202_609_101, Some(MajorVersion::V18)).unwrap();
-        assert_eq!(found.formats, MajorVersion::V18);
+        let found = ServerVersion::of(200_000, 202_709_101, Some(MajorVersion::V19)).unwrap();
+        assert_eq!(found.formats, MajorVersion::V19);
         assert!(found.is_assumed() && !ServerVersion::from(MajorVersion::V18).is_assumed());
-        assert_eq!(found.tablespace_directory(), "PG_19_202609101");
+        assert_eq!(found.tablespace_directory(), "PG_20_202709101");
     }
 
     #[test]
@@ -131,7 +132,7 @@ mod tests {
     #[test]
     fn marks_that_contradict_each_other_are_refused() {
         let catalogs = MajorVersion::V15.facts().catalog_version;
-        assert!(ServerVersion::of(190_000, catalogs, Some(MajorVersion::V18)).is_err());
+        assert!(ServerVersion::of(200_000, catalogs, Some(MajorVersion::V18)).is_err());
         assert!(ServerVersion::of(160_000, catalogs, Some(MajorVersion::V15)).is_err());
     }
 }

@@ -16,9 +16,12 @@ pub struct VersionFacts {
     pub catalog_version: u32,
     /// The format of `pg_control`. Source: `catalog/pg_control.h`, `PG_CONTROL_VERSION`.
     pub control_version: u32,
-    /// Where in `pg_control` the checksum stands, which ends its content: the only field that moved between the versions.
+    /// Where in `pg_control` the checksum stands, which ends its content.
     /// Source: `catalog/pg_control.h`, `ControlFileData`.
     pub control_checksum_offset: usize,
+    /// Where fields came into `pg_control` that 13 does not have, before its checksum: the offset in 13's layout before which
+    /// they stand, and by how many bytes all that follows has moved. Source: the same.
+    pub control_insertions: &'static [(usize, usize)],
     /// The flags of a page image in WAL of which each means that it is compressed. Source: `access/xlogrecord.h`,
     /// `BKPIMAGE_*`.
     pub compressed_image_flags: u8,
@@ -42,6 +45,8 @@ pub struct VersionFacts {
     pub has_wal_summaries: bool,
     /// Whether the server has `archive_library`, which `archive_command` does not go with.
     pub has_archive_library: bool,
+    /// Whether `pg_database` has the version of each database's collation.
+    pub has_database_collation_version: bool,
     /// An SQL expression that is `paused` where replay stands still.
     pub replay_pause_state: &'static str,
     /// Settings, each with a value, that must not be what they were in the original when its copy is recovered; besides
@@ -73,6 +78,7 @@ const V13: VersionFacts = VersionFacts {
     catalog_version: 202007201,
     control_version: 1300,
     control_checksum_offset: 288,
+    control_insertions: &[],
     compressed_image_flags: 0x02,
     statistics_item_bytes: 12,
     manifest_version: 1,
@@ -83,6 +89,7 @@ const V13: VersionFacts = VersionFacts {
     base_backup: BaseBackupForm::Words,
     has_wal_summaries: false,
     has_archive_library: false,
+    has_database_collation_version: false,
     replay_pause_state: "CASE WHEN pg_is_wal_replay_paused() THEN 'paused' END",
     // Would end the recovery where it pauses, and the server removes the file, which may be meant for the original.
     settings_of_recovery: &[("promote_trigger_file", "")],
@@ -128,6 +135,7 @@ const V15: VersionFacts = VersionFacts {
     backup_options: "",
     base_backup: BaseBackupForm::Options,
     has_archive_library: true,
+    has_database_collation_version: true,
     ..V14
 };
 
@@ -160,6 +168,18 @@ const V18: VersionFacts = VersionFacts {
     ..V17
 };
 
+const V19: VersionFacts = VersionFacts {
+    number: 19,
+    wal_magic: 0xD122,
+    catalog_version: 202610061,
+    control_version: 1905,
+    control_checksum_offset: 308,
+    // In the copy of the checkpoint (`logicalDecodingEnabled`, a wider `nextMulti`, and their padding);
+    // `slru_pages_per_segment`; `data_checksum_version_init`.
+    control_insertions: &[(64, 8), (224, 4), (252, 4)],
+    ..V18
+};
+
 impl MajorVersion {
     /// The version's row of the table.
     pub const fn facts(self) -> &'static VersionFacts {
@@ -170,6 +190,7 @@ impl MajorVersion {
             MajorVersion::V16 => &V16,
             MajorVersion::V17 => &V17,
             MajorVersion::V18 => &V18,
+            MajorVersion::V19 => &V19,
         }
     }
 }
@@ -197,6 +218,7 @@ mod tests {
             [
                 "pg_start_backup(, exclusive => false)",
                 "pg_start_backup(, exclusive => false)",
+                "pg_backup_start()",
                 "pg_backup_start()",
                 "pg_backup_start()",
                 "pg_backup_start()",

@@ -62,6 +62,22 @@ impl SegmentName {
         self.log
     }
 
+    /// Whether the name is the one behind `other` in the same log, which holds for every segment size.
+    pub fn follows(self, other: SegmentName) -> bool {
+        self.is_beside(other) && other.segment.checked_add(1) == Some(self.segment)
+    }
+
+    /// The name in the middle between this one and a later one of the same log; this one when there is none between them.
+    #[must_use]
+    pub fn middle(self, later: SegmentName) -> SegmentName {
+        let distance = if self.is_beside(later) { later.segment.saturating_sub(self.segment) } else { 0 };
+        SegmentName { segment: self.segment + distance / 2, ..self }
+    }
+
+    fn is_beside(self, other: SegmentName) -> bool {
+        (self.timeline, self.log) == (other.timeline, other.log)
+    }
+
     /// The ordinal of the segment; `None` when the last eight digits do not exist at this segment size.
     pub fn number(self, size: SegmentSize) -> Option<SegmentNumber> {
         let per_log = size.segments_per_log();

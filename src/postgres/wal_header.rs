@@ -157,7 +157,11 @@ fn version_of(magic: u16, assumed: Option<MajorVersion>) -> Result<MajorVersion>
         return Err(error.hint("The page was never written."));
     }
     assumed.ok_or_else(|| {
-        error.hint(format!("pgark reads the WAL of PostgreSQL 13 to 18. {}", MajorVersion::HOW_TO_ASSUME))
+        error.hint(format!(
+            "pgark reads the WAL of PostgreSQL {}. {}",
+            MajorVersion::SUPPORTED,
+            MajorVersion::HOW_TO_ASSUME
+        ))
     })
 }
 

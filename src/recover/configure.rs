@@ -73,6 +73,8 @@ pub struct RecoverySettings {
     pub place: Place,
     /// How much of the cluster is there.
     pub part: Part,
+    /// Whether it has tablespaces that are directories in place of links.
+    pub in_place_tablespaces: bool,
     /// What it must not undercut.
     pub limits: ServerLimits,
     /// The server's version.
@@ -169,6 +171,11 @@ impl RecoverySettings {
             if self.version.facts().has_archive_library {
                 add("archive_library", "")?;
             }
+        }
+        if self.in_place_tablespaces {
+            // Without it the server panics as soon as it is consistent: it takes them for damage. The original may have had it
+            // in one session alone. Source: PostgreSQL `access/transam/xlogrecovery.c`, `CheckTablespaceDirectory`.
+            add("allow_in_place_tablespaces", "on")?;
         }
         if self.role == Role::Recovered {
             // Its first commit would wait for standbys that follow another server.
@@ -337,6 +344,7 @@ mod tests {
                 timeline: TargetTimeline::Id(timeline),
                 action: TargetAction::Pause,
             },
+            in_place_tablespaces: false,
             archiving: Archiving::Off,
             place: Place::Other { archive_command: None },
             part: Part::Whole,

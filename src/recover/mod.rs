@@ -8,6 +8,7 @@
 //! with it afterwards, which [`server`] only watches.
 
 pub mod choice;
+mod collations;
 pub mod configure;
 pub mod databases;
 mod delta;
@@ -33,6 +34,7 @@ pub mod target;
 #[cfg(test)]
 mod target_tests;
 
+pub use collations::HOW_TO_MEND as HOW_TO_MEND_COLLATIONS;
 pub use delta::{DeltaForecast, forecast};
 pub use forks::ForkRule;
 pub use plan::{ConfigFile, Mode, RecoverRequest, RecoveryPlan, plan};

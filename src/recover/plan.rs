@@ -1,6 +1,7 @@
 //! The whole plan of a recovery: what will be restored where, and how the server will be told. Nothing is written.
 
 use super::choice::BackupCandidate;
+use super::collations;
 use super::configure::{Archiving, Part, RecoverySettings, RecoveryWay, restore_command};
 use super::databases::LeftOut;
 use super::host_configuration::{Destination, archiving_note, own_configuration, place as place_of};
@@ -11,7 +12,7 @@ use super::staging::{
     examine_tablespace, examine_tablespace_for_delta, refuse_nested, refuse_shared,
 };
 use super::standby::{Role, StandbySettings};
-use super::tablespaces::{TablespaceMapping, place};
+use super::tablespaces::{TablespaceMapping, in_place_note, place, tablespaces_in_place};
 use super::target::{Consent, Goal, TargetPlan, TargetRequest, plan_target};
 use crate::config::{Config, RepositoryUrl};
 use crate::data_directory::DataDirectory;
@@ -26,6 +27,7 @@ use crate::repository::Repository;
 use crate::repository::backup::manifest::StoredBackup;
 use crate::repository::backup::{Chain, IndexEntry, IndexReader, check_objects, inventory};
 use crate::repository::wal::RepositoryArchive;
+use crate::server::c_library;
 use crate::spool::Spool;
 use nix::unistd::{AccessFlags, access};
 use std::collections::BTreeMap;
@@ -260,6 +262,8 @@ pub fn plan(
         archiving: request.archiving,
         place,
         part: if left_out.is_empty() { Part::Whole } else { Part::SomeDatabases },
+        in_place_tablespaces: target.new_in_place_tablespace
+            || tablespaces_in_place(&backup).next().is_some(),
         limits: target.limits.map_or(backup.limits(), |raised| raised.max(backup.limits())),
         version: backup.major_version()?,
     };
@@ -269,6 +273,8 @@ pub fn plan(
     if version.is_assumed() {
         warnings.push(format!("pgark does not know this version: PostgreSQL {version}"));
     }
+    warnings.extend(collations::note(&backup, c_library::of_host().as_deref(), &request.role));
+    warnings.extend(settings.in_place_tablespaces.then(|| in_place_note(&backup)));
     warnings.append(&mut unusable);
     warnings.extend(part_warning(&left_out));
     if found == Found::Kept {

@@ -4,6 +4,7 @@
 //! `pg_ctl` reports success, long before recovery may fail. Every wait here has an end: a server that neither moves nor
 //! answers is left alone, and an error says so.
 
+mod collations;
 mod deviations;
 mod log;
 mod point;
@@ -13,6 +14,7 @@ mod question;
 mod start;
 mod vigil;
 
+pub use collations::{CollationMismatch, MismatchedCollations};
 pub use deviations::deviations;
 pub use point::{Awaited, ReachedPoint, ReachedState};
 pub use programs::{find_pg_ctl, who_listens};

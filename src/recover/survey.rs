@@ -31,6 +31,8 @@ pub struct WaySurvey {
     pub limits: Option<ServerLimits>,
     /// The directories of tablespaces that were created on the way: the server creates them in the same places.
     pub new_tablespaces: Vec<String>,
+    /// Whether a tablespace was created on the way as a directory in place of a link.
+    pub new_in_place: bool,
     /// What is wrong with the WAL where reading ended, if it is damaged.
     pub damage: Option<Error>,
     /// What was known when the segment began in which the last record lies.
@@ -80,6 +82,7 @@ pub fn survey(
         end: None,
         limits: None,
         new_tablespaces: Vec::new(),
+        new_in_place: false,
         damage: None,
         before_segment: None,
     };
@@ -144,10 +147,11 @@ impl WaySurvey {
             }
             self.limits = Some(self.limits.map_or(limits, |known| known.max(limits)));
         }
-        if let WalEvent::NewTablespace(path) = &mark.event
-            && self.new_tablespaces.len() < TABLESPACES_MAX
-        {
-            self.new_tablespaces.push(path.clone());
+        if let WalEvent::NewTablespace(path) = &mark.event {
+            self.new_in_place |= path.is_empty();
+            if !path.is_empty() && self.new_tablespaces.len() < TABLESPACES_MAX {
+                self.new_tablespaces.push(path.clone());
+            }
         }
         if wanted(mark) {
             self.ended = SurveyEnd::Found(mark.clone());

@@ -1,7 +1,7 @@
 //! Where the tablespaces of a recovered cluster go.
 
 use crate::error::{Error, Result};
-use crate::repository::backup::manifest::StoredTablespace;
+use crate::repository::backup::manifest::{StoredBackup, StoredTablespace};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
@@ -115,6 +115,25 @@ pub fn place(
         }
     }
     Ok(places)
+}
+
+/// The tablespaces of a backup that are directories in place of links.
+pub fn tablespaces_in_place(backup: &StoredBackup) -> impl Iterator<Item = &StoredTablespace> {
+    backup.tablespaces.iter().filter(|tablespace| tablespace.path.is_none())
+}
+
+/// What to know of tablespaces that are directories in place of links, in the backup or on the way from it.
+pub fn in_place_note(backup: &StoredBackup) -> String {
+    let names: Vec<_> =
+        tablespaces_in_place(backup).map(|tablespace| format!("\"{}\"", tablespace.name)).collect();
+    let which = match names.as_slice() {
+        [] => "tablespaces that were created after the backup".to_owned(),
+        names => format!("the tablespaces {}", names.join(", ")),
+    };
+    format!(
+        "{which} are directories in the data directory, in place of links: they come into \"pg_tblspc\" of the new one, no \
+         mapping moves them, and allow_in_place_tablespaces is switched on, without which the server does not recover"
+    )
 }
 
 fn unknown(mapping: &TablespaceMapping, places: &[TablespacePlace]) -> Error {

@@ -82,6 +82,8 @@ pub struct TargetPlan {
     pub expected: ExpectedEnd,
     /// The largest settings that the server was started with on the way, where they changed after the backup.
     pub limits: Option<ServerLimits>,
+    /// Whether a tablespace was created on the way as a directory in place of a link.
+    pub new_in_place_tablespace: bool,
     /// What to know before.
     pub warnings: Vec<String>,
 }
@@ -297,7 +299,7 @@ impl Planner<'_> {
 
     /// A plan with what was seen on the way.
     fn with_way(&self, plan: TargetPlan, way: &WaySurvey) -> TargetPlan {
-        let mut plan = TargetPlan { limits: way.limits, ..plan };
+        let mut plan = TargetPlan { limits: way.limits, new_in_place_tablespace: way.new_in_place, ..plan };
         plan.warnings.extend(way.new_tablespaces.iter().map(|path| {
             format!(
                 "a tablespace was created in \"{path}\" after the backup: the server uses that directory on this host, which must \
@@ -747,6 +749,7 @@ impl Planner<'_> {
             segments: last.as_u64() - first.as_u64() + 1,
             expected,
             limits: None,
+            new_in_place_tablespace: false,
             warnings: Vec::new(),
         })
     }

@@ -178,12 +178,21 @@ impl Connection {
     /// As [`Connection::query_row`]; [`ErrorKind::Unavailable`] when the time is over: then the connection is of no use any
     /// more.
     pub fn query_row_within(&self, what: &str, sql: &str, limit: Duration) -> Result<Row> {
+        let rows = self.query_within(what, sql, limit)?;
+        let first = rows.into_iter().next();
+        first.ok_or_else(|| Error::damaged(format!("could not {what}: the server answered no row")))
+    }
+
+    /// As [`Connection::query_row_within`] for any number of rows.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn query_within(&self, what: &str, sql: &str, limit: Duration) -> Result<Vec<Row>> {
         let answered = self.runtime.block_on(async { timeout(limit, self.client.simple_query(sql)).await });
         let messages = answered
             .map_err(|_| Error::unavailable(format!("could not {what}: no answer in {} s", limit.as_secs())))?
             .map_err(|error| failure(format!("could not {what}"), &error))?;
-        let mut rows = messages.into_iter().filter_map(Row::of);
-        rows.next().ok_or_else(|| Error::damaged(format!("could not {what}: the server answered no row")))
+        Ok(messages.into_iter().filter_map(Row::of).collect())
     }
 }
 

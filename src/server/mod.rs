@@ -3,6 +3,7 @@
 //! Owns: how it is reached, and how a wait for it is ended. Does not own: what is asked (that is each use case's).
 
 mod authentication;
+pub mod c_library;
 mod connection;
 mod password_file;
 mod replication;

@@ -19,8 +19,12 @@ fn major(cluster: &Cluster) -> u32 {
 fn unknown_cluster(site: &Site) -> Cluster {
     let cluster = site.cluster("primary");
     let mut control = cluster.read("global/pg_control");
-    // Source: PostgreSQL `catalog/pg_control.h`, `ControlFileData`; 18 has one field more.
-    let end = if major(&cluster) >= 18 { 292 } else { 288 };
+    // Source: PostgreSQL `catalog/pg_control.h`, `ControlFileData`.
+    let end = match major(&cluster) {
+        ..=17 => 288,
+        18 => 292,
+        _ => 308,
+    };
     control[8..12].copy_from_slice(&CONTROL_VERSION.to_le_bytes());
     control[12..16].copy_from_slice(&CATALOG_VERSION.to_le_bytes());
     let sum = crc32c::crc32c(&control[..end]);
@@ -94,7 +98,7 @@ fn an_assumption_on_the_command_line_holds_for_the_call() {
     let settings = cluster.pgark(&["config"]).args(assuming).run().expect(0).stdout;
     let line = settings.lines().find(|line| line.starts_with("assume_version")).unwrap();
     assert!(line.contains(&own) && line.contains("command line"), "{line}");
-    cluster.pgark(&["status", "--assume-version", "12"]).run().expect(2).says("13, 14, 15, 16, 17, 18");
+    cluster.pgark(&["status", "--assume-version", "12"]).run().expect(2).says("13, 14, 15, 16, 17, 18, 19");
 }
 
 #[test]

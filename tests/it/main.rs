@@ -29,6 +29,7 @@ mod promotion;
 mod push;
 mod random_history;
 mod recover;
+mod recover_collations;
 mod recover_databases;
 mod recover_delta;
 mod recover_forks;

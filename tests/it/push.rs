@@ -384,6 +384,49 @@ fn a_second_different_partial_segment_is_stored_beside_the_first() {
     cluster.get(&further, "pg_wal/RECOVERYXLOG").expect(126).says("name says otherwise");
 }
 
+/// No recovery reads it by itself, and PostgreSQL archives nothing behind one that is refused.
+#[test]
+fn a_partial_segment_is_stored_beside_a_damaged_one() {
+    let site = Site::without_server();
+    let cluster = site.cluster("primary");
+    let (wal, archive) = (cluster.fake_wal(), site.archive_of(&cluster));
+    let name = format!("{}.partial", wal.name(SEGMENT));
+    cluster.archive_file(&name, wal.bytes(SEGMENT, 1));
+    let whole = archive.stored(&name);
+    archive.damage(&name, -1);
+    let damaged = archive.stored(&name);
+    // Another file, and the one that was damaged.
+    for seed in [2, 1] {
+        let further = further_partial(&name, &wal.bytes(SEGMENT, seed));
+        cluster.put_wal(&name, wal.bytes(SEGMENT, seed));
+        push(&cluster, &name).expect(0);
+        assert!(archive.raw(&further) == wal.bytes(SEGMENT, seed), "{further}");
+        assert!(archive.stored(&name) == damaged, "the first one stays as it is");
+        let log = std::fs::read_to_string(cluster.spool().join("agent.log")).unwrap();
+        let warned = |line: &str| {
+            line.contains("WARN")
+                && line.contains("is damaged")
+                && line.contains(&further)
+                && line.contains("checksum")
+        };
+        assert!(log.lines().any(warned), "{log}");
+        // A retry, and one of another agent.
+        push(&cluster, &name).expect(0);
+        cluster.agent().kill();
+        push(&cluster, &name).expect(0);
+    }
+    cluster.get(&name, "pg_wal/RECOVERYXLOG").expect(126).says("cannot be used");
+    archive.replace(&name, &whole[..whole.len() / 2]);
+    cluster.put_wal(&name, wal.bytes(SEGMENT, 3));
+    push(&cluster, &name).expect(0);
+    // A whole segment is never stored beside another.
+    let segment = wal.name(SEGMENT + 1);
+    cluster.archive_file(&segment, wal.bytes(SEGMENT + 1, 1));
+    archive.damage(&segment, -1);
+    cluster.put_wal(&segment, wal.bytes(SEGMENT + 1, 2));
+    push(&cluster, &segment).expect(4).says("cannot be used");
+}
+
 /// Stored unfinished, it would keep the complete one out for ever.
 #[test]
 fn the_segment_that_the_server_writes_to_is_not_pushed_by_hand() {

@@ -372,6 +372,7 @@ fn the_segment_size_is_that_of_the_chosen_backup() {
     primary.start();
     primary.psql("CREATE TABLE t (a int)");
     primary.back_up("large");
+    primary.switch_wal();
     primary.psql("INSERT INTO t VALUES (1)");
     primary.psql("SELECT pg_create_restore_point('large segments')");
     let last = primary.switch_wal();
@@ -391,11 +392,51 @@ fn the_segment_size_is_that_of_the_chosen_backup() {
     primary.wait_archived(&last);
     let info = primary.pgark(&["info"]).run().expect(0);
     assert!(!info.stdout.contains("CANNOT BE USED"), "{info}");
+    assert!(info.stdout.contains(", WAL segments of 1.0 MiB, and before of 16.0 MiB\n"), "{info}");
     primary.stop(Stop::Fast);
+    check_sizes_in_info(&primary, &site);
     let small = site.directory().join("small");
     assert_eq!(primary.answer_after(&small, &["--latest"], COUNT), "2");
     let large = site.directory().join("large");
     assert_eq!(primary.answer_after(&large, &["--target-name", "large segments"], COUNT), "1");
+    // What follows in another size is no hole, neither for the plan nor while the server asks for what would come next.
+    let end = site.directory().join("end");
+    assert_eq!(primary.answer_after(&end, &["--latest", "--backup", "large"], COUNT), "1");
+}
+
+/// Each range of segments is told by its own size, and so is what is missing of it.
+fn check_sizes_in_info(primary: &Cluster, site: &Site) {
+    let archive = site.archive_of(primary);
+    let names: Vec<String> = archive.names().into_iter().filter(|name| name.len() == 24).collect();
+    let size = |name: &String| u32::from_le_bytes(archive.raw(name)[32..36].try_into().unwrap());
+    let (large, small): (Vec<_>, Vec<_>) = names.into_iter().partition(|name| size(name) == 16 << 20);
+    assert!(large.len() >= 3 && !small.is_empty(), "{large:?} {small:?}");
+    let told = |options: &[&str]| {
+        let info = primary.pgark(&["info", "--json"]).args(options).run().expect(0).stdout;
+        let info: serde_json::Value = serde_json::from_str(&info).unwrap();
+        info["systems"][0]["timelines"].as_array().unwrap().clone()
+    };
+    for options in [&[][..], &["--quick"]] {
+        let timelines = told(options);
+        assert_eq!(timelines.len(), 2, "{timelines:?}");
+        for (timeline, (bytes, names)) in timelines.iter().zip([(16 << 20, &large), (1 << 20, &small)]) {
+            assert_eq!(timeline["segment_bytes"], bytes);
+            assert_eq!(timeline["first"], *names[0]);
+            assert_eq!(timeline["last"], *names[names.len() - 1]);
+            assert_eq!(timeline["span_segments"], names.len());
+            let missing = timeline["gaps"].as_array().map_or(0, Vec::len);
+            assert_eq!(missing, 0, "{timeline}");
+        }
+    }
+    let missing = &large[1];
+    let stored = archive.stored(missing);
+    archive.remove(missing);
+    let gaps: Vec<_> = told(&[]).iter().map(|timeline| timeline["gaps"].clone()).collect();
+    assert_eq!(
+        gaps,
+        [serde_json::json!([{ "first": missing, "last": missing, "segments": 1 }]), serde_json::json!([])]
+    );
+    archive.replace(missing, &stored);
 }
 
 #[test]

@@ -250,6 +250,9 @@ fn configuration_outside_of_the_data_directory_comes_along() {
         assert_eq!(fs::read(copy).unwrap(), fs::read(original).unwrap(), "{name}");
         assert!(into.join(name).exists(), "{name}");
     }
+    let hosts = elsewhere.join("pg_hosts.conf");
+    assert_eq!(hosts.exists(), primary.is_from(19));
+    assert_eq!(copies.join(hosts.strip_prefix("/").unwrap()).exists(), hosts.exists());
     assert_eq!(fs::read(into.join("pg_hba.conf")).unwrap(), fs::read(elsewhere.join("pg_hba.conf")).unwrap());
 
     // It starts as it is; only the place to listen at is our own, for other servers of this host.

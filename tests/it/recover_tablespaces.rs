@@ -181,15 +181,22 @@ fn a_tablespace_in_place_of_a_link_comes_along() {
     let site = Site::with_servers(1);
     let mut primary = site.cluster("primary");
     primary.archive();
-    primary.append_conf("allow_in_place_tablespaces = on\n");
     primary.start();
-    primary.psql("CREATE TABLESPACE inside LOCATION ''");
+    // For one session alone: the server that recovers it does not have the setting.
+    let create = |primary: &Cluster, name: &str| {
+        primary.psql("ALTER ROLE postgres SET allow_in_place_tablespaces = on");
+        primary.psql(&format!("CREATE TABLESPACE {name} LOCATION ''"));
+        primary.psql("ALTER ROLE postgres RESET allow_in_place_tablespaces");
+    };
+    create(&primary, "inside");
     primary.psql("CREATE TABLE s TABLESPACE inside AS SELECT generate_series(1, 100) AS a");
     primary.back_up("files");
     let streamed = primary
         .pgark(&["base-backup", "--method", "stream", "--checkpoint", "fast", "--label", "stream"])
         .run();
     primary.psql("INSERT INTO s SELECT generate_series(101, 200)");
+    create(&primary, "later");
+    primary.psql("CREATE TABLE l TABLESPACE later AS SELECT 1 AS a");
     let oid = primary.psql("SELECT oid FROM pg_tablespace WHERE spcname = 'inside'");
     let sent = streamed.code == Some(0);
     if !sent {
@@ -204,6 +211,31 @@ fn a_tablespace_in_place_of_a_link_comes_along() {
         let directory = into.join("pg_tblspc").join(&oid);
         assert!(directory.is_dir() && !directory.is_symlink(), "{label}");
     }
+    let plan = primary.recover(&site.directory().join("plan"), &["--latest", "--dry-run"]).run().expect(0);
+    assert!(
+        plan.stdout.contains("the tablespaces \"inside\" are directories in the data directory"),
+        "{plan}"
+    );
+    assert!(!plan.stdout.contains("was created in \"\""), "{plan}");
+}
+
+/// As above, where the backup knows nothing of it.
+#[test]
+fn a_tablespace_in_place_of_a_link_that_is_newer_than_the_backup_is_recovered() {
+    let site = Site::with_servers(1);
+    let mut primary = site.cluster("primary");
+    primary.archive();
+    primary.start();
+    primary.back_up("first");
+    primary.psql("ALTER ROLE postgres SET allow_in_place_tablespaces = on");
+    primary.psql("CREATE TABLESPACE inside LOCATION ''");
+    primary.psql("ALTER ROLE postgres RESET allow_in_place_tablespaces");
+    primary.psql("CREATE TABLE s TABLESPACE inside AS SELECT generate_series(1, 200) AS a");
+    primary.stop(Stop::Fast);
+    let into = site.directory().join("into");
+    let plan = primary.recover(&into, &["--latest", "--dry-run"]).run().expect(0);
+    assert!(plan.stdout.contains("tablespaces that were created after the backup are directories"), "{plan}");
+    assert_eq!(primary.answer_after(&into, &["--latest"], ROWS), ALL);
 }
 
 #[test]

@@ -44,10 +44,10 @@ impl Scene {
 #[test]
 fn settings_that_were_raised_after_the_backup_are_raised_in_the_copy() {
     let mut scene = Scene::begin();
-    scene.restart_with("max_connections = 130\nmax_locks_per_transaction = 99\n");
+    scene.restart_with("max_connections = 130\nmax_locks_per_transaction = 199\n");
     scene.primary.psql("INSERT INTO t VALUES (2)");
     // Lower again: what was on the way counts.
-    scene.restart_with("max_connections = 60\nmax_locks_per_transaction = 70\n");
+    scene.restart_with("max_connections = 60\nmax_locks_per_transaction = 170\n");
     scene.primary.psql("INSERT INTO t VALUES (3)");
     scene.archive_all();
     scene.primary.stop(Stop::Fast);
@@ -56,7 +56,7 @@ fn settings_that_were_raised_after_the_backup_are_raised_in_the_copy() {
     assert_eq!(scene.primary.answer_after(&into, &["--latest"], &sql), "1 2 3 130");
     // The advice that a restart is enough once they are raised by hand would be in vain with our value behind it.
     let auto = std::fs::read_to_string(into.join("postgresql.auto.conf")).unwrap();
-    assert!(auto.contains("max_locks_per_transaction = '99'"), "{auto}");
+    assert!(auto.contains("max_locks_per_transaction = '199'"), "{auto}");
 }
 
 #[test]

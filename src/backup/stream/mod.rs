@@ -277,6 +277,7 @@ impl StreamedBackup<'_> {
             tablespaces: tablespaces(&packed.files, &facts),
             configuration_files: self.configuration_files(&facts),
             databases: facts.databases,
+            collations: Some(facts.collations),
             settings: facts.settings,
             backup_label: StoredText::new(stopped.label),
             tablespace_map: Some(stopped.tablespace_map).filter(|map| !map.is_empty()).map(StoredText::new),

@@ -50,7 +50,11 @@ fn text(info: &ClusterInfo) -> String {
 fn system_text(system: &SystemInfo) -> String {
     let mut text = format!("\nsystem {}", system.system_identifier);
     if let Some(size) = system.segment_bytes {
+        let mut older: Vec<u64> = system.timelines.iter().map(|timeline| timeline.segment_bytes).collect();
+        older.retain(|older| *older != size);
+        older.dedup();
         text.push_str(&format!(", WAL segments of {}", bytes(size)));
+        text.extend(older.into_iter().map(|older| format!(", and before of {}", bytes(older))));
     }
     if let Some(trouble) = &system.unusable {
         text.push_str(&format!("\n\n  CANNOT BE USED: {}\n", reason(trouble)));
@@ -163,7 +167,10 @@ fn backups(system: &SystemInfo) -> String {
 }
 
 fn timelines(timelines: &[TimelineInfo]) -> String {
-    let rows: Vec<Vec<String>> = timelines
+    let mut sizes = timelines.iter().map(|timeline| timeline.segment_bytes);
+    let first = sizes.next();
+    let has_sizes = sizes.any(|size| Some(size) != first);
+    let mut rows: Vec<Vec<String>> = timelines
         .iter()
         .map(|timeline| {
             let segment = |name: Option<pgark::postgres::SegmentName>| {
@@ -190,7 +197,15 @@ fn timelines(timelines: &[TimelineInfo]) -> String {
             ]
         })
         .collect();
-    table(&["timeline", "out of", "first segment", "last segment", "segments", "stored", "missing"], &rows)
+    let mut heads =
+        vec!["timeline", "out of", "first segment", "last segment", "segments", "stored", "missing"];
+    if has_sizes {
+        heads.push("of size");
+        for (row, timeline) in rows.iter_mut().zip(timelines) {
+            row.push(bytes(timeline.segment_bytes));
+        }
+    }
+    table(&heads, &rows)
 }
 
 /// A moment, to the second, in UTC.

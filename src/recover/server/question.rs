@@ -10,9 +10,9 @@ use nix::unistd::{Uid, User};
 use std::time::{Duration, Instant};
 
 /// The configured database, and those that every cluster has unless somebody has dropped them.
-const DATABASES: [Option<&str>; 3] = [None, Some("postgres"), Some("template1")];
+pub(super) const DATABASES: [Option<&str>; 3] = [None, Some("postgres"), Some("template1")];
 /// How long one answer may take, in which a server is only read.
-const ANSWER_MAX: Duration = Duration::from_secs(20);
+pub(super) const ANSWER_MAX: Duration = Duration::from_secs(20);
 /// How long a standby may stand still before it is believed not to stream.
 const STANDING_MAX: Duration = Duration::from_secs(30);
 
@@ -57,25 +57,11 @@ impl<'a> Questions<'a> {
     pub(super) fn ask(&mut self, place: &LocalServer) -> Result<Answer> {
         let connection = match self.connection.take() {
             Some(connection) => connection,
-            None => self.connect(place)?,
+            None => connect(place, self.conninfo, &DATABASES)?,
         };
         let answer = self.query(&connection)?;
         self.connection = Some(connection);
         Ok(answer)
-    }
-
-    /// Connects to whatever answers: the database of the configuration need not exist at the target, nor its user.
-    fn connect(&self, place: &LocalServer) -> Result<Connection> {
-        let mut first_error = None;
-        let own_name = User::from_uid(Uid::effective()).ok().flatten().map(|user| user.name);
-        let users = [None].into_iter().chain(own_name.as_deref().map(Some));
-        for (user, database) in users.flat_map(|user| DATABASES.map(|database| (user, database))) {
-            match Connection::open_local(place, self.conninfo, database, user, "pgark recover") {
-                Ok(connection) => return Ok(connection),
-                Err(error) => first_error = first_error.or(Some(error)),
-            }
-        }
-        Err(first_error.unwrap_or_else(|| Error::unavailable("the server does not answer")))
     }
 
     fn query(&self, connection: &Connection) -> Result<Answer> {
@@ -120,6 +106,27 @@ impl<'a> Questions<'a> {
             limits: limits(),
         })
     }
+}
+
+/// Connects to whichever of the databases answers: that of the configuration need not exist at the target, nor its user.
+///
+/// # Errors
+/// Those of the first try.
+pub(super) fn connect(
+    place: &LocalServer,
+    conninfo: &Conninfo,
+    databases: &[Option<&str>],
+) -> Result<Connection> {
+    let mut first_error = None;
+    let own_name = User::from_uid(Uid::effective()).ok().flatten().map(|user| user.name);
+    let users = [None].into_iter().chain(own_name.as_deref().map(Some));
+    for (user, database) in users.flat_map(|user| databases.iter().map(move |database| (user, *database))) {
+        match Connection::open_local(place, conninfo, database, user, "pgark recover") {
+            Ok(connection) => return Ok(connection),
+            Err(error) => first_error = first_error.or(Some(error)),
+        }
+    }
+    Err(first_error.unwrap_or_else(|| Error::unavailable("the server does not answer")))
 }
 
 impl Answer {

@@ -1,5 +1,6 @@
 //! `manifest.json`: what a backup is, and the proof that it is complete. Written last.
 
+pub use super::collations::{RecordedCollation, StoredCollations};
 use super::framed::StoredObject;
 use super::index::StoredIndex;
 use super::label::Label;
@@ -63,6 +64,9 @@ pub struct StoredBackup {
     pub databases: Vec<StoredDatabase>,
     /// The tablespaces when the copy began, without `pg_default` and `pg_global`.
     pub tablespaces: Vec<StoredTablespace>,
+    /// By which versions text was sorted; `None` in backups of a pgark that did not record them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub collations: Option<StoredCollations>,
     /// The server's settings that whoever recovers the backup must respect or may want to know, as `SHOW` prints them.
     pub settings: BTreeMap<String, String>,
     /// Copies of the configuration files that lie outside of the data directory.
@@ -557,6 +561,7 @@ pub(crate) mod tests {
                 name: "fast".into(),
                 path: Some(StoredText::new(&b"/mnt/\xff"[..])),
             }],
+            collations: None,
             settings: BTreeMap::from([("full_page_writes".to_owned(), "on".to_owned())]),
             configuration_files: vec![],
             backup_label: StoredText::new(&b"START WAL LOCATION: \n"[..]),
@@ -580,12 +585,12 @@ pub(crate) mod tests {
         let mut backup = sample("a");
         assert_eq!(backup.assumed_version().unwrap(), None);
         assert!(!serde_json::to_string(&backup).unwrap().contains("assumed_version"));
-        (backup.server.version_num, backup.server.catalog_version) = (190_001, 202_609_101);
-        assert_eq!(backup.major_version().unwrap_err().to_string(), "the backup a is of PostgreSQL 19");
-        backup.server.assumed_version = Some(18);
+        (backup.server.version_num, backup.server.catalog_version) = (200_001, 202_709_101);
+        assert_eq!(backup.major_version().unwrap_err().to_string(), "the backup a is of PostgreSQL 20");
+        backup.server.assumed_version = Some(19);
         let backup = StoredBackup::parse(&serde_json::to_vec(&backup).unwrap()).unwrap();
-        assert_eq!(backup.assumed_version().unwrap(), Some(MajorVersion::V18));
-        assert_eq!(backup.server_version().unwrap().tablespace_directory(), "PG_19_202609101");
+        assert_eq!(backup.assumed_version().unwrap(), Some(MajorVersion::V19));
+        assert_eq!(backup.server_version().unwrap().tablespace_directory(), "PG_20_202709101");
     }
 
     #[test]

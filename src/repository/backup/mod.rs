@@ -13,6 +13,7 @@
 //! Owns: these formats, specified in `docs/repository-format.md`. Does not own: taking a backup and restoring one.
 
 pub mod chain;
+mod collations;
 pub mod file_set;
 pub mod framed;
 pub mod index;

@@ -1,5 +1,6 @@
 //! Which WAL files the repository holds, by listing.
 
+use super::sizes::SegmentSizes;
 use crate::error::Result;
 use crate::postgres::{SegmentName, SegmentNumber, SegmentSize, TimelineId, WalFileName};
 use crate::repository::Repository;
@@ -131,24 +132,44 @@ pub struct SegmentRun {
     pub stored_bytes: u64,
 }
 
+/// Segments of one timeline and log whose names follow each other, which does not depend on their size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NameRun {
+    /// The first.
+    pub first: SegmentName,
+    /// The last, which may be the first.
+    pub last: SegmentName,
+    /// What they take in the repository, in bytes.
+    pub stored_bytes: u64,
+}
+
+impl NameRun {
+    /// Adds a segment to the last of the runs, or begins another with it.
+    fn add(runs: &mut Vec<NameRun>, name: SegmentName, stored_bytes: u64) {
+        match runs.last_mut().filter(|run| name.follows(run.last)) {
+            Some(run) => {
+                run.last = name;
+                run.stored_bytes = run.stored_bytes.saturating_add(stored_bytes);
+            }
+            None => runs.push(NameRun { first: name, last: name, stored_bytes }),
+        }
+    }
+}
+
 /// What lies below a timeline.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TimelineFiles {
     /// The runs of its segments, in order.
-    pub runs: Vec<SegmentRun>,
+    pub runs: Vec<NameRun>,
     /// Its partial segments, in order, the further ones of each behind the first.
     pub partials: Vec<WalFileName>,
 }
 
-/// The segments of a timeline, whole and partial. Lists all of them; memory grows with the gaps and partial segments only.
+/// The segments of a timeline, whole and partial. Lists all of them; memory grows with the gaps, logs and partial segments only.
 ///
 /// # Errors
 /// The store's own.
-pub fn timeline_files(
-    repository: &Repository,
-    timeline: TimelineId,
-    size: SegmentSize,
-) -> Result<TimelineFiles> {
+pub fn timeline_files(repository: &Repository, timeline: TimelineId) -> Result<TimelineFiles> {
     let mut files = TimelineFiles::default();
     let below = repository.layout().wal_timeline(timeline)?;
     visit_files(repository, &below, None, &mut |name, info| {
@@ -160,21 +181,55 @@ pub fn timeline_files(
             }
             _ => return ControlFlow::Continue(()),
         };
-        let runs = &mut files.runs;
-        if let Some(number) = segment.number(size) {
-            match runs.last_mut().filter(|run| run.last.next() == number) {
-                Some(run) => {
-                    run.last = number;
-                    run.stored_bytes += info.length_bytes;
-                }
-                None => {
-                    runs.push(SegmentRun { first: number, last: number, stored_bytes: info.length_bytes })
-                }
-            }
-        }
+        NameRun::add(&mut files.runs, segment, info.length_bytes);
         ControlFlow::Continue(())
     })?;
     Ok(files)
+}
+
+/// The runs of the segments of a timeline that have this size, in order. With several sizes the names are listed again: one run
+/// of names may hold segments of two sizes.
+///
+/// # Errors
+/// The store's own.
+pub fn runs_of_size(
+    repository: &Repository,
+    timeline: TimelineId,
+    names: &[NameRun],
+    sizes: &SegmentSizes,
+    size: SegmentSize,
+) -> Result<Vec<SegmentRun>> {
+    let (same, others): (Vec<_>, Vec<_>) = sizes.all().partition(|known| *known == size);
+    if same.is_empty() {
+        return Ok(Vec::new());
+    }
+    if others.is_empty() {
+        return Ok(merged(names, size));
+    }
+    let mut names = Vec::new();
+    visit_segments(repository, timeline, None, &mut |name, info| {
+        if sizes.of(name) == Some(size) {
+            NameRun::add(&mut names, name, info.length_bytes);
+        }
+        ControlFlow::Continue(())
+    })?;
+    Ok(merged(&names, size))
+}
+
+/// Runs of names as runs of segments of this size, which go on from one log to the next.
+fn merged(names: &[NameRun], size: SegmentSize) -> Vec<SegmentRun> {
+    let mut runs: Vec<SegmentRun> = Vec::new();
+    for NameRun { first, last, stored_bytes } in names {
+        let (Some(first), Some(last)) = (first.number(size), last.number(size)) else { continue };
+        match runs.last_mut().filter(|run| run.last.next() == first) {
+            Some(run) => {
+                run.last = last;
+                run.stored_bytes = run.stored_bytes.saturating_add(*stored_bytes);
+            }
+            None => runs.push(SegmentRun { first, last, stored_bytes: *stored_bytes }),
+        }
+    }
+    runs
 }
 
 /// The partial segments of this name: the first, and the further ones.

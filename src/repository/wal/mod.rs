@@ -14,13 +14,15 @@ mod put;
 mod put_error;
 mod record_reader;
 mod records;
+mod sizes;
 
 pub use check::WalExpectation;
 pub use decode::{FetchedWal, fetch, header_of, read, sum};
 pub use encode::PageCheck;
 pub use fork::{BackupSpan, Branch, Fork, forks};
 pub use inventory::{
-    SegmentRun, TimelineFiles, Timelines, segment_ends, timeline_files, timelines, visit_segments,
+    NameRun, SegmentRun, TimelineFiles, Timelines, runs_of_size, segment_ends, timeline_files, timelines,
+    visit_segments,
 };
 pub use path::{
     ArchiveEnd, HoleProof, PathRun, PathSpan, PathWal, RepositoryCatalog, TimelinePath, WalCatalog,
@@ -30,3 +32,4 @@ pub use put::{FileIdentity, StoredWal, WalSource, history_beside, put};
 pub use put_error::PutError;
 pub use record_reader::RepositoryArchive;
 pub use records::{Archive, Outcome, TransactionEnd, WalEvent, WalMark};
+pub use sizes::SegmentSizes;

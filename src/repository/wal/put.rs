@@ -49,7 +49,7 @@ pub struct FileIdentity {
 const PARTIALS_MAX: usize = 8;
 
 /// What was stored.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub struct StoredWal {
     /// The name that it has in the repository: that of the source, unless that is a further partial segment.
     pub name: WalFileName,
@@ -59,6 +59,8 @@ pub struct StoredWal {
     pub sum: ContentSum,
     /// Whether the object is ours, or was there with the same content.
     pub outcome: PutOutcome,
+    /// What is wrong with the object under the source's own name, where a partial segment was stored beside a damaged one.
+    pub damage_beside: Option<Error>,
 }
 
 impl FileIdentity {
@@ -88,7 +90,7 @@ impl From<&Metadata> for FileIdentity {
 ///
 /// A partial segment that differs from the one of its name gets a name of its own: servers that are promoted out of the
 /// same segment, one after the other, leave different ones, and PostgreSQL archives nothing behind one that is refused.
-/// No recovery reads either.
+/// So does one that finds a damaged object under its name. No recovery reads either.
 ///
 /// The place must have been made. `scratch` is a directory for what does not fit into memory; `threads` is how many may
 /// work on it, this one among them.
@@ -105,10 +107,11 @@ pub fn put(
     threads: NonZeroUsize,
 ) -> std::result::Result<StoredWal, PutError> {
     let (stored, held) = put_as(source.name, repository, source, compression, scratch, threads)?;
-    let WalFileName::Partial(segment) = source.name else { return held.same(repository, stored) };
-    if held == Held::Same {
-        return held.same(repository, stored);
-    }
+    let (segment, damage_beside) = match (source.name, held) {
+        (WalFileName::Partial(segment), Held::Other) => (segment, None),
+        (WalFileName::Partial(segment), Held::Damaged(error)) => (segment, Some(error)),
+        (_, held) => return held.same(repository, stored),
+    };
     let name = WalFileName::FurtherPartial(segment, stored.sum.digest.beginning());
     let known = inventory::partials_of(repository, segment).map_err(PutError::Repository)?;
     if !known.contains(&name) && known.len() >= PARTIALS_MAX {
@@ -121,7 +124,7 @@ pub fn put(
     if (further.identity, further.sum) != (stored.identity, stored.sum) {
         return Err(PutError::Local(changed(&source.path)));
     }
-    held.same(repository, further)
+    held.same(repository, StoredWal { damage_beside, ..further })
 }
 
 /// Stores the file under this name, unless the repository holds one.
@@ -161,16 +164,18 @@ fn put_as(
         PutOutcome::Created => Held::Same,
         PutOutcome::Exists => confirm_same(repository, name, &sum).map_err(PutError::Repository)?,
     };
-    Ok((StoredWal { name, identity, sum, outcome }, held))
+    Ok((StoredWal { name, identity, sum, outcome, damage_beside: None }, held))
 }
 
 /// What the repository holds under a name after a file was put there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 enum Held {
     /// What was put, durably.
     Same,
     /// Other bytes, and what was put was not stored.
     Other,
+    /// An object that cannot be read for this reason, and what was put was not stored.
+    Damaged(Error),
 }
 
 impl Held {
@@ -178,6 +183,7 @@ impl Held {
         match self {
             Held::Same => Ok(stored),
             Held::Other => Err(PutError::Repository(another_file(repository))),
+            Held::Damaged(error) => Err(PutError::Repository(error)),
         }
     }
 }
@@ -273,9 +279,13 @@ fn history_in(pg_wal: &Path, timeline: TimelineId) -> Result<Option<TimelineHist
 
 /// Whether what the repository holds under our name is what we would have stored; then it is durable.
 fn confirm_same(repository: &Repository, name: WalFileName, ours: &ContentSum) -> Result<Held> {
-    let stored = decode::sum(repository, name)
-        .context(|| "the repository already holds a file of this name")?
-        .ok_or_else(|| Error::unavailable("the repository held a file of this name, and then did not"))?;
+    let stored = match decode::sum(repository, name)
+        .context(|| "the repository already holds a file of this name")
+    {
+        Err(error) if error.kind() == ErrorKind::Damaged => return Ok(Held::Damaged(error)),
+        stored => stored?
+            .ok_or_else(|| Error::unavailable("the repository held a file of this name, and then did not"))?,
+    };
     if stored.sum != *ours {
         return Ok(Held::Other);
     }

@@ -87,6 +87,10 @@ impl WalCatalog for RepositoryArchive<'_> {
     ) -> Result<()> {
         self.catalog.visit_segments(from, visit)
     }
+
+    fn is_of_size(&self, name: SegmentName) -> Result<bool> {
+        self.catalog.is_of_size(name)
+    }
 }
 
 impl Archive for RepositoryArchive<'_> {
@@ -219,7 +223,7 @@ fn mark(record: &WalRecord<'_>) -> WalMark {
         WalPayload::Commit(end) => transaction_end(end, Outcome::Commit),
         WalPayload::Abort(end) => transaction_end(end, Outcome::Abort),
         WalPayload::Checkpoint { next_xid, .. } => WalEvent::Checkpoint { next_xid },
-        WalPayload::TablespaceCreate { path, .. } if !path.is_empty() => {
+        WalPayload::TablespaceCreate { path, .. } => {
             WalEvent::NewTablespace(String::from_utf8_lossy(path).into_owned())
         }
         WalPayload::RestorePoint { time, name } => WalEvent::RestorePoint {

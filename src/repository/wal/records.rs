@@ -55,7 +55,7 @@ pub enum WalEvent {
         /// The next transaction's number, with its epoch in the upper half.
         next_xid: u64,
     },
-    /// A tablespace was created in this directory.
+    /// A tablespace was created in this directory; empty: in the data directory, in place of a link.
     NewTablespace(String),
     /// Somebody called `pg_create_restore_point`; the name is `None` if it is not UTF-8.
     RestorePoint {

@@ -147,7 +147,9 @@ impl Cluster {
     pub fn move_configuration(&mut self) -> PathBuf {
         let to = self.home.join("configuration");
         create_private_directory(&to);
-        for name in ["postgresql.conf", "pg_hba.conf", "pg_ident.conf"] {
+        let names = ["postgresql.conf", "pg_hba.conf", "pg_ident.conf", "pg_hosts.conf"];
+        // The last one is there from 19 on.
+        for name in names.into_iter().filter(|name| self.has(name)) {
             std::fs::rename(self.data().join(name), to.join(name)).unwrap();
         }
         self.configuration = to.clone();

@@ -88,6 +88,9 @@ pub fn run(context: &Context, arguments: RecoverArguments) -> Result<ExitCode> {
             forget_target(disk.as_ref(), &start.data_directory, &restore_command)?;
         }
         document.reached(&reached);
+        if reached.state != ReachedState::ShutDown {
+            document.collations(start.collation_mismatches(!plan.left_out.is_empty()));
+        }
     }
     context.output.result(&document, || text::summary(&document));
     Ok(ExitCode::SUCCESS)

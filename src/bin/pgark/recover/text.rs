@@ -1,12 +1,15 @@
 //! The plan and the outcome of a recovery, for people and for programs.
 
 use super::archiving;
+use pgark::error::Result;
 use pgark::postgres::{Lsn, RecoveryTarget, SegmentName, TargetAction, TargetBound};
 use pgark::recover::configure::Archiving;
-use pgark::recover::server::{ReachedPoint, ReachedState, ServerStart};
+use pgark::recover::server::{
+    CollationMismatch, MismatchedCollations, ReachedPoint, ReachedState, ServerStart,
+};
 use pgark::recover::staging::Found;
 use pgark::recover::standby::{Role, StandbySettings};
-use pgark::recover::{DeltaForecast, RecoveryPlan, RecoverySummary};
+use pgark::recover::{DeltaForecast, HOW_TO_MEND_COLLATIONS, RecoveryPlan, RecoverySummary};
 use pgark::repository::wal::{Outcome, TransactionEnd};
 use pgark::terminal::bytes;
 use serde::Serialize;
@@ -95,6 +98,8 @@ pub struct RecoveryDocument {
     kept: Option<KeptDocument>,
     start_command: String,
     reached: Option<ReachedDocument>,
+    /// The collations that the started server finds in another version than its catalogs have recorded; null: it was not asked.
+    collation_mismatches: Option<Vec<CollationDocument>>,
     #[serde(skip)]
     remarks: Vec<String>,
 }
@@ -105,6 +110,17 @@ struct KeptDocument {
     bytes: u64,
     written_bytes: u64,
     removed_files: u64,
+}
+
+#[derive(Serialize)]
+struct CollationDocument {
+    database: String,
+    /// One of those that are meant; null: the database's default collation.
+    collation: Option<String>,
+    /// How many there are.
+    count: u64,
+    recorded_version: String,
+    actual_version: String,
 }
 
 #[derive(Serialize)]
@@ -390,8 +406,31 @@ impl RecoveryDocument {
             }),
             start_command: start.command(),
             reached: None,
+            collation_mismatches: None,
             remarks,
         }
+    }
+
+    /// Adds what the server says of its collations.
+    pub fn collations(&mut self, found: Result<Vec<CollationMismatch>>) {
+        let found = match found {
+            Ok(found) => found,
+            Err(error) => {
+                self.remarks.push(format!(
+                    "NOTE: whether its collations have the versions that its indexes were built with is not known: {error}"
+                ));
+                return;
+            }
+        };
+        if !found.is_empty() {
+            let lines: Vec<String> = found.iter().map(|mismatch| format!("  {mismatch}")).collect();
+            self.remarks.push(format!(
+                "NOTE: indexes on text may miss rows, because it sorts text by other versions than they were built with:\n{}\n  \
+                 To mend that, {HOW_TO_MEND_COLLATIONS}.",
+                lines.join("\n")
+            ));
+        }
+        self.collation_mismatches = Some(found.into_iter().map(CollationDocument::from).collect());
     }
 
     /// Adds what the server reached.
@@ -415,6 +454,22 @@ impl RecoveryDocument {
             last_transaction_time: reached.last_transaction.map(|time| time.to_string()),
             timeline: reached.timeline.map(|timeline| timeline.as_u32()),
         });
+    }
+}
+
+impl From<CollationMismatch> for CollationDocument {
+    fn from(mismatch: CollationMismatch) -> CollationDocument {
+        let (count, collation) = match mismatch.which {
+            MismatchedCollations::Default => (1, None),
+            MismatchedCollations::Named(count, name) => (count, Some(name)),
+        };
+        CollationDocument {
+            database: mismatch.database,
+            collation,
+            count,
+            recorded_version: mismatch.recorded,
+            actual_version: mismatch.actual,
+        }
     }
 }
 

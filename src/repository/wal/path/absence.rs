@@ -9,6 +9,9 @@ use crate::postgres::{Lsn, SegmentName, SegmentNumber, SegmentSize, TimelineHist
 use std::fmt;
 use std::ops::ControlFlow;
 
+/// How often the WAL behind a missing segment may be interrupted until its size is not asked for any more.
+const STARTS_MAX: usize = 1000;
+
 /// What a missing file means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ArchiveEnd {
@@ -83,15 +86,56 @@ pub fn judge_segment(
     {
         return Ok(ArchiveEnd::Hole(HoleProof::LaterSwitch { timeline: by, switch_point }));
     }
-    let mut later = None;
-    catalog.visit_segments(segment, &mut |found| {
+    let later = later_segment(catalog, segment, number, size)?;
+    Ok(later.map_or(ArchiveEnd::End, |later| ArchiveEnd::Hole(HoleProof::LaterSegment(later))))
+}
+
+/// A stored segment behind `number`, which is that of `from`; segments of another size lie elsewhere, whatever their names.
+fn later_segment(
+    catalog: &dyn WalCatalog,
+    from: SegmentName,
+    number: SegmentNumber,
+    size: SegmentSize,
+) -> Result<Option<SegmentName>> {
+    let name = |number| SegmentName::new(from.timeline(), number, size);
+    // Most often the first one is of the size, and the rest need not be listed.
+    for starts_max in [1, STARTS_MAX] {
+        let starts = run_starts(catalog, from, number, starts_max)?;
+        for start in starts.iter().filter_map(|start| name(*start)) {
+            if catalog.is_of_size(start)? {
+                return Ok(Some(start));
+            }
+        }
+        if starts.len() == STARTS_MAX {
+            return Ok(starts.first().and_then(|start| name(*start)));
+        }
+        if starts.is_empty() {
+            break;
+        }
+    }
+    Ok(None)
+}
+
+/// Where stored segments begin again behind `number`, so many times at most. Those that follow each other have one size.
+fn run_starts(
+    catalog: &dyn WalCatalog,
+    from: SegmentName,
+    number: SegmentNumber,
+    starts_max: usize,
+) -> Result<Vec<SegmentNumber>> {
+    let mut starts = Vec::new();
+    let mut previous: Option<SegmentNumber> = None;
+    catalog.visit_segments(from, &mut |found| {
         if found <= number {
             return ControlFlow::Continue(());
         }
-        later = SegmentName::new(timeline, found, size);
-        ControlFlow::Break(())
+        if previous.is_none_or(|previous| previous.next() != found) {
+            starts.push(found);
+        }
+        previous = Some(found);
+        if starts.len() < starts_max { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     })?;
-    Ok(later.map_or(ArchiveEnd::End, |later| ArchiveEnd::Hole(HoleProof::LaterSegment(later))))
+    Ok(starts)
 }
 
 /// What it means that the history file of `timeline` is missing.

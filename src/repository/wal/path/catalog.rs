@@ -3,7 +3,7 @@
 use crate::error::Result;
 use crate::postgres::{SegmentName, SegmentNumber, SegmentSize, TimelineHistory, TimelineId};
 use crate::repository::Repository;
-use crate::repository::wal::{Timelines, timelines, visit_segments};
+use crate::repository::wal::{Timelines, header_of, timelines, visit_segments};
 use std::ops::ControlFlow;
 
 /// The names of one system's archived WAL.
@@ -32,6 +32,15 @@ pub trait WalCatalog {
         from: SegmentName,
         visit: &mut dyn FnMut(SegmentNumber) -> ControlFlow<()>,
     ) -> Result<()>;
+
+    /// Whether a stored segment has the size that the catalog is asked with: after `pg_resetwal --wal-segsize` a timeline has
+    /// segments of another one, whose names mean other positions. True where that cannot be told.
+    ///
+    /// # Errors
+    /// The store's own.
+    fn is_of_size(&self, _name: SegmentName) -> Result<bool> {
+        Ok(true)
+    }
 }
 
 /// The catalog of a repository.
@@ -69,5 +78,14 @@ impl WalCatalog for RepositoryCatalog<'_> {
             // A name that does not exist at this segment size is nobody's.
             name.number(self.segment_size).map_or(ControlFlow::Continue(()), &mut *visit)
         })
+    }
+
+    fn is_of_size(&self, name: SegmentName) -> Result<bool> {
+        match header_of(self.repository, name) {
+            Err(error) if error.kind().is_transient() => Err(error),
+            Ok(Some(header)) => Ok(header.segment_size == self.segment_size),
+            // Damaged, or gone.
+            _ => Ok(true),
+        }
     }
 }

@@ -52,6 +52,7 @@ impl PathWal {
                 format!("the WAL in the repository is interrupted more than {RUNS_MAX} times"),
             ));
         }
+        let runs = of_own_size(&path, from, runs, catalog)?;
         Ok(PathWal { path, from, runs })
     }
 
@@ -127,6 +128,29 @@ impl PathWal {
     }
 }
 
+/// The runs without those of segments of another size. That there are none is told by the first and the last.
+fn of_own_size(
+    path: &TimelinePath,
+    from: SegmentNumber,
+    runs: Vec<PathRun>,
+    catalog: &dyn WalCatalog,
+) -> Result<Vec<PathRun>> {
+    let is_own = |run: &PathRun| path.name_of(run.first).map_or(Ok(true), |name| catalog.is_of_size(name));
+    let (Some(first), Some(last)) = (runs.first(), runs.last()) else { return Ok(runs) };
+    // Nothing is missing: whatever is wrong with a segment, its reader says.
+    let is_whole = first == last && first.first == from;
+    if is_whole || (is_own(first)? && is_own(last)?) {
+        return Ok(runs);
+    }
+    let mut own = Vec::new();
+    for run in runs {
+        if is_own(&run)? {
+            own.push(run);
+        }
+    }
+    Ok(own)
+}
+
 /// Adds a segment of a span to the runs, in order.
 fn add(runs: &mut Vec<PathRun>, span: PathSpan, number: SegmentNumber) -> ControlFlow<()> {
     if span.last.is_some_and(|last| number > last) || runs.len() > RUNS_MAX {
@@ -141,8 +165,10 @@ fn add(runs: &mut Vec<PathRun>, span: PathSpan, number: SegmentNumber) -> Contro
 
 #[cfg(test)]
 mod tests {
+    use super::super::absence::{ArchiveEnd, judge_segment};
     use super::super::made_up::MadeUpCatalog;
     use super::*;
+    use crate::postgres::{TimelineHistory, TimelineId};
 
     /// The WAL of a timeline from segment `from` on, in an archive with these histories and segments (timeline, number).
     fn wal(timeline: u32, from: u64, histories: &[(u32, &str)], held: &[(u32, u64)]) -> PathWal {
@@ -162,6 +188,30 @@ mod tests {
         let wal = wal(1, 2, &[], &[(1, 1), (1, 2), (1, 3), (1, 4)]);
         assert_eq!((wal.readable(), wal.gap()), (run(2, 4), None));
         assert_eq!(wal.readable_end().unwrap().to_string(), "0/500000");
+    }
+
+    #[test]
+    fn segments_of_another_size_lie_elsewhere() {
+        let first = TimelineId::FIRST;
+        let mut catalog = MadeUpCatalog::new(&[], &[(1, 2), (1, 3), (1, 7), (1, 8), (1, 20)]);
+        let path = || TimelinePath::new(TimelineHistory::of_first(), MadeUpCatalog::size());
+        let find = |catalog: &MadeUpCatalog| PathWal::find(path(), SegmentNumber::new(2), catalog).unwrap();
+        let meaning = |catalog: &MadeUpCatalog, missing: u64| {
+            let name = SegmentName::new(first, SegmentNumber::new(missing), MadeUpCatalog::size()).unwrap();
+            judge_segment(catalog, None, name, MadeUpCatalog::size()).unwrap()
+        };
+        assert_eq!(find(&catalog).gaps().count(), 2);
+        catalog.others = [(first, 20)].into();
+        assert_eq!((find(&catalog).gap(), find(&catalog).gaps().count()), (run(4, 6), 1));
+        assert!(matches!(meaning(&catalog, 4), ArchiveEnd::Hole(_)));
+        assert_eq!(meaning(&catalog, 9), ArchiveEnd::End);
+        catalog.others = [(first, 7), (first, 8)].into();
+        assert!(matches!(meaning(&catalog, 4), ArchiveEnd::Hole(_)), "one of this size lies behind them");
+        catalog.others.insert((first, 20));
+        assert_eq!((find(&catalog).readable(), find(&catalog).gap()), (run(2, 3), None));
+        assert_eq!(meaning(&catalog, 4), ArchiveEnd::End);
+        let beyond = PathWal::find(path(), SegmentNumber::new(4), &catalog).unwrap();
+        assert_eq!((beyond.readable(), beyond.gap()), (None, None));
     }
 
     #[test]

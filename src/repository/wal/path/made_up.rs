@@ -12,6 +12,8 @@ use std::ops::ControlFlow;
 pub struct MadeUpCatalog {
     pub histories: BTreeMap<TimelineId, TimelineHistory>,
     pub segments: BTreeSet<(TimelineId, u64)>,
+    /// Those of the segments that have another size.
+    pub others: BTreeSet<(TimelineId, u64)>,
 }
 
 impl MadeUpCatalog {
@@ -24,6 +26,7 @@ impl MadeUpCatalog {
         MadeUpCatalog {
             histories: histories.iter().map(parsed).collect(),
             segments: segments.iter().map(|(timeline, number)| (id(*timeline), *number)).collect(),
+            others: BTreeSet::new(),
         }
     }
 
@@ -69,5 +72,10 @@ impl WalCatalog for MadeUpCatalog {
             }
         }
         Ok(())
+    }
+
+    fn is_of_size(&self, name: SegmentName) -> Result<bool> {
+        let number = name.number(MadeUpCatalog::size()).unwrap().as_u64();
+        Ok(!self.others.contains(&(name.timeline(), number)))
     }
 }

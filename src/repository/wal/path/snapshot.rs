@@ -4,7 +4,9 @@ use super::catalog::WalCatalog;
 use crate::error::Result;
 use crate::postgres::{SegmentName, SegmentNumber, SegmentSize, TimelineHistory, TimelineId, WalFileName};
 use crate::repository::Repository;
-use crate::repository::wal::{SegmentRun, Timelines, segment_ends, timeline_files};
+use crate::repository::wal::{
+    NameRun, SegmentRun, SegmentSizes, TimelineFiles, Timelines, runs_of_size, segment_ends, timeline_files,
+};
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
@@ -28,38 +30,94 @@ pub struct WalSnapshot {
     partials: BTreeMap<TimelineId, Vec<WalFileName>>,
 }
 
+/// The files of one timeline, and which of them have which size.
+struct Listed {
+    timeline: TimelineId,
+    files: TimelineFiles,
+    sizes: SegmentSizes,
+}
+
+impl Listed {
+    fn read(
+        repository: &Repository,
+        timeline: TimelineId,
+        known: &[SegmentSize],
+        search: WalSearch,
+    ) -> Result<Listed> {
+        let find = |files: TimelineFiles| {
+            SegmentSizes::find(repository, &files.runs, known).map(|sizes| Listed { timeline, files, sizes })
+        };
+        if search == WalSearch::Ends {
+            let ends = segment_ends(repository, timeline)?.map(<[_; 2]>::from).into_iter().flatten();
+            let runs = ends.map(|name| NameRun { first: name, last: name, stored_bytes: 0 });
+            let listed = find(TimelineFiles { runs: runs.collect(), partials: Vec::new() })?;
+            // Where the size was changed, the end of the one and the start of the other lie somewhere between.
+            if listed.sizes.all().nth(1).is_none() {
+                return Ok(listed);
+            }
+        }
+        find(timeline_files(repository, timeline)?)
+    }
+
+    /// The runs of the segments of this size.
+    fn runs(&self, repository: &Repository, size: SegmentSize, search: WalSearch) -> Result<Vec<SegmentRun>> {
+        let runs = runs_of_size(repository, self.timeline, &self.files.runs, &self.sizes, size)?;
+        if search == WalSearch::EverySegment {
+            return Ok(runs);
+        }
+        let ends = runs.first().zip(runs.last());
+        let whole =
+            ends.map(|(first, last)| SegmentRun { first: first.first, last: last.last, stored_bytes: 0 });
+        Ok(whole.into_iter().collect())
+    }
+
+    /// Where the last segment of this size ends, in bytes.
+    fn end(&self, size: SegmentSize) -> u64 {
+        let of_size = self.files.runs.iter().flat_map(|run| [run.first, run.last]);
+        let numbers =
+            of_size.filter(|name| self.sizes.of(*name) == Some(size)).filter_map(|name| name.number(size));
+        numbers.max().map_or(0, |number| number.as_u64().saturating_add(1).saturating_mul(size.as_u64()))
+    }
+}
+
 impl WalSnapshot {
-    /// Lists the WAL of `timelines`; with [`WalSearch::Ends`] nothing is missing between the first and the last segment.
+    /// Lists the WAL of `timelines`, for each size of segments apart: first the sizes that are `known`, in their order, then what
+    /// else is found, the newest first. With [`WalSearch::Ends`] nothing is missing between the first and the last segment.
+    ///
+    /// A timeline is in those snapshots in whose size it has segments; in the first one, if it has none at all.
     ///
     /// # Errors
     /// The store's own, and damaged history files.
-    pub fn read(
+    pub fn read_by_size(
         repository: &Repository,
-        timelines: Timelines,
-        segment_size: SegmentSize,
+        timelines: &Timelines,
+        known: &[SegmentSize],
         search: WalSearch,
-    ) -> Result<WalSnapshot> {
-        let (mut runs, mut partials) = (BTreeMap::new(), BTreeMap::new());
-        for &timeline in &timelines.with_files {
-            let found = match search {
-                WalSearch::EverySegment => {
-                    let files = timeline_files(repository, timeline, segment_size)?;
-                    partials.insert(timeline, files.partials);
-                    files.runs
-                }
-                WalSearch::Ends => segment_ends(repository, timeline)?
-                    .and_then(|(first, last)| Some((first.number(segment_size)?, last.number(segment_size)?)))
-                    .map(|(first, last)| SegmentRun { first, last, stored_bytes: 0 })
-                    .into_iter()
-                    .collect(),
-            };
-            runs.insert(timeline, found);
-        }
+    ) -> Result<Vec<WalSnapshot>> {
+        let listed = timelines
+            .with_files
+            .iter()
+            .map(|timeline| Listed::read(repository, *timeline, known, search))
+            .collect::<Result<Vec<_>>>()?;
         let mut histories = BTreeMap::new();
         for &timeline in &timelines.with_history {
             histories.extend(repository.history(timeline)?.map(|history| (timeline, history)));
         }
-        Ok(WalSnapshot { segment_size, timelines, histories, runs, partials })
+        let mut snapshots = Vec::new();
+        for segment_size in sizes_of(&listed, known) {
+            let (mut runs, mut partials) = (BTreeMap::new(), BTreeMap::new());
+            for of_timeline in &listed {
+                let found = of_timeline.runs(repository, segment_size, search)?;
+                if found.is_empty() && !(snapshots.is_empty() && of_timeline.files.runs.is_empty()) {
+                    continue;
+                }
+                runs.insert(of_timeline.timeline, found);
+                partials.insert(of_timeline.timeline, of_timeline.files.partials.clone());
+            }
+            let (timelines, histories) = (timelines.clone(), histories.clone());
+            snapshots.push(WalSnapshot { segment_size, timelines, histories, runs, partials });
+        }
+        Ok(snapshots)
     }
 
     /// The runs of each timeline of which WAL is stored, in order.
@@ -97,6 +155,23 @@ impl WalSnapshot {
         };
         self.runs.keys().copied().filter(is_tip).collect()
     }
+}
+
+/// The sizes that are known, and those that are found besides, the newest first.
+fn sizes_of(listed: &[Listed], known: &[SegmentSize]) -> Vec<SegmentSize> {
+    let mut found: Vec<((TimelineId, u64), SegmentSize)> = Vec::new();
+    for of_timeline in listed {
+        let others = of_timeline.sizes.all().filter(|size| !known.contains(size));
+        found.extend(others.map(|size| ((of_timeline.timeline, of_timeline.end(size)), size)));
+    }
+    found.sort_by_key(|(end, _)| std::cmp::Reverse(*end));
+    let mut sizes = known.to_vec();
+    for (_, size) in found {
+        if !sizes.contains(&size) {
+            sizes.push(size);
+        }
+    }
+    sizes
 }
 
 impl WalCatalog for WalSnapshot {

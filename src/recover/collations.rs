@@ -1,0 +1,52 @@
+//! Whether text is sorted on this host as it was where the backup was taken.
+//!
+//! Owns: what is said of it. Does not own: finding the versions. What a recovered server itself finds different is asked by
+//! [`server`](super::server).
+
+use super::standby::Role;
+use crate::repository::backup::manifest::StoredBackup;
+
+/// What to do about indexes that were built with another version.
+pub const HOW_TO_MEND: &str = "once the server is open for writing, rebuild the indexes on text (REINDEX DATABASE), then have the \
+    catalogs record the new version (ALTER DATABASE ... REFRESH COLLATION VERSION from 15 on, ALTER COLLATION ... REFRESH VERSION)";
+
+/// A note where the C library is not that of the original; `here` is that of this host. Nothing is said of what is not known.
+pub fn note(backup: &StoredBackup, here: Option<&str>, role: &Role) -> Option<String> {
+    let there = backup.collations.as_ref()?.libc_version.as_deref()?;
+    let here = here.filter(|here| *here != there)?;
+    let next = match role {
+        Role::Recovered => HOW_TO_MEND.to_owned(),
+        Role::Standby(_) => format!(
+            "a standby cannot rebuild them, so ask it nothing that depends on them, or run it where the C library is the \
+             same; {HOW_TO_MEND}"
+        ),
+    };
+    Some(format!(
+        "the original ran with the C library glibc {there}, and this host has {here}: it may sort text in another order, and \
+         indexes on text may miss rows, unless their collation is C or ICU's: {next}"
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::recover::standby::StandbySettings;
+    use crate::repository::backup::manifest::StoredCollations;
+    use crate::repository::backup::manifest::tests::sample;
+
+    #[test]
+    fn only_what_is_known_to_differ_is_told() {
+        let mut backup = sample("a");
+        assert_eq!(note(&backup, Some("2.36"), &Role::Recovered), None);
+        backup.collations = Some(StoredCollations::default());
+        assert_eq!(note(&backup, Some("2.36"), &Role::Recovered), None);
+        backup.collations =
+            Some(StoredCollations { libc_version: Some("2.31".to_owned()), ..StoredCollations::default() });
+        assert_eq!(note(&backup, Some("2.31"), &Role::Recovered), None);
+        assert_eq!(note(&backup, None, &Role::Recovered), None);
+        let told = note(&backup, Some("2.36"), &Role::Recovered).unwrap();
+        assert!(told.contains("glibc 2.31, and this host has 2.36") && told.contains("REINDEX"), "{told}");
+        let standby = Role::Standby(StandbySettings { primary: None, apply_delay: None });
+        assert!(note(&backup, Some("2.36"), &standby).unwrap().contains("a standby cannot rebuild"));
+    }
+}

@@ -1,0 +1,121 @@
+//! Asks a recovered server whose collations have another version than when their indexes were built.
+//!
+//! Source: PostgreSQL's manual, "ALTER DATABASE", "ALTER COLLATION"; `pg_database.datcollversion` is there from 15 on.
+
+use super::ServerStart;
+use super::question::{ANSWER_MAX, DATABASES, connect};
+use crate::error::{Error, Result};
+use crate::server::LocalServer;
+use std::fmt;
+
+/// How many databases are asked at most.
+const DATABASES_MAX: usize = 100;
+
+/// Collations of a database whose version is not the recorded one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CollationMismatch {
+    /// The database.
+    pub database: String,
+    /// Which collations.
+    pub which: MismatchedCollations,
+    /// The version that the catalog has recorded.
+    pub recorded: String,
+    /// The version that the server finds on this host.
+    pub actual: String,
+}
+
+/// Which collations of a database have another version.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MismatchedCollations {
+    /// The default one.
+    Default,
+    /// So many others, among them this one.
+    Named(u64, String),
+}
+
+impl fmt::Display for CollationMismatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let CollationMismatch { database, which, recorded, actual } = self;
+        match which {
+            MismatchedCollations::Default => {
+                write!(f, "the default collation of database \"{database}\" was")?
+            }
+            MismatchedCollations::Named(1, name) => {
+                write!(f, "the collation \"{name}\" of database \"{database}\" was")?;
+            }
+            MismatchedCollations::Named(count, name) => {
+                write!(f, "{count} collations of database \"{database}\", such as \"{name}\", were")?;
+            }
+        }
+        write!(f, " recorded with version {recorded}, and this host has {actual}")
+    }
+}
+
+impl ServerStart {
+    /// The collations that have another version than the catalogs of the server have recorded. Of `part` of a cluster, only
+    /// the databases themselves are looked at, since some must not be connected to.
+    ///
+    /// # Errors
+    /// Those of asking the server, which runs; [`ErrorKind::Unavailable`](crate::error::ErrorKind::Unavailable) when it does not.
+    pub fn collation_mismatches(&self, is_part: bool) -> Result<Vec<CollationMismatch>> {
+        let server =
+            self.postmaster()?.ok_or_else(|| Error::unavailable("the recovered server has ended"))?;
+        let place = self.place(&server)?;
+        let mut found = Vec::new();
+        if self.version.facts().has_database_collation_version {
+            found.extend(self.mismatched_databases(&place)?);
+        }
+        if !is_part {
+            for database in self.databases(&place)? {
+                found.extend(self.mismatched_collations(&place, &database)?);
+            }
+        }
+        Ok(found)
+    }
+
+    fn mismatched_databases(&self, place: &LocalServer) -> Result<Vec<CollationMismatch>> {
+        let sql = "SELECT datname, datcollversion, pg_database_collation_actual_version(oid) FROM pg_database \
+                   WHERE datcollversion <> pg_database_collation_actual_version(oid) ORDER BY oid";
+        let connection = connect(place, &self.conninfo, &DATABASES)?;
+        let rows = connection.query_within("compare the versions of collations", sql, ANSWER_MAX)?;
+        rows.iter()
+            .map(|row| {
+                Ok(CollationMismatch {
+                    database: row.text(0)?.to_owned(),
+                    which: MismatchedCollations::Default,
+                    recorded: row.text(1)?.to_owned(),
+                    actual: row.text(2)?.to_owned(),
+                })
+            })
+            .collect()
+    }
+
+    /// The databases that may be connected to.
+    fn databases(&self, place: &LocalServer) -> Result<Vec<String>> {
+        let sql =
+            format!("SELECT datname FROM pg_database WHERE datallowconn ORDER BY oid LIMIT {DATABASES_MAX}");
+        let connection = connect(place, &self.conninfo, &DATABASES)?;
+        let rows = connection.query_within("list the databases", &sql, ANSWER_MAX)?;
+        rows.iter().map(|row| Ok(row.text(0)?.to_owned())).collect()
+    }
+
+    fn mismatched_collations(&self, place: &LocalServer, database: &str) -> Result<Vec<CollationMismatch>> {
+        let sql = "SELECT recorded, actual, count(*), min(name) FROM (\
+                   SELECT collname, collprovider, collversion, pg_collation_actual_version(oid) FROM pg_collation \
+                   WHERE collversion IS NOT NULL) AS c(name, provider, recorded, actual) \
+                   WHERE recorded <> actual GROUP BY provider, recorded, actual ORDER BY 3 DESC LIMIT 10";
+        let connection = connect(place, &self.conninfo, &[Some(database)])?;
+        let what = format!("compare the versions of the collations in database \"{database}\"");
+        let rows = connection.query_within(&what, sql, ANSWER_MAX)?;
+        rows.iter()
+            .map(|row| {
+                Ok(CollationMismatch {
+                    database: database.to_owned(),
+                    which: MismatchedCollations::Named(row.parsed(2)?, row.text(3)?.to_owned()),
+                    recorded: row.text(0)?.to_owned(),
+                    actual: row.text(1)?.to_owned(),
+                })
+            })
+            .collect()
+    }
+}

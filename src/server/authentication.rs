@@ -4,21 +4,33 @@ use crate::error::{Error, Result};
 use bytes::BytesMut;
 use fallible_iterator::FallibleIterator;
 use postgres_protocol::authentication::md5_hash;
-use postgres_protocol::authentication::sasl::{ChannelBinding, SCRAM_SHA_256, ScramSha256};
+use postgres_protocol::authentication::sasl::{self, SCRAM_SHA_256, SCRAM_SHA_256_PLUS, ScramSha256};
 use postgres_protocol::message::backend::Message;
 use postgres_protocol::message::frontend;
 use std::io;
 use tokio_postgres::Config;
+use tokio_postgres::config::ChannelBinding;
 
 /// An authentication that is going on.
 pub(super) struct Authentication<'a> {
     config: &'a Config,
+    /// What the exchange of passwords can be bound to; `None` without TLS.
+    server_end_point: Option<Vec<u8>>,
     scram: Option<ScramSha256>,
+    bound: Bound,
+}
+
+/// Whether the exchange was bound to the server's certificate, and the server has proved that it knows the password.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Bound {
+    No,
+    Asked,
+    Proved,
 }
 
 impl<'a> Authentication<'a> {
-    pub(super) fn new(config: &'a Config) -> Authentication<'a> {
-        Authentication { config, scram: None }
+    pub(super) fn new(config: &'a Config, server_end_point: Option<Vec<u8>>) -> Authentication<'a> {
+        Authentication { config, server_end_point, scram: None, bound: Bound::No }
     }
 
     /// What to send after a message of the server; `None`: nothing.
@@ -29,22 +41,32 @@ impl<'a> Authentication<'a> {
     pub(super) fn answer(&mut self, message: &Message) -> Result<Option<BytesMut>> {
         let mut answer = BytesMut::new();
         match message {
+            Message::AuthenticationOk => {
+                self.check_bound(self.bound == Bound::Proved)?;
+                return Ok(None);
+            }
             Message::AuthenticationCleartextPassword => {
+                self.check_bound(false)?;
                 frontend::password_message(self.password()?, &mut answer).map_err(failed)?;
             }
             Message::AuthenticationMd5Password(body) => {
+                self.check_bound(false)?;
                 let user = self.config.get_user().unwrap_or_default();
                 let hash = md5_hash(user.as_bytes(), self.password()?, body.salt());
                 frontend::password_message(hash.as_bytes(), &mut answer).map_err(failed)?;
             }
             Message::AuthenticationSasl(body) => {
-                let known = body.mechanisms().any(|name| Ok(name == SCRAM_SHA_256)).map_err(failed)?;
-                if !known {
-                    return Err(unsupported());
-                }
-                let scram = ScramSha256::new(self.password()?, ChannelBinding::unsupported());
-                frontend::sasl_initial_response(SCRAM_SHA_256, scram.message(), &mut answer)
+                let (mut plain, mut plus) = (false, false);
+                body.mechanisms()
+                    .for_each(|name| {
+                        plain |= name == SCRAM_SHA_256;
+                        plus |= name == SCRAM_SHA_256_PLUS;
+                        Ok(())
+                    })
                     .map_err(failed)?;
+                let (mechanism, binding) = self.mechanism(plain, plus)?;
+                let scram = ScramSha256::new(self.password()?, binding);
+                frontend::sasl_initial_response(mechanism, scram.message(), &mut answer).map_err(failed)?;
                 self.scram = Some(scram);
             }
             Message::AuthenticationSaslContinue(body) => {
@@ -55,11 +77,45 @@ impl<'a> Authentication<'a> {
             Message::AuthenticationSaslFinal(body) => {
                 let scram = self.scram.as_mut().ok_or_else(unsupported)?;
                 scram.finish(body.data()).map_err(failed)?;
+                if self.bound == Bound::Asked {
+                    self.bound = Bound::Proved;
+                }
                 return Ok(None);
             }
             _ => return Err(unsupported()),
         }
         Ok(Some(answer))
+    }
+
+    /// Which of the mechanisms that the server offers to take. That the other side of TLS offers none that is bound is told to
+    /// the server, which knows better where somebody in between has left it out.
+    ///
+    /// Source: RFC 5802, section 6; PostgreSQL's `fe-auth.c`, `pg_SASL_init`.
+    fn mechanism(&mut self, plain: bool, plus: bool) -> Result<(&'static str, sasl::ChannelBinding)> {
+        let wanted = self.config.get_channel_binding() != ChannelBinding::Disable;
+        match self.server_end_point.take().filter(|_| wanted) {
+            Some(hash) if plus => {
+                self.bound = Bound::Asked;
+                Ok((SCRAM_SHA_256_PLUS, sasl::ChannelBinding::tls_server_end_point(hash)))
+            }
+            end_point if plain => {
+                self.check_bound(false)?;
+                let binding = match end_point {
+                    Some(_) => sasl::ChannelBinding::unrequested(),
+                    None => sasl::ChannelBinding::unsupported(),
+                };
+                Ok((SCRAM_SHA_256, binding))
+            }
+            _ => Err(unsupported()),
+        }
+    }
+
+    /// Fails where the exchange must be bound and is not.
+    fn check_bound(&self, is_bound: bool) -> Result<()> {
+        if is_bound || self.config.get_channel_binding() != ChannelBinding::Require {
+            return Ok(());
+        }
+        Err(not_bound())
     }
 
     fn password(&self) -> Result<&'a [u8]> {
@@ -70,6 +126,13 @@ impl<'a> Authentication<'a> {
             )
         })
     }
+}
+
+/// The error for a server that does not let the exchange be bound to its certificate.
+pub(super) fn not_bound() -> Error {
+    Error::usage("the server does not bind the authentication to its certificate, which channel_binding=require asks for")
+        .hint("It takes TLS and scram-sha-256 in pg_hba.conf, with a password that is stored so. Where pg_hba.conf has that, somebody \
+               between here and the server passes himself off as the server.")
 }
 
 fn failed(error: io::Error) -> Error {

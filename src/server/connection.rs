@@ -1,28 +1,22 @@
 //! One connection to the server, whose calls block.
 
-use super::password_file::{self, Wanted};
+use super::connect::{Failure, Way, connect};
+use super::parameters::{Address, CONNECT_TIMEOUT, Parameters, Place};
+use super::stream::{Established, Stream};
 use super::watch::Watch;
 use crate::config::Conninfo;
 use crate::data_directory::DataDirectory;
 use crate::error::{Context, Error, ErrorKind, Result};
-use std::env;
 use std::io;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::{sleep, timeout};
-use tokio_postgres::config::Host;
+use tokio_postgres::config::{SslMode, SslNegotiation, TargetSessionAttrs};
 use tokio_postgres::error::SqlState;
-use tokio_postgres::{Client, Config, NoTls, SimpleQueryMessage};
+use tokio_postgres::{Client, SimpleQueryMessage};
 
-/// Where the server's socket is unless the configuration says it: Debian's and Red Hat's default.
-const SOCKET_DIRECTORY: &str = "/var/run/postgresql";
-const PORT: u16 = 5432;
-const DATABASE: &str = "postgres";
-
-/// How long to wait for a connection unless the configuration says it.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 /// How often a running query looks whether the backup must end.
 const NOTICE: Duration = Duration::from_millis(200);
 /// How long cancelling a query may take.
@@ -32,6 +26,9 @@ const CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
 pub struct Connection {
     runtime: Runtime,
     client: Client,
+    parameters: Parameters,
+    /// For the request to cancel, which takes a connection of its own.
+    way: Way,
 }
 
 /// A server of this host.
@@ -66,7 +63,7 @@ impl Connection {
         data_directory: &DataDirectory,
         application_name: &str,
     ) -> Result<Connection> {
-        Connection::to(&parameters(conninfo, data_directory.socket(), application_name)?)
+        Connection::to(Parameters::new(conninfo, data_directory.socket(), application_name)?)
     }
 
     /// Connects to a server of this host: of `conninfo` counts only who connects, and to which database unless another one is
@@ -81,19 +78,14 @@ impl Connection {
         user: Option<&str>,
         application_name: &str,
     ) -> Result<Connection> {
-        let given = parameters(conninfo, None, application_name)?;
-        let mut config = Config::new();
-        match &server.place {
-            LocalPlace::Socket(directory) => config.host_path(directory),
-            LocalPlace::Address(host) => config.host(host),
+        let address = match &server.place {
+            LocalPlace::Socket(directory) => Address::Socket(PathBuf::from(directory)),
+            LocalPlace::Address(host) => Address::Host(host.clone()),
         };
-        config.port(server.port).application_name(application_name).connect_timeout(CONNECT_TIMEOUT);
-        config.user(user.or(given.get_user()).unwrap_or_default());
-        config.dbname(database.or(given.get_dbname()).unwrap_or(DATABASE));
-        if let Some(password) = given.get_password().filter(|_| user.is_none()) {
-            config.password(password);
-        }
-        Connection::to_within(&config, CONNECT_TIMEOUT)
+        let place = Place { address, host: None, port: server.port };
+        let given = Parameters::new(conninfo, None, application_name)?;
+        let parameters = given.at_this_host(place, database, user, application_name);
+        Connection::to_within(parameters, CONNECT_TIMEOUT)
     }
 
     /// Connects to the server of `conninfo`, wherever it is.
@@ -101,31 +93,30 @@ impl Connection {
     /// # Errors
     /// As [`Connection::open`].
     pub fn open_remote(conninfo: &Conninfo, application_name: &str) -> Result<Connection> {
-        Connection::to(&parameters(conninfo, None, application_name)?)
+        Connection::to(Parameters::new(conninfo, None, application_name)?)
     }
 
-    fn to(config: &Config) -> Result<Connection> {
-        Connection::to_within(config, Duration::MAX)
+    fn to(parameters: Parameters) -> Result<Connection> {
+        Connection::to_within(parameters, Duration::MAX)
     }
 
     /// Connects; the server has so long for all that belongs to it.
-    fn to_within(config: &Config, limit: Duration) -> Result<Connection> {
-        let what = || format!("could not connect to the server ({})", target(config));
+    fn to_within(parameters: Parameters, limit: Duration) -> Result<Connection> {
+        let what = || format!("could not connect to the server ({})", parameters.target());
         let runtime = Builder::new_current_thread().enable_all().build().context(what)?;
+        let connected = runtime.block_on(async {
+            timeout(limit, connect(&parameters, async |stream| begin(&parameters, stream).await)).await
+        });
         let connected =
-            runtime.block_on(async { timeout(limit, config.connect(NoTls)).await }).map_err(|_| {
-                Error::unavailable(format!("{}: it takes the connection and says nothing", what()))
-            })?;
-        let (client, connection) = connected.map_err(|error| {
-            let error = failure(what(), &error);
+            connected.unwrap_or_else(|_| Err(Error::unavailable("it takes the connection and says nothing")));
+        let (client, way) = connected.map_err(|error| {
+            let error = error.context(what());
             if error.hint_text().is_some() {
                 return error;
             }
             error.hint("Is the server running? Where and as whom to connect is set by connection.conninfo.")
         })?;
-        // Its end is noticed by the next query.
-        runtime.spawn(connection);
-        Ok(Connection { runtime, client })
+        Ok(Connection { runtime, client, parameters, way })
     }
 
     /// Runs statements, and returns all rows of their answers.
@@ -146,14 +137,20 @@ impl Connection {
                     () = sleep(NOTICE) => {
                         if let Err(error) = watch.check() {
                             // The server would notice the end of the connection only when it is done.
-                            let cancelled = self.client.cancel_token();
-                            let _ = timeout(CANCEL_TIMEOUT, cancelled.cancel_query(NoTls)).await;
+                            let _ = timeout(CANCEL_TIMEOUT, self.cancel()).await;
                             return Err(error);
                         }
                     }
                 }
             }
         })
+    }
+
+    /// Asks the server to end the statement that is running, on a connection that is as protected as this one.
+    async fn cancel(&self) {
+        if let Ok(stream) = self.way.again(&self.parameters).await {
+            let _ = self.client.cancel_token().cancel_query_raw(stream, Established).await;
+        }
     }
 
     /// As [`Connection::query`] for exactly one row.
@@ -231,89 +228,57 @@ impl Row {
     }
 }
 
-/// The parameters of the connection with their defaults; `local` is where a server of this host listens.
-fn parameters(conninfo: &Conninfo, local: Option<(PathBuf, u16)>, application_name: &str) -> Result<Config> {
-    let mut config: Config = conninfo.reveal().parse().map_err(|error: tokio_postgres::Error| {
-        Error::usage("connection.conninfo is not understood").caused_by(error).hint(
-            "It takes host, port, user, password, dbname, sslmode, connect_timeout, options and keepalives.",
-        )
-    })?;
-    if config.get_hosts().is_empty() && config.get_hostaddrs().is_empty() {
-        let (directory, port) = local.unwrap_or_else(|| (PathBuf::from(SOCKET_DIRECTORY), PORT));
-        config.host_path(directory);
-        if config.get_ports().is_empty() {
-            config.port(port);
-        }
-    }
-    if config.get_user().is_none() {
-        let user = nix::unistd::User::from_uid(nix::unistd::Uid::effective()).ok().flatten();
-        config.user(user.map_or_else(|| "postgres".to_owned(), |user| user.name));
-    }
-    if config.get_dbname().is_none() {
-        config.dbname(DATABASE);
-    }
-    if config.get_connect_timeout().is_none() {
-        config.connect_timeout(CONNECT_TIMEOUT);
-    }
-    if config.get_password().is_none()
-        && let Some(password) = password_from_file(&config)
-    {
-        config.password(password);
-    }
-    config.application_name(application_name);
-    Ok(config)
-}
-
-/// The parameters of a replication connection: the password file knows it by a database of its own.
-///
-/// Source: PostgreSQL's manual, "The Password File".
-pub(super) fn replication_parameters(conninfo: &Conninfo, application_name: &str) -> Result<Config> {
-    let mut config = parameters(conninfo, None, application_name)?;
-    let given: Config = conninfo.reveal().parse().unwrap_or_default();
-    if given.get_password().is_none() {
-        let named = config.get_dbname().map(str::to_owned);
-        config.dbname("replication");
-        if let Some(password) = password_from_file(&config) {
-            config.password(password);
-        }
-        config.dbname(named.as_deref().unwrap_or(DATABASE));
-    }
-    Ok(config)
-}
-
-fn password_from_file(config: &Config) -> Option<Vec<u8>> {
-    let path = match env::var_os("PGPASSFILE") {
-        Some(path) => PathBuf::from(path),
-        None => PathBuf::from(env::var_os("HOME")?).join(".pgpass"),
+/// Begins a session on a connection that is made.
+async fn begin(parameters: &Parameters, stream: Stream) -> std::result::Result<Client, Failure> {
+    let mut config = parameters.config.clone();
+    match stream.is_encrypted() {
+        // There is nothing left to negotiate.
+        true => config.ssl_mode(SslMode::Require).ssl_negotiation(SslNegotiation::Direct),
+        false => config.ssl_mode(SslMode::Disable),
     };
-    let host = host_of(config);
-    let wanted = Wanted {
-        host: &host,
-        port: config.get_ports().first().copied().unwrap_or(PORT),
-        database: config.get_dbname().unwrap_or(DATABASE),
-        user: config.get_user().unwrap_or_default(),
+    let begun = config.connect_raw(stream, Established).await;
+    let (client, connection) = begun.map_err(|error| not_begun(&error))?;
+    // Its end is noticed by the next query.
+    tokio::spawn(connection);
+    let wanted = match config.get_target_session_attrs() {
+        TargetSessionAttrs::ReadWrite => "off",
+        TargetSessionAttrs::ReadOnly => "on",
+        _ => return Ok(client),
     };
-    password_file::find(&path, &wanted)
-}
-
-fn host_of(config: &Config) -> String {
-    match (config.get_hosts().first(), config.get_hostaddrs().first()) {
-        (Some(Host::Tcp(host)), _) => host.clone(),
-        (Some(Host::Unix(directory)), _) => directory.display().to_string(),
-        (None, Some(address)) => address.to_string(),
-        (None, None) => SOCKET_DIRECTORY.to_owned(),
+    let answered = client.simple_query("SHOW transaction_read_only").await;
+    let messages = answered.map_err(|error| not_begun(&error))?;
+    let fits = messages.into_iter().filter_map(Row::of).any(|row| row.optional(0) == Some(wanted));
+    match fits {
+        true => Ok(client),
+        false => Err(Failure::NotReached(
+            Error::unavailable("the server's sessions are not what target_session_attrs asks for")
+                .hint("Name all servers of the cluster in host, one of them is as wanted."),
+        )),
     }
 }
 
-/// Where and as whom, for messages; no secrets.
-pub(super) fn target(config: &Config) -> String {
-    format!(
-        "host {}, port {}, user {}, database {}",
-        host_of(config),
-        config.get_ports().first().copied().unwrap_or(PORT),
-        config.get_user().unwrap_or_default(),
-        config.get_dbname().unwrap_or_default()
-    )
+/// Why a session did not begin.
+fn not_begun(error: &tokio_postgres::Error) -> Failure {
+    if let Some(said) = error.as_db_error() {
+        let (message, detail) = (said.message(), said.detail());
+        return refused_to_begin(said.code(), refusal(said.code(), message, detail, said.hint()));
+    }
+    let cause = std::error::Error::source(error);
+    match cause.is_some_and(|cause| cause.is::<io::Error>()) || error.is_closed() {
+        true => Failure::NotReached(broken("the connection failed".to_owned(), error)),
+        false => Failure::Final(match cause {
+            Some(cause) => Error::usage(format!("could not authenticate: {cause}")),
+            None => Error::usage(error.to_string()),
+        }),
+    }
+}
+
+/// What the refusal of a server to begin a session means for other attempts.
+pub(super) fn refused_to_begin(code: &SqlState, error: Error) -> Failure {
+    match *code == SqlState::CANNOT_CONNECT_NOW {
+        true => Failure::NotReached(error),
+        false => Failure::Refused(error),
+    }
 }
 
 /// What the server or the connection said, as an error of ours.
@@ -332,12 +297,16 @@ pub(super) fn refused(
     detail: Option<&str>,
     hint: Option<&str>,
 ) -> Error {
+    refusal(code, &format!("{what}: {message}"), detail, hint)
+}
+
+fn refusal(code: &SqlState, message: &str, detail: Option<&str>, hint: Option<&str>) -> Error {
     let refused = *code == SqlState::INSUFFICIENT_PRIVILEGE
         || *code == SqlState::INVALID_PASSWORD
         || *code == SqlState::INVALID_AUTHORIZATION_SPECIFICATION;
     let kind = if refused { ErrorKind::Usage } else { ErrorKind::Unavailable };
     let detail = detail.map(|detail| format!(" ({detail})")).unwrap_or_default();
-    let error = Error::new(kind, format!("{what}: {message}{detail}"));
+    let error = Error::new(kind, format!("{message}{detail}"));
     match hint {
         Some(hint) => error.hint(hint),
         None => error,
@@ -363,22 +332,5 @@ fn broken(what: String, error: &tokio_postgres::Error) -> Error {
             "{what}: {}",
             cause.map_or_else(|| error.to_string(), ToString::to_string)
         )),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn defaults_are_those_of_a_local_server() {
-        let config = parameters(&Conninfo::new("").unwrap(), None, "pgark").unwrap();
-        assert!(target(&config).starts_with("host /var/run/postgresql, port 5432, user "));
-        assert_eq!(config.get_dbname(), Some("postgres"));
-        let given = Conninfo::new("host=/tmp port=5433 user=op password=x dbname=d").unwrap();
-        let config = parameters(&given, None, "pgark").unwrap();
-        assert_eq!(target(&config), "host /tmp, port 5433, user op, database d");
-        let error = parameters(&Conninfo::new("nonsense=1").unwrap(), None, "pgark").unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Usage);
     }
 }

@@ -3,11 +3,16 @@
 //! Owns: how it is reached, and how a wait for it is ended. Does not own: what is asked (that is each use case's).
 
 mod authentication;
+mod connect;
 mod connection;
+mod keepalive;
+mod parameters;
 mod password_file;
 mod replication;
-mod socket;
+mod stream;
+mod tls;
 mod watch;
+mod wire;
 
 pub use connection::{Connection, LocalPlace, LocalServer, Row};
 pub use replication::{Incoming, ReplicationConnection};

@@ -55,3 +55,4 @@ mod split_brain;
 mod standby;
 mod support;
 mod timeline_matrix;
+mod tls;

@@ -93,6 +93,7 @@ fn certificates_are_judged_as_libpq_does() {
         ),
         ("for-servers", "/CN=db.example", "30", &["extendedKeyUsage = serverAuth"], Accepted),
         ("for-signing", "/CN=db.example", "30", &["keyUsage = keyCertSign"], Refused("not for a server")),
+        ("for-objects", "/CN=db.example", "30", &["nsCertType = client"], Refused("not for a server")),
         ("an-authority", "/CN=db.example", "30", &["basicConstraints = CA:TRUE"], Accepted),
         (
             "odd",
@@ -210,6 +211,21 @@ fn revocation_and_our_own_certificate() {
     both(&scene, "cert", &format!("{cert} sslkey={{dir}}/open.key"), Refused("others may read the key"));
     made.openssl(&["ec", "-aes128", "-passout", "pass:x", "-in", "cert.key", "-out", "locked.key"]);
     both(&scene, "cert", &format!("{cert} sslkey={{dir}}/locked.key"), Refused("is encrypted"));
+
+    // The operating system's roots, which libpq knows from 16 on.
+    let roots = made.path("ca.crt");
+    let system = scene.conninfo("postgres", "sslrootcert=system host=db.example");
+    let found = scene.check_run(&system).env("SSL_CERT_FILE", &roots).run();
+    found.expect(0);
+    let other = scene.check_run(&system).env("SSL_CERT_FILE", made.path("other.crt")).run();
+    assert!(other.stdout.contains("no authority in the operating system's root certificates"), "{other}");
+    let wrong = scene.conninfo("postgres", "sslrootcert=system host=other.example");
+    let wrong = scene.check_run(&wrong).env("SSL_CERT_FILE", &roots).run();
+    assert!(wrong.stdout.contains("not for \"other.example\""), "{wrong}");
+    // Variables count where a parameter is missing.
+    let variables = scene.check_run(&scene.conninfo("postgres", "host=other.example"));
+    let variables = variables.env("PGSSLMODE", "verify-full").env("PGSSLROOTCERT", &roots).run();
+    assert!(variables.stdout.contains("not for \"other.example\""), "{variables}");
 
     scene.show("revoked.crt", "revoked.key");
     both(&scene, "postgres", &format!("{by_ca} sslcrl={{dir}}/list.crl"), Refused("was revoked"));

@@ -10,7 +10,7 @@ use webpki::RawPublicKeyEntity;
 use x509_parser::asn1_rs::ToDer;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::{BasicConstraints, ExtendedKeyUsage, GeneralName, KeyUsage, ParsedExtension};
-use x509_parser::oid_registry::OID_X509_EXT_NAME_CONSTRAINTS;
+use x509_parser::oid_registry::OID_PKCS1_RSAENCRYPTION;
 use x509_parser::prelude::FromDer;
 use x509_parser::x509::AlgorithmIdentifier;
 
@@ -20,6 +20,14 @@ pub(super) struct Certificate<'a> {
     der: &'a [u8],
     parsed: X509Certificate<'a>,
 }
+
+/// Extensions that limit a certificate or those below it, whether or not they are marked as critical.
+const LIMITS: [(&str, &str); 4] = [
+    ("2.5.29.30", "the names that it may certify (name constraints)"),
+    ("1.3.6.1.5.5.7.1.7", "the addresses that it may certify"),
+    ("1.3.6.1.5.5.7.1.8", "the networks that it may certify"),
+    ("1.3.6.1.5.5.7.1.14", "its use to a proxy"),
+];
 
 /// What somebody has signed, and how.
 pub(super) struct Signed<'a> {
@@ -123,7 +131,7 @@ impl<'a> Certificate<'a> {
                 "Compare this host's clock with the server's.",
             ));
         }
-        if now_unix_s > validity.not_after.timestamp() {
+        if now_unix_s >= validity.not_after.timestamp() {
             return Err(Refusal::new(
                 format!(
                     "the certificate \"{}\" has expired: it was valid until {}",
@@ -158,9 +166,8 @@ impl<'a> Certificate<'a> {
                 | ParsedExtension::CertificatePolicies(_) => true,
                 _ => false,
             };
-            // It excludes names whether or not it is marked as critical.
-            if extension.oid == OID_X509_EXT_NAME_CONSTRAINTS {
-                return Err(cannot("limits the names that it may certify (name constraints)".to_owned()));
+            if let Some((_, what)) = LIMITS.iter().find(|(oid, _)| *oid == extension.oid.to_id_string()) {
+                return Err(cannot(format!("limits {what}")));
             }
             if extension.critical && !known {
                 return Err(cannot(format!("has a critical extension {} that is not known", extension.oid)));
@@ -191,6 +198,19 @@ impl<'a> Certificate<'a> {
             ParsedExtension::ExtendedKeyUsage(found) => Some(found),
             _ => None,
         })
+    }
+
+    /// Whether Netscape's older extension, where it is there, lets it be a server's.
+    pub(super) fn is_of_server_type(&self) -> bool {
+        let found = self.extension(|extension| match extension {
+            ParsedExtension::NSCertType(found) => Some(found),
+            _ => None,
+        });
+        found.is_none_or(|found| found.ssl_server())
+    }
+
+    pub(super) fn has_rsa_key(&self) -> bool {
+        self.parsed.public_key().algorithm.algorithm == OID_PKCS1_RSAENCRYPTION
     }
 
     /// The alternative names; empty where there are none.

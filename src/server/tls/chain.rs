@@ -101,10 +101,15 @@ impl<'s, 'a> Search<'s, 'a> {
 /// That the certificate may be a server's; an authority's may be, too.
 fn check_server(certificate: &Certificate<'_>) -> Result<(), Refusal> {
     let for_servers = certificate.extended_key_usage().is_none_or(|usage| usage.server_auth);
-    let for_tls = certificate
-        .key_usage()
-        .is_none_or(|usage| usage.digital_signature() || usage.key_encipherment() || usage.key_agreement());
-    if for_servers && for_tls {
+    // Older certificates with RSA keys say that they are for its older way to agree on a key.
+    let for_tls = certificate.key_usage().is_none_or(|usage| {
+        usage.digital_signature()
+            || certificate.has_rsa_key() && (usage.key_encipherment() || usage.key_agreement())
+    });
+    // A number where it has no meaning makes the certificate invalid to OpenSSL before version 3.
+    let is_sound =
+        certificate.basic_constraints().is_none_or(|found| found.ca || found.path_len_constraint.is_none());
+    if for_servers && for_tls && is_sound && certificate.is_of_server_type() {
         return Ok(());
     }
     Err(Refusal::new(

@@ -87,6 +87,6 @@ fn is_signed_by(
 }
 
 fn is_current(list: &CertificateRevocationList<'_>, now_unix_s: i64) -> bool {
-    let ends = list.next_update().is_none_or(|next| now_unix_s <= next.timestamp());
+    let ends = list.next_update().is_none_or(|next| now_unix_s < next.timestamp());
     list.last_update().timestamp() <= now_unix_s && ends
 }

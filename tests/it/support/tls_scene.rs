@@ -77,11 +77,15 @@ impl TlsScene {
 
     /// `pgark check` with these parameters: its outcome says whether the server was reached.
     pub fn check(&self, conninfo: &str) -> Outcome {
+        self.check_run(conninfo).run()
+    }
+
+    pub fn check_run(&self, conninfo: &str) -> Run {
         let mut config = self.cluster.config.clone();
         config.path = config.path.with_file_name("tls.toml");
         config.set("connection.conninfo", conninfo);
         let run = Run::new(pgark_program("pgark")).arg("check").arg("--config").arg(&config.path);
-        run.env("HOME", &self.home).run()
+        run.env("HOME", &self.home)
     }
 
     /// `pgark base-backup --method stream` with these parameters.

@@ -1,5 +1,6 @@
 //! One connection to the server, whose calls block.
 
+use super::authentication::not_bound;
 use super::connect::{Failure, Way, connect};
 use super::parameters::{Address, CONNECT_TIMEOUT, Parameters, Place};
 use super::stream::{Established, Stream};
@@ -10,7 +11,7 @@ use crate::error::{Context, Error, ErrorKind, Result};
 use std::io;
 use std::path::PathBuf;
 use std::str::FromStr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::{sleep, timeout};
 use tokio_postgres::config::{SslMode, SslNegotiation, TargetSessionAttrs};
@@ -125,6 +126,16 @@ impl Connection {
     /// [`ErrorKind::Unavailable`] when the server refuses them or the connection breaks, [`ErrorKind::Usage`] when the
     /// user may not run them, and what [`Watch::check`] says: then the statement is cancelled.
     pub fn query(&self, what: &str, sql: &str, watch: &Watch<'_>) -> Result<Vec<Row>> {
+        self.query_until(None, what, sql, watch)
+    }
+
+    fn query_until(
+        &self,
+        end: Option<Instant>,
+        what: &str,
+        sql: &str,
+        watch: &Watch<'_>,
+    ) -> Result<Vec<Row>> {
         self.runtime.block_on(async {
             let query = self.client.simple_query(sql);
             tokio::pin!(query);
@@ -140,10 +151,26 @@ impl Connection {
                             let _ = timeout(CANCEL_TIMEOUT, self.cancel()).await;
                             return Err(error);
                         }
+                        if end.is_some_and(|end| end <= Instant::now()) {
+                            return Err(Error::unavailable(format!("could not {what}: the server does not answer any more"))
+                                .hint("It stands still, or the network between has swallowed the connection."));
+                        }
                     }
                 }
             }
         })
+    }
+
+    /// As [`Connection::query_row`] for a question that any living server answers at once. Others may run on this connection
+    /// meanwhile, if they are short.
+    ///
+    /// # Errors
+    /// As [`Connection::query_row`]; [`ErrorKind::Unavailable`] too when the silence has lasted for some times as long as
+    /// `tcp_user_timeout` allows to one message: the system sees only how far the next machine on the way has them.
+    pub fn ping(&self, what: &str, sql: &str, watch: &Watch<'_>) -> Result<Row> {
+        let end = Instant::now() + self.parameters.keepalive.silence_max();
+        let mut rows = self.query_until(Some(end), what, sql, watch)?;
+        rows.pop().ok_or_else(|| Error::damaged(format!("could not {what}: the server answered no row")))
     }
 
     /// Asks the server to end the statement that is running, on a connection that is as protected as this one.
@@ -266,10 +293,16 @@ fn not_begun(error: &tokio_postgres::Error) -> Failure {
     let cause = std::error::Error::source(error);
     match cause.is_some_and(|cause| cause.is::<io::Error>()) || error.is_closed() {
         true => Failure::NotReached(broken("the connection failed".to_owned(), error)),
-        false => Failure::Final(match cause {
-            Some(cause) => Error::usage(format!("could not authenticate: {cause}")),
-            None => Error::usage(error.to_string()),
-        }),
+        false => Failure::Final(not_authenticated(error, cause)),
+    }
+}
+
+/// tokio-postgres tells in words alone what is wrong.
+fn not_authenticated(error: &tokio_postgres::Error, cause: Option<&dyn std::error::Error>) -> Error {
+    match cause.map(ToString::to_string) {
+        Some(said) if said == "server did not use channel binding" => not_bound(),
+        Some(said) => Error::usage(format!("could not authenticate: {said}")),
+        None => Error::usage(error.to_string()),
     }
 }
 

@@ -6,6 +6,7 @@ use crate::error::{Error, Result};
 use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::{KeepAlive, TcpKeepCount, TcpKeepIdle, TcpKeepInterval, TcpUserTimeout};
 use std::io;
+use std::time::Duration;
 use tokio::net::TcpStream;
 
 /// A silent connection is asked after, and given up when nothing answers.
@@ -25,6 +26,9 @@ impl Default for KeepaliveSettings {
         KeepaliveSettings { on: true, idle_s: 30, interval_s: 10, count: 3, user_timeout_ms: 60_000 }
     }
 }
+
+/// A server that is busy may take some times as long as the network.
+const SILENCE_TIMES: u32 = 3;
 
 /// The parameters that are read here.
 const PARAMETERS: [&str; 6] = [
@@ -71,6 +75,11 @@ impl KeepaliveSettings {
         Ok(settings)
     }
 
+    /// How long a server may be silent that has something to answer at once.
+    pub(super) fn silence_max(self) -> Duration {
+        Duration::from_millis(u64::from(self.user_timeout_ms)) * SILENCE_TIMES
+    }
+
     /// Sets them for a socket.
     pub(super) fn apply(self, socket: &TcpStream) -> io::Result<()> {
         setsockopt(socket, KeepAlive, &self.on)?;
@@ -97,5 +106,18 @@ mod tests {
         assert_eq!(read("keepalives_idle", "0").unwrap(), KeepaliveSettings::default());
         assert!(!read("keepalives", "0").unwrap().on);
         assert!(read("keepalives", "no").is_err());
+    }
+
+    #[tokio::test]
+    async fn a_socket_is_told() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let socket = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        KeepaliveSettings::default().apply(&socket).unwrap();
+        use nix::sys::socket::getsockopt;
+        assert!(getsockopt(&socket, KeepAlive).unwrap());
+        assert_eq!(getsockopt(&socket, TcpKeepIdle).unwrap(), 30);
+        assert_eq!(getsockopt(&socket, TcpKeepInterval).unwrap(), 10);
+        assert_eq!(getsockopt(&socket, TcpKeepCount).unwrap(), 3);
+        assert_eq!(getsockopt(&socket, TcpUserTimeout).unwrap(), 60_000);
     }
 }

@@ -56,3 +56,4 @@ mod standby;
 mod support;
 mod timeline_matrix;
 mod tls;
+mod tls_connection;

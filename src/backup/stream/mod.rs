@@ -9,6 +9,7 @@ mod changes;
 mod damage;
 mod increment;
 mod notices;
+mod pings;
 mod repack;
 
 use super::lists::{self, BackedUp, Scope};
@@ -131,7 +132,9 @@ pub fn run(
         watch: &watch,
         monitor,
     };
-    let (stored, wal_segments) = running.during(&watch, |running| backup.take(&mut replication, running))?;
+    let (stored, wal_segments) = running.during(&watch, |running| {
+        pings::during(&session, &watch, || backup.take(&mut replication, running))
+    })?;
     Ok(BackupSummary::of(&stored, wal_segments, began.elapsed()))
 }
 

@@ -143,3 +143,55 @@ fn unsupported() -> Error {
     Error::usage("the server wants an authentication that pgark does not know")
         .hint("pg_hba.conf must allow this user replication by trust, peer, scram-sha-256, md5 or password.")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(body: &[u8]) -> Message {
+        let length = u32::try_from(body.len() + 4).unwrap().to_be_bytes();
+        let mut bytes = BytesMut::from([b"R", &length[..], body].concat().as_slice());
+        Message::parse(&mut bytes).unwrap().unwrap()
+    }
+
+    /// What is answered to each request; `None`: nothing, because it is refused.
+    fn answers(binding: ChannelBinding, tls: bool, request: &[u8]) -> Option<Vec<u8>> {
+        let mut config = Config::new();
+        config.user("op").password("geheim").channel_binding(binding);
+        let mut authentication = Authentication::new(&config, tls.then(|| vec![7; 32]));
+        let answer = authentication.answer(&message(request)).ok()?;
+        Some(answer.map(|answer| answer.to_vec()).unwrap_or_default())
+    }
+
+    const OK: &[u8] = b"\0\0\0\0";
+    const PASSWORD: &[u8] = b"\0\0\0\x03";
+    const MD5: &[u8] = b"\0\0\0\x05salt";
+    const PLAIN: &[u8] = b"\0\0\0\x0ASCRAM-SHA-256\0\0";
+    const BOTH: &[u8] = b"\0\0\0\x0ASCRAM-SHA-256-PLUS\0SCRAM-SHA-256\0\0";
+
+    #[test]
+    fn nothing_is_told_to_a_server_that_binds_nothing() {
+        for request in [OK, PASSWORD, MD5, PLAIN] {
+            assert_eq!(answers(ChannelBinding::Require, true, request), None);
+            assert!(answers(ChannelBinding::Prefer, true, request).is_some());
+        }
+        assert_eq!(answers(ChannelBinding::Require, false, BOTH), None);
+    }
+
+    #[test]
+    fn the_mechanism_says_what_is_known_of_the_other_side() {
+        let starts = |binding, tls, request| {
+            let answer = answers(binding, tls, request).unwrap();
+            let text = String::from_utf8_lossy(&answer).into_owned();
+            let mechanism = text.contains("SCRAM-SHA-256-PLUS\0");
+            let flag = ["p=tls-server-end-point,", "y,,", "n,,"].into_iter().find(|flag| text.contains(flag));
+            (mechanism, flag.unwrap())
+        };
+        assert_eq!(starts(ChannelBinding::Prefer, true, BOTH), (true, "p=tls-server-end-point,"));
+        assert_eq!(starts(ChannelBinding::Require, true, BOTH), (true, "p=tls-server-end-point,"));
+        // Bound would have been possible: somebody may have left it out.
+        assert_eq!(starts(ChannelBinding::Prefer, true, PLAIN), (false, "y,,"));
+        assert_eq!(starts(ChannelBinding::Disable, true, BOTH), (false, "n,,"));
+        assert_eq!(starts(ChannelBinding::Prefer, false, PLAIN), (false, "n,,"));
+    }
+}

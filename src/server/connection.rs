@@ -1,21 +1,19 @@
 //! One connection to the server, whose calls block.
 
-use super::authentication::not_bound;
 use super::connect::{Failure, Way, connect};
+use super::failure::{Fate, failure, not_begun};
 use super::parameters::{Address, CONNECT_TIMEOUT, Parameters, Place};
 use super::stream::{Established, Stream};
 use super::watch::Watch;
 use crate::config::Conninfo;
 use crate::data_directory::DataDirectory;
-use crate::error::{Context, Error, ErrorKind, Result};
-use std::io;
+use crate::error::{Context, Error, Result};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::{sleep, timeout};
 use tokio_postgres::config::{SslMode, SslNegotiation, TargetSessionAttrs};
-use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, SimpleQueryMessage};
 
 /// How often a running query looks whether the backup must end.
@@ -30,6 +28,7 @@ pub struct Connection {
     parameters: Parameters,
     /// For the request to cancel, which takes a connection of its own.
     way: Way,
+    fate: Fate,
 }
 
 /// A server of this host.
@@ -57,8 +56,8 @@ impl Connection {
     /// Connects to the server of `data_directory`, unless `conninfo` says another place.
     ///
     /// # Errors
-    /// [`ErrorKind::Usage`] for connection parameters that are not understood and for a user who may not connect,
-    /// [`ErrorKind::Unavailable`] when the server does not answer.
+    /// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) for connection parameters that are not understood and for a user
+    /// who may not connect, [`ErrorKind::Unavailable`](crate::error::ErrorKind::Unavailable) when the server does not answer.
     pub fn open(
         conninfo: &Conninfo,
         data_directory: &DataDirectory,
@@ -71,7 +70,8 @@ impl Connection {
     /// named. `user` is tried in the place of the configured one, without its password.
     ///
     /// # Errors
-    /// As [`Connection::open`]; [`ErrorKind::Unavailable`] too when the server takes the connection and says nothing.
+    /// As [`Connection::open`]; [`ErrorKind::Unavailable`](crate::error::ErrorKind::Unavailable) too when the server takes
+    /// the connection and says nothing.
     pub fn open_local(
         server: &LocalServer,
         conninfo: &Conninfo,
@@ -110,21 +110,22 @@ impl Connection {
         });
         let connected =
             connected.unwrap_or_else(|_| Err(Error::unavailable("it takes the connection and says nothing")));
-        let (client, way) = connected.map_err(|error| {
+        let ((client, fate), way) = connected.map_err(|error| {
             let error = error.context(what());
             if error.hint_text().is_some() {
                 return error;
             }
             error.hint("Is the server running? Where and as whom to connect is set by connection.conninfo.")
         })?;
-        Ok(Connection { runtime, client, parameters, way })
+        Ok(Connection { runtime, client, parameters, way, fate })
     }
 
     /// Runs statements, and returns all rows of their answers.
     ///
     /// # Errors
-    /// [`ErrorKind::Unavailable`] when the server refuses them or the connection breaks, [`ErrorKind::Usage`] when the
-    /// user may not run them, and what [`Watch::check`] says: then the statement is cancelled.
+    /// [`ErrorKind::Unavailable`](crate::error::ErrorKind::Unavailable) when the server refuses them or the connection
+    /// breaks, [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) when the user may not run them, and what [`Watch::check`] says: then the statement is
+    /// cancelled.
     pub fn query(&self, what: &str, sql: &str, watch: &Watch<'_>) -> Result<Vec<Row>> {
         self.query_until(None, what, sql, watch)
     }
@@ -142,7 +143,7 @@ impl Connection {
             loop {
                 tokio::select! {
                     answer = &mut query => {
-                        let messages = answer.map_err(|error| failure(format!("could not {what}"), &error))?;
+                        let messages = answer.map_err(|error| failure(format!("could not {what}"), &error, &self.fate))?;
                         return Ok(messages.into_iter().filter_map(Row::of).collect());
                     }
                     () = sleep(NOTICE) => {
@@ -165,8 +166,9 @@ impl Connection {
     /// meanwhile, if they are short.
     ///
     /// # Errors
-    /// As [`Connection::query_row`]; [`ErrorKind::Unavailable`] too when the silence has lasted for some times as long as
-    /// `tcp_user_timeout` allows to one message: the system sees only how far the next machine on the way has them.
+    /// As [`Connection::query_row`]; [`ErrorKind::Unavailable`](crate::error::ErrorKind::Unavailable) too when the silence
+    /// has lasted for some times as long as `tcp_user_timeout` allows to one message: the system sees only how far the next
+    /// machine on the way has them.
     pub fn ping(&self, what: &str, sql: &str, watch: &Watch<'_>) -> Result<Row> {
         let end = Instant::now() + self.parameters.keepalive.silence_max();
         let mut rows = self.query_until(Some(end), what, sql, watch)?;
@@ -183,7 +185,7 @@ impl Connection {
     /// As [`Connection::query`] for exactly one row.
     ///
     /// # Errors
-    /// As [`Connection::query`], and [`ErrorKind::Damaged`] for any other number of rows.
+    /// As [`Connection::query`], and [`ErrorKind::Damaged`](crate::error::ErrorKind::Damaged) for any other number of rows.
     pub fn query_row(&self, what: &str, sql: &str, watch: &Watch<'_>) -> Result<Row> {
         let mut rows = self.query(what, sql, watch)?;
         match (rows.pop(), rows.len()) {
@@ -199,13 +201,13 @@ impl Connection {
     /// As [`Connection::query_row`] for a question that the server has so long to answer.
     ///
     /// # Errors
-    /// As [`Connection::query_row`]; [`ErrorKind::Unavailable`] when the time is over: then the connection is of no use any
-    /// more.
+    /// As [`Connection::query_row`]; [`ErrorKind::Unavailable`](crate::error::ErrorKind::Unavailable) when the time is over:
+    /// then the connection is of no use any more.
     pub fn query_row_within(&self, what: &str, sql: &str, limit: Duration) -> Result<Row> {
         let answered = self.runtime.block_on(async { timeout(limit, self.client.simple_query(sql)).await });
         let messages = answered
             .map_err(|_| Error::unavailable(format!("could not {what}: no answer in {} s", limit.as_secs())))?
-            .map_err(|error| failure(format!("could not {what}"), &error))?;
+            .map_err(|error| failure(format!("could not {what}"), &error, &self.fate))?;
         let mut rows = messages.into_iter().filter_map(Row::of);
         rows.next().ok_or_else(|| Error::damaged(format!("could not {what}: the server answered no row")))
     }
@@ -233,7 +235,7 @@ impl Row {
     /// A column that is not NULL.
     ///
     /// # Errors
-    /// [`ErrorKind::Damaged`] when it is.
+    /// [`ErrorKind::Damaged`](crate::error::ErrorKind::Damaged) when it is.
     pub fn text(&self, column: usize) -> Result<&str> {
         self.optional(column)
             .ok_or_else(|| Error::damaged("the server answered NULL where there must be a value"))
@@ -242,7 +244,7 @@ impl Row {
     /// A column as another type.
     ///
     /// # Errors
-    /// [`ErrorKind::Damaged`] when it is not one.
+    /// [`ErrorKind::Damaged`](crate::error::ErrorKind::Damaged) when it is not one.
     pub fn parsed<T: FromStr>(&self, column: usize) -> Result<T> {
         let text = self.text(column)?;
         text.parse()
@@ -256,7 +258,7 @@ impl Row {
 }
 
 /// Begins a session on a connection that is made.
-async fn begin(parameters: &Parameters, stream: Stream) -> std::result::Result<Client, Failure> {
+async fn begin(parameters: &Parameters, stream: Stream) -> std::result::Result<(Client, Fate), Failure> {
     let mut config = parameters.config.clone();
     match stream.is_encrypted() {
         // There is nothing left to negotiate.
@@ -265,105 +267,27 @@ async fn begin(parameters: &Parameters, stream: Stream) -> std::result::Result<C
     };
     let begun = config.connect_raw(stream, Established).await;
     let (client, connection) = begun.map_err(|error| not_begun(&error))?;
+    let fate = Fate::default();
+    let noted = fate.clone();
     // Its end is noticed by the next query.
-    tokio::spawn(connection);
+    tokio::spawn(async move {
+        if let Err(error) = connection.await {
+            noted.note(&error);
+        }
+    });
     let wanted = match config.get_target_session_attrs() {
         TargetSessionAttrs::ReadWrite => "off",
         TargetSessionAttrs::ReadOnly => "on",
-        _ => return Ok(client),
+        _ => return Ok((client, fate)),
     };
     let answered = client.simple_query("SHOW transaction_read_only").await;
     let messages = answered.map_err(|error| not_begun(&error))?;
     let fits = messages.into_iter().filter_map(Row::of).any(|row| row.optional(0) == Some(wanted));
     match fits {
-        true => Ok(client),
+        true => Ok((client, fate)),
         false => Err(Failure::NotReached(
             Error::unavailable("the server's sessions are not what target_session_attrs asks for")
                 .hint("Name all servers of the cluster in host, one of them is as wanted."),
-        )),
-    }
-}
-
-/// Why a session did not begin.
-fn not_begun(error: &tokio_postgres::Error) -> Failure {
-    if let Some(said) = error.as_db_error() {
-        let (message, detail) = (said.message(), said.detail());
-        return refused_to_begin(said.code(), refusal(said.code(), message, detail, said.hint()));
-    }
-    let cause = std::error::Error::source(error);
-    match cause.is_some_and(|cause| cause.is::<io::Error>()) || error.is_closed() {
-        true => Failure::NotReached(broken("the connection failed".to_owned(), error)),
-        false => Failure::Final(not_authenticated(error, cause)),
-    }
-}
-
-/// tokio-postgres tells in words alone what is wrong.
-fn not_authenticated(error: &tokio_postgres::Error, cause: Option<&dyn std::error::Error>) -> Error {
-    match cause.map(ToString::to_string) {
-        Some(said) if said == "server did not use channel binding" => not_bound(),
-        Some(said) => Error::usage(format!("could not authenticate: {said}")),
-        None => Error::usage(error.to_string()),
-    }
-}
-
-/// What the refusal of a server to begin a session means for other attempts.
-pub(super) fn refused_to_begin(code: &SqlState, error: Error) -> Failure {
-    match *code == SqlState::CANNOT_CONNECT_NOW {
-        true => Failure::NotReached(error),
-        false => Failure::Refused(error),
-    }
-}
-
-/// What the server or the connection said, as an error of ours.
-fn failure(what: String, error: &tokio_postgres::Error) -> Error {
-    let Some(said) = error.as_db_error() else {
-        return broken(what, error);
-    };
-    refused(what, said.code(), said.message(), said.detail(), said.hint())
-}
-
-/// What the server said, as an error of ours.
-pub(super) fn refused(
-    what: String,
-    code: &SqlState,
-    message: &str,
-    detail: Option<&str>,
-    hint: Option<&str>,
-) -> Error {
-    refusal(code, &format!("{what}: {message}"), detail, hint)
-}
-
-fn refusal(code: &SqlState, message: &str, detail: Option<&str>, hint: Option<&str>) -> Error {
-    let refused = *code == SqlState::INSUFFICIENT_PRIVILEGE
-        || *code == SqlState::INVALID_PASSWORD
-        || *code == SqlState::INVALID_AUTHORIZATION_SPECIFICATION;
-    let kind = if refused { ErrorKind::Usage } else { ErrorKind::Unavailable };
-    let detail = detail.map(|detail| format!(" ({detail})")).unwrap_or_default();
-    let error = Error::new(kind, format!("{message}{detail}"));
-    match hint {
-        Some(hint) => error.hint(hint),
-        None => error,
-    }
-}
-
-/// The error for a connection that the server has closed.
-pub(super) fn broken_off(what: &str) -> Error {
-    Error::unavailable(format!("{what}: the server has closed the connection"))
-        .hint("It was stopped or restarted, or somebody ended the session; its log tells. A backup ends with its session.")
-}
-
-/// An error that the server did not tell: there is no connection, or none any more.
-fn broken(what: String, error: &tokio_postgres::Error) -> Error {
-    if error.is_closed() {
-        return broken_off(&what);
-    }
-    let cause = std::error::Error::source(error);
-    match cause.and_then(|cause| cause.downcast_ref::<io::Error>()).and_then(io::Error::raw_os_error) {
-        Some(code) => Error::new(ErrorKind::Unavailable, what)
-            .caused_by(Error::io("the connection failed", io::Error::from_raw_os_error(code))),
-        None => Error::unavailable(format!(
-            "{what}: {}",
-            cause.map_or_else(|| error.to_string(), ToString::to_string)
         )),
     }
 }

@@ -5,6 +5,7 @@
 mod authentication;
 mod connect;
 mod connection;
+mod failure;
 mod keepalive;
 mod parameters;
 mod password_file;

@@ -5,7 +5,8 @@
 
 use super::authentication::Authentication;
 use super::connect::{Failure, connect};
-use super::connection::{Row, broken_off, refused, refused_to_begin};
+use super::connection::Row;
+use super::failure::{broken_off, lost, refused, refused_to_begin};
 use super::parameters::Parameters;
 use super::watch::Watch;
 use super::wire::Wire;
@@ -185,7 +186,7 @@ impl ReplicationConnection {
             io::ErrorKind::InvalidData => return self.strange(),
             _ => {}
         }
-        Error::unavailable(format!("the replication connection failed ({})", self.target)).caused_by(error)
+        lost(format!("the replication connection failed ({})", self.target), error)
     }
 
     fn strange(&self) -> Error {

@@ -1,7 +1,7 @@
 //! A certificate, as far as its holder's trust hangs on it.
 //!
-//! Certificates of every version are read: the one that PostgreSQL's own manual has one make is of version 1 where OpenSSL is older
-//! than 3.2.
+//! Certificates of every version are read: the one that PostgreSQL's own manual has one make is of version 1 where OpenSSL is
+//! older than 3.2.
 
 use super::refusal::Refusal;
 use rustls::crypto::CryptoProvider;

@@ -1,8 +1,9 @@
 //! From a server's certificate to one that is trusted.
 //!
-//! As OpenSSL does it for libpq, and never more leniently: a chain ends in a certificate that names itself as its issuer and is in
-//! the file of trusted ones, be it the server's own. Every certificate of the chain is checked, the last one too.
-//! Source: OpenSSL, `x509_vfy.c`, `build_chain`, `check_extensions`, `internal_verify`; `v3_purp.c`, `check_purpose_ssl_server`.
+//! As OpenSSL does it for libpq, and never more leniently: a chain ends in a certificate that names itself as its issuer and
+//! is in the file of trusted ones, be it the server's own. Every certificate of the chain is checked, the last one too.
+//! Source: OpenSSL, `x509_vfy.c`, `build_chain`, `check_extensions`, `internal_verify`; `v3_purp.c`,
+//! `check_purpose_ssl_server`.
 
 use super::certificate::Certificate;
 use super::refusal::Refusal;

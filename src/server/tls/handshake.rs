@@ -31,8 +31,8 @@ impl Handshake {
     /// Reads the files; `host` is the name that was asked for.
     ///
     /// # Errors
-    /// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) for files that are missing or of no use, and where `verify-full` has
-    /// no name to look for.
+    /// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) for files that are missing or of no use, and where `verify-full`
+    /// has no name to look for.
     pub(in crate::server) fn new(settings: &TlsSettings, host: Option<&str>) -> Result<Handshake> {
         let provider = Arc::new(ring::default_provider());
         let wanted = match (settings.mode, host) {

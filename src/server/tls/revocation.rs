@@ -1,7 +1,7 @@
 //! Lists of certificates that were taken back.
 //!
-//! As libpq has OpenSSL do it: where there are lists, there must be one for every certificate of the chain, signed by its issuer and
-//! up to date. Source: `fe-secure-openssl.c`, `initialize_SSL`; OpenSSL, `x509_vfy.c`, `check_revocation`.
+//! As libpq has OpenSSL do it: where there are lists, there must be one for every certificate of the chain, signed by its
+//! issuer and up to date. Source: `fe-secure-openssl.c`, `initialize_SSL`; OpenSSL, `x509_vfy.c`, `check_revocation`.
 
 use super::certificate::{Certificate, Signed};
 use super::refusal::Refusal;

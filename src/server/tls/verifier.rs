@@ -1,8 +1,8 @@
 //! Judges what a server shows in its handshake.
 //!
-//! rustls' own verifier refuses what PostgreSQL's users have: certificates of version 1, an authority's as the server's own, hosts in
-//! the common name. This one takes them, as libpq does. Whatever the mode, the server must own the key of the certificate that it
-//! shows: the signature of its handshake is always checked.
+//! rustls' own verifier refuses what PostgreSQL's users have: certificates of version 1, an authority's as the server's own,
+//! hosts in the common name. This one takes them, as libpq does. Whatever the mode, the server must own the key of the
+//! certificate that it shows: the signature of its handshake is always checked.
 
 use super::certificate::Certificate;
 use super::chain::Search;

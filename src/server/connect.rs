@@ -9,12 +9,14 @@ use super::tls::{self, Handshake, SslMode};
 use crate::error::{Error, Result};
 use bytes::BytesMut;
 use postgres_protocol::message::frontend;
+use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream, lookup_host};
 use tokio::time::timeout;
+use tokio_postgres::config::LoadBalanceHosts;
 
 /// Why an attempt came to nothing, which decides what is tried next.
 pub(super) enum Failure {
@@ -61,7 +63,11 @@ pub(super) async fn connect<T>(
     begin: impl AsyncFn(Stream) -> std::result::Result<T, Failure>,
 ) -> Result<(T, Way)> {
     let mut last = Error::usage("the connection names no host");
-    for place in parameters.places()? {
+    let mut places = parameters.places()?;
+    if parameters.config.get_load_balance_hosts() == LoadBalanceHosts::Random {
+        begin_anywhere(&mut places);
+    }
+    for place in places {
         let endpoints = match timeout(parameters.connect_timeout(), endpoints(&place)).await {
             Ok(Ok(endpoints)) => endpoints,
             Ok(Err(error)) => {
@@ -83,6 +89,14 @@ pub(super) async fn connect<T>(
         }
     }
     Err(last)
+}
+
+/// Lets any of them be the first one.
+fn begin_anywhere(places: &mut [Place]) {
+    let random = usize::try_from(RandomState::new().hash_one(())).unwrap_or_default();
+    if let Some(first) = random.checked_rem(places.len()) {
+        places.rotate_left(first);
+    }
 }
 
 async fn endpoints(place: &Place) -> io::Result<Vec<Endpoint>> {

@@ -1,6 +1,7 @@
 //! Connections over TLS: when one is encrypted, what it is bound to, and what becomes of one that goes nowhere.
 
 use crate::support::{Begin, PATIENCE, Proxy, Site, Stop, TlsScene, wait_until};
+use nix::sys::signal::Signal;
 use std::time::Duration;
 
 /// The text that `pgark check` says of a connection, after comparing with libpq whether there is one.
@@ -139,7 +140,18 @@ fn backups_and_replicas_go_over_tls() {
         "scram",
         "sslmode=verify-full host=db.example sslrootcert={dir}/ca.crt password=geheim channel_binding=require",
     );
-    scene.cluster.psql("CREATE TABLE t AS SELECT 1 AS a");
+    scene.cluster.psql("CREATE TABLE t AS SELECT 1 AS a; CREATE TABLE u AS SELECT generate_series(1, 20000)");
+    // The request to cancel goes the same way as the session that waits for a checkpoint.
+    scene.cluster.config.set("connection.conninfo", conninfo.as_str());
+    let slow = scene.cluster.pgark(&["base-backup", "--checkpoint", "spread", "--label", "slow"]).spawn();
+    let waiting = "SELECT count(*) FROM pg_stat_activity JOIN pg_stat_ssl USING (pid)
+                   WHERE ssl AND state = 'active' AND query LIKE 'SELECT pg%backup%''slow''%'";
+    scene.cluster.wait_for_row(waiting, "1");
+    slow.signal(Signal::SIGTERM);
+    slow.wait().expect(3).says("interrupted");
+    wait_until("the statement is cancelled", PATIENCE, || {
+        scene.cluster.log().contains("canceling statement due to user request")
+    });
     scene.stream(&conninfo, "full").run().expect(0);
     let wrong = conninfo.replace("host=db.example", "host=other.example");
     scene.stream(&wrong, "wrong").run().expect(2).says("is for \"db.example\"");

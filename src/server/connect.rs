@@ -135,15 +135,15 @@ impl Attempt<'_> {
             (_, SslMode::Prefer) => (Encryption::Tls, Some(Encryption::Plain)),
             _ => (Encryption::Tls, None),
         };
-        let refused = match (self.within_its_time(first, begin).await, second) {
-            (Err(Failure::Refused(error)), Some(second)) => (error, second),
-            (other, _) => return other,
-        };
-        let (error, second) = refused;
-        match self.within_its_time(second, begin).await {
-            Err(Failure::Refused(other)) => Err(Failure::Refused(both(&error, other, second))),
-            Err(Failure::Final(other)) => Err(Failure::Final(both(&error, other, second))),
-            other => other,
+        match (self.within_its_time(first, begin).await, second) {
+            (Err(Failure::Refused(error)), Some(second)) => {
+                self.within_its_time(second, begin).await.map_err(|failure| match failure {
+                    Failure::Refused(other) => Failure::Refused(both(&error, other, second)),
+                    Failure::Final(other) => Failure::Final(both(&error, other, second)),
+                    not_reached => not_reached,
+                })
+            }
+            (other, _) => other,
         }
     }
 
@@ -174,10 +174,16 @@ impl Attempt<'_> {
         };
         let mut way = Way { endpoint: self.endpoint.clone(), handshake };
         let stream = way.open(self.parameters).await?;
-        if !stream.is_encrypted() {
-            way.handshake = None;
+        if stream.is_encrypted() {
+            return Ok((begin(stream).await?, way));
         }
-        Ok((begin(stream).await?, way))
+        // Without TLS by the server's own choice is what the other attempt would be, too.
+        let is_other_mode = way.handshake.take().is_some();
+        let begun = begin(stream).await.map_err(|failure| match failure {
+            Failure::Refused(error) if is_other_mode => Failure::Final(error),
+            other => other,
+        })?;
+        Ok((begun, way))
     }
 }
 

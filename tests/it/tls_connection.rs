@@ -44,6 +44,10 @@ fn the_mode_says_what_goes_in_the_clear() {
     scene.cluster.psql("SELECT pg_reload_conf()");
     scene.cluster.wait_for_row("SHOW ssl", "off");
     check(&scene, &scene.conninfo("plain", "sslmode=prefer"), true);
+    let refusals = || scene.cluster.log().matches("no pg_hba.conf entry").count();
+    let before = refusals();
+    assert_ne!(scene.check(&scene.conninfo("tls", "sslmode=prefer")).code, Some(0));
+    assert_eq!(refusals(), before + 1, "the same was tried twice");
     let said = check(&scene, &scene.conninfo("plain", "sslmode=require"), false);
     assert!(said.contains("does not speak TLS"), "{said}");
 }

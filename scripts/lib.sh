@@ -66,6 +66,7 @@ install_tools() {
     have lz4 || missing+=(lz4)
     have zstd || missing+=(zstd)
     have strace || missing+=(strace)
+    have openssl || missing+=(openssl)
     compgen -G '/usr/lib/*/faketime/libfaketime.so.1' >/dev/null || missing+=(faketime)
     ((${#missing[@]} == 0)) || apt_install "${missing[@]}"
 }

@@ -286,11 +286,11 @@ impl Session {
     /// Whether the session lives, and the server is still what it was.
     ///
     /// # Errors
-    /// As [`Connection::query`]: the server was restarted or crashed, and with it the backup ended;
+    /// As [`Connection::ping`]: the server was restarted, crashed or went away, and with it the backup ended;
     /// [`ErrorKind::Unavailable`] when a standby was promoted.
     pub fn ping(&self, watch: &Watch<'_>) -> Result<()> {
         let sql = "SELECT pg_is_in_recovery()";
-        let row = self.connection.query_row("reach the server during the backup", sql, watch)?;
+        let row = self.connection.ping("reach the server during the backup", sql, watch)?;
         if self.source == BackupSource::Standby && !row.is_true(0) {
             return Err(Error::unavailable("the standby was promoted while it was backed up")
                 .hint("Take the backup again: it is a primary now."));

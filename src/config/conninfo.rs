@@ -31,6 +31,28 @@ impl Conninfo {
     pub fn reveal(&self) -> &str {
         &self.0
     }
+
+    /// The parameters in their order, each a name and its value without quotes and backslashes, secrets included. Of a name
+    /// that is there twice, the last one counts.
+    pub fn parameters(&self) -> Vec<(&str, String)> {
+        let text = |range: Range<usize>| self.0.get(range).unwrap_or_default();
+        let found = parameters(&self.0).unwrap_or_default();
+        found.into_iter().map(|found| (text(found.key), unquoted(text(found.value)))).collect()
+    }
+}
+
+/// A value as it was meant.
+fn unquoted(value: &str) -> String {
+    let inner = value.strip_prefix('\'').map(|rest| rest.strip_suffix('\'').unwrap_or(rest)).unwrap_or(value);
+    let mut meant = String::with_capacity(inner.len());
+    let mut characters = inner.chars();
+    while let Some(character) = characters.next() {
+        match character {
+            '\\' => meant.extend(characters.next()),
+            other => meant.push(other),
+        }
+    }
+    meant
 }
 
 impl fmt::Display for Conninfo {
@@ -137,6 +159,14 @@ mod tests {
             assert_eq!(conninfo.reveal(), text);
             assert!(!format!("{conninfo:?}").contains("geh"));
         }
+    }
+
+    #[test]
+    fn values_come_without_quotes_and_backslashes() {
+        let conninfo = Conninfo::new("host = a\\ b  password='it\\'s \\\\' port='' user=x\\").unwrap();
+        let expected = [("host", "a b"), ("password", "it's \\"), ("port", ""), ("user", "x")];
+        let found = conninfo.parameters();
+        assert_eq!(found, expected.map(|(name, value)| (name, value.to_owned())));
     }
 
     #[test]

@@ -166,7 +166,7 @@ pub static KEYS: &[Key] = &[
         kind: Kind::Conninfo,
         default: Text(""),
         description: "How base-backup, check and status reach the server; what it leaves out is \
-                      host=/var/run/postgresql and dbname=postgres.",
+                      host=/var/run/postgresql and dbname=postgres. TLS is set by sslmode and its companions, as for psql.",
     },
     Key {
         name: "connection.standby",

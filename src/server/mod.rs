@@ -4,11 +4,17 @@
 
 mod authentication;
 pub mod c_library;
+mod connect;
 mod connection;
+mod failure;
+mod keepalive;
+mod parameters;
 mod password_file;
 mod replication;
-mod socket;
+mod stream;
+mod tls;
 mod watch;
+mod wire;
 
 pub use connection::{Connection, LocalPlace, LocalServer, Row};
 pub use replication::{Incoming, ReplicationConnection};

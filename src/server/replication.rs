@@ -4,34 +4,36 @@
 //! Source: PostgreSQL's manual, "Frontend/Backend Protocol" and "Streaming Replication Protocol".
 
 use super::authentication::Authentication;
-use super::connection::{Row, broken_off, refused, replication_parameters, target};
-use super::socket::Socket;
+use super::connect::{Failure, connect};
+use super::connection::Row;
+use super::failure::{broken_off, lost, refused, refused_to_begin};
+use super::parameters::Parameters;
 use super::watch::Watch;
+use super::wire::Wire;
 use crate::config::Conninfo;
 use crate::error::{Context, Error, Result};
 use bytes::{Bytes, BytesMut};
 use fallible_iterator::FallibleIterator;
-use postgres_protocol::message::backend::{DataRowBody, ErrorFields, Header, Message};
+use postgres_protocol::message::backend::{DataRowBody, ErrorFields, Message};
 use postgres_protocol::message::frontend::{self, CopyData};
-use std::io::{self, Read, Write};
-use tokio_postgres::Config;
-use tokio_postgres::config::{ChannelBinding, SslMode};
+use std::future::Future;
+use std::io::{self, Read};
+use std::pin::pin;
+use std::time::Duration;
+use tokio::runtime::{Builder, Runtime};
+use tokio::time::sleep;
 use tokio_postgres::error::SqlState;
-
-/// How much is read from the server at a time.
-const READ_BYTES: usize = 256 << 10;
 
 /// How much is sent to the server at a time.
 const UPLOAD_BYTES: usize = 64 << 10;
 
-/// The longest message: the server sends far shorter ones, and memory stays bounded.
-const MESSAGE_BYTES_MAX: i32 = 16 << 20;
+/// How long a wait goes on before whoever waits may look whether to go on.
+const NOTICE: Duration = Duration::from_millis(200);
 
-/// The connection.
+/// The connection, and the thread's own runtime that drives it while a call waits.
 pub struct ReplicationConnection {
-    socket: Socket,
-    /// What was read and not yet looked at.
-    incoming: BytesMut,
+    runtime: Runtime,
+    wire: Wire,
     /// For messages; no secrets.
     target: String,
 }
@@ -63,28 +65,19 @@ impl ReplicationConnection {
     ///
     /// # Errors
     /// As [`Connection::open`](super::Connection::open);
-    /// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) when the user may not replicate, or TLS is required.
+    /// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) when the user may not replicate.
     pub fn open(
         conninfo: &Conninfo,
         application_name: &str,
         watch: &Watch<'_>,
     ) -> Result<ReplicationConnection> {
-        let config = replication_parameters(conninfo, application_name)?;
-        let what = || format!("could not connect to the server for replication ({})", target(&config));
-        if config.get_ssl_mode() == SslMode::Require
-            || config.get_channel_binding() == ChannelBinding::Require
-        {
-            return Err(Error::usage(format!(
-                "{}: TLS is required, which pgark does not speak to servers",
-                what()
-            )))
-            .map_err(|error| error.hint("Use a Unix socket, or a tunnel to the server's host."));
-        }
-        let socket = Socket::connect(&config).context(what)?;
-        let mut connection =
-            ReplicationConnection { socket, incoming: BytesMut::new(), target: target(&config) };
-        connection.start(&config, watch).context(what)?;
-        Ok(connection)
+        let parameters = Parameters::for_replication(conninfo, application_name)?;
+        let what = || format!("could not connect to the server for replication ({})", parameters.target());
+        let runtime = Builder::new_current_thread().enable_all().build().context(what)?;
+        let connecting = connect(&parameters, async |stream| begin(&parameters, Wire::new(stream)).await);
+        let (wire, _) = attend(&runtime, watch, connecting)?.map_err(|error| error.context(what()))?;
+        let target = parameters.target();
+        Ok(ReplicationConnection { runtime, wire, target })
     }
 
     /// Sends a command; what the server answers is received piece by piece.
@@ -179,80 +172,78 @@ impl ReplicationConnection {
         }
     }
 
-    /// Tells who we are, and proves it.
-    fn start(&mut self, config: &Config, watch: &Watch<'_>) -> Result<()> {
-        let mut message = BytesMut::new();
-        let parameters = [
-            ("user", config.get_user().unwrap_or_default()),
-            ("replication", "true"),
-            ("application_name", config.get_application_name().unwrap_or_default()),
-            ("client_encoding", "UTF8"),
-        ];
-        let options = config.get_options().map(|options| ("options", options));
-        frontend::startup_message(parameters.into_iter().chain(options), &mut message)
-            .map_err(|error| self.broken(error))?;
-        self.write(&message)?;
-        let mut authentication = Authentication::new(config);
-        loop {
-            let message = self.message(watch)?;
-            match message {
-                Message::ReadyForQuery(_) => return Ok(()),
-                Message::AuthenticationOk
-                | Message::BackendKeyData(_)
-                | Message::ParameterStatus(_)
-                | Message::NoticeResponse(_) => {}
-                Message::ErrorResponse(body) => {
-                    let said = Said::read(body.fields()).map_err(|error| self.broken(error))?;
-                    return Err(said.into_error("the server refused"));
-                }
-                other => {
-                    if let Some(answer) = authentication.answer(&other)? {
-                        self.write(&answer)?;
-                    }
-                }
-            }
-        }
-    }
-
     fn message(&mut self, watch: &Watch<'_>) -> Result<Message> {
-        loop {
-            // Parsing makes room for as many bytes as the message says that it has.
-            let header = Header::parse(&self.incoming).map_err(|error| self.broken(error))?;
-            if header.is_some_and(|header| header.len() > MESSAGE_BYTES_MAX) {
-                return Err(self.strange());
-            }
-            let parsed = Message::parse(&mut self.incoming).map_err(|error| self.broken(error))?;
-            if let Some(message) = parsed {
-                return Ok(message);
-            }
-            self.fill(watch)?;
-        }
-    }
-
-    fn fill(&mut self, watch: &Watch<'_>) -> Result<()> {
-        loop {
-            watch.check()?;
-            match self.socket.read_into(&mut self.incoming, READ_BYTES) {
-                Ok(0) => return Err(broken_off(&self.target)),
-                Ok(_) => return Ok(()),
-                Err(error) if Socket::is_pause(&error) => {}
-                Err(error) => return Err(self.broken(error)),
-            }
-        }
+        attend(&self.runtime, watch, self.wire.message())?.map_err(|error| self.broken(error))
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        self.socket.write_all(bytes).map_err(|error| self.broken(error))
+        self.runtime.block_on(self.wire.write(bytes)).map_err(|error| self.broken(error))
     }
 
     fn broken(&self, error: io::Error) -> Error {
-        Error::unavailable(format!("the replication connection failed ({})", self.target)).caused_by(error)
+        match error.kind() {
+            io::ErrorKind::UnexpectedEof => return broken_off(&self.target),
+            io::ErrorKind::InvalidData => return self.strange(),
+            _ => {}
+        }
+        lost(format!("the replication connection failed ({})", self.target), error)
     }
 
     fn strange(&self) -> Error {
         Error::unavailable(format!("the server answered something strange ({})", self.target)).hint(
             "Is it a PostgreSQL server, and no pooler? Replication needs a connection to the server itself.",
         )
+    }
+}
+
+/// Waits, and looks in between whether to go on.
+fn attend<F: Future>(runtime: &Runtime, watch: &Watch<'_>, awaited: F) -> Result<F::Output> {
+    runtime.block_on(async {
+        let mut awaited = pin!(awaited);
+        loop {
+            watch.check()?;
+            tokio::select! {
+                biased;
+                output = &mut awaited => return Ok(output),
+                () = sleep(NOTICE) => {}
+            }
+        }
+    })
+}
+
+/// Tells who we are, and proves it.
+async fn begin(parameters: &Parameters, mut wire: Wire) -> std::result::Result<Wire, Failure> {
+    let config = &parameters.config;
+    let lost = |error: io::Error| match error.kind() {
+        io::ErrorKind::UnexpectedEof => Failure::NotReached(broken_off("the session did not begin")),
+        _ => Failure::NotReached(Error::unavailable("the session did not begin").caused_by(error)),
+    };
+    let mut message = BytesMut::new();
+    let words = [
+        ("user", config.get_user().unwrap_or_default()),
+        ("replication", "true"),
+        ("application_name", config.get_application_name().unwrap_or_default()),
+        ("client_encoding", "UTF8"),
+    ];
+    let options = config.get_options().map(|options| ("options", options));
+    frontend::startup_message(words.into_iter().chain(options), &mut message).map_err(lost)?;
+    wire.write(&message).await.map_err(lost)?;
+    let mut authentication = Authentication::new(config, wire.server_end_point());
+    loop {
+        match wire.message().await.map_err(lost)? {
+            Message::ReadyForQuery(_) => return Ok(wire),
+            Message::BackendKeyData(_) | Message::ParameterStatus(_) | Message::NoticeResponse(_) => {}
+            Message::ErrorResponse(body) => {
+                let said = Said::read(body.fields()).map_err(lost)?;
+                let code = said.code.clone();
+                return Err(refused_to_begin(&code, said.into_error("the server refused")));
+            }
+            other => {
+                if let Some(answer) = authentication.answer(&other).map_err(Failure::Final)? {
+                    wire.write(&answer).await.map_err(lost)?;
+                }
+            }
+        }
     }
 }
 

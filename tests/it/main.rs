@@ -57,3 +57,5 @@ mod standby;
 mod store_conformance;
 mod support;
 mod timeline_matrix;
+mod tls;
+mod tls_connection;

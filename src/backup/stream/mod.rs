@@ -10,6 +10,7 @@ mod changes;
 mod damage;
 mod increment;
 mod notices;
+mod pings;
 mod repack;
 mod sent;
 
@@ -133,7 +134,9 @@ pub fn run(
         watch: &watch,
         monitor,
     };
-    let (stored, wal_segments) = running.during(&watch, |running| backup.take(&mut replication, running))?;
+    let (stored, wal_segments) = running.during(&watch, |running| {
+        pings::during(&session, &watch, || backup.take(&mut replication, running))
+    })?;
     Ok(BackupSummary::of(&stored, wal_segments, began.elapsed()))
 }
 

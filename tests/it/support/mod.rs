@@ -23,6 +23,7 @@
 mod account;
 mod archive;
 mod bucket;
+mod certificates;
 pub mod checker;
 mod cluster;
 mod config;
@@ -41,6 +42,8 @@ mod small_disk;
 mod story;
 mod tally;
 mod template;
+mod tls_proxy;
+mod tls_scene;
 mod wait;
 mod wal;
 
@@ -60,6 +63,8 @@ pub use small_disk::SmallDisk;
 pub use story::{Story, expect_not_startable, hinted_command};
 pub use tally::Tally;
 pub use template::Template;
+pub use tls_proxy::{Begin, Proxy};
+pub use tls_scene::TlsScene;
 pub use wait::{PATIENCE, wait_until};
 pub use wal::{FakeWal, backup_history, history, segment_name, segment_number};
 

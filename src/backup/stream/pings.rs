@@ -1,0 +1,48 @@
+//! The session that the server's questions are asked in, kept alive while the replication connection does the work.
+//!
+//! Whatever is between forgets a connection on which nothing is said, and the server of a name may be another one by the time it
+//! is needed.
+
+use super::super::session::Session;
+use crate::error::Result;
+use crate::server::Watch;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+const PING: Duration = Duration::from_secs(5);
+/// How soon its end is noticed.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// Pings the session while `make` goes on, and ends the backup when it does not answer.
+pub fn during<T>(session: &Session, watch: &Watch<'_>, make: impl FnOnce() -> Result<T>) -> Result<T> {
+    let ended = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| ping(session, watch, &ended));
+        let _end = End(&ended);
+        make()
+    })
+}
+
+fn ping(session: &Session, watch: &Watch<'_>, ended: &AtomicBool) {
+    let mut last = Instant::now();
+    while !ended.load(Ordering::Acquire) {
+        thread::sleep(LOOK);
+        if last.elapsed() < PING {
+            continue;
+        }
+        if let Err(error) = session.ping(watch) {
+            return watch.fail(error);
+        }
+        last = Instant::now();
+    }
+}
+
+/// Ends the pings, however it goes out of scope.
+struct End<'a>(&'a AtomicBool);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
+}

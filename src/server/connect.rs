@@ -1,0 +1,283 @@
+//! How a server is reached: host after host, with TLS and without, as libpq does it.
+//!
+//! Owns: the order of the attempts, and what is said before the session begins. Does not own: the session.
+//! Source: PostgreSQL's manual, "Specifying Multiple Hosts", "SSL Session Encryption"; `fe-connect.c`, `PQconnectPoll`.
+
+use super::parameters::{Address, Parameters, Place};
+use super::stream::Stream;
+use super::tls::{self, Handshake, SslMode};
+use crate::error::{Error, Result};
+use bytes::BytesMut;
+use postgres_protocol::message::frontend;
+use std::hash::{BuildHasher, RandomState};
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpStream, UnixStream, lookup_host};
+use tokio::time::timeout;
+use tokio_postgres::config::LoadBalanceHosts;
+
+/// Why an attempt came to nothing, which decides what is tried next.
+pub(super) enum Failure {
+    /// Nobody there who could be asked: the next host may do.
+    NotReached(Error),
+    /// The server, or what it shows, is not to our liking, or we are not to its: the other mode may do.
+    Refused(Error),
+    /// Nothing else is tried.
+    Final(Error),
+}
+
+/// The way to a server that was reached, for another connection to the same one.
+#[derive(Clone, Debug)]
+pub(super) struct Way {
+    endpoint: Endpoint,
+    handshake: Option<Handshake>,
+}
+
+#[derive(Clone, Debug)]
+enum Endpoint {
+    Socket(PathBuf),
+    Address(SocketAddr),
+}
+
+/// With TLS or without.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Encryption {
+    Tls,
+    Plain,
+}
+
+/// What the server said to the question for TLS.
+enum Answer {
+    Yes,
+    No,
+}
+
+/// Connects, and begins a session on the connection by `begin`.
+///
+/// # Errors
+/// Of the last host that was tried, and of all modes that were tried there.
+pub(super) async fn connect<T>(
+    parameters: &Parameters,
+    begin: impl AsyncFn(Stream) -> std::result::Result<T, Failure>,
+) -> Result<(T, Way)> {
+    let mut last = Error::usage("the connection names no host");
+    let mut places = parameters.places()?;
+    if parameters.config.get_load_balance_hosts() == LoadBalanceHosts::Random {
+        begin_anywhere(&mut places);
+    }
+    for place in places {
+        let endpoints = match timeout(parameters.connect_timeout(), endpoints(&place)).await {
+            Ok(Ok(endpoints)) => endpoints,
+            Ok(Err(error)) => {
+                last = Error::io("the host was not found", error);
+                continue;
+            }
+            Err(_) => {
+                last = Error::unavailable("the host's address was not found in time");
+                continue;
+            }
+        };
+        for endpoint in endpoints {
+            let attempt = Attempt { parameters, place: &place, endpoint };
+            match attempt.in_every_mode(&begin).await {
+                Ok(connected) => return Ok(connected),
+                Err(Failure::NotReached(error)) => last = error,
+                Err(Failure::Refused(error) | Failure::Final(error)) => return Err(error),
+            }
+        }
+    }
+    Err(last)
+}
+
+/// Lets any of them be the first one.
+fn begin_anywhere(places: &mut [Place]) {
+    let random = usize::try_from(RandomState::new().hash_one(())).unwrap_or_default();
+    if let Some(first) = random.checked_rem(places.len()) {
+        places.rotate_left(first);
+    }
+}
+
+async fn endpoints(place: &Place) -> io::Result<Vec<Endpoint>> {
+    match &place.address {
+        Address::Socket(directory) => {
+            Ok(vec![Endpoint::Socket(directory.join(format!(".s.PGSQL.{}", place.port)))])
+        }
+        Address::Host(host) => {
+            let found: Vec<Endpoint> =
+                lookup_host((host.as_str(), place.port)).await?.map(Endpoint::Address).collect();
+            match found.is_empty() {
+                true => Err(io::Error::new(io::ErrorKind::NotFound, "it has no address")),
+                false => Ok(found),
+            }
+        }
+    }
+}
+
+/// One place, by one of its addresses.
+struct Attempt<'a> {
+    parameters: &'a Parameters,
+    place: &'a Place,
+    endpoint: Endpoint,
+}
+
+impl Attempt<'_> {
+    /// In the mode that comes first, and in the other one where the settings leave the choice.
+    async fn in_every_mode<T>(
+        &self,
+        begin: &impl AsyncFn(Stream) -> std::result::Result<T, Failure>,
+    ) -> std::result::Result<(T, Way), Failure> {
+        let (first, second) = match (&self.endpoint, self.parameters.tls.mode) {
+            // Nobody listens in there.
+            (Endpoint::Socket(_), _) | (_, SslMode::Disable) => (Encryption::Plain, None),
+            (_, SslMode::Allow) => (Encryption::Plain, Some(Encryption::Tls)),
+            (_, SslMode::Prefer) => (Encryption::Tls, Some(Encryption::Plain)),
+            _ => (Encryption::Tls, None),
+        };
+        match (self.within_its_time(first, begin).await, second) {
+            (Err(Failure::Refused(error)), Some(second)) => {
+                self.within_its_time(second, begin).await.map_err(|failure| match failure {
+                    Failure::Refused(other) => Failure::Refused(both(&error, other, second)),
+                    Failure::Final(other) => Failure::Final(both(&error, other, second)),
+                    not_reached => not_reached,
+                })
+            }
+            (other, _) => other,
+        }
+    }
+
+    async fn within_its_time<T>(
+        &self,
+        encryption: Encryption,
+        begin: &impl AsyncFn(Stream) -> std::result::Result<T, Failure>,
+    ) -> std::result::Result<(T, Way), Failure> {
+        let limit = self.parameters.connect_timeout();
+        timeout(limit, self.once(encryption, begin)).await.unwrap_or_else(|_| {
+            Err(Failure::NotReached(Error::unavailable(format!("no answer in {} s", limit.as_secs())).hint(
+                "connect_timeout, one of the connection's parameters, says how many seconds it may take.",
+            )))
+        })
+    }
+
+    async fn once<T>(
+        &self,
+        encryption: Encryption,
+        begin: &impl AsyncFn(Stream) -> std::result::Result<T, Failure>,
+    ) -> std::result::Result<(T, Way), Failure> {
+        let handshake = match encryption {
+            Encryption::Plain => None,
+            Encryption::Tls => {
+                let made = Handshake::new(&self.parameters.tls, self.place.host.as_deref());
+                Some(made.map_err(Failure::Final)?)
+            }
+        };
+        let mut way = Way { endpoint: self.endpoint.clone(), handshake };
+        let stream = way.open(self.parameters).await?;
+        if stream.is_encrypted() {
+            return Ok((begin(stream).await?, way));
+        }
+        // Without TLS by the server's own choice is what the other attempt would be, too.
+        let is_other_mode = way.handshake.take().is_some();
+        let begun = begin(stream).await.map_err(|failure| match failure {
+            Failure::Refused(error) if is_other_mode => Failure::Final(error),
+            other => other,
+        })?;
+        Ok((begun, way))
+    }
+}
+
+impl Way {
+    /// Connects once more, in the same mode.
+    ///
+    /// # Errors
+    /// Whatever comes in between.
+    pub(super) async fn again(&self, parameters: &Parameters) -> Result<Stream> {
+        self.open(parameters).await.map_err(|failure| match failure {
+            Failure::NotReached(error) | Failure::Refused(error) | Failure::Final(error) => error,
+        })
+    }
+
+    /// A socket, with TLS where there is a handshake, and the server wants it where that is left to it.
+    async fn open(&self, parameters: &Parameters) -> std::result::Result<Stream, Failure> {
+        let mut socket = match &self.endpoint {
+            Endpoint::Socket(path) => {
+                return UnixStream::connect(path).await.map(Stream::Unix).map_err(not_reached);
+            }
+            Endpoint::Address(address) => TcpStream::connect(address).await.map_err(not_reached)?,
+        };
+        socket.set_nodelay(true).map_err(not_reached)?;
+        parameters.keepalive.apply(&socket).map_err(not_reached)?;
+        let Some(handshake) = &self.handshake else { return Ok(Stream::Tcp(socket)) };
+        if !handshake.is_direct()
+            && let Answer::No = ask_for_tls(&mut socket).await?
+        {
+            return match parameters.tls.mode {
+                SslMode::Prefer => Ok(Stream::Tcp(socket)),
+                _ => Err(Failure::Refused(
+                    Error::usage("the server does not speak TLS, which the connection's sslmode asks for").hint(
+                        "Set ssl = on at the server, with a certificate; or sslmode=disable where the network is trusted.",
+                    ),
+                )),
+            };
+        }
+        let shaken = handshake.shake(socket).await;
+        shaken
+            .map(|stream| Stream::Tls(Box::new(stream)))
+            .map_err(|error| Failure::Refused(tls::failed(error)))
+    }
+}
+
+/// Asks the server whether it speaks TLS. Nothing but its answer may have come: what else somebody in between sends in the clear
+/// would be taken for the server's own later (CVE-2021-23222).
+async fn ask_for_tls(socket: &mut TcpStream) -> std::result::Result<Answer, Failure> {
+    let mut question = BytesMut::new();
+    frontend::ssl_request(&mut question);
+    socket.write_all(&question).await.map_err(not_reached)?;
+    let mut answer = [0; 2];
+    let length = socket.read(&mut answer).await.map_err(not_reached)?;
+    match (length, answer) {
+        (0, _) => Err(Failure::NotReached(
+            Error::unavailable(
+                "the other side closed the connection instead of saying whether it speaks TLS",
+            )
+            .hint("Is it a PostgreSQL server? sslnegotiation=direct needs version 17."),
+        )),
+        (1, [b'S', _]) => Ok(Answer::Yes),
+        (1, [b'N', _]) => Ok(Answer::No),
+        (_, [b'S' | b'N', _]) => Err(Failure::Final(
+            Error::unavailable("more came in the clear than the server's answer whether it speaks TLS")
+                .hint("Somebody between here and the server adds to what it sends."),
+        )),
+        (_, [b'E', _]) => Err(Failure::Final(
+            Error::unavailable("the server answered with an error when it was asked for TLS")
+                .hint("Its log tells which."),
+        )),
+        _ => Err(Failure::Final(
+            Error::unavailable("the other side does not speak PostgreSQL's protocol")
+                .hint("Check host and port."),
+        )),
+    }
+}
+
+fn not_reached(error: io::Error) -> Failure {
+    Failure::NotReached(Error::io("the connection failed", error))
+}
+
+/// What was said in both modes, unless it is the same.
+fn both(first: &Error, second: Error, encryption: Encryption) -> Error {
+    let (first_text, second_text) = (first.to_string(), second.to_string());
+    if first_text == second_text {
+        return second;
+    }
+    let mode = match encryption {
+        Encryption::Tls => "with",
+        Encryption::Plain => "without",
+    };
+    let hint = first.hint_text().or(second.hint_text()).map(str::to_owned);
+    let error = Error::new(first.kind(), format!("{first_text}; {mode} TLS: {second_text}"));
+    match hint {
+        Some(hint) => error.hint(hint),
+        None => error,
+    }
+}

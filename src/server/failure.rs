@@ -1,0 +1,118 @@
+//! What a server, or the connection to it, has to say about a failure, as an error of ours.
+
+use super::authentication::not_bound;
+use super::connect::Failure;
+use crate::error::{Error, ErrorKind};
+use std::io;
+use std::sync::{Arc, OnceLock};
+use tokio_postgres::error::SqlState;
+
+/// How a connection ended that nobody was asking anything at that time: the operating system's code.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Fate(Arc<OnceLock<i32>>);
+
+impl Fate {
+    pub(super) fn note(&self, error: &tokio_postgres::Error) {
+        if let Some(code) = system_code(error) {
+            let _ = self.0.set(code);
+        }
+    }
+}
+
+/// Why a session did not begin.
+pub(super) fn not_begun(error: &tokio_postgres::Error) -> Failure {
+    if let Some(said) = error.as_db_error() {
+        let (message, detail) = (said.message(), said.detail());
+        return refused_to_begin(said.code(), refusal(said.code(), message, detail, said.hint()));
+    }
+    let cause = std::error::Error::source(error);
+    match cause.is_some_and(|cause| cause.is::<io::Error>()) || error.is_closed() {
+        true => Failure::NotReached(broken("the session did not begin".to_owned(), error, &Fate::default())),
+        false => Failure::Final(not_authenticated(error, cause)),
+    }
+}
+
+/// tokio-postgres tells in words alone what is wrong.
+fn not_authenticated(error: &tokio_postgres::Error, cause: Option<&dyn std::error::Error>) -> Error {
+    match cause.map(ToString::to_string) {
+        Some(said) if said == "server did not use channel binding" => not_bound(),
+        Some(said) => Error::usage(format!("could not authenticate: {said}")),
+        None => Error::usage(error.to_string()),
+    }
+}
+
+/// What the refusal of a server to begin a session means for other attempts.
+pub(super) fn refused_to_begin(code: &SqlState, error: Error) -> Failure {
+    match *code == SqlState::CANNOT_CONNECT_NOW {
+        true => Failure::NotReached(error),
+        false => Failure::Refused(error),
+    }
+}
+
+/// What the server or the connection said, as an error of ours.
+pub(super) fn failure(what: String, error: &tokio_postgres::Error, fate: &Fate) -> Error {
+    let Some(said) = error.as_db_error() else {
+        return broken(what, error, fate);
+    };
+    refused(what, said.code(), said.message(), said.detail(), said.hint())
+}
+
+/// What the server said, as an error of ours.
+pub(super) fn refused(
+    what: String,
+    code: &SqlState,
+    message: &str,
+    detail: Option<&str>,
+    hint: Option<&str>,
+) -> Error {
+    refusal(code, &format!("{what}: {message}"), detail, hint)
+}
+
+fn refusal(code: &SqlState, message: &str, detail: Option<&str>, hint: Option<&str>) -> Error {
+    let refused = *code == SqlState::INSUFFICIENT_PRIVILEGE
+        || *code == SqlState::INVALID_PASSWORD
+        || *code == SqlState::INVALID_AUTHORIZATION_SPECIFICATION;
+    let kind = if refused { ErrorKind::Usage } else { ErrorKind::Unavailable };
+    let detail = detail.map(|detail| format!(" ({detail})")).unwrap_or_default();
+    let error = Error::new(kind, format!("{message}{detail}"));
+    match hint {
+        Some(hint) => error.hint(hint),
+        None => error,
+    }
+}
+
+/// The error for a connection that the server has closed.
+pub(super) fn broken_off(what: &str) -> Error {
+    Error::unavailable(format!("{what}: the server has closed the connection"))
+        .hint("It was stopped or restarted, or somebody ended the session; its log tells. A backup ends with its session.")
+}
+
+/// An error that the server did not tell: there is no connection, or none any more.
+fn broken(what: String, error: &tokio_postgres::Error, fate: &Fate) -> Error {
+    if let Some(code) = system_code(error).or(fate.0.get().copied()) {
+        return lost(what, io::Error::from_raw_os_error(code));
+    }
+    if error.is_closed() {
+        return broken_off(&what);
+    }
+    let cause = std::error::Error::source(error);
+    Error::unavailable(format!("{what}: {}", cause.map_or_else(|| error.to_string(), ToString::to_string)))
+}
+
+/// The error for a connection that the operating system has given up.
+pub(super) fn lost(what: String, error: io::Error) -> Error {
+    let is_silence = error.kind() == io::ErrorKind::TimedOut;
+    let error = Error::new(ErrorKind::Unavailable, what).caused_by(Error::io("the connection failed", error));
+    match is_silence {
+        true => error.hint(
+            "The server, or the network to it, went away without a word. How long that may last is said by keepalives_idle, \
+             keepalives_interval, keepalives_count and tcp_user_timeout, parameters of the connection.",
+        ),
+        false => error,
+    }
+}
+
+fn system_code(error: &tokio_postgres::Error) -> Option<i32> {
+    let cause = std::error::Error::source(error)?;
+    cause.downcast_ref::<io::Error>()?.raw_os_error()
+}

@@ -1,0 +1,162 @@
+//! The files that the settings name: trusted certificates, revocation lists, the certificate and key of ours.
+//!
+//! Source: `fe-secure-openssl.c`, `initialize_SSL`.
+
+use super::refusal::Refusal;
+use super::settings::{Place, Roots, SslMode, TlsSettings};
+use crate::error::{Error, Result};
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
+use rustls::sign::CertifiedKey;
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+/// What a server's certificate is judged by.
+#[derive(Debug)]
+pub(super) struct Trust {
+    pub(super) roots: Vec<Vec<u8>>,
+    pub(super) revoked: Vec<Vec<u8>>,
+    /// Where the roots come from, for messages.
+    pub(super) source: String,
+}
+
+/// What the settings trust; `None`: everything, as libpq has it where the mode does not verify and there is no file.
+pub(super) fn trust(settings: &TlsSettings) -> Result<Option<Trust>> {
+    let place = match &settings.roots {
+        Roots::Nobody => return Ok(None),
+        Roots::System => return system().map(Some),
+        Roots::File(place) => place,
+    };
+    let Some((path, content)) = read(place, "the root certificates")? else {
+        if settings.mode >= SslMode::VerifyCa {
+            return Err(Error::usage("there are no root certificates to verify the server's with").hint(
+                "Put them into ~/.postgresql/root.crt of pgark's user, or name a file by sslrootcert; sslrootcert=system trusts those \
+                 of the operating system.",
+            ));
+        }
+        return Ok(None);
+    };
+    let source = format!("\"{}\"", path.display());
+    let roots = CertificateDer::pem_slice_iter(&content)
+        .map(|found| found.map(|found| found.to_vec()))
+        .collect::<std::result::Result<Vec<_>, _>>()
+        .map_err(|error| unreadable(&source, &error.to_string()))?;
+    if roots.is_empty() {
+        return Err(unreadable(&source, "it holds no certificate"));
+    }
+    Ok(Some(Trust { roots, revoked: revoked(&settings.revoked)?, source }))
+}
+
+fn system() -> Result<Trust> {
+    let found = rustls_native_certs::load_native_certs();
+    if found.certs.is_empty() {
+        let why = found.errors.first().map(|error| format!(": {error}")).unwrap_or_default();
+        return Err(Error::usage(format!("the operating system has no root certificates{why}"))
+            .hint("Install them (Debian's package ca-certificates), or name a file by sslrootcert."));
+    }
+    let roots = found.certs.into_iter().map(|found| found.to_vec()).collect();
+    Ok(Trust { roots, revoked: Vec::new(), source: "the operating system's root certificates".to_owned() })
+}
+
+fn revoked(place: &Place) -> Result<Vec<Vec<u8>>> {
+    let Some((path, content)) = read(place, "the revocation lists")? else { return Ok(Vec::new()) };
+    let source = format!("\"{}\"", path.display());
+    let lists = CertificateRevocationListDer::pem_slice_iter(&content)
+        .map(|found| found.map(|found| found.to_vec()))
+        .collect::<std::result::Result<Vec<_>, _>>()
+        .map_err(|error| unreadable(&source, &error.to_string()))?;
+    if lists.is_empty() {
+        return Err(unreadable(&source, "it holds no revocation list"));
+    }
+    Ok(lists)
+}
+
+/// The certificate that the server is shown, and its key.
+pub(super) fn own(settings: &TlsSettings, provider: &CryptoProvider) -> Result<Option<CertifiedKey>> {
+    let Some(place) = &settings.certificate else { return Ok(None) };
+    let Some((path, content)) = read(place, "the client's certificate")? else { return Ok(None) };
+    let source = format!("\"{}\"", path.display());
+    let chain = CertificateDer::pem_slice_iter(&content)
+        .collect::<std::result::Result<Vec<_>, _>>()
+        .map_err(|error| unreadable(&source, &error.to_string()))?;
+    let Some(first) = chain.first() else { return Err(unreadable(&source, "it holds no certificate")) };
+    let (key_path, key) = key(&settings.key, &source)?;
+    let signing = provider
+        .key_provider
+        .load_private_key(key)
+        .map_err(|error| unreadable(&key_path, &error.to_string()))?;
+    let certificate = super::certificate::Certificate::parse(first).map_err(Refusal::into_error)?;
+    if signing.public_key().is_some_and(|public| public.as_ref() != certificate.key().as_ref()) {
+        return Err(Error::usage(format!(
+            "the key in {key_path} is not that of the certificate in {source}"
+        ))
+        .hint("sslcert and sslkey must belong together."));
+    }
+    Ok(Some(CertifiedKey::new(chain, signing)))
+}
+
+/// The key, and where it is.
+fn key(place: &Place, certificate: &str) -> Result<(String, PrivateKeyDer<'static>)> {
+    let (Place::Named(path) | Place::Usual(Some(path))) = place else {
+        return Err(no_key(certificate, "there is no home directory to look for it in"));
+    };
+    let shown = format!("\"{}\"", path.display());
+    let metadata = match fs::metadata(path) {
+        Ok(metadata) => metadata,
+        Err(error) if is_absent(&error) => return Err(no_key(certificate, &format!("{shown} is not there"))),
+        Err(error) => return Err(Error::io(format!("could not read the key {shown}"), error)),
+    };
+    if !metadata.is_file() {
+        return Err(no_key(certificate, &format!("{shown} is not a file")));
+    }
+    if is_open_to_others(&metadata) {
+        return Err(Error::usage(format!("others may read the key {shown}"))
+            .hint("Only its owner may, mode 0600; where root owns it, a group may read it, mode 0640."));
+    }
+    let content =
+        fs::read(path).map_err(|error| Error::io(format!("could not read the key {shown}"), error))?;
+    if is_encrypted(&content) {
+        return Err(Error::usage(format!("the key {shown} is encrypted"))
+            .hint("Decrypt it (openssl pkey -in KEY -out NEW), and protect it by its permissions."));
+    }
+    let key = PrivateKeyDer::from_pem_slice(&content).ok();
+    let key = key.or_else(|| PrivateKeyDer::try_from(content.as_slice()).ok().map(|key| key.clone_key()));
+    key.map(|key| (shown.clone(), key)).ok_or_else(|| unreadable(&shown, "it holds no private key"))
+}
+
+/// As libpq has it.
+fn is_open_to_others(metadata: &fs::Metadata) -> bool {
+    let forbidden = if metadata.uid() == 0 { 0o037 } else { 0o077 };
+    metadata.mode() & forbidden != 0
+}
+
+fn is_encrypted(pem: &[u8]) -> bool {
+    let holds = |part: &[u8]| pem.windows(part.len()).any(|window| window == part);
+    holds(b"BEGIN ENCRYPTED PRIVATE KEY") || holds(b"Proc-Type: 4,ENCRYPTED")
+}
+
+fn read<'p>(place: &'p Place, what: &str) -> Result<Option<(&'p Path, Vec<u8>)>> {
+    let (Place::Named(path) | Place::Usual(Some(path))) = place else { return Ok(None) };
+    match (fs::read(path), place) {
+        (Ok(content), _) => Ok(Some((path, content))),
+        (Err(error), Place::Usual(_)) if is_absent(&error) => Ok(None),
+        (Err(error), _) => Err(Error::io(format!("could not read {what} in \"{}\"", path.display()), error)
+            .with_kind(crate::error::ErrorKind::Usage)),
+    }
+}
+
+fn is_absent(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+}
+
+fn no_key(certificate: &str, why: &str) -> Error {
+    Error::usage(format!("there is no key for the certificate in {certificate}: {why}"))
+        .hint("Name it by sslkey, or leave the certificate out by sslcertmode=disable.")
+}
+
+fn unreadable(source: &str, why: &str) -> Error {
+    Error::usage(format!("{source} is of no use: {why}")).hint("It must be in PEM form: -----BEGIN …")
+}

@@ -1,0 +1,39 @@
+//! Why a server's certificate is not accepted.
+
+use crate::error::Error;
+use std::fmt;
+
+/// The reason, and what can be done about it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Refusal {
+    reason: String,
+    hint: Option<&'static str>,
+}
+
+impl Refusal {
+    pub(super) fn new(reason: impl Into<String>, hint: &'static str) -> Refusal {
+        Refusal { reason: reason.into(), hint: Some(hint) }
+    }
+
+    /// A reason that speaks for itself.
+    pub(super) fn plain(reason: impl Into<String>) -> Refusal {
+        Refusal { reason: reason.into(), hint: None }
+    }
+
+    /// As an error of ours: another certificate or another setting is needed.
+    pub(super) fn into_error(self) -> Error {
+        let error = Error::usage(self.reason);
+        match self.hint {
+            Some(hint) => error.hint(hint),
+            None => error,
+        }
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.reason)
+    }
+}
+
+impl std::error::Error for Refusal {}

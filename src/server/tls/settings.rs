@@ -1,0 +1,324 @@
+//! The settings of TLS, as libpq has them.
+//!
+//! Source: PostgreSQL's manual, "Parameter Key Words", "Environment Variables", "SSL Support"; `fe-connect.c`,
+//! `pqConnectOptions2`; `fe-secure-openssl.c`, `initialize_SSL`.
+
+use crate::error::{Error, Result};
+use std::path::{Path, PathBuf};
+
+/// Whether TLS is used, and what is asked of the server's certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(in crate::server) enum SslMode {
+    Disable,
+    /// First without.
+    Allow,
+    /// First with.
+    Prefer,
+    Require,
+    VerifyCa,
+    VerifyFull,
+}
+
+/// How TLS begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::server) enum Negotiation {
+    /// The server is asked whether it speaks TLS.
+    Asked,
+    /// At once; from PostgreSQL 17 on.
+    Direct,
+}
+
+/// Whether the password's exchange is bound to the server's certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::server) enum ChannelBinding {
+    Disable,
+    Prefer,
+    Require,
+}
+
+/// A file that a setting names, or that is looked for where libpq looks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// It must be there.
+    Named(PathBuf),
+    /// It may be there; `None`: there is no home directory.
+    Usual(Option<PathBuf>),
+}
+
+/// Which certificates are trusted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Roots {
+    File(Place),
+    /// Those of the operating system.
+    System,
+    /// None is looked for, and none is needed.
+    Nobody,
+}
+
+/// A version of the protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Protocol {
+    Tls10,
+    Tls11,
+    Tls12,
+    Tls13,
+}
+
+/// All of them, valid together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::server) struct TlsSettings {
+    pub(in crate::server) mode: SslMode,
+    pub(in crate::server) negotiation: Negotiation,
+    pub(in crate::server) channel_binding: ChannelBinding,
+    pub(super) roots: Roots,
+    pub(super) revoked: Place,
+    /// `None`: the server is shown no certificate.
+    pub(super) certificate: Option<Place>,
+    pub(super) key: Place,
+    pub(super) server_name_indication: bool,
+    pub(super) oldest: Protocol,
+    pub(super) newest: Protocol,
+}
+
+/// The parameters that are read here, and the variables that stand in for them.
+const PARAMETERS: [(&str, Option<&str>); 14] = [
+    ("sslmode", Some("PGSSLMODE")),
+    ("sslnegotiation", Some("PGSSLNEGOTIATION")),
+    ("channel_binding", Some("PGCHANNELBINDING")),
+    ("sslrootcert", Some("PGSSLROOTCERT")),
+    ("sslcrl", Some("PGSSLCRL")),
+    ("sslcrldir", Some("PGSSLCRLDIR")),
+    ("sslcert", Some("PGSSLCERT")),
+    ("sslkey", Some("PGSSLKEY")),
+    ("sslpassword", None),
+    ("sslcertmode", Some("PGSSLCERTMODE")),
+    ("sslsni", Some("PGSSLSNI")),
+    ("sslcompression", Some("PGSSLCOMPRESSION")),
+    ("ssl_min_protocol_version", Some("PGSSLMINPROTOCOLVERSION")),
+    ("ssl_max_protocol_version", Some("PGSSLMAXPROTOCOLVERSION")),
+];
+
+/// Where libpq looks, below the home directory.
+const USUAL: &str = ".postgresql";
+
+/// Where the settings come from.
+pub(in crate::server) struct Sources<'a> {
+    /// The connection's parameters.
+    pub(in crate::server) parameters: &'a [(&'a str, String)],
+    /// The environment.
+    pub(in crate::server) variable: &'a dyn Fn(&str) -> Option<String>,
+    pub(in crate::server) home: Option<&'a Path>,
+}
+
+impl Sources<'_> {
+    /// An empty value is none.
+    fn value(&self, name: &str) -> Option<String> {
+        let given = self.parameters.iter().rev().find(|(found, _)| *found == name);
+        let variable = || {
+            let (_, variable) = PARAMETERS.iter().find(|(found, _)| *found == name)?;
+            variable.and_then(self.variable)
+        };
+        given.map(|(_, value)| value.clone()).or_else(variable).filter(|value| !value.is_empty())
+    }
+
+    fn place(&self, name: &str, usual: &str) -> Place {
+        match self.value(name) {
+            Some(path) => Place::Named(PathBuf::from(path)),
+            None => Place::Usual(self.home.map(|home| home.join(USUAL).join(usual))),
+        }
+    }
+
+    fn choice<T: Copy>(&self, name: &str, choices: &[(&str, T)], otherwise: T) -> Result<T> {
+        let Some(value) = self.value(name) else { return Ok(otherwise) };
+        choices.iter().find(|(choice, _)| *choice == value).map(|(_, meant)| *meant).ok_or_else(|| {
+            let known: Vec<&str> = choices.iter().map(|(choice, _)| *choice).collect();
+            Error::usage(format!("the connection's {name} cannot be {value:?}"))
+                .hint(format!("It is one of {}.", known.join(", ")))
+        })
+    }
+}
+
+impl TlsSettings {
+    /// Whether a parameter of this name is read here.
+    pub(in crate::server) fn knows(name: &str) -> bool {
+        PARAMETERS.iter().any(|(known, _)| *known == name)
+    }
+
+    /// Reads them.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) for values that are not known, that contradict each other, or that
+    /// pgark cannot honor.
+    pub(in crate::server) fn read(sources: &Sources<'_>) -> Result<TlsSettings> {
+        refuse_what_is_not_done(sources)?;
+        let system = sources.value("sslrootcert").is_some_and(|value| value == "system");
+        let mode = mode(sources, system)?;
+        let negotiation = sources.choice(
+            "sslnegotiation",
+            &[("postgres", Negotiation::Asked), ("direct", Negotiation::Direct)],
+            Negotiation::Asked,
+        )?;
+        if negotiation == Negotiation::Direct && mode < SslMode::Require {
+            return Err(Error::usage(
+                "sslnegotiation=direct needs TLS, which the connection's sslmode does not",
+            )
+            .hint("Set sslmode=require, or better verify-full."));
+        }
+        let versions = [
+            ("TLSv1", Protocol::Tls10),
+            ("TLSv1.1", Protocol::Tls11),
+            ("TLSv1.2", Protocol::Tls12),
+            ("TLSv1.3", Protocol::Tls13),
+        ];
+        let oldest = sources.choice("ssl_min_protocol_version", &versions, Protocol::Tls12)?;
+        let newest = sources.choice("ssl_max_protocol_version", &versions, Protocol::Tls13)?;
+        if newest < oldest || newest < Protocol::Tls12 {
+            return Err(Error::usage("the connection's parameters leave no version of TLS to speak")
+                .hint("ssl_min_protocol_version must not be above ssl_max_protocol_version; pgark speaks TLSv1.2 and TLSv1.3."));
+        }
+        let sends = sources.choice("sslcertmode", &[("disable", false), ("allow", true)], true)?;
+        Ok(TlsSettings {
+            mode,
+            negotiation,
+            channel_binding: sources.choice(
+                "channel_binding",
+                &[
+                    ("disable", ChannelBinding::Disable),
+                    ("prefer", ChannelBinding::Prefer),
+                    ("require", ChannelBinding::Require),
+                ],
+                ChannelBinding::Prefer,
+            )?,
+            roots: match system {
+                true => Roots::System,
+                false => Roots::File(sources.place("sslrootcert", "root.crt")),
+            },
+            revoked: sources.place("sslcrl", "root.crl"),
+            certificate: sends.then(|| sources.place("sslcert", "postgresql.crt")),
+            key: sources.place("sslkey", "postgresql.key"),
+            server_name_indication: sources.choice("sslsni", &[("0", false), ("1", true)], true)?,
+            oldest,
+            newest,
+        })
+    }
+
+    /// For a server of this host that no name leads to: TLS where it wants TLS, whoever signed its certificate.
+    pub(in crate::server) fn of_this_host(self) -> TlsSettings {
+        TlsSettings {
+            mode: self.mode.min(SslMode::Prefer),
+            negotiation: Negotiation::Asked,
+            channel_binding: ChannelBinding::Prefer,
+            roots: Roots::Nobody,
+            ..self
+        }
+    }
+}
+
+fn mode(sources: &Sources<'_>, system: bool) -> Result<SslMode> {
+    // PostgreSQL's own older variable.
+    let required = (sources.variable)("PGREQUIRESSL").is_some_and(|value| value.starts_with('1'));
+    let usual = match (system, required) {
+        (true, _) => SslMode::VerifyFull,
+        (false, true) => SslMode::Require,
+        (false, false) => SslMode::Prefer,
+    };
+    let modes = [
+        ("disable", SslMode::Disable),
+        ("allow", SslMode::Allow),
+        ("prefer", SslMode::Prefer),
+        ("require", SslMode::Require),
+        ("verify-ca", SslMode::VerifyCa),
+        ("verify-full", SslMode::VerifyFull),
+    ];
+    let mode = sources.choice("sslmode", &modes, usual)?;
+    if system && mode != SslMode::VerifyFull {
+        return Err(Error::usage("sslrootcert=system trusts too many for this sslmode")
+            .hint("Set sslmode=verify-full, or leave it out."));
+    }
+    Ok(mode)
+}
+
+/// Settings that would be ignored at the cost of safety are errors instead.
+fn refuse_what_is_not_done(sources: &Sources<'_>) -> Result<()> {
+    for (name, refused, hint) in [
+        ("sslcrldir", None, "Put the revocation lists into one file, and name it by sslcrl."),
+        (
+            "sslpassword",
+            None,
+            "Decrypt the key (openssl pkey -in KEY -out NEW), and protect it by its permissions.",
+        ),
+        (
+            "sslcertmode",
+            Some("require"),
+            "Leave it out: the server decides by pg_hba.conf whether it wants a certificate.",
+        ),
+    ] {
+        if sources.value(name).is_some_and(|value| refused.is_none_or(|refused| refused == value)) {
+            let value = refused.map(|refused| format!("={refused}")).unwrap_or_default();
+            return Err(
+                Error::usage(format!("pgark does not know the connection's {name}{value}")).hint(hint)
+            );
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(conninfo: &[(&str, &str)], environment: &[(&str, &str)]) -> Result<TlsSettings> {
+        let parameters: Vec<(&str, String)> =
+            conninfo.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
+        let variable = |name: &str| {
+            environment.iter().find(|(found, _)| *found == name).map(|(_, value)| (*value).to_owned())
+        };
+        TlsSettings::read(&Sources {
+            parameters: &parameters,
+            variable: &variable,
+            home: Some(Path::new("/home/op")),
+        })
+    }
+
+    #[test]
+    fn defaults_are_those_of_libpq() {
+        let settings = read(&[], &[]).unwrap();
+        assert_eq!(settings.mode, SslMode::Prefer);
+        assert_eq!(settings.channel_binding, ChannelBinding::Prefer);
+        let usual = |name: &str| Place::Usual(Some(Path::new("/home/op/.postgresql").join(name)));
+        assert_eq!(settings.roots, Roots::File(usual("root.crt")));
+        assert_eq!(settings.revoked, usual("root.crl"));
+        assert_eq!(settings.certificate, Some(usual("postgresql.crt")));
+        assert_eq!(settings.key, usual("postgresql.key"));
+    }
+
+    #[test]
+    fn parameters_come_before_variables() {
+        let environment = [("PGSSLMODE", "require"), ("PGSSLROOTCERT", "/env.crt"), ("PGREQUIRESSL", "1")];
+        let settings = read(&[("sslmode", "disable"), ("sslmode", "verify-ca")], &environment).unwrap();
+        assert_eq!(settings.mode, SslMode::VerifyCa);
+        assert_eq!(settings.roots, Roots::File(Place::Named("/env.crt".into())));
+        assert_eq!(read(&[("sslmode", "")], &environment).unwrap().mode, SslMode::Require);
+        assert_eq!(read(&[], &[("PGREQUIRESSL", "1")]).unwrap().mode, SslMode::Require);
+    }
+
+    #[test]
+    fn contradictions_are_refused() {
+        let system = read(&[("sslrootcert", "system")], &[]).unwrap();
+        assert_eq!((system.mode, system.roots), (SslMode::VerifyFull, Roots::System));
+        for (conninfo, said) in [
+            (&[("sslmode", "verify_full")][..], "sslmode cannot be \"verify_full\""),
+            (&[("sslrootcert", "system"), ("sslmode", "verify-ca")], "trusts too many"),
+            (&[("sslnegotiation", "direct")], "needs TLS"),
+            (&[("ssl_max_protocol_version", "TLSv1.1")], "no version of TLS"),
+            (&[("sslcrldir", "/x")], "does not know the connection's sslcrldir"),
+            (&[("sslpassword", "geheim")], "does not know the connection's sslpassword"),
+            (&[("sslcertmode", "require")], "does not know the connection's sslcertmode=require"),
+        ] {
+            let error = read(conninfo, &[]).unwrap_err();
+            assert!(error.to_string().contains(said), "{error}");
+            assert!(error.hint_text().is_some() && !error.to_string().contains("geheim"), "{error}");
+        }
+        assert!(read(&[("sslnegotiation", "direct"), ("sslmode", "require")], &[]).is_ok());
+    }
+}

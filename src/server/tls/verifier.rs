@@ -1,0 +1,111 @@
+//! Judges what a server shows in its handshake.
+//!
+//! rustls' own verifier refuses what PostgreSQL's users have: certificates of version 1, an authority's as the server's own,
+//! hosts in the common name. This one takes them, as libpq does. Whatever the mode, the server must own the key of the
+//! certificate that it shows: the signature of its handshake is always checked.
+
+use super::certificate::Certificate;
+use super::chain::Search;
+use super::files::Trust;
+use super::refusal::Refusal;
+use super::{names, revocation};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, verify_tls13_signature_with_raw_key};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{CertificateError, DigitallySignedStruct, Error, OtherError, SignatureScheme};
+use std::sync::Arc;
+use webpki::RawPublicKeyEntity;
+
+/// A verifier for one host.
+#[derive(Debug)]
+pub(super) struct Verifier {
+    pub(super) provider: Arc<CryptoProvider>,
+    /// `None`: any certificate will do.
+    pub(super) trust: Option<Trust>,
+    /// The name that the certificate must have; `None`: any.
+    pub(super) host: Option<String>,
+}
+
+impl Verifier {
+    fn verify(&self, server: &[u8], sent: &[CertificateDer<'_>], now: UnixTime) -> Result<(), Refusal> {
+        let Some(trust) = &self.trust else { return Ok(()) };
+        let server = Certificate::parse(server)?;
+        // What cannot be read helps nobody to a chain, and does no harm.
+        let sent: Vec<Certificate<'_>> = sent.iter().filter_map(|der| Certificate::parse(der).ok()).collect();
+        let trusted: Vec<Certificate<'_>> =
+            trust.roots.iter().filter_map(|der| Certificate::parse(der).ok()).collect();
+        let now_unix_s = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+        let search = Search {
+            trusted: &trusted,
+            sent: &sent,
+            now_unix_s,
+            provider: &self.provider,
+            source: &trust.source,
+        };
+        let chain = search.chain(&server)?;
+        if !trust.revoked.is_empty() {
+            revocation::check(&chain, &trust.revoked, now_unix_s, &self.provider)?;
+        }
+        match &self.host {
+            Some(host) => names::check(&server, host),
+            None => Ok(()),
+        }
+    }
+}
+
+impl ServerCertVerifier for Verifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        self.verify(end_entity, intermediates, now).map_err(refused)?;
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        let certificate = Certificate::parse(certificate).map_err(refused)?;
+        let spki = certificate.key();
+        let key = RawPublicKeyEntity::try_from(&spki).map_err(|_| CertificateError::BadEncoding)?;
+        let known = self.provider.signature_verification_algorithms.mapping;
+        let algorithms =
+            known.iter().find(|(scheme, _)| *scheme == signed.scheme).map(|(_, algorithms)| *algorithms);
+        // In this version a scheme does not say on which curve the key is.
+        let holds = algorithms
+            .unwrap_or_default()
+            .iter()
+            .any(|algorithm| key.verify_signature(*algorithm, message, signed.signature()).is_ok());
+        match holds {
+            true => Ok(HandshakeSignatureValid::assertion()),
+            false => Err(CertificateError::BadSignature.into()),
+        }
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        let certificate = Certificate::parse(certificate).map_err(refused)?;
+        let known = &self.provider.signature_verification_algorithms;
+        verify_tls13_signature_with_raw_key(message, &certificate.key(), signed, known)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+/// A refusal on its way through rustls.
+fn refused(refusal: Refusal) -> Error {
+    CertificateError::Other(OtherError(Arc::new(refusal))).into()
+}

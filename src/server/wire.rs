@@ -1,0 +1,64 @@
+//! Messages over a connected stream.
+
+use super::stream::Stream;
+use bytes::BytesMut;
+use postgres_protocol::message::backend::{Header, Message};
+use std::io;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+/// How much is read from the server at a time.
+const READ_BYTES: usize = 256 << 10;
+
+/// The longest message: the server sends far shorter ones, and memory stays bounded.
+const MESSAGE_BYTES_MAX: i32 = 16 << 20;
+
+/// A stream, and what of it was read and not yet looked at.
+pub(super) struct Wire {
+    stream: Stream,
+    incoming: BytesMut,
+}
+
+impl Wire {
+    pub(super) fn new(stream: Stream) -> Wire {
+        Wire { stream, incoming: BytesMut::new() }
+    }
+
+    /// What a password's exchange is bound to; `None` without TLS.
+    pub(super) fn server_end_point(&self) -> Option<Vec<u8>> {
+        self.stream.server_end_point()
+    }
+
+    /// Waits for the next message. Nothing is lost where the wait is given up.
+    ///
+    /// # Errors
+    /// `UnexpectedEof` when the other side has closed, `InvalidData` when it is no server, and the operating system's.
+    pub(super) async fn message(&mut self) -> io::Result<Message> {
+        loop {
+            // Parsing makes room for as many bytes as the message says that it has.
+            let header = Header::parse(&self.incoming).map_err(strange)?;
+            if header.is_some_and(|header| header.len() > MESSAGE_BYTES_MAX) {
+                return Err(io::ErrorKind::InvalidData.into());
+            }
+            if let Some(message) = Message::parse(&mut self.incoming).map_err(strange)? {
+                return Ok(message);
+            }
+            self.incoming.reserve(READ_BYTES);
+            if self.stream.read_buf(&mut self.incoming).await? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+    }
+
+    /// Sends all of it.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub(super) async fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.stream.write_all(bytes).await?;
+        self.stream.flush().await
+    }
+}
+
+fn strange(error: io::Error) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, error)
+}

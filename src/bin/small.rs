@@ -25,7 +25,7 @@ pub fn run(
     status: impl Fn(&Error) -> u8,
     body: impl FnOnce() -> Result<()>,
 ) -> ExitCode {
-    panic::set_hook(Box::new(|information| say(&format!("pgark failed: {information}"))));
+    panic::set_hook(Box::new(|information| say(&format!("pgark: internal error: {information}"))));
     match panic::catch_unwind(AssertUnwindSafe(body)) {
         Ok(Ok(())) => ExitCode::SUCCESS,
         Ok(Err(error)) => {

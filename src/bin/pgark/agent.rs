@@ -32,8 +32,31 @@ const PAUSE: Duration = Duration::from_millis(10);
 /// What is logged without PGARK_LOG. The AWS SDK tells at level info which access key it has found.
 const LOG_FILTER: &str = "info,aws_config=warn,aws_runtime=warn,aws_smithy_runtime=warn";
 
-/// How long a thread stays that has nothing to do: as good as for ever.
+/// Idle timeout of blocking threads; effectively never.
 const THREAD_KEEP_ALIVE: Duration = Duration::from_secs(365 * 86_400);
+
+pub const MORE_HELP: &str = "\
+Without a subcommand the agent runs in the foreground. It ends when it has been idle for
+agent.idle_s, or at SIGTERM.
+
+Exit status:
+  0  the agent has ended, or another one of this configuration is running; always with --detach
+  2  wrong command line or configuration
+  3  the spool or another resource is unavailable
+  4  the data directory is damaged or belongs to another cluster
+
+Examples:
+  pgark agent
+  pgark agent stop";
+
+const STOP_HELP: &str = "\
+Exit status:
+  0  no agent is running any more
+  2  wrong command line or configuration
+  3  an agent does not stop
+
+Example:
+  pgark agent stop";
 
 /// Arguments of `pgark agent`.
 #[derive(Args, Debug)]
@@ -41,18 +64,19 @@ pub struct AgentArguments {
     #[command(subcommand)]
     command: Option<AgentCommand>,
 
-    /// Leave the caller: a session of its own, no inherited descriptors, always exit status 0
+    /// Detach from the caller: new session, no inherited file descriptors, always exit status 0
     #[arg(long)]
     detach: bool,
 
-    /// Say on stdout, in the words of the socket, whether it listens
+    /// Report on stdout, in the protocol of the socket, whether the agent listens
     #[arg(long, hide = true)]
     announce: bool,
 }
 
 #[derive(Subcommand, Debug)]
 enum AgentCommand {
-    /// Have the running agent finish what is in flight and end
+    /// Stop the running agent after the transfers in progress
+    #[command(after_long_help = STOP_HELP)]
     Stop,
 }
 
@@ -91,9 +115,9 @@ fn serve_for_parent(context: &Context) {
     let _ = setsid();
     let mut announced = false;
     let result = if getppid().as_raw() == 1 {
-        Err(Error::unavailable("the program that has started the agent is gone"))
+        Err(Error::unavailable("the program that started the agent has ended"))
     } else {
-        close_inherited().context(|| "could not let go of what was inherited").and_then(|()| {
+        close_inherited().context(|| "could not close inherited file descriptors").and_then(|()| {
             serve(context, || {
                 announced = true;
                 announce(&Answer::Ready);
@@ -122,14 +146,14 @@ fn serve(context: &Context, listening: impl FnOnce()) -> Result<ExitCode> {
     // Before another cluster's agent is asked to end.
     spool.check_cluster(&config)?;
     let Acquired::Ours(instance) = Instance::acquire(&config, &spool, disk.clone())? else {
-        output::say("pgark: an agent of this configuration is already running");
+        output::say("pgark: an agent for this configuration is already running");
         return Ok(ExitCode::SUCCESS);
     };
     // Two clusters that began at once have both passed the first look.
     spool.claim(&config, disk.as_ref())?;
     start_log(&config, &spool, disk.clone())?;
     if let Err(error) = Pace::new(config.agent.pace).try_give_way() {
-        tracing::warn!(%error, "goes on with the priority that it has");
+        tracing::warn!(%error, "continuing with the current priority");
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -226,7 +250,7 @@ fn announce(answer: &Answer) {
     let _ = write_answer(&mut io::stdout(), answer).and_then(|()| {
         io::Write::flush(&mut io::stdout()).context(|| "could not flush")?;
         let null = File::options().write(true).open("/dev/null").context(|| "could not open /dev/null")?;
-        dup2_stdout(&null).context(|| "could not let go of stdout")
+        dup2_stdout(&null).context(|| "could not release stdout")
     });
 }
 
@@ -249,8 +273,8 @@ fn stop(context: &Context) -> Result<ExitCode> {
             }
         }
         if silent.contains(&left) || Instant::now() >= deadline {
-            return Err(Error::unavailable(format!("the agent, {left}, does not end"))
-                .hint(format!("Its log says what it does. {}", left.how_to_end_it())));
+            return Err(Error::unavailable(format!("the agent, {left}, does not stop"))
+                .hint(format!("Its log shows what it is doing. {}", left.how_to_end_it())));
         }
         std::thread::sleep(PAUSE);
     }

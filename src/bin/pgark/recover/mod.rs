@@ -3,7 +3,7 @@
 mod arguments;
 mod text;
 
-pub use arguments::RecoverArguments;
+pub use arguments::{MORE_HELP, RecoverArguments};
 
 use super::{Context, output};
 use pgark::config::{Config, Conninfo, PaceSettings};
@@ -76,10 +76,10 @@ pub fn run(context: &Context, arguments: RecoverArguments) -> Result<ExitCode> {
         if !deviations.is_empty() {
             return Err(Error::new(
                 ErrorKind::Damaged,
-                format!("recovery did not end where the plan said: {}", deviations.join("; ")),
+                format!("recovery did not end where the plan expected: {}", deviations.join("; ")),
             )
             .hint(format!(
-                "The server is running in \"{}\": look before you use it.",
+                "The server is running in \"{}\". Inspect it before you use it.",
                 start.data_directory.display()
             )));
         }
@@ -102,7 +102,7 @@ fn configuration(context: &Context, arguments: &RecoverArguments) -> Result<(Con
     if let (Some(url), Some(cluster)) = (&arguments.place.repository, &arguments.place.cluster) {
         let target = target.ok_or_else(|| {
             Error::usage("--target-directory is missing")
-                .hint("Without a configuration file nobody else says where to restore.")
+                .hint("Without a configuration file this option is required: it names the directory to restore into.")
         })?;
         return Ok((context.assuming(Config::for_recovery(cluster, url, &target)?), target));
     }
@@ -120,13 +120,13 @@ fn absolutely(path: &Path) -> Result<PathBuf> {
 /// The program that `restore_command` will call: the one beside this.
 fn archive_get() -> Result<PathBuf> {
     let program = env::current_exe()
-        .context(|| "could not find out where this program lies")?
+        .context(|| "could not determine the path of this program")?
         .with_file_name("archive-get");
     if program.is_file() {
         return Ok(program);
     }
-    Err(Error::usage(format!("there is no \"{}\"", program.display()))
-        .hint("The recovered server calls it for its WAL: install archive-get beside pgark."))
+    Err(Error::usage(format!("\"{}\" does not exist", program.display()))
+        .hint("The recovered server calls it to fetch WAL. Install archive-get beside pgark."))
 }
 
 fn server_start(
@@ -139,8 +139,8 @@ fn server_start(
         env::var_os("PATH").map(|path| env::split_paths(&path).collect()).unwrap_or_default();
     let pg_ctl = find_pg_ctl(arguments.pg_bin.as_deref(), version, &search)?;
     if arguments.wait && pg_ctl.is_none() {
-        return Err(Error::usage(format!("there is no pg_ctl of PostgreSQL {version} on this host"))
-            .hint("Install that version, or name the directory of its programs with --pg-bin."));
+        return Err(Error::usage(format!("pg_ctl of PostgreSQL {version} was not found on this host"))
+            .hint("Install that version, or give the directory of its programs with --pg-bin."));
     }
     let data_directory = plan.places.data_directory().to_owned();
     let mut log = data_directory.clone().into_os_string();
@@ -159,7 +159,7 @@ fn server_start(
             "pg_ctl cannot start a server in \"{}\": PostgreSQL's pg_ctl fails on \", $, ` and \\ in a path",
             start.data_directory.display()
         ))
-        .hint("Choose another directory, or leave --wait out: the command that is printed then does without pg_ctl."));
+        .hint("Choose another directory, or omit --wait: the printed command then does not use pg_ctl."));
     }
     Ok(start)
 }
@@ -170,11 +170,9 @@ fn check_port(arguments: &RecoverArguments, plan: &RecoveryPlan) -> Result<Optio
     let port = arguments.port.or_else(|| setting("port")?.parse().ok());
     let (Some(port), Some(sockets)) = (port, setting("unix_socket_directories")) else { return Ok(None) };
     let Some((socket, process)) = who_listens(sockets, port) else { return Ok(None) };
-    let what = format!("port {port} is in use: process {process} has the socket \"{}\"", socket.display());
+    let what = format!("port {port} is in use: process {process} holds the socket \"{}\"", socket.display());
     if arguments.wait {
-        return Err(
-            Error::usage(what).hint("Stop that server, or give the recovered one another port: --port.")
-        );
+        return Err(Error::usage(what).hint("Stop that server, or choose another port with --port."));
     }
     Ok(Some(format!(
         "{what}; stop that server before you start the recovered one, or choose another port with --port"

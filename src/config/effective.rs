@@ -13,7 +13,7 @@ pub struct EffectiveSetting {
     pub value: String,
     /// Who decided it.
     pub origin: SettingOrigin,
-    /// What the key is for, in one sentence.
+    /// What the key is for, in a sentence or two.
     pub description: &'static str,
 }
 

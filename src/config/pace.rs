@@ -63,7 +63,7 @@ impl FromStr for Rate {
             digits.parse().ok().zip(unit).and_then(|(number, unit): (u64, u64)| number.checked_mul(unit));
         bytes.filter(|bytes| *bytes >= RATE_MIN).and_then(NonZeroU64::new).map(Rate).ok_or_else(|| {
             Error::usage(format!(
-                "\"{text}\" is no rate: bytes a second, at least 128k, such as 500k, 50M or 1G"
+                "\"{text}\" is not a rate: give bytes per second, at least 128k, such as 500k, 50M or 1G"
             ))
         })
     }

@@ -15,9 +15,7 @@ use toml::de::{DeTable, DeValue};
 pub(super) fn read(path: &Path, content: &[u8]) -> Result<Vec<Setting>> {
     let text = std::str::from_utf8(content).map_err(|error| {
         let line = line_of(content, error.valid_up_to());
-        Error::usage("not valid UTF-8")
-            .hint("Save the file in the encoding UTF-8.")
-            .context(place(path, line))
+        Error::usage("not valid UTF-8").hint("Save the file as UTF-8.").context(place(path, line))
     })?;
     let table = DeTable::parse(text).map_err(|error| syntax_error(path, text, &error))?;
     let mut entries = Vec::new();
@@ -89,7 +87,7 @@ fn not_a_section(name: &str, value: &DeValue<'_>) -> Error {
         KEYS.iter().filter(|key| key.section() == name).map(|key| format!("\"{}\"", key.name)).collect();
     // The value itself is not repeated: it may be a connection with its password.
     Error::usage(format!("\"{name}\" must be a section, not {}", type_of(value)))
-        .hint(format!("What can be set there: {}.", list(&keys, "and")))
+        .hint(format!("Available keys: {}.", list(&keys, "and")))
 }
 
 fn type_of(value: &DeValue<'_>) -> &'static str {
@@ -109,7 +107,7 @@ fn syntax_error(path: &Path, text: &str, error: &toml::de::Error) -> Error {
     let column = before.chars().rev().take_while(|letter| *letter != '\n').count() + 1;
     let message = error.message().split_whitespace().collect::<Vec<_>>().join(" ");
     Error::usage(message)
-        .hint("The file is written in TOML; strings stand in double quotes.")
+        .hint("The file must be valid TOML. Put strings in double quotes.")
         .context(format!("{}, column {column}", place(path, line_of(text.as_bytes(), offset))))
 }
 

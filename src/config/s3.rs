@@ -87,7 +87,7 @@ impl S3Settings {
         let key_id = settings.optional_text("s3.kms_key_id");
         if key_id.is_some() && sse.as_deref() != Some("aws:kms") {
             let error = Error::usage("\"s3.kms_key_id\" has no meaning without s3.sse = \"aws:kms\"")
-                .hint("Set s3.sse = \"aws:kms\", or leave the key out.");
+                .hint("Set s3.sse = \"aws:kms\", or remove s3.kms_key_id.");
             return Err(settings.blame("s3.kms_key_id", error));
         }
         Ok(S3Settings {
@@ -132,14 +132,16 @@ fn lock(settings: &Settings) -> Result<Option<ObjectLock>> {
         (None, None) => Ok(None),
         (Some(_), None) => {
             let error = Error::usage("\"s3.object_lock_mode\" needs \"s3.object_lock_days\"")
-                .hint("Say for how many days; in mode COMPLIANCE nobody can shorten them afterwards.");
+                .hint("Set the number of days. In mode COMPLIANCE it cannot be shortened afterwards.");
             Err(settings.blame("s3.object_lock_mode", error))
         }
         (None, Some(_)) => {
             let error = Error::usage(
                 "\"s3.object_lock_days\" has no meaning without \"s3.object_lock_mode\"",
             )
-            .hint("Set s3.object_lock_mode to \"GOVERNANCE\" or \"COMPLIANCE\", or leave the days out.");
+            .hint(
+                "Set s3.object_lock_mode to \"GOVERNANCE\" or \"COMPLIANCE\", or remove s3.object_lock_days.",
+            );
             Err(settings.blame("s3.object_lock_days", error))
         }
     }

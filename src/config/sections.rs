@@ -223,7 +223,7 @@ impl Compression {
         let method = settings.word("compression.method");
         if method != "zstd" && settings.is_given("compression.level") {
             let error = Error::usage(format!("\"compression.level\" has no meaning for {method}"))
-                .hint("Set compression.method = \"zstd\", or leave the level out.");
+                .hint("Set compression.method = \"zstd\", or remove compression.level.");
             return Err(settings.blame("compression.level", error));
         }
         Ok(match method {

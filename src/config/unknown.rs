@@ -8,7 +8,7 @@ pub(super) fn unknown_key(name: &str) -> Error {
     let hint = match suggestions(name).as_slice() {
         [] => choices(name),
         [only] if name.contains('.') && !only.contains('.') => {
-            format!("Did you mean \"{only}\"? It stands above the first section.")
+            format!("Did you mean \"{only}\"? It belongs above the first section.")
         }
         several => did_you_mean(several),
     };
@@ -62,7 +62,7 @@ fn choices(name: &str) -> String {
     let leaves: Vec<_> = KEYS.iter().filter(|key| key.section() == section).map(Key::leaf).collect();
     match (section, leaves.as_slice()) {
         ("", _) => format!(
-            "Above the first section stand {}; the sections are {}.",
+            "The keys above the first section are {}. The sections are {}.",
             list(&leaves, "and"),
             list(&Key::sections(), "and")
         ),
@@ -98,7 +98,7 @@ mod tests {
         );
         assert_eq!(
             hint("repository.cluster"),
-            "Did you mean \"cluster\"? It stands above the first section."
+            "Did you mean \"cluster\"? It belongs above the first section."
         );
     }
 
@@ -115,8 +115,8 @@ mod tests {
         );
         assert_eq!(
             hint("x"),
-            "Above the first section stand cluster, data_directory, system_identifier and assume_version; the sections are \
-             repository, connection, spool, compression, push, get, agent, backup, recover and s3."
+            "The keys above the first section are cluster, data_directory, system_identifier and assume_version. The sections \
+             are repository, connection, spool, compression, push, get, agent, backup, recover and s3."
         );
     }
 

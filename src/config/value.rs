@@ -124,8 +124,8 @@ fn mismatch(key: &Key, raw: &DeValue<'_>) -> Error {
     };
     let hint = match key.default {
         _ if matches!(key.kind, Kind::RepositoryUrl) && raw.as_str().is_some_and(|text| text.contains('@')) => {
-            "Access keys have no place in it: they come from the environment, a profile (s3.profile, s3.credentials_file) or a \
-             role."
+            "Do not put access keys into the URL. They come from the environment, a profile (s3.profile, s3.credentials_file) \
+             or a role."
                 .to_owned()
         }
         DefaultValue::Required => key.description.to_owned(),

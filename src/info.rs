@@ -186,7 +186,7 @@ pub fn gather(
             "the repository \"{}\" holds nothing of cluster \"{cluster}\"",
             store.location()
         ))
-        .hint("The first archived file or the first backup makes its place."));
+        .hint("The first archived file or the first backup creates its place."));
     }
     let systems = systems
         .into_iter()

@@ -89,7 +89,7 @@ pub fn run(config: &Config, store: &Arc<dyn Store>, watch: &Watch<'_>, tell: &mu
                 "\"{shown}\": catalog version {}, which pgark does not know, read as PostgreSQL {version}; system {system}",
                 control.catalog_version
             ),
-            "Prove a recovery before you rely on it, and upgrade pgark when it knows this version.",
+            "Test a recovery before you rely on it, and upgrade pgark once it supports this version.",
         ),
     });
     match spool(config) {
@@ -110,7 +110,7 @@ pub fn run(config: &Config, store: &Arc<dyn Store>, watch: &Watch<'_>, tell: &mu
         Ok(connection) => connection,
         Err(error) => {
             tell(Finding::failed("server", &error));
-            let hint = "The server's settings and a WAL segment's way are looked at when it can be reached.";
+            let hint = "The server's settings and the round trip of a WAL segment are checked once the server can be reached.";
             return tell(Finding::warning("archiving", "not tried", hint));
         }
     };
@@ -140,11 +140,11 @@ fn data_directory(config: &Config) -> Result<(DataDirectory, ControlFile)> {
         Some(pinned) if pinned != control.system => Err(Error::new(
             ErrorKind::Foreign,
             format!(
-                "the data directory holds the system {}, the configuration is for {pinned}",
+                "the data directory has system identifier {}, but the configuration requires {pinned}",
                 control.system
             ),
         )
-        .hint("Set system_identifier to the new one if the cluster was made anew or upgraded.")),
+        .hint("If the cluster was initialized again or upgraded, set system_identifier to the new one.")),
         _ => Ok((data_directory, control)),
     }
 }
@@ -183,11 +183,11 @@ fn living_timelines(
         Finding::warning(
             "timelines",
             format!(
-                "timelines {older} and {newer} were both in use after they parted at {}; this server is on timeline {}",
+                "timelines {older} and {newer} were both in use after they diverged at {}; this server is on timeline {}",
                 fork.parted_at, control.timeline
             ),
-            "A copy of this cluster, or an old primary, archives under the same name: stop it, or let it archive elsewhere. \
-             Until its backups and WAL are gone, pgark recover needs --target-timeline.",
+            "A copy of this cluster, or an old primary, archives under the same name. Stop it, or let it archive elsewhere. \
+             Until its backups and WAL are removed, pgark recover requires --target-timeline.",
         )
     }))
 }
@@ -208,7 +208,7 @@ fn repository(
     } else if was_seen(config, &repository) {
         return Err(repository.vanished());
     } else {
-        let detail = format!("\"{}\" can be reached and holds nothing of this system yet", store.location());
+        let detail = format!("\"{}\" is reachable and holds nothing of this system yet", store.location());
         findings.push(Finding::passed("repository", detail));
     }
     findings.extend(living_timelines(config, &repository, control)?);
@@ -222,7 +222,7 @@ fn repository(
         findings.push(Finding::warning(
             "repository",
             format!("it also holds cluster \"{cluster}\" with system identifier {}", others.join(", ")),
-            "Expected after pg_upgrade or initdb; else two different clusters share one name, and each needs its own.",
+            "This is expected after pg_upgrade or initdb. Otherwise two clusters share one name: give each its own.",
         ));
     }
     Ok((repository, findings))

@@ -43,7 +43,7 @@ Exit status:
   0  the agent has ended, or another one of this configuration is running; always with --detach
   2  wrong command line or configuration
   3  the spool or another resource is unavailable
-  4  the data directory is damaged or belongs to another cluster
+  4  internal error
 
 Examples:
   pgark agent

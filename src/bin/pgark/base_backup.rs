@@ -23,7 +23,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 pub const MORE_HELP: &str = "\
 Exit status:
   0  the backup is complete, and the WAL that it needs is in the repository
-  2  wrong command line or configuration
+  2  wrong command line, configuration or setting of the server
   3  the server, the repository or another resource is unavailable, or the backup was interrupted
   4  damaged or foreign data, or the label exists already
 A backup that fails is never listed.

@@ -17,7 +17,7 @@ Exit status:
   1  the repository does not hold the backup
   2  wrong command line or configuration
   3  the repository is unavailable, or the command was interrupted
-  4  a backup of the chain is damaged, or the label exists already
+  4  the chain or its WAL is damaged or incomplete, or the label exists already
 
 Example:
   pgark combine 20260115T143000Z";

@@ -20,10 +20,11 @@ use std::path::PathBuf;
 pub const MORE_HELP: &str = "\
 Exit status:
   0  restored; with --wait also recovered as planned; with --dry-run the plan can be carried out
-  1  the repository does not hold the cluster or the backup
-  2  wrong command line or configuration, or a target, directory or host that cannot be used
-  3  the repository, the target directory or the server is unavailable
-  4  damaged or foreign data, missing WAL, or (with --wait) recovery ended elsewhere than planned
+  1  the repository does not hold the cluster or the backup, or its WAL does not reach the target
+  2  wrong command line or configuration, or wrong user
+  3  the repository, the target directory or the server is unavailable, or lacks space
+  4  damaged data, missing WAL, an ambiguous timeline, or a target directory that is in use; with
+     --wait also a recovery that ended elsewhere than planned
 
 Examples:
   Recover to a time and compare the point reached with the plan:

@@ -1,4 +1,4 @@
-//! How the server is set up to archive, and how that goes.
+//! The server's settings for archiving, and the state of its archiver.
 
 use super::Finding;
 use super::round_trip::ARCHIVER;
@@ -8,7 +8,7 @@ use crate::postgres::ControlFile;
 use crate::server::{Connection, Watch};
 use std::path::Path;
 
-/// What the server says of its archiving.
+/// The settings and the state of archiving in the server.
 #[derive(Clone, Debug, Default)]
 struct Archiving {
     wal_level: String,
@@ -29,7 +29,7 @@ const SETTINGS: &str = "SELECT coalesce(current_setting('effective_wal_level', t
      current_setting('full_page_writes') = 'on', pg_is_in_recovery()";
 const IDENTIFIER: &str = "SELECT system_identifier FROM pg_control_system()";
 
-/// Looks at the server.
+/// Checks the server.
 ///
 /// # Errors
 /// The connection's.
@@ -65,7 +65,7 @@ pub fn look(
     Ok(judge(&archiving, config.path.as_deref(), &executable))
 }
 
-/// What the settings mean. `is_program` looks whether a program lies somewhere.
+/// Judges the settings. `is_program` reports whether a path is a program.
 fn judge(archiving: &Archiving, config: Option<&Path>, is_program: &dyn Fn(&Path) -> bool) -> Vec<Finding> {
     let mut findings = Vec::new();
     let wrong = |what, message: String, hint: &str| Finding::failed(what, &Error::usage(message).hint(hint));
@@ -172,7 +172,7 @@ fn command(
     Finding::passed(WHAT, command)
 }
 
-/// The words of a command as a shell would take them, less what it puts in place of variables.
+/// Splits a command into words as a shell does, without expanding variables.
 fn words(command: &str) -> Vec<String> {
     let (mut words, mut word, mut quote) = (Vec::new(), None::<String>, None);
     for letter in command.chars() {

@@ -1,8 +1,8 @@
-//! Whether all of it works: what an operator wants to know before the bad night.
+//! Checks the whole setup before it is needed.
 //!
-//! Owns: the list of findings, from the configuration to a WAL segment's way into the repository and back. Each finding
-//! stands alone; one that fails keeps only those from being looked for that need it. Changes nothing but that the
-//! server switches to a new WAL segment, and that a bucket is probed where nobody has done so.
+//! Owns: the list of findings, from the configuration to the round trip of a WAL segment. Findings are independent: a failed
+//! check only skips the checks that depend on it. The only changes are that the server switches to a new WAL segment, and
+//! that a bucket is probed if this was not done before.
 
 mod archiving;
 mod round_trip;
@@ -21,29 +21,29 @@ use crate::store::Store;
 use serde::Serialize;
 use std::sync::Arc;
 
-/// One thing that was looked at.
+/// The result of one check.
 #[derive(Debug, Serialize)]
 pub struct Finding {
-    /// What, in a word or two.
+    /// The subject, in a word or two.
     pub what: &'static str,
-    /// How it is.
+    /// The verdict.
     pub verdict: Verdict,
-    /// What was found.
+    /// The details.
     pub detail: String,
     /// What to do about it.
     pub hint: Option<String>,
-    /// The exit status that it stands for.
+    /// The kind of a failure, which determines the exit status.
     #[serde(skip)]
     pub kind: Option<ErrorKind>,
 }
 
-/// How something is.
+/// The verdict of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Verdict {
     /// As it should be.
     Passed,
-    /// It works, and may not be what is wanted.
+    /// It works but may not be intended.
     Warning,
     /// It does not work.
     Failed,
@@ -70,9 +70,9 @@ impl Finding {
     }
 }
 
-/// Looks at everything, telling each finding as it is made.
+/// Runs all checks and reports each finding at once.
 pub fn run(config: &Config, store: &Arc<dyn Store>, watch: &Watch<'_>, tell: &mut dyn FnMut(Finding)) {
-    // Whoever is not its owner would be given advice for the wrong user below.
+    // For any user but the owner, the advice below would be wrong.
     let (data_directory, control) = match data_directory(config) {
         Ok(found) => found,
         Err(error) => return tell(Finding::failed("data directory", &error)),
@@ -149,13 +149,13 @@ fn data_directory(config: &Config) -> Result<(DataDirectory, ControlFile)> {
     }
 }
 
-/// Whether the agent has stored something there before: then an empty place is not a new one.
+/// Whether the agent has stored files there before: then an empty place is not a new one.
 fn was_seen(config: &Config, repository: &Repository) -> bool {
     let places = Spool::of(config).map(|spool| std::fs::read_to_string(spool.places()).unwrap_or_default());
     places.is_ok_and(|places| places.lines().any(|place| place == repository.place()))
 }
 
-/// Warns of a timeline that is in use beside that of this server: a forgotten copy, or an old primary that goes on.
+/// Warns of a timeline in use beside that of this server, because of a forgotten copy or an old primary that still runs.
 fn living_timelines(
     config: &Config,
     repository: &Repository,

@@ -1,4 +1,4 @@
-//! A WAL segment's way into the repository and back.
+//! The round trip of a WAL segment into the repository and back.
 
 use super::Finding;
 use crate::config::Config;
@@ -10,7 +10,7 @@ use std::io;
 use std::time::{Duration, Instant};
 
 const WHAT: &str = "round trip";
-/// How often the repository is looked at.
+/// How often the repository is polled.
 const LOOK: Duration = Duration::from_millis(100);
 
 /// The server ends its segment; the name of the one that ended. A restore point makes sure that there is something in it.
@@ -76,7 +76,7 @@ pub fn travel(
     ))
 }
 
-/// Waits until PostgreSQL itself knows the segment as archived: the agent stores what is marked ready without being asked.
+/// Waits until PostgreSQL itself records the segment as archived: the agent stores ready segments before any request.
 fn wait_for_archiver(
     config: &Config,
     connection: &Connection,

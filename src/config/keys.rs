@@ -11,9 +11,9 @@ use std::fmt;
 pub struct Key {
     /// The full name with its section: `agent.workers`.
     pub name: &'static str,
-    /// What its value must be.
+    /// The valid values.
     pub kind: Kind,
-    /// What holds when it is not set.
+    /// The value if the key is not set.
     pub default: DefaultValue,
     /// What it is for, in a sentence or two.
     pub description: &'static str,
@@ -32,7 +32,7 @@ pub enum Kind {
     MajorVersion,
     /// The place of a repository.
     RepositoryUrl,
-    /// Connection parameters as libpq reads them; may hold a password, so it is never shown as it is.
+    /// Connection parameters as libpq reads them; may hold a password, so it is always shown with secrets masked.
     Conninfo,
     /// One of these words.
     OneOf(&'static [&'static str]),
@@ -47,11 +47,11 @@ pub enum Kind {
     },
     /// A whole number, both limits included.
     Number {
-        /// What is counted.
+        /// The unit.
         unit: Unit,
-        /// The least.
+        /// The minimum.
         min: u64,
-        /// The most.
+        /// The maximum.
         max: u64,
     },
 }
@@ -67,7 +67,7 @@ pub enum Unit {
     Mebibytes,
 }
 
-/// What holds for a key that is not in the file.
+/// The value of a key that is not in the file.
 #[derive(Clone, Copy, Debug)]
 pub enum DefaultValue {
     /// The file is refused without it.
@@ -84,7 +84,7 @@ pub enum DefaultValue {
 
 use DefaultValue::{Absent, Number, Required, Text, Truth};
 
-/// A day: longer than anybody wants to wait, short enough to catch milliseconds written for seconds.
+/// A day: longer than any sensible wait, short enough to catch milliseconds given as seconds.
 const DAY_S: u64 = 86_400;
 
 const WORKERS: Kind = Kind::Number { unit: Unit::Plain, min: 1, max: 64 };
@@ -478,7 +478,7 @@ impl Key {
         KEYS.iter().find(|key| key.name == name)
     }
 
-    /// The section that the key stands in; empty for those above the first section.
+    /// The section of the key; empty for keys above the first section.
     pub fn section(&self) -> &'static str {
         self.name.split_once('.').map_or("", |(section, _)| section)
     }

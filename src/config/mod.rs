@@ -4,7 +4,7 @@
 //! file is answered. Does not own: what the settings do, and the environment (it comes in as an argument).
 //!
 //! The way through: [`Config::locate`] → `read` (TOML → values with lines) → `settings` (defaults, missing keys)
-//! → `sections` (typed fields). What is known about a key stands in [`keys`] alone.
+//! → `sections` (typed fields). [`keys`] alone describes the keys.
 
 mod cluster_name;
 mod compression;
@@ -115,7 +115,7 @@ impl Config {
     /// the defaults.
     ///
     /// # Errors
-    /// Usage: one of them is not what it must be.
+    /// Usage: one of them is invalid.
     pub fn for_recovery(cluster: &str, repository_url: &str, data_directory: &Path) -> Result<Config> {
         let given = vec![
             give("cluster", cluster)?,
@@ -159,7 +159,7 @@ impl Config {
         self
     }
 
-    /// What the agent of this configuration is known by.
+    /// The fingerprint that identifies the agent of this configuration.
     pub fn fingerprint(&self) -> Fingerprint {
         self.fingerprint
     }
@@ -194,7 +194,7 @@ impl Config {
         Ok(config)
     }
 
-    /// What pgark writes must not lie in what it backs up.
+    /// Refuses a repository or a spool inside the data directory, which a backup would include.
     fn check_places(&self) -> Result<()> {
         let repository = match &self.repository.url {
             RepositoryUrl::Directory(repository) => Some(("repository.url", repository)),

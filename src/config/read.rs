@@ -1,4 +1,4 @@
-//! From the bytes of a configuration file to values with the lines where they stand.
+//! Reads the bytes of a configuration file into values with their line numbers.
 
 use super::keys::{KEYS, Key, list};
 use super::settings::{Setting, SettingOrigin, place};
@@ -55,8 +55,8 @@ impl Entry<'_> {
     }
 }
 
-/// Puts what stands in `table`, which is called `section`, under full names. The table of keys knows one level of
-/// sections, so what lies deeper stays together.
+/// Collects the entries of `table`, which is named `section`, under full names. The table of keys has one level of sections,
+/// so deeper tables stay single values.
 fn collect<'a>(section: &str, table: &'a DeTable<'a>, entries: &mut Vec<Entry<'a>>) {
     for (key, value) in table {
         let leaf = bare(key.get_ref());
@@ -72,7 +72,7 @@ fn collect<'a>(section: &str, table: &'a DeTable<'a>, entries: &mut Vec<Entry<'a
     }
 }
 
-/// A part of a name as it may stand in a dotted one: `"a.b"` is one part and no section.
+/// A part of a dotted name, quoted if necessary: `"a.b"` is one part and not a section.
 fn bare(part: &str) -> String {
     let is_bare = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
     if !part.is_empty() && part.bytes().all(is_bare) {

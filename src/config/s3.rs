@@ -1,6 +1,6 @@
-//! `[s3]`: how a bucket is reached, and what is asked of it. A field's default is in `keys.rs`.
+//! `[s3]`: access to a bucket and the properties of its objects. The defaults are in `keys.rs`.
 //!
-//! Access keys never stand in this file: they come from the environment, from a profile, or from the machine's role.
+//! Access keys are never in this file: they come from the environment, from a profile, or from the machine's role.
 
 use super::settings::Settings;
 use crate::error::{Error, Result};
@@ -15,7 +15,7 @@ pub struct S3Settings {
     pub region: Option<String>,
     /// The address of the service; `None`: the environment's, the profile's, or that of AWS.
     pub endpoint: Option<String>,
-    /// Whether the bucket stands in the path of an address; `None`: with an endpoint.
+    /// Whether URLs have the bucket in the path; `None`: if there is an endpoint.
     pub path_style: Option<bool>,
     /// Whether the endpoint may be a plain `http://` one.
     pub allow_http: bool,
@@ -35,7 +35,7 @@ pub struct S3Settings {
     pub tags: Vec<(String, String)>,
     /// Whether requests go on our account.
     pub requester_pays: bool,
-    /// What keeps new objects from being deleted.
+    /// The protection of new objects from deletion.
     pub lock: Option<ObjectLock>,
     /// How long a connection may take.
     pub connect_timeout: Duration,
@@ -59,7 +59,7 @@ pub enum ServerEncryption {
     },
 }
 
-/// What keeps an object from being deleted.
+/// Protection of an object from deletion.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ObjectLock {
     /// Who may lift it.
@@ -71,9 +71,9 @@ pub struct ObjectLock {
 /// Who may lift an object lock before its time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LockMode {
-    /// Whoever has the right to bypass it.
+    /// A user with the permission to bypass it.
     Governance,
-    /// Nobody.
+    /// No user.
     Compliance,
 }
 

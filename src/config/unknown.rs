@@ -1,4 +1,4 @@
-//! What is said about a key that does not exist: the nearest name that does, or what there is to choose from.
+//! Errors for unknown keys: they suggest the nearest name, or list the choices.
 
 use super::keys::{KEYS, Key, list};
 use crate::error::Error;
@@ -40,7 +40,7 @@ fn nearest(name: &str, names: impl Iterator<Item = &'static str>) -> Vec<&'stati
     found
 }
 
-/// What may have been meant: a key that is called so in another section, before one that is spelt alike.
+/// Suggestions: keys with the same name in another section, else keys with similar spelling.
 fn suggestions(name: &str) -> Vec<&'static str> {
     let leaf = name.rsplit_once('.').map_or(name, |(_, leaf)| leaf);
     let same_leaf: Vec<_> = KEYS.iter().filter(|key| key.leaf() == leaf).map(|key| key.name).collect();
@@ -56,7 +56,7 @@ fn did_you_mean(names: &[&str]) -> String {
     format!("Did you mean {}?", list(&quoted, "or"))
 }
 
-/// What may stand where `name` stands.
+/// The names that are valid in the place of `name`.
 fn choices(name: &str) -> String {
     let section = name.split_once('.').map_or("", |(section, _)| section);
     let leaves: Vec<_> = KEYS.iter().filter(|key| key.section() == section).map(Key::leaf).collect();

@@ -55,7 +55,7 @@ impl Value {
         value.ok_or_else(|| mismatch(key, raw))
     }
 
-    /// What holds for `key` in `cluster` when nobody sets it.
+    /// The default of `key` in `cluster`.
     pub(super) fn default_of(key: &Key, cluster: &ClusterName) -> Result<Option<Value>> {
         match key.default {
             DefaultValue::Required | DefaultValue::Absent(_) => Ok(None),
@@ -80,7 +80,7 @@ impl Value {
         })
     }
 
-    /// The value as it stands in a configuration file, secrets included.
+    /// The value in the syntax of a configuration file, secrets included.
     pub(super) fn to_toml(&self) -> String {
         match self {
             Value::Number(number) => number.to_string(),

@@ -23,13 +23,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tracing_subscriber::EnvFilter;
 
-/// How long an agent may take to say that it will stop.
+/// How long an agent may take to confirm that it will stop.
 const STOP_ANSWER_MAX: Duration = Duration::from_secs(5);
-/// How long it may take to finish what it has in flight, or to give that up.
+/// How long it may take to finish or abort the transfers in progress.
 const STOP_MAX: Duration = Duration::from_secs(15);
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// What is logged without PGARK_LOG. The AWS SDK tells at level info which access key it has found.
+/// The log filter without PGARK_LOG. At level info the AWS SDK logs the identifier of the access key that it found.
 const LOG_FILTER: &str = "info,aws_config=warn,aws_runtime=warn,aws_smithy_runtime=warn";
 
 /// Idle timeout of blocking threads; effectively never.
@@ -89,7 +89,7 @@ pub fn run(context: &Context, arguments: AgentArguments) -> Result<ExitCode> {
     match arguments.command {
         Some(AgentCommand::Stop) => stop(context),
         None if arguments.detach => {
-            // Whoever reaps us may take any other status for a crash of its own child.
+            // The process that reaps us may take any other status as a crash of its own child.
             if let Err(error) = detach(context) {
                 announce(&Answer::Failed(error));
             }
@@ -97,17 +97,17 @@ pub fn run(context: &Context, arguments: AgentArguments) -> Result<ExitCode> {
         }
         None if arguments.announce => {
             serve_for_parent(context);
-            // Should our parent be gone, it is the server that gets this status.
+            // If our parent has ended, the server receives this status.
             Ok(ExitCode::SUCCESS)
         }
         None => serve(context, || {}),
     }
 }
 
-/// Runs the agent of the process that has started us, and ends when that ends, however it does: in a container we would become
-/// a child of the server, which takes the death of one by a signal for a crash.
+/// Runs the agent and ends when its parent ends for any reason. In a container it would otherwise become a child of the server,
+/// which takes the death of a child by a signal as a crash.
 fn serve_for_parent(context: &Context) {
-    // These wait until somebody takes them; no other one is blocked, as it is in the process that minds us.
+    // These stay pending until they are unblocked. No other signal is blocked, unlike in the parent process.
     let blocked = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT]);
     let _ = blocked.thread_set_mask();
     let _ = set_pdeathsig(Signal::SIGTERM);
@@ -143,13 +143,13 @@ fn serve(context: &Context, listening: impl FnOnce()) -> Result<ExitCode> {
     let spool = Spool::of(&config)?;
     let disk = pgark::durable::disk();
     spool.prepare(disk.as_ref())?;
-    // Before another cluster's agent is asked to end.
+    // Must precede the request to another agent to end: it may belong to another cluster.
     spool.check_cluster(&config)?;
     let Acquired::Ours(instance) = Instance::acquire(&config, &spool, disk.clone())? else {
         output::say("pgark: an agent for this configuration is already running");
         return Ok(ExitCode::SUCCESS);
     };
-    // Two clusters that began at once have both passed the first look.
+    // Two clusters that started at the same time have both passed the first check.
     spool.claim(&config, disk.as_ref())?;
     start_log(&config, &spool, disk.clone())?;
     if let Err(error) = Pace::new(config.agent.pace).try_give_way() {
@@ -158,7 +158,7 @@ fn serve(context: &Context, listening: impl FnOnce()) -> Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .max_blocking_threads(config.agent.workers.get() * 2 + 4)
-        // One that stays takes over what a new one cannot be started for; without any, tokio panics.
+        // If no new thread can be started, an existing one takes the work over; without any, tokio panics.
         .thread_keep_alive(THREAD_KEEP_ALIVE)
         .enable_all()
         .build()
@@ -170,7 +170,7 @@ fn serve(context: &Context, listening: impl FnOnce()) -> Result<ExitCode> {
         instance,
         listening,
     ));
-    // A thread that hangs in the repository ends with the process, and is not waited for.
+    // A thread that hangs in the repository ends with the process; do not wait for it.
     runtime.shutdown_background();
     served.map(|()| ExitCode::SUCCESS)
 }
@@ -197,8 +197,9 @@ fn stderr_is_the_journal() -> bool {
     std::env::var("JOURNAL_STREAM").is_ok_and(|stream| stderr.is_ok_and(|ours| ours == stream))
 }
 
-/// Spawns the agent and stays as its parent, so that the caller never gets it, or its exit status, as a child of its own: in a
-/// container that may be PostgreSQL, which would take it for a crash. For the same reason no signal but SIGKILL ends us.
+/// Spawns the agent and stays as its parent, so that neither the agent nor its exit status ever reaches the caller as a child
+/// of its own. In a container the caller may be PostgreSQL, which would take it as a crash. For the same reason only SIGKILL
+/// ends this process.
 fn detach(context: &Context) -> Result<()> {
     let what = || "could not detach the agent";
     SigSet::all().thread_block().context(what)?;
@@ -214,16 +215,16 @@ fn detach(context: &Context) -> Result<()> {
         command.arg("--config").arg(config);
     }
     let mut child = command.stdin(Stdio::null()).stderr(Stdio::null()).spawn().context(what)?;
-    // From here on the agent alone holds the pipe to the program that waits for its first word.
+    // From here on only the agent holds the pipe to the program that waits for its first message.
     let _ = dup2_stdin(&null).and_then(|()| dup2_stdout(&null));
     mind(&mut child);
     Ok(())
 }
 
-/// Waits for the end of the agent, and hands on to it what we are told.
+/// Waits for the end of the agent and forwards requests to stop to it.
 fn mind(child: &mut Child) {
     while matches!(child.try_wait(), Ok(None)) {
-        // Its end is a signal as well.
+        // The end of the agent arrives as a signal as well.
         if let Ok(Signal::SIGTERM | Signal::SIGINT | Signal::SIGQUIT | Signal::SIGHUP) = SigSet::all().wait()
         {
             let _ = kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGTERM);
@@ -231,22 +232,22 @@ fn mind(child: &mut Child) {
     }
 }
 
-/// Closes whatever the caller had open: as long as anybody holds the pipe of PostgreSQL's log collector, it never ends.
+/// Closes inherited file descriptors. PostgreSQL's log collector never ends while any process holds its pipe.
 fn close_inherited() -> io::Result<()> {
     let open: Vec<i32> = std::fs::read_dir("/proc/self/fd")?
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
         .filter(|descriptor| *descriptor > 2)
         .collect();
     for descriptor in open {
-        // The one that listed them is closed already.
+        // The descriptor of the listing itself is closed already.
         let _ = nix::unistd::close(descriptor);
     }
     Ok(())
 }
 
-/// Says on stdout how it began, and lets go of stdout: whoever started us waits for its end.
+/// Reports the outcome of the start on stdout and releases stdout, because the caller waits until it is closed.
 fn announce(answer: &Answer) {
-    // If it has gone, nobody needs to know.
+    // If the caller has ended, the report is not needed.
     let _ = write_answer(&mut io::stdout(), answer).and_then(|()| {
         io::Write::flush(&mut io::stdout()).context(|| "could not flush")?;
         let null = File::options().write(true).open("/dev/null").context(|| "could not open /dev/null")?;
@@ -254,7 +255,7 @@ fn announce(answer: &Answer) {
     });
 }
 
-/// Ends every agent of the spool, whatever its configuration or version, that is there when it begins.
+/// Ends every agent of the spool that runs at the time of the call, whatever its configuration or version.
 fn stop(context: &Context) -> Result<ExitCode> {
     let config = context.config()?;
     DataDirectory::open(&config.data_directory)?;
@@ -263,7 +264,7 @@ fn stop(context: &Context) -> Result<ExitCode> {
     let agents = agents(&spool)?;
     let (mut asked, mut silent) = (HashSet::new(), HashSet::new());
     while let Some(left) = agents_left(&spool, &agents)? {
-        // One that has just begun takes connections a moment later.
+        // An agent that has just started accepts connections a moment later.
         for (place, process) in listeners(&spool)? {
             if agents.contains(&process) && asked.insert(process) {
                 let until = deadline.min(Instant::now() + STOP_ANSWER_MAX);
@@ -291,7 +292,7 @@ fn agents(spool: &Spool) -> Result<HashSet<AgentProcess>> {
     Ok(listening.chain(spool.holder()).collect())
 }
 
-/// One of these agents that is still there. On a busy server the next agent is there a moment later.
+/// One of these agents that still runs. On a busy server the next agent starts a moment later and does not count.
 fn agents_left(spool: &Spool, agents: &HashSet<AgentProcess>) -> Result<Option<AgentProcess>> {
     Ok(self::agents(spool)?.intersection(agents).next().copied())
 }

@@ -43,7 +43,7 @@ pub fn run(context: &Context, arguments: InfoArguments) -> Result<ExitCode> {
     let cluster = config.cluster.as_str();
     let info = gather(&store, cluster, config.assumed_version, search, store.now()?)?;
     context.output.result(&info, || text(&info));
-    // All is shown that can be, and whoever calls from a script learns that it is not all.
+    // The output shows everything usable; the exit status reports to scripts that something is not.
     let troubles = info.systems.iter().flat_map(SystemInfo::troubles);
     let status = troubles.map(|trouble| trouble.kind.companion_status()).max();
     Ok(ExitCode::from(status.unwrap_or_default()))

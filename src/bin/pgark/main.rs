@@ -155,7 +155,7 @@ impl Context {
     fn place(&self, arguments: &PlaceArguments) -> Result<(Arc<dyn Store>, Config)> {
         match (&arguments.repository, &arguments.cluster) {
             (Some(url), Some(cluster)) => {
-                // The data directory is that of another host, or gone.
+                // The data directory is on another host or does not exist any more.
                 let config = Config::for_recovery(cluster, url, &PathBuf::from("/nonexistent"))?;
                 Ok((open(&config)?, self.assuming(config)))
             }

@@ -160,7 +160,7 @@ pub struct RecoverArguments {
 }
 
 impl RecoverArguments {
-    /// What is to be reached; `command` is this command without it.
+    /// The requested target; `command` is this command line without the target.
     pub fn target(&self, command: String, settings: &RecoverSettings) -> Result<TargetRequest> {
         let goal = self.goal()?;
         if self.exclusive
@@ -194,7 +194,7 @@ impl RecoverArguments {
             .transpose()
     }
 
-    /// PostgreSQL has an action for targets alone: at the end of the WAL it promotes.
+    /// PostgreSQL performs an action only at a target: at the end of the WAL it promotes.
     fn check_action(&self, goal: &Goal, action: Option<TargetAction>) -> Result<()> {
         let is_latest = matches!(goal, Goal::Target(RecoveryTarget::Latest, _));
         match action.filter(|action| is_latest && *action != TargetAction::Promote) {
@@ -228,7 +228,7 @@ impl RecoverArguments {
         Ok(Goal::Target(target, bound))
     }
 
-    /// Which system is meant.
+    /// The requested system.
     pub fn system(&self) -> Result<Option<SystemIdentifier>> {
         self.system_identifier.as_deref().map(str::parse).transpose()
     }
@@ -266,7 +266,7 @@ impl RecoverArguments {
         }))
     }
 
-    /// Whether the recovered cluster archives: a standby does nothing of the kind until it takes over.
+    /// Whether the recovered cluster archives; a standby does so only after its promotion.
     pub fn archiving(&self) -> Result<Archiving> {
         match self.archiving.as_deref() {
             None if self.standby => Ok(Archiving::On),
@@ -294,7 +294,7 @@ const TARGET_OPTIONS: [(&str, bool); 9] = [
     ("--target-timeline", true),
 ];
 
-/// The command line without its target, so that errors can say which command would work.
+/// The command line without its target, from which errors build a command that would work.
 pub fn without_target(arguments: impl IntoIterator<Item = String>) -> String {
     let mut words = Vec::new();
     let mut arguments = arguments.into_iter();

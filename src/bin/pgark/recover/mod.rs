@@ -69,7 +69,7 @@ pub fn run(context: &Context, arguments: RecoverArguments) -> Result<ExitCode> {
     if arguments.wait {
         let reached = start.run(awaited(&plan), &monitor)?;
         let deviations = match plan.settings.role {
-            // It goes on to wherever its primary is.
+            // A standby follows its primary; there is no planned end to compare with.
             Role::Standby(_) => Vec::new(),
             Role::Recovered => deviations(&plan.settings.target.target, &plan.target.expected, &reached),
         };
@@ -96,7 +96,7 @@ pub fn run(context: &Context, arguments: RecoverArguments) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The settings of the original, or what the command line says of it; and where to restore.
+/// The settings of the original, from the file or from the command line, and the directory to restore into.
 fn configuration(context: &Context, arguments: &RecoverArguments) -> Result<(Config, PathBuf)> {
     let target = arguments.target_directory.as_deref().map(absolutely).transpose()?;
     if let (Some(url), Some(cluster)) = (&arguments.place.repository, &arguments.place.cluster) {
@@ -164,7 +164,7 @@ fn server_start(
     Ok(start)
 }
 
-/// That nobody has the socket that the recovered server will want; what to know of it where that server is not started now.
+/// Checks that no process holds the socket of the recovered server; returns a warning if that server is not started now.
 fn check_port(arguments: &RecoverArguments, plan: &RecoveryPlan) -> Result<Option<String>> {
     let setting = |name: &str| plan.backup.settings.get(name);
     let port = arguments.port.or_else(|| setting("port")?.parse().ok());
@@ -179,7 +179,7 @@ fn check_port(arguments: &RecoverArguments, plan: &RecoveryPlan) -> Result<Optio
     )))
 }
 
-/// What the started server is waited for to do.
+/// The state of the started server to wait for.
 fn awaited(plan: &RecoveryPlan) -> Awaited {
     match &plan.settings.role {
         Role::Standby(standby) if standby.primary.is_some() => Awaited::Streaming,

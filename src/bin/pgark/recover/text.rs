@@ -14,7 +14,7 @@ use pgark::repository::wal::{Outcome, TransactionEnd};
 use pgark::terminal::bytes;
 use serde::Serialize;
 
-/// What no physical recovery has, whoever does it.
+/// What no physical backup restores, with any tool.
 const NOT_BROUGHT_BACK: &str = "PostgreSQL cannot restore these from any physical backup: replication slots (create them again); \
     the positions of subscriptions to this server and of its own (create the subscriptions again, or rows are skipped); the \
     rows of unlogged tables (they are empty); cumulative statistics (run ANALYZE). Sequences may skip up to 32 values.";
@@ -47,7 +47,7 @@ pub struct PlanDocument {
     end_lsn: Option<Lsn>,
     last_transaction: Option<TransactionDocument>,
     first_lost_transaction: Option<TransactionDocument>,
-    /// With --delta and --dry-run: what stays and what moves.
+    /// With --delta and --dry-run: the files to keep, to fetch and to remove.
     delta: Option<DeltaDocument>,
     archiving: &'static str,
     restore_command: String,
@@ -88,17 +88,17 @@ struct TransactionDocument {
     lsn: Lsn,
 }
 
-/// What was done, for programs.
+/// The result, for programs.
 #[derive(Serialize)]
 pub struct RecoveryDocument {
     plan: PlanDocument,
     restored_files: u64,
     restored_bytes: u64,
-    /// With --delta: what was there already.
+    /// With --delta: the files that were already correct.
     kept: Option<KeptDocument>,
     start_command: String,
     reached: Option<ReachedDocument>,
-    /// The collations that the started server finds in another version than its catalogs have recorded; null: it was not asked.
+    /// The collations whose version in the started server differs from the one in its catalogs; null: not checked.
     collation_mismatches: Option<Vec<CollationDocument>>,
     #[serde(skip)]
     remarks: Vec<String>,
@@ -217,7 +217,7 @@ fn timelines(plan: &RecoveryPlan) -> Vec<u32> {
     ancestors.chain([history.timeline()]).filter(|timeline| *timeline >= backup).map(|t| t.as_u32()).collect()
 }
 
-/// The plan in plain words.
+/// The plan as text.
 pub fn plan(plan: &RecoveryPlan, delta: Option<DeltaForecast>) -> String {
     let target = &plan.target;
     let mut lines = vec![
@@ -411,7 +411,7 @@ impl RecoveryDocument {
         }
     }
 
-    /// Adds what the server says of its collations.
+    /// Adds the result of the check of the server's collations.
     pub fn collations(&mut self, found: Result<Vec<CollationMismatch>>) {
         let found = match found {
             Ok(found) => found,
@@ -433,7 +433,7 @@ impl RecoveryDocument {
         self.collation_mismatches = Some(found.into_iter().map(CollationDocument::from).collect());
     }
 
-    /// Adds what the server reached.
+    /// Adds the point that the server reached.
     pub fn reached(&mut self, reached: &ReachedPoint) {
         let wanted = self.plan.standby.as_ref().is_some_and(|standby| standby.primary_conninfo.is_some());
         if wanted && reached.state != ReachedState::Streaming {
@@ -474,7 +474,7 @@ impl From<CollationMismatch> for CollationDocument {
     }
 }
 
-/// What was done, in plain words.
+/// The result as text.
 pub fn summary(document: &RecoveryDocument) -> String {
     let mut lines = vec![format!(
         "restored {} files, {}, into {}",

@@ -13,20 +13,20 @@ use jiff::Timestamp;
 use serde::Serialize;
 use std::sync::Arc;
 
-/// All that is held of one cluster.
+/// The contents of the repository for one cluster.
 #[derive(Debug, Serialize)]
 pub struct ClusterInfo {
     /// The cluster's name.
     pub cluster: String,
-    /// Where.
+    /// The repository.
     pub repository: String,
-    /// Whether every WAL segment was looked for; else what stands between the first and the last is not known.
+    /// Whether every WAL segment was looked up; if not, gaps between the first and the last one are unknown.
     pub every_segment: bool,
     /// Its systems: one, or after `initdb` or `pg_upgrade` more.
     pub systems: Vec<SystemInfo>,
 }
 
-/// What is held of one system.
+/// The contents of the repository for one system.
 #[derive(Debug, Serialize)]
 pub struct SystemInfo {
     /// Its identifier.
@@ -40,7 +40,7 @@ pub struct SystemInfo {
     pub unusable: Option<Trouble>,
     /// Backups that cannot be used because they are damaged, or because a newer pgark took them.
     pub damaged: Vec<DamagedInfo>,
-    /// Labels of backups that are being taken.
+    /// Labels of backups in progress.
     pub running: Vec<String>,
     /// The WAL.
     pub timelines: Vec<TimelineInfo>,
@@ -55,7 +55,7 @@ pub struct BackupInfo {
     pub label: String,
     /// The backup that an incremental one builds on.
     pub parent: Option<String>,
-    /// Why an incremental backup cannot be put together.
+    /// Why the chain of an incremental backup is unusable.
     pub broken_chain: Option<Trouble>,
     /// When it started and stopped.
     pub start_time: Timestamp,
@@ -86,19 +86,19 @@ pub struct BackupInfo {
 pub struct DamagedInfo {
     /// Its label.
     pub label: String,
-    /// What is wrong with it.
+    /// The problem.
     #[serde(flatten)]
     pub trouble: Trouble,
 }
 
-/// What is wrong with something.
+/// A problem.
 #[derive(Debug, Serialize)]
 pub struct Trouble {
-    /// In words.
+    /// The description.
     pub reason: String,
     /// What to do about it.
     pub hint: Option<String>,
-    /// The exit status that it stands for.
+    /// The kind of the error, which determines the exit status.
     #[serde(skip)]
     pub kind: ErrorKind,
 }
@@ -169,7 +169,7 @@ pub struct RecoveryWindow {
     pub interrupted_by: Option<Gap>,
 }
 
-/// Looks at `now`.
+/// Reads the state at `now`.
 ///
 /// # Errors
 /// [`ErrorKind::Absent`] when the repository holds nothing of the cluster, and the store's own.
@@ -186,7 +186,7 @@ pub fn gather(
             "the repository \"{}\" holds nothing of cluster \"{cluster}\"",
             store.location()
         ))
-        .hint("The first archived file or the first backup makes its place."));
+        .hint("The first archived file or the first backup creates its place."));
     }
     let systems = systems
         .into_iter()
@@ -271,7 +271,7 @@ fn system_info(repository: &Repository, search: WalSearch, now: Timestamp) -> Re
 }
 
 impl SystemInfo {
-    /// A place in which nothing was looked at.
+    /// A system whose contents were not read.
     fn unusable(repository: &Repository, error: &Error) -> SystemInfo {
         SystemInfo {
             system_identifier: repository.layout().system(),
@@ -285,7 +285,7 @@ impl SystemInfo {
         }
     }
 
-    /// All that cannot be used.
+    /// All problems.
     pub fn troubles(&self) -> impl Iterator<Item = &Trouble> {
         let damaged = self.damaged.iter().map(|damaged| &damaged.trouble);
         let broken = self.backups.iter().filter_map(|backup| backup.broken_chain.as_ref());

@@ -38,7 +38,7 @@ impl Pace {
         if let Err(error) = self.try_give_way()
             && !self.refused.swap(true, Ordering::Relaxed)
         {
-            monitor.warning(&format!("{error}; goes on with the priority that it has"));
+            monitor.warning(&format!("{error}; continuing with the current priority"));
         }
     }
 

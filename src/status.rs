@@ -1,5 +1,5 @@
-//! How archiving goes on this host, now: from the data directory and the agent alone, so that it also answers when the
-//! server or the repository does not.
+//! The state of archiving on this host. It is read from the data directory and the agent only, so that it is also available
+//! while the server or the repository is not.
 
 use crate::agent::{AgentStatus, FailureStatus};
 use crate::config::Config;
@@ -14,10 +14,10 @@ use std::time::{Duration, Instant, SystemTime};
 
 /// How long the agent may take to answer.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
-/// The same for one that nobody would ask.
+/// The same for an agent that no program would use.
 const OTHER_ANSWER_MAX: Duration = Duration::from_secs(1);
 
-/// How archiving goes.
+/// The state of archiving.
 #[derive(Debug, Serialize)]
 pub struct Status {
     /// The cluster's name.
@@ -28,7 +28,7 @@ pub struct Status {
     pub data_directory: PathBuf,
     /// The server's process, if one runs.
     pub server_process_id: Option<u32>,
-    /// What waits to be archived.
+    /// The files that wait to be archived.
     pub waiting: Waiting,
     /// The agent of this configuration, if one runs and answers.
     pub agent: Option<AgentStatus>,
@@ -40,18 +40,18 @@ pub struct Status {
     pub agent_log: PathBuf,
 }
 
-/// An agent that is not the one that would be asked, or does not answer.
+/// An agent that the next call would not use, or that does not answer.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 pub struct OtherAgent {
     /// Its process.
     pub process_id: u32,
     /// Its version of pgark, if it says so.
     pub version: Option<String>,
-    /// What it does here.
+    /// Its state.
     pub state: OtherAgentState,
 }
 
-/// What an agent does that is not the one that would be asked.
+/// The state of an agent that the next call would not use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OtherAgentState {
@@ -59,7 +59,7 @@ pub enum OtherAgentState {
     OtherConfiguration,
     /// It listens and does not answer.
     Silent,
-    /// It holds the spool and does not listen: it begins, or ends.
+    /// It holds the spool and does not listen: it is starting or stopping.
     NotListening,
 }
 
@@ -76,7 +76,7 @@ pub struct Waiting {
     pub longest_s: Option<u64>,
 }
 
-/// Looks at `now`.
+/// Reads the state at `now`.
 ///
 /// # Errors
 /// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) for a configuration that is not for this host.
@@ -155,7 +155,7 @@ fn agents(spool: &Spool) -> Result<(Option<AgentStatus>, Vec<OtherAgent>)> {
     Ok((agent, others))
 }
 
-/// What an agent says; `None` when it says nothing, or what another version would say.
+/// The status that an agent reports; `None` if it does not answer, or in the format of another version.
 fn status_of(spool: &Spool, limit: Duration) -> Option<AgentStatus> {
     let asked = ask_running(spool, &Request::Status, &mut Until(Instant::now() + limit));
     match asked.ok()??.answer {

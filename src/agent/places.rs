@@ -88,9 +88,9 @@ impl Places {
         {
             return Err(Error::new(
                 ErrorKind::Foreign,
-                format!("the data directory holds the system {system}, the configuration is for {pinned}"),
+                format!("the data directory has system identifier {system}, but the configuration requires {pinned}"),
             )
-            .hint("Set system_identifier to the new one if the cluster was made anew or upgraded."));
+            .hint("If the cluster was initialized again or upgraded, set system_identifier to the new one."));
         }
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(repository) = open.get(&(system, version)) {

@@ -1,10 +1,10 @@
-//! What goes on in the agent, for `pgark status`.
+//! The state of the agent, for `pgark status`.
 
 use crate::error::Error;
 use serde::{Deserialize, Serialize};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// Everything.
+/// The complete state.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct AgentStatus {
     /// The agent's process.
@@ -13,34 +13,34 @@ pub struct AgentStatus {
     pub version: String,
     /// Its log.
     pub log: String,
-    /// The WAL on its way into the repository.
+    /// The upload of WAL to the repository.
     pub upload: UploadStatus,
-    /// The WAL on its way out.
+    /// The download of WAL from the repository.
     pub fetch: FetchStatus,
 }
 
-/// The WAL on its way into the repository.
+/// The upload of WAL to the repository.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct UploadStatus {
-    /// Files known to be ready and not begun.
+    /// Ready files whose upload has not started.
     pub waiting_files: usize,
     /// Files being stored.
     pub running_files: usize,
-    /// Files stored before PostgreSQL has asked for them.
+    /// Files stored that PostgreSQL has not requested yet.
     pub stored_ahead_files: usize,
-    /// Files stored since the agent began.
+    /// Files stored since the agent started.
     pub stored_files: u64,
     /// The last of them.
     pub last_stored: Option<String>,
-    /// Why nothing can be stored now.
+    /// The current outage of the repository.
     pub outage: Option<FailureStatus>,
-    /// What the repository keeps from being stored at this moment, while the store still tries.
+    /// The current error of the store while it still retries.
     pub trouble: Option<FailureStatus>,
     /// The first file that cannot be stored at all.
     pub refused: Option<FailureStatus>,
-    /// What recovery across the last switch of timelines lacks.
+    /// The segments whose absence prevents recovery across the last timeline switch.
     pub missing: Option<MissingStatus>,
-    /// A timeline that is in use beside this server's.
+    /// Another timeline in use beside this server's.
     pub rival: Option<RivalStatus>,
 }
 
@@ -49,7 +49,7 @@ pub struct UploadStatus {
 pub struct RivalStatus {
     /// Its number.
     pub timeline: u32,
-    /// Where it left this server's.
+    /// The position at which it branched off this server's timeline.
     pub left_at: String,
 }
 
@@ -64,25 +64,25 @@ pub struct MissingStatus {
     pub segments: u64,
 }
 
-/// The WAL on its way out of the repository.
+/// The download of WAL from the repository.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct FetchStatus {
-    /// Files fetched ahead and not taken.
+    /// Files fetched ahead and not handed out yet.
     pub ready_files: usize,
-    /// Files handed out since the agent began.
+    /// Files handed out since the agent started.
     pub fetched_files: u64,
     /// Of these, the ones that had been fetched ahead.
     pub fetched_ahead_files: u64,
-    /// The file that has been waited for longest, and why.
+    /// The file with the longest wait, and the reason.
     pub waiting: Option<FailureStatus>,
     /// Why the last file was not fetched into the spool.
     pub spool: Option<FailureStatus>,
 }
 
-/// Something that does not work.
+/// A failure.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct FailureStatus {
-    /// The file, where it is about one.
+    /// The file concerned, if any.
     pub file: Option<String>,
     /// The kind of the error, as in `--json` everywhere.
     pub kind: String,

@@ -22,20 +22,24 @@ archive-get fetches one WAL file from the repository. PostgreSQL calls it:
 Usage: archive-get [OPTIONS] NAME DESTINATION
 
 Arguments:
-  NAME             the file's name, as %f
-  DESTINATION      where to put it, as %p: relative to the data directory, which is the working directory
+  NAME             the name of the WAL file, as %f
+  DESTINATION      where to write it, as %p; relative to the working directory, which is the data directory
 
 Options:
-  --config FILE    the configuration [default: $PGARK_CONFIG, else /etc/pgark/pgark.toml]
-  --with-target    recovery has a target: PostgreSQL itself fails when it does not reach it, so a hole in the WAL is
-                   answered as the end of the archive, unless --through says that recovery needs the segment
-  --through NAME   the last segment that recovery is known to need: up to it a hole stops recovery, with a target too
-  --timeline N     the timeline that recovery is on the way to
-  --help           print this
+  --config FILE    the configuration file [default: $PGARK_CONFIG, else /etc/pgark/pgark.toml]
+  --with-target    recovery has a target, and PostgreSQL itself fails if it does not reach it: report a hole in the
+                   WAL as the end of the archive, except up to the segment given with --through
+  --through NAME   the last segment that recovery is known to need: a hole up to it stops recovery, even with a target
+  --timeline N     the timeline that recovery is to reach
+  --help           print this help
   --version        print the version
 
-Exit status: 0 restored; 1 the repository does not hold it; 126 it could not be found out, or the file is damaged:
-this stops recovery, where 1 would end it. Under standby.signal every failure is 1, and the standby asks again.";
+Exit status:
+  0    the file is restored
+  1    the repository does not hold the file
+  126  the file is damaged, or archive-get cannot determine whether it exists; 126 stops recovery with an error,
+       whereas 1 would end recovery and promote the server
+Under standby.signal every failure exits with 1, and the standby asks again.";
 
 fn main() -> ExitCode {
     // Known as soon as the destination is; PostgreSQL's own calls always have one.
@@ -74,13 +78,13 @@ fn run(mode: &Cell<RecoveryMode>) -> Result<()> {
         }
     }
     let [name, destination] = values.as_slice() else {
-        return Err(Error::usage("a name and a destination are needed")
+        return Err(Error::usage("a name and a destination are required")
             .hint("restore_command must pass both: restore_command = 'archive-get %f %p'."));
     };
     let destination = Path::new(destination);
     mode.set(recovery_mode(destination));
     let config = Config::load(&Config::locate(config, env::var_os("PGARK_CONFIG")).path)?;
-    let working_directory = env::current_dir().context(|| "could not find the working directory")?;
+    let working_directory = env::current_dir().context(|| "could not determine the working directory")?;
     let recovery = Recovery { mode: mode.get(), target, timeline, proven_end };
     pgark::get::restore(
         &config,

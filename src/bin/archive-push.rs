@@ -17,15 +17,18 @@ archive-push stores one WAL file in the repository. PostgreSQL calls it:
 Usage: archive-push [--config FILE] PATH
 
 Arguments:
-  PATH             the file, as %p: relative to the data directory, which is the working directory
+  PATH             the WAL file, as %p; relative to the working directory, which is the data directory
 
 Options:
-  --config FILE    the configuration [default: $PGARK_CONFIG, else /etc/pgark/pgark.toml]
-  --help           print this
+  --config FILE    the configuration file [default: $PGARK_CONFIG, else /etc/pgark/pgark.toml]
+  --help           print this help
   --version        print the version
 
-Exit status: 0 stored and confirmed; 2 wrong call or configuration; 3 not possible now, PostgreSQL tries again;
-4 the file is damaged, belongs to another cluster, or the repository holds another file of this name.";
+Exit status:
+  0  the file is stored and confirmed
+  2  wrong command line or configuration
+  3  unavailable now; PostgreSQL retries
+  4  the file is damaged or belongs to another cluster, or the repository holds different content under its name";
 
 fn main() -> ExitCode {
     small::run("archive-push", ErrorKind::Damaged.push_status(), |error| error.kind().push_status(), run)
@@ -49,6 +52,6 @@ fn run() -> Result<()> {
             .hint("archive_command must pass %p: archive_command = 'archive-push %p'.")
     })?;
     let config = Config::load(&Config::locate(config, env::var_os("PGARK_CONFIG")).path)?;
-    let working_directory = env::current_dir().context(|| "could not find the working directory")?;
+    let working_directory = env::current_dir().context(|| "could not determine the working directory")?;
     pgark::push::archive(&config, &path, &working_directory)
 }

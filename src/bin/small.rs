@@ -5,12 +5,11 @@ use std::io::{self, Write};
 use std::panic::{self, AssertUnwindSafe};
 use std::process::ExitCode;
 
-// The unwinder comes from the compiler's archive instead of a library of its own, whose loading is a sixth of what it
-// takes to start.
+// The unwinder is linked from the compiler's archive. Loading it as a shared library would take a sixth of the start time.
 #[cfg(target_env = "gnu")]
 #[allow(unsafe_code)]
 #[link(name = "gcc_eh", kind = "static", modifiers = "-bundle")]
-// SAFETY: nothing is declared; only the linker is told where to look.
+// SAFETY: the block declares nothing; it only adds a library to the search of the linker.
 unsafe extern "C" {}
 
 /// What `--version` prints.
@@ -25,7 +24,7 @@ pub fn run(
     status: impl Fn(&Error) -> u8,
     body: impl FnOnce() -> Result<()>,
 ) -> ExitCode {
-    panic::set_hook(Box::new(|information| say(&format!("pgark failed: {information}"))));
+    panic::set_hook(Box::new(|information| say(&format!("pgark: internal error: {information}"))));
     match panic::catch_unwind(AssertUnwindSafe(body)) {
         Ok(Ok(())) => ExitCode::SUCCESS,
         Ok(Err(error)) => {
@@ -36,20 +35,20 @@ pub fn run(
     }
 }
 
-/// A wrong command line.
+/// The error for a wrong command line.
 pub fn usage(error: lexopt::Error) -> Error {
     Error::usage(error.to_string()).hint("Try --help.")
 }
 
-/// Prints what was asked for.
+/// Prints the help or the version.
 pub fn print(text: &str) -> Result<()> {
     let mut stdout = io::stdout().lock();
-    // Nobody listens: nothing to be done, and nothing lost.
+    // A closed stdout loses nothing that matters.
     let _ = writeln!(stdout, "{text}").and_then(|()| stdout.flush());
     Ok(())
 }
 
-/// Writes to the server's log. That it is closed or full must not change the exit status.
+/// Writes to the server's log. A closed or full log must not change the exit status.
 pub fn say(text: &str) {
     let _ = writeln!(io::stderr().lock(), "{text}");
 }

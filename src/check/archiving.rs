@@ -1,4 +1,4 @@
-//! How the server is set up to archive, and how that goes.
+//! The server's settings for archiving, and the state of its archiver.
 
 use super::Finding;
 use super::round_trip::ARCHIVER;
@@ -8,7 +8,7 @@ use crate::postgres::ControlFile;
 use crate::server::{Connection, Watch};
 use std::path::Path;
 
-/// What the server says of its archiving.
+/// The settings and the state of archiving in the server.
 #[derive(Clone, Debug, Default)]
 struct Archiving {
     wal_level: String,
@@ -29,7 +29,7 @@ const SETTINGS: &str = "SELECT coalesce(current_setting('effective_wal_level', t
      current_setting('full_page_writes') = 'on', pg_is_in_recovery()";
 const IDENTIFIER: &str = "SELECT system_identifier FROM pg_control_system()";
 
-/// Looks at the server.
+/// Checks the server.
 ///
 /// # Errors
 /// The connection's.
@@ -44,12 +44,12 @@ pub fn look(
     if identifier != control.system.as_u64() {
         return Err(Error::new(
             ErrorKind::Foreign,
-            format!("the server that connection.conninfo names has the system identifier {identifier}, the data directory {}", control.system),
+            format!("the server at connection.conninfo has system identifier {identifier}, but the data directory has {}", control.system),
         )
-        .hint("connection.conninfo and data_directory must be those of the same server."));
+        .hint("connection.conninfo and data_directory must belong to the same server."));
     }
     let settings = connection.query_row("ask for the server's settings", SETTINGS, watch)?;
-    let archiver = connection.query_row("ask how the archiver does", ARCHIVER, watch)?;
+    let archiver = connection.query_row("ask for the state of the archiver", ARCHIVER, watch)?;
     let archiving = Archiving {
         wal_level: settings.text(0)?.to_owned(),
         archive_mode: settings.text(1)?.to_owned(),
@@ -65,7 +65,7 @@ pub fn look(
     Ok(judge(&archiving, config.path.as_deref(), &executable))
 }
 
-/// What the settings mean. `is_program` looks whether a program lies somewhere.
+/// Judges the settings. `is_program` reports whether a path is a program.
 fn judge(archiving: &Archiving, config: Option<&Path>, is_program: &dyn Fn(&Path) -> bool) -> Vec<Finding> {
     let mut findings = Vec::new();
     let wrong = |what, message: String, hint: &str| Finding::failed(what, &Error::usage(message).hint(hint));
@@ -81,13 +81,13 @@ fn judge(archiving: &Archiving, config: Option<&Path>, is_program: &dyn Fn(&Path
         ("off", _) => wrong(
             "archive_mode",
             "archive_mode is off: nothing is archived".to_owned(),
-            "Set archive_mode = on and restart the server. After a recovery, remove the line that pgark recover wrote into \
-             postgresql.auto.conf, once this server is the production.",
+            "Set archive_mode = on and restart the server. If pgark recover wrote the setting into postgresql.auto.conf, \
+             remove that line once this server is the production server.",
         ),
         ("on", true) => Finding::warning(
             "archive_mode",
-            "on, but the server is in recovery: it archives only after its promotion",
-            "On a standby, archive_mode = always archives from here as well.",
+            "on, but the server is in recovery: it archives only after promotion",
+            "Set archive_mode = always to archive from a standby as well.",
         ),
         (mode, _) => Finding::passed("archive_mode", mode),
     });
@@ -95,26 +95,26 @@ fn judge(archiving: &Archiving, config: Option<&Path>, is_program: &dyn Fn(&Path
     if archiving.archive_timeout_s == 0 {
         findings.push(Finding::warning(
             "archive_timeout",
-            "0: a quiet server archives its last transactions only when their segment is full",
-            "Set archive_timeout = 60, so that no more than a minute can be lost.",
+            "0: an idle server archives its last transactions only when their segment is full",
+            "Set archive_timeout = 60 to limit a loss to about one minute.",
         ));
     }
     if !archiving.full_page_writes {
         findings.push(Finding::warning(
             "full_page_writes",
             "off: a crash of this server can leave torn pages; base backups turn it on while they run",
-            "Set full_page_writes = on unless the file system never tears a page.",
+            "Set full_page_writes = on unless the file system prevents torn pages.",
         ));
     }
     findings.push(match (&archiving.failing, &archiving.last_archived) {
         (Some(file), _) => Finding::failed(
             "archiver",
             &Error::unavailable(format!("the server's archiver fails at {file}")).hint(
-                "The server's log holds what archive-push said; pgark status shows what the agent knows.",
+                "See the errors of archive-push in the server's log, and the state of the agent with pgark status.",
             ),
         ),
         (None, Some(file)) => Finding::passed("archiver", format!("the last archived file is {file}")),
-        (None, None) => Finding::passed("archiver", "nothing was archived yet"),
+        (None, None) => Finding::passed("archiver", "nothing has been archived yet"),
     });
     findings
 }
@@ -141,8 +141,8 @@ fn command(
         if words.iter().any(|word| is_archive_push(word) && !leads_to_a_command(word)) {
             return Finding::warning(
                 WHAT,
-                format!("\"{command}\" calls archive-push by way of \"{program}\""),
-                "Its exit status must come back as it is: PostgreSQL takes 0 for stored.",
+                format!("\"{command}\" calls archive-push through \"{program}\""),
+                "That program must return the exit status of archive-push unchanged: PostgreSQL takes 0 as stored.",
             );
         }
         return wrong(
@@ -165,14 +165,14 @@ fn command(
     if path != DEFAULT_PATH && !command.contains(&path) {
         return Finding::warning(
             WHAT,
-            format!("\"{command}\" does not name the configuration \"{path}\" that is checked here"),
-            "Unless PGARK_CONFIG is set for the server, it needs --config with that path.",
+            format!("\"{command}\" does not name the configuration \"{path}\" of this check"),
+            "Add --config with that path, unless PGARK_CONFIG is set for the server.",
         );
     }
     Finding::passed(WHAT, command)
 }
 
-/// The words of a command as a shell would take them, less what it puts in place of variables.
+/// Splits a command into words as a shell does, without expanding variables.
 fn words(command: &str) -> Vec<String> {
     let (mut words, mut word, mut quote) = (Vec::new(), None::<String>, None);
     for letter in command.chars() {

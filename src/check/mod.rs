@@ -1,8 +1,8 @@
-//! Whether all of it works: what an operator wants to know before the bad night.
+//! Checks the whole setup before it is needed.
 //!
-//! Owns: the list of findings, from the configuration to a WAL segment's way into the repository and back. Each finding
-//! stands alone; one that fails keeps only those from being looked for that need it. Changes nothing but that the
-//! server switches to a new WAL segment, and that a bucket is probed where nobody has done so.
+//! Owns: the list of findings, from the configuration to the round trip of a WAL segment. Findings are independent: a failed
+//! check only skips the checks that depend on it. The only changes are that the server switches to a new WAL segment, and
+//! that a bucket is probed if this was not done before.
 
 mod archiving;
 mod round_trip;
@@ -21,29 +21,29 @@ use crate::store::Store;
 use serde::Serialize;
 use std::sync::Arc;
 
-/// One thing that was looked at.
+/// The result of one check.
 #[derive(Debug, Serialize)]
 pub struct Finding {
-    /// What, in a word or two.
+    /// The subject, in a word or two.
     pub what: &'static str,
-    /// How it is.
+    /// The verdict.
     pub verdict: Verdict,
-    /// What was found.
+    /// The details.
     pub detail: String,
     /// What to do about it.
     pub hint: Option<String>,
-    /// The exit status that it stands for.
+    /// The kind of a failure, which determines the exit status.
     #[serde(skip)]
     pub kind: Option<ErrorKind>,
 }
 
-/// How something is.
+/// The verdict of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Verdict {
     /// As it should be.
     Passed,
-    /// It works, and may not be what is wanted.
+    /// It works but may not be intended.
     Warning,
     /// It does not work.
     Failed,
@@ -70,9 +70,9 @@ impl Finding {
     }
 }
 
-/// Looks at everything, telling each finding as it is made.
+/// Runs all checks and reports each finding at once.
 pub fn run(config: &Config, store: &Arc<dyn Store>, watch: &Watch<'_>, tell: &mut dyn FnMut(Finding)) {
-    // Whoever is not its owner would be given advice for the wrong user below.
+    // For any user but the owner, the advice below would be wrong.
     let (data_directory, control) = match data_directory(config) {
         Ok(found) => found,
         Err(error) => return tell(Finding::failed("data directory", &error)),
@@ -89,7 +89,7 @@ pub fn run(config: &Config, store: &Arc<dyn Store>, watch: &Watch<'_>, tell: &mu
                 "\"{shown}\": catalog version {}, which pgark does not know, read as PostgreSQL {version}; system {system}",
                 control.catalog_version
             ),
-            "Prove a recovery before you rely on it, and upgrade pgark when it knows this version.",
+            "Test a recovery before you rely on it, and upgrade pgark once it supports this version.",
         ),
     });
     match spool(config) {
@@ -110,7 +110,7 @@ pub fn run(config: &Config, store: &Arc<dyn Store>, watch: &Watch<'_>, tell: &mu
         Ok(connection) => connection,
         Err(error) => {
             tell(Finding::failed("server", &error));
-            let hint = "The server's settings and a WAL segment's way are looked at when it can be reached.";
+            let hint = "The server's settings and the round trip of a WAL segment are checked once the server can be reached.";
             return tell(Finding::warning("archiving", "not tried", hint));
         }
     };
@@ -140,22 +140,22 @@ fn data_directory(config: &Config) -> Result<(DataDirectory, ControlFile)> {
         Some(pinned) if pinned != control.system => Err(Error::new(
             ErrorKind::Foreign,
             format!(
-                "the data directory holds the system {}, the configuration is for {pinned}",
+                "the data directory has system identifier {}, but the configuration requires {pinned}",
                 control.system
             ),
         )
-        .hint("Set system_identifier to the new one if the cluster was made anew or upgraded.")),
+        .hint("If the cluster was initialized again or upgraded, set system_identifier to the new one.")),
         _ => Ok((data_directory, control)),
     }
 }
 
-/// Whether the agent has stored something there before: then an empty place is not a new one.
+/// Whether the agent has stored files there before: then an empty place is not a new one.
 fn was_seen(config: &Config, repository: &Repository) -> bool {
     let places = Spool::of(config).map(|spool| std::fs::read_to_string(spool.places()).unwrap_or_default());
     places.is_ok_and(|places| places.lines().any(|place| place == repository.place()))
 }
 
-/// Warns of a timeline that is in use beside that of this server: a forgotten copy, or an old primary that goes on.
+/// Warns of a timeline in use beside that of this server, because of a forgotten copy or an old primary that still runs.
 fn living_timelines(
     config: &Config,
     repository: &Repository,
@@ -183,11 +183,11 @@ fn living_timelines(
         Finding::warning(
             "timelines",
             format!(
-                "timelines {older} and {newer} were both in use after they parted at {}; this server is on timeline {}",
+                "timelines {older} and {newer} were both in use after they diverged at {}; this server is on timeline {}",
                 fork.parted_at, control.timeline
             ),
-            "A copy of this cluster, or an old primary, archives under the same name: stop it, or let it archive elsewhere. \
-             Until its backups and WAL are gone, pgark recover needs --target-timeline.",
+            "A copy of this cluster, or an old primary, archives under the same name. Stop it, or let it archive elsewhere. \
+             Until its backups and WAL are removed, pgark recover requires --target-timeline.",
         )
     }))
 }
@@ -208,7 +208,7 @@ fn repository(
     } else if was_seen(config, &repository) {
         return Err(repository.vanished());
     } else {
-        let detail = format!("\"{}\" can be reached and holds nothing of this system yet", store.location());
+        let detail = format!("\"{}\" is reachable and holds nothing of this system yet", store.location());
         findings.push(Finding::passed("repository", detail));
     }
     findings.extend(living_timelines(config, &repository, control)?);
@@ -222,7 +222,7 @@ fn repository(
         findings.push(Finding::warning(
             "repository",
             format!("it also holds cluster \"{cluster}\" with system identifier {}", others.join(", ")),
-            "Expected after pg_upgrade or initdb; else two different clusters share one name, and each needs its own.",
+            "This is expected after pg_upgrade or initdb. Otherwise two clusters share one name: give each its own.",
         ));
     }
     Ok((repository, findings))

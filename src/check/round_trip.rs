@@ -1,4 +1,4 @@
-//! A WAL segment's way into the repository and back.
+//! The round trip of a WAL segment into the repository and back.
 
 use super::Finding;
 use crate::config::Config;
@@ -10,7 +10,7 @@ use std::io;
 use std::time::{Duration, Instant};
 
 const WHAT: &str = "round trip";
-/// How often the repository is looked at.
+/// How often the repository is polled.
 const LOOK: Duration = Duration::from_millis(100);
 
 /// The server ends its segment; the name of the one that ended. A restore point makes sure that there is something in it.
@@ -38,7 +38,7 @@ pub fn travel(
         return Ok(Finding::warning(
             WHAT,
             "not tried: the server does not archive now",
-            "What keeps it from archiving is said above.",
+            "The findings above show the reason.",
         ));
     }
     let began = Instant::now();
@@ -48,7 +48,11 @@ pub fn travel(
         Err(error) if error.kind() == ErrorKind::Usage => match last_archived(connection, watch)? {
             Some(name) => (name, false),
             None => {
-                return Ok(Finding::warning(WHAT, format!("not tried: {error}"), "Check as a superuser."));
+                return Ok(Finding::warning(
+                    WHAT,
+                    format!("not tried: {error}"),
+                    "Run the check as a superuser.",
+                ));
             }
         },
         Err(error) => return Err(error),
@@ -60,7 +64,7 @@ pub fn travel(
     let arrived = began.elapsed();
     let fetched =
         wal::fetch(repository, WalFileName::Segment(name), Some(control.segment_size), &mut io::sink())?
-            .ok_or_else(|| Error::unavailable(format!("{name} was there, and then was not")))?;
+            .ok_or_else(|| Error::unavailable(format!("{name} has disappeared from the repository")))?;
     let way = if switched {
         format!("archived in {} ms", arrived.as_millis())
     } else {
@@ -68,11 +72,11 @@ pub fn travel(
     };
     Ok(Finding::passed(
         WHAT,
-        format!("{name} was {way}, and read back whole ({} bytes)", fetched.sum.length_bytes),
+        format!("{name} was {way}, and read back completely ({} bytes)", fetched.sum.length_bytes),
     ))
 }
 
-/// Waits until PostgreSQL itself knows the segment as archived: the agent stores what is marked ready without being asked.
+/// Waits until PostgreSQL itself records the segment as archived: the agent stores ready segments before any request.
 fn wait_for_archiver(
     config: &Config,
     connection: &Connection,
@@ -82,7 +86,7 @@ fn wait_for_archiver(
     let deadline = Instant::now() + config.push.deadline;
     let name = name.to_string();
     loop {
-        let row = connection.query_row("ask how the archiver does", ARCHIVER, watch)?;
+        let row = connection.query_row("ask for the state of the archiver", ARCHIVER, watch)?;
         if row.optional(0).is_some_and(|last| *last >= *name) {
             return Ok(());
         }
@@ -90,9 +94,9 @@ fn wait_for_archiver(
         if failed || Instant::now() >= deadline {
             let what = if failed { "fails at" } else { "has not been called for" };
             return Err(Error::unavailable(format!(
-                "PostgreSQL's archive_command {what} {name}, which is stored"
+                "PostgreSQL's archive_command {what} {name}, although it is stored"
             ))
-            .hint("The server's log holds what the command said: its program, its --config, its user."));
+            .hint("See the errors of the command in the server's log. Check its program, its --config and its user."));
         }
         watch.sleep(LOOK)?;
     }
@@ -109,10 +113,10 @@ fn wait_for(config: &Config, repository: &Repository, name: SegmentName, watch: 
     while repository.store().stat(&key)?.is_none() {
         if Instant::now() >= deadline {
             return Err(Error::unavailable(format!(
-                "{name} has not arrived in the repository within {} s",
+                "{name} did not reach the repository within {} s",
                 config.push.deadline.as_secs()
             ))
-            .hint("Look into the server's log for what archive-push says, and at pgark status."));
+            .hint("See the errors of archive-push in the server's log, and the state of the agent with pgark status."));
         }
         watch.sleep(LOOK)?;
     }

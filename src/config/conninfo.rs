@@ -1,4 +1,4 @@
-//! Connection parameters, kept from being shown.
+//! Connection parameters whose secrets are masked in all output.
 
 use std::fmt;
 use std::ops::Range;
@@ -15,7 +15,7 @@ pub struct Conninfo(String);
 /// The parameters whose values are secret.
 const SECRETS: [&str; 3] = ["password", "sslpassword", "oauth_client_secret"];
 
-/// Where the two halves of a parameter stand in the text.
+/// The positions of the key and the value of a parameter in the text.
 struct Parameter {
     key: Range<usize>,
     value: Range<usize>,
@@ -27,7 +27,7 @@ impl Conninfo {
         parameters(text).map(|_| Conninfo(text.to_owned()))
     }
 
-    /// The text as it was written, secrets included: for the connection, not for anybody's eyes.
+    /// The original text, secrets included: for the connection only, never for output.
     pub fn reveal(&self) -> &str {
         &self.0
     }
@@ -97,7 +97,7 @@ fn parameters(text: &str) -> Option<Vec<Parameter>> {
             position += 1;
         }
         let key = key_start..position;
-        // The names of parameters are words; anything else (a URI) was meant otherwise.
+        // Parameter names are words; anything else is not a parameter list (a URI, for example).
         let word = text.get(key.clone())?;
         if word.is_empty() || !word.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_') {
             return None;

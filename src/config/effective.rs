@@ -1,4 +1,4 @@
-//! A configuration told again: to people, setting by setting, and as a file.
+//! Output of a configuration: setting by setting, and as a file.
 
 use super::Config;
 use super::keys::DefaultValue;
@@ -9,16 +9,16 @@ use super::settings::{Setting, SettingOrigin, Settings};
 pub struct EffectiveSetting {
     /// The full name of the key.
     pub name: &'static str,
-    /// What holds, without secrets.
+    /// The effective value, without secrets.
     pub value: String,
-    /// Who decided it.
+    /// The source of the value.
     pub origin: SettingOrigin,
-    /// What the key is for, in one sentence.
+    /// What the key is for, in a sentence or two.
     pub description: &'static str,
 }
 
 impl Config {
-    /// Every setting with what holds for it, in the order of the table of keys.
+    /// Every setting with its effective value, in the order of the table of keys.
     pub fn effective(&self) -> Vec<EffectiveSetting> {
         let shown = |setting: &Setting| EffectiveSetting {
             name: setting.key.name,
@@ -33,9 +33,9 @@ impl Config {
         self.settings.all().iter().map(shown).collect()
     }
 
-    /// A configuration file that means the same, with what differs from the defaults.
+    /// An equivalent configuration file, with the settings that differ from the defaults.
     ///
-    /// It repeats a password in `connection.conninfo`: write it for the owner's eyes only.
+    /// It repeats a password in `connection.conninfo`: write it readable by the owner only.
     pub fn to_toml(&self) -> String {
         self.settings.to_toml()
     }

@@ -11,11 +11,11 @@ use std::fmt;
 pub struct Key {
     /// The full name with its section: `agent.workers`.
     pub name: &'static str,
-    /// What its value must be.
+    /// The valid values.
     pub kind: Kind,
-    /// What holds when it is not set.
+    /// The value if the key is not set.
     pub default: DefaultValue,
-    /// One sentence for people.
+    /// What it is for, in a sentence or two.
     pub description: &'static str,
 }
 
@@ -32,7 +32,7 @@ pub enum Kind {
     MajorVersion,
     /// The place of a repository.
     RepositoryUrl,
-    /// Connection parameters as libpq reads them; may hold a password, so it is never shown as it is.
+    /// Connection parameters as libpq reads them; may hold a password, so it is always shown with secrets masked.
     Conninfo,
     /// One of these words.
     OneOf(&'static [&'static str]),
@@ -47,11 +47,11 @@ pub enum Kind {
     },
     /// A whole number, both limits included.
     Number {
-        /// What is counted.
+        /// The unit.
         unit: Unit,
-        /// The least.
+        /// The minimum.
         min: u64,
-        /// The most.
+        /// The maximum.
         max: u64,
     },
 }
@@ -67,7 +67,7 @@ pub enum Unit {
     Mebibytes,
 }
 
-/// What holds for a key that is not in the file.
+/// The value of a key that is not in the file.
 #[derive(Clone, Copy, Debug)]
 pub enum DefaultValue {
     /// The file is refused without it.
@@ -84,7 +84,7 @@ pub enum DefaultValue {
 
 use DefaultValue::{Absent, Number, Required, Text, Truth};
 
-/// A day: longer than anybody wants to wait, short enough to catch milliseconds written for seconds.
+/// A day: longer than any sensible wait, short enough to catch milliseconds given as seconds.
 const DAY_S: u64 = 86_400;
 
 const WORKERS: Kind = Kind::Number { unit: Unit::Plain, min: 1, max: 64 };
@@ -134,82 +134,83 @@ pub static KEYS: &[Key] = &[
         name: "cluster",
         kind: Kind::ClusterName,
         default: Required,
-        description: "The name of the cluster; its place in the repository and in the spool is called so.",
+        description: "The name of the cluster, which also names its directory in the repository and in the spool.",
     },
     Key {
         name: "data_directory",
         kind: Kind::AbsolutePath,
         default: Required,
-        description: "The cluster's data directory, as PostgreSQL's setting of the same name shows it.",
+        description: "The data directory of the cluster, as SHOW data_directory prints it.",
     },
     Key {
         name: "system_identifier",
         kind: Kind::SystemIdentifier,
         default: Absent("any"),
-        description: "Only a cluster with this system identifier is served.",
+        description: "The only system identifier that pgark accepts in the data directory.",
     },
     Key {
         name: "assume_version",
         kind: Kind::MajorVersion,
         default: Absent("unknown versions are refused"),
-        description: "As which major version to read the files of a server whose own pgark does not know; a known one is \
-                      always read as what it is.",
+        description: "The major version to assume for a server whose version pgark does not know; a known version is never \
+                      overridden.",
     },
     Key {
         name: "repository.url",
         kind: Kind::RepositoryUrl,
         default: Required,
-        description: "Where WAL and base backups are kept.",
+        description: "The location of WAL and base backups.",
     },
     Key {
         name: "connection.conninfo",
         kind: Kind::Conninfo,
         default: Text(""),
-        description: "How base-backup, check and status reach the server; what it leaves out is \
-                      host=/var/run/postgresql and dbname=postgres. TLS is set by sslmode and its companions, as for psql.",
+        description: "How base-backup, check and recover --wait connect to the server. The defaults are \
+                      host=/var/run/postgresql and dbname=postgres. sslmode and the related parameters configure \
+                      TLS, as for psql.",
     },
     Key {
         name: "connection.standby",
         kind: Kind::Conninfo,
         default: Absent("the server of connection.conninfo"),
-        description: "How base-backup reaches the standby that it backs up: data_directory is the standby's then, and \
-                      connection.conninfo the primary's.",
+        description: "How base-backup connects to the standby that it backs up. Then data_directory belongs to the standby, \
+                      and connection.conninfo to the primary.",
     },
     Key {
         name: "spool.directory",
         kind: Kind::AbsolutePath,
         default: Text("/var/spool/pgark/<cluster>"),
-        description: "Where the archive programs meet the agent and where WAL that was fetched ahead waits.",
+        description: "The directory of the agent's socket, lock and log, and of WAL that was fetched ahead.",
     },
     Key {
         name: "compression.method",
         kind: Kind::OneOf(&["lz4", "zstd", "none"]),
         default: Text("lz4"),
-        description: "How new WAL files and backups are compressed.",
+        description: "The compression method of new WAL files and backups.",
     },
     Key {
         name: "compression.level",
         kind: Kind::Number { unit: Unit::Plain, min: 1, max: 19 },
         default: Number(1),
-        description: "How hard zstd compresses; only with compression.method = \"zstd\".",
+        description: "The compression level of zstd; only with compression.method = \"zstd\".",
     },
     Key {
         name: "push.deadline_s",
         kind: SECONDS,
         default: Number(60),
-        description: "How long archive-push waits until a WAL file is stored, before PostgreSQL has to call it again.",
+        description: "How long archive-push waits for a WAL file to be stored, before it fails and PostgreSQL retries.",
     },
     Key {
         name: "get.deadline_s",
         kind: SECONDS,
         default: Number(300),
-        description: "How long archive-get retries while the repository does not answer, before it stops recovery.",
+        description: "How long archive-get retries while the repository is unavailable, before it stops recovery.",
     },
     Key {
         name: "get.standby_segment_deadline_s",
         kind: SECONDS,
         default: Number(5),
-        description: "The same for a WAL segment on a standby, which may stream as soon as archive-get gives up.",
+        description: "The same for a WAL segment on a standby, which can stream once archive-get gives up.",
     },
     Key {
         name: "get.standby_history_deadline_s",
@@ -221,7 +222,7 @@ pub static KEYS: &[Key] = &[
         name: "get.prefetch_max_mib",
         kind: Kind::Number { unit: Unit::Mebibytes, min: 0, max: 65_536 },
         default: Number(256),
-        description: "How much WAL is fetched ahead into the spool; 0 fetches nothing ahead.",
+        description: "The maximum amount of WAL that is fetched ahead into the spool; 0 disables fetching ahead.",
     },
     Key {
         name: "agent.program",
@@ -233,174 +234,174 @@ pub static KEYS: &[Key] = &[
         name: "agent.start",
         kind: Kind::OneOf(&["needed", "never"]),
         default: Text("needed"),
-        description: "Whether archive-push and archive-get start the agent when they need one, or wait for one that is \
-                      started elsewhere.",
+        description: "Whether archive-push and archive-get start the agent on demand, or wait for an agent that is started \
+                      by other means.",
     },
     Key {
         name: "agent.resident",
         kind: Kind::Truth,
         default: Truth(true),
-        description: "Whether an agent that they start stays; false: it ends with the call, and nothing is stored or \
-                      fetched ahead.",
+        description: "Whether an agent started on demand stays resident. If false, it ends with the call, and nothing is \
+                      stored or fetched ahead.",
     },
     Key {
         name: "agent.idle_s",
         kind: SECONDS,
         default: Number(300),
-        description: "How long an agent stays that gets no request; without end where agent.start is \"never\".",
+        description: "How long an agent runs without a request before it ends; unlimited if agent.start is \"never\".",
     },
     Key {
         name: "agent.retry_max_s",
         kind: SECONDS,
         default: Number(30),
-        description: "The longest pause after which the agent tries by itself whether the repository is back.",
+        description: "The maximum pause between attempts of the agent to reach an unavailable repository.",
     },
     Key {
         name: "agent.workers",
         kind: WORKERS,
         default: Number(2),
-        description: "How many WAL files are stored or fetched at once.",
+        description: "The number of WAL files to store or fetch in parallel.",
     },
     Key {
         name: "agent.log_max_mib",
         kind: Kind::Number { unit: Unit::Mebibytes, min: 1, max: 1024 },
         default: Number(10),
-        description: "How large the agent's log grows before it is begun anew.",
+        description: "The maximum size of the agent's log before it is rotated.",
     },
     Key {
         name: "agent.nice",
         kind: NICE,
         default: Number(0),
-        description: "How far the agent stands behind others for the processors: 0 not at all, 19 behind everybody.",
+        description: "The CPU niceness of the agent, from 0 (normal priority) to 19 (lowest).",
     },
     Key {
         name: "agent.io_priority",
         kind: IO_PRIORITY,
         default: Text("normal"),
-        description: "How far the agent stands behind others for the disks.",
+        description: "The I/O priority of the agent.",
     },
     Key {
         name: "backup.workers",
         kind: WORKERS,
         default: Number(2),
-        description: "How many packs of a base backup are written at once.",
+        description: "The number of packs of a base backup to write in parallel.",
     },
     Key {
         name: "backup.wal_deadline_s",
         kind: SECONDS,
         default: Number(300),
-        description: "How long a base backup waits for its WAL to arrive in the repository.",
+        description: "How long a base backup waits for its WAL to reach the repository.",
     },
     Key {
         name: "backup.checkpoint",
         kind: Kind::OneOf(&["spread", "fast"]),
         default: Text("spread"),
-        description: "Whether the checkpoint that begins a base backup spares the disks or the time.",
+        description: "Whether the checkpoint at the start of a base backup is spread over time or completes as fast as possible.",
     },
     Key {
         name: "backup.max_rate_mib",
         kind: Kind::Number { unit: Unit::Mebibytes, min: 0, max: 1 << 20 },
         default: Number(0),
-        description: "How much of the cluster a base backup reads in a second; 0 is as much as it can.",
+        description: "The maximum rate per second at which a base backup reads the cluster; 0 means unlimited.",
     },
     Key {
         name: "backup.nice",
         kind: NICE,
         default: Number(10),
-        description: "How far a base backup stands behind others for the processors: 0 not at all, 19 behind everybody.",
+        description: "The CPU niceness of a base backup, from 0 (normal priority) to 19 (lowest).",
     },
     Key {
         name: "backup.io_priority",
         kind: IO_PRIORITY,
         default: Text("low"),
-        description: "How far a base backup stands behind others for the disks.",
+        description: "The I/O priority of a base backup.",
     },
     Key {
         name: "backup.chain_max",
         kind: Kind::Number { unit: Unit::Plain, min: 1, max: 100 },
         default: Number(30),
-        description: "How many incremental backups may follow a full one, each building on the one before; then a full one is \
-                      taken.",
+        description: "The maximum number of incremental backups in a chain after its full backup; the next backup is then a \
+                      full one.",
     },
     Key {
         name: "recover.workers",
         kind: WORKERS,
         default: Number(2),
-        description: "How many packs are restored at once.",
+        description: "The number of packs to restore in parallel.",
     },
     Key {
         name: "recover.prove_wal_mib",
         kind: Kind::Number { unit: Unit::Mebibytes, min: 0, max: 1 << 30 },
         default: Number(16_384),
-        description: "How much stored WAL is read to prove where a recovery ends and that nothing stops it before; beyond that, \
-                      a time is proven unless the clock was set back.",
+        description: "The maximum amount of stored WAL that is read to prove where recovery ends and that nothing stops it \
+                      earlier. Beyond it, a time counts as proven unless the clock was set back.",
     },
     Key {
         name: "recover.fork_window_s",
         kind: Kind::Number { unit: Unit::Seconds, min: 0, max: 86_400 },
         default: Number(60),
-        description: "How much longer than the other a timeline may have gone on after two parted, to be taken for the end of a \
-                      failover; beyond that, recovery asks which timeline is meant.",
+        description: "How long an abandoned timeline may continue after the other one has begun, for the fork to count as a \
+                      failover. Beyond that, recovery requires --target-timeline.",
     },
     Key {
         name: "recover.max_rate_mib",
         kind: Kind::Number { unit: Unit::Mebibytes, min: 0, max: 1 << 20 },
         default: Number(0),
-        description: "How much of the cluster is restored in a second; 0 is as much as it can.",
+        description: "The maximum rate per second at which the cluster is restored; 0 means unlimited.",
     },
     Key {
         name: "recover.nice",
         kind: NICE,
         default: Number(0),
-        description: "How far a restore stands behind others for the processors: 0 not at all, 19 behind everybody.",
+        description: "The CPU niceness of a restore, from 0 (normal priority) to 19 (lowest).",
     },
     Key {
         name: "recover.io_priority",
         kind: IO_PRIORITY,
         default: Text("normal"),
-        description: "How far a restore stands behind others for the disks.",
+        description: "The I/O priority of a restore.",
     },
     Key {
         name: "s3.region",
         kind: NAME,
-        default: Absent("that of the environment or the profile, else us-east-1"),
+        default: Absent("from the environment or the profile, else us-east-1"),
         description: "The region of the bucket.",
     },
     Key {
         name: "s3.endpoint",
         kind: ENDPOINT,
-        default: Absent("that of the environment or the profile, else AWS"),
-        description: "The address of an S3-compatible service.",
+        default: Absent("from the environment or the profile, else AWS"),
+        description: "The endpoint URL of an S3-compatible service.",
     },
     Key {
         name: "s3.path_style",
         kind: Kind::Truth,
         default: Absent("true with an endpoint, else false"),
-        description: "Whether the bucket stands in the path of an address instead of in its host name.",
+        description: "Whether URLs have the bucket in the path instead of in the host name.",
     },
     Key {
         name: "s3.allow_http",
         kind: Kind::Truth,
         default: Truth(false),
-        description: "Whether the endpoint may be a plain http:// one, on which everybody on the way can read along.",
+        description: "Whether the endpoint may use plain http://, which is not encrypted.",
     },
     Key {
         name: "s3.ca_file",
         kind: Kind::AbsolutePath,
-        default: Absent("the system's certificates alone"),
-        description: "A file of certificates in PEM form that are trusted besides the system's.",
+        default: Absent("only the system's certificates"),
+        description: "A PEM file of CA certificates to trust in addition to the system's.",
     },
     Key {
         name: "s3.profile",
         kind: NAME,
         default: Absent("AWS_PROFILE, else \"default\""),
-        description: "The profile whose access keys and role are used.",
+        description: "The profile that provides the access keys and the role.",
     },
     Key {
         name: "s3.credentials_file",
         kind: Kind::AbsolutePath,
         default: Absent("~/.aws/credentials and ~/.aws/config"),
-        description: "The file that holds the access keys, in the form of ~/.aws/credentials.",
+        description: "The file with the access keys, in the format of ~/.aws/credentials.",
     },
     Key {
         name: "s3.storage_class_wal",
@@ -417,62 +418,57 @@ pub static KEYS: &[Key] = &[
     Key {
         name: "s3.sse",
         kind: Kind::OneOf(&["AES256", "aws:kms"]),
-        default: Absent("as the bucket does"),
-        description: "How the service encrypts what it stores.",
+        default: Absent("as the bucket is configured"),
+        description: "The server-side encryption of stored objects.",
     },
     Key {
         name: "s3.kms_key_id",
         kind: NAME,
         default: Absent("the account's own key"),
-        description: "The key that the service encrypts with; only with s3.sse = \"aws:kms\".",
+        description: "The KMS key for server-side encryption; only with s3.sse = \"aws:kms\".",
     },
-    Key {
-        name: "s3.tags",
-        kind: TAGS,
-        default: Absent("none"),
-        description: "Tags that every new object gets.",
-    },
+    Key { name: "s3.tags", kind: TAGS, default: Absent("none"), description: "The tags of new objects." },
     Key {
         name: "s3.requester_pays",
         kind: Kind::Truth,
         default: Truth(false),
-        description: "Whether requests to a bucket of somebody else go on our account.",
+        description: "Whether the requester pays for requests to another account's bucket.",
     },
     Key {
         name: "s3.object_lock_mode",
         kind: Kind::OneOf(&["GOVERNANCE", "COMPLIANCE"]),
         default: Absent("no lock"),
-        description: "How the service keeps new WAL and backups from being deleted.",
+        description: "The object lock mode, which protects new WAL and backups from deletion.",
     },
     Key {
         name: "s3.object_lock_days",
         kind: Kind::Number { unit: Unit::Plain, min: 0, max: 36_500 },
         default: Number(0),
-        description: "For how many days; only with s3.object_lock_mode.",
+        description: "The number of days of the object lock; only with s3.object_lock_mode.",
     },
     Key {
         name: "s3.connect_timeout_s",
         kind: SECONDS,
         default: Number(5),
-        description: "How long a connection to the service may take.",
+        description: "The time limit for connecting to the service.",
     },
     Key {
         name: "s3.stall_timeout_s",
         kind: SECONDS,
         default: Number(20),
-        description: "How long a request may go without a byte moving.",
+        description: "How long a request may stall without transferring a byte.",
     },
     Key {
         name: "s3.retry_deadline_s",
         kind: SECONDS,
         default: Number(30),
-        description: "How long one request is tried again while the service fails.",
+        description: "How long one request is retried while the service fails.",
     },
     Key {
         name: "s3.part_mib",
         kind: Kind::Number { unit: Unit::Mebibytes, min: 5, max: 512 },
         default: Number(8),
-        description: "How large the first parts of a large object are; in very large ones they grow.",
+        description: "The part size of multipart uploads; later parts of very large objects are larger.",
     },
 ];
 
@@ -482,7 +478,7 @@ impl Key {
         KEYS.iter().find(|key| key.name == name)
     }
 
-    /// The section that the key stands in; empty for those above the first section.
+    /// The section of the key; empty for keys above the first section.
     pub fn section(&self) -> &'static str {
         self.name.split_once('.').map_or("", |(section, _)| section)
     }
@@ -566,7 +562,7 @@ mod tests {
         for (index, key) in KEYS.iter().enumerate() {
             assert!(KEYS[..index].iter().all(|earlier| earlier.name != key.name), "{} twice", key.name);
             assert!(key.name.matches('.').count() <= 1, "{}: one level of sections", key.name);
-            assert!(key.description.ends_with('.'), "{}: one sentence", key.name);
+            assert!(key.description.ends_with('.'), "{}: whole sentences", key.name);
             if let Kind::Number { unit, min, max } = key.kind {
                 assert_eq!(unit == Unit::Seconds, key.name.ends_with("_s"), "{}", key.name);
                 assert_eq!(unit == Unit::Mebibytes, key.name.ends_with("_mib"), "{}", key.name);

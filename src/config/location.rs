@@ -1,4 +1,4 @@
-//! Which configuration file is meant.
+//! The location of the configuration file.
 
 use super::Config;
 use std::ffi::OsString;
@@ -8,26 +8,26 @@ use std::path::PathBuf;
 /// The environment variable that names the configuration file.
 pub const ENVIRONMENT_VARIABLE: &str = "PGARK_CONFIG";
 
-/// The configuration file when nobody names another.
+/// The configuration file if no other is given.
 pub const DEFAULT_PATH: &str = "/etc/pgark/pgark.toml";
 
-/// A configuration file and who named it; `Display` says both: `"/etc/pgark/pgark.toml" (the default)`.
+/// A configuration file and the source of its path; `Display` shows both: `"/etc/pgark/pgark.toml" (the default)`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigLocation {
-    /// The file, as it was named: perhaps relative, perhaps not there.
+    /// The path as given: it may be relative, and the file may not exist.
     pub path: PathBuf,
-    /// Who named it.
+    /// The source of the path.
     pub origin: ConfigOrigin,
 }
 
-/// Who named the configuration file.
+/// The source of the path of the configuration file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ConfigOrigin {
     /// The argument `--config`.
     Argument,
     /// The environment variable `PGARK_CONFIG`.
     Environment,
-    /// Nobody: it is [`DEFAULT_PATH`].
+    /// The default, [`DEFAULT_PATH`].
     Default,
 }
 

@@ -4,7 +4,7 @@
 //! file is answered. Does not own: what the settings do, and the environment (it comes in as an argument).
 //!
 //! The way through: [`Config::locate`] → `read` (TOML → values with lines) → `settings` (defaults, missing keys)
-//! → `sections` (typed fields). What is known about a key stands in [`keys`] alone.
+//! → `sections` (typed fields). [`keys`] alone describes the keys.
 
 mod cluster_name;
 mod compression;
@@ -96,7 +96,8 @@ impl Config {
     /// Usage: the file is absent, unreadable, larger than 1 MiB or wrong; the message names the line.
     /// Unavailable: the file system failed.
     pub fn load(path: &Path) -> Result<Config> {
-        let path = std::path::absolute(path).context(|| format!("could not find \"{}\"", path.display()))?;
+        let path = std::path::absolute(path)
+            .context(|| format!("could not make \"{}\" an absolute path", path.display()))?;
         let content = read_file(&path)?;
         Config::parse(&path, &content)
     }
@@ -114,7 +115,7 @@ impl Config {
     /// the defaults.
     ///
     /// # Errors
-    /// Usage: one of them is not what it must be.
+    /// Usage: one of them is invalid.
     pub fn for_recovery(cluster: &str, repository_url: &str, data_directory: &Path) -> Result<Config> {
         let given = vec![
             give("cluster", cluster)?,
@@ -158,7 +159,7 @@ impl Config {
         self
     }
 
-    /// What the agent of this configuration is known by.
+    /// The fingerprint that identifies the agent of this configuration.
     pub fn fingerprint(&self) -> Fingerprint {
         self.fingerprint
     }
@@ -193,7 +194,7 @@ impl Config {
         Ok(config)
     }
 
-    /// What pgark writes must not lie in what it backs up.
+    /// Refuses a repository or a spool inside the data directory, which a backup would include.
     fn check_places(&self) -> Result<()> {
         let repository = match &self.repository.url {
             RepositoryUrl::Directory(repository) => Some(("repository.url", repository)),
@@ -205,7 +206,7 @@ impl Config {
                     "\"{name}\" lies inside the data directory \"{}\"",
                     self.data_directory.display()
                 ))
-                .hint("Choose a directory elsewhere: a base backup would copy it into itself.");
+                .hint("Choose a directory elsewhere. Otherwise a base backup would include it.");
                 return Err(self.settings.blame(name, error));
             }
         }
@@ -224,7 +225,7 @@ fn give(name: &str, text: &str) -> Result<Setting> {
 fn utf8(path: &Path) -> Result<&str> {
     path.to_str().ok_or_else(|| {
         Error::usage(format!("the data directory \"{}\" is not UTF-8", path.display()))
-            .hint("A configuration file cannot name it; rename the directory.")
+            .hint("A configuration file can only contain UTF-8. Rename the directory.")
     })
 }
 
@@ -242,11 +243,11 @@ fn read_file(path: &Path) -> Result<Vec<u8>> {
     match read() {
         Ok(true) if content.len() as u64 > FILE_MAX_BYTES => {
             Err(Error::usage(format!("\"{}\" is larger than 1 MiB", path.display()))
-                .hint("This is not a configuration file of pgark, which has a few lines."))
+                .hint("This is not a configuration file of pgark. Give the path of one."))
         }
         Ok(true) => Ok(content),
         Ok(false) => Err(Error::usage(format!("\"{}\" is not a file", path.display()))
-            .hint("Name the configuration file itself.")),
+            .hint("Give the path of the configuration file itself.")),
         Err(error) => Err(unreadable(error.kind(), Error::io(attempt(), error))),
     }
 }
@@ -256,8 +257,8 @@ fn unreadable(cause: io::ErrorKind, error: Error) -> Error {
     use crate::error::ErrorKind::Usage;
     match cause {
         io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => error.with_kind(Usage).hint(format!(
-            "Write that file (three lines are enough), or name another with --config or {ENVIRONMENT_VARIABLE}; \
-             without both it is {DEFAULT_PATH}."
+            "Create that file (three lines are enough), or choose another with --config or {ENVIRONMENT_VARIABLE}. \
+             The default is {DEFAULT_PATH}."
         )),
         io::ErrorKind::PermissionDenied => error.with_kind(Usage),
         _ => error,

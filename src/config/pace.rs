@@ -24,18 +24,18 @@ pub struct PaceSettings {
     pub io_priority: IoPriority,
 }
 
-/// How far behind others a process stands: 0 not at all, 19 behind everybody. Source: `nice(1)`.
+/// The CPU niceness of a process, from 0 (normal priority) to 19 (lowest). Source: `nice(1)`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Niceness(u8);
 
-/// A priority for the disks, where their scheduler has any. Source: `ionice(1)`.
+/// An I/O priority, for disks whose scheduler supports it. Source: `ionice(1)`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum IoPriority {
     /// As the kernel derives it from the niceness.
     Normal,
-    /// Behind all others that are served at all times: best effort, level 7.
+    /// The lowest priority that is always served: best effort, level 7.
     Low,
-    /// Only when nobody else wants the disk.
+    /// Only when the disk is otherwise idle.
     Idle,
 }
 
@@ -63,7 +63,7 @@ impl FromStr for Rate {
             digits.parse().ok().zip(unit).and_then(|(number, unit): (u64, u64)| number.checked_mul(unit));
         bytes.filter(|bytes| *bytes >= RATE_MIN).and_then(NonZeroU64::new).map(Rate).ok_or_else(|| {
             Error::usage(format!(
-                "\"{text}\" is no rate: bytes a second, at least 128k, such as 500k, 50M or 1G"
+                "\"{text}\" is not a rate: give bytes per second, at least 128k, such as 500k, 50M or 1G"
             ))
         })
     }

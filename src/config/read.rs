@@ -1,4 +1,4 @@
-//! From the bytes of a configuration file to values with the lines where they stand.
+//! Reads the bytes of a configuration file into values with their line numbers.
 
 use super::keys::{KEYS, Key, list};
 use super::settings::{Setting, SettingOrigin, place};
@@ -15,9 +15,7 @@ use toml::de::{DeTable, DeValue};
 pub(super) fn read(path: &Path, content: &[u8]) -> Result<Vec<Setting>> {
     let text = std::str::from_utf8(content).map_err(|error| {
         let line = line_of(content, error.valid_up_to());
-        Error::usage("not valid UTF-8")
-            .hint("Save the file in the encoding UTF-8.")
-            .context(place(path, line))
+        Error::usage("not valid UTF-8").hint("Save the file as UTF-8.").context(place(path, line))
     })?;
     let table = DeTable::parse(text).map_err(|error| syntax_error(path, text, &error))?;
     let mut entries = Vec::new();
@@ -57,8 +55,8 @@ impl Entry<'_> {
     }
 }
 
-/// Puts what stands in `table`, which is called `section`, under full names. The table of keys knows one level of
-/// sections, so what lies deeper stays together.
+/// Collects the entries of `table`, which is named `section`, under full names. The table of keys has one level of sections,
+/// so deeper tables stay single values.
 fn collect<'a>(section: &str, table: &'a DeTable<'a>, entries: &mut Vec<Entry<'a>>) {
     for (key, value) in table {
         let leaf = bare(key.get_ref());
@@ -74,7 +72,7 @@ fn collect<'a>(section: &str, table: &'a DeTable<'a>, entries: &mut Vec<Entry<'a
     }
 }
 
-/// A part of a name as it may stand in a dotted one: `"a.b"` is one part and no section.
+/// A part of a dotted name, quoted if necessary: `"a.b"` is one part and not a section.
 fn bare(part: &str) -> String {
     let is_bare = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
     if !part.is_empty() && part.bytes().all(is_bare) {
@@ -89,7 +87,7 @@ fn not_a_section(name: &str, value: &DeValue<'_>) -> Error {
         KEYS.iter().filter(|key| key.section() == name).map(|key| format!("\"{}\"", key.name)).collect();
     // The value itself is not repeated: it may be a connection with its password.
     Error::usage(format!("\"{name}\" must be a section, not {}", type_of(value)))
-        .hint(format!("What can be set there: {}.", list(&keys, "and")))
+        .hint(format!("Available keys: {}.", list(&keys, "and")))
 }
 
 fn type_of(value: &DeValue<'_>) -> &'static str {
@@ -109,7 +107,7 @@ fn syntax_error(path: &Path, text: &str, error: &toml::de::Error) -> Error {
     let column = before.chars().rev().take_while(|letter| *letter != '\n').count() + 1;
     let message = error.message().split_whitespace().collect::<Vec<_>>().join(" ");
     Error::usage(message)
-        .hint("The file is written in TOML; strings stand in double quotes.")
+        .hint("The file must be valid TOML. Put strings in double quotes.")
         .context(format!("{}, column {column}", place(path, line_of(text.as_bytes(), offset))))
 }
 

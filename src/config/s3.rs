@@ -1,6 +1,6 @@
-//! `[s3]`: how a bucket is reached, and what is asked of it. A field's default is in `keys.rs`.
+//! `[s3]`: access to a bucket and the properties of its objects. The defaults are in `keys.rs`.
 //!
-//! Access keys never stand in this file: they come from the environment, from a profile, or from the machine's role.
+//! Access keys are never in this file: they come from the environment, from a profile, or from the machine's role.
 
 use super::settings::Settings;
 use crate::error::{Error, Result};
@@ -15,7 +15,7 @@ pub struct S3Settings {
     pub region: Option<String>,
     /// The address of the service; `None`: the environment's, the profile's, or that of AWS.
     pub endpoint: Option<String>,
-    /// Whether the bucket stands in the path of an address; `None`: with an endpoint.
+    /// Whether URLs have the bucket in the path; `None`: if there is an endpoint.
     pub path_style: Option<bool>,
     /// Whether the endpoint may be a plain `http://` one.
     pub allow_http: bool,
@@ -35,7 +35,7 @@ pub struct S3Settings {
     pub tags: Vec<(String, String)>,
     /// Whether requests go on our account.
     pub requester_pays: bool,
-    /// What keeps new objects from being deleted.
+    /// The protection of new objects from deletion.
     pub lock: Option<ObjectLock>,
     /// How long a connection may take.
     pub connect_timeout: Duration,
@@ -59,7 +59,7 @@ pub enum ServerEncryption {
     },
 }
 
-/// What keeps an object from being deleted.
+/// Protection of an object from deletion.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ObjectLock {
     /// Who may lift it.
@@ -71,9 +71,9 @@ pub struct ObjectLock {
 /// Who may lift an object lock before its time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LockMode {
-    /// Whoever has the right to bypass it.
+    /// A user with the permission to bypass it.
     Governance,
-    /// Nobody.
+    /// No user.
     Compliance,
 }
 
@@ -87,7 +87,7 @@ impl S3Settings {
         let key_id = settings.optional_text("s3.kms_key_id");
         if key_id.is_some() && sse.as_deref() != Some("aws:kms") {
             let error = Error::usage("\"s3.kms_key_id\" has no meaning without s3.sse = \"aws:kms\"")
-                .hint("Set s3.sse = \"aws:kms\", or leave the key out.");
+                .hint("Set s3.sse = \"aws:kms\", or remove s3.kms_key_id.");
             return Err(settings.blame("s3.kms_key_id", error));
         }
         Ok(S3Settings {
@@ -132,14 +132,16 @@ fn lock(settings: &Settings) -> Result<Option<ObjectLock>> {
         (None, None) => Ok(None),
         (Some(_), None) => {
             let error = Error::usage("\"s3.object_lock_mode\" needs \"s3.object_lock_days\"")
-                .hint("Say for how many days; in mode COMPLIANCE nobody can shorten them afterwards.");
+                .hint("Set the number of days. In mode COMPLIANCE it cannot be shortened afterwards.");
             Err(settings.blame("s3.object_lock_mode", error))
         }
         (None, Some(_)) => {
             let error = Error::usage(
                 "\"s3.object_lock_days\" has no meaning without \"s3.object_lock_mode\"",
             )
-            .hint("Set s3.object_lock_mode to \"GOVERNANCE\" or \"COMPLIANCE\", or leave the days out.");
+            .hint(
+                "Set s3.object_lock_mode to \"GOVERNANCE\" or \"COMPLIANCE\", or remove s3.object_lock_days.",
+            );
             Err(settings.blame("s3.object_lock_days", error))
         }
     }

@@ -62,15 +62,15 @@ pub struct AgentSettings {
     pub start: AgentStart,
     /// Whether one that an archive program starts outlives the call.
     pub resident: bool,
-    /// How long an agent that nobody asks stays.
+    /// How long an agent runs without a request before it ends.
     pub idle: Duration,
-    /// The longest pause between two attempts of the agent's own while the repository is away.
+    /// The maximum pause between attempts of the agent while the repository is unavailable.
     pub retry_max: Duration,
-    /// How many WAL files move at once.
+    /// The number of WAL files to transfer in parallel.
     pub workers: NonZeroUsize,
-    /// How large the log grows.
+    /// The maximum size of the log.
     pub log_max_bytes: u64,
-    /// What of the machine it may use.
+    /// Its limits of CPU and I/O.
     pub pace: PaceSettings,
 }
 
@@ -79,14 +79,14 @@ pub struct AgentSettings {
 pub enum AgentStart {
     /// The archive programs, when they need it.
     Needed,
-    /// Somebody else.
+    /// Another program, such as systemd.
     Never,
 }
 
 /// `[backup]`
 #[derive(Clone, Debug)]
 pub struct BackupSettings {
-    /// How many packs are written at once.
+    /// The number of packs to write in parallel.
     pub workers: NonZeroUsize,
     /// How long to wait for the backup's WAL to arrive in the repository.
     pub wal_deadline: Duration,
@@ -94,20 +94,20 @@ pub struct BackupSettings {
     pub checkpoint: Checkpoint,
     /// How many incremental backups may follow a full one.
     pub chain_max: usize,
-    /// What of the machine it may use.
+    /// Its limits of CPU and I/O.
     pub pace: PaceSettings,
 }
 
 /// `[recover]`
 #[derive(Clone, Debug)]
 pub struct RecoverSettings {
-    /// How many packs are restored at once.
+    /// The number of packs to restore in parallel.
     pub workers: NonZeroUsize,
     /// How many bytes of stored WAL are read to prove a target.
     pub prove_wal_bytes: u64,
-    /// How much longer than the other one of two timelines may go on as the end of a failover.
+    /// How long an abandoned timeline may continue after the other one has begun and still count as a failover.
     pub fork_window: Duration,
-    /// What of the machine it may use.
+    /// Its limits of CPU and I/O.
     pub pace: PaceSettings,
 }
 
@@ -116,12 +116,12 @@ pub struct RecoverSettings {
 pub enum Checkpoint {
     /// Spread over time, as the server's own are; may take minutes.
     Spread,
-    /// At once, with all the I/O that takes.
+    /// Immediately, with a burst of I/O.
     Fast,
 }
 
 impl ConnectionSettings {
-    /// Whom a backup is taken from.
+    /// The server to back up.
     pub fn backed_up(&self) -> &Conninfo {
         self.standby.as_ref().unwrap_or(&self.conninfo)
     }
@@ -223,7 +223,7 @@ impl Compression {
         let method = settings.word("compression.method");
         if method != "zstd" && settings.is_given("compression.level") {
             let error = Error::usage(format!("\"compression.level\" has no meaning for {method}"))
-                .hint("Set compression.method = \"zstd\", or leave the level out.");
+                .hint("Set compression.method = \"zstd\", or remove compression.level.");
             return Err(settings.blame("compression.level", error));
         }
         Ok(match method {

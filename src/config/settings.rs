@@ -1,4 +1,4 @@
-//! All settings of a configuration by name: what was given, what is the default, and who said so.
+//! All settings of a configuration by name: given values, defaults, and the source of each.
 
 use super::cluster_name::ClusterName;
 use super::conninfo::Conninfo;
@@ -19,7 +19,7 @@ pub(super) struct Setting {
     pub(super) origin: SettingOrigin,
 }
 
-/// Who decided on the value of a setting.
+/// The source of the value of a setting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SettingOrigin {
     /// The configuration file.
@@ -29,7 +29,7 @@ pub enum SettingOrigin {
     },
     /// The command line.
     Given,
-    /// Nobody.
+    /// The default.
     Default,
 }
 
@@ -51,7 +51,7 @@ pub(super) fn place(path: &Path, line: usize) -> String {
 }
 
 impl Settings {
-    /// Adds the defaults to the `given` settings, which stand in the file at `path` if there is one.
+    /// Adds the defaults to the `given` settings, which come from the file at `path` if there is one.
     ///
     /// # Errors
     /// Usage: a required key is missing.
@@ -83,12 +83,12 @@ impl Settings {
         Ok(Settings { path, all })
     }
 
-    /// The file that the settings stand in.
+    /// The file that the settings come from.
     pub(super) fn file(&self) -> Option<&Path> {
         self.path.as_deref()
     }
 
-    /// What holds for `key` in this cluster when nobody sets it.
+    /// The default of `key` in this cluster.
     pub(super) fn default_of(&self, key: &Key) -> Option<Value> {
         Value::default_of(key, &self.cluster_name("cluster")).ok().flatten()
     }
@@ -105,7 +105,7 @@ impl Settings {
         }
     }
 
-    /// Whether somebody set this key.
+    /// Whether this key was set explicitly.
     pub(super) fn is_given(&self, name: &str) -> bool {
         self.setting(name).origin != SettingOrigin::Default
     }

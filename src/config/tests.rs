@@ -181,7 +181,7 @@ fn refuses_unknown_keys() {
     assert_eq!(
         report(parse("[repository]\nurl = \"/x\"\ncluster = \"main\"\n")),
         "\"/etc/pgark/pgark.toml\", line 3: unknown key \"repository.cluster\"\n\
-         HINT: Did you mean \"cluster\"? It stands above the first section."
+         HINT: Did you mean \"cluster\"? It belongs above the first section."
     );
     assert_eq!(
         report(with("[agent]\nworkers = 3\ncolour = 1")),
@@ -209,7 +209,7 @@ fn refuses_values_of_another_type() {
     assert_eq!(
         report(with("agent.workers = \"two\"")),
         "\"/etc/pgark/pgark.toml\", line 4: \"agent.workers\" must be a whole number from 1 to 64, not \"two\"\n\
-         HINT: How many WAL files are stored or fetched at once. The default is 2."
+         HINT: The number of WAL files to store or fetch in parallel. The default is 2."
     );
     for (found, shown) in [
         ("1.5", "1.5"),
@@ -257,7 +257,7 @@ fn refuses_tables_and_values_in_each_others_place() {
     assert_eq!(
         report(parse("repository = \"/srv/pgark\"\n")),
         "\"/etc/pgark/pgark.toml\", line 1: \"repository\" must be a section, not a string\n\
-         HINT: What can be set there: \"repository.url\"."
+         HINT: Available keys: \"repository.url\"."
     );
     assert_eq!(
         message(parse("[[repository]]\nurl = 1")),
@@ -275,7 +275,7 @@ fn tells_where_the_syntax_ends() {
     assert_eq!(
         report(parse("cluster = \"main\"\n\ndata_directory = /var\n")),
         "\"/etc/pgark/pgark.toml\", line 3, column 18: string values must be quoted, expected literal string\n\
-         HINT: The file is written in TOML; strings stand in double quotes."
+         HINT: The file must be valid TOML. Put strings in double quotes."
     );
     assert_eq!(message(parse("cluster = \"a\"\ncluster = \"b\"\n")), ", line 2, column 1: duplicate key");
     assert_eq!(
@@ -305,7 +305,7 @@ fn names_all_missing_keys() {
 fn refuses_text_that_is_not_utf_8() {
     assert_eq!(
         report(parse(b"cluster = \"main\"\n# \xFF\n")),
-        "\"/etc/pgark/pgark.toml\", line 2: not valid UTF-8\nHINT: Save the file in the encoding UTF-8."
+        "\"/etc/pgark/pgark.toml\", line 2: not valid UTF-8\nHINT: Save the file as UTF-8."
     );
 }
 
@@ -349,7 +349,7 @@ fn levels_belong_to_zstd() {
     assert_eq!(
         report(with("compression.level = 1")),
         "\"/etc/pgark/pgark.toml\", line 4: \"compression.level\" has no meaning for lz4\n\
-         HINT: Set compression.method = \"zstd\", or leave the level out."
+         HINT: Set compression.method = \"zstd\", or remove compression.level."
     );
 }
 
@@ -359,7 +359,7 @@ fn refuses_to_write_into_the_data_directory() {
         report(parse(SMALLEST.replace("/srv/pgark", "/var/lib/postgresql/15/main/wal"))),
         "\"/etc/pgark/pgark.toml\", line 3: \"repository.url\" lies inside the data directory \
          \"/var/lib/postgresql/15/main\"\n\
-         HINT: Choose a directory elsewhere: a base backup would copy it into itself."
+         HINT: Choose a directory elsewhere. Otherwise a base backup would include it."
     );
     let mine = Config::for_recovery("main", "/srv/pgark", Path::new("/var/spool/pgark"));
     assert_eq!(
@@ -393,7 +393,8 @@ fn secrets_are_shown_nowhere() {
     let error = parse("repository.url = \"s3://user:geheim@bucket/prefix\"\n").unwrap_err().report();
     assert!(!error.contains("geheim") && !error.contains("user"), "{error}");
     assert!(
-        error.contains("not \"s3://…@bucket/prefix\"") && error.contains("Access keys have no place in it")
+        error.contains("not \"s3://…@bucket/prefix\"")
+            && error.contains("Do not put access keys into the URL")
     );
 }
 
@@ -516,20 +517,20 @@ fn says_why_a_file_cannot_be_read() {
         report(Config::load(&path)),
         format!(
             "could not read \"{place}/pgark.toml\": no such file or directory\n\
-             HINT: Write that file (three lines are enough), or name another with --config or PGARK_CONFIG; \
-             without both it is /etc/pgark/pgark.toml."
+             HINT: Create that file (three lines are enough), or choose another with --config or PGARK_CONFIG. \
+             The default is /etc/pgark/pgark.toml."
         )
     );
     assert_eq!(
         report(Config::load(directory.path())),
-        format!("\"{place}\" is not a file\nHINT: Name the configuration file itself.")
+        format!("\"{place}\" is not a file\nHINT: Give the path of the configuration file itself.")
     );
     std::fs::write(&path, vec![b'#'; (1 << 20) + 1]).unwrap();
     assert_eq!(
         report(Config::load(&path)),
         format!(
             "\"{place}/pgark.toml\" is larger than 1 MiB\n\
-             HINT: This is not a configuration file of pgark, which has a few lines."
+             HINT: This is not a configuration file of pgark. Give the path of one."
         )
     );
 }

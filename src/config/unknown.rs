@@ -1,4 +1,4 @@
-//! What is said about a key that does not exist: the nearest name that does, or what there is to choose from.
+//! Errors for unknown keys: they suggest the nearest name, or list the choices.
 
 use super::keys::{KEYS, Key, list};
 use crate::error::Error;
@@ -8,7 +8,7 @@ pub(super) fn unknown_key(name: &str) -> Error {
     let hint = match suggestions(name).as_slice() {
         [] => choices(name),
         [only] if name.contains('.') && !only.contains('.') => {
-            format!("Did you mean \"{only}\"? It stands above the first section.")
+            format!("Did you mean \"{only}\"? It belongs above the first section.")
         }
         several => did_you_mean(several),
     };
@@ -40,7 +40,7 @@ fn nearest(name: &str, names: impl Iterator<Item = &'static str>) -> Vec<&'stati
     found
 }
 
-/// What may have been meant: a key that is called so in another section, before one that is spelt alike.
+/// Suggestions: keys with the same name in another section, else keys with similar spelling.
 fn suggestions(name: &str) -> Vec<&'static str> {
     let leaf = name.rsplit_once('.').map_or(name, |(_, leaf)| leaf);
     let same_leaf: Vec<_> = KEYS.iter().filter(|key| key.leaf() == leaf).map(|key| key.name).collect();
@@ -56,13 +56,13 @@ fn did_you_mean(names: &[&str]) -> String {
     format!("Did you mean {}?", list(&quoted, "or"))
 }
 
-/// What may stand where `name` stands.
+/// The names that are valid in the place of `name`.
 fn choices(name: &str) -> String {
     let section = name.split_once('.').map_or("", |(section, _)| section);
     let leaves: Vec<_> = KEYS.iter().filter(|key| key.section() == section).map(Key::leaf).collect();
     match (section, leaves.as_slice()) {
         ("", _) => format!(
-            "Above the first section stand {}; the sections are {}.",
+            "The keys above the first section are {}. The sections are {}.",
             list(&leaves, "and"),
             list(&Key::sections(), "and")
         ),
@@ -98,7 +98,7 @@ mod tests {
         );
         assert_eq!(
             hint("repository.cluster"),
-            "Did you mean \"cluster\"? It stands above the first section."
+            "Did you mean \"cluster\"? It belongs above the first section."
         );
     }
 
@@ -115,8 +115,8 @@ mod tests {
         );
         assert_eq!(
             hint("x"),
-            "Above the first section stand cluster, data_directory, system_identifier and assume_version; the sections are \
-             repository, connection, spool, compression, push, get, agent, backup, recover and s3."
+            "The keys above the first section are cluster, data_directory, system_identifier and assume_version. The sections \
+             are repository, connection, spool, compression, push, get, agent, backup, recover and s3."
         );
     }
 

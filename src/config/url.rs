@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 pub enum RepositoryUrl {
     /// A directory, by its absolute path.
     Directory(PathBuf),
-    /// What lies below a prefix in a bucket of S3 or of a service that speaks like it.
+    /// The objects below a prefix in an S3 or S3-compatible bucket.
     S3 {
         /// The bucket.
         bucket: String,
@@ -31,7 +31,7 @@ impl RepositoryUrl {
         let path = match text.strip_prefix("file://") {
             // Whether `%20` means a space is answered differently by different programs.
             Some(path) if path.contains('%') => {
-                return Err(Error::usage("a file:// address with \"%\" is not clear")
+                return Err(Error::usage("a file:// URL with \"%\" is ambiguous")
                     .hint("Write the directory as a plain absolute path."));
             }
             Some(path) => path,
@@ -142,7 +142,7 @@ mod tests {
         let report = |text| RepositoryUrl::read(text).unwrap_err().report();
         assert_eq!(
             report("file:///srv/my%20files"),
-            "a file:// address with \"%\" is not clear\nHINT: Write the directory as a plain absolute path."
+            "a file:// URL with \"%\" is ambiguous\nHINT: Write the directory as a plain absolute path."
         );
     }
 }

@@ -55,7 +55,7 @@ impl Value {
         value.ok_or_else(|| mismatch(key, raw))
     }
 
-    /// What holds for `key` in `cluster` when nobody sets it.
+    /// The default of `key` in `cluster`.
     pub(super) fn default_of(key: &Key, cluster: &ClusterName) -> Result<Option<Value>> {
         match key.default {
             DefaultValue::Required | DefaultValue::Absent(_) => Ok(None),
@@ -80,7 +80,7 @@ impl Value {
         })
     }
 
-    /// The value as it stands in a configuration file, secrets included.
+    /// The value in the syntax of a configuration file, secrets included.
     pub(super) fn to_toml(&self) -> String {
         match self {
             Value::Number(number) => number.to_string(),
@@ -124,8 +124,8 @@ fn mismatch(key: &Key, raw: &DeValue<'_>) -> Error {
     };
     let hint = match key.default {
         _ if matches!(key.kind, Kind::RepositoryUrl) && raw.as_str().is_some_and(|text| text.contains('@')) => {
-            "Access keys have no place in it: they come from the environment, a profile (s3.profile, s3.credentials_file) or a \
-             role."
+            "Do not put access keys into the URL. They come from the environment, a profile (s3.profile, s3.credentials_file) \
+             or a role."
                 .to_owned()
         }
         DefaultValue::Required => key.description.to_owned(),

@@ -1,6 +1,6 @@
-//! All that a person reads.
+//! Output for people.
 //!
-//! Owns: how tables and progress look. Does not own: what is said, and where it goes (that is `bin/`).
+//! Owns: the format of tables and progress. Does not own: the texts and their destination (that is `bin/`).
 
 mod progress;
 mod table;

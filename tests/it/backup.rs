@@ -378,7 +378,7 @@ fn a_mark_that_cannot_be_removed_is_not_waited_for() {
     let refused = base_backup(&primary, "nightly").run().expect(4).says("is in the way").says("--label");
     assert!(!refused.stderr.to_lowercase().contains("wait for it"), "{refused}");
     let info = primary.pgark(&["info"]).run().expect(0).stdout;
-    assert!(!info.contains("nightly is being taken"), "{info}");
+    assert!(!info.contains("nightly is in progress"), "{info}");
     allow(0o700);
     base_backup(&primary, "nightly").run().expect(0);
 }

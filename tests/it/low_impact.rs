@@ -66,5 +66,5 @@ fn goes_on_where_the_priority_may_not_be_lowered() {
     let outcome = backup.run().expect(0);
     let warnings = outcome.stderr.matches("could not set the I/O priority").count();
     assert_eq!(warnings, 1, "{}", outcome.stderr);
-    outcome.says("goes on with the priority that it has");
+    outcome.says("continuing with the current priority");
 }

@@ -85,7 +85,7 @@ fn a_stray_timeline_is_never_taken_without_a_word() {
     // So is it while the original archives.
     wait_until("the agent sees the other timeline", PATIENCE, || {
         let status = story.original.pgark(&["status"]).run().expect(0).stdout;
-        status.contains("timeline 2 left this server's at")
+        status.contains("timeline 2 branched off this server's timeline at")
     });
     story.original.stop(Stop::Fast);
     for (name, options, rows) in [

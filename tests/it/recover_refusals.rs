@@ -392,7 +392,7 @@ fn the_segment_size_is_that_of_the_chosen_backup() {
     primary.wait_archived(&last);
     let info = primary.pgark(&["info"]).run().expect(0);
     assert!(!info.stdout.contains("CANNOT BE USED"), "{info}");
-    assert!(info.stdout.contains(", WAL segments of 1.0 MiB, and before of 16.0 MiB\n"), "{info}");
+    assert!(info.stdout.contains(", WAL segments of 1.0 MiB, earlier of 16.0 MiB\n"), "{info}");
     primary.stop(Stop::Fast);
     check_sizes_in_info(&primary, &site);
     let small = site.directory().join("small");

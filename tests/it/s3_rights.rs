@@ -50,7 +50,7 @@ fn the_policies_that_are_recommended_are_enough() {
     );
     let info = primary.pgark(&["info"]).run().expect(0).stdout;
     assert!(
-        info.contains("one ") && !info.contains("CANNOT BE USED") && !info.contains("is being taken"),
+        info.contains("one ") && !info.contains("CANNOT BE USED") && !info.contains("is in progress"),
         "{info}"
     );
 

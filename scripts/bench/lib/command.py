@@ -23,16 +23,16 @@ class Bench:
     def __init__(self, description, rounds=4, options=()):
         parser = argparse.ArgumentParser(
             description=description,
-            epilog="PGARK_BENCH_DIRECTORY: where the data is kept and worked on (/var/tmp/pgark-bench). "
-            "PGARK_BENCH_ONLY: the contestants, by name. docs/performance.md says how to read the table.",
+            epilog="PGARK_BENCH_DIRECTORY: the working directory (/var/tmp/pgark-bench). "
+            "PGARK_BENCH_ONLY: the names of the contestants to run. docs/performance.md explains the table.",
         )
         parser.add_argument(
             "--rounds",
             type=int,
             default=rounds,
-            help="how many turns of each contestant count; one more comes first and is discarded [%(default)s]",
+            help="the number of measured turns of each contestant; one more runs first and is discarded [%(default)s]",
         )
-        parser.add_argument("--json", default=f"{directory()}/results", metavar="DIRECTORY", help="where the JSON file goes [%(default)s]")
+        parser.add_argument("--json", default=f"{directory()}/results", metavar="DIRECTORY", help="the directory of the JSON file [%(default)s]")
         for option, settings in options:
             parser.add_argument(option, **settings)
         self.options = parser.parse_args()
@@ -41,7 +41,7 @@ class Bench:
     def run(self, title, measure):
         """Calls `measure(bench, report)`, prints what it reported, and leaves nothing behind."""
         if os.geteuid() != 0:
-            sys.exit("this measures control groups and runs servers as another user: run it as root")
+            sys.exit("run this as root: it measures control groups and runs servers as another user")
         os.chdir("/")  # which the owner may enter
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
         self.report = Report(title)

@@ -23,17 +23,40 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tracing_subscriber::EnvFilter;
 
-/// How long an agent may take to say that it will stop.
+/// How long an agent may take to confirm that it will stop.
 const STOP_ANSWER_MAX: Duration = Duration::from_secs(5);
-/// How long it may take to finish what it has in flight, or to give that up.
+/// How long it may take to finish or abort the transfers in progress.
 const STOP_MAX: Duration = Duration::from_secs(15);
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// What is logged without PGARK_LOG. The AWS SDK tells at level info which access key it has found.
+/// The log filter without PGARK_LOG. At level info the AWS SDK logs the identifier of the access key that it found.
 const LOG_FILTER: &str = "info,aws_config=warn,aws_runtime=warn,aws_smithy_runtime=warn";
 
-/// How long a thread stays that has nothing to do: as good as for ever.
+/// Idle timeout of blocking threads; effectively never.
 const THREAD_KEEP_ALIVE: Duration = Duration::from_secs(365 * 86_400);
+
+pub const MORE_HELP: &str = "\
+Without a subcommand the agent runs in the foreground. It ends when it has been idle for
+agent.idle_s, or at SIGTERM.
+
+Exit status:
+  0  the agent has ended, or another one of this configuration is running; always with --detach
+  2  wrong command line or configuration
+  3  the spool or another resource is unavailable
+  4  internal error
+
+Examples:
+  pgark agent
+  pgark agent stop";
+
+const STOP_HELP: &str = "\
+Exit status:
+  0  no agent is running any more
+  2  wrong command line or configuration
+  3  an agent does not stop
+
+Example:
+  pgark agent stop";
 
 /// Arguments of `pgark agent`.
 #[derive(Args, Debug)]
@@ -41,18 +64,19 @@ pub struct AgentArguments {
     #[command(subcommand)]
     command: Option<AgentCommand>,
 
-    /// Leave the caller: a session of its own, no inherited descriptors, always exit status 0
+    /// Detach from the caller: new session, no inherited file descriptors, always exit status 0
     #[arg(long)]
     detach: bool,
 
-    /// Say on stdout, in the words of the socket, whether it listens
+    /// Report on stdout, in the protocol of the socket, whether the agent listens
     #[arg(long, hide = true)]
     announce: bool,
 }
 
 #[derive(Subcommand, Debug)]
 enum AgentCommand {
-    /// Have the running agent finish what is in flight and end
+    /// Stop the running agent after the transfers in progress
+    #[command(after_long_help = STOP_HELP)]
     Stop,
 }
 
@@ -65,7 +89,7 @@ pub fn run(context: &Context, arguments: AgentArguments) -> Result<ExitCode> {
     match arguments.command {
         Some(AgentCommand::Stop) => stop(context),
         None if arguments.detach => {
-            // Whoever reaps us may take any other status for a crash of its own child.
+            // The process that reaps us may take any other status as a crash of its own child.
             if let Err(error) = detach(context) {
                 announce(&Answer::Failed(error));
             }
@@ -73,17 +97,17 @@ pub fn run(context: &Context, arguments: AgentArguments) -> Result<ExitCode> {
         }
         None if arguments.announce => {
             serve_for_parent(context);
-            // Should our parent be gone, it is the server that gets this status.
+            // If our parent has ended, the server receives this status.
             Ok(ExitCode::SUCCESS)
         }
         None => serve(context, || {}),
     }
 }
 
-/// Runs the agent of the process that has started us, and ends when that ends, however it does: in a container we would become
-/// a child of the server, which takes the death of one by a signal for a crash.
+/// Runs the agent and ends when its parent ends for any reason. In a container it would otherwise become a child of the server,
+/// which takes the death of a child by a signal as a crash.
 fn serve_for_parent(context: &Context) {
-    // These wait until somebody takes them; no other one is blocked, as it is in the process that minds us.
+    // These stay pending until they are unblocked. No other signal is blocked, unlike in the parent process.
     let blocked = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT]);
     let _ = blocked.thread_set_mask();
     let _ = set_pdeathsig(Signal::SIGTERM);
@@ -91,9 +115,9 @@ fn serve_for_parent(context: &Context) {
     let _ = setsid();
     let mut announced = false;
     let result = if getppid().as_raw() == 1 {
-        Err(Error::unavailable("the program that has started the agent is gone"))
+        Err(Error::unavailable("the program that started the agent has ended"))
     } else {
-        close_inherited().context(|| "could not let go of what was inherited").and_then(|()| {
+        close_inherited().context(|| "could not close inherited file descriptors").and_then(|()| {
             serve(context, || {
                 announced = true;
                 announce(&Answer::Ready);
@@ -119,22 +143,22 @@ fn serve(context: &Context, listening: impl FnOnce()) -> Result<ExitCode> {
     let spool = Spool::of(&config)?;
     let disk = pgark::durable::disk();
     spool.prepare(disk.as_ref())?;
-    // Before another cluster's agent is asked to end.
+    // Must precede the request to another agent to end: it may belong to another cluster.
     spool.check_cluster(&config)?;
     let Acquired::Ours(instance) = Instance::acquire(&config, &spool, disk.clone())? else {
-        output::say("pgark: an agent of this configuration is already running");
+        output::say("pgark: an agent for this configuration is already running");
         return Ok(ExitCode::SUCCESS);
     };
-    // Two clusters that began at once have both passed the first look.
+    // Two clusters that started at the same time have both passed the first check.
     spool.claim(&config, disk.as_ref())?;
     start_log(&config, &spool, disk.clone())?;
     if let Err(error) = Pace::new(config.agent.pace).try_give_way() {
-        tracing::warn!(%error, "goes on with the priority that it has");
+        tracing::warn!(%error, "continuing with the current priority");
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .max_blocking_threads(config.agent.workers.get() * 2 + 4)
-        // One that stays takes over what a new one cannot be started for; without any, tokio panics.
+        // If no new thread can be started, an existing one takes the work over; without any, tokio panics.
         .thread_keep_alive(THREAD_KEEP_ALIVE)
         .enable_all()
         .build()
@@ -146,7 +170,7 @@ fn serve(context: &Context, listening: impl FnOnce()) -> Result<ExitCode> {
         instance,
         listening,
     ));
-    // A thread that hangs in the repository ends with the process, and is not waited for.
+    // A thread that hangs in the repository ends with the process; do not wait for it.
     runtime.shutdown_background();
     served.map(|()| ExitCode::SUCCESS)
 }
@@ -173,8 +197,9 @@ fn stderr_is_the_journal() -> bool {
     std::env::var("JOURNAL_STREAM").is_ok_and(|stream| stderr.is_ok_and(|ours| ours == stream))
 }
 
-/// Spawns the agent and stays as its parent, so that the caller never gets it, or its exit status, as a child of its own: in a
-/// container that may be PostgreSQL, which would take it for a crash. For the same reason no signal but SIGKILL ends us.
+/// Spawns the agent and stays as its parent, so that neither the agent nor its exit status ever reaches the caller as a child
+/// of its own. In a container the caller may be PostgreSQL, which would take it as a crash. For the same reason only SIGKILL
+/// ends this process.
 fn detach(context: &Context) -> Result<()> {
     let what = || "could not detach the agent";
     SigSet::all().thread_block().context(what)?;
@@ -190,16 +215,16 @@ fn detach(context: &Context) -> Result<()> {
         command.arg("--config").arg(config);
     }
     let mut child = command.stdin(Stdio::null()).stderr(Stdio::null()).spawn().context(what)?;
-    // From here on the agent alone holds the pipe to the program that waits for its first word.
+    // From here on only the agent holds the pipe to the program that waits for its first message.
     let _ = dup2_stdin(&null).and_then(|()| dup2_stdout(&null));
     mind(&mut child);
     Ok(())
 }
 
-/// Waits for the end of the agent, and hands on to it what we are told.
+/// Waits for the end of the agent and forwards requests to stop to it.
 fn mind(child: &mut Child) {
     while matches!(child.try_wait(), Ok(None)) {
-        // Its end is a signal as well.
+        // The end of the agent arrives as a signal as well.
         if let Ok(Signal::SIGTERM | Signal::SIGINT | Signal::SIGQUIT | Signal::SIGHUP) = SigSet::all().wait()
         {
             let _ = kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGTERM);
@@ -207,30 +232,30 @@ fn mind(child: &mut Child) {
     }
 }
 
-/// Closes whatever the caller had open: as long as anybody holds the pipe of PostgreSQL's log collector, it never ends.
+/// Closes inherited file descriptors. PostgreSQL's log collector never ends while any process holds its pipe.
 fn close_inherited() -> io::Result<()> {
     let open: Vec<i32> = std::fs::read_dir("/proc/self/fd")?
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
         .filter(|descriptor| *descriptor > 2)
         .collect();
     for descriptor in open {
-        // The one that listed them is closed already.
+        // The descriptor of the listing itself is closed already.
         let _ = nix::unistd::close(descriptor);
     }
     Ok(())
 }
 
-/// Says on stdout how it began, and lets go of stdout: whoever started us waits for its end.
+/// Reports the outcome of the start on stdout and releases stdout, because the caller waits until it is closed.
 fn announce(answer: &Answer) {
-    // If it has gone, nobody needs to know.
+    // If the caller has ended, the report is not needed.
     let _ = write_answer(&mut io::stdout(), answer).and_then(|()| {
         io::Write::flush(&mut io::stdout()).context(|| "could not flush")?;
         let null = File::options().write(true).open("/dev/null").context(|| "could not open /dev/null")?;
-        dup2_stdout(&null).context(|| "could not let go of stdout")
+        dup2_stdout(&null).context(|| "could not release stdout")
     });
 }
 
-/// Ends every agent of the spool, whatever its configuration or version, that is there when it begins.
+/// Ends every agent of the spool that runs at the time of the call, whatever its configuration or version.
 fn stop(context: &Context) -> Result<ExitCode> {
     let config = context.config()?;
     DataDirectory::open(&config.data_directory)?;
@@ -239,7 +264,7 @@ fn stop(context: &Context) -> Result<ExitCode> {
     let agents = agents(&spool)?;
     let (mut asked, mut silent) = (HashSet::new(), HashSet::new());
     while let Some(left) = agents_left(&spool, &agents)? {
-        // One that has just begun takes connections a moment later.
+        // An agent that has just started accepts connections a moment later.
         for (place, process) in listeners(&spool)? {
             if agents.contains(&process) && asked.insert(process) {
                 let until = deadline.min(Instant::now() + STOP_ANSWER_MAX);
@@ -249,8 +274,8 @@ fn stop(context: &Context) -> Result<ExitCode> {
             }
         }
         if silent.contains(&left) || Instant::now() >= deadline {
-            return Err(Error::unavailable(format!("the agent, {left}, does not end"))
-                .hint(format!("Its log says what it does. {}", left.how_to_end_it())));
+            return Err(Error::unavailable(format!("the agent, {left}, does not stop"))
+                .hint(format!("Its log shows what it is doing. {}", left.how_to_end_it())));
         }
         std::thread::sleep(PAUSE);
     }
@@ -267,7 +292,7 @@ fn agents(spool: &Spool) -> Result<HashSet<AgentProcess>> {
     Ok(listening.chain(spool.holder()).collect())
 }
 
-/// One of these agents that is still there. On a busy server the next agent is there a moment later.
+/// One of these agents that still runs. On a busy server the next agent starts a moment later and does not count.
 fn agents_left(spool: &Spool, agents: &HashSet<AgentProcess>) -> Result<Option<AgentProcess>> {
     Ok(self::agents(spool)?.intersection(agents).next().copied())
 }

@@ -20,41 +20,55 @@ use std::thread;
 use tokio::runtime::Builder;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+pub const MORE_HELP: &str = "\
+Exit status:
+  0  the backup is complete, and the WAL that it needs is in the repository
+  2  wrong command line, configuration or setting of the server
+  3  the server, the repository or another resource is unavailable, or the backup was interrupted
+  4  damaged or foreign data, or the label exists already
+A backup that fails is never listed.
+
+Examples:
+  pgark base-backup
+  pgark base-backup --type incremental --max-rate 100M
+  pgark base-backup --method stream --checkpoint fast";
+
 /// Arguments of `pgark base-backup`.
 #[derive(Args, Debug)]
 pub struct BaseBackupArguments {
-    /// The name of the backup [default: the time, such as 20260115T143000Z, with a number
-    /// behind it if that is taken]
+    /// The name of the backup [default: the current time, such as 20260115T143000Z, with a number
+    /// appended if that name exists]
     #[arg(long)]
     label: Option<String>,
 
-    /// How much is stored: everything, or what changed since an earlier backup (with --method stream: from PostgreSQL 17 on,
-    /// with summarize_wal = on)
+    /// How much to store: everything, or the changes since an earlier backup
+    ///
+    /// With --method stream, incremental and differential backups require PostgreSQL 17 or later and summarize_wal = on.
     #[arg(long = "type", value_enum, default_value = "full")]
     kind: TypeArgument,
 
-    /// How the data reaches us
+    /// How to read the cluster
     #[arg(long, default_value = "files")]
     method: MethodArgument,
 
-    /// How fast the checkpoint is made that begins it [default: backup.checkpoint]
+    /// The speed of the checkpoint that starts the backup [default: backup.checkpoint]
     #[arg(long)]
     checkpoint: Option<CheckpointArgument>,
 
-    /// How many packs are written at once, with --method files [default: backup.workers]
+    /// The number of packs to write in parallel, with --method files [default: backup.workers]
     #[arg(long)]
     workers: Option<NonZeroUsize>,
 
-    /// Read no more bytes a second than this, such as 500k, 50M or 1G [default: backup.max_rate_mib]
+    /// The maximum read rate in bytes per second, such as 500k, 50M or 1G [default: backup.max_rate_mib]
     #[arg(long, value_name = "RATE")]
     max_rate: Option<Rate>,
 }
 
 #[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
 enum MethodArgument {
-    /// Read from the data directory, on the server's host
+    /// Read the data directory, on the server's host
     Files,
-    /// Sent by the server over the replication protocol, to wherever this runs
+    /// Receive the files from the server over the replication protocol, on any host
     Stream,
 }
 
@@ -62,17 +76,17 @@ enum MethodArgument {
 enum TypeArgument {
     /// Everything
     Full,
-    /// What changed since the newest backup; everything where there is none to build on
+    /// The changes since the newest backup; everything if there is none to build on
     Incremental,
-    /// What changed since the newest full backup; everything where there is none to build on
+    /// The changes since the newest full backup; everything if there is none to build on
     Differential,
 }
 
 #[derive(ValueEnum, Clone, Copy, Debug)]
 enum CheckpointArgument {
-    /// At once, with all the I/O that takes
+    /// Immediately, with a burst of I/O
     Fast,
-    /// Spread over time, as the server's own are; may take minutes
+    /// Spread over time, like the server's own checkpoints; may take minutes
     Spread,
 }
 
@@ -139,9 +153,9 @@ fn repository(context: &Context, config: &Config, system: SystemIdentifier) -> R
     if let Some(configured) = config.system_identifier.filter(|configured| *configured != system) {
         return Err(Error::new(
             ErrorKind::Foreign,
-            format!("the server holds the system {system}, the configuration says {configured}"),
+            format!("the server has system identifier {system}, but the configuration requires {configured}"),
         )
-        .hint("Was the cluster made new? Then correct or remove system_identifier."));
+        .hint("If the cluster was initialized again or upgraded, correct or remove system_identifier."));
     }
     let repository = Repository::new(context.store(config)?, config.cluster.as_str(), system)?;
     Ok(repository.assuming(config.assumed_version))
@@ -194,7 +208,7 @@ pub fn text(summary: &BackupSummary) -> String {
     let mut text = format!(
         "{} backup {}{} is complete: {} files with {:.1} MiB{changed}, stored in {:.1} MiB, in {:.1} s\n\
          WAL from {} to {} on timeline {} ({} segments) is in the repository\n\
-         it can be recovered to any point from {} on",
+         recovery is possible to any point from {} on",
         summary.r#type,
         summary.label,
         if summary.from_standby { ", taken from a standby," } else { "" },
@@ -210,7 +224,7 @@ pub fn text(summary: &BackupSummary) -> String {
     );
     if summary.damaged_pages.count > 0 {
         text.push_str(&format!(
-            "\nWARNING: {} pages are damaged in the cluster itself, and so in this backup",
+            "\nWARNING: {} pages are damaged in the cluster itself, and therefore in this backup",
             summary.damaged_pages.count
         ));
     }

@@ -9,6 +9,18 @@ use serde::Serialize;
 use std::process::ExitCode;
 use std::sync::atomic::AtomicBool;
 
+pub const MORE_HELP: &str = "\
+Exit status:
+  0  all checks passed, perhaps with warnings
+  2  wrong command line, configuration or setting of the server
+  3  the server, the repository or another resource is unavailable
+  4  damaged, conflicting or foreign data
+If several checks fail, the highest status counts.
+
+Examples:
+  pgark check
+  pgark check --json";
+
 #[derive(Serialize)]
 struct Findings {
     passed: bool,
@@ -29,9 +41,9 @@ pub fn run(context: &Context) -> Result<ExitCode> {
     let failed = findings.iter().filter(|finding| finding.verdict == Verdict::Failed).count();
     let findings = Findings { passed: failed == 0, findings };
     context.output.result(&findings, || match failed {
-        0 => "everything works".to_owned(),
-        1 => "1 thing does not work".to_owned(),
-        number => format!("{number} things do not work"),
+        0 => "all checks passed".to_owned(),
+        1 => "1 check failed".to_owned(),
+        number => format!("{number} checks failed"),
     });
     Ok(ExitCode::from(status.unwrap_or_default()))
 }

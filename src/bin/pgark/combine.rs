@@ -11,26 +11,34 @@ use pgark::terminal::{Loudness, Progress};
 use std::num::NonZeroUsize;
 use std::process::ExitCode;
 
-/// Makes a full backup out of an incremental one and those that it builds on, inside the repository.
-///
-/// The server is not asked. The new backup is of the same moment as the newest of the chain, and the next incremental backup
-/// builds on it; the old full backup is no longer needed once the incremental ones that build on it are gone.
+pub const MORE_HELP: &str = "\
+Exit status:
+  0  the new full backup is complete
+  1  the repository does not hold the backup
+  2  wrong command line or configuration
+  3  the repository is unavailable, or the command was interrupted
+  4  the chain or its WAL is damaged or incomplete, or the label exists already
+
+Example:
+  pgark combine 20260115T143000Z";
+
+/// Arguments of `pgark combine`.
 #[derive(Args, Debug)]
 pub struct CombineArguments {
-    /// The newest backup of the chain
+    /// The newest backup of the chain to combine
     #[arg(value_name = "LABEL")]
     of: String,
 
-    /// The name of the full backup [default: the time, such as 20260115T143000Z, with a number
-    /// behind it if that is taken]
+    /// The name of the new backup [default: the current time, such as 20260115T143000Z, with a number
+    /// appended if that name exists]
     #[arg(long)]
     label: Option<String>,
 
-    /// How many packs are written at once [default: backup.workers]
+    /// The number of packs to write in parallel [default: backup.workers]
     #[arg(long)]
     workers: Option<NonZeroUsize>,
 
-    /// Which system of the cluster, where the repository holds several
+    /// The system identifier, if the repository holds several for this cluster
     #[arg(long, value_name = "NUMBER")]
     system_identifier: Option<String>,
 }

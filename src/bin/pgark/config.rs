@@ -6,6 +6,16 @@ use pgark::error::Result;
 use serde::Serialize;
 use std::process::ExitCode;
 
+pub const MORE_HELP: &str = "\
+Exit status:
+  0  the configuration is valid
+  2  wrong command line or configuration
+  3  the configuration file cannot be read now
+
+Examples:
+  pgark config
+  pgark config --config /etc/pgark/other.toml --json";
+
 #[derive(Serialize)]
 struct Settings {
     file: Option<String>,

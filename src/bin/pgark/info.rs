@@ -2,7 +2,6 @@
 
 use super::Context;
 use clap::Args;
-
 use jiff::Timestamp;
 use pgark::error::Result;
 use pgark::info::{ClusterInfo, Gap, RecoveryWindow, SystemInfo, TimelineInfo, Trouble, gather};
@@ -10,14 +9,30 @@ use pgark::repository::wal::WalSearch;
 use pgark::terminal::{bytes, table};
 use std::process::ExitCode;
 
+pub const MORE_HELP: &str = "\
+Exit status:
+  0  everything that the repository holds of the cluster is shown
+  1  the repository holds nothing of the cluster
+  2  wrong command line or configuration, or data of a newer version of pgark in the repository
+  3  the repository is unavailable
+  4  something in the repository is damaged
+If something is unusable, everything else is still shown.
+
+Examples:
+  pgark info
+  pgark info --quick
+  pgark info --repository s3://bucket/prefix --cluster main --json";
+
 /// Arguments of `pgark info`.
 #[derive(Args, Debug)]
 pub struct InfoArguments {
     #[command(flatten)]
     place: super::PlaceArguments,
 
-    /// Look for the first and last WAL segment of each timeline only: a handful of requests to a bucket, whatever it holds;
-    /// what is missing between them, and what they take, is not told
+    /// Look up only the first and last WAL segment of each timeline
+    ///
+    /// This takes a handful of requests, however many objects a bucket holds. Missing segments and stored sizes are not
+    /// reported.
     #[arg(long)]
     quick: bool,
 }
@@ -28,7 +43,7 @@ pub fn run(context: &Context, arguments: InfoArguments) -> Result<ExitCode> {
     let cluster = config.cluster.as_str();
     let info = gather(&store, cluster, config.assumed_version, search, store.now()?)?;
     context.output.result(&info, || text(&info));
-    // All is shown that can be, and whoever calls from a script learns that it is not all.
+    // The output shows everything usable; the exit status reports to scripts that something is not.
     let troubles = info.systems.iter().flat_map(SystemInfo::troubles);
     let status = troubles.map(|trouble| trouble.kind.companion_status()).max();
     Ok(ExitCode::from(status.unwrap_or_default()))
@@ -39,9 +54,7 @@ fn text(info: &ClusterInfo) -> String {
     for system in &info.systems {
         text.push_str(&system_text(system));
         if !info.every_segment && !system.windows.is_empty() {
-            text.push_str(
-                "  if no WAL is missing, which was not looked for: pgark info without --quick does\n",
-            );
+            text.push_str("  provided that no WAL is missing; pgark info without --quick checks this\n");
         }
     }
     text
@@ -54,7 +67,7 @@ fn system_text(system: &SystemInfo) -> String {
         older.retain(|older| *older != size);
         older.dedup();
         text.push_str(&format!(", WAL segments of {}", bytes(size)));
-        text.extend(older.into_iter().map(|older| format!(", and before of {}", bytes(older))));
+        text.extend(older.into_iter().map(|older| format!(", earlier of {}", bytes(older))));
     }
     if let Some(trouble) = &system.unusable {
         text.push_str(&format!("\n\n  CANNOT BE USED: {}\n", reason(trouble)));
@@ -70,7 +83,7 @@ fn system_text(system: &SystemInfo) -> String {
         text.push_str(&format!("  {} CANNOT BE USED: {}\n", damaged.label, reason(&damaged.trouble)));
     }
     for label in &system.running {
-        text.push_str(&format!("  {label} is being taken\n"));
+        text.push_str(&format!("  {label} is in progress\n"));
     }
     text.push_str("\nWAL\n");
     text.push_str(&indented(&if system.timelines.is_empty() {
@@ -84,7 +97,7 @@ fn system_text(system: &SystemInfo) -> String {
         }
         for gap in timeline.never_archived.iter().flatten() {
             text.push_str(&format!(
-                "  never archived on timeline {}, before the first backup, where no recovery needs it: {}\n",
+                "  never archived on timeline {}, before the first backup (no recovery needs this WAL): {}\n",
                 timeline.timeline,
                 segments(gap)
             ));
@@ -95,7 +108,7 @@ fn system_text(system: &SystemInfo) -> String {
     }
     text.push_str(if system.windows.len() > 1 { "\nrecovery windows\n" } else { "\nrecovery window\n" });
     if system.windows.is_empty() {
-        text.push_str("  nothing can be recovered: there is no backup with all of its WAL\n");
+        text.push_str("  recovery is not possible: no backup has all of its WAL\n");
     }
     text.extend(system.windows.iter().map(window));
     text
@@ -116,7 +129,7 @@ fn window(window: &RecoveryWindow) -> String {
         window.timeline
     );
     if let Some(gap) = &window.interrupted_by {
-        text.push_str(&format!("       {} is missing there\n", gap.first));
+        text.push_str(&format!("       interrupted there: {} is missing\n", gap.first));
     }
     text
 }
@@ -198,9 +211,9 @@ fn timelines(timelines: &[TimelineInfo]) -> String {
         })
         .collect();
     let mut heads =
-        vec!["timeline", "out of", "first segment", "last segment", "segments", "stored", "missing"];
+        vec!["timeline", "branched off", "first segment", "last segment", "segments", "stored", "missing"];
     if has_sizes {
-        heads.push("of size");
+        heads.push("segment size");
         for (row, timeline) in rows.iter_mut().zip(timelines) {
             row.push(bytes(timeline.segment_bytes));
         }

@@ -23,26 +23,48 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::{env, panic};
 
+const MORE_HELP: &str = "\
+Exit status:
+  0  success
+  1  the repository does not hold the requested data
+  2  wrong command line or configuration
+  3  the server, the repository or another resource is unavailable now
+  4  damaged, conflicting or foreign data, or missing WAL
+The help of each command says what these mean for it.
+
+Examples:
+  pgark check
+  pgark base-backup
+  pgark recover --help";
+
 /// WAL archiving and point-in-time recovery for PostgreSQL.
 ///
-/// PostgreSQL itself calls archive-push and archive-get; this is the program for people.
+/// PostgreSQL itself calls archive-push and archive-get. Operators and scripts call pgark.
 #[derive(Parser, Debug)]
-#[command(name = "pgark", version, max_term_width = 100, arg_required_else_help = true)]
+#[command(
+    name = "pgark",
+    version,
+    max_term_width = 100,
+    arg_required_else_help = true,
+    after_long_help = MORE_HELP
+)]
 struct Arguments {
-    /// The configuration [default: $PGARK_CONFIG, else /etc/pgark/pgark.toml]
+    /// The configuration file [default: $PGARK_CONFIG, else /etc/pgark/pgark.toml]
     #[arg(long, value_name = "FILE", global = true)]
     config: Option<PathBuf>,
 
-    /// Print JSON for programs instead of text for people, errors too
+    /// Print results and errors as JSON
     #[arg(long, global = true)]
     json: bool,
 
-    /// Show no progress
+    /// Do not show progress
     #[arg(long, short, global = true)]
     quiet: bool,
 
-    /// Read the files of a server of an unknown major version as those of this one, for this call (assume_version in
-    /// the configuration is for the archive programs, too); commands that read none ignore it
+    /// Read the files of an unknown PostgreSQL version as those of this major version
+    ///
+    /// This applies to one call; the setting assume_version applies to the archive programs as well. Commands that do
+    /// not read the files of a server ignore this option.
     #[arg(long, value_name = "MAJOR", global = true, value_parser = major_version)]
     assume_version: Option<MajorVersion>,
 
@@ -52,28 +74,53 @@ struct Arguments {
 
 fn major_version(text: &str) -> std::result::Result<MajorVersion, String> {
     let known = || MajorVersion::ALL.map(|version| version.to_string()).join(", ");
-    text.parse().ok().and_then(MajorVersion::new).ok_or_else(|| format!("pgark knows {}", known()))
+    text.parse().ok().and_then(MajorVersion::new).ok_or_else(|| format!("pgark supports {}", known()))
 }
 
 #[derive(Subcommand, Debug)]
 enum Command {
     /// Take a base backup of the running server
+    #[command(after_long_help = base_backup::MORE_HELP)]
     BaseBackup(base_backup::BaseBackupArguments),
-    /// Make a full backup out of an incremental one and those that it builds on
+    /// Combine an incremental backup and its chain into a new full backup
+    ///
+    /// This happens inside the repository; the server is not contacted. The new backup restores the same state as the
+    /// newest backup of the chain, and the next incremental backup builds on it. The old full backup is no longer needed
+    /// once the incremental backups that build on it are gone.
+    #[command(after_long_help = combine::MORE_HELP)]
     Combine(combine::CombineArguments),
-    /// Bring the cluster back to a moment: restore a backup and tell PostgreSQL how far to recover
+    /// Restore a backup and configure PostgreSQL to recover to a target
+    ///
+    /// Without --delta nothing is ever overwritten: the target directory must be empty or absent. A target that cannot be
+    /// reached is refused before anything is written, with the nearest point that can be reached. Try --dry-run first: it
+    /// prints the plan and writes nothing.
+    ///
+    /// Run it as the user that runs PostgreSQL. If it is interrupted, run it again. The recovered cluster does not
+    /// archive unless --archiving on is given, so that a copy never writes into its original's archive. A standby
+    /// archives once it is promoted.
+    #[command(after_long_help = recover::MORE_HELP)]
     Recover(Box<recover::RecoverArguments>),
-    /// Show what the repository holds: backups, WAL with its gaps, what can be reached
+    /// Show the backups in the repository, its WAL with any gaps, and the recovery windows
+    #[command(after_long_help = info::MORE_HELP)]
     Info(info::InfoArguments),
-    /// Single WAL files of the repository
+    /// Work with single WAL files of the repository
     Wal(wal::WalArguments),
-    /// Check whether all of it works: configuration, server, a WAL segment's way there and back
+    /// Check the configuration, the server, the repository, and the round trip of a WAL segment
+    ///
+    /// For the round trip the server switches to a new WAL segment. Nothing else changes in the server.
+    #[command(after_long_help = check::MORE_HELP)]
     Check,
-    /// Show how archiving goes on this host: what waits, the agent, the last error
+    /// Show the state of archiving on this host: waiting files, the agent, current errors
+    ///
+    /// This reads the data directory and asks the agent only, so that it also works while the server or the repository is
+    /// unavailable.
+    #[command(after_long_help = status::MORE_HELP)]
     Status,
-    /// Print the effective settings and where each comes from
+    /// Print the effective settings and the source of each
+    #[command(after_long_help = config::MORE_HELP)]
     Config,
-    /// Run the agent that archive-push and archive-get start by themselves, or stop it
+    /// Run or stop the agent, which archive-push and archive-get start on demand
+    #[command(after_long_help = agent::MORE_HELP)]
     Agent(agent::AgentArguments),
 }
 
@@ -108,7 +155,7 @@ impl Context {
     fn place(&self, arguments: &PlaceArguments) -> Result<(Arc<dyn Store>, Config)> {
         match (&arguments.repository, &arguments.cluster) {
             (Some(url), Some(cluster)) => {
-                // The data directory is that of another host, or gone.
+                // The data directory is on another host or does not exist any more.
                 let config = Config::for_recovery(cluster, url, &PathBuf::from("/nonexistent"))?;
                 Ok((open(&config)?, self.assuming(config)))
             }
@@ -123,11 +170,11 @@ impl Context {
 /// A cluster that is named without a configuration file.
 #[derive(clap::Args, Debug)]
 struct PlaceArguments {
-    /// The repository, where there is no configuration file: a directory, or s3://bucket/prefix
+    /// The repository, if there is no configuration file: a directory or s3://bucket/prefix
     #[arg(long, value_name = "URL", requires = "cluster")]
     repository: Option<String>,
 
-    /// The cluster's name in that repository
+    /// The name of the cluster in that repository
     #[arg(long, value_name = "NAME", requires = "repository")]
     cluster: Option<String>,
 }
@@ -145,11 +192,11 @@ fn main() -> ExitCode {
     };
     let output = Output::new(arguments.json, arguments.quiet);
     let context = Context { location: arguments.config, assumed_version: arguments.assume_version, output };
-    panic::set_hook(Box::new(|information| output::say(&format!("pgark failed: {information}"))));
+    panic::set_hook(Box::new(|information| output::say(&format!("pgark: internal error: {information}"))));
     let ran = panic::catch_unwind(panic::AssertUnwindSafe(|| run(&context, arguments.command)));
     let result = ran.unwrap_or_else(|_| {
-        Err(Error::new(ErrorKind::Damaged, "pgark failed in a way that it does not know")
-            .hint("This is a defect of pgark: please report what was printed above."))
+        Err(Error::new(ErrorKind::Damaged, "internal error")
+            .hint("This is a bug in pgark. Please report it with the output above."))
     });
     match result {
         Ok(status) => status,

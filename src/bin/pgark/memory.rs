@@ -1,12 +1,12 @@
-//! How memory is got from the kernel and given back.
+//! Allocation of memory from the kernel and its return.
 
-/// From this size on a block comes from the kernel by itself, and goes back to it when it is freed: segments do, frames do
-/// not, which come and go all the time.
+/// Blocks of this size or larger get a mapping of their own, which returns to the kernel when it is freed. Segments are larger;
+/// frames, which are allocated and freed all the time, are smaller.
 #[cfg(target_env = "gnu")]
 const OWN_MAPPING_BYTES_MIN: nix::libc::c_int = 4 << 20;
 
-/// Keeps what was freed from staying with us. glibc raises its limit for blocks of their own to that of the largest that was
-/// freed, and gives every thread a heap: an agent that has stored compressed segments would keep some for each thread.
+/// Makes glibc return freed memory to the kernel. By default it raises the limit for separate mappings to the largest freed
+/// block, and gives every thread a heap: an agent that has stored compressed segments would keep some in each thread.
 pub fn give_back_what_is_freed() {
     #[cfg(target_env = "gnu")]
     #[allow(unsafe_code)]

@@ -56,7 +56,7 @@ impl Output {
         if self.json { json(data) } else { print(&text()) }
     }
 
-    /// Prints an error; the exit status that it stands for.
+    /// Prints an error and returns its exit status.
     pub fn error(self, error: &Error) -> ExitCode {
         let status = error.kind().companion_status();
         if self.json {
@@ -75,14 +75,14 @@ impl Output {
     }
 }
 
-/// Answers a command line that clap did not accept, or that asked for help.
+/// Handles a command line that clap refused, or a request for help or the version.
 pub fn command_line(error: &clap::Error) -> ExitCode {
     let asked_for_json = std::env::args_os().any(|argument| argument == "--json");
     if error.use_stderr() && asked_for_json {
         return Output::new(true, true)
             .error(&Error::usage(error.to_string().trim().to_owned()).hint("Try --help."));
     }
-    // That nobody listens changes nothing.
+    // A closed stdout or stderr does not change the exit status.
     let _ = error.print();
     ExitCode::from(if error.use_stderr() { 2 } else { 0 })
 }
@@ -94,13 +94,13 @@ fn json<T: Serialize>(data: &T) {
     }
 }
 
-/// Writes to stdout. That it is closed changes nothing.
+/// Writes to stdout. A closed stdout does not change the exit status.
 pub fn print(text: &str) {
     let mut stdout = io::stdout().lock();
     let _ = writeln!(stdout, "{}", text.trim_end()).and_then(|()| stdout.flush());
 }
 
-/// Writes to stderr. That it is closed changes nothing.
+/// Writes to stderr. A closed stderr does not change the exit status.
 pub fn say(text: &str) {
     let _ = writeln!(io::stderr().lock(), "{text}");
 }

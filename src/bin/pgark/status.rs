@@ -8,6 +8,17 @@ use pgark::status::{OtherAgent, OtherAgentState, Status, gather};
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+pub const MORE_HELP: &str = "\
+Exit status:
+  0  the state is shown, whatever it is; pgark check reports problems in its exit status
+  2  wrong command line or configuration
+  3  the data directory cannot be read now
+  4  the data directory is damaged
+
+Examples:
+  pgark status
+  pgark status --json";
+
 pub fn run(context: &Context) -> Result<ExitCode> {
     let status = gather(&context.config()?, SystemTime::now())?;
     context.output.result(&status, || text(&status));
@@ -19,14 +30,14 @@ fn text(status: &Status) -> String {
         format!("cluster   {}, system {}", status.cluster, status.system_identifier),
         format!("data      {}", status.data_directory.display()),
         match status.server_process_id {
-            Some(process) => format!("server    runs, process {process}"),
-            None => "server    does not run".to_owned(),
+            Some(process) => format!("server    running, process {process}"),
+            None => "server    not running".to_owned(),
         },
     ];
     let waiting = &status.waiting;
     lines.push(match (&waiting.first, waiting.longest_s) {
         (Some(first), Some(seconds)) => format!(
-            "waiting   {} WAL files, {} MiB, for {} at the longest; the next is {first}",
+            "waiting   {} WAL files, {} MiB, the oldest for {}; the next is {first}",
             waiting.files,
             waiting.bytes >> 20,
             duration(seconds)
@@ -35,13 +46,13 @@ fn text(status: &Status) -> String {
     });
     match &status.agent {
         None if !status.other_agents.is_empty() => {}
-        None => lines.push(
-            "agent     does not run; archive-push and archive-get start it when they need it".to_owned(),
-        ),
+        None => {
+            lines.push("agent     not running; archive-push and archive-get start it on demand".to_owned())
+        }
         Some(agent) => {
-            lines.push(format!("agent     runs, process {}, version {}", agent.process_id, agent.version));
+            lines.push(format!("agent     running, process {}, version {}", agent.process_id, agent.version));
             lines.push(format!(
-                "pushed    {} files since it began, {} of them not yet asked for by PostgreSQL{}",
+                "pushed    {} files since the agent started, {} of them not yet requested by PostgreSQL{}",
                 agent.upload.stored_files,
                 agent.upload.stored_ahead_files,
                 agent
@@ -52,19 +63,20 @@ fn text(status: &Status) -> String {
                     .unwrap_or_default()
             ));
             lines.push(format!(
-                "fetched   {} files, {} of them ahead; {} wait to be taken",
+                "fetched   {} files, {} of them ahead; {} waiting in the spool",
                 agent.fetch.fetched_files, agent.fetch.fetched_ahead_files, agent.fetch.ready_files
             ));
             lines.extend(agent.upload.rival.as_ref().map(|rival| {
                 format!(
-                    "warning   timeline {} left this server's at {}, and both are archived under this name: stop the other server, \
-                     or this one",
+                    "warning   timeline {} branched off this server's timeline at {}, and both are archived under this name: \
+                     stop one of the two servers",
                     rival.timeline, rival.left_at
                 )
             }));
             lines.extend(agent.upload.missing.as_ref().map(|missing| {
                 format!(
-                    "missing   {} WAL segments, {} to {}: no recovery across the switch of timelines; take a base backup",
+                    "missing   {} WAL segments, {} to {}: recovery across the timeline switch is not possible; \
+                     take a base backup",
                     missing.segments, missing.first, missing.last
                 )
             }));
@@ -89,7 +101,7 @@ fn other_agent(agent: &OtherAgent) -> String {
             format!("agent     {process} does not answer\n          HINT: {}", process.how_to_end_it())
         }
         OtherAgentState::NotListening => {
-            format!("agent     {process} begins or ends: it does not listen")
+            format!("agent     {process} is starting or stopping: it does not listen")
         }
     }
 }

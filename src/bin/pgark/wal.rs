@@ -13,6 +13,17 @@ use pgark::terminal::bytes;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+const GET_HELP: &str = "\
+Exit status:
+  0  the file is written
+  1  the repository does not hold it
+  2  wrong command line or configuration, or the output file exists already
+  3  the repository or the output directory is unavailable
+  4  the file in the repository is damaged
+
+Example:
+  pgark wal get 000000010000000000000003 --output /tmp/000000010000000000000003";
+
 /// Arguments of `pgark wal`.
 #[derive(Args, Debug)]
 pub struct WalArguments {
@@ -22,7 +33,10 @@ pub struct WalArguments {
 
 #[derive(Subcommand, Debug)]
 enum WalCommand {
-    /// Take one WAL file out of the repository, to look at it with pg_waldump; nothing is ever overwritten
+    /// Fetch one WAL file from the repository, for example to inspect it with pg_waldump
+    ///
+    /// An existing file is never overwritten.
+    #[command(after_long_help = GET_HELP)]
     Get(GetArguments),
 }
 
@@ -31,15 +45,15 @@ struct GetArguments {
     #[command(flatten)]
     place: super::PlaceArguments,
 
-    /// The file's name: a segment, history file, partial segment or backup history file
+    /// The name of the file: a segment, history file, partial segment or backup history file
     #[arg(value_name = "NAME")]
     name: WalFileName,
 
-    /// Where to write it; there must be no such file yet. pg_waldump wants the file to have its own name
+    /// The file to write, which must not exist yet; pg_waldump requires the name of the segment
     #[arg(long, value_name = "FILE")]
     output: PathBuf,
 
-    /// The system whose file it is, where the repository holds several of this cluster
+    /// The system identifier, if the repository holds several for this cluster
     #[arg(long, value_name = "IDENTIFIER")]
     system_identifier: Option<SystemIdentifier>,
 }

@@ -17,36 +17,40 @@ use pgark::recover::{ForkRule, Mode};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
-/// Restores a backup and tells PostgreSQL how far to recover.
-///
-/// Without --delta nothing is ever overwritten: the target directory must be empty or absent. What cannot work is refused
-/// before the first byte, with the nearest point that can be reached. Try --dry-run first: it prints the plan and writes nothing.
-///
-///   pgark recover --target-time '2026-01-15 14:29:59+00' --target-directory /srv/restore/main --wait
-///
-///   pgark recover --repository /srv/pgark --cluster main --target-directory /srv/restore/main   (on a new host)
-///
-///   pgark recover --standby --primary-conninfo 'host=db1 user=replicator'                      (a replica)
-///
-/// Run it as the user that runs PostgreSQL. If it is interrupted, call it again. The recovered cluster does not archive
-/// unless --archiving on is given, so that a copy never writes into its original's archive; a standby does, once it is
-/// promoted.
+pub const MORE_HELP: &str = "\
+Exit status:
+  0  restored; with --wait also recovered as planned; with --dry-run the plan can be carried out
+  1  the repository does not hold the cluster or the backup, or its WAL does not reach the target
+  2  wrong command line or configuration, or wrong user
+  3  the repository, the target directory or the server is unavailable, or lacks space
+  4  damaged data, missing WAL, an ambiguous timeline, or a target directory that is in use; with
+     --wait also a recovery that ended elsewhere than planned
+
+Examples:
+  Recover to a time and compare the point reached with the plan:
+    pgark recover --target-time '2026-01-15 14:29:59+00' -D /srv/restore/main --wait
+  Recover on a new host, without a configuration file:
+    pgark recover --repository /srv/pgark --cluster main --target-directory /srv/restore/main
+  Create a standby:
+    pgark recover --standby --primary-conninfo 'host=db1 user=replicator'";
+
+/// Arguments of `pgark recover`.
 #[derive(clap::Args, Debug)]
 #[command(group(ArgGroup::new("target").multiple(false)))]
 pub struct RecoverArguments {
-    /// Recover all transactions up to this time, with its zone: '2026-01-15 14:29:59+00'
+    /// Recover all transactions up to this time, given with its time zone: '2026-01-15 14:29:59+00'
     #[arg(long, group = "target", value_name = "TIME")]
     target_time: Option<String>,
 
-    /// Recover up to this position in the WAL: 0/3000028
+    /// Recover up to this position in the WAL (LSN): 0/3000028
     #[arg(long, group = "target", value_name = "LSN")]
     target_lsn: Option<String>,
 
-    /// Recover until this transaction ends; others that ended after it are lost
+    /// Recover until this transaction ends; transactions that ended later are lost
     #[arg(long, group = "target", value_name = "XID")]
     target_xid: Option<String>,
 
-    /// Recover up to this restore point, made with pg_create_restore_point
+    /// Recover up to this restore point, created with pg_create_restore_point
     #[arg(long, group = "target", value_name = "NAME")]
     target_name: Option<String>,
 
@@ -58,7 +62,7 @@ pub struct RecoverArguments {
     #[arg(long, group = "target")]
     latest: bool,
 
-    /// Recover to the last transaction at or before this time, even if nothing was archived after it
+    /// Recover to the last transaction at or before this time, even if no later WAL was archived
     #[arg(long, group = "target", value_name = "TIME")]
     latest_before: Option<String>,
 
@@ -70,48 +74,51 @@ pub struct RecoverArguments {
     #[arg(long, value_name = "TIMELINE", default_value = "latest")]
     target_timeline: String,
 
-    /// What the server does at the target: pause, promote or shutdown [default: promote with --latest, else pause]
+    /// The action of the server at the target: pause, promote or shutdown [default: promote with --latest, else pause]
     #[arg(long, value_name = "ACTION")]
     target_action: Option<String>,
 
-    /// Make a standby that follows the original: through the archive, and by streaming with --primary-conninfo
+    /// Create a standby that follows the original through the archive, and by streaming with --primary-conninfo
     #[arg(long, conflicts_with_all = ["target", "exclusive", "target_timeline", "target_action"])]
     standby: bool,
 
-    /// How the standby reaches the primary to stream from, as key=value pairs [default: it follows the archive alone]
+    /// How the standby connects to the primary for streaming, as key=value pairs [default: it only follows the archive]
     #[arg(long, value_name = "CONNINFO", requires = "standby")]
     primary_conninfo: Option<String>,
 
-    /// How long the standby holds commits back: 30min, 4h, 1d
+    /// How long the standby delays the replay of commits: 30min, 4h, 1d
     #[arg(long, value_name = "DELAY", requires = "standby")]
     apply_delay: Option<String>,
 
-    /// Begin from this backup [default: the newest that ended before the target]
+    /// Start from this backup [default: the newest that ended before the target]
     #[arg(long, value_name = "LABEL")]
     backup: Option<String>,
 
-    /// Where to restore; must be empty or absent, unless with --delta [default: the configured data_directory]
+    /// Where to restore; must be empty or absent, except with --delta [default: the configured data_directory]
     #[arg(long, short = 'D', value_name = "DIR")]
     pub target_directory: Option<PathBuf>,
 
     #[command(flatten)]
     pub place: super::super::PlaceArguments,
 
-    /// Which system of the cluster, where the repository holds several
+    /// The system identifier, if the repository holds several for this cluster
     #[arg(long, value_name = "NUMBER")]
     system_identifier: Option<String>,
 
-    /// Restore the tablespace of directory OLD into NEW; may be repeated
+    /// Restore the tablespace in directory OLD into NEW; may be repeated
     #[arg(long, value_name = "OLD=NEW")]
     tablespace_mapping: Vec<String>,
 
-    /// Restore over a stopped cluster of the same system: files and pages that are right already stay, everything else in
-    /// the data directory is replaced or removed, its log files and WAL too
+    /// Restore over a stopped cluster of the same system and keep files and pages that are already correct
+    ///
+    /// Everything else in the data directory is replaced or removed, including its log files and WAL.
     #[arg(long)]
     delta: bool,
 
-    /// Restore only this database, and those of the system; may be repeated. The files of the others are empty, and they have
-    /// to be dropped afterwards: the plan says how
+    /// Restore only this database and the system databases; may be repeated
+    ///
+    /// The files of the other databases are left empty, and these databases must be dropped afterwards. The plan shows
+    /// the commands.
     #[arg(long, value_name = "NAME")]
     pub database: Vec<String>,
 
@@ -119,15 +126,15 @@ pub struct RecoverArguments {
     #[arg(long, value_name = "off|on")]
     archiving: Option<String>,
 
-    /// How many packs to restore at once [default: recover.workers]
+    /// The number of packs to restore in parallel [default: recover.workers]
     #[arg(long, value_name = "N")]
     pub workers: Option<NonZeroUsize>,
 
-    /// Restore no more bytes a second than this, such as 500k, 50M or 1G [default: recover.max_rate_mib]
+    /// The maximum restore rate in bytes per second, such as 500k, 50M or 1G [default: recover.max_rate_mib]
     #[arg(long, value_name = "RATE")]
     pub max_rate: Option<Rate>,
 
-    /// Where the recovered cluster's agent works [default: beside the target directory]
+    /// The spool directory of the recovered cluster [default: beside the target directory]
     #[arg(long, value_name = "DIR")]
     pub spool_directory: Option<PathBuf>,
 
@@ -139,21 +146,21 @@ pub struct RecoverArguments {
     #[arg(long)]
     pub wait: bool,
 
-    /// The port for the started server, beside a running original [default: as configured]
+    /// The port of the started server, for use beside a running original [default: as configured]
     #[arg(long, value_name = "N")]
     pub port: Option<u16>,
 
-    /// The directory of PostgreSQL's programs [default: where packages put them, else $PATH]
+    /// The directory of PostgreSQL's programs [default: the usual directories of packages, else $PATH]
     #[arg(long, value_name = "DIR")]
     pub pg_bin: Option<PathBuf>,
 
-    /// Go on although it is not proven that the target can be reached
+    /// Continue even if it is not proven that the target can be reached
     #[arg(long)]
     accept_unproven: bool,
 }
 
 impl RecoverArguments {
-    /// What is to be reached; `command` is this command without it.
+    /// The requested target; `command` is this command line without the target.
     pub fn target(&self, command: String, settings: &RecoverSettings) -> Result<TargetRequest> {
         let goal = self.goal()?;
         if self.exclusive
@@ -187,15 +194,15 @@ impl RecoverArguments {
             .transpose()
     }
 
-    /// PostgreSQL has an action for targets alone: at the end of the WAL it promotes.
+    /// PostgreSQL performs an action only at a target: at the end of the WAL it promotes.
     fn check_action(&self, goal: &Goal, action: Option<TargetAction>) -> Result<()> {
         let is_latest = matches!(goal, Goal::Target(RecoveryTarget::Latest, _));
         match action.filter(|action| is_latest && *action != TargetAction::Promote) {
             None => Ok(()),
             Some(action) => Err(Error::usage(format!("--target-action {action} has no meaning with --latest"))
                 .hint(
-                    "PostgreSQL promotes at the end of the WAL. --latest-before, with the present time, recovers the same \
-                     transactions and takes an action.",
+                    "PostgreSQL promotes at the end of the WAL. Use --latest-before with the current time to recover the \
+                     same transactions and choose an action.",
                 )),
         }
     }
@@ -221,7 +228,7 @@ impl RecoverArguments {
         Ok(Goal::Target(target, bound))
     }
 
-    /// Which system is meant.
+    /// The requested system.
     pub fn system(&self) -> Result<Option<SystemIdentifier>> {
         self.system_identifier.as_deref().map(str::parse).transpose()
     }
@@ -259,13 +266,13 @@ impl RecoverArguments {
         }))
     }
 
-    /// Whether the recovered cluster archives: a standby does nothing of the kind until it takes over.
+    /// Whether the recovered cluster archives; a standby does so only after its promotion.
     pub fn archiving(&self) -> Result<Archiving> {
         match self.archiving.as_deref() {
             None if self.standby => Ok(Archiving::On),
             None | Some("off") => Ok(Archiving::Off),
             Some("on") => Ok(Archiving::On),
-            Some(other) => Err(Error::usage(format!("--archiving is off or on, not \"{other}\""))),
+            Some(other) => Err(Error::usage(format!("--archiving must be off or on, not \"{other}\""))),
         }
     }
 }
@@ -287,7 +294,7 @@ const TARGET_OPTIONS: [(&str, bool); 9] = [
     ("--target-timeline", true),
 ];
 
-/// The command line without its target, so that errors can say which command would work.
+/// The command line without its target, from which errors build a command that would work.
 pub fn without_target(arguments: impl IntoIterator<Item = String>) -> String {
     let mut words = Vec::new();
     let mut arguments = arguments.into_iter();

@@ -3,7 +3,7 @@
 mod arguments;
 mod text;
 
-pub use arguments::RecoverArguments;
+pub use arguments::{MORE_HELP, RecoverArguments};
 
 use super::{Context, output};
 use pgark::config::{Config, Conninfo, PaceSettings};
@@ -69,17 +69,17 @@ pub fn run(context: &Context, arguments: RecoverArguments) -> Result<ExitCode> {
     if arguments.wait {
         let reached = start.run(awaited(&plan), &monitor)?;
         let deviations = match plan.settings.role {
-            // It goes on to wherever its primary is.
+            // A standby follows its primary; there is no planned end to compare with.
             Role::Standby(_) => Vec::new(),
             Role::Recovered => deviations(&plan.settings.target.target, &plan.target.expected, &reached),
         };
         if !deviations.is_empty() {
             return Err(Error::new(
                 ErrorKind::Damaged,
-                format!("recovery did not end where the plan said: {}", deviations.join("; ")),
+                format!("recovery did not end where the plan expected: {}", deviations.join("; ")),
             )
             .hint(format!(
-                "The server is running in \"{}\": look before you use it.",
+                "The server is running in \"{}\". Inspect it before you use it.",
                 start.data_directory.display()
             )));
         }
@@ -96,13 +96,13 @@ pub fn run(context: &Context, arguments: RecoverArguments) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The settings of the original, or what the command line says of it; and where to restore.
+/// The settings of the original, from the file or from the command line, and the directory to restore into.
 fn configuration(context: &Context, arguments: &RecoverArguments) -> Result<(Config, PathBuf)> {
     let target = arguments.target_directory.as_deref().map(absolutely).transpose()?;
     if let (Some(url), Some(cluster)) = (&arguments.place.repository, &arguments.place.cluster) {
         let target = target.ok_or_else(|| {
             Error::usage("--target-directory is missing")
-                .hint("Without a configuration file nobody else says where to restore.")
+                .hint("Without a configuration file this option is required: it names the directory to restore into.")
         })?;
         return Ok((context.assuming(Config::for_recovery(cluster, url, &target)?), target));
     }
@@ -120,13 +120,13 @@ fn absolutely(path: &Path) -> Result<PathBuf> {
 /// The program that `restore_command` will call: the one beside this.
 fn archive_get() -> Result<PathBuf> {
     let program = env::current_exe()
-        .context(|| "could not find out where this program lies")?
+        .context(|| "could not determine the path of this program")?
         .with_file_name("archive-get");
     if program.is_file() {
         return Ok(program);
     }
-    Err(Error::usage(format!("there is no \"{}\"", program.display()))
-        .hint("The recovered server calls it for its WAL: install archive-get beside pgark."))
+    Err(Error::usage(format!("\"{}\" does not exist", program.display()))
+        .hint("The recovered server calls it to fetch WAL. Install archive-get beside pgark."))
 }
 
 fn server_start(
@@ -139,8 +139,8 @@ fn server_start(
         env::var_os("PATH").map(|path| env::split_paths(&path).collect()).unwrap_or_default();
     let pg_ctl = find_pg_ctl(arguments.pg_bin.as_deref(), version, &search)?;
     if arguments.wait && pg_ctl.is_none() {
-        return Err(Error::usage(format!("there is no pg_ctl of PostgreSQL {version} on this host"))
-            .hint("Install that version, or name the directory of its programs with --pg-bin."));
+        return Err(Error::usage(format!("pg_ctl of PostgreSQL {version} was not found on this host"))
+            .hint("Install that version, or give the directory of its programs with --pg-bin."));
     }
     let data_directory = plan.places.data_directory().to_owned();
     let mut log = data_directory.clone().into_os_string();
@@ -159,29 +159,27 @@ fn server_start(
             "pg_ctl cannot start a server in \"{}\": PostgreSQL's pg_ctl fails on \", $, ` and \\ in a path",
             start.data_directory.display()
         ))
-        .hint("Choose another directory, or leave --wait out: the command that is printed then does without pg_ctl."));
+        .hint("Choose another directory, or omit --wait: the printed command then does not use pg_ctl."));
     }
     Ok(start)
 }
 
-/// That nobody has the socket that the recovered server will want; what to know of it where that server is not started now.
+/// Checks that no process holds the socket of the recovered server; returns a warning if that server is not started now.
 fn check_port(arguments: &RecoverArguments, plan: &RecoveryPlan) -> Result<Option<String>> {
     let setting = |name: &str| plan.backup.settings.get(name);
     let port = arguments.port.or_else(|| setting("port")?.parse().ok());
     let (Some(port), Some(sockets)) = (port, setting("unix_socket_directories")) else { return Ok(None) };
     let Some((socket, process)) = who_listens(sockets, port) else { return Ok(None) };
-    let what = format!("port {port} is in use: process {process} has the socket \"{}\"", socket.display());
+    let what = format!("port {port} is in use: process {process} holds the socket \"{}\"", socket.display());
     if arguments.wait {
-        return Err(
-            Error::usage(what).hint("Stop that server, or give the recovered one another port: --port.")
-        );
+        return Err(Error::usage(what).hint("Stop that server, or choose another port with --port."));
     }
     Ok(Some(format!(
         "{what}; stop that server before you start the recovered one, or choose another port with --port"
     )))
 }
 
-/// What the started server is waited for to do.
+/// The state of the started server to wait for.
 fn awaited(plan: &RecoveryPlan) -> Awaited {
     match &plan.settings.role {
         Role::Standby(standby) if standby.primary.is_some() => Awaited::Streaming,

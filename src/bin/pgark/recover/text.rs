@@ -14,10 +14,10 @@ use pgark::repository::wal::{Outcome, TransactionEnd};
 use pgark::terminal::bytes;
 use serde::Serialize;
 
-/// What no physical recovery has, whoever does it.
-const NOT_BROUGHT_BACK: &str = "PostgreSQL does not bring back, from any physical backup: replication slots (create them anew); \
-    the positions of subscriptions to this server and of its own (make the subscriptions anew, or rows are skipped); the rows \
-    of unlogged tables (they are empty); cumulative statistics (run ANALYZE). Sequences may skip up to 32 values.";
+/// What no physical backup restores, with any tool.
+const NOT_BROUGHT_BACK: &str = "PostgreSQL cannot restore these from any physical backup: replication slots (create them again); \
+    the positions of subscriptions to this server and of its own (create the subscriptions again, or rows are skipped); the \
+    rows of unlogged tables (they are empty); cumulative statistics (run ANALYZE). Sequences may skip up to 32 values.";
 
 /// The plan, for programs.
 #[derive(Serialize)]
@@ -47,7 +47,7 @@ pub struct PlanDocument {
     end_lsn: Option<Lsn>,
     last_transaction: Option<TransactionDocument>,
     first_lost_transaction: Option<TransactionDocument>,
-    /// With --delta and --dry-run: what stays and what moves.
+    /// With --delta and --dry-run: the files to keep, to fetch and to remove.
     delta: Option<DeltaDocument>,
     archiving: &'static str,
     restore_command: String,
@@ -88,17 +88,17 @@ struct TransactionDocument {
     lsn: Lsn,
 }
 
-/// What was done, for programs.
+/// The result, for programs.
 #[derive(Serialize)]
 pub struct RecoveryDocument {
     plan: PlanDocument,
     restored_files: u64,
     restored_bytes: u64,
-    /// With --delta: what was there already.
+    /// With --delta: the files that were already correct.
     kept: Option<KeptDocument>,
     start_command: String,
     reached: Option<ReachedDocument>,
-    /// The collations that the started server finds in another version than its catalogs have recorded; null: it was not asked.
+    /// The collations whose version in the started server differs from the one in its catalogs; null: not checked.
     collation_mismatches: Option<Vec<CollationDocument>>,
     #[serde(skip)]
     remarks: Vec<String>,
@@ -217,7 +217,7 @@ fn timelines(plan: &RecoveryPlan) -> Vec<u32> {
     ancestors.chain([history.timeline()]).filter(|timeline| *timeline >= backup).map(|t| t.as_u32()).collect()
 }
 
-/// The plan in plain words.
+/// The plan as text.
 pub fn plan(plan: &RecoveryPlan, delta: Option<DeltaForecast>) -> String {
     let target = &plan.target;
     let mut lines = vec![
@@ -239,7 +239,7 @@ pub fn plan(plan: &RecoveryPlan, delta: Option<DeltaForecast>) -> String {
     match delta {
         Some(delta) => {
             lines.push(format!(
-                "  keep         {} files, {}, that are right already; remove {} that are not part of the backup",
+                "  keep         {} files, {}, that are already correct; remove {} that are not part of the backup",
                 delta.kept_files,
                 bytes(delta.kept_bytes),
                 delta.removed
@@ -252,7 +252,7 @@ pub fn plan(plan: &RecoveryPlan, delta: Option<DeltaForecast>) -> String {
             ));
         }
         None if plan.found == Found::Kept => lines.push(
-            "  keep         what is right already; all else in the data directory is replaced or removed"
+            "  keep         what is already correct; everything else in the data directory is replaced or removed"
                 .to_owned(),
         ),
         None => {}
@@ -283,9 +283,9 @@ pub fn plan(plan: &RecoveryPlan, delta: Option<DeltaForecast>) -> String {
             (TargetAction::Promote, _) | (_, RecoveryTarget::Latest) =>
                 "the server opens for writing, on a new timeline",
             (TargetAction::Pause, _) =>
-                "the server waits, open for reading; SELECT pg_wal_replay_resume() opens it for writing",
+                "the server pauses, open for reading; SELECT pg_wal_replay_resume() opens it for writing",
             (TargetAction::Shutdown, _) =>
-                "the server stops; started again with recovery_target_action = 'promote', it opens for writing",
+                "the server stops; when it is started with recovery_target_action = 'promote', it opens for writing",
         }
     ));
     if plan.settings.archiving == Archiving::Off {
@@ -308,13 +308,13 @@ fn standby(plan: &RecoveryPlan) -> Option<&StandbySettings> {
 fn standby_words(standby: &StandbySettings) -> Vec<String> {
     let mut lines = vec![match &standby.primary {
         Some(primary) => format!(
-            "  follows      the primary at \"{primary}\", and the archive where that has no WAL for it"
+            "  follows      the primary at \"{primary}\", and the archive when the primary no longer has the WAL"
         ),
-        None => "  follows      the archive alone, segment by segment; --primary-conninfo makes it stream"
+        None => "  follows      only the archive, segment by segment; --primary-conninfo adds streaming"
             .to_owned(),
     }];
     if let Some(delay) = &standby.apply_delay {
-        lines.push(format!("  delay        commits are held back for {delay}"));
+        lines.push(format!("  delay        the replay of commits is delayed by {delay}"));
     }
     lines
 }
@@ -340,7 +340,7 @@ fn end_words(plan: &RecoveryPlan) -> Vec<String> {
         lines.push(format!("  with         transaction {}, the last one", said(last)));
     }
     if let Some(lost) = &expected.first_lost {
-        lines.push(format!("  without      transaction {}, and all after it", said(lost)));
+        lines.push(format!("  without      transaction {}, and all later ones", said(lost)));
     }
     lines
 }
@@ -350,7 +350,7 @@ impl RecoveryDocument {
         let mut remarks = Vec::new();
         if summary.wrote_configuration {
             remarks.push(format!(
-                "The original's configuration lay outside of its data directory. A minimal postgresql.conf was written; copies \
+                "The original's configuration was outside its data directory. A minimal postgresql.conf was written; copies \
                  of the original's files are in {}.",
                 plan.configuration_copies.display()
             ));
@@ -372,14 +372,14 @@ impl RecoveryDocument {
                 "archive_mode is off in postgresql.auto.conf, max_logical_replication_workers is 0 and \
                  synchronous_standby_names is empty. If this server becomes the production server, remove the lines that \
                  pgark recover wrote there, restart it, and take a backup: nothing that it wrote until then is archived. The \
-                 recovery_target lines among them would keep a standby that is made from it from starting."
+                 recovery_target lines among them would prevent a standby of this server from starting."
                     .to_owned(),
             );
         } else if standby(plan).is_none() {
             remarks.push(
                 "synchronous_standby_names is empty in postgresql.auto.conf. Once the server is open for writing, remove the \
-                 lines that pgark recover wrote there, but archive_command: the recovery_target lines among them would keep a \
-                 standby that is made from it from starting."
+                 lines that pgark recover wrote there, but archive_command: the recovery_target lines among them would prevent \
+                 a standby of this server from starting."
                     .to_owned(),
             );
         }
@@ -411,13 +411,13 @@ impl RecoveryDocument {
         }
     }
 
-    /// Adds what the server says of its collations.
+    /// Adds the result of the check of the server's collations.
     pub fn collations(&mut self, found: Result<Vec<CollationMismatch>>) {
         let found = match found {
             Ok(found) => found,
             Err(error) => {
                 self.remarks.push(format!(
-                    "NOTE: whether its collations have the versions that its indexes were built with is not known: {error}"
+                    "NOTE: could not determine whether the collation versions match those that indexes were built with: {error}"
                 ));
                 return;
             }
@@ -425,20 +425,21 @@ impl RecoveryDocument {
         if !found.is_empty() {
             let lines: Vec<String> = found.iter().map(|mismatch| format!("  {mismatch}")).collect();
             self.remarks.push(format!(
-                "NOTE: indexes on text may miss rows, because it sorts text by other versions than they were built with:\n{}\n  \
-                 To mend that, {HOW_TO_MEND_COLLATIONS}.",
+                "NOTE: indexes on text may miss rows, because collation versions differ from those they were built with:\n{}\n  \
+                 To repair them, {HOW_TO_MEND_COLLATIONS}.",
                 lines.join("\n")
             ));
         }
         self.collation_mismatches = Some(found.into_iter().map(CollationDocument::from).collect());
     }
 
-    /// Adds what the server reached.
+    /// Adds the point that the server reached.
     pub fn reached(&mut self, reached: &ReachedPoint) {
         let wanted = self.plan.standby.as_ref().is_some_and(|standby| standby.primary_conninfo.is_some());
         if wanted && reached.state != ReachedState::Streaming {
             self.remarks.push(
-                "It does not stream: its log tells why it cannot reach the primary. Until it can, it follows the archive."
+                "The standby does not stream. Its log shows why it cannot reach the primary; until it can, it follows the \
+                 archive."
                     .to_owned(),
             );
         }
@@ -473,7 +474,7 @@ impl From<CollationMismatch> for CollationDocument {
     }
 }
 
-/// What was done, in plain words.
+/// The result as text.
 pub fn summary(document: &RecoveryDocument) -> String {
     let mut lines = vec![format!(
         "restored {} files, {}, into {}",
@@ -483,7 +484,7 @@ pub fn summary(document: &RecoveryDocument) -> String {
     )];
     if let Some(kept) = &document.kept {
         lines.push(format!(
-            "{} files, {}, were right already; {} were written; {} files that are not part of the backup were removed",
+            "{} files, {}, were already correct; {} were written; {} files that are not part of the backup were removed",
             kept.files,
             bytes(kept.bytes),
             bytes(kept.written_bytes),

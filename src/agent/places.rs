@@ -65,7 +65,7 @@ impl Places {
             return match repository.exists().map_err(PutError::Repository)? {
                 true => repository.make().map_err(PutError::Repository),
                 false => Err(PutError::Repository(repository.vanished().hint(format!(
-                    "Is its file system mounted? If the repository is meant to begin anew, remove \"{}\".",
+                    "Check that its file system is mounted. To start with a new repository, remove \"{}\".",
                     self.seen.display()
                 )))),
             };
@@ -88,9 +88,9 @@ impl Places {
         {
             return Err(Error::new(
                 ErrorKind::Foreign,
-                format!("the data directory holds the system {system}, the configuration is for {pinned}"),
+                format!("the data directory has system identifier {system}, but the configuration expects {pinned}"),
             )
-            .hint("Set system_identifier to the new one if the cluster was made anew or upgraded."));
+            .hint("If the cluster was created again or upgraded, set system_identifier to the new one."));
         }
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(repository) = open.get(&(system, version)) {

@@ -401,7 +401,7 @@ fn lists_go_on_behind_a_thousand_names_and_a_handful_of_requests_tells_the_ends(
     // What is absent between segments is a hole, which one page tells.
     scene.proxy.forget();
     let absent = wal.name(500 * segments_of_a_log + 7);
-    scene.cluster.get(&absent, "pg_wal/RECOVERYXLOG").expect(126).says("is missing in the archive");
+    scene.cluster.get(&absent, "pg_wal/RECOVERYXLOG").expect(126).says("is missing from the archive");
     assert_eq!(lists("00000001"), 1, "{:#?}", scene.proxy.requests());
 }
 

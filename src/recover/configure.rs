@@ -124,7 +124,7 @@ pub fn archive_command(archive_push: &Path, configuration: &Path) -> Result<Stri
 fn shell_word(path: &Path) -> Result<String> {
     let text = path.to_str().ok_or_else(|| {
         Error::usage(format!("\"{}\" is not UTF-8", path.display()))
-            .hint("A setting of the server has to name it; choose another directory.")
+            .hint("A setting of the server must contain this path. Choose another directory.")
     })?;
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/._-+:@,=".contains(&byte);
     let word = if !text.is_empty() && text.bytes().all(plain) {

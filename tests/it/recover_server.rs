@@ -39,7 +39,7 @@ fn what_keeps_a_server_from_starting_is_found_in_the_plan() {
     let mut story = Story::tell();
     let into = story.directory("into");
     let broken = story.directory("line\nbreak");
-    story.recover(&broken, &["--wait"]).expect(2).says("has a line break in its path");
+    story.recover(&broken, &["--wait"]).expect(2).says("path contains a line break");
 
     let programs = story.directory("programs");
     create_private_directory(&programs);
@@ -77,7 +77,7 @@ fn a_setting_that_keeps_the_server_from_starting_is_named_and_can_be_mended() {
     let outcome = primary.recover(&into, &["--latest", "--wait"]).run().expect(4);
     let outcome = outcome.says("could not access file \"absent\"").says("the end of postgresql.auto.conf");
     set(&into, "shared_preload_libraries = ''");
-    let command = hint(&outcome).lines().next().and_then(|line| line.split_once("recovery goes on: "));
+    let command = hint(&outcome).lines().next().and_then(|line| line.split_once("recovery continues: "));
     type_in(command.expect("a command").1);
     primary.wait_promoted();
     assert_eq!(primary.psql(COUNT), "3");
@@ -124,7 +124,7 @@ fn a_pause_that_is_not_the_target_is_an_error_with_what_ends_it() {
             let outcome = outcome.says("max_connections").says("the end of postgresql.auto.conf");
             set(&into, "max_connections = 30");
             let command =
-                hint(&outcome).lines().next().and_then(|line| line.split_once("recovery goes on: "));
+                hint(&outcome).lines().next().and_then(|line| line.split_once("recovery continues: "));
             type_in(command.expect("a command").1);
         }
         primary.wait_for_row(COUNT, "1");

@@ -21,14 +21,14 @@ pub fn find_pg_ctl(
         let program = directory.join("pg_ctl");
         if !program.is_file() {
             return Err(Error::usage(format!("there is no pg_ctl in \"{}\"", directory.display()))
-                .hint("--pg-bin names the directory of PostgreSQL's programs."));
+                .hint("Name the directory of PostgreSQL's programs with --pg-bin."));
         }
         return match major_of(&program) {
             Some(major) if major != version.to_string() => Err(Error::usage(format!(
                 "\"{}\" is of PostgreSQL {major}, the backup of {version}",
                 program.display()
             ))
-            .hint(format!("--pg-bin names the directory of the programs of PostgreSQL {version}."))),
+            .hint(format!("Name the directory of the programs of PostgreSQL {version} with --pg-bin."))),
             _ => Ok(Some(program)),
         };
     }

@@ -236,7 +236,11 @@ fn a_tablespace_in_place_of_a_link_that_is_newer_than_the_backup_is_recovered() 
     primary.stop(Stop::Fast);
     let into = site.directory().join("into");
     let plan = primary.recover(&into, &["--latest", "--dry-run"]).run().expect(0);
-    assert!(plan.stdout.contains("tablespaces that were created after the backup are directories"), "{plan}");
+    assert!(
+        plan.stdout
+            .contains("tablespaces that were created after the backup are in-place tablespaces, directories"),
+        "{plan}"
+    );
     assert_eq!(primary.answer_after(&into, &["--latest"], ROWS), ALL);
 }
 

@@ -61,8 +61,7 @@ pub fn restore(
             destination.display(),
             config.data_directory.display()
         ))
-        .hint("PostgreSQL runs archive-get in its data directory. Set data_directory to the directory of the same \
-               server.")
+        .hint("PostgreSQL runs archive-get in its data directory. Set data_directory to the directory of the same server.")
         .context(what()));
     }
     if name == WalFileName::History(TimelineId::FIRST) {
@@ -138,8 +137,8 @@ fn check_destination(name: WalFileName, destination: &Path) -> Result<()> {
         return Ok(());
     }
     Err(Error::usage(format!("\"{}\" is not a destination that PostgreSQL uses", destination.display())).hint(format!(
-        "Set restore_command = 'archive-get %f %p', which restores only into pg_wal. To inspect a file, run: pgark wal \
-         get {name} --output FILE"
+        "Set restore_command = 'archive-get %f %p', which restores only into pg_wal. To inspect a file, run: pgark wal get \
+         {name} --output FILE"
     )))
 }
 

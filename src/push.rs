@@ -39,8 +39,7 @@ pub fn archive(config: &Config, path: &Path, working_directory: &Path) -> Result
             path.display(),
             config.data_directory.display()
         ))
-        .hint("PostgreSQL runs archive-push in its data directory. Set data_directory to the directory of the same \
-               server.")
+        .hint("PostgreSQL runs archive-push in its data directory. Set data_directory to the directory of the same server.")
         .context(what()));
     }
     let control = data_directory.control_file().context(what)?;
@@ -90,8 +89,7 @@ fn check_finished(data_directory: &DataDirectory, control: &ControlFile, name: W
         return Ok(());
     }
     Err(Error::usage("the server is running and has not marked this segment as complete").hint(
-        "The server may still be writing to it. Run SELECT pg_switch_wal() to complete the segment; PostgreSQL then \
-         archives it.",
+        "The server may still be writing to it. Run SELECT pg_switch_wal() to complete the segment; PostgreSQL then archives it.",
     ))
 }
 

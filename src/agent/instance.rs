@@ -82,8 +82,7 @@ impl Instance {
                     spool.directory().display(),
                     holder.process_id
                 ))
-                .hint("Check its log, and stop it with pgark agent stop. If it is suspended or hangs, kill it; this is \
-                       safe."));
+                .hint("Check its log, and stop it with pgark agent stop. If it is suspended or hangs, kill it; this is safe."));
             }
             thread::sleep(PAUSE);
         }

@@ -367,8 +367,8 @@ impl Actor {
         if let (true, Some(Rival { timeline, left_at })) = (is_news, rival) {
             warn!(
                 %timeline, %left_at,
-                "another server archives under the same name on a timeline that branched off this one; recovery must \
-                 choose between them"
+                "another server archives under the same name on a timeline that branched off this one; recovery must choose \
+                 between them"
             );
         }
     }
@@ -530,8 +530,8 @@ impl Actor {
                 } else if stored.name != name {
                     warn!(
                         %name, stored_as = %stored.name,
-                        "differs from the repository's partial segment of this name and was stored beside it: two \
-                         servers were promoted out of the same segment"
+                        "differs from the repository's partial segment of this name and was stored beside it: two servers were \
+                         promoted out of the same segment"
                     );
                 }
                 self.end_outage();

@@ -17,13 +17,13 @@ pub fn note(backup: &StoredBackup, here: Option<&str>, role: &Role) -> Option<St
     let next = match role {
         Role::Recovered => HOW_TO_MEND.to_owned(),
         Role::Standby(_) => format!(
-            "a standby cannot rebuild them, so do not run queries on it that depend on them, or run it where the C \
-             library is the same; {HOW_TO_MEND}"
+            "a standby cannot rebuild them, so do not run queries on it that depend on them, or run it where the C library is \
+             the same; {HOW_TO_MEND}"
         ),
     };
     Some(format!(
-        "the original ran with the C library glibc {there}, but this host has {here}: it may sort text in another \
-         order, and indexes on text may miss rows, unless their collation is C or ICU's: {next}"
+        "the original ran with the C library glibc {there}, but this host has {here}: it may sort text in another order, and \
+         indexes on text may miss rows, unless their collation is C or ICU's: {next}"
     ))
 }
 

@@ -72,16 +72,16 @@ fn ambiguous(fork: &Fork, command: &str) -> Error {
     Error::new(
         ErrorKind::Conflict,
         format!(
-            "timelines {taken} and {left} were both in use after they diverged at {}: timeline {taken} has {}; \
-             timeline {left} has {}",
+            "timelines {taken} and {left} were both in use after they diverged at {}: timeline {taken} has {}; timeline {left} \
+             has {}",
             fork.parted_at,
             described(&fork.taken_branch),
             described(&fork.left_branch)
         ),
     )
     .hint(format!(
-        "Choose one: {command} --target-timeline {taken} or {command} --target-timeline {left}. If a recovered copy \
-         archives under the same cluster name, stop its archiving."
+        "Choose one: {command} --target-timeline {taken} or {command} --target-timeline {left}. If a recovered copy archives \
+         under the same cluster name, stop its archiving."
     ))
 }
 

@@ -400,8 +400,8 @@ fn check_beside(data_directory: &Path) -> Result<()> {
     }
     access(parent, AccessFlags::W_OK | AccessFlags::X_OK).map_err(|_| {
         Error::usage(format!("directory \"{}\" is not writable for this user", parent.display())).hint(
-            "The configuration and the spool of the recovered cluster are placed beside its data directory. Choose a \
-             target directory one level deeper, or let the server's user write to that directory.",
+            "The configuration and the spool of the recovered cluster are placed beside its data directory. Choose a target \
+             directory one level deeper, or let the server's user write to that directory.",
         )
     })
 }
@@ -460,8 +460,8 @@ fn check_newer_tablespaces(
                 ),
             )
             .hint(
-                "Take a base backup and recover from it, or recover on another host. If the target precedes the \
-                 creation of the tablespace, recovery does not touch it: add --accept-unproven.",
+                "Take a base backup and recover from it, or recover on another host. If the target precedes the creation of \
+                 the tablespace, recovery does not touch it: add --accept-unproven.",
             ));
         }
     }
@@ -561,8 +561,8 @@ fn part_warning(left_out: &LeftOut) -> Option<String> {
     }
     let names: Vec<_> = left_out.names().map(|name| format!("\"{name}\"")).collect();
     Some(format!(
-        "only empty files are restored of {}: do not connect to them, nor to databases that were created from them \
-         after the backup; after the recovery, run: {}",
+        "only empty files are restored of {}: do not connect to them, nor to databases that were created from them after the \
+         backup; after the recovery, run: {}",
         names.join(", "),
         left_out.commands().join(" ")
     ))
@@ -591,8 +591,8 @@ fn lost_end_of_wal(data_directory: &Path) -> Option<String> {
         return None;
     }
     Some(format!(
-        "the server in \"{0}\" was not shut down cleanly: its newest transactions may exist only in \"{0}/pg_wal\", \
-         which will be emptied: to archive them, start and stop the server, or keep a copy",
+        "the server in \"{0}\" was not shut down cleanly: its newest transactions may exist only in \"{0}/pg_wal\", which will \
+         be emptied: to archive them, start and stop the server, or keep a copy",
         data_directory.display()
     ))
 }

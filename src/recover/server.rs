@@ -139,8 +139,8 @@ impl ServerStart {
         match (place, server.port) {
             (Some(place), Some(port)) => Ok(LocalServer { place, port }),
             _ => Err(Error::usage("the recovered server does not listen on any socket, so its state is unknown").hint(
-                "Recovery continues. Check the server's log to see whether it has reached the target. To give the \
-                 server a socket, set unix_socket_directories in its configuration.",
+                "Recovery continues. Check the server's log to see whether it has reached the target. To give the server a \
+                 socket, set unix_socket_directories in its configuration.",
             )),
         }
     }
@@ -193,15 +193,14 @@ impl ServerStart {
         ));
         if needed.is_empty() {
             return error.hint(
-                "The server is running and accepts read-only connections. Check its log for the reason, and continue \
-                 with SELECT pg_wal_replay_resume().",
+                "The server is running and accepts read-only connections. Check its log for the reason, and continue with \
+                 SELECT pg_wal_replay_resume().",
             );
         }
         let lines: Vec<String> =
             needed.iter().map(|(name, _, needed)| format!("{name} = {needed}")).collect();
         error.hint(format!(
-            "Stop it, append this to \"{}\", and start it again; it continues from there:\n{}\n{} -D {} stop -m \
-             fast\n{}",
+            "Stop it, append this to \"{}\", and start it again; it continues from there:\n{}\n{} -D {} stop -m fast\n{}",
             self.data_directory.join("postgresql.auto.conf").display(),
             lines.join("\n"),
             quoted(&self.pg_ctl.display().to_string()),
@@ -231,8 +230,8 @@ impl ServerStart {
         let signals = ["recovery.signal", "standby.signal"];
         let in_recovery = signals.iter().any(|name| self.data_directory.join(name).exists());
         let next = if in_recovery {
-            "Remove the cause (a setting goes to the end of postgresql.auto.conf in the data directory), then start \
-             the server again, and recovery continues"
+            "Remove the cause (a setting goes to the end of postgresql.auto.conf in the data directory), then start the server \
+             again, and recovery continues"
         } else {
             "Its recovery had already ended. Remove the cause, then start the server again"
         };
@@ -264,8 +263,8 @@ impl ServerStart {
     /// Nobody lets us in: asking again does not help.
     fn cannot_ask(&self, error: Error, place: &str) -> Error {
         error.context("the recovered server is running, but its progress cannot be queried").hint(format!(
-            "The server was not stopped. Set the user in connection.conninfo, or check the progress yourself: psql \
-             {place} -c 'SELECT pg_is_in_recovery(), pg_last_wal_replay_lsn()'. Its log is \"{}\".",
+            "The server was not stopped. Set the user in connection.conninfo, or check the progress yourself: psql {place} -c \
+             'SELECT pg_is_in_recovery(), pg_last_wal_replay_lsn()'. Its log is \"{}\".",
             self.log.display()
         ))
     }

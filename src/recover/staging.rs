@@ -134,8 +134,7 @@ fn finished(directory: &Path) -> Error {
         ErrorKind::Conflict,
         format!("another pgark recover has meanwhile finished in \"{}\"", directory.display()),
     )
-    .hint("The restored cluster is complete, and a server may be running in it. Choose another directory, or inspect \
-           this one first.")
+    .hint("The restored cluster is complete, and a server may be running in it. Choose another directory, or inspect this one first.")
 }
 
 /// What it means that a directory which a restore left unfinished has no marker.

@@ -132,8 +132,8 @@ pub fn in_place_note(backup: &StoredBackup) -> String {
     };
     format!(
         "{which} are in-place tablespaces, directories in the data directory instead of links: they are restored into \
-         \"pg_tblspc\" of the new one, no mapping moves them, and allow_in_place_tablespaces is enabled, which the \
-         server needs to recover"
+         \"pg_tblspc\" of the new one, no mapping moves them, and allow_in_place_tablespaces is enabled, which the server \
+         needs to recover"
     )
 }
 

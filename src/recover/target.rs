@@ -195,8 +195,8 @@ fn history(archive: &dyn Archive, timeline: TimelineId) -> Result<TimelineHistor
             format!("the history file of timeline {timeline} is missing from the repository"),
         )
         .hint(format!(
-            "On the server of that timeline, run in its data directory: archive-push pg_wal/{}. Or recover on another \
-             timeline with --target-timeline.",
+            "On the server of that timeline, run in its data directory: archive-push pg_wal/{}. Or recover on another timeline \
+             with --target-timeline.",
             WalFileName::History(timeline)
         ))
     })
@@ -302,8 +302,8 @@ impl Planner<'_> {
         let mut plan = TargetPlan { limits: way.limits, new_in_place_tablespace: way.new_in_place, ..plan };
         plan.warnings.extend(way.new_tablespaces.iter().map(|path| {
             format!(
-                "a tablespace was created in \"{path}\" after the backup: the server uses that directory on this host, \
-                 which must exist, be empty and belong to the server's user"
+                "a tablespace was created in \"{path}\" after the backup: the server uses that directory on this host, which \
+                 must exist, be empty and belong to the server's user"
             )
         }));
         if way.ended == SurveyEnd::Limit {
@@ -311,8 +311,8 @@ impl Planner<'_> {
                 plan.warnings.push("the end is proven, unless the server's clock was set back".to_owned());
             }
             plan.warnings.push(format!(
-                "only the first {} MiB of the stored WAL up to the target were read: raised settings and wal_level = \
-                 minimal after them would go unnoticed (recover.prove_wal_mib)",
+                "only the first {} MiB of the stored WAL up to the target were read: raised settings and wal_level = minimal \
+                 after them would go unnoticed (recover.prove_wal_mib)",
                 self.request.prove_bytes >> 20
             ));
         }
@@ -681,8 +681,8 @@ impl Planner<'_> {
             })
         {
             return error.hint(format!(
-                "Timeline {} reaches this time, after it diverged from this one at {}: {command} --target-time \
-                 '{target}' --target-timeline {}",
+                "Timeline {} reaches this time, after it diverged from this one at {}: {command} --target-time '{target}' \
+                 --target-timeline {}",
                 other.left, other.parted_at, other.left
             ));
         }

@@ -69,8 +69,7 @@ fn a_recovered_server_is_asked_which_collations_have_another_version() {
     for (told, expected) in [
         (
             format!(
-                "the collation \"und-x-icu\" of database \"postgres\" was recorded with version 1.0, but this host has \
-                 {icu}"
+                "the collation \"und-x-icu\" of database \"postgres\" was recorded with version 1.0, but this host has {icu}"
             ),
             true,
         ),

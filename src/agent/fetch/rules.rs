@@ -97,8 +97,8 @@ fn history_answer(request: &GetRequest, timeline: TimelineId, judged: ArchiveEnd
              directory: archive-push pg_wal/{name}"
         ),
         _ => format!(
-            "Without it PostgreSQL would end recovery before timeline {timeline}, or begin another timeline with that \
-             number. On a server of that timeline, run in its data directory: archive-push pg_wal/{name}"
+            "Without it PostgreSQL would end recovery before timeline {timeline}, or begin another timeline with that number. \
+             On a server of that timeline, run in its data directory: archive-push pg_wal/{name}"
         ),
     })
 }
@@ -133,9 +133,9 @@ pub fn check_way(
     );
     let kind = if must_not_end_at(request, segment) { ErrorKind::Hole } else { ErrorKind::Absent };
     Err(Error::new(kind, message).hint(format!(
-        "The archive lacks that segment of timeline {timeline}. To recover what is there, recover to timeline \
-         {ancestor} with --target-lsn {left_at} --exclusive. If recovery must follow timeline {ancestor}, set \
-         restore_command = 'archive-get --timeline {ancestor} %f %p'."
+        "The archive lacks that segment of timeline {timeline}. To recover what is there, recover to timeline {ancestor} with \
+         --target-lsn {left_at} --exclusive. If recovery must follow timeline {ancestor}, set restore_command = 'archive-get \
+         --timeline {ancestor} %f %p'."
     )))
 }
 

@@ -47,8 +47,8 @@ pub fn examine_for_delta(path: &Path, system: SystemIdentifier, version: MajorVe
                 Err(_) if system_of_wal(path, version) == Some(system) => return Ok(Found::Kept),
                 Err(error) => {
                     return Err(error.hint(format!(
-                        "Neither pg_control nor any segment in pg_wal shows that the directory belongs to system \
-                         {system}. Move it away, and recover into an empty directory."
+                        "Neither pg_control nor any segment in pg_wal shows that the directory belongs to system {system}. \
+                         Move it away, and recover into an empty directory."
                     )));
                 }
             };
@@ -113,8 +113,8 @@ pub fn refuse_shared(data_directory: &Path, link: &Path, original: &Path) -> Res
                     other.display()
                 ),
             )
-            .hint("The link in this copy points to the original's directory. Remove the link, and choose another \
-                   directory with --tablespace-mapping."));
+            .hint("The link in this copy points to the original's directory. Remove the link, and choose another directory \
+                   with --tablespace-mapping."));
         }
     }
     Ok(())
@@ -295,8 +295,8 @@ pub(super) fn examine(path: &Path) -> Result<Found> {
     let what =
         if names.iter().any(|name| name == "PG_VERSION") { "holds a data directory" } else { "is not empty" };
     Err(Error::new(ErrorKind::Conflict, format!("\"{}\" {what}", path.display())).hint(format!(
-        "pgark recover overwrites a directory only with --delta. Choose another directory, or move this one away: mv \
-         \"{0}\" \"{0}.old\"",
+        "pgark recover overwrites a directory only with --delta. Choose another directory, or move this one away: mv \"{0}\" \
+         \"{0}.old\"",
         path.display()
     )))
 }
@@ -307,8 +307,8 @@ fn refuse_foreign(path: &Path) -> Result<()> {
         return Ok(());
     }
     Err(Error::usage(format!("directory \"{}\" belongs to another user", path.display())).hint(
-        "PostgreSQL requires that the server's user owns all its directories. Run pgark as that user, and make it the \
-         owner of the directory.",
+        "PostgreSQL requires that the server's user owns all its directories. Run pgark as that user, and make it the owner of \
+         the directory.",
     ))
 }
 
@@ -356,8 +356,8 @@ fn nothing_at(path: &Path) -> Result<Found> {
 fn refuse_root() -> Result<()> {
     if Uid::effective().is_root() {
         return Err(Error::usage("recover must not run as root").hint(
-            "PostgreSQL does not start as root and refuses a data directory of another user. Run pgark recover as the \
-             server's user, for example: runuser -u postgres -- pgark recover …",
+            "PostgreSQL does not start as root and refuses a data directory of another user. Run pgark recover as the server's \
+             user, for example: runuser -u postgres -- pgark recover …",
         ));
     }
     Ok(())

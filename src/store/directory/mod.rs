@@ -98,13 +98,11 @@ impl Inner {
             Ok(_) => Err(Error::unavailable(format!("the repository \"{}\" is not a directory", self.root.display()))),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 Err(Error::unavailable(format!("the repository \"{}\" does not exist", self.root.display())).hint(format!(
-                    "Check that its file system is mounted. To create a new repository, run: install -d -o OWNER -m \
-                     0750 \"{}\"",
+                    "Check that its file system is mounted. To create a new repository, run: install -d -o OWNER -m 0750 \"{}\"",
                     self.root.display()
                 )))
             }
-            Err(error) => Err(Error::io(format!("could not inspect the repository \
-                                                 \"{}\"", self.root.display()), error)),
+            Err(error) => Err(Error::io(format!("could not inspect the repository \"{}\"", self.root.display()), error)),
         }
     }
 
@@ -167,8 +165,7 @@ impl Inner {
         let below_root = |above: &&Path| above.starts_with(&self.root) && *above != self.root;
         let file = path.ancestors().take_while(below_root).find(|above| above.exists() && !above.is_dir())?;
         Some(Error::damaged(format!("\"{}\" is not a directory", file.display())).hint(
-            "Another program has written into the repository. Move that file away. The contents of the directory may \
-             be lost.",
+            "Another program has written into the repository. Move that file away. The contents of the directory may be lost.",
         ))
     }
 

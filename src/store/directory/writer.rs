@@ -88,8 +88,7 @@ impl FileWriter {
             return Ok(());
         }
         Err(Error::unavailable(format!(
-            "the content of \"{}\" in the repository differs from what was written: {offset} bytes instead of {}, or \
-             different bytes",
+            "the content of \"{}\" in the repository differs from what was written: {offset} bytes instead of {}, or different bytes",
             self.temporary.display(),
             self.written_bytes
         ))

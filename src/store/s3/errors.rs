@@ -183,8 +183,7 @@ fn wording(
     match (code, status) {
         ("NoSuchBucket", _) => (
             format!("there is no bucket \"{bucket}\""),
-            Some(format!("Check repository.url and s3.endpoint ({}); pgark never creates a \
-                          bucket.", address.endpoint())),
+            Some(format!("Check repository.url and s3.endpoint ({}); pgark never creates a bucket.", address.endpoint())),
         ),
         ("AuthorizationHeaderMalformed" | "PermanentRedirect" | "IllegalLocationConstraintException", _) | (_, 301 | 307) => (
             match elsewhere {
@@ -195,8 +194,7 @@ fn wording(
         ),
         ("RequestTimeTooSkewed", _) => (
             "the clocks of this host and the service differ too much".to_owned(),
-            Some("Check the time of this host (timedatectl). S3 accepts a difference of at most 15 \
-                  minutes.".to_owned()),
+            Some("Check the time of this host (timedatectl). S3 accepts a difference of at most 15 minutes.".to_owned()),
         ),
         (code, _) if KEYS_EXPIRED.contains(&code) => (
             "the access keys have expired".to_owned(),
@@ -251,8 +249,8 @@ where
                 address.endpoint()
             ))
             .hint(
-                "For a private certificate authority, set s3.ca_file. Otherwise check the host name and the dates of \
-                 the certificate.",
+                "For a private certificate authority, set s3.ca_file. Otherwise check the host name and the dates of the \
+                 certificate.",
             ),
         ),
         None if matches!(error, SdkError::ConstructionFailure(_)) => {
@@ -331,8 +329,8 @@ mod tests {
         };
         assert_eq!(
             report(404, "NoSuchBucket", None),
-            "there is no bucket \"wal\" (NoSuchBucket: Text of the service)\nHINT: Check repository.url and \
-             s3.endpoint (https://s3.example.com); pgark never creates a bucket."
+            "there is no bucket \"wal\" (NoSuchBucket: Text of the service)\nHINT: Check repository.url and s3.endpoint \
+             (https://s3.example.com); pgark never creates a bucket."
         );
         assert_eq!(
             report(301, "PermanentRedirect", Some("us-west-2")),

@@ -20,8 +20,7 @@ pub async fn examine(store: &Inner) -> Result<Vec<Observation>> {
         Observation::weak(
             "conditional writes",
             "the service ignores If-None-Match and overwrites; pgark checks before and after each put",
-            "Make sure that no two servers archive under one cluster name: of two simultaneous puts the later one \
-             would win.",
+            "Make sure that no two servers archive under one cluster name: of two simultaneous puts the later one would win.",
         )
     });
     observations.push(match behaviour.check {
@@ -64,8 +63,7 @@ async fn rights(store: &Inner, check: ContentCheck) -> Result<Observation> {
         true => Observation::good("rights", "objects can be listed, stored, read and deleted"),
         false => Observation::good(
             "rights",
-            "objects can be listed, stored and read, but not deleted: remove old and abandoned backups with other \
-             access keys",
+            "objects can be listed, stored and read, but not deleted: remove old and abandoned backups with other access keys",
         ),
     })
 }
@@ -77,8 +75,7 @@ fn clock(store: &Inner) -> Option<Observation> {
         Observation::weak(
             "clock",
             format!(
-                "the service's clock is {difference_s} s ahead of this host's; requests are signed with the service's \
-                 time"
+                "the service's clock is {difference_s} s ahead of this host's; requests are signed with the service's time"
             ),
             "Set the time of this host (timedatectl): backups and recovery targets depend on it.",
         )
@@ -92,8 +89,7 @@ async fn versioning(store: &Inner) -> Observation {
     let state = match asked.await {
         Ok(answer) => match answer.status().map(|status| status.as_str()) {
             Some("Enabled") => {
-                "enabled: deleted or overwritten objects remain as older versions, at a cost, until a lifecycle rule \
-                 removes them"
+                "enabled: deleted or overwritten objects remain as older versions, at a cost, until a lifecycle rule removes them"
                     .to_owned()
             }
             Some("Suspended") => "suspended: objects deleted from now on cannot be restored".to_owned(),

@@ -125,8 +125,7 @@ impl S3Reader {
             if !failure.transient || waited > self.store.client.settings.retry_deadline {
                 return Err(self.store.denied_or(changed_or(failure)));
             }
-            tracing::debug!(error = %failure.error, key = %self.key, position = self.position, "resuming a response \
-                                                                                                body");
+            tracing::debug!(error = %failure.error, key = %self.key, position = self.position, "resuming a response body");
             self.store.client.set_trouble(Some(failure.error));
             sleep(PAUSE).await;
         }

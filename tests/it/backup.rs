@@ -211,7 +211,7 @@ fn a_label_names_one_backup() {
         (Some("one"), Some(0))
     );
     base_backup(&primary, "one").run().expect(4).says("already holds a backup one");
-    base_backup(&primary, "../one").run().expect(2).says("cannot be the label");
+    base_backup(&primary, "../one").run().expect(2).says("is not a valid backup label");
     let place = site.archive_of(&primary).backup("one");
     let names = objects(&place);
     assert!(names.iter().any(|name| name == "manifest.json") && !names.iter().any(|name| name == "running"));
@@ -290,7 +290,7 @@ fn a_backup_of_another_pid_namespace_is_not_taken_for_dead() {
         let run = run.arg(pgark_program("pgark")).arg("--config").arg(&primary.config.path);
         run.args(["base-backup", "--checkpoint", "fast", "--label", label]).run()
     };
-    elsewhere("one").expect(4).says("is being taken");
+    elsewhere("one").expect(4).says("is already running");
     elsewhere("two").expect(0);
     living.wait().expect(0);
     assert!(objects(&place).iter().any(|object| object == "manifest.json"));
@@ -341,7 +341,7 @@ fn a_damaged_mark_of_a_running_backup_blocks_no_other() {
         Run::as_caller("/bin/chown").args(["-R", "--reference"]).arg(primary.data()).arg(site.repository());
     left.run().expect(0);
     base_backup(&primary, "two").run().expect(0).says("not known whether the backup torn is being taken");
-    base_backup(&primary, "torn").run().expect(4).says("does not say who is taking a backup").says("HINT:");
+    base_backup(&primary, "torn").run().expect(4).says("does not identify the running backup").says("HINT:");
     assert_eq!(objects(&place), ["running"], "it may be alive");
     fs::remove_dir_all(&place).unwrap();
     base_backup(&primary, "torn").run().expect(0);
@@ -376,7 +376,7 @@ fn a_mark_that_cannot_be_removed_is_not_waited_for() {
     let allow = |mode: u32| fs::set_permissions(&place, fs::Permissions::from_mode(mode)).unwrap();
     allow(0o500);
     let refused = base_backup(&primary, "nightly").run().expect(4).says("is in the way").says("--label");
-    assert!(!refused.stderr.to_lowercase().contains("wait for it"), "{refused}");
+    assert!(!refused.stderr.to_lowercase().contains("wait until it ends"), "{refused}");
     let info = primary.pgark(&["info"]).run().expect(0).stdout;
     assert!(!info.contains("nightly is being taken"), "{info}");
     allow(0o700);

@@ -252,7 +252,7 @@ fn an_interrupted_backup_leaves_nothing() {
     base_backup(&primary, "one").run().expect(4);
     mark["heartbeat"] = "2026-01-01T00:00:00Z".into();
     fs::write(&running, mark.to_string()).unwrap();
-    base_backup(&primary, "three").run().expect(0).says("unfinished backup one");
+    base_backup(&primary, "three").run().expect(0).says("abandoned backup one");
     assert_eq!(objects(&place), [""; 0]);
 }
 
@@ -340,7 +340,7 @@ fn a_damaged_mark_of_a_running_backup_blocks_no_other() {
     let left =
         Run::as_caller("/bin/chown").args(["-R", "--reference"]).arg(primary.data()).arg(site.repository());
     left.run().expect(0);
-    base_backup(&primary, "two").run().expect(0).says("not known whether the backup torn is being taken");
+    base_backup(&primary, "two").run().expect(0).says("could not determine whether backup torn is running");
     base_backup(&primary, "torn").run().expect(4).says("does not identify the running backup").says("HINT:");
     assert_eq!(objects(&place), ["running"], "it may be alive");
     fs::remove_dir_all(&place).unwrap();
@@ -375,7 +375,7 @@ fn a_mark_that_cannot_be_removed_is_not_waited_for() {
     // No right to remove anything here.
     let allow = |mode: u32| fs::set_permissions(&place, fs::Permissions::from_mode(mode)).unwrap();
     allow(0o500);
-    let refused = base_backup(&primary, "nightly").run().expect(4).says("is in the way").says("--label");
+    let refused = base_backup(&primary, "nightly").run().expect(4).says("are in the way").says("--label");
     assert!(!refused.stderr.to_lowercase().contains("wait until it ends"), "{refused}");
     let info = primary.pgark(&["info"]).run().expect(0).stdout;
     assert!(!info.contains("nightly is being taken"), "{info}");

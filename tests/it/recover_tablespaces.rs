@@ -202,7 +202,7 @@ fn a_tablespace_in_place_of_a_link_comes_along() {
     if !sent {
         // Before 16 the server does not send it, and such a backup is none.
         assert!(primary.version_num() < 160_000, "{streamed}");
-        streamed.expect(3).says("has not sent the tablespace \"inside\"").says("--method files");
+        streamed.expect(3).says("did not send the tablespace \"inside\"").says("--method files");
     }
     primary.stop(Stop::Fast);
     for label in ["files", "stream"].into_iter().take(1 + usize::from(sent)) {

@@ -185,7 +185,7 @@ fn a_server_that_cannot_be_recovered_is_refused() {
     base_backup(&primary, "one").run().expect(2).says("does not archive");
     primary.psql("CREATE ROLE low LOGIN");
     primary.stop(Stop::Fast);
-    base_backup(&primary, "one").run().expect(3).says("could not connect").says("is the server running");
+    base_backup(&primary, "one").run().expect(3).says("could not connect").says("the server is running");
 
     let other = primary.copy("other");
     primary.archive();

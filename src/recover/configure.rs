@@ -310,8 +310,8 @@ pub fn complete_configuration(
         return Ok(false);
     }
     let content = format!(
-        "# Written by pgark recover: the original's configuration lay outside of its data directory. Copies of it are\n\
-         # in \"{}\". PostgreSQL's defaults hold for all that is not set here.\n\
+        "# Written by pgark recover: the original's configuration was outside its data directory. Copies of it are\n\
+         # in \"{}\". PostgreSQL's defaults apply to all other settings.\n\
          listen_addresses = 'localhost'\n",
         copies.display()
     );

@@ -509,8 +509,8 @@ impl Planner<'_> {
             _ => String::new(),
         };
         Ok(Some(format!(
-            "there are other restore points of this name, made {}; the one of {time} (LSN {}) is the target, and --target-lsn \
-             reaches another",
+            "other restore points of this name were created {}; the target is the one of {time} (LSN {}); select another with \
+             --target-lsn",
             found.join(", "),
             taken.start
         )))

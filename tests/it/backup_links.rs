@@ -66,7 +66,7 @@ fn data_behind_a_link_fails_the_backup() {
     let [files, streamed] = both_methods(&primary, "harmless").map(|outcome| outcome.expect(0));
     files.says("log\" is not part of the backup").says("server.crt");
     // What the server says is shown.
-    streamed.says("the server says").says("./log").says("./server.crt");
+    streamed.says("the server reports").says("./log").says("./server.crt");
 }
 
 #[test]

@@ -47,7 +47,10 @@ fn what_keeps_a_server_from_starting_is_found_in_the_plan() {
     write_file(&pg_ctl, "#!/bin/sh\necho 'pg_ctl (PostgreSQL) 9.6.24'\n");
     fs::set_permissions(&pg_ctl, fs::Permissions::from_mode(0o755)).unwrap();
     let other = programs.display().to_string();
-    story.recover(&into, &["--wait", "--pg-bin", &other]).expect(2).says("is of PostgreSQL 9, the backup of");
+    story
+        .recover(&into, &["--wait", "--pg-bin", &other])
+        .expect(2)
+        .says("is of PostgreSQL 9, but the backup is of");
 
     let long = story.directory(&"long".repeat(30)).display().to_string();
     story.recover(&into, &["--spool-directory", &long]).expect(2).says("Choose a shorter path");

@@ -148,7 +148,7 @@ impl<R: BufRead> Lines<R> {
         if self.line == expected.as_bytes() {
             Ok(())
         } else {
-            Err(self.damaged(&format!("does not say {expected}")))
+            Err(self.damaged(&format!("does not contain {expected}")))
         }
     }
 
@@ -158,7 +158,7 @@ impl<R: BufRead> Lines<R> {
         let value = std::str::from_utf8(&self.line)
             .ok()
             .and_then(|line| line.strip_prefix(name)?.strip_suffix(',')?.trim_start().parse().ok());
-        value.ok_or_else(|| self.damaged(&format!("does not say {name}")))
+        value.ok_or_else(|| self.damaged(&format!("does not contain {name}")))
     }
 
     fn damaged(&self, why: &str) -> Error {

@@ -84,7 +84,7 @@ impl WalExpectation {
             return Err(Error::new(
                 ErrorKind::Foreign,
                 format!(
-                    "the file has the system identifier {}, this cluster has {}",
+                    "the file has the system identifier {}, but this cluster has {}",
                     header.system, self.system
                 ),
             )
@@ -93,7 +93,7 @@ impl WalExpectation {
         if let Some(version) = self.version.filter(|version| *version != header.page.version) {
             return Err(Error::new(
                 ErrorKind::Foreign,
-                format!("the file is WAL of PostgreSQL {}, this cluster is of {version}", header.page.version),
+                format!("the file is WAL of PostgreSQL {}, but this cluster is of {version}", header.page.version),
             )
             .hint("It has this cluster's system identifier. Check whether another installation left it in pg_wal."));
         }

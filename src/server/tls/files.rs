@@ -101,7 +101,7 @@ pub(super) fn own(settings: &TlsSettings, provider: &CryptoProvider) -> Result<O
 /// The key, and where it is.
 fn key(place: &Place, certificate: &str) -> Result<(String, PrivateKeyDer<'static>)> {
     let (Place::Named(path) | Place::Usual(Some(path))) = place else {
-        return Err(no_key(certificate, "there is no home directory to look for it in"));
+        return Err(no_key(certificate, "the user has no home directory to search"));
     };
     let shown = format!("\"{}\"", path.display());
     let metadata = match fs::metadata(path) {

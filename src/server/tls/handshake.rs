@@ -116,7 +116,7 @@ pub(in crate::server) fn failed(error: io::Error) -> Error {
             }
         }
         Some(rustls::Error::AlertReceived(alert)) => {
-            Error::usage(format!("the server ended the TLS handshake: {alert:?}")).hint(
+            Error::usage(format!("the server aborted the TLS handshake: {alert:?}")).hint(
                 "Check the server's log. pgark supports TLSv1.2 and TLSv1.3, with certificates whose keys are RSA of 2048 to \
                  8192 bits, ECDSA on P-256 or P-384, or Ed25519.",
             )

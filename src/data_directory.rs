@@ -33,7 +33,7 @@ impl DataDirectory {
     /// user: what root's cron job makes in a spool or repository, the server could not use any more.
     pub fn open(path: &Path) -> Result<DataDirectory> {
         let metadata = fs::metadata(path).map_err(|error| {
-            Error::io(format!("could not look at the data directory \"{}\"", path.display()), error)
+            Error::io(format!("could not inspect the data directory \"{}\"", path.display()), error)
                 .with_kind(crate::error::ErrorKind::Usage)
                 .hint("Set data_directory to the server's own: SHOW data_directory.")
         })?;
@@ -125,7 +125,7 @@ impl DataDirectory {
             let bytes = fs::read(&path).map_err(|error| {
                 Error::io(format!("could not read \"{}\"", path.display()), error)
                     .with_kind(crate::error::ErrorKind::Usage)
-                    .hint("Is this a PostgreSQL data directory?")
+                    .hint("Check that this is a PostgreSQL data directory.")
             })?;
             match ControlFile::parse(&bytes, self.assumed_version) {
                 Ok(control_file) => return Ok(control_file),

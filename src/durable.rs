@@ -301,8 +301,8 @@ pub fn create_file<T>(
     fill: &mut dyn FnMut(&mut DiskFile<'_>) -> Result<T>,
 ) -> Result<T> {
     let exists = || {
-        Error::usage(format!("\"{}\" exists already", path.display()))
-            .hint("Nothing is overwritten: name another file, or remove that one.")
+        Error::usage(format!("\"{}\" already exists", path.display()))
+            .hint("pgark does not overwrite files: name another file, or remove this one.")
     };
     if path.symlink_metadata().is_ok() {
         return Err(exists());

@@ -57,20 +57,18 @@ pub fn restore(
         DataDirectory::open(&config.data_directory).context(what)?.assuming(config.assumed_version);
     if !data_directory.is(&data_directory_of(&destination)) {
         return Err(Error::usage(format!(
-            "\"{}\" does not lie in the configured data directory \"{}\"",
+            "\"{}\" is not in the configured data directory \"{}\"",
             destination.display(),
             config.data_directory.display()
         ))
-        .hint("PostgreSQL calls archive-get in its data directory; data_directory must be that of the same server.")
+        .hint("PostgreSQL runs archive-get in its data directory. Set data_directory to the directory of the same server.")
         .context(what()));
     }
     if name == WalFileName::History(TimelineId::FIRST) {
         return Err(Error::absent("timeline 1 has no history file"));
     }
     if recovery_has_ended(&data_directory, name) {
-        return Err(Error::absent(format!(
-            "PostgreSQL has its own {name}, and asks after the end of recovery"
-        )));
+        return Err(Error::absent(format!("recovery has ended, and PostgreSQL already has {name}")));
     }
     let limit = match (recovery.mode, name) {
         (RecoveryMode::OneShot, _) => config.get.deadline,
@@ -114,15 +112,15 @@ pub fn restore(
             // The agent died and another has cleared its spool: the file was only lent.
             Answer::Fetched { .. } if Instant::now() < deadline => {}
             Answer::Fetched { .. } => {
-                return Err(
-                    Error::unavailable("what the agent fetched is gone again and again").context(what())
-                );
+                return Err(Error::unavailable(
+                    "the fetched file disappeared repeatedly before it could be used",
+                )
+                .context(what()));
             }
             Answer::Failed(error) => return Err(error.replica()).context(what),
             other => {
-                return Err(
-                    Error::unavailable(format!("the agent gave a strange answer: {other:?}")).context(what())
-                );
+                return Err(Error::unavailable(format!("unexpected response from the agent: {other:?}"))
+                    .context(what()));
             }
         }
     }
@@ -138,8 +136,9 @@ fn check_destination(name: WalFileName, destination: &Path) -> Result<()> {
     if lies_in_pg_wal(destination) && destination.file_name().is_some_and(is_known) {
         return Ok(());
     }
-    Err(Error::usage(format!("\"{}\" is no destination that PostgreSQL passes", destination.display())).hint(format!(
-        "restore_command = 'archive-get %f %p' restores into pg_wal alone. To look at a file: pgark wal get {name} --output FILE."
+    Err(Error::usage(format!("\"{}\" is not a destination that PostgreSQL uses", destination.display())).hint(format!(
+        "Set restore_command = 'archive-get %f %p', which restores only into pg_wal. To inspect a file, run: pgark wal get \
+         {name} --output FILE"
     )))
 }
 
@@ -155,7 +154,7 @@ struct Wait<'a> {
 impl Wait<'_> {
     fn say(&mut self, reason: &Error) {
         self.say_at = None;
-        (self.say)(&reason.replica().context(format!("waits for {}", self.name)));
+        (self.say)(&reason.replica().context(format!("waiting for {}", self.name)));
     }
 }
 

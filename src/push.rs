@@ -35,11 +35,11 @@ pub fn archive(config: &Config, path: &Path, working_directory: &Path) -> Result
     let path = working_directory.join(path);
     if !data_directory.is(&crate::data_directory::data_directory_of(&path)) {
         return Err(Error::usage(format!(
-            "\"{}\" does not lie in the configured data directory \"{}\"",
+            "\"{}\" is not in the configured data directory \"{}\"",
             path.display(),
             config.data_directory.display()
         ))
-        .hint("PostgreSQL calls archive-push in its data directory; data_directory must be that of the same server.")
+        .hint("PostgreSQL runs archive-push in its data directory. Set data_directory to the directory of the same server.")
         .context(what()));
     }
     let control = data_directory.control_file().context(what)?;
@@ -62,11 +62,11 @@ pub fn archive(config: &Config, path: &Path, working_directory: &Path) -> Result
     match asked.map(|conversation| conversation.answer) {
         Ok(Answer::Stored) => Ok(()),
         Err(error) if verdict.shutdown.is_some() => {
-            Err(error.context("the server is shutting down, and waits no longer").context(what()))
+            Err(error.context("the server is shutting down and no longer waits").context(what()))
         }
         Ok(Answer::Failed(error)) | Err(error) => Err(error).context(what),
         Ok(other) => {
-            Err(Error::unavailable(format!("the agent gave a strange answer: {other:?}")).context(what()))
+            Err(Error::unavailable(format!("unexpected response from the agent: {other:?}")).context(what()))
         }
     }
 }
@@ -88,9 +88,8 @@ fn check_finished(data_directory: &DataDirectory, control: &ControlFile, name: W
     {
         return Ok(());
     }
-    Err(Error::usage("the server runs and has not marked this segment as complete").hint(
-        "It may still write to it. SELECT pg_switch_wal() ends the segment that is being written; PostgreSQL then archives it \
-         by itself.",
+    Err(Error::usage("the server is running and has not marked this segment as complete").hint(
+        "The server may still be writing to it. Run SELECT pg_switch_wal() to complete the segment; PostgreSQL then archives it.",
     ))
 }
 
@@ -141,8 +140,8 @@ fn shutdown_left(
 }
 
 fn too_late_for_shutdown() -> Error {
-    Error::unavailable("the server is shutting down, and has waited long enough for its WAL files").hint(
-        "The file stays in pg_wal and is archived after the next start; until then the agent goes on by itself.",
+    Error::unavailable("the server is shutting down, and the deadline for archiving its WAL has passed").hint(
+        "The file stays in pg_wal, and PostgreSQL archives it after the next start. Until then the agent continues.",
     )
 }
 
@@ -150,26 +149,24 @@ fn too_late_for_shutdown() -> Error {
 fn wal_file_name(path: &Path) -> Result<WalFileName> {
     let shown = path.display();
     if path.components().any(|part| part == Component::ParentDir) {
-        return Err(Error::usage(format!("the path \"{shown}\" leads through \"..\""))
+        return Err(Error::usage(format!("the path \"{shown}\" contains \"..\""))
             .hint("PostgreSQL passes paths like pg_wal/000000010000000000000001."));
     }
     let name: WalFileName = path
         .file_name()
         .and_then(|name| name.to_str())
-        .ok_or_else(|| Error::usage(format!("the path \"{shown}\" names no WAL file")))?
+        .ok_or_else(|| Error::usage(format!("the path \"{shown}\" does not name a WAL file")))?
         .parse()?;
     if !name.is_of_postgresql() {
         return Err(Error::usage(format!("\"{name}\" is not the name of a file that PostgreSQL archives"))
-            .hint(
-                "pgark gives such names to partial segments that differ from one that is stored already.",
-            ));
+            .hint("pgark gives such names to partial segments that differ from one already stored."));
     }
     if path.parent().is_none_or(|parent| parent.as_os_str().is_empty()) {
         return Err(Error::usage(format!("\"{shown}\" is a name, not a path"))
             .hint("archive_command needs %p, not %f: archive_command = 'archive-push %p'."));
     }
     if !lies_in_pg_wal(path) {
-        return Err(Error::usage(format!("the path \"{shown}\" does not lead into pg_wal"))
+        return Err(Error::usage(format!("the path \"{shown}\" is not in pg_wal"))
             .hint("PostgreSQL passes paths like pg_wal/000000010000000000000001."));
     }
     Ok(name)

@@ -56,7 +56,7 @@ impl Backfill {
         if let Some((first, last, segments)) = &missing {
             warn!(
                 %first, %last, segments,
-                "recovery cannot cross the switch of timelines: WAL is missing from the archive and from pg_wal"
+                "recovery cannot cross the timeline switch: WAL is missing from the archive and from pg_wal"
             );
         }
         Ok(BackfillSummary { stored_segments, missing })
@@ -76,7 +76,7 @@ impl Backfill {
             };
             match wal::put(repository, &source, self.compression, &self.scratch, NonZeroUsize::MIN) {
                 Ok(_) => {
-                    info!(%name, "stored what the old primary had not archived");
+                    info!(%name, "stored WAL that the old primary had not archived");
                     stored += 1;
                 }
                 Err(PutError::Repository(error)) if error.kind().is_transient() => return Err(error),

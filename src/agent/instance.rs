@@ -78,11 +78,11 @@ impl Instance {
             }
             if Instant::now() >= deadline {
                 return Err(Error::unavailable(format!(
-                    "another agent holds the spool \"{}\" and does not end (process {})",
+                    "another agent holds the spool \"{}\" and does not exit (process {})",
                     spool.directory().display(),
                     holder.process_id
                 ))
-                .hint("Look at its log; pgark agent stop ends it. One that is stopped or frozen itself has to be killed: it does no harm."));
+                .hint("Check its log, and stop it with pgark agent stop. If it is suspended or hangs, kill it; this is safe."));
             }
             thread::sleep(PAUSE);
         }

@@ -81,10 +81,10 @@ pub async fn serve(
     let acceptor = server.clone();
     let mut accepting = tokio::spawn(async move { acceptor.accept(listener, stopped).await });
     tokio::select! {
-        _ = &mut accepting => info!("agent ends: asked to, or idle"),
-        _ = terminate.recv() => info!("agent ends: SIGTERM"),
-        _ = interrupt.recv() => info!("agent ends: SIGINT"),
-        () = forsaken(&instance, &spool) => info!("agent ends: its spool was taken away"),
+        _ = &mut accepting => info!("agent is stopping: requested or idle"),
+        _ = terminate.recv() => info!("agent is stopping: SIGTERM"),
+        _ = interrupt.recv() => info!("agent is stopping: SIGINT"),
+        () = forsaken(&instance, &spool) => info!("agent is stopping: its spool was removed"),
         // Nothing would be stored any more; whoever asks next starts another agent.
         () = uploading.failed() => {}
     }
@@ -103,8 +103,8 @@ pub async fn serve(
         fetcher.finish().await;
     };
     match timeout(END_MAX, finish).await {
-        Ok(()) => info!("agent ended"),
-        Err(_) => warn!("agent ends with something in flight that hangs or takes too long"),
+        Ok(()) => info!("agent stopped"),
+        Err(_) => warn!("agent stops without waiting for unfinished operations: one hangs or takes too long"),
     }
     instance.give_up();
     Ok(())
@@ -118,9 +118,9 @@ fn idle_time(config: &AgentSettings) -> Option<Duration> {
 fn sweep(store: &dyn Store) {
     match store.sweep() {
         Ok(0) => {}
-        Ok(swept) => info!(swept, "removed what dead writers left in the repository"),
+        Ok(swept) => info!(swept, "removed abandoned files of dead writers from the repository"),
         // The repository may be away for now; the first push says so to whom it concerns.
-        Err(error) => info!(%error, "could not sweep the repository"),
+        Err(error) => info!(%error, "could not clean up the repository"),
     }
 }
 

@@ -65,7 +65,7 @@ impl Places {
             return match repository.exists().map_err(PutError::Repository)? {
                 true => repository.make().map_err(PutError::Repository),
                 false => Err(PutError::Repository(repository.vanished().hint(format!(
-                    "Is its file system mounted? If the repository is meant to begin anew, remove \"{}\".",
+                    "Check that its file system is mounted. To start with a new repository, remove \"{}\".",
                     self.seen.display()
                 )))),
             };

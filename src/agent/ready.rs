@@ -95,7 +95,7 @@ impl ReadyWatcher {
                 return Ok(ReadyEvent::Overflow);
             }
             if event.mask.contains(EventMask::IGNORED) {
-                return Err(io::Error::other("the directory is gone"));
+                return Err(io::Error::other("the directory was removed"));
             }
             if let Some(name) = event.name.and_then(|name| name.to_str().and_then(ready_name)) {
                 return Ok(ReadyEvent::Marked(name));

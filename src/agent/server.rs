@@ -67,10 +67,10 @@ impl Server {
                     idle_at = self.idle_from_now();
                     match accepted {
                         Ok((stream, _)) if self.open.load(Ordering::Relaxed) < CONNECTIONS_MAX => self.begin(stream).await,
-                        Ok(_) => warn!("too many connections, one is refused"),
+                        Ok(_) => warn!("refused a connection: too many connections"),
                         Err(error) => {
                             // Out of descriptors, say: that passes, and must not become a busy loop.
-                            warn!(%error, "could not take a connection");
+                            warn!(%error, "could not accept a connection");
                             tokio::time::sleep(Duration::from_millis(100)).await;
                         }
                     }
@@ -95,8 +95,8 @@ impl Server {
     async fn begin(&self, stream: UnixStream) {
         match stream.peer_cred() {
             Ok(peer) if peer.uid() == Uid::effective().as_raw() => {}
-            Ok(peer) => return warn!(uid = peer.uid(), "a connection of another user is refused"),
-            Err(error) => return warn!(%error, "a connection is refused"),
+            Ok(peer) => return warn!(uid = peer.uid(), "refused a connection of another user"),
+            Err(error) => return warn!(%error, "refused a connection"),
         }
         let server = self.clone();
         let open = Open::new(&self.open);
@@ -113,7 +113,7 @@ impl Server {
     async fn converse(&self, mut stream: UnixStream) -> Result<()> {
         let request = match timeout(REQUEST_MAX, receive(&mut stream)).await {
             Ok(received) => received?,
-            Err(_) => return Err(Error::unavailable("nothing was asked")),
+            Err(_) => return Err(Error::unavailable("no request was received")),
         };
         let Some(request) = request else { return Ok(()) };
         let mut lent: Option<TempPath> = None;
@@ -235,7 +235,7 @@ async fn told_to_stop(stopping: &mut watch::Receiver<bool>) {
 async fn send(writing: &mut OwnedWriteHalf, answer: &Answer) -> Result<()> {
     let mut message = Vec::new();
     write_answer(&mut message, answer)?;
-    writing.write_all(&message).await.context(|| "could not answer")
+    writing.write_all(&message).await.context(|| "could not send a response")
 }
 
 /// Counts a connection as open until it is dropped, by a panic too.

@@ -189,7 +189,7 @@ impl Uploading {
         if let Some(task) = &mut self.0
             && let Err(error) = task.await
         {
-            error!(%error, "the uploading task failed");
+            error!(%error, "the upload task failed");
         }
         self.0 = None;
     }
@@ -298,7 +298,7 @@ impl Actor {
         // Waiters of a server that is gone see their connection close.
         self.files.clear();
         let watcher = ReadyWatcher::new(&pg_wal.join("archive_status"))
-            .inspect_err(|error| warn!(%error, "archive_status is only listed from time to time"));
+            .inspect_err(|error| warn!(%error, "cannot watch archive_status; listing it periodically"));
         info!(pg_wal = %pg_wal.display(), system = %request.system, "reads ahead");
         self.servers += 1;
         self.server = Some(Server {
@@ -367,7 +367,8 @@ impl Actor {
         if let (true, Some(Rival { timeline, left_at })) = (is_news, rival) {
             warn!(
                 %timeline, %left_at,
-                "another server archives under the same name on a timeline that left this one: recovery has to choose between them"
+                "another server archives under the same name on a timeline that branched off this one; recovery must choose \
+                 between them"
             );
         }
     }
@@ -380,7 +381,7 @@ impl Actor {
                 BackfillState::Done
             }
             Err(error) => {
-                warn!(%error, "could not look for segments that the old primary had not archived, tries again");
+                warn!(%error, "could not check for segments that the old primary had not archived; retrying");
                 BackfillState::RetryAt(Instant::now() + self.retry_max)
             }
         };
@@ -400,7 +401,7 @@ impl Actor {
                 }
             }
             Err(error) => {
-                warn!(%error, "archive_status is only listed from time to time");
+                warn!(%error, "cannot watch archive_status; listing it periodically");
                 if let Some(server) = &mut self.server {
                     server.watcher = None;
                 }
@@ -510,7 +511,7 @@ impl Actor {
             Outcome::Backfilled(timeline, result) => self.backfilled(timeline, result),
             Outcome::Looked(Ok(rival)) => self.looked(rival),
             // Nothing depends on it, and it is tried again.
-            Outcome::Looked(Err(error)) => debug!(%error, "could not look for other timelines"),
+            Outcome::Looked(Err(error)) => debug!(%error, "could not check for other timelines"),
         }
     }
 
@@ -524,13 +525,13 @@ impl Actor {
                 if let Some(damage) = &stored.damage_beside {
                     warn!(
                         %name, stored_as = %stored.name, %damage,
-                        "the partial segment of this name that the repository holds is damaged, and this one is stored beside it"
+                        "the repository's partial segment of this name is damaged; stored this one beside it"
                     );
                 } else if stored.name != name {
                     warn!(
                         %name, stored_as = %stored.name,
-                        "differs from the partial segment of this name that the repository holds, and is stored beside it: \
-                         two servers were promoted out of the same segment"
+                        "differs from the repository's partial segment of this name and was stored beside it: two servers were \
+                         promoted out of the same segment"
                     );
                 }
                 self.end_outage();
@@ -566,7 +567,7 @@ impl Actor {
         match result {
             Ok(true) => self.stored(&order, identity, stored_name),
             Ok(false) => {
-                warn!(name = %order.name(), "was stored, and is not there any more");
+                warn!(name = %order.name(), "was stored and has since disappeared");
                 if let Some(entry) = self.files.get_mut(&order) {
                     entry.state = State::Waiting;
                 }
@@ -584,7 +585,7 @@ impl Actor {
         if is_outage {
             let pause =
                 self.outage.as_ref().map_or(RETRY_FIRST, |outage| (outage.pause * 2).min(self.retry_max));
-            warn!(%name, %error, retry_in_ms = pause.as_millis() as u64, "could not be stored now");
+            warn!(%name, %error, retry_in_ms = pause.as_millis() as u64, "could not be stored; retrying");
             let since = self.outage.as_ref().map_or_else(std::time::SystemTime::now, |outage| outage.since);
             self.outage =
                 Some(Outage { error: error.replica(), since, pause, retry_at: Instant::now() + pause });
@@ -611,7 +612,10 @@ impl Actor {
 
     fn end_outage(&mut self) {
         if let Some(outage) = self.outage.take() {
-            info!(seconds = outage.since.elapsed().unwrap_or_default().as_secs(), "the repository is back");
+            info!(
+                seconds = outage.since.elapsed().unwrap_or_default().as_secs(),
+                "the repository is available again"
+            );
         }
     }
 
@@ -737,8 +741,8 @@ async fn marked(server: Option<&mut Server>) -> std::io::Result<ReadyEvent> {
 /// Runs a job whose panic must not take its answer away.
 fn guarded<T>(job: impl FnOnce() -> Result<T>) -> Result<T> {
     catch_unwind(AssertUnwindSafe(job)).unwrap_or_else(|_| {
-        Err(Error::new(ErrorKind::Damaged, "the agent failed in a way that it does not know")
-            .hint("This is a defect of pgark: please report what its log says."))
+        Err(Error::new(ErrorKind::Damaged, "internal error in the agent")
+            .hint("This is a bug in pgark. Report it with the agent's log."))
     })
 }
 

@@ -21,18 +21,14 @@ pub struct ArchiverState {
 /// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) when it does not, and as [`Connection::query`].
 pub fn check_settings(connection: &Connection, watch: &Watch<'_>) -> Result<()> {
     let sql = "SELECT current_setting('wal_level'), current_setting('archive_mode')";
-    let row = connection.query_row("ask for the settings of archiving", sql, watch)?;
+    let row = connection.query_row("query the archiving settings", sql, watch)?;
     if row.text(0)? == "minimal" {
-        return Err(Error::usage(
-            "the server runs with wal_level = minimal, which is not enough to recover from",
-        )
-        .hint("Set wal_level = replica, and restart the server."));
+        return Err(Error::usage("the server runs with wal_level = minimal, which does not allow recovery")
+            .hint("Set wal_level = replica, and restart the server."));
     }
     if row.text(1)? == "off" {
-        return Err(Error::usage(
-            "the server does not archive its WAL, and a backup is worth nothing without it",
-        )
-        .hint("Set archive_mode = on and archive_command = 'archive-push %p', and restart the server."));
+        return Err(Error::usage("the server does not archive its WAL, which every backup requires")
+            .hint("Set archive_mode = on and archive_command = 'archive-push %p', and restart the server."));
     }
     Ok(())
 }
@@ -43,7 +39,7 @@ pub fn check_settings(connection: &Connection, watch: &Watch<'_>) -> Result<()> 
 /// As [`Connection::query`].
 pub fn state(connection: &Connection, watch: &Watch<'_>) -> Result<ArchiverState> {
     let row = connection.query_row(
-        "ask for the state of the archiver",
+        "query the state of the archiver",
         "SELECT CASE WHEN last_failed_time >= coalesce(last_archived_time, last_failed_time) THEN last_failed_wal END,\
          failed_count, last_archived_wal FROM pg_stat_archiver",
         watch,

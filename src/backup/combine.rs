@@ -94,10 +94,10 @@ fn find_chain(request: &CombineRequest, repository: &Repository) -> Result<Chain
     }
     let newest = backups.iter().find(|backup| backup.label == request.of).ok_or_else(|| {
         Error::absent(format!("the repository holds no backup {}", request.of))
-            .hint("pgark info shows which there are.")
+            .hint("pgark info lists the backups.")
     })?;
     if newest.parent().is_none() {
-        return Err(Error::usage(format!("backup {} is a full one already", request.of)));
+        return Err(Error::usage(format!("backup {} is already a full backup", request.of)));
     }
     Chain::of(newest, &backups)
 }
@@ -249,7 +249,7 @@ impl Combination<'_> {
                 .iter_mut()
                 .map(|open| scope.spawn(|| work(open).inspect_err(|error| self.watch.fail(error.replica()))))
                 .collect();
-            let failed = || Err(Error::damaged("a worker of the combination failed"));
+            let failed = || Err(Error::damaged("a worker that combines files failed"));
             let results: Vec<Result<()>> =
                 workers.into_iter().map(|worker| worker.join().unwrap_or_else(|_| failed())).collect();
             results.into_iter().collect()

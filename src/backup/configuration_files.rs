@@ -23,8 +23,8 @@ pub fn read(
 ) -> Vec<StoredConfigurationFile> {
     let Some(paths) = &facts.configuration_files else {
         monitor.warning(
-            "configuration files outside of the data directory are not saved: only a superuser or a member of \
-             pg_read_all_settings learns where they are",
+            "configuration files outside the data directory are not saved: only a superuser or a member of \
+             pg_read_all_settings can see their paths",
         );
         return Vec::new();
     };

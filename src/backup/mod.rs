@@ -346,23 +346,24 @@ impl Backup<'_> {
                     Ok(summaries) => {
                         let count = summaries.count;
                         self.monitor.step(&format!(
-                            "{count} WAL summaries tell what has changed since backup {label}"
+                            "using {count} WAL summaries to find changes since backup {label}"
                         ));
                         increment.with(summaries)
                     }
                     Err(why) => {
                         if !why.is_empty() {
-                            self.monitor.step(&format!("all files are read for what has changed: {why}"));
+                            self.monitor.step(&format!("reading all files to find changes: {why}"));
                         }
-                        self.monitor.step(&format!("looking for what has changed since backup {label}"));
+                        self.monitor.step(&format!("finding changes since backup {label}"));
                         increment
                     }
                 };
                 Ok(Some((chain, increment)))
             }
             Err(error) if error.kind() == ErrorKind::Damaged => {
-                self.monitor
-                    .warning(&format!("backup {label} cannot be built on: {error}; taking a full backup"));
+                self.monitor.warning(&format!(
+                    "backup {label} cannot be used as a parent: {error}; taking a full backup"
+                ));
                 Ok(None)
             }
             Err(error) => Err(error),
@@ -414,17 +415,17 @@ impl Backup<'_> {
         let label = BackupLabel::parse(&stopped.label)?;
         if label.source == BackupSource::Standby && stopped.stop.timeline != label.start_timeline {
             return Err(Error::unavailable(format!(
-                "the standby went from timeline {} to {} while it was backed up",
+                "the standby switched from timeline {} to {} during the backup",
                 label.start_timeline, stopped.stop.timeline
             ))
-            .hint("Its primary was replaced: take the backup again."));
+            .hint("Its primary was replaced. Take the backup again."));
         }
         if label.start_point != start.lsn
             || label.start_timeline != start.timeline
             || stopped.stop.timeline != start.timeline
         {
             return Err(Error::damaged(format!(
-                "the server began the backup at {} on timeline {}, and then speaks of {} on timeline {}",
+                "the server began the backup at {} on timeline {}, but then reported {} on timeline {}",
                 start.lsn, start.timeline, label.start_point, stopped.stop.timeline
             )));
         }

@@ -74,7 +74,7 @@ impl PageRules {
                 thread::sleep(PAUSE);
                 let mut again = [0; PAGE_BYTES];
                 let offset = piece.offset + number * PAGE_BYTES as u64;
-                let what = || format!("could not read \"{}\" again", String::from_utf8_lossy(piece.path));
+                let what = || format!("could not reread \"{}\"", String::from_utf8_lossy(piece.path));
                 if read_full(piece.file, &mut again, offset).context(what)? < again.len() {
                     // Cut off meanwhile, by a truncation that is in WAL too.
                     break;
@@ -121,9 +121,9 @@ fn problem_of(verdict: PageVerdict) -> Option<(String, Option<Lsn>)> {
     match verdict {
         PageVerdict::Valid | PageVerdict::New => None,
         PageVerdict::BadChecksum { expected, found, lsn } => {
-            Some((format!("checksum is {expected:04X}, but the page says {found:04X}"), lsn))
+            Some((format!("checksum is {expected:04X}, but the page contains {found:04X}"), lsn))
         }
-        PageVerdict::BadHeader { lsn } => Some(("header is not one that the server writes".to_owned(), lsn)),
+        PageVerdict::BadHeader { lsn } => Some(("page header is invalid".to_owned(), lsn)),
     }
 }
 

@@ -84,7 +84,7 @@ pub fn choose(child: &Child<'_>, repository: &Repository, monitor: &dyn Monitor)
         {
             Ok(chain) if chain.increments() + 1 > child.chain_max => {
                 why_not = Some(format!(
-                    "the chain of backup {} has {} incremental ones, and backup.chain_max is {}",
+                    "the chain of backup {} has {} incremental backups, and backup.chain_max is {}",
                     backup.label,
                     chain.increments(),
                     child.chain_max
@@ -99,8 +99,8 @@ pub fn choose(child: &Child<'_>, repository: &Repository, monitor: &dyn Monitor)
     }
     let why_not = why_not
         .or_else(|| damaged.first().map(|(label, error)| format!("not backup {label}: {error}")))
-        .unwrap_or_else(|| "there is none".to_owned());
-    monitor.warning(&format!("no backup can be built on ({why_not}); taking a full backup"));
+        .unwrap_or_else(|| "the repository has no suitable one".to_owned());
+    monitor.warning(&format!("no backup can be used as a parent ({why_not}); taking a full backup"));
     Ok(None)
 }
 
@@ -109,17 +109,17 @@ fn suits(child: &Child<'_>, parent: &StoredBackup, backups: &[StoredBackup]) -> 
     let unfit = |why: String| Err(Error::damaged(why));
     let server = &parent.server;
     if server.data_checksums != child.build.data_checksums {
-        return unfit("data checksums were switched since".to_owned());
+        return unfit("data checksums were enabled or disabled since".to_owned());
     }
     if server.page_bytes != child.build.page_bytes
         || server.pages_per_file != child.build.pages_per_file
         || server.catalog_version != child.build.version.catalog_version
     {
-        return unfit("the server is of another build".to_owned());
+        return unfit("the server was built with other settings".to_owned());
     }
     let damaged = &parent.damaged_pages;
     if damaged.count > damaged.listed.len() as u64 {
-        return unfit(format!("it holds {} damaged pages, more than it says where they are", damaged.count));
+        return unfit(format!("it has {} damaged pages, more than its manifest lists", damaged.count));
     }
     check_leads_to(parent, child.start, child.history)?;
     Chain::of(parent, backups)
@@ -138,7 +138,7 @@ pub fn check_leads_to(parent: &StoredBackup, start: &BackupPoint, history: &Time
     }
     if parent.stop.lsn > start.lsn {
         return Err(Error::damaged(format!(
-            "it ends at {}, and this one begins before that, at {}, the last checkpoint of the primary",
+            "it ends at {}, but this backup begins earlier, at {}, the last checkpoint of the primary",
             parent.stop.lsn, start.lsn
         )));
     }
@@ -186,7 +186,10 @@ pub fn check_objects(backup: &StoredBackup, repository: &Repository) -> Result<(
     for (key, bytes) in packs.chain(lists) {
         let key = key?;
         if store.stat(&key)?.is_none_or(|found| found.length_bytes != bytes) {
-            return Err(Error::damaged(format!("\"{}/{key}\" is not what was stored", store.location())));
+            return Err(Error::damaged(format!(
+                "\"{}/{key}\" differs from what was stored",
+                store.location()
+            )));
         }
     }
     Ok(())

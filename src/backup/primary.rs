@@ -19,18 +19,18 @@ impl Primary {
     pub fn begin(connection: Connection, system: SystemIdentifier, watch: &Watch<'_>) -> Result<Primary> {
         let sql = "SELECT (SELECT system_identifier FROM pg_control_system()), pg_is_in_recovery(), \
                    current_setting('full_page_writes')";
-        let row = connection.query_row("ask the primary what it is", sql, watch)?;
+        let row = connection.query_row("identify the primary", sql, watch)?;
         let found: SystemIdentifier = row.parsed(0)?;
         if found != system {
             return Err(Error::new(
                 ErrorKind::Foreign,
-                format!("the server of connection.conninfo is of system {found}, the standby of {system}"),
+                format!("the server of connection.conninfo has system identifier {found}, but the standby has {system}"),
             )
-            .hint("connection.conninfo must name the primary of the server that connection.standby names."));
+            .hint("Set connection.conninfo to the primary of the server in connection.standby."));
         }
         if row.is_true(1) {
-            return Err(Error::usage("the server of connection.conninfo is a standby, too").hint(
-                "It must be the primary. Or leave it out: then the backup waits for the primary to archive.",
+            return Err(Error::usage("the server of connection.conninfo is also a standby").hint(
+                "Set it to the primary, or remove it: the backup then waits until the primary archives its WAL.",
             ));
         }
         if row.text(2)? != "on" {
@@ -51,7 +51,7 @@ impl Primary {
     /// # Errors
     /// As [`Connection::query`]; [`ErrorKind::Usage`] when the user may not.
     pub fn complete_segment(&self, end: Lsn, size: SegmentSize, watch: &Watch<'_>) -> Result<()> {
-        let what = "ask the primary where it writes";
+        let what = "query the primary's WAL position";
         let row = self.connection.query_row(what, "SELECT pg_current_wal_lsn()", watch)?;
         let current: Lsn = row.parsed(0)?;
         let last_byte = end.previous().unwrap_or(end);
@@ -59,6 +59,6 @@ impl Primary {
             return Ok(());
         }
         let switch = "SELECT pg_switch_wal()";
-        self.connection.query_row("have the primary switch to a new WAL segment", switch, watch).map(drop)
+        self.connection.query_row("switch the primary to a new WAL segment", switch, watch).map(drop)
     }
 }

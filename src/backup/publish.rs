@@ -21,10 +21,11 @@ pub fn history(repository: &Repository, start: &BackupPoint) -> Result<Option<Ti
     if start.timeline == TimelineId::FIRST || history.is_some() {
         return Ok(history);
     }
-    Err(Error::new(ErrorKind::Hole, format!("{name} is not in the repository: nothing could be recovered"))
-        .hint(format!(
-            "Have it stored: as the owner of the data directory, in that directory, archive-push pg_wal/{name}."
-        )))
+    Err(Error::new(
+        ErrorKind::Hole,
+        format!("{name} is not in the repository: the backup could not be recovered"),
+    )
+    .hint(format!("As the owner of the data directory, run in that directory: archive-push pg_wal/{name}")))
 }
 
 /// Names the pages that are damaged in the cluster itself.
@@ -34,7 +35,7 @@ pub fn warn_of_damage(stored: &StoredBackup, monitor: &dyn Monitor) {
     }
     let unlisted = stored.damaged_pages.count.saturating_sub(stored.damaged_pages.listed.len() as u64);
     if unlisted > 0 {
-        monitor.warning(&format!("{unlisted} more blocks are damaged"));
+        monitor.warning(&format!("{unlisted} further blocks are damaged"));
     }
 }
 
@@ -58,12 +59,14 @@ pub fn publish(
     running.beat()?;
     let (store, layout) = (repository.store(), repository.layout());
     parent::check_objects(stored, repository).map_err(|error| match error.kind() {
-        ErrorKind::Damaged => error.hint("Did somebody remove objects of a backup that was being taken?"),
+        ErrorKind::Damaged => {
+            error.hint("Check whether objects of the running backup were removed from the repository.")
+        }
         _ => error,
     })?;
     if let Some(parent) = parent {
         parent::check_intact(parent, repository)
-            .context(|| "what the backup builds on was removed while it was taken")?;
+            .context(|| "the parent of the backup was removed during the backup")?;
     }
     let members: Vec<StoredBackup> = parent.into_iter().flat_map(Chain::members).cloned().collect();
     Chain::of(stored, &members)?;
@@ -72,7 +75,7 @@ pub fn publish(
     if ours.is_err() {
         store
             .delete(&layout.stored_backup(&stored.label)?)
-            .context(|| "could not take a backup back that was swept while it was published")?;
+            .context(|| "could not withdraw a backup that was removed as abandoned while it was published")?;
     }
     ours
 }

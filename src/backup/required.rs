@@ -40,7 +40,7 @@ impl Required {
     /// # Errors
     /// As [`Connection::query`].
     pub fn ask(connection: &Connection, version: ServerVersion, watch: &Watch<'_>) -> Result<Required> {
-        let what = "ask for the files that every backup holds";
+        let what = "query the files that every backup requires";
         let directory = version.tablespace_directory();
         let mut files = BTreeSet::from(["PG_VERSION", "global/pg_filenode.map"].map(str::to_owned));
         for row in connection.query(what, &paths_sql(&directory), watch)? {
@@ -92,8 +92,8 @@ impl Required {
         let Some(missing) = self.directories.first().or(self.files.first()) else { return Ok(()) };
         let number = self.directories.len() + self.files.len();
         let more = if number > 1 { format!(", and {} more", number - 1) } else { String::new() };
-        Err(Error::damaged(format!("\"{missing}\" is missing in the data directory{more}: the backup would be unusable"))
-            .hint("The server still runs because it has read that file before: look for it before the server is stopped."))
+        Err(Error::damaged(format!("\"{missing}\" is missing from the data directory{more}: the backup would be unusable"))
+            .hint("The server is still running because it has read that file before. Recover the file before you stop the server."))
     }
 }
 
@@ -150,7 +150,7 @@ mod tests {
         let error = both.check(&FileList::of_stream(), &[]).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "\"PG_VERSION\" is missing in the data directory, and 1 more: the backup would be unusable"
+            "\"PG_VERSION\" is missing from the data directory, and 1 more: the backup would be unusable"
         );
     }
 }

@@ -153,8 +153,9 @@ fn taken(label: &Label) -> Error {
 }
 
 fn left_over(label: &Label) -> Error {
-    Error::new(ErrorKind::Conflict, format!("what is left of an unfinished backup {label} is in the way")).hint(
-        "It could not be removed: there is no right to, or a lock. Choose another label with --label, or remove what lies there.",
+    Error::new(ErrorKind::Conflict, format!("the remains of an abandoned backup {label} are in the way")).hint(
+        "They could not be removed: delete permission is missing, or objects are locked. Choose another label with --label, or \
+         remove them.",
     )
 }
 
@@ -162,14 +163,16 @@ fn left_over(label: &Label) -> Error {
 /// may not delete are as good for a backup as others.
 pub fn sweep_abandoned(repository: &Repository, monitor: &dyn Monitor) {
     if let Err(error) = try_sweep_abandoned(repository, monitor) {
-        monitor.warning(&format!("could not remove what is left of an unfinished backup: {error}"));
+        monitor.warning(&format!("could not remove the remains of an abandoned backup: {error}"));
     }
 }
 
 /// Removes what dead writers left below all backups. What is left takes room and does no harm.
 pub fn sweep_store(repository: &Repository, monitor: &dyn Monitor) {
     if let Err(error) = repository.store().sweep() {
-        monitor.warning(&format!("could not remove what dead writers left in the repository: {error}"));
+        monitor.warning(&format!(
+            "could not remove abandoned files of dead writers from the repository: {error}"
+        ));
     }
 }
 
@@ -178,17 +181,17 @@ fn try_sweep_abandoned(repository: &Repository, monitor: &dyn Monitor) -> Result
     for listed in inventory::list(repository, now)? {
         match listed.state {
             BackupState::Abandoned => {
-                monitor.step(&format!("removing what is left of the unfinished backup {}", listed.label));
+                monitor.step(&format!("removing the remains of the abandoned backup {}", listed.label));
                 if let Err(error) = sweep(repository, &listed.label, now) {
                     monitor.warning(&format!(
-                        "could not remove what is left of the unfinished backup {}: {error}",
+                        "could not remove the remains of the abandoned backup {}: {error}",
                         listed.label
                     ));
                 }
             }
             // Left alone: it may be alive, and whoever takes it finds out at the next heartbeat.
             BackupState::Unknown(why) => monitor.warning(&format!(
-                "it is not known whether the backup {} is being taken, so what lies there stays: {why}",
+                "could not determine whether backup {} is running, so its objects are kept: {why}",
                 listed.label
             )),
             BackupState::Complete | BackupState::Running(_) => {}

@@ -118,7 +118,7 @@ impl Session {
             watch,
         )?;
         let sql = "SELECT current_setting('server_version_num'), pg_is_in_recovery()";
-        let row = connection.query_row("ask what the server is", sql, watch)?;
+        let row = connection.query_row("query the server's version", sql, watch)?;
         let version_num = row.parsed(0)?;
         let version = MajorVersion::of_server(version_num, assumed_version)?;
         let source = if row.is_true(1) { BackupSource::Standby } else { BackupSource::Primary };
@@ -165,7 +165,7 @@ impl Session {
         watch: &Watch<'_>,
     ) -> Result<()> {
         let row = self.connection.query_row(
-            "ask the server what it is",
+            "identify the server",
             "SELECT (SELECT system_identifier FROM pg_control_system()),\
              (SELECT setting FROM pg_settings WHERE name = 'data_directory'),\
              extract(epoch FROM pg_postmaster_start_time())::bigint, current_setting('port')",
@@ -173,13 +173,13 @@ impl Session {
         )?;
         let foreign = |why: String| {
             Err(Error::new(ErrorKind::Foreign, why)
-                .hint("Compare data_directory and connection.conninfo in the configuration."))
+                .hint("Check that data_directory and connection.conninfo in the configuration belong to the same server."))
         };
         let found: SystemIdentifier = row.parsed(0)?;
         if found != system || self.version != version {
             return foreign(format!(
-                "the server that answers has system identifier {found} and version {}, but \"{}\" belongs to {system} \
-                 of version {version}",
+                "the connected server has system identifier {found} and version {}, but \"{}\" belongs to {system} of version \
+                 {version}",
                 self.version,
                 data_directory.path().display()
             ));
@@ -191,7 +191,7 @@ impl Session {
         };
         if !same {
             return foreign(format!(
-                "the server that answers does not run in \"{}\"{}",
+                "the connected server does not run in \"{}\"{}",
                 data_directory.path().display(),
                 row.optional(1).map(|path| format!(", but in \"{path}\"")).unwrap_or_default()
             ));
@@ -219,7 +219,7 @@ impl Session {
             // A backup of a standby begins at its last restartpoint. Were that another one by now, the label tells.
             BackupSource::Standby => {
                 let sql = "SELECT timeline_id FROM pg_control_checkpoint()";
-                self.connection.query_row("ask for the timeline", sql, watch)?.parsed(0)?
+                self.connection.query_row("query the timeline", sql, watch)?.parsed(0)?
             }
         };
         self.point(lsn, timeline, watch)
@@ -268,17 +268,17 @@ impl Session {
             (BackupSource::Primary, _, _) => self.point(lsn, self.timeline_of(lsn, watch)?, watch),
             (BackupSource::Standby, Some(consistent), Some(_)) if consistent <= start.lsn => {
                 Err(Error::unavailable(format!(
-                    "the copy of the standby's pg_control is consistent at {consistent}, and the backup begins only at {}",
+                    "the copy of the standby's pg_control is consistent at {consistent}, but the backup begins only at {}",
                     start.lsn
                 ))
-                .hint("The copy is older than the standby's last restartpoint: take the backup again."))
+                .hint("The copy is older than the standby's last restartpoint. Take the backup again."))
             }
             (BackupSource::Standby, Some(consistent), Some(timeline)) if consistent <= lsn => {
                 self.point(consistent, timeline, watch)
             }
             (BackupSource::Standby, ..) => {
                 Err(Error::unavailable("the standby's pg_control is not that of a server in recovery")
-                    .hint("It was promoted while it was backed up: take the backup again."))
+                    .hint("It was promoted during the backup. Take the backup again."))
             }
         }
     }
@@ -292,8 +292,8 @@ impl Session {
         let sql = "SELECT pg_is_in_recovery()";
         let row = self.connection.ping("reach the server during the backup", sql, watch)?;
         if self.source == BackupSource::Standby && !row.is_true(0) {
-            return Err(Error::unavailable("the standby was promoted while it was backed up")
-                .hint("Take the backup again: it is a primary now."));
+            return Err(Error::unavailable("the standby was promoted during the backup")
+                .hint("The server is a primary now. Take the backup again."));
         }
         Ok(())
     }
@@ -338,7 +338,7 @@ impl Session {
     /// By which versions the server sorts text. It knows that of the C library where it has a collation with a version: C and
     /// POSIX have none.
     fn collations(&self, watch: &Watch<'_>) -> Result<StoredCollations> {
-        let what = "ask for the versions of collations";
+        let what = "query the collation versions";
         let sql = "SELECT (SELECT version FROM (\
              SELECT pg_collation_actual_version(oid) FROM pg_collation WHERE collprovider = 'c'\
              ) AS libc(version) WHERE version IS NOT NULL LIMIT 1),\
@@ -375,14 +375,14 @@ impl Session {
     /// # Errors
     /// As [`Connection::query`], here and in the next four.
     pub fn summarizes_wal(&self, watch: &Watch<'_>) -> Result<bool> {
-        let row = self.connection.query_row("ask for WAL summaries", "SHOW summarize_wal", watch)?;
+        let row = self.connection.query_row("query summarize_wal", "SHOW summarize_wal", watch)?;
         Ok(row.text(0)? == "on")
     }
 
     /// How far WAL is summarized; `None` when nothing is.
     pub fn summarized_to(&self, watch: &Watch<'_>) -> Result<Option<Lsn>> {
         let sql = "SELECT nullif(summarized_lsn, '0/0') FROM pg_get_wal_summarizer_state()";
-        let row = self.connection.query_row("ask how far WAL is summarized", sql, watch)?;
+        let row = self.connection.query_row("query the state of the WAL summarizer", sql, watch)?;
         row.optional(0).map(str::parse).transpose()
     }
 
@@ -402,7 +402,7 @@ impl Session {
     pub fn may_read_wal_summaries(&self, watch: &Watch<'_>) -> Result<bool> {
         let sql =
             "SELECT has_function_privilege('pg_wal_summary_contents(bigint, pg_lsn, pg_lsn)', 'execute')";
-        Ok(self.connection.query_row("ask who may read WAL summaries", sql, watch)?.is_true(0))
+        Ok(self.connection.query_row("query the privilege to read WAL summaries", sql, watch)?.is_true(0))
     }
 
     /// Visits what a summary says of main forks, `rows_max` rows at a time.
@@ -439,7 +439,7 @@ impl Session {
     /// The timeline that a primary writes this position on.
     fn timeline_of(&self, lsn: Lsn, watch: &Watch<'_>) -> Result<TimelineId> {
         let sql = format!("SELECT pg_walfile_name('{lsn}')");
-        let row = self.connection.query_row("ask for the timeline", &sql, watch)?;
+        let row = self.connection.query_row("query the timeline", &sql, watch)?;
         Ok(row.parsed::<SegmentName>(0)?.timeline())
     }
 
@@ -449,7 +449,7 @@ impl Session {
     /// As [`Connection::query`].
     pub fn point(&self, lsn: Lsn, timeline: TimelineId, watch: &Watch<'_>) -> Result<BackupPoint> {
         let row = self.connection.query_row(
-            "ask for the time",
+            "query the time",
             "SELECT to_char(clock_timestamp(), 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"'), \
              CASE WHEN NOT pg_is_in_recovery() THEN pg_current_snapshot() END",
             watch,
@@ -463,7 +463,7 @@ impl Session {
              SELECT setting FROM pg_settings WHERE name IN ('config_file', 'hba_file', 'hosts_file', 'ident_file')\
              UNION SELECT sourcefile FROM pg_settings WHERE sourcefile IS NOT NULL) AS files(path) \
              WHERE path <> '' ORDER BY path";
-        let rows = self.connection.query("ask for the configuration files", sql, watch)?;
+        let rows = self.connection.query("query the paths of the configuration files", sql, watch)?;
         rows.iter().map(|row| Ok(PathBuf::from(row.text(0)?))).collect()
     }
 }
@@ -481,7 +481,7 @@ fn may_not(error: Error) -> Error {
         return error;
     }
     error.hint(
-        "Connect as a superuser, or: GRANT EXECUTE ON FUNCTION pg_backup_start, pg_backup_stop TO <user>; \
-         (before version 15: pg_start_backup(text, boolean, boolean), pg_stop_backup(boolean, boolean))",
+        "Connect as a superuser, or run: GRANT EXECUTE ON FUNCTION pg_backup_start, pg_backup_stop TO <user>; (before version \
+         15: pg_start_backup(text, boolean, boolean), pg_stop_backup(boolean, boolean))",
     )
 }

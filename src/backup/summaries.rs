@@ -76,7 +76,7 @@ impl Summaries {
                 return Ok(Err("summarize_wal is off".to_owned()));
             }
             if let Some(reached) = wait(session, start.lsn, watch)? {
-                return Ok(Err(format!("the WAL summarizer stands still at {reached}")));
+                return Ok(Err(format!("the WAL summarizer makes no progress beyond {reached}")));
             }
             let available = session.wal_summaries(watch)?;
             let mut wanted = Vec::new();

@@ -52,7 +52,7 @@ impl WalWait<'_> {
         if self.source == BackupSource::Standby {
             names.push(SegmentName::holding(start.timeline, start.lsn, self.segment_size));
         }
-        self.wait(&names, &format!("waiting for WAL segment {before}, to see that archiving works"))?;
+        self.wait(&names, &format!("waiting for WAL segment {before}, to check that archiving works"))?;
         self.warn_of_failing_archiver()
     }
 
@@ -61,7 +61,7 @@ impl WalWait<'_> {
         let Some(connection) = self.archiving else { return Ok(()) };
         if let Some(failing) = archiver::state(connection, self.watch)?.failing {
             self.monitor.warning(&format!(
-                "the server's archiver fails at {failing}: WAL is kept in pg_wal until that is mended; see the server's log"
+                "the server's archiver fails at {failing}: the server keeps WAL in pg_wal until this is fixed; see the server's log"
             ));
         }
         Ok(())
@@ -140,8 +140,8 @@ impl WalWait<'_> {
             self.repository.store().location()
         ))
         .hint(
-            "Its archive_command must be 'archive-push %p' with this configuration; pgark check tells more. If it was changed \
-             just now, SELECT pg_switch_wal() and try again.",
+            "Set its archive_command to 'archive-push %p' with this configuration; pgark check reports more. If it has just \
+             been changed, run SELECT pg_switch_wal() and try again.",
         ))
     }
 
@@ -158,11 +158,11 @@ impl WalWait<'_> {
             ));
         }
         Error::unavailable(message).hint(if self.archiving.is_some() {
-            "Look into the server's log for what archive_command says, and at pgark check. A slow archive needs a larger \
+            "Check the server's log for messages of archive_command, and run pgark check. For a slow archive, raise \
              backup.wal_deadline_s."
         } else {
-            "The primary archives it: SELECT pg_switch_wal() there completes the segment. With connection.conninfo set to the \
-             primary and connection.standby to the standby, pgark asks the primary itself."
+            "Run SELECT pg_switch_wal() on the primary to complete the segment; the primary then archives it. If \
+             connection.conninfo names the primary and connection.standby the standby, pgark does this itself."
         })
     }
 }

@@ -55,7 +55,7 @@ struct Walk<'a> {
 
 impl Walk<'_> {
     fn run(&mut self, base: &Path) -> Result<()> {
-        let what = || format!("could not look at \"{}\"", base.display());
+        let what = || format!("could not inspect \"{}\"", base.display());
         let metadata = fs::metadata(base).context(what)?;
         self.find_linked(base)?;
         self.add_directory(Vec::new(), 0, &metadata, Walked::Yes);
@@ -115,7 +115,7 @@ impl Walk<'_> {
             // Gone since the directory was read.
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(error) => {
-                return Err(Error::io(format!("could not look at \"{}\"", location.display()), error));
+                return Err(Error::io(format!("could not inspect \"{}\"", location.display()), error));
             }
         };
         if decision == Decision::KeepEmpty {
@@ -202,9 +202,9 @@ fn kind_of(metadata: &Metadata) -> &'static str {
 
 /// The server's data lies behind something that a base backup does not follow.
 pub fn not_a_file(kind: &str, shown: &str) -> Error {
-    Error::usage(format!("the {kind} \"{shown}\" stands where the server keeps its data: a backup would lack that")).hint(
-        "PostgreSQL's own base backup passes over it, too. Stop the server, and put the file or directory itself in its place; to \
-         keep data on another file system, make a tablespace.",
+    Error::usage(format!("the {kind} \"{shown}\" replaces data of the server, which would be missing from the backup")).hint(
+        "PostgreSQL's own base backup also skips it. Stop the server, and replace it with the file or directory itself. To \
+         keep data on another file system, create a tablespace.",
     )
 }
 

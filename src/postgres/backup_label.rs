@@ -187,11 +187,11 @@ impl Fields {
             .strip_suffix(')')
             .and_then(|value| value.split_once(" (file "))
             .and_then(|(position, segment)| Some((position.parse().ok()?, segment.parse().ok()?)))
-            .ok_or_else(|| self.damaged(&format!("its {key} is not one")))
+            .ok_or_else(|| self.damaged(&format!("its {key} is invalid")))
     }
 
     fn parsed<T: std::str::FromStr>(&self, key: &str) -> Result<T> {
-        self.required(key)?.parse().map_err(|_| self.damaged(&format!("its {key} is not one")))
+        self.required(key)?.parse().map_err(|_| self.damaged(&format!("its {key} is invalid")))
     }
 
     fn required(&self, key: &str) -> Result<&str> {

@@ -169,12 +169,11 @@ impl ControlFile {
         let computed = crc32c::crc32c(content);
         if stored != computed {
             let error =
-                Error::damaged(format!("pg_control has checksum {computed:08X}, but says {stored:08X}"));
+                Error::damaged(format!("pg_control has checksum {computed:08X}, but contains {stored:08X}"));
             return Err(match format {
                 Format::Known(_) => error,
                 Format::Assumed(version) => error.hint(format!(
-                    "It is of a version that pgark does not know, and may not have the format of PostgreSQL {version}: look at \
-                     assume_version."
+                    "Its version is unknown to pgark and may not have the format of PostgreSQL {version}. Check assume_version."
                 )),
             });
         }
@@ -293,7 +292,7 @@ impl Fields<'_> {
             Some(_) if !same_format(&assumed) => Err(Error::usage(format!(
                 "pg_control has version {control_version}, which is not that of PostgreSQL {assumed}"
             ))
-            .hint("Set assume_version to the version whose files these are like.")),
+            .hint("Set assume_version to the version with the same file format.")),
             _ => Ok(assumed),
         }
     }

@@ -44,7 +44,7 @@ impl IncrementalHeader {
             return Err(Error::damaged("the pages of an incremental file are not in order"));
         }
         if truncation_pages > pages_per_file || pages.last().is_some_and(|last| *last >= pages_per_file) {
-            return Err(Error::damaged("an incremental file is of more pages than a file of a relation has"));
+            return Err(Error::damaged("an incremental file has more pages than a relation file can have"));
         }
         Ok(IncrementalHeader { truncation_pages, pages })
     }
@@ -138,7 +138,7 @@ fn name_at(path: &[u8]) -> usize {
 
 fn unreadable(error: io::Error) -> Error {
     match error.kind() {
-        io::ErrorKind::UnexpectedEof => Error::damaged("an incremental file ends within its header"),
+        io::ErrorKind::UnexpectedEof => Error::damaged("an incremental file is truncated within its header"),
         _ => Error::damaged("could not read the header of an incremental file").caused_by(error),
     }
 }

@@ -84,7 +84,7 @@ impl FromStr for Lsn {
             .and_then(Lsn::new)
             .ok_or_else(|| {
                 Error::usage(format!("\"{text}\" is not an LSN"))
-                    .hint("An LSN looks like 0/3000028; 0/0 is not one.")
+                    .hint("Specify an LSN such as 0/3000028; 0/0 is not valid.")
             })
     }
 }

@@ -20,8 +20,8 @@ pub enum MajorVersion {
 
 impl MajorVersion {
     /// The end of a hint about a version that pgark does not know.
-    pub const HOW_TO_ASSUME: &str = "At your own risk, assume_version in the configuration (or --assume-version) tells which \
-                                     of them to take it for.";
+    pub const HOW_TO_ASSUME: &str = "At your own risk, set assume_version in the configuration (or --assume-version) to the \
+                                     version to treat it as.";
 
     /// Which versions are supported, in words.
     pub const SUPPORTED: &str = "13 to 19";

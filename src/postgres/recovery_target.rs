@@ -231,7 +231,7 @@ impl FromStr for TargetAction {
             "promote" => Ok(TargetAction::Promote),
             "shutdown" => Ok(TargetAction::Shutdown),
             _ => Err(Error::usage(format!("\"{text}\" is not a target action"))
-                .hint("The actions are pause, promote and shutdown.")),
+                .hint("Use pause, promote or shutdown.")),
         }
     }
 }
@@ -255,7 +255,7 @@ impl FromStr for TargetTimeline {
             "current" => Ok(TargetTimeline::Current),
             _ => text.parse().map(TargetTimeline::Id).map_err(|_: Error| {
                 Error::usage(format!("\"{text}\" is not a target timeline"))
-                    .hint("It is latest, current, or a number from 1, such as 2 or 0x0000000A.")
+                    .hint("Use latest, current, or a number from 1, such as 2 or 0x0000000A.")
             }),
         }
     }

@@ -85,7 +85,7 @@ impl From<MajorVersion> for ServerVersion {
 pub(super) fn no_release(whose: &str, catalog_version: u32) -> Error {
     Error::usage(format!("{whose} has catalog version {catalog_version}, which is not a release")).hint(
         format!(
-            "pgark supports the releases of PostgreSQL {}, no development versions. {}",
+            "pgark supports the releases of PostgreSQL {}, but no development versions. {}",
             MajorVersion::SUPPORTED,
             MajorVersion::HOW_TO_ASSUME
         ),

@@ -52,7 +52,7 @@ pub fn parse_tablespace_map(content: &[u8], version: MajorVersion) -> Result<Vec
         }
     }
     if !line.is_empty() {
-        return Err(Error::damaged("tablespace_map ends within a line"));
+        return Err(Error::damaged("tablespace_map is truncated within a line"));
     }
     let mut oids: Vec<u32> = locations.iter().map(|location| location.oid).collect();
     oids.sort_unstable();
@@ -77,7 +77,7 @@ pub fn render_tablespace_map(locations: &[TablespaceLocation], version: MajorVer
             || (!version.facts().tablespace_map_escapes_backslashes && location.path.last() == Some(&b'\\'));
         if unreadable {
             return Err(Error::usage(format!(
-                "tablespace {} cannot lie in \"{}\": the server could not read this path",
+                "tablespace {} cannot be in \"{}\": the server could not read this path",
                 location.oid,
                 location.path.escape_ascii()
             )));

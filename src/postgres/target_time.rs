@@ -27,11 +27,12 @@ const OFFSET_S_MAX: i32 = 16 * 3600 - 1;
 pub fn parse_target_time(text: &str) -> Result<Timestamp> {
     let text = text.trim();
     let not_a_time = || {
-        Error::usage(format!("\"{}\" is not a time", text.escape_debug()))
-            .hint("A time looks like \"2026-01-15 14:30:00+00\" or \"2026-01-15 14:30:00 Europe/Berlin\".")
+        Error::usage(format!("\"{}\" is not a time", text.escape_debug())).hint(
+            "Specify a time such as \"2026-01-15 14:30:00+00\" or \"2026-01-15 14:30:00 Europe/Berlin\".",
+        )
     };
     if text.len() > TEXT_BYTES_MAX {
-        return Err(Error::usage(format!("a time of {} characters is not one", text.len())));
+        return Err(Error::usage(format!("a time of {} characters is too long", text.len())));
     }
     let (civil, zone) = split(text).ok_or_else(not_a_time)?;
     let civil_time = civil_of(civil).ok_or_else(not_a_time)?;
@@ -121,16 +122,16 @@ fn number(text: &str, digits: usize) -> Option<u32> {
 
 fn in_named_zone(civil: DateTime, name: &str) -> Result<Timestamp> {
     let unknown = || {
-        Error::usage(format!("\"{}\" is not a time zone that has one meaning", name.escape_debug()))
-            .hint("Write an offset such as +00 or +01:00, or a zone's full name such as Europe/Berlin.")
+        Error::usage(format!("\"{}\" is not an unambiguous time zone", name.escape_debug()))
+            .hint("Specify an offset such as +00 or +01:00, or a zone's full name such as Europe/Berlin.")
     };
     if !name.contains('/') {
         return Err(unknown());
     }
     let zone = TimeZone::get(name).map_err(|cause| unknown().caused_by(cause))?;
     zone.to_ambiguous_timestamp(civil).unambiguous().map_err(|_| {
-        Error::usage(format!("in {name} the clock shows {civil} twice or never"))
-            .hint("It is changed between summer and winter then; write the offset, such as +01:00.")
+        Error::usage(format!("the local time {civil} occurs twice or never in {name}"))
+            .hint("Daylight saving time starts or ends then. Specify the offset, such as +01:00.")
     })
 }
 

@@ -84,7 +84,7 @@ impl FromStr for TimelineId {
         };
         number.and_then(TimelineId::new).ok_or_else(|| {
             Error::usage(format!("\"{text}\" is not a timeline"))
-                .hint("A timeline is a number from 1, such as 2 or 0x0000000A.")
+                .hint("Specify a number from 1, such as 2 or 0x0000000A.")
         })
     }
 }

@@ -191,7 +191,7 @@ impl WalReader {
     ) -> Result<WalProgress> {
         let (whole, rest) = pages.as_chunks::<PAGE>();
         if !rest.is_empty() || !address.as_u64().is_multiple_of(PAGE as u64) {
-            return Err(Error::damaged(format!("WAL from {address} on is not made of whole pages")));
+            return Err(Error::damaged(format!("WAL from {address} on does not consist of whole pages")));
         }
         // Two segments before the end of the address space nothing can overflow.
         let room = pages.len() as u64 + 2 * self.segment_size.as_u64();
@@ -266,7 +266,7 @@ impl WalReader {
             Err(error) => return broken(error.to_string()),
         };
         if header.address.as_u64() != address {
-            let detail = format!("the page there says that it is the one at {}", header.address);
+            let detail = format!("the page there has the address {} in its header", header.address);
             return stale(detail);
         }
         if self.magic.is_some_and(|magic| magic != header.magic) {
@@ -274,7 +274,7 @@ impl WalReader {
             return broken(detail);
         }
         if self.timeline.is_some_and(|timeline| header.timeline < timeline) {
-            let detail = format!("the page there goes back to timeline {}", header.timeline);
+            let detail = format!("the page there returns to timeline {}", header.timeline);
             return stale(detail);
         }
         if address.is_multiple_of(self.segment_size.as_u64()) {
@@ -283,8 +283,10 @@ impl WalReader {
                 Err(error) => return broken(error.to_string()),
             };
             if long.segment_size != self.segment_size {
-                let detail =
-                    format!("the segment there says that it has {} bytes", long.segment_size.as_u32());
+                let detail = format!(
+                    "the segment there has a segment size of {} bytes in its header",
+                    long.segment_size.as_u32()
+                );
                 return broken(detail);
             }
             let expected = *self.system.get_or_insert(long.system);
@@ -292,7 +294,7 @@ impl WalReader {
                 return Err(Obstacle::Failure(Error::new(
                     ErrorKind::Foreign,
                     format!(
-                        "the WAL segment at {} is of the cluster {}, not {expected}",
+                        "the WAL segment at {} has system identifier {}, not {expected}",
                         at(address),
                         long.system
                     ),
@@ -332,14 +334,14 @@ impl WalReader {
         if self.position > address {
             let offset = (self.position - address) as usize;
             if offset < header_bytes || !offset.is_multiple_of(8) {
-                return broken("no record can begin there");
+                return broken("no record can start there");
             }
             return Ok(offset);
         }
         match (header.is_continued(), self.start) {
             (false, _) => Ok(header_bytes),
             (true, Start::Page) => Ok(rest_end()),
-            (true, Start::Record) => broken("the page there goes on with a record that began earlier"),
+            (true, Start::Record) => broken("the page there continues a record that began earlier"),
         }
     }
 
@@ -396,8 +398,7 @@ impl WalReader {
                     None => header.previous < record.start.as_u64(),
                 };
                 if !follows {
-                    let detail =
-                        format!("a record that follows the one at {} stands there", at(header.previous));
+                    let detail = format!("the record there follows the one at {}", at(header.previous));
                     return stale(detail);
                 }
                 let body_bytes = u64::from(record.total_bytes) - RecordHeader::BYTES as u64;
@@ -421,10 +422,10 @@ impl WalReader {
         let header = RecordHeader::parse(&record.header);
         let checked = record.header.get(..RecordHeader::CHECKED_BYTES).unwrap_or_default();
         if crc32c::crc32c_append(record.checksum, checked) != header.checksum {
-            return broken("the checksum of the record there does not hold");
+            return broken("the record there has an incorrect checksum");
         }
         let Some(payload) = self.decoder.finish() else {
-            let message = format!("the WAL record at {} is not what its kind must be", record.start);
+            let message = format!("the WAL record at {} is invalid for its type", record.start);
             return Err(Obstacle::Failure(Error::damaged(message)));
         };
         if payload == WalPayload::Switch {
@@ -710,7 +711,10 @@ mod tests {
         assert_eq!(end_of(1, &|page| page.fill(0)).cause, WalEndCause::Unwritten);
         let stale = end_of(1, &|page| page[10] = 0x60);
         assert_eq!(stale.cause, WalEndCause::Stale);
-        assert!(stale.to_string().ends_with("the page there says that it is the one at 0/602000"), "{stale}");
+        assert!(
+            stale.to_string().ends_with("the page there has the address 0/602000 in its header"),
+            "{stale}"
+        );
         assert_eq!(end_of(1, &|page| page[2] = 0).cause, WalEndCause::Broken);
         assert_eq!(end_of(0, &|page| page[40..44].fill(0)).cause, WalEndCause::Unwritten);
         assert_eq!(end_of(0, &|page| page[40] = 23).cause, WalEndCause::Broken);

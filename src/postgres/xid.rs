@@ -88,8 +88,8 @@ impl FromStr for Xid {
         let number: Option<u64> = if digits { text.parse().ok() } else { None };
         number.map(|number| Xid((number & 0xFFFF_FFFF) as u32)).filter(|xid| xid.is_normal()).ok_or_else(
             || {
-                Error::usage(format!("\"{text}\" is not the number of a transaction"))
-                    .hint("pg_current_xact_id() and txid_current() print it; the first one is 3.")
+                Error::usage(format!("\"{text}\" is not a transaction ID"))
+                    .hint("Specify the number that pg_current_xact_id() or txid_current() returned; the first one is 3.")
             },
         )
     }

@@ -27,7 +27,7 @@ pub fn newest(backups: &[BackupCandidate]) -> Result<&BackupCandidate> {
     let newest = backups.iter().max_by_key(|backup| (backup.stop_time, backup.timeline, backup.stop_point));
     newest.ok_or_else(|| {
         Error::absent("the repository holds no backup of this cluster")
-            .hint("A recovery begins from a backup: pgark base-backup makes one.")
+            .hint("Recovery starts from a backup. Take one with pgark base-backup.")
     })
 }
 

@@ -17,12 +17,12 @@ pub fn note(backup: &StoredBackup, here: Option<&str>, role: &Role) -> Option<St
     let next = match role {
         Role::Recovered => HOW_TO_MEND.to_owned(),
         Role::Standby(_) => format!(
-            "a standby cannot rebuild them, so ask it nothing that depends on them, or run it where the C library is the \
-             same; {HOW_TO_MEND}"
+            "a standby cannot rebuild them, so do not run queries on it that depend on them, or run it where the C library is \
+             the same; {HOW_TO_MEND}"
         ),
     };
     Some(format!(
-        "the original ran with the C library glibc {there}, and this host has {here}: it may sort text in another order, and \
+        "the original ran with the C library glibc {there}, but this host has {here}: it may sort text in another order, and \
          indexes on text may miss rows, unless their collation is C or ICU's: {next}"
     ))
 }
@@ -45,7 +45,7 @@ mod tests {
         assert_eq!(note(&backup, Some("2.31"), &Role::Recovered), None);
         assert_eq!(note(&backup, None, &Role::Recovered), None);
         let told = note(&backup, Some("2.36"), &Role::Recovered).unwrap();
-        assert!(told.contains("glibc 2.31, and this host has 2.36") && told.contains("REINDEX"), "{told}");
+        assert!(told.contains("glibc 2.31, but this host has 2.36") && told.contains("REINDEX"), "{told}");
         let standby = Role::Standby(StandbySettings { primary: None, apply_delay: None });
         assert!(note(&backup, Some("2.36"), &standby).unwrap().contains("a standby cannot rebuild"));
     }

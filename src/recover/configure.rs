@@ -124,7 +124,7 @@ pub fn archive_command(archive_push: &Path, configuration: &Path) -> Result<Stri
 fn shell_word(path: &Path) -> Result<String> {
     let text = path.to_str().ok_or_else(|| {
         Error::usage(format!("\"{}\" is not UTF-8", path.display()))
-            .hint("A setting of the server has to name it; choose another directory.")
+            .hint("A setting of the server must contain this path. Choose another directory.")
     })?;
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/._-+:@,=".contains(&byte);
     let word = if !text.is_empty() && text.bytes().all(plain) {
@@ -310,8 +310,8 @@ pub fn complete_configuration(
         return Ok(false);
     }
     let content = format!(
-        "# Written by pgark recover: the original's configuration lay outside of its data directory. Copies of it are\n\
-         # in \"{}\". PostgreSQL's defaults hold for all that is not set here.\n\
+        "# Written by pgark recover: the original's configuration was outside its data directory. Copies of it are\n\
+         # in \"{}\". PostgreSQL's defaults apply to all other settings.\n\
          listen_addresses = 'localhost'\n",
         copies.display()
     );

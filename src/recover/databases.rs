@@ -40,10 +40,10 @@ impl LeftOut {
         }
         if backup.settings.get("full_page_writes").map(String::as_str) != Some("on") {
             return Err(Error::usage(format!(
-                "the server of backup {} ran with full_page_writes off, or it is not known that it did not",
+                "the server of backup {} ran with full_page_writes off, or its setting is unknown",
                 backup.label
             ))
-            .hint("WAL without full pages cannot be replayed where the pages are not there: restore the whole cluster."));
+            .hint("WAL without full-page images cannot be replayed onto missing pages. Restore the whole cluster."));
         }
         let is_left_out = |database: &&StoredDatabase| {
             !wanted.contains(&database.name) && !ALWAYS.contains(&database.name.as_str())

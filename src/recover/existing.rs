@@ -166,7 +166,7 @@ fn look_at(path: &Path) -> Result<Option<Metadata>> {
     match fs::symlink_metadata(path) {
         Ok(metadata) => Ok(Some(metadata)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(Error::io(format!("could not look at \"{}\"", path.display()), error)),
+        Err(error) => Err(Error::io(format!("could not inspect \"{}\"", path.display()), error)),
     }
 }
 

@@ -72,15 +72,16 @@ fn ambiguous(fork: &Fork, command: &str) -> Error {
     Error::new(
         ErrorKind::Conflict,
         format!(
-            "timelines {taken} and {left} were both in use after they parted at {}: timeline {taken} has {}; timeline {left} has {}",
+            "timelines {taken} and {left} were both in use after they diverged at {}: timeline {taken} has {}; timeline {left} \
+             has {}",
             fork.parted_at,
             described(&fork.taken_branch),
             described(&fork.left_branch)
         ),
     )
     .hint(format!(
-        "Say which one is meant: {command} --target-timeline {taken} or {command} --target-timeline {left}. A copy that was \
-         recovered and archives under the same name must stop doing so."
+        "Choose one: {command} --target-timeline {taken} or {command} --target-timeline {left}. If a recovered copy archives \
+         under the same cluster name, stop its archiving."
     ))
 }
 
@@ -105,12 +106,12 @@ pub fn note(fork: &Fork, time: Option<PgTimestamp>) -> Option<String> {
     };
     let left = fork.left;
     let mut note = format!(
-        "timeline {left} went on after the switch at {}: {count} until {} are not on the way to timeline {}",
+        "timeline {left} continued after the switch at {}: {count} until {} are not on the path to timeline {}",
         fork.parted_at, last.time, fork.taken
     );
     let first = fork.left_branch.first?;
     if let Some(time) = time.filter(|time| (first.time..=last.time).contains(time)) {
-        note.push_str(&format!("; {time} was reached there, too: --target-timeline {left}"));
+        note.push_str(&format!("; {time} was also reached there: --target-timeline {left}"));
     }
     Some(note)
 }

@@ -136,7 +136,7 @@ pub fn recover(
         durable::replace_file(disk, &plan.config_path, plan.config.to_toml().as_bytes(), FILE_MODE)?;
     }
 
-    monitor.step("making it durable");
+    monitor.step("syncing the restored files to disk");
     for (path, opened) in &opened {
         disk.sync_file_system(opened).context(|| format!("could not make \"{}\" durable", path.display()))?;
     }
@@ -184,13 +184,18 @@ fn check_restored(
     let control = ControlFile::parse(&restored.control_file, backup.assumed_version()?)
         .context(|| "the backup's pg_control cannot be used")?;
     if control.system != system {
-        return Err(Error::damaged(format!("the backup's pg_control is of system {}", control.system)));
+        return Err(Error::damaged(format!(
+            "the backup's pg_control has system identifier {}",
+            control.system
+        )));
     }
     // Without it, recovery would begin at the wrong checkpoint and end in a cluster that is silently damaged.
     let recorded = without_incremental_from(backup.backup_label.as_bytes());
     let label = read_restored(&data_directory.join("backup_label"), recorded.len() as u64)?;
     if label.as_deref() != Some(&recorded) {
-        return Err(Error::damaged("the backup's backup_label is not the one that its manifest records"));
+        return Err(Error::damaged(
+            "the backup's backup_label differs from the one recorded in its manifest",
+        ));
     }
     Ok(())
 }

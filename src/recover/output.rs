@@ -87,7 +87,8 @@ pub fn not_created(what: String, error: io::Error) -> Error {
         return error;
     }
     error.with_kind(ErrorKind::Damaged).hint(
-        "The backup's index does not list as a directory what this lies in: it is damaged. Choose another backup with --backup.",
+        "The backup's index is damaged: it does not list the parent of this path as a directory. Choose another backup with \
+         --backup.",
     )
 }
 

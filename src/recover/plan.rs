@@ -168,7 +168,7 @@ pub fn plan(
     if let Some((_, error)) = meant {
         return Err(error);
     }
-    monitor.begin("reading WAL to find where recovery ends", 0);
+    monitor.begin("reading WAL to determine where recovery ends", 0);
     let target = plan_with_sizes(&request.target, &chains, repository, monitor);
     monitor.end();
     let target = target?;
@@ -209,10 +209,10 @@ pub fn plan(
             found => examine_tablespace(&tablespace.new, &request.data_directory, found),
         };
         tablespaces_found.push(examined.map_err(|error| {
-            let error = error.context(format!("tablespace \"{}\" has no place", tablespace.name));
+            let error = error.context(format!("tablespace \"{}\" has no usable directory", tablespace.name));
             if tablespace.new == tablespace.old {
                 error.hint(format!(
-                    "It may be the original's. Choose another directory: --tablespace-mapping {}=/new/directory",
+                    "It may belong to the original. Choose another directory: --tablespace-mapping {}=/new/directory",
                     tablespace.old.display()
                 ))
             } else {
@@ -392,14 +392,16 @@ fn check_beside(data_directory: &Path) -> Result<()> {
     }
     if data_directory.as_os_str().as_bytes().iter().any(|byte| b"\n\r".contains(byte)) {
         return Err(Error::usage(format!(
-            "{data_directory:?} cannot be a data directory: it has a line break in its path"
+            "{data_directory:?} cannot be a data directory: its path contains a line break"
         ))
-        .hint("PostgreSQL writes the path as one line of postmaster.pid, which nobody could read then."));
+        .hint(
+            "PostgreSQL writes the path as one line of postmaster.pid. Choose a path without a line break.",
+        ));
     }
     access(parent, AccessFlags::W_OK | AccessFlags::X_OK).map_err(|_| {
         Error::usage(format!("directory \"{}\" is not writable for this user", parent.display())).hint(
-            "The configuration and the spool of the recovered cluster are put beside its data directory: choose a \
-             target directory one level deeper, or let the server's user write there.",
+            "The configuration and the spool of the recovered cluster are placed beside its data directory. Choose a target \
+             directory one level deeper, or let the server's user write to that directory.",
         )
     })
 }
@@ -413,7 +415,7 @@ fn check_assumption(request: &RecoverRequest, backup: &StoredBackup) -> Result<(
     }
     let version = backup.server_version()?;
     Err(Error::usage(format!(
-        "the backup {} is of a version that this pgark does not know: PostgreSQL {version}",
+        "the backup {} is of a version unknown to this pgark: PostgreSQL {version}",
         backup.label
     ))
     .hint(format!(
@@ -452,14 +454,14 @@ fn check_newer_tablespaces(
             return Err(Error::new(
                 ErrorKind::Conflict,
                 format!(
-                    "\"{}\" is a tablespace of the original that is newer than backup {}: recovery would write into it",
+                    "\"{}\" is a tablespace of the original, created after backup {}: recovery would write into it",
                     directory.display(),
                     backup.label
                 ),
             )
             .hint(
-                "Take a base backup and begin from it, or recover on another host. If the target lies before the \
-                 tablespace was made, nothing happens to it: add --accept-unproven.",
+                "Take a base backup and recover from it, or recover on another host. If the target precedes the creation of \
+                 the tablespace, recovery does not touch it: add --accept-unproven.",
             ));
         }
     }
@@ -531,8 +533,8 @@ fn check_part(request: &RecoverRequest) -> Result<()> {
         return Ok(());
     }
     let refused = |option: &str, why: &str| {
-        Err(Error::usage(format!("--database does not go with {option}: {why}"))
-            .hint("Restore the databases into a directory of their own, and copy from there with pg_dump."))
+        Err(Error::usage(format!("--database cannot be combined with {option}: {why}"))
+            .hint("Restore the databases into a separate directory, and copy them from there with pg_dump."))
     };
     if request.mode == Mode::Delta {
         return refused("--delta", "the other databases in the directory would be emptied");
@@ -559,8 +561,8 @@ fn part_warning(left_out: &LeftOut) -> Option<String> {
     }
     let names: Vec<_> = left_out.names().map(|name| format!("\"{name}\"")).collect();
     Some(format!(
-        "of {} only empty files are restored: do not connect to them, nor to databases that were made from them after \
-         the backup; once recovered: {}",
+        "only empty files are restored of {}: do not connect to them, nor to databases that were created from them after the \
+         backup; after the recovery, run: {}",
         names.join(", "),
         left_out.commands().join(" ")
     ))
@@ -575,7 +577,7 @@ fn lost_wal(data_directory: &Path) -> Option<String> {
     waiting.sort_unstable();
     let first = waiting.first()?;
     Some(format!(
-        "{} WAL files in \"{}\" are not archived, from {first} on, and will be removed: archive-push stores them",
+        "{} WAL files in \"{}\" are not archived, from {first} on, and will be removed: store them with archive-push",
         waiting.len(),
         data_directory.join("pg_wal").display()
     ))
@@ -589,8 +591,8 @@ fn lost_end_of_wal(data_directory: &Path) -> Option<String> {
         return None;
     }
     Some(format!(
-        "the server of \"{0}\" was not stopped cleanly: its newest transactions may be only in \"{0}/pg_wal\", which will be \
-         emptied: to archive them, start it once and stop it, or keep a copy",
+        "the server in \"{0}\" was not shut down cleanly: its newest transactions may exist only in \"{0}/pg_wal\", which will \
+         be emptied: to archive them, start and stop the server, or keep a copy",
         data_directory.display()
     ))
 }
@@ -602,7 +604,7 @@ fn warnings(target: &TargetPlan, backup: &StoredBackup, copies: &Path) -> Vec<St
     }
     if backup.damaged_pages.count > 0 {
         warnings.push(format!(
-            "the backup holds {} pages that were damaged in the original already",
+            "the backup holds {} pages that were already damaged in the original",
             backup.damaged_pages.count
         ));
     }
@@ -618,11 +620,11 @@ fn warnings(target: &TargetPlan, backup: &StoredBackup, copies: &Path) -> Vec<St
         warnings.push(match &file.content {
             Some(_) => {
                 format!(
-                    "\"{path}\" lay outside of the data directory; a copy goes to \"{}\"",
+                    "\"{path}\" was outside the data directory; a copy is written to \"{}\"",
                     copies.display()
                 )
             }
-            None => format!("\"{path}\" lay outside of the data directory, and the backup has no copy of it"),
+            None => format!("\"{path}\" was outside the data directory, and the backup has no copy of it"),
         });
     }
     warnings

@@ -330,7 +330,9 @@ impl Restore<'_> {
             Ok(())
         })?;
         if differs {
-            return Err(Error::damaged("the backup's backup_label is not the one that its manifest records"));
+            return Err(Error::damaged(
+                "the backup's backup_label differs from the one recorded in its manifest",
+            ));
         }
         let label = without_incremental_from(recorded);
         output.write(&label).context(what)?;

@@ -138,9 +138,9 @@ impl ServerStart {
         };
         match (place, server.port) {
             (Some(place), Some(port)) => Ok(LocalServer { place, port }),
-            _ => Err(Error::usage("the recovered server listens nowhere, so that it cannot be asked").hint(
-                "It goes on by itself. Its log says whether it has reached the target; unix_socket_directories in its \
-                 configuration gives it a socket.",
+            _ => Err(Error::usage("the recovered server does not listen on any socket, so its state is unknown").hint(
+                "Recovery continues. Check the server's log to see whether it has reached the target. To give the server a \
+                 socket, set unix_socket_directories in its configuration.",
             )),
         }
     }
@@ -188,18 +188,19 @@ impl ServerStart {
             .collect();
         let reason = if reasons.is_empty() { String::new() } else { format!(": {}", reasons.join(", ")) };
         let error = Error::damaged(format!(
-            "the recovered server has paused at {at}, which is not its target{reason}{}",
+            "the recovered server paused at {at}, which is not its target{reason}{}",
             told(&log.reason())
         ));
         if needed.is_empty() {
             return error.hint(
-                "The server runs, open for reading. SELECT pg_wal_replay_resume() lets it go on; its log tells why it waits.",
+                "The server is running and accepts read-only connections. Check its log for the reason, and continue with \
+                 SELECT pg_wal_replay_resume().",
             );
         }
         let lines: Vec<String> =
             needed.iter().map(|(name, _, needed)| format!("{name} = {needed}")).collect();
         error.hint(format!(
-            "Stop it, put this at the end of \"{}\", and start it again; it goes on from there:\n{}\n{} -D {} stop -m fast\n{}",
+            "Stop it, append this to \"{}\", and start it again; it continues from there:\n{}\n{} -D {} stop -m fast\n{}",
             self.data_directory.join("postgresql.auto.conf").display(),
             lines.join("\n"),
             quoted(&self.pg_ctl.display().to_string()),
@@ -229,13 +230,13 @@ impl ServerStart {
         let signals = ["recovery.signal", "standby.signal"];
         let in_recovery = signals.iter().any(|name| self.data_directory.join(name).exists());
         let next = if in_recovery {
-            "Remove the cause (a setting goes to the end of postgresql.auto.conf in the data directory), then start the \
-             server again, and recovery goes on"
+            "Remove the cause (a setting goes to the end of postgresql.auto.conf in the data directory), then start the server \
+             again, and recovery continues"
         } else {
-            "Its recovery had ended before. Remove the cause, then start the server again"
+            "Its recovery had already ended. Remove the cause, then start the server again"
         };
         Err(Error::damaged(format!(
-            "the recovered server has ended without reaching its target{}",
+            "the recovered server exited without reaching its target{}",
             told(&reason)
         ))
         .hint(format!(
@@ -254,16 +255,16 @@ impl ServerStart {
 
     fn stands_still(&self, error: Error, log: &LogMark) -> Error {
         Error::new(error.kind(), format!("{error}{}", told(&log.reason()))).hint(format!(
-            "The server was not stopped and may still go on. Its log is \"{}\".",
+            "The server was not stopped and may still continue. Check its log \"{}\".",
             self.log.display()
         ))
     }
 
     /// Nobody lets us in: asking again does not help.
     fn cannot_ask(&self, error: Error, place: &str) -> Error {
-        error.context("the recovered server runs, and cannot be asked how far it came").hint(format!(
-            "It was not stopped. connection.conninfo says as whom to ask. Look yourself: psql {place} -c 'SELECT \
-             pg_is_in_recovery(), pg_last_wal_replay_lsn()'. Its log is \"{}\".",
+        error.context("the recovered server is running, but its progress cannot be queried").hint(format!(
+            "The server was not stopped. Set the user in connection.conninfo, or check the progress yourself: psql {place} -c \
+             'SELECT pg_is_in_recovery(), pg_last_wal_replay_lsn()'. Its log is \"{}\".",
             self.log.display()
         ))
     }
@@ -279,7 +280,7 @@ fn place_words(server: &PostmasterPid) -> String {
 /// Lines of a log, as part of an error.
 fn told(lines: &[String]) -> String {
     if lines.is_empty() {
-        return "; its log says nothing".to_owned();
+        return "; its log gives no reason".to_owned();
     }
     format!("; the end of its log:{}", indented(lines))
 }

@@ -27,23 +27,23 @@ pub fn check_space(needs: &[SpaceNeed]) -> Result<()> {
     let mut by_device: BTreeMap<u64, (u64, &Path)> = BTreeMap::new();
     for need in needs.iter().filter(|need| matches!(need.found, Found::Nothing | Found::Empty)) {
         let existing = nearest_existing(&need.directory);
-        let what = || format!("could not look at \"{}\"", existing.display());
+        let what = || format!("could not inspect \"{}\"", existing.display());
         let device = fs::metadata(existing).context(what)?.dev();
         let (bytes, _) = by_device.entry(device).or_insert((0, existing));
         *bytes += need.bytes;
     }
     for (needed, directory) in by_device.into_values() {
         let system = statvfs(directory)
-            .context(|| format!("could not look at the file system of \"{}\"", directory.display()))?;
+            .context(|| format!("could not inspect the file system of \"{}\"", directory.display()))?;
         let free = system.blocks_available().saturating_mul(system.fragment_size());
         if free < needed {
             return Err(Error::unavailable(format!(
-                "the file system of \"{}\" has {} free, and {} are needed",
+                "the file system of \"{}\" has {} free, but {} are needed",
                 directory.display(),
                 mib(free),
                 mib(needed)
             ))
-            .hint("Make room, or choose a directory on a larger file system."));
+            .hint("Free some space, or choose a directory on a larger file system."));
         }
     }
     Ok(())

@@ -93,7 +93,7 @@ fn lock(marker: &File, directory: &Path) -> Result<()> {
             Err(TryLockError::WouldBlock) => {
                 return Err(Error::new(
                     ErrorKind::Conflict,
-                    format!("another pgark recover is working in \"{}\"", directory.display()),
+                    format!("another pgark recover is running in \"{}\"", directory.display()),
                 ));
             }
             Err(TryLockError::Error(error)) => {
@@ -122,7 +122,7 @@ fn is_filled(directory: &Path) -> io::Result<bool> {
 fn refuse_finished(marker: &File, directory: &Path) -> Result<()> {
     let identity = |metadata: &fs::Metadata| (metadata.dev(), metadata.ino());
     let path = directory.join(MARKER);
-    let ours = marker.metadata().context(|| format!("could not look at \"{}\"", path.display()))?;
+    let ours = marker.metadata().context(|| format!("could not inspect \"{}\"", path.display()))?;
     match fs::symlink_metadata(&path) {
         Ok(found) if identity(&found) == identity(&ours) => Ok(()),
         _ => Err(finished(directory)),
@@ -132,9 +132,9 @@ fn refuse_finished(marker: &File, directory: &Path) -> Result<()> {
 fn finished(directory: &Path) -> Error {
     Error::new(
         ErrorKind::Conflict,
-        format!("another pgark recover has finished its work in \"{}\" meanwhile", directory.display()),
+        format!("another pgark recover has meanwhile finished in \"{}\"", directory.display()),
     )
-    .hint("What it restored is complete, and a server may run in it. Choose another directory, or look at that one first.")
+    .hint("The restored cluster is complete, and a server may be running in it. Choose another directory, or inspect this one first.")
 }
 
 /// What it means that a directory which a restore left unfinished has no marker.
@@ -212,7 +212,7 @@ impl Staging {
             disk.remove_file(&marker_path).context(what)?;
             return Err(Error::new(
                 ErrorKind::Conflict,
-                format!("\"{}\" is not empty any more", path.display()),
+                format!("\"{}\" is no longer empty", path.display()),
             ));
         }
         Ok(Staging { path: path.to_owned(), marker, interlock: None })
@@ -426,7 +426,7 @@ mod tests {
             let mut orphan = std::iter::repeat_with(started).find_map(std::io::Result::ok).unwrap();
             let claim = || Staging::claim_kept(&RealDisk, &data, "7".parse().unwrap(), &[], 0o700);
             let refused = claim().unwrap_err();
-            assert!(refused.to_string().contains("is still at work"), "{refused}");
+            assert!(refused.to_string().contains("is still running in"), "{refused}");
             assert_eq!(fs::read_dir(&data).unwrap().count(), 0, "{name}");
             orphan.kill().unwrap();
             orphan.wait().unwrap();

@@ -57,10 +57,10 @@ impl FromStr for ApplyDelay {
             {
                 Ok(ApplyDelay(format!("{number}{unit}")))
             }
-            (Some(_), Some(_)) => Err(Error::usage(format!("\"{text}\" is too long a delay"))
-                .hint("PostgreSQL holds commits back for 24 days at most.")),
+            (Some(_), Some(_)) => Err(Error::usage(format!("the delay \"{text}\" is too long"))
+                .hint("PostgreSQL delays commits by at most 24 days.")),
             _ => Err(Error::usage(format!("\"{text}\" is not a delay"))
-                .hint("Write a whole number and its unit: 30min, 4h or 1d.")),
+                .hint("Specify a whole number with a unit: 30min, 4h or 1d.")),
         }
     }
 }

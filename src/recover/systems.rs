@@ -29,7 +29,7 @@ pub fn choose_system(
                 store.location()
             ));
             Err(if known.is_empty() {
-                error.hint("It holds no cluster at all: is it the right directory, and is it mounted?")
+                error.hint("It holds no clusters. Check that it is the right directory, and that it is mounted.")
             } else {
                 error.hint(format!("It holds these clusters: {}.", known.join(", ")))
             })
@@ -40,11 +40,11 @@ pub fn choose_system(
         ))
         .hint(format!("It holds these system identifiers of that cluster: {}.", listed()))),
         (None, _) => Err(Error::usage(format!(
-            "the repository holds several systems of cluster \"{cluster}\": {}",
+            "the repository holds several system identifiers of cluster \"{cluster}\": {}",
             listed()
         ))
         .hint(
-            "Each initdb or pg_upgrade makes a new one; the largest is usually the youngest. Choose with \
+            "Each initdb or pg_upgrade creates a new one, and the largest is usually the newest. Choose one with \
              --system-identifier.",
         )),
     }

@@ -35,7 +35,7 @@ impl std::str::FromStr for TablespaceMapping {
     fn from_str(text: &str) -> Result<TablespaceMapping> {
         let wrong = || {
             Error::usage(format!("\"{text}\" is not a tablespace mapping"))
-                .hint("Write OLD=NEW, two absolute paths; \\= stands for an equals sign within a path.")
+                .hint("Specify OLD=NEW, two absolute paths. Write an equals sign within a path as \\=.")
         };
         let mut sides = vec![String::new()];
         let mut letters = text.chars().peekable();
@@ -79,7 +79,7 @@ pub fn place(
         let old = PathBuf::from(OsStr::from_bytes(old.as_bytes()));
         if !is_plain(&old) {
             return Err(Error::damaged(format!(
-                "the backup says that tablespace {} lay in \"{}\"",
+                "the backup records tablespace {} in \"{}\"",
                 tablespace.oid,
                 old.display()
             )));
@@ -97,12 +97,12 @@ pub fn place(
         let overlaps = |other: &Path| place.new.starts_with(other) || other.starts_with(&place.new);
         if overlaps(data_directory) {
             return Err(Error::usage(format!(
-                "tablespace \"{}\" would lie in \"{}\", and the data directory in \"{}\"",
+                "tablespace \"{}\" would be in \"{}\", and the data directory in \"{}\"",
                 place.name,
                 place.new.display(),
                 data_directory.display()
             ))
-            .hint("Neither may hold the other: choose another directory with --tablespace-mapping."));
+            .hint("Neither directory may contain the other. Choose another directory with --tablespace-mapping."));
         }
         if let Some(other) = places.iter().take(index).find(|other| overlaps(&other.new)) {
             return Err(Error::usage(format!(
@@ -111,7 +111,7 @@ pub fn place(
                 place.name,
                 place.new.display()
             ))
-            .hint("Give each a directory of its own with --tablespace-mapping."));
+            .hint("Give each its own directory with --tablespace-mapping."));
         }
     }
     Ok(places)
@@ -131,8 +131,9 @@ pub fn in_place_note(backup: &StoredBackup) -> String {
         names => format!("the tablespaces {}", names.join(", ")),
     };
     format!(
-        "{which} are directories in the data directory, in place of links: they come into \"pg_tblspc\" of the new one, no \
-         mapping moves them, and allow_in_place_tablespaces is switched on, without which the server does not recover"
+        "{which} are in-place tablespaces, directories in the data directory instead of links: they are restored into \
+         \"pg_tblspc\" of the new one, no mapping moves them, and allow_in_place_tablespaces is enabled, which the server \
+         needs to recover"
     )
 }
 
@@ -140,9 +141,9 @@ fn unknown(mapping: &TablespaceMapping, places: &[TablespacePlace]) -> Error {
     let known: Vec<_> = places.iter().map(|place| format!("\"{}\"", place.old.display())).collect();
     Error::usage(format!("the backup has no tablespace in \"{}\"", mapping.old.display())).hint(
         if known.is_empty() {
-            "It has no tablespaces outside of the data directory.".to_owned()
+            "It has no tablespaces outside the data directory.".to_owned()
         } else {
-            format!("Its tablespaces lie in {}.", known.join(", "))
+            format!("Its tablespaces are in {}.", known.join(", "))
         },
     )
 }
@@ -184,8 +185,7 @@ mod tests {
         let refused = |mappings: &[&str]| placed(mappings).unwrap_err().report();
         assert_eq!(
             refused(&["/mnt/sloow=/x"]),
-            "the backup has no tablespace in \"/mnt/sloow\"\n\
-             HINT: Its tablespaces lie in \"/mnt/fast\", \"/mnt/slow\"."
+            "the backup has no tablespace in \"/mnt/sloow\"\nHINT: Its tablespaces are in \"/mnt/fast\", \"/mnt/slow\"."
         );
         assert!(refused(&["/mnt/slow=/mnt/fast"]).contains("share the directory"));
         assert!(refused(&["/mnt/slow=/mnt/fast/below"]).contains("share the directory"));

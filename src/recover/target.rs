@@ -195,8 +195,8 @@ fn history(archive: &dyn Archive, timeline: TimelineId) -> Result<TimelineHistor
             format!("the history file of timeline {timeline} is missing from the repository"),
         )
         .hint(format!(
-            "Have it stored: on the server of that timeline, in its data directory, archive-push pg_wal/{}. Or recover on \
-             another timeline with --target-timeline.",
+            "On the server of that timeline, run in its data directory: archive-push pg_wal/{}. Or recover on another timeline \
+             with --target-timeline.",
             WalFileName::History(timeline)
         ))
     })
@@ -251,7 +251,7 @@ impl Planner<'_> {
         {
             self.check_switch_segment(switch)?;
             plan.warnings.push(format!(
-                "timeline {} has no WAL in the repository yet: recovery ends with timeline {}, before {}",
+                "timeline {} has no WAL in the repository yet: recovery ends on timeline {}, before {}",
                 self.path.timeline(),
                 plan.last_segment.timeline(),
                 switch.switch_point
@@ -289,10 +289,10 @@ impl Planner<'_> {
     fn written_with_minimal(&self, point: Lsn, end: &WalEnd) -> Error {
         Error::new(
             ErrorKind::Hole,
-            format!("WAL was written with wal_level = minimal after {point}: PostgreSQL recovers no further"),
+            format!("WAL was written with wal_level = minimal after {point}: PostgreSQL cannot recover any further"),
         )
         .hint(format!(
-            "Only a backup that was taken after the level was raised again leads behind it. {}",
+            "Only a backup taken after the level was raised again can recover past this point. {}",
             self.as_far_as_possible(end)
         ))
     }
@@ -302,17 +302,17 @@ impl Planner<'_> {
         let mut plan = TargetPlan { limits: way.limits, new_in_place_tablespace: way.new_in_place, ..plan };
         plan.warnings.extend(way.new_tablespaces.iter().map(|path| {
             format!(
-                "a tablespace was created in \"{path}\" after the backup: the server uses that directory on this host, which must \
-                 exist, be its own and be empty"
+                "a tablespace was created in \"{path}\" after the backup: the server uses that directory on this host, which \
+                 must exist, be empty and belong to the server's user"
             )
         }));
         if way.ended == SurveyEnd::Limit {
             if matches!(self.request.goal, Goal::LatestBefore(_) | Goal::Target(RecoveryTarget::Time(_), _)) {
-                plan.warnings.push("the end is proven unless the server's clock was set back".to_owned());
+                plan.warnings.push("the end is proven, unless the server's clock was set back".to_owned());
             }
             plan.warnings.push(format!(
-                "only the first {} MiB of the stored WAL on the way were read: settings that were raised, and \
-                 wal_level = minimal, would go unnoticed behind them (recover.prove_wal_mib)",
+                "only the first {} MiB of the stored WAL up to the target were read: raised settings and wal_level = minimal \
+                 after them would go unnoticed (recover.prove_wal_mib)",
                 self.request.prove_bytes >> 20
             ));
         }
@@ -509,8 +509,8 @@ impl Planner<'_> {
             _ => String::new(),
         };
         Ok(Some(format!(
-            "there are other restore points of this name, made {}; the one of {time} (LSN {}) is the target, and --target-lsn \
-             reaches another",
+            "other restore points of this name were created {}; the target is the one of {time} (LSN {}); select another with \
+             --target-lsn",
             found.join(", "),
             taken.start
         )))
@@ -582,7 +582,7 @@ impl Planner<'_> {
             ),
         )
         .hint(
-            "Without it this backup is of no use. Choose another one with --backup; pgark info lists them.",
+            "This backup cannot be recovered without it. Choose another one with --backup; pgark info lists them.",
         ))
     }
 
@@ -597,7 +597,7 @@ impl Planner<'_> {
     /// The sentence that tells how to recover as far as the WAL goes.
     fn as_far_as_possible(&self, end: &WalEnd) -> String {
         let Some(record) = end.last_record else {
-            return "Nothing can be recovered past the end of the backup: --target-immediate.".to_owned();
+            return "Only the end of the backup can be recovered: --target-immediate.".to_owned();
         };
         let until = match &end.last_transaction {
             Some(last) => format!(", the last transaction before it ended at {}", last.time),
@@ -646,7 +646,7 @@ impl Planner<'_> {
             self.candidates.last().map_or_else(|| wal.from(), |b| self.path.segment_at(b.start_point));
         Error::absent(format!("{what} is not in the archived WAL of timeline {}", self.path.timeline())).hint(
             format!(
-                "All of it was read, from {} to {}. Look at other timelines with --target-timeline.",
+                "All of it was read, from {} to {}. Try another timeline with --target-timeline.",
                 self.position(oldest),
                 end.end.map_or_else(|| "its end".to_owned(), |end| end.to_string())
             ),
@@ -681,7 +681,7 @@ impl Planner<'_> {
             })
         {
             return error.hint(format!(
-                "Timeline {} reaches this time, after it parted from this one at {}: {command} --target-time '{target}' \
+                "Timeline {} reaches this time, after it diverged from this one at {}: {command} --target-time '{target}' \
                  --target-timeline {}",
                 other.left, other.parted_at, other.left
             ));
@@ -699,7 +699,7 @@ impl Planner<'_> {
         let error = Error::absent(format!("no backup ended before {target}"));
         match (&self.request.backup, self.candidates.last()) {
             (Some(label), Some(backup)) => error.with_kind(ErrorKind::Usage).hint(format!(
-                "Backup {label} ended at {} (LSN {}). Leave --backup out to have one chosen.",
+                "Backup {label} ended at {} (LSN {}). Omit --backup to let pgark choose one.",
                 backup.stop_time, backup.stop_point
             )),
             (None, Some(oldest)) => error.hint(format!(

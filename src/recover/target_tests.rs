@@ -483,14 +483,14 @@ fn the_old_timeline_can_be_wanted() {
 fn what_a_failover_has_lost_is_told() {
     let world = two_timelines();
     let found = plan(&world, &to(RecoveryTarget::Latest)).unwrap();
-    let note = "timeline 1 went on after the switch at 0/550000: 11 transactions until 2026-01-01 00:01:35.000000 UTC are not on \
-                the way to timeline 2";
+    let note = "timeline 1 continued after the switch at 0/550000: 11 transactions until 2026-01-01 00:01:35.000000 UTC are \
+                not on the path to timeline 2";
     assert_eq!(found.warnings, [note]);
     // A time that was lived there, before the first transaction on timeline 2.
     let found = plan(&world, &to(RecoveryTarget::Time(time(90)))).unwrap();
     assert_eq!((last_xid(&found), found.warnings.len()), (1084, 1));
     assert!(
-        found.warnings[0].ends_with("was reached there, too: --target-timeline 1"),
+        found.warnings[0].ends_with("was also reached there: --target-timeline 1"),
         "{:?}",
         found.warnings
     );

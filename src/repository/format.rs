@@ -59,7 +59,7 @@ pub fn check(store: &dyn Store, layout: &Layout) -> Result<bool> {
     })?;
     if format.format == 0 || format.format > VERSION {
         return Err(Error::usage(format!(
-            "the repository \"{}\" has format {} for cluster \"{}\"; this pgark knows 1 to {VERSION}",
+            "the repository \"{}\" has format {} for cluster \"{}\"; this pgark supports 1 to {VERSION}",
             store.location(),
             format.format,
             layout.cluster()
@@ -68,13 +68,13 @@ pub fn check(store: &dyn Store, layout: &Layout) -> Result<bool> {
     }
     if format.cluster != layout.cluster() || format.system_identifier != layout.system() {
         return Err(Error::damaged(format!(
-            "\"{}/{key}\" speaks of cluster \"{}\" with system identifier {}",
+            "\"{}/{key}\" belongs to cluster \"{}\" with system identifier {}",
             store.location(),
             format.cluster,
             format.system_identifier
         ))
         .hint(
-            "Was a directory of the repository renamed or copied? Each system must lie under its own name.",
+            "Check whether a directory of the repository was renamed or copied. Each system must be stored under its own name.",
         ));
     }
     Ok(true)

@@ -132,9 +132,9 @@ impl Repository {
 
     /// The place was there, and is not any more.
     pub fn vanished(&self) -> Error {
-        self.nothing_of_it()
-            .context("the repository was there before, and is not any more")
-            .hint("Is its file system mounted? Nothing is archived into an empty directory in its stead.")
+        self.nothing_of_it().context("the repository has disappeared").hint(
+            "Check that its file system is mounted. pgark does not archive into an empty directory instead.",
+        )
     }
 
     /// Makes sure, once, that a place that exists is of a format that we read. A damaged `format.json` keeps nobody from files
@@ -163,7 +163,8 @@ impl Repository {
             self.layout.cluster(),
             self.layout.system()
         ))
-        .hint("Is it the right repository, and is its file system mounted? The first archived file makes the place.")
+        .hint("Check that it is the right repository, and that its file system is mounted. The first archived file initializes \
+               a repository.")
     }
 
     /// The history of a timeline; `None` when the repository does not hold it, as for timeline 1.

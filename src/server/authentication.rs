@@ -120,7 +120,7 @@ impl<'a> Authentication<'a> {
 
     fn password(&self) -> Result<&'a [u8]> {
         self.config.get_password().ok_or_else(|| {
-            Error::usage("the server wants a password").hint(
+            Error::usage("the server requires a password").hint(
                 "Put it into the owner's ~/.pgpass (database \"replication\" or the same as for other connections), or into \
                  the connection's parameters.",
             )
@@ -130,9 +130,9 @@ impl<'a> Authentication<'a> {
 
 /// The error for a server that does not let the exchange be bound to its certificate.
 pub(super) fn not_bound() -> Error {
-    Error::usage("the server does not bind the authentication to its certificate, which channel_binding=require asks for")
-        .hint("It takes TLS and scram-sha-256 in pg_hba.conf, with a password that is stored so. Where pg_hba.conf has that, somebody \
-               between here and the server passes himself off as the server.")
+    Error::usage("the server does not bind the authentication to its certificate, as channel_binding=require demands")
+        .hint("Channel binding requires TLS and scram-sha-256 in pg_hba.conf, with a password stored for scram-sha-256. If the \
+               server is configured so, the connection may be intercepted (man in the middle).")
 }
 
 fn failed(error: io::Error) -> Error {
@@ -140,8 +140,8 @@ fn failed(error: io::Error) -> Error {
 }
 
 fn unsupported() -> Error {
-    Error::usage("the server wants an authentication that pgark does not know")
-        .hint("pg_hba.conf must allow this user replication by trust, peer, scram-sha-256, md5 or password.")
+    Error::usage("the server requires an authentication method that pgark does not support")
+        .hint("In pg_hba.conf, allow this user replication by trust, peer, scram-sha-256, md5 or password.")
 }
 
 #[cfg(test)]

@@ -62,7 +62,7 @@ pub(super) async fn connect<T>(
     parameters: &Parameters,
     begin: impl AsyncFn(Stream) -> std::result::Result<T, Failure>,
 ) -> Result<(T, Way)> {
-    let mut last = Error::usage("the connection names no host");
+    let mut last = Error::usage("the connection parameters contain no host");
     let mut places = parameters.places()?;
     if parameters.config.get_load_balance_hosts() == LoadBalanceHosts::Random {
         begin_anywhere(&mut places);
@@ -71,11 +71,11 @@ pub(super) async fn connect<T>(
         let endpoints = match timeout(parameters.connect_timeout(), endpoints(&place)).await {
             Ok(Ok(endpoints)) => endpoints,
             Ok(Err(error)) => {
-                last = Error::io("the host was not found", error);
+                last = Error::io("the host name could not be resolved", error);
                 continue;
             }
             Err(_) => {
-                last = Error::unavailable("the host's address was not found in time");
+                last = Error::unavailable("the host name was not resolved in time");
                 continue;
             }
         };
@@ -108,7 +108,7 @@ async fn endpoints(place: &Place) -> io::Result<Vec<Endpoint>> {
             let found: Vec<Endpoint> =
                 lookup_host((host.as_str(), place.port)).await?.map(Endpoint::Address).collect();
             match found.is_empty() {
-                true => Err(io::Error::new(io::ErrorKind::NotFound, "it has no address")),
+                true => Err(io::Error::new(io::ErrorKind::NotFound, "the host has no address")),
                 false => Ok(found),
             }
         }
@@ -154,9 +154,10 @@ impl Attempt<'_> {
     ) -> std::result::Result<(T, Way), Failure> {
         let limit = self.parameters.connect_timeout();
         timeout(limit, self.once(encryption, begin)).await.unwrap_or_else(|_| {
-            Err(Failure::NotReached(Error::unavailable(format!("no answer in {} s", limit.as_secs())).hint(
-                "connect_timeout, one of the connection's parameters, says how many seconds it may take.",
-            )))
+            Err(Failure::NotReached(
+                Error::unavailable(format!("no response within {} s", limit.as_secs()))
+                    .hint("To wait longer, raise connect_timeout in the connection parameters."),
+            ))
         })
     }
 
@@ -215,8 +216,8 @@ impl Way {
             return match parameters.tls.mode {
                 SslMode::Prefer => Ok(Stream::Tcp(socket)),
                 _ => Err(Failure::Refused(
-                    Error::usage("the server does not speak TLS, which the connection's sslmode asks for").hint(
-                        "Set ssl = on at the server, with a certificate; or sslmode=disable where the network is trusted.",
+                    Error::usage("the server does not support TLS, which the connection's sslmode requires").hint(
+                        "Set ssl = on at the server, with a certificate, or use sslmode=disable on a trusted network.",
                     ),
                 )),
             };
@@ -239,22 +240,22 @@ async fn ask_for_tls(socket: &mut TcpStream) -> std::result::Result<Answer, Fail
     match (length, answer) {
         (0, _) => Err(Failure::NotReached(
             Error::unavailable(
-                "the other side closed the connection instead of saying whether it speaks TLS",
+                "the server closed the connection before TLS negotiation completed",
             )
-            .hint("Is it a PostgreSQL server? sslnegotiation=direct needs version 17."),
+            .hint("Check that it is a PostgreSQL server. sslnegotiation=direct needs version 17."),
         )),
         (1, [b'S', _]) => Ok(Answer::Yes),
         (1, [b'N', _]) => Ok(Answer::No),
         (_, [b'S' | b'N', _]) => Err(Failure::Final(
-            Error::unavailable("more came in the clear than the server's answer whether it speaks TLS")
-                .hint("Somebody between here and the server adds to what it sends."),
+            Error::unavailable("received unexpected unencrypted data after the response to the TLS request")
+                .hint("The connection may be intercepted (man in the middle). Check the network path to the server."),
         )),
         (_, [b'E', _]) => Err(Failure::Final(
-            Error::unavailable("the server answered with an error when it was asked for TLS")
-                .hint("Its log tells which."),
+            Error::unavailable("the server reported an error in response to the TLS request")
+                .hint("Check the server's log."),
         )),
         _ => Err(Failure::Final(
-            Error::unavailable("the other side does not speak PostgreSQL's protocol")
+            Error::unavailable("the peer does not use PostgreSQL's protocol")
                 .hint("Check host and port."),
         )),
     }

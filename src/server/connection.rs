@@ -108,14 +108,15 @@ impl Connection {
         let connected = runtime.block_on(async {
             timeout(limit, connect(&parameters, async |stream| begin(&parameters, stream).await)).await
         });
-        let connected =
-            connected.unwrap_or_else(|_| Err(Error::unavailable("it takes the connection and says nothing")));
+        let connected = connected.unwrap_or_else(|_| {
+            Err(Error::unavailable("the server accepted the connection but does not respond"))
+        });
         let ((client, fate), way) = connected.map_err(|error| {
             let error = error.context(what());
             if error.hint_text().is_some() {
                 return error;
             }
-            error.hint("Is the server running? Where and as whom to connect is set by connection.conninfo.")
+            error.hint("Check that the server is running, and that connection.conninfo names its host, port and user.")
         })?;
         Ok(Connection { runtime, client, parameters, way, fate })
     }
@@ -153,8 +154,8 @@ impl Connection {
                             return Err(error);
                         }
                         if end.is_some_and(|end| end <= Instant::now()) {
-                            return Err(Error::unavailable(format!("could not {what}: the server does not answer any more"))
-                                .hint("It stands still, or the network between has swallowed the connection."));
+                            return Err(Error::unavailable(format!("could not {what}: the server no longer responds"))
+                                .hint("The server hangs, or the network has dropped the connection. Check both."));
                         }
                     }
                 }
@@ -172,7 +173,7 @@ impl Connection {
     pub fn ping(&self, what: &str, sql: &str, watch: &Watch<'_>) -> Result<Row> {
         let end = Instant::now() + self.parameters.keepalive.silence_max();
         let mut rows = self.query_until(Some(end), what, sql, watch)?;
-        rows.pop().ok_or_else(|| Error::damaged(format!("could not {what}: the server answered no row")))
+        rows.pop().ok_or_else(|| Error::damaged(format!("could not {what}: the server returned no row")))
     }
 
     /// Asks the server to end the statement that is running, on a connection that is as protected as this one.
@@ -191,7 +192,7 @@ impl Connection {
         match (rows.pop(), rows.len()) {
             (Some(row), 0) => Ok(row),
             _ => Err(Error::damaged(format!(
-                "could not {what}: the server answered with another number of rows"
+                "could not {what}: the server returned an unexpected number of rows"
             ))),
         }
     }
@@ -206,7 +207,7 @@ impl Connection {
     pub fn query_row_within(&self, what: &str, sql: &str, limit: Duration) -> Result<Row> {
         let rows = self.query_within(what, sql, limit)?;
         let first = rows.into_iter().next();
-        first.ok_or_else(|| Error::damaged(format!("could not {what}: the server answered no row")))
+        first.ok_or_else(|| Error::damaged(format!("could not {what}: the server returned no row")))
     }
 
     /// As [`Connection::query_row_within`] for any number of rows.
@@ -216,7 +217,9 @@ impl Connection {
     pub fn query_within(&self, what: &str, sql: &str, limit: Duration) -> Result<Vec<Row>> {
         let answered = self.runtime.block_on(async { timeout(limit, self.client.simple_query(sql)).await });
         let messages = answered
-            .map_err(|_| Error::unavailable(format!("could not {what}: no answer in {} s", limit.as_secs())))?
+            .map_err(|_| {
+                Error::unavailable(format!("could not {what}: no response within {} s", limit.as_secs()))
+            })?
             .map_err(|error| failure(format!("could not {what}"), &error, &self.fate))?;
         Ok(messages.into_iter().filter_map(Row::of).collect())
     }
@@ -246,8 +249,7 @@ impl Row {
     /// # Errors
     /// [`ErrorKind::Damaged`](crate::error::ErrorKind::Damaged) when it is.
     pub fn text(&self, column: usize) -> Result<&str> {
-        self.optional(column)
-            .ok_or_else(|| Error::damaged("the server answered NULL where there must be a value"))
+        self.optional(column).ok_or_else(|| Error::damaged("the server returned NULL instead of a value"))
     }
 
     /// A column as another type.
@@ -256,8 +258,7 @@ impl Row {
     /// [`ErrorKind::Damaged`](crate::error::ErrorKind::Damaged) when it is not one.
     pub fn parsed<T: FromStr>(&self, column: usize) -> Result<T> {
         let text = self.text(column)?;
-        text.parse()
-            .map_err(|_| Error::damaged(format!("the server answered {text:?}, which makes no sense here")))
+        text.parse().map_err(|_| Error::damaged(format!("the server returned an unexpected value {text:?}")))
     }
 
     /// Whether a boolean column is true.
@@ -295,8 +296,8 @@ async fn begin(parameters: &Parameters, stream: Stream) -> std::result::Result<(
     match fits {
         true => Ok((client, fate)),
         false => Err(Failure::NotReached(
-            Error::unavailable("the server's sessions are not what target_session_attrs asks for")
-                .hint("Name all servers of the cluster in host, one of them is as wanted."),
+            Error::unavailable("the server does not satisfy target_session_attrs")
+                .hint("Name all servers of the cluster in host, so that one of them satisfies it."),
         )),
     }
 }

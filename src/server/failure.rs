@@ -27,7 +27,7 @@ pub(super) fn not_begun(error: &tokio_postgres::Error) -> Failure {
     }
     let cause = std::error::Error::source(error);
     match cause.is_some_and(|cause| cause.is::<io::Error>()) || error.is_closed() {
-        true => Failure::NotReached(broken("the session did not begin".to_owned(), error, &Fate::default())),
+        true => Failure::NotReached(broken("the session did not start".to_owned(), error, &Fate::default())),
         false => Failure::Final(not_authenticated(error, cause)),
     }
 }
@@ -83,8 +83,9 @@ fn refusal(code: &SqlState, message: &str, detail: Option<&str>, hint: Option<&s
 
 /// The error for a connection that the server has closed.
 pub(super) fn broken_off(what: &str) -> Error {
-    Error::unavailable(format!("{what}: the server has closed the connection"))
-        .hint("It was stopped or restarted, or somebody ended the session; its log tells. A backup ends with its session.")
+    Error::unavailable(format!("{what}: the server closed the connection"))
+        .hint("The server was stopped or restarted, or the session was terminated; check the server's log. A backup ends with \
+               its session.")
 }
 
 /// An error that the server did not tell: there is no connection, or none any more.
@@ -105,8 +106,8 @@ pub(super) fn lost(what: String, error: io::Error) -> Error {
     let error = Error::new(ErrorKind::Unavailable, what).caused_by(Error::io("the connection failed", error));
     match is_silence {
         true => error.hint(
-            "The server, or the network to it, went away without a word. How long that may last is said by keepalives_idle, \
-             keepalives_interval, keepalives_count and tcp_user_timeout, parameters of the connection.",
+            "The server or the network became unreachable. The connection parameters keepalives_idle, keepalives_interval, \
+             keepalives_count and tcp_user_timeout set how long pgark waits.",
         ),
         false => error,
     }

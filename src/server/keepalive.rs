@@ -55,7 +55,8 @@ impl KeepaliveSettings {
         for (name, value) in parameters.iter().filter(|(name, value)| Self::knows(name) && !value.is_empty())
         {
             let number: i32 = value.trim().parse().map_err(|_| {
-                Error::usage(format!("the connection's {name} cannot be {value:?}")).hint("It is a number.")
+                Error::usage(format!("invalid value {value:?} for the connection parameter {name}"))
+                    .hint("Specify a number.")
             })?;
             let number = u32::try_from(number).unwrap_or_default();
             let target = match *name {

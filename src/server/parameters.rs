@@ -154,7 +154,7 @@ impl Parameters {
             || !(one_for_each(ports.len()) || ports.len() == 1)
         {
             return Err(Error::usage(
-                "the connection's host, hostaddr and port do not name as many places each",
+                "the connection's host, hostaddr and port have different numbers of entries",
             ));
         }
         let place = |index: usize| {
@@ -194,9 +194,9 @@ fn config_of(given: &[(&str, String)]) -> Result<Config> {
         .map(|(name, value)| format!("{name}='{}' ", escaped(value)))
         .collect();
     text.parse().map_err(|error: tokio_postgres::Error| {
-        Error::usage("connection.conninfo is not understood").caused_by(error).hint(
-            "It takes host, hostaddr, port, user, password, dbname, connect_timeout, options, target_session_attrs, keepalives and \
-             the settings of TLS: sslmode, sslrootcert, …",
+        Error::usage("connection.conninfo is invalid").caused_by(error).hint(
+            "It supports host, hostaddr, port, user, password, dbname, connect_timeout, options, target_session_attrs, \
+             keepalives and the TLS settings: sslmode, sslrootcert, …",
         )
     })
 }

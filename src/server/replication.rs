@@ -190,8 +190,8 @@ impl ReplicationConnection {
     }
 
     fn strange(&self) -> Error {
-        Error::unavailable(format!("the server answered something strange ({})", self.target)).hint(
-            "Is it a PostgreSQL server, and no pooler? Replication needs a connection to the server itself.",
+        Error::unavailable(format!("unexpected response from the server ({})", self.target)).hint(
+            "Check that it is a PostgreSQL server, and not a pooler. Replication needs a direct connection to the server.",
         )
     }
 }
@@ -215,8 +215,8 @@ fn attend<F: Future>(runtime: &Runtime, watch: &Watch<'_>, awaited: F) -> Result
 async fn begin(parameters: &Parameters, mut wire: Wire) -> std::result::Result<Wire, Failure> {
     let config = &parameters.config;
     let lost = |error: io::Error| match error.kind() {
-        io::ErrorKind::UnexpectedEof => Failure::NotReached(broken_off("the session did not begin")),
-        _ => Failure::NotReached(Error::unavailable("the session did not begin").caused_by(error)),
+        io::ErrorKind::UnexpectedEof => Failure::NotReached(broken_off("the session did not start")),
+        _ => Failure::NotReached(Error::unavailable("the session did not start").caused_by(error)),
     };
     let mut message = BytesMut::new();
     let words = [

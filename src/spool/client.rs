@@ -189,29 +189,29 @@ fn is_foreign(spool: &Spool) -> bool {
 /// A socket that another user listens on would tell us whatever it likes.
 fn check_peer(connection: &UnixStream, spool: &Spool) -> Result<()> {
     let peer = getsockopt(connection, PeerCredentials)
-        .context(|| format!("could not find out who listens on \"{}\"", spool.socket().display()))?;
+        .context(|| format!("could not determine the peer of socket \"{}\"", spool.socket().display()))?;
     if peer.uid() == Uid::effective().as_raw() {
         return Ok(());
     }
     Err(Error::usage(format!("the agent's socket \"{}\" belongs to another user", spool.socket().display()))
-        .hint("Stop that agent and remove its spool; all of pgark runs as the owner of the data directory."))
+        .hint("Stop that agent and remove its spool. Run every pgark program as the owner of the data directory."))
 }
 
 fn none_is_started(spool: &Spool) -> Error {
     Error::unavailable(format!(
-        "no agent listens in the spool \"{}\", and agent.start = \"never\" forbids to start one",
+        "no agent is running in the spool \"{}\", and agent.start = \"never\" does not allow starting one",
         spool.directory().display()
     ))
-    .hint("Look at what starts it, a service or a sidecar: pgark agent --config …")
+    .hint("Check the service or sidecar that starts it: pgark agent --config …")
 }
 
 /// The deadline has passed: with the last reason that the agent has given for it.
 fn too_late(spool: &Spool, reason: Option<Error>) -> Error {
     if let Some(reason) = reason {
-        return reason.context("it was not done before the deadline").with_kind(ErrorKind::Unavailable);
+        return reason.context("it did not finish before the deadline").with_kind(ErrorKind::Unavailable);
     }
     Error::unavailable("the agent did not answer before the deadline").hint(format!(
-        "The agent goes on by itself; its log is \"{}\". The deadlines are push.deadline_s and get.deadline_s.",
+        "The agent continues; its log is \"{}\". push.deadline_s and get.deadline_s set the deadlines.",
         spool.log().display()
     ))
 }

@@ -88,7 +88,7 @@ pub(super) fn start(config: &Config, spool: &Spool, waiting: &mut dyn Waiting) -
         Some(_) => Ok(Started::Listens((!config.agent.resident).then(|| Transient(child)))),
         None => {
             reap(&mut child);
-            Ok(Started::Ended(Error::unavailable("the agent ended while it started").hint(log_hint(spool))))
+            Ok(Started::Ended(Error::unavailable("the agent exited during startup").hint(log_hint(spool))))
         }
     }
 }
@@ -106,7 +106,7 @@ fn program(config: &Config) -> Result<PathBuf> {
     let program = match &config.agent.program {
         Some(program) => program.clone(),
         None => env::current_exe()
-            .context(|| "could not find out where this program lies")?
+            .context(|| "could not determine the path of this program")?
             .with_file_name("pgark"),
     };
     if program.is_file() {

@@ -142,13 +142,13 @@ impl Spool {
             return Ok(());
         }
         Err(Error::usage(format!(
-            "the spool \"{}\" is that of cluster \"{}\" in \"{}\"",
+            "the spool \"{}\" belongs to cluster \"{}\" in \"{}\"",
             self.directory.display(),
             String::from_utf8_lossy(name),
             theirs.display()
         ))
         .hint(format!(
-            "Each cluster needs a spool of its own: set spool.directory. If that cluster is no more, remove \"{}\".",
+            "Each cluster needs its own spool: set spool.directory. If that cluster no longer exists, remove \"{}\".",
             path.display()
         )))
     }
@@ -184,7 +184,7 @@ impl Spool {
 
     /// Whether the spool takes anything: what is wrong with it at this moment, without trying.
     pub fn trouble(&self) -> Option<Error> {
-        let what = || format!("nothing can be written to \"{}\"", self.directory.display());
+        let what = || format!("could not write to \"{}\"", self.directory.display());
         match access(&self.directory, AccessFlags::W_OK) {
             // The agent makes one.
             Err(Errno::ENOENT) => return None,
@@ -227,14 +227,14 @@ impl Spool {
             ))
         })?;
         let metadata = fs::symlink_metadata(&self.directory)
-            .context(|| format!("could not look at the spool \"{}\"", self.directory.display()))?;
+            .context(|| format!("could not inspect the spool \"{}\"", self.directory.display()))?;
         if metadata.uid() != Uid::effective().as_raw() || metadata.mode() & 0o022 != 0 {
             return Err(Error::usage(format!(
                 "the spool \"{}\" belongs to another user, or others may write to it",
                 self.directory.display()
             ))
             .hint(format!(
-                "It must belong to {} with mode 0700. A spool made by another user can be removed while no agent runs.",
+                "It must belong to {} with mode 0700. If another user created it, remove it while no agent is running.",
                 user_name(Uid::effective())
             )));
         }

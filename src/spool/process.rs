@@ -23,11 +23,11 @@ impl AgentProcess {
     /// What an operator can do with an agent that does not answer.
     pub fn how_to_end_it(self) -> String {
         match self.visible() {
-            Some(process) => format!("kill -KILL {process} does no harm: the next call starts another."),
-            None => {
-                "It cannot be seen from here: end it in the container that it runs in. That does no harm."
-                    .to_owned()
+            Some(process) => {
+                format!("Run kill -KILL {process}; this is safe, and the next call starts another agent.")
             }
+            None => "It is not visible from here: stop it in the container where it runs. This is safe."
+                .to_owned(),
         }
     }
 }

@@ -238,8 +238,8 @@ pub fn read_answer(stream: &mut dyn Read) -> Result<Option<Answer>> {
 }
 
 fn nonsense() -> Error {
-    Error::damaged("a message on the agent's socket is not one of pgark's")
-        .hint("Does another program use this spool? Each cluster needs a spool of its own.")
+    Error::damaged("received an unknown message on the agent's socket")
+        .hint("Check whether another program uses this spool. Each cluster needs its own spool.")
 }
 
 /// As much of a text as surely fits into a message with its neighbours.

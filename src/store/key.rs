@@ -25,7 +25,7 @@ impl ObjectKey {
         if text.split('/').all(well_formed) {
             Ok(ObjectKey(text))
         } else {
-            Err(Error::damaged(format!("{text:?} cannot be the name of an object")))
+            Err(Error::damaged(format!("{text:?} is not a valid object name")))
         }
     }
 

@@ -127,7 +127,7 @@ fn an_agent_that_is_started_elsewhere_is_waited_for() {
     let says = "agent.start = \"never\"";
     cluster.push(&paths[0]).expect(3).says(says).says("HINT:").within(Duration::from_secs(5));
     let name = paths[0].trim_start_matches("pg_wal/");
-    let get = cluster.get(name, "pg_wal/RECOVERYXLOG").expect(126).says(&format!("waits for {name}"));
+    let get = cluster.get(name, "pg_wal/RECOVERYXLOG").expect(126).says(&format!("waiting for {name}"));
     assert_eq!(get.stderr.matches(says).count(), 2, "at once, and in the end: {get}");
     assert!(agents_of(&cluster).is_empty());
     cluster.config.set("push.deadline_s", 20);
@@ -388,13 +388,13 @@ fn two_clusters_do_not_share_a_spool() {
     first.push(&path).expect(0);
     // By its name another one.
     second.config.set("cluster", "second");
-    second.push(&path).expect(2).says("is that of cluster \"main\"").says("spool.directory");
+    second.push(&path).expect(2).says("belongs to cluster \"main\"").says("spool.directory");
     let checked = second.pgark(&["check"]).run();
     assert!(checked.stdout.contains("FAILED   spool: the spool"), "{checked}");
     // By the name the same, which may be a data directory that was moved; but a server runs in the first one.
     second.config.set("cluster", "main");
     first.start();
-    second.push(&path).expect(2).says("is that of cluster \"main\"");
+    second.push(&path).expect(2).says("belongs to cluster \"main\"");
     let agent = first.agent();
     first.push(&path).expect(0);
     assert_eq!(first.agent(), agent, "it was not ended");

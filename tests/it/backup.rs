@@ -185,7 +185,7 @@ fn a_server_that_cannot_be_recovered_is_refused() {
     base_backup(&primary, "one").run().expect(2).says("does not archive");
     primary.psql("CREATE ROLE low LOGIN");
     primary.stop(Stop::Fast);
-    base_backup(&primary, "one").run().expect(3).says("could not connect").says("is the server running");
+    base_backup(&primary, "one").run().expect(3).says("could not connect").says("the server is running");
 
     let other = primary.copy("other");
     primary.archive();
@@ -211,7 +211,7 @@ fn a_label_names_one_backup() {
         (Some("one"), Some(0))
     );
     base_backup(&primary, "one").run().expect(4).says("already holds a backup one");
-    base_backup(&primary, "../one").run().expect(2).says("cannot be the label");
+    base_backup(&primary, "../one").run().expect(2).says("is not a valid backup label");
     let place = site.archive_of(&primary).backup("one");
     let names = objects(&place);
     assert!(names.iter().any(|name| name == "manifest.json") && !names.iter().any(|name| name == "running"));
@@ -252,7 +252,7 @@ fn an_interrupted_backup_leaves_nothing() {
     base_backup(&primary, "one").run().expect(4);
     mark["heartbeat"] = "2026-01-01T00:00:00Z".into();
     fs::write(&running, mark.to_string()).unwrap();
-    base_backup(&primary, "three").run().expect(0).says("unfinished backup one");
+    base_backup(&primary, "three").run().expect(0).says("abandoned backup one");
     assert_eq!(objects(&place), [""; 0]);
 }
 
@@ -290,7 +290,7 @@ fn a_backup_of_another_pid_namespace_is_not_taken_for_dead() {
         let run = run.arg(pgark_program("pgark")).arg("--config").arg(&primary.config.path);
         run.args(["base-backup", "--checkpoint", "fast", "--label", label]).run()
     };
-    elsewhere("one").expect(4).says("is being taken");
+    elsewhere("one").expect(4).says("is already running");
     elsewhere("two").expect(0);
     living.wait().expect(0);
     assert!(objects(&place).iter().any(|object| object == "manifest.json"));
@@ -340,8 +340,8 @@ fn a_damaged_mark_of_a_running_backup_blocks_no_other() {
     let left =
         Run::as_caller("/bin/chown").args(["-R", "--reference"]).arg(primary.data()).arg(site.repository());
     left.run().expect(0);
-    base_backup(&primary, "two").run().expect(0).says("not known whether the backup torn is being taken");
-    base_backup(&primary, "torn").run().expect(4).says("does not say who is taking a backup").says("HINT:");
+    base_backup(&primary, "two").run().expect(0).says("could not determine whether backup torn is running");
+    base_backup(&primary, "torn").run().expect(4).says("does not identify the running backup").says("HINT:");
     assert_eq!(objects(&place), ["running"], "it may be alive");
     fs::remove_dir_all(&place).unwrap();
     base_backup(&primary, "torn").run().expect(0);
@@ -375,8 +375,8 @@ fn a_mark_that_cannot_be_removed_is_not_waited_for() {
     // No right to remove anything here.
     let allow = |mode: u32| fs::set_permissions(&place, fs::Permissions::from_mode(mode)).unwrap();
     allow(0o500);
-    let refused = base_backup(&primary, "nightly").run().expect(4).says("is in the way").says("--label");
-    assert!(!refused.stderr.to_lowercase().contains("wait for it"), "{refused}");
+    let refused = base_backup(&primary, "nightly").run().expect(4).says("are in the way").says("--label");
+    assert!(!refused.stderr.to_lowercase().contains("wait until it ends"), "{refused}");
     let info = primary.pgark(&["info"]).run().expect(0).stdout;
     assert!(!info.contains("nightly is in progress"), "{info}");
     allow(0o700);

@@ -54,7 +54,7 @@ fn data_behind_a_link_fails_the_backup() {
         let moved = Moved::away(&site, &primary, path);
         symlink(&moved.to, &moved.from).unwrap();
         for outcome in both_methods(&primary, "linked") {
-            outcome.expect(2).says(path).says("would lack").says("HINT");
+            outcome.expect(2).says(path).says("would be missing from the backup").says("HINT");
         }
     }
     // What the server keeps no data in may be anything: it is told, and left out.
@@ -66,7 +66,7 @@ fn data_behind_a_link_fails_the_backup() {
     let [files, streamed] = both_methods(&primary, "harmless").map(|outcome| outcome.expect(0));
     files.says("log\" is not part of the backup").says("server.crt");
     // What the server says is shown.
-    streamed.says("the server says").says("./log").says("./server.crt");
+    streamed.says("the server reports").says("./log").says("./server.crt");
 }
 
 #[test]

@@ -184,7 +184,7 @@ fn a_primary_that_is_none_or_leaves_pages_out_is_refused() {
     take(&pair).expect(2).says("full_page_writes = off").says("HINT:");
     let standby = pair.standby.conninfo();
     pair.standby.config.set("connection.conninfo", standby.as_str());
-    take(&pair).expect(2).says("is a standby, too");
+    take(&pair).expect(2).says("is also a standby");
     // Where nobody asks the primary, the standby itself knows.
     pair.primary.psql("INSERT INTO t VALUES (0)");
     pair.catch_up();
@@ -235,7 +235,7 @@ fn a_chain_goes_on_from_the_primary_to_its_standby_and_back() {
         pair.primary.psql("VACUUM u");
         pair.catch_up();
         let taken = take(if from_standby { &pair.standby } else { &pair.primary }, "incremental", label);
-        let summarized = taken.stderr.contains("WAL summaries tell what has changed");
+        let summarized = taken.stderr.contains("WAL summaries to find changes");
         assert_eq!(summarized, pair.primary.is_from(17), "{taken}");
         assert_eq!(kind_of(&pair, label), (parent.to_owned(), from_standby), "{label}");
         states.insert(label, pair.primary.psql(state));
@@ -270,6 +270,6 @@ fn a_pg_control_from_before_the_start_point_is_no_part_of_a_backup() {
     let held = pair.hold_a_backup();
     // As if the restartpoint from which the backup begins had not come to the copy.
     pair.standby.write("global/pg_control", &old);
-    held.go_on().expect(3).says("begins only at").says("take the backup again");
+    held.go_on().expect(3).says("begins only at").says("Take the backup again");
     assert_eq!(pair.objects("one"), 0);
 }

@@ -140,7 +140,7 @@ fn the_server_is_told_who_we_are_by_every_kind_of_password() {
     primary.config.set("connection.conninfo", tcp.as_str());
     stream(&primary, "tcp").run().expect(0);
     primary.config.set("connection.conninfo", format!("{tcp} sslmode=require").as_str());
-    stream(&primary, "tls").run().expect(2).says("does not speak TLS");
+    stream(&primary, "tls").run().expect(2).says("does not support TLS");
     primary.config.set("connection.conninfo", conninfo("sc", "password=wrong").as_str());
     stream(&primary, "wrong").run().expect(2).says("password authentication failed");
     primary.config.set("connection.conninfo", conninfo("no", "").as_str());

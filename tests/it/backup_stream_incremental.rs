@@ -78,7 +78,7 @@ fn chains_of_streamed_and_local_backups_are_recovered() {
     primary.psql("UPDATE t SET b = 'changed' WHERE a % 1000 = 0; UPDATE s SET b = 'changed' WHERE a = 7");
     primary.psql("DELETE FROM visible WHERE a % 100 = 0; DROP TABLE dropped");
     cut_off_and_make_room(&primary, "truncated");
-    stream_changes(&primary, "incremental", "1-stream").expect(0).says("changed since backup 0-stream");
+    stream_changes(&primary, "incremental", "1-stream").expect(0).says("changes since backup 0-stream");
     primary.psql("UPDATE t SET b = 'again' WHERE a % 777 = 0; DELETE FROM truncated WHERE a < 50");
     take(&primary, "incremental", "2-local").expect(0);
     primary.psql("DELETE FROM s WHERE a < 100; CREATE TABLE fresh AS SELECT * FROM t");
@@ -187,7 +187,7 @@ fn what_the_server_cannot_send_is_sent_whole() {
         assert_eq!(parent_of(&site, primary, label), "");
     };
     if !primary.is_from(17) {
-        expect_full(&primary, "old", "sends no incremental backups, which 17 and later do");
+        expect_full(&primary, "old", "does not send incremental backups; 17 and later do");
         return;
     }
     expect_full(&primary, "off", "while summarize_wal is off");
@@ -307,7 +307,7 @@ fn what_changed_across_a_promotion_is_not_asked_of_the_server() {
     let mut states = Vec::new();
     // What we find ourselves of the same change is right: on either timeline its own summaries are read.
     let local = take(&primary, "incremental", "1-local").expect(0);
-    assert!(local.stderr.contains("WAL summaries tell what has changed since backup 0-full"), "{local}");
+    assert!(local.stderr.contains("WAL summaries to find changes since backup 0-full"), "{local}");
     states.push(("1-local", primary.psql(state)));
     let streamed = stream_changes(&primary, "differential", "2-streamed").expect(0);
     assert!(streamed.stderr.contains("begins on timeline 1"), "{streamed}");

@@ -20,7 +20,7 @@ fn remains_that_cannot_be_swept_are_told_and_left() {
     fs::set_permissions(&left, Permissions::from_mode(0o500)).unwrap();
     let combined = primary.pgark(&["combine", "one", "--label", "combined"]).run().expect(0);
     assert!(
-        combined.stderr.contains("could not remove what is left of the unfinished backup left"),
+        combined.stderr.contains("could not remove the remains of the abandoned backup left"),
         "{combined}"
     );
     assert!(left.join("pack-000001").exists());
@@ -55,7 +55,7 @@ fn a_combined_backup_needs_nothing_of_its_chain() {
     let expected = primary.psql(ROWS);
 
     let full = primary.pgark(&["combine", "full"]).run().expect(2);
-    assert!(full.stderr.contains("backup full is a full one already"), "{full}");
+    assert!(full.stderr.contains("backup full is already a full backup"), "{full}");
     let absent = primary.pgark(&["combine", "three"]).run().expect(1);
     assert!(absent.stderr.contains("holds no backup three"), "{absent}");
     let combined = primary.pgark(&["combine", "two", "--label", "combined"]).run().expect(0);

@@ -132,10 +132,10 @@ fn a_file_is_taken_out_to_be_looked_at_and_nothing_is_overwritten() {
     let wal_get = |name: &str| cluster.pgark(&["wal", "get", name]).arg("--output").arg(&output);
     wal_get(name).run().expect(0);
     assert!(std::fs::read(&output).unwrap() == cluster.fake_wal().bytes(SEGMENT, 1));
-    wal_get(name).run().expect(2).says("exists already");
+    wal_get(name).run().expect(2).says("already exists");
     std::fs::remove_file(&output).unwrap();
     std::os::unix::fs::symlink("/nonexistent", &output).unwrap();
-    wal_get(name).run().expect(2).says("exists already");
+    wal_get(name).run().expect(2).says("already exists");
     std::fs::remove_file(&output).unwrap();
     let files = files_below(&site.directory().join("primary")).len();
     wal_get(&cluster.fake_wal().name(SEGMENT + 7)).run().expect(1).says("not in the archive");
@@ -205,7 +205,7 @@ fn what_the_agent_is_still_storing_is_waited_for() {
     let before_a_later_one = ask();
     let [_, said] = before_a_later_one.output_paths().map(Path::to_owned);
     wait_until("it waits as well", PATIENCE, || {
-        std::fs::read_to_string(&said).is_ok_and(|said| said.contains(&format!("waits for {earlier}")))
+        std::fs::read_to_string(&said).is_ok_and(|said| said.contains(&format!("waiting for {earlier}")))
     });
     assert_eq!(at_the_end.try_status(), None);
     allow(0o700);
@@ -528,7 +528,7 @@ fn a_hole_before_the_proven_end_stops_a_recovery_with_a_target() {
             .args(["--with-target", "--through", last, &names[1], DESTINATION])
             .run()
     };
-    through(&names[3]).expect(126).says("is missing in the archive");
+    through(&names[3]).expect(126).says("is missing from the archive");
     through(&names[1]).expect(126);
     through(&names[0]).expect(1);
     through("x").expect(126).says("\"x\"");
@@ -582,7 +582,7 @@ fn what_was_absent_is_forgotten_with_its_recovery() {
     get(&cluster, &first[0]).expect(0);
     take(&cluster);
     expect_nothing(&cluster, &cluster.fake_wal().on_timeline(2).name(SEGMENT + 1), 1);
-    get(&cluster, &first[1]).expect(126).says("not on the way to timeline 2");
+    get(&cluster, &first[1]).expect(126).says("not on the path to timeline 2");
     // The next recovery stays on timeline 1, and its command says so.
     begin(1_767_229_200);
     let on_first =
@@ -617,10 +617,10 @@ fn who_waits_for_a_repository_that_is_unavailable_learns_why() {
     // One line, however long it takes.
     wait_until("some more attempts", PATIENCE, || {
         let log = std::fs::read_to_string(cluster.spool().join("agent.log")).unwrap();
-        log.matches("tries again").count() >= 7
+        log.matches("could not be fetched; retrying").count() >= 7
     });
     assert_eq!(said().trim_end().lines().count(), 1, "{}", said());
-    assert!(said().contains(&format!("waits for {name}")), "{}", said());
+    assert!(said().contains(&format!("waiting for {name}")), "{}", said());
     site.show_repository();
     get.wait().expect(0);
     assert!(cluster.read("pg_wal/RECOVERYXLOG") == bytes);

@@ -232,7 +232,7 @@ fn a_repository_of_another_shape_is_damaged() {
         for outcome in refused {
             outcome
                 .says(&format!("\"{}\" is not a directory", directory.display()))
-                .says("HINT: Something else than pgark has written into the repository");
+                .says("HINT: Another program has written into the repository");
         }
         assert!(!cluster.has("pg_wal/RECOVERYXLOG"));
         fs::remove_file(directory).unwrap();

@@ -237,12 +237,12 @@ fn wal_summaries_and_pages_tell_the_same() {
         (summary["read_bytes"].as_u64().unwrap(), taken.stderr)
     };
     let (by_summaries, said) = read_bytes("differential", "summaries");
-    assert!(said.contains("WAL summaries tell what has changed since backup full"), "{said}");
+    assert!(said.contains("WAL summaries to find changes since backup full"), "{said}");
     primary.psql("ALTER SYSTEM SET summarize_wal = off");
     primary.psql("SELECT pg_reload_conf()");
     primary.wait_for_row("SHOW summarize_wal", "off");
     let (by_pages, said) = read_bytes("differential", "pages");
-    assert!(said.contains("all files are read for what has changed: summarize_wal is off"), "{said}");
+    assert!(said.contains("reading all files to find changes: summarize_wal is off"), "{said}");
     assert!(by_summaries * 2 < by_pages, "{by_summaries} and {by_pages}");
     // What was not summarized meanwhile is never made up for where its WAL is gone.
     primary.psql("UPDATE t SET b = 'unseen' WHERE a = 7");
@@ -288,12 +288,12 @@ fn who_may_not_read_wal_summaries_gets_a_right_backup_and_is_told() {
     take(&primary, "full", "full").expect(0);
     primary.psql("UPDATE t SET b = 'changed' WHERE a % 1000 = 0");
     let taken = take(&primary, "incremental", "one").expect(0);
-    assert!(taken.stderr.contains("all files are read for what has changed"), "{taken}");
+    assert!(taken.stderr.contains("reading all files to find changes"), "{taken}");
     assert!(taken.stderr.contains("pg_wal_summary_contents"), "{taken}");
     assert_eq!(parent_of(&site, &primary, "one"), "full");
     let streamed = stream(&primary, "streamed").args(["--type", "incremental"]).run().expect(0);
     assert!(
-        streamed.stderr.contains("may not call pg_wal_summary_contents; taking a full backup"),
+        streamed.stderr.contains("lacks the privilege to call pg_wal_summary_contents; taking a full backup"),
         "{streamed}"
     );
     assert_eq!(parent_of(&site, &primary, "streamed"), "");
@@ -433,7 +433,7 @@ fn a_full_backup_is_taken_where_none_can_be_built_on() {
         assert!(taken.stderr.contains(why) && taken.stderr.contains("taking a full backup"), "{taken}");
         assert_eq!(parent_of(&site, primary, label), "");
     };
-    expect_full(&primary, "incremental", "first", "there is none");
+    expect_full(&primary, "incremental", "first", "the repository has no suitable one");
     take(&primary, "incremental", "second").expect(0);
     assert_eq!(parent_of(&site, &primary, "second"), "first");
     expect_full(&primary, "incremental", "third", "backup.chain_max is 1");
@@ -444,11 +444,11 @@ fn a_full_backup_is_taken_where_none_can_be_built_on() {
         let content = fs::read(&pack).unwrap();
         fs::write(&pack, &content[1..]).unwrap();
     }
-    expect_full(&primary, "differential", "fifth", "pack-000001\" is not what was stored");
+    expect_full(&primary, "differential", "fifth", "pack-000001\" differs from what was stored");
     primary.stop(Stop::Fast);
     primary.postgres_program("pg_checksums").args(["--disable", "-D"]).arg(primary.data()).run().expect(0);
     primary.start();
-    expect_full(&primary, "incremental", "sixth", "data checksums were switched");
+    expect_full(&primary, "incremental", "sixth", "data checksums were enabled or disabled");
     take(&primary, "incremental", "seventh").expect(0);
     assert_eq!(parent_of(&site, &primary, "seventh"), "sixth");
 }

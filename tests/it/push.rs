@@ -381,7 +381,7 @@ fn a_second_different_partial_segment_is_stored_beside_the_first() {
     push(&cluster, &name).expect(0);
     assert!(archive.holds(&further));
     archive.replace(&further, &archive.stored(&name));
-    cluster.get(&further, "pg_wal/RECOVERYXLOG").expect(126).says("name says otherwise");
+    cluster.get(&further, "pg_wal/RECOVERYXLOG").expect(126).says("which differs from its name");
 }
 
 /// No recovery reads it by itself, and PostgreSQL archives nothing behind one that is refused.

@@ -252,7 +252,7 @@ impl History {
         let _ = writeln!(self.story, "combine {of} into {label}\n{}", outcome.stderr);
         match outcome.code {
             Some(0) => drop(self.backups.insert(label, self.backups[&of].clone())),
-            _ => assert!(outcome.stderr.contains("is a full one already"), "{outcome}\n{}", self.story),
+            _ => assert!(outcome.stderr.contains("is already a full backup"), "{outcome}\n{}", self.story),
         }
     }
 

@@ -19,7 +19,7 @@ fn another_c_library_than_the_originals_is_told_in_the_plan() {
     let planned = |option: &str| story.primary.recover(&into, &[option, "--dry-run"]).run().expect(0);
     stored.tell(|manifest| manifest["collations"] = json!({ "libc_version": "2.17" }));
     let plan = planned("--latest");
-    assert!(plan.stdout.contains("the C library glibc 2.17, and this host has "), "{plan}");
+    assert!(plan.stdout.contains("the C library glibc 2.17, but this host has "), "{plan}");
     assert!(plan.stdout.contains("REINDEX DATABASE"), "{plan}");
     let plan = planned("--standby");
     assert!(plan.stdout.contains("a standby cannot rebuild them"), "{plan}");
@@ -69,13 +69,13 @@ fn a_recovered_server_is_asked_which_collations_have_another_version() {
     for (told, expected) in [
         (
             format!(
-                "the collation \"und-x-icu\" of database \"postgres\" was recorded with version 1.0, and this host has {icu}"
+                "the collation \"und-x-icu\" of database \"postgres\" was recorded with version 1.0, but this host has {icu}"
             ),
             true,
         ),
         (
             format!(
-                "the default collation of database \"sorted\" was recorded with version 1.1, and this host has {icu}"
+                "the default collation of database \"sorted\" was recorded with version 1.1, but this host has {icu}"
             ),
             is_from_15,
         ),

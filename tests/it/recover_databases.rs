@@ -98,9 +98,9 @@ fn a_part_takes_nobodys_place() {
         let outcome = primary.recover(&into, &all).run().expect(2);
         assert!(outcome.stderr.contains(why), "{outcome}");
     };
-    refused(&["--database", "postgres", "--delta"], "does not go with --delta");
-    refused(&["--database", "postgres", "--archiving", "on"], "does not go with --archiving on");
-    refused(&["--database", "postgres", "--standby"], "does not go with --standby");
+    refused(&["--database", "postgres", "--delta"], "cannot be combined with --delta");
+    refused(&["--database", "postgres", "--archiving", "on"], "cannot be combined with --archiving on");
+    refused(&["--database", "postgres", "--standby"], "cannot be combined with --standby");
     refused(&["--database", "postgres"], "full_page_writes off");
     refused(&["--database", "nobody", "--backup", "first"], "holds no database \"nobody\"");
     primary.recover(&into, &["--database", "postgres", "--backup", "first", "--dry-run"]).run().expect(0);

@@ -142,7 +142,7 @@ fn delta_refuses_what_is_not_the_clusters_own() {
     primary.stop(Stop::Fast);
     let other = site.cluster_of("other", crate::support::Template::with_segments_of(16));
     let foreign = delta(&primary, &other.data()).expect(4);
-    assert!(foreign.stderr.contains("holds the system"), "{foreign}");
+    assert!(foreign.stderr.contains("but the backup has"), "{foreign}");
     let files = site.directory().join("files");
     create_private_directory(&files);
     fs::write(files.join("precious"), "x").unwrap();

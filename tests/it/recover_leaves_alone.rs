@@ -54,7 +54,7 @@ fn a_tablespace_that_is_newer_than_the_backup_is_not_written_into() {
     let recover = |options: &[&str]| {
         recover(&primary, &into).args(["--tablespace-mapping", &mapping]).args(options).run()
     };
-    recover(&[]).expect(4).says("newer than backup").says("--accept-unproven");
+    recover(&[]).expect(4).says("created after backup").says("--accept-unproven");
     assert!(!into.exists());
     recover(&["--target-lsn", &before, "--exclusive", "--dry-run", "--accept-unproven"]).expect(0);
     base_backup(&primary).args(["--label", "newer"]).run().expect(0);
@@ -166,7 +166,7 @@ fn a_server_that_stops_at_its_target_is_told_from_one_that_failed() {
         .arg("never")
         .run()
         .expect(4)
-        .says("has ended without reaching");
+        .says("exited without reaching");
 }
 
 #[test]

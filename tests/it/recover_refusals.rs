@@ -31,7 +31,7 @@ fn what_cannot_be_reached_is_refused_before_the_first_byte() {
         (&["--target-lsn", "F/0"], 1, "does not reach LSN F/0"),
         (&["--target-timeline", "7"], 1, "timeline 7 is not in the repository"),
         (&["--backup", "second"], 1, "no backup \"second\""),
-        (&["--target-time", "2000-01-01 00:00:00+00", "--backup", "first"], 2, "Leave --backup out"),
+        (&["--target-time", "2000-01-01 00:00:00+00", "--backup", "first"], 2, "Omit --backup"),
         (&["--target-time", "2026-01-01 00:00:00"], 2, "has no time zone"),
         (&["--latest-before", "2026-01-01 00:00:00"], 2, "has no time zone"),
         (&["--target-time", "yesterday"], 2, "--target-time"),
@@ -123,12 +123,12 @@ fn only_a_free_directory_is_recovered_into() {
 
     create_private_directory(&into);
     fs::write(into.join("precious"), b"x").unwrap();
-    story.recover(&into, &[]).expect(4).says("is not empty").says("never overwrites");
+    story.recover(&into, &[]).expect(4).says("is not empty").says("overwrites a directory only with --delta");
     story.recover(&into.join("precious"), &[]).expect(4).says("is not a directory");
     story.recover(&into.join("precious/below"), &[]).expect(4).says("is not a directory");
     story.recover(&story.directory("no/where"), &[]).expect(2).says("does not exist").says("install -d");
     std::os::unix::fs::symlink("nowhere", story.directory("link")).unwrap();
-    story.recover(&story.directory("link"), &[]).expect(4).says("is a link to nothing");
+    story.recover(&story.directory("link"), &[]).expect(4).says("is a dangling symbolic link");
     assert!(precious(&into));
 
     // The data directory of another cluster, and our own: stopped, running, half removed.
@@ -311,7 +311,7 @@ fn damaged_wal_is_found_when_planning_or_stops_recovery() {
     {
         let into = site.directory().join(name);
         let options = [options, &["--wait"]].concat();
-        primary.recover(&into, &options).run().expect(4).says("ended without reaching its target");
+        primary.recover(&into, &options).run().expect(4).says("exited without reaching its target");
         assert!(!into.join("postmaster.pid").exists());
         assert!(into.join("recovery.signal").exists(), "the server believes to be recovered");
         assert!(!into.join("pg_wal/00000002.history").exists(), "the server promoted itself");
@@ -447,7 +447,7 @@ fn a_copy_is_not_made_inside_of_what_belongs_to_its_original() {
         (story.primary.data().join("copy"), "the data directory of the original"),
         (story.site.repository().join("inside/copy"), "the repository"),
     ] {
-        story.recover(&into, &["--latest"]).expect(2).says("lies in").says(what);
+        story.recover(&into, &["--latest"]).expect(2).says("is inside").says(what);
         assert!(!into.exists());
     }
 }
@@ -539,7 +539,7 @@ fn a_recovery_that_waited_for_another_does_not_clear_what_that_has_finished() {
     });
     first.wait().expect(0);
     let outcome = second.wait().expect(4);
-    assert!(outcome.stderr.contains("has finished its work in"), "{outcome}");
+    assert!(outcome.stderr.contains("has meanwhile finished in"), "{outcome}");
     story.primary.start_recovered(&into);
     story.primary.wait_for_row(COUNT, "10");
     story.primary.stop_recovered(&into);

@@ -39,7 +39,7 @@ fn what_keeps_a_server_from_starting_is_found_in_the_plan() {
     let mut story = Story::tell();
     let into = story.directory("into");
     let broken = story.directory("line\nbreak");
-    story.recover(&broken, &["--wait"]).expect(2).says("has a line break in its path");
+    story.recover(&broken, &["--wait"]).expect(2).says("path contains a line break");
 
     let programs = story.directory("programs");
     create_private_directory(&programs);
@@ -47,7 +47,10 @@ fn what_keeps_a_server_from_starting_is_found_in_the_plan() {
     write_file(&pg_ctl, "#!/bin/sh\necho 'pg_ctl (PostgreSQL) 9.6.24'\n");
     fs::set_permissions(&pg_ctl, fs::Permissions::from_mode(0o755)).unwrap();
     let other = programs.display().to_string();
-    story.recover(&into, &["--wait", "--pg-bin", &other]).expect(2).says("is of PostgreSQL 9, the backup of");
+    story
+        .recover(&into, &["--wait", "--pg-bin", &other])
+        .expect(2)
+        .says("is of PostgreSQL 9, but the backup is of");
 
     let long = story.directory(&"long".repeat(30)).display().to_string();
     story.recover(&into, &["--spool-directory", &long]).expect(2).says("Choose a shorter path");
@@ -77,7 +80,7 @@ fn a_setting_that_keeps_the_server_from_starting_is_named_and_can_be_mended() {
     let outcome = primary.recover(&into, &["--latest", "--wait"]).run().expect(4);
     let outcome = outcome.says("could not access file \"absent\"").says("the end of postgresql.auto.conf");
     set(&into, "shared_preload_libraries = ''");
-    let command = hint(&outcome).lines().next().and_then(|line| line.split_once("recovery goes on: "));
+    let command = hint(&outcome).lines().next().and_then(|line| line.split_once("recovery continues: "));
     type_in(command.expect("a command").1);
     primary.wait_promoted();
     assert_eq!(primary.psql(COUNT), "3");
@@ -124,7 +127,7 @@ fn a_pause_that_is_not_the_target_is_an_error_with_what_ends_it() {
             let outcome = outcome.says("max_connections").says("the end of postgresql.auto.conf");
             set(&into, "max_connections = 30");
             let command =
-                hint(&outcome).lines().next().and_then(|line| line.split_once("recovery goes on: "));
+                hint(&outcome).lines().next().and_then(|line| line.split_once("recovery continues: "));
             type_in(command.expect("a command").1);
         }
         primary.wait_for_row(COUNT, "1");

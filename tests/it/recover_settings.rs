@@ -52,7 +52,7 @@ fn a_cluster_that_archives_from_another_place_does_so_with_a_configuration_of_it
     let into = story.directory("it's new");
     let options = ["--target-name", "ten rows", "--target-action", "promote", "--archiving", "on"];
     let outcome = story.primary.recover(&into, &options).run().expect(0);
-    assert!(outcome.stderr.contains("archive_command is set for this place"), "{outcome}");
+    assert!(outcome.stderr.contains("archive_command is adapted to this host and directory"), "{outcome}");
     start_as_printed(&outcome);
     story.primary.wait_promoted();
     let last = story.primary.switch_wal();

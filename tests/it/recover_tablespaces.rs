@@ -65,7 +65,7 @@ fn the_originals_tablespace_is_not_touched() {
         .recover(&into, &["--latest"])
         .run()
         .expect(4)
-        .says("tablespace \"space\" has no place")
+        .says("tablespace \"space\" has no usable directory")
         .says("is not empty")
         .says(&format!("--tablespace-mapping {}=", story.space.display()));
     assert!(!into.exists());
@@ -132,7 +132,7 @@ fn a_tablespace_has_no_place_in_what_is_not_free() {
     create_private_directory(&full);
     fs::write(full.join("precious"), b"x").unwrap();
     let refused = |to: &Path| story.primary.recover(&into, &[&story.mapping(to)]).run();
-    refused(&full).expect(4).says("tablespace \"space\" has no place").says("is not empty");
+    refused(&full).expect(4).says("tablespace \"space\" has no usable directory").says("is not empty");
     refused(&full.join("precious")).expect(4).says("is not a directory");
     refused(&into.join("space")).expect(2).says("the data directory");
     refused(&story.space).expect(4).says("is not empty");
@@ -202,7 +202,7 @@ fn a_tablespace_in_place_of_a_link_comes_along() {
     if !sent {
         // Before 16 the server does not send it, and such a backup is none.
         assert!(primary.version_num() < 160_000, "{streamed}");
-        streamed.expect(3).says("has not sent the tablespace \"inside\"").says("--method files");
+        streamed.expect(3).says("did not send the tablespace \"inside\"").says("--method files");
     }
     primary.stop(Stop::Fast);
     for label in ["files", "stream"].into_iter().take(1 + usize::from(sent)) {
@@ -213,7 +213,9 @@ fn a_tablespace_in_place_of_a_link_comes_along() {
     }
     let plan = primary.recover(&site.directory().join("plan"), &["--latest", "--dry-run"]).run().expect(0);
     assert!(
-        plan.stdout.contains("the tablespaces \"inside\" are directories in the data directory"),
+        plan.stdout.contains(
+            "the tablespaces \"inside\" are in-place tablespaces, directories in the data directory"
+        ),
         "{plan}"
     );
     assert!(!plan.stdout.contains("was created in \"\""), "{plan}");
@@ -234,7 +236,11 @@ fn a_tablespace_in_place_of_a_link_that_is_newer_than_the_backup_is_recovered() 
     primary.stop(Stop::Fast);
     let into = site.directory().join("into");
     let plan = primary.recover(&into, &["--latest", "--dry-run"]).run().expect(0);
-    assert!(plan.stdout.contains("tablespaces that were created after the backup are directories"), "{plan}");
+    assert!(
+        plan.stdout
+            .contains("tablespaces that were created after the backup are in-place tablespaces, directories"),
+        "{plan}"
+    );
     assert_eq!(primary.answer_after(&into, &["--latest"], ROWS), ALL);
 }
 

@@ -179,7 +179,7 @@ fn only_what_the_bucket_says_is_absent() {
     scene.proxy.set_away(true);
     // The store goes on trying for longer than archive-get waits: what keeps it is told all the same.
     let outcome = scene.cluster.get(&absent, "pg_wal/RECOVERYXLOG").expect(126);
-    outcome.says("did not answer before the deadline: no answer from http://127.0.0.1");
+    outcome.says("did not answer before the deadline: no response from http://127.0.0.1");
     scene.proxy.set_away(false);
     // Not every server tells a missing bucket from a missing object: then the place is not there.
     let no_bucket =
@@ -249,11 +249,11 @@ fn check_tells_what_the_bucket_guarantees() {
     let checked = || scene.cluster.pgark(&["check"]).run();
     let outcome = checked();
     for line in [
-        "ok       conditional writes: the service refuses to store a name twice",
-        "ok       checksums: the service compares",
+        "ok       conditional writes: the service refuses to overwrite an existing object",
+        "ok       checksums: the service verifies",
         "ok       rights: objects can be listed, stored, read and deleted",
-        "ok       versioning: never switched on: what is deleted is gone",
-        "ok       object lock: not asked for",
+        "ok       versioning: never enabled: deleted objects cannot be restored",
+        "ok       object lock: not enabled",
     ] {
         assert!(outcome.stdout.contains(line), "{line:?} is not in\n{}", outcome.stdout);
     }
@@ -264,7 +264,7 @@ fn check_tells_what_the_bucket_guarantees() {
     );
     scene.proxy.fault("DELETE", "", usize::MAX, Fault::Status(403, "AccessDenied"));
     assert!(
-        checked().stdout.contains("ok       rights: objects can be listed, stored and read, and not deleted")
+        checked().stdout.contains("ok       rights: objects can be listed, stored and read, but not deleted")
     );
     scene.proxy.mend();
     scene.proxy.fault("PUT", "", usize::MAX, Fault::Status(403, "AccessDenied"));
@@ -321,7 +321,7 @@ fn a_lock_that_does_not_hold_is_an_error() {
     let Some(mut scene) = scene(&site, 1) else { return };
     scene.cluster.config.set("s3.object_lock_mode", "GOVERNANCE");
     scene.cluster.config.set("s3.object_lock_days", 1);
-    scene.push(&scene.names[0]).expect(3).says("object lock").says("does not hold");
+    scene.push(&scene.names[0]).expect(3).says("object lock").says("is not effective");
     assert_eq!(scene.proxy.count("PUT", "/wal/"), 0);
 }
 
@@ -401,7 +401,7 @@ fn lists_go_on_behind_a_thousand_names_and_a_handful_of_requests_tells_the_ends(
     // What is absent between segments is a hole, which one page tells.
     scene.proxy.forget();
     let absent = wal.name(500 * segments_of_a_log + 7);
-    scene.cluster.get(&absent, "pg_wal/RECOVERYXLOG").expect(126).says("is missing in the archive");
+    scene.cluster.get(&absent, "pg_wal/RECOVERYXLOG").expect(126).says("is missing from the archive");
     assert_eq!(lists("00000001"), 1, "{:#?}", scene.proxy.requests());
 }
 

@@ -111,7 +111,7 @@ fn an_outage_is_told_and_ends_by_itself() {
     scene.cluster.put_wal(&name, wal.bytes(SEGMENT + 1, 1));
     let push = || scene.cluster.push(&format!("pg_wal/{name}"));
     scene.proxy.set_away(true);
-    push().expect(3).says("no answer from").says(&name);
+    push().expect(3).says("no response from").says(&name);
     // From now on the agent knows, and answers soon.
     push().expect(3).within(Duration::from_secs(6));
     scene.proxy.set_away(false);
@@ -174,7 +174,7 @@ fn nothing_is_acknowledged_that_could_not_be_read_back() {
     cluster.put_wal(&name, wal.bytes(0x40, 1));
     proxy.fault("GET", ".pgark-probe", usize::MAX, Fault::FlipAnswer);
     let push = cluster.push(&format!("pg_wal/{name}")).expect(3);
-    push.says("gives back something else than was stored");
+    push.says("returned different data than was stored");
     assert!(!bucket.keys().iter().any(|key| key.contains("/wal/")), "{:?}", bucket.keys());
     proxy.mend();
     wait_until("the push to succeed", PATIENCE, || cluster.push(&format!("pg_wal/{name}")).code == Some(0));

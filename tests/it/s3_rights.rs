@@ -45,7 +45,7 @@ fn the_policies_that_are_recommended_are_enough() {
     assert!(proxy.count("DELETE", "") > 0 && bucket.keys().contains(&left), "nothing was to be deleted");
     let checked = primary.pgark(&["check"]).run().stdout;
     assert!(
-        checked.contains("ok       rights: objects can be listed, stored and read, and not deleted"),
+        checked.contains("ok       rights: objects can be listed, stored and read, but not deleted"),
         "{checked}"
     );
     let info = primary.pgark(&["info"]).run().expect(0).stdout;
@@ -76,8 +76,8 @@ fn a_bucket_that_keeps_everything_serves_all_journeys() {
     let answer = archive_and_back_up(&mut primary);
     let checked = primary.pgark(&["check"]).run().stdout;
     for line in [
-        "versioning: on: what is deleted",
-        "object lock: what is stored is locked for 1 days in mode GOVERNANCE",
+        "versioning: enabled: deleted",
+        "object lock: stored objects are locked for 1 days in mode GOVERNANCE",
     ] {
         assert!(checked.contains(line), "{line:?} is not in\n{checked}");
     }

@@ -28,12 +28,12 @@ fn each_usual_mistake_is_told_with_its_remedy() {
         (404, "NoSuchBucket", "there is no bucket", "repository.url"),
         (301, "PermanentRedirect", "is not in the region us-east-1", "s3.region"),
         (400, "AuthorizationHeaderMalformed", "is not in the region us-east-1", "s3.region"),
-        (403, "RequestTimeTooSkewed", "the clock of this host", "timedatectl"),
+        (403, "RequestTimeTooSkewed", "the clocks of this host", "timedatectl"),
         (400, "ExpiredToken", "the access keys have expired", "session token"),
         (403, "InvalidAccessKeyId", "does not know these access keys", "s3.profile"),
         (403, "SignatureDoesNotMatch", "does not know these access keys", "AWS_SECRET_ACCESS_KEY"),
-        (503, "SlowDown", "asks to slow down", ""),
-        (500, "InternalError", "the service has failed", ""),
+        (503, "SlowDown", "asks for a lower request rate", ""),
+        (500, "InternalError", "the service reported an internal error", ""),
     ] {
         proxy.fault("GET", "", usize::MAX, Fault::Status(status, code));
         let outcome = cluster.pgark(&["info"]).run().expect(3).says(says).says(code).says(hint);
@@ -368,7 +368,7 @@ fn silence_at_the_end_of_an_upload_is_not_waited_for_long() {
     };
     let silent = store(1, Some(Fault::Stall));
     wait_until("the silence to be shown", LONG, || {
-        cluster.pgark(&["status"]).run().stdout.contains("nothing has moved for 3 s")
+        cluster.pgark(&["status"]).run().stdout.contains("no data was transferred for 3 s")
     });
     silent.wait().expect(0).within(LONG / 2);
     store(2, Some(Fault::StallAnswer)).wait().expect(0).within(LONG / 2);

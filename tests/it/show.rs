@@ -145,7 +145,7 @@ fn check_passes_where_everything_works_and_says_what_does_not() {
     crate::support::create_private_directory(&site.repository());
     let unmounted = json(&primary.pgark(&["--json", "check"]).run().expect(3));
     assert_eq!(verdict(&unmounted, "repository"), "failed", "{unmounted}");
-    assert!(unmounted.to_string().contains("was there before"), "{unmounted}");
+    assert!(unmounted.to_string().contains("the repository has disappeared"), "{unmounted}");
 }
 
 #[test]

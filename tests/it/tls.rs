@@ -42,12 +42,7 @@ fn certificates_are_judged_as_libpq_does() {
 
     both(&scene, "postgres", &by_ca, Accepted);
     both(&scene, "postgres", "sslmode=verify-full host=DB.example sslrootcert={dir}/ca.crt", Accepted);
-    both(
-        &scene,
-        "postgres",
-        "sslmode=verify-full sslrootcert={dir}/ca.crt",
-        Refused("needs the name of the host"),
-    );
+    both(&scene, "postgres", "sslmode=verify-full sslrootcert={dir}/ca.crt", Refused("needs a host name"));
     let wrong = "sslmode=verify-full host=other.example sslrootcert={dir}/ca.crt";
     both(&scene, "postgres", wrong, Refused("is for \"db.example\", not for \"other.example\""));
     both(&scene, "postgres", "sslmode=verify-ca host=other.example sslrootcert={dir}/ca.crt", Accepted);
@@ -134,7 +129,7 @@ fn servers_that_sign_themselves_and_authorities_in_between() {
         scene.show(&format!("{name}.crt"), &format!("{name}.key"));
         both(&scene, "postgres", &own(name), Accepted);
         both(&scene, "postgres", &format!("{} ssl_max_protocol_version=TLSv1.2", own(name)), Accepted);
-        both(&scene, "postgres", &own("ca"), Refused("signed by itself and not in"));
+        both(&scene, "postgres", &own("ca"), Refused("self-signed and not in"));
     }
     // Its signature is good, its time is over.
     made.openssl(&["x509", "-in", "plain.crt", "-signkey", "plain.key", "-days", "-1", "-out", "late.crt"]);
@@ -202,13 +197,13 @@ fn revocation_and_our_own_certificate() {
         &scene,
         "cert",
         &format!("{cert} sslkey={{dir}}/server.key"),
-        Refused("is not that of the certificate"),
+        Refused("does not belong to the certificate"),
     );
     let open = made.path("open.key");
     std::fs::copy(made.path("cert.key"), &open).unwrap();
     crate::support::give(&open);
     std::fs::set_permissions(&open, std::fs::Permissions::from_mode(0o640)).unwrap();
-    both(&scene, "cert", &format!("{cert} sslkey={{dir}}/open.key"), Refused("others may read the key"));
+    both(&scene, "cert", &format!("{cert} sslkey={{dir}}/open.key"), Refused("is readable by other users"));
     made.openssl(&["ec", "-aes128", "-passout", "pass:x", "-in", "cert.key", "-out", "locked.key"]);
     both(&scene, "cert", &format!("{cert} sslkey={{dir}}/locked.key"), Refused("is encrypted"));
 

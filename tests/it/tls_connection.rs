@@ -49,7 +49,7 @@ fn the_mode_says_what_goes_in_the_clear() {
     assert_ne!(scene.check(&scene.conninfo("tls", "sslmode=prefer")).code, Some(0));
     assert_eq!(refusals(), before + 1, "the same was tried twice");
     let said = check(&scene, &scene.conninfo("plain", "sslmode=require"), false);
-    assert!(said.contains("does not speak TLS"), "{said}");
+    assert!(said.contains("does not support TLS"), "{said}");
 }
 
 #[test]
@@ -57,10 +57,10 @@ fn what_somebody_adds_in_the_clear_is_refused() {
     let site = Site::with_servers(1);
     let scene = TlsScene::start(&site, 25);
     for (answer, said) in [
-        (&b"SE"[..], "more came in the clear"),
-        (b"SR\0\0\0\x08\0\0\0\0", "more came in the clear"),
-        (b"E", "answered with an error"),
-        (b"H", "does not speak PostgreSQL's protocol"),
+        (&b"SE"[..], "unexpected unencrypted data"),
+        (b"SR\0\0\0\x08\0\0\0\0", "unexpected unencrypted data"),
+        (b"E", "reported an error in response to the TLS request"),
+        (b"H", "does not use PostgreSQL's protocol"),
     ] {
         let proxy = Proxy::saying(answer, &scene.address);
         for mode in ["prefer", "require"] {
@@ -131,7 +131,7 @@ fn tls_begins_at_once_where_it_is_asked_to() {
         let conninfo = scene.conninfo("tls", direct);
         let found =
             scene.check(&conninfo.replace(&place, &format!("hostaddr=127.0.0.1 port={}", proxy.port)));
-        let refused = found.stdout.contains("does not say that it speaks PostgreSQL's protocol");
+        let refused = found.stdout.contains("did not negotiate PostgreSQL's protocol");
         assert_eq!((found.code == Some(0), refused), (names_protocol, !names_protocol), "{found}");
     }
 }
@@ -193,7 +193,7 @@ fn a_server_that_is_gone_without_a_word_ends_the_backup() {
     let sending = "SELECT count(*) FROM pg_stat_progress_basebackup WHERE backup_streamed > 0";
     scene.cluster.wait_for_row(sending, "1");
     proxy.fall_silent();
-    backup.wait().expect(3).says("does not answer any more").within(Duration::from_secs(30));
+    backup.wait().expect(3).says("no longer responds").within(Duration::from_secs(30));
     // And nobody waits for ever for one that never begins.
     scene.check(&conninfo).within(Duration::from_secs(15));
     let label = site.archive_of(&scene.cluster).backup("one");

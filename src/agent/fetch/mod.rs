@@ -126,7 +126,7 @@ impl Fetcher {
             if Instant::now() + pause >= deadline {
                 return Err(error);
             }
-            warn!(name = %request.name, %error, "could not be fetched, tries again");
+            warn!(name = %request.name, %error, "could not be fetched; retrying");
             last = Some(error);
             sleep(pause).await;
             pause = (pause * 2).min(RETRY_MAX);
@@ -139,7 +139,9 @@ impl Fetcher {
         const WHAT: &str = "the repository did not answer before the deadline";
         match self.trouble(request).or(last) {
             Some(cause) => cause.context(WHAT).with_kind(ErrorKind::Unavailable),
-            None => Error::unavailable(WHAT).hint("The deadlines are get.deadline_s and its neighbours."),
+            None => Error::unavailable(WHAT).hint(
+                "Check the connection to the repository. get.deadline_s and the related settings set the deadlines.",
+            ),
         }
     }
 
@@ -205,7 +207,7 @@ impl Fetcher {
             }
             Err(error) => self.spool.failed(error),
         };
-        warn!(%name, %error, "is fetched into pg_wal");
+        warn!(%name, %error, "the spool is not usable; fetching into pg_wal");
         *self.spool_trouble() = Some(error.replica());
         // It may be full of what was fetched ahead.
         if let Some(ahead) = self.current() {
@@ -390,7 +392,7 @@ impl Write for WatchedFile {
 async fn blocking<T: Send + 'static>(job: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
     match spawn_blocking(job).await {
         Ok(result) => result,
-        Err(_) => Err(Error::new(ErrorKind::Damaged, "the agent failed in a way that it does not know")
-            .hint("This is a defect of pgark: please report what its log says.")),
+        Err(_) => Err(Error::new(ErrorKind::Damaged, "internal error in the agent")
+            .hint("This is a bug in pgark. Report it with the agent's log.")),
     }
 }

@@ -39,7 +39,7 @@ pub fn judge_absence(repository: &Repository, request: &GetRequest, way: Way, co
     };
     Ok(if coming && would_lose {
         Error::unavailable(format!("{} is still being stored by the agent of this host", request.name))
-            .hint("The repository is slow. \"pgark status\" shows how far the agent is.")
+            .hint("The repository is slow. \"pgark status\" shows the agent's progress.")
     } else {
         judged
     })
@@ -73,9 +73,9 @@ fn segment_answer(
     let ArchiveEnd::Hole(proof) = judged else { return Ok(not_in_the_archive(request.name)) };
     // Stored between the two questions: the archive of a living server grows while it is listed.
     if repository.store().stat(&repository.layout().segment(segment)?)?.is_some() {
-        return Ok(Error::unavailable(format!("{segment} has arrived in the archive just now")));
+        return Ok(Error::unavailable(format!("{segment} has just arrived in the archive")));
     }
-    Ok(Error::new(ErrorKind::Hole, format!("{segment} is missing in the archive: {proof}")).hint(
+    Ok(Error::new(ErrorKind::Hole, format!("{segment} is missing from the archive: {proof}")).hint(
         "Recovery stops here instead of ending before the hole without an error. pgark info lists the holes. If the \
          segment cannot be found, recover to a target before it.",
     ))
@@ -85,7 +85,7 @@ fn segment_answer(
 fn history_answer(request: &GetRequest, timeline: TimelineId, judged: ArchiveEnd) -> Error {
     let ArchiveEnd::Hole(proof) = judged else { return not_in_the_archive(request.name) };
     let name = request.name;
-    let message = format!("{name} is missing in the archive: {proof}");
+    let message = format!("{name} is missing from the archive: {proof}");
     // A standby asks again, and the file may arrive. At the deadline the answer is that the file is absent.
     let kind = match request.mode {
         RecoveryMode::Standby => ErrorKind::Unavailable,
@@ -93,12 +93,12 @@ fn history_answer(request: &GetRequest, timeline: TimelineId, judged: ArchiveEnd
     };
     Error::new(kind, message).hint(match proof {
         HoleProof::LaterTimeline(_) => format!(
-            "PostgreSQL would take timeline {timeline} for the next free one. Have the file stored: on a server that has it, \
-             in its data directory, archive-push pg_wal/{name}."
+            "PostgreSQL would reuse the number of timeline {timeline}. On a server that has the file, run in its data \
+             directory: archive-push pg_wal/{name}"
         ),
         _ => format!(
-            "Without it PostgreSQL would end recovery before timeline {timeline}, or begin another timeline of that number. \
-             Have the file stored: on a server of that timeline, in its data directory, archive-push pg_wal/{name}."
+            "Without it PostgreSQL would end recovery before timeline {timeline}, or begin another timeline with that number. \
+             On a server of that timeline, run in its data directory: archive-push pg_wal/{name}"
         ),
     })
 }
@@ -129,13 +129,13 @@ pub fn check_way(
     }
     let ancestor = segment.timeline();
     let message = format!(
-        "{segment} is not on the way to timeline {timeline}, which left timeline {ancestor} at {left_at}"
+        "{segment} is not on the path to timeline {timeline}, which branched off timeline {ancestor} at {left_at}"
     );
     let kind = if must_not_end_at(request, segment) { ErrorKind::Hole } else { ErrorKind::Absent };
     Err(Error::new(kind, message).hint(format!(
-        "The archive lacks that segment of timeline {timeline}. To recover what is there, recover to timeline {ancestor} \
-         with --target-lsn {left_at} --exclusive. If recovery goes to timeline {ancestor}, say so in restore_command: archive-get \
-         --timeline {ancestor} %f %p."
+        "The archive lacks that segment of timeline {timeline}. To recover what is there, recover to timeline {ancestor} with \
+         --target-lsn {left_at} --exclusive. If recovery must follow timeline {ancestor}, set restore_command = 'archive-get \
+         --timeline {ancestor} %f %p'."
     )))
 }
 

@@ -59,10 +59,10 @@ impl Entry {
         let since = self.asked_since.unwrap_or(now);
         let goes_on = match self.state {
             State::Running => "is still being stored",
-            State::Waiting | State::Stored(..) | State::Failed(_) => "still waits to be stored",
+            State::Waiting | State::Stored(..) | State::Failed(_) => "is still waiting to be stored",
         };
-        Error::unavailable(format!("it {goes_on}, for {} s", now.duration_since(since).as_secs())).hint(
-            "The repository is slow. The agent goes on by itself, and PostgreSQL asks again: \"pgark status\" shows how far it is.",
+        Error::unavailable(format!("it {goes_on} after {} s", now.duration_since(since).as_secs())).hint(
+            "The repository is slow. The agent continues, and PostgreSQL retries: \"pgark status\" shows the progress.",
         )
     }
 

@@ -203,8 +203,8 @@ async fn who_asks_again_after_the_deadline_is_told_soon_that_the_file_is_still_b
         let asked = Instant::now();
         let error = answer_of(scene.push(7).await).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unavailable);
-        assert!(error.to_string().starts_with("it is still being stored, for "), "{error}");
-        assert!(error.hint_text().unwrap().contains("asks again"), "{error:?}");
+        assert!(error.to_string().starts_with("it is still being stored after "), "{error}");
+        assert!(error.hint_text().unwrap().contains("PostgreSQL retries"), "{error:?}");
         assert!(asked.elapsed() >= PATIENCE, "answered after {:?}", asked.elapsed());
     }
     // It may end within that second.

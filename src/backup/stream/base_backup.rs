@@ -317,8 +317,8 @@ fn position(rows: &[Row]) -> Result<NamedPosition> {
 }
 
 fn strange() -> Error {
-    Error::unavailable("the server answered BASE_BACKUP with something strange")
-        .hint("Is it a PostgreSQL server, and no pooler?")
+    Error::unavailable("unexpected response to BASE_BACKUP from the server")
+        .hint("Check that it is a PostgreSQL server, and not a pooler.")
 }
 
 #[cfg(test)]

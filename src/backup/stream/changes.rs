@@ -47,7 +47,7 @@ impl<'a, R: Read> IncrementalFile<'a, R> {
         let cut_off_to = built_on.summaries.cut_off_to(relation, pages_per_file);
         if sent.file_bytes() != file.bytes || cut_off_to == Some(0) {
             return Err(Error::damaged(format!(
-                "the server sent \"{}\", which is not what an incremental file of it is",
+                "the server sent \"{}\", which is not a valid incremental file",
                 String::from_utf8_lossy(&file.path)
             )));
         }
@@ -90,7 +90,7 @@ impl<R: Read> Read for Received<'_, R> {
         let length = self.content.read(buffer).map_err(|error| match error.downcast::<Error>() {
             Ok(error) => {
                 self.failure = Some(error);
-                io::Error::other("the server sends no more")
+                io::Error::other("the server sent no more data")
             }
             Err(error) => error,
         })?;

@@ -53,7 +53,8 @@ impl StreamedBackup<'_> {
         let Some(chain) = parent::choose(&child, self.repository, self.monitor)? else { return Ok(None) };
         let label = &chain.newest().label;
         let refuse = |why: &dyn std::fmt::Display| {
-            self.monitor.warning(&format!("backup {label} cannot be built on: {why}; taking a full backup"));
+            self.monitor
+                .warning(&format!("backup {label} cannot be used as a parent: {why}; taking a full backup"));
             Ok(None)
         };
         let began_on = chain.newest().start.timeline;
@@ -61,8 +62,7 @@ impl StreamedBackup<'_> {
             // It reads the summaries of the newest timeline first, and a relation that was cut off on an older one then loses
             // what it gained later.
             return refuse(&format!(
-                "it begins on timeline {began_on}, and what has changed since on several timelines no server can be relied \
-                 on to send"
+                "it begins on timeline {began_on}, and no server reliably sends changes across several timelines"
             ));
         }
         running.name_parent(label)?;
@@ -84,16 +84,18 @@ impl StreamedBackup<'_> {
         let version = self.server.build.version.formats;
         if !version.facts().has_wal_summaries {
             return Ok(Some(format!(
-                "PostgreSQL {} sends no incremental backups, which 17 and later do",
+                "PostgreSQL {} does not send incremental backups; 17 and later do",
                 version.as_u32()
             )));
         }
         if !self.session.summarizes_wal(self.watch)? {
-            return Ok(Some("the server sends no incremental backups while summarize_wal is off".to_owned()));
+            return Ok(Some(
+                "the server does not send incremental backups while summarize_wal is off".to_owned(),
+            ));
         }
         match self.session.wal_summaries(self.watch) {
             Ok(_) if !self.session.may_read_wal_summaries(self.watch)? => {
-                Ok(Some("the database user may not call pg_wal_summary_contents".to_owned()))
+                Ok(Some("the database user lacks the privilege to call pg_wal_summary_contents".to_owned()))
             }
             Ok(_) => Ok(None),
             Err(error) if error.kind() == ErrorKind::Usage => Ok(Some(error.to_string())),
@@ -114,7 +116,7 @@ impl StreamedBackup<'_> {
             match Announcement::ask_for(replication, version, label, checkpoint, extent, self.watch)? {
                 Answer::Begins(announced) => return Ok((announced, Some(chain))),
                 Answer::Refused(error) => self.monitor.warning(&format!(
-                    "backup {} cannot be built on: {error}; taking a full backup",
+                    "backup {} cannot be used as a parent: {error}; taking a full backup",
                     chain.newest().label
                 )),
             }
@@ -135,11 +137,12 @@ impl StreamedBackup<'_> {
         let first = TimelineHistory::without_ancestors(start.timeline);
         let history = history.unwrap_or(&first);
         let parent = chain.newest();
-        let what = || format!("backup {} cannot be built on", parent.label);
-        let again = |error: Error| error.hint("Was a primary replaced just now? Take the backup again.");
+        let what = || format!("backup {} cannot be used as a parent", parent.label);
+        let again =
+            |error: Error| error.hint("A primary may have just been replaced. Take the backup again.");
         if parent.start.timeline != start.timeline {
             return Err(again(Error::unavailable(format!(
-                "the server is on timeline {} now",
+                "the server is now on timeline {}",
                 start.timeline
             ))))
             .context(what);
@@ -149,7 +152,7 @@ impl StreamedBackup<'_> {
             .map_err(|why| Error::unavailable(why).hint("Take the backup again, or a full one: --type full."))
             .context(what)?;
         self.monitor.step(&format!(
-            "{} WAL summaries tell what has changed since backup {}",
+            "using {} WAL summaries to find changes since backup {}",
             summaries.count, parent.label
         ));
         Ok(BuiltOn { chain, summaries })
@@ -206,7 +209,7 @@ impl StreamedBackup<'_> {
             if !held.holds(file.number) {
                 let path = packed.files.files.get(file.number).map(|file| packed.files.path_of(file));
                 return Err(Error::damaged(format!(
-                    "the server sent only what changed of \"{}\", which cannot be built on in backup {}",
+                    "the server sent only the changes of \"{}\", which backup {} does not contain as a base",
                     String::from_utf8_lossy(&path.unwrap_or_default()),
                     parent.label
                 )));

@@ -147,7 +147,7 @@ fn examine(session: &Session, watch: &Watch<'_>) -> Result<Server> {
                (SELECT setting FROM pg_settings WHERE name = 'block_size'), \
                (SELECT setting FROM pg_settings WHERE name = 'segment_size'), \
                (SELECT setting = 'on' FROM pg_settings WHERE name = 'data_checksums') FROM pg_control_system()";
-    let row = session.connection().query_row("ask the server what it is", sql, watch)?;
+    let row = session.connection().query_row("identify the server", sql, watch)?;
     let (catalog, segment_bytes): (u32, u32) = (row.parsed(1)?, row.parsed(2)?);
     let version = session.server_version(catalog)?;
     let segment_size = SegmentSize::new(segment_bytes)
@@ -174,7 +174,7 @@ fn check_same(
             ErrorKind::Foreign,
             format!("the connection's parameters lead to the systems {system} and {found}"),
         )
-        .hint("Name one host, and a server, no pooler."));
+        .hint("Name a single host that is a server, not a pooler."));
     }
     Ok(())
 }
@@ -370,7 +370,7 @@ impl StreamedBackup<'_> {
             .collect();
         if !files.is_empty() {
             self.monitor.warning(
-                "configuration files outside of the data directory are not saved: a stream does not hold them",
+                "configuration files outside the data directory are not saved: a stream does not contain them",
             );
         }
         files
@@ -402,7 +402,7 @@ fn read_manifest(sending: &mut BaseBackup<'_>) -> Result<FileSetSum> {
 fn check_complete(packed: &Repacked, listed: FileSetSum, facts: &ServerFacts) -> Result<()> {
     if packed.sent != listed {
         return Err(Error::damaged(format!(
-            "the server's backup manifest lists other files than it sent: {} and {} of them",
+            "the server's backup manifest lists different files than the server sent: {} and {}",
             listed.files, packed.sent.files
         )));
     }
@@ -410,9 +410,9 @@ fn check_complete(packed: &Repacked, listed: FileSetSum, facts: &ServerFacts) ->
     for (oid, name) in &facts.tablespace_names {
         let linked = packed.files.roots.iter().any(|root| root.tablespace == Some(*oid));
         if !linked && !packed.files.in_place_tablespaces.contains(oid) {
-            return Err(Error::unavailable(format!("the server has not sent the tablespace \"{name}\"")).hint(
-                "If it was dropped just now, take the backup again. If it is a directory in place of a link, only a backup of \
-                 the files holds it: --method files on the server's host.",
+            return Err(Error::unavailable(format!("the server did not send the tablespace \"{name}\"")).hint(
+                "If it has just been dropped, take the backup again. If it is an in-place tablespace, only a backup of the \
+                 files contains it: use --method files on the server's host.",
             ));
         }
     }
@@ -430,7 +430,7 @@ fn check_build(control: &ControlFile, build: Build) -> Result<()> {
     if same_version && Build::of(control, build.version) == build {
         return Ok(());
     }
-    Err(Error::damaged("the server's pg_control is not of the build that its settings tell"))
+    Err(Error::damaged("the server's pg_control does not match its settings"))
 }
 
 fn check_label(
@@ -443,17 +443,17 @@ fn check_label(
     let from = parent
         .map(|parent| IncrementalFrom { start_point: parent.start.lsn, timeline: parent.start.timeline });
     if label.incremental_from != from {
-        return Err(Error::damaged("the server's backup_label names another backup as the one to build on"));
+        return Err(Error::damaged("the server's backup_label names a different parent backup"));
     }
     if label.start_point != start.lsn
         || label.start_timeline != start.timeline
         || stop.timeline != start.timeline
     {
         return Err(Error::unavailable(format!(
-            "the server began the backup at {} on timeline {}, and then speaks of {} on timeline {}",
+            "the server began the backup at {} on timeline {}, but then reported {} on timeline {}",
             start.lsn, start.timeline, label.start_point, stop.timeline
         ))
-        .hint("If a primary was replaced meanwhile, take the backup again."));
+        .hint("If a primary was replaced in the meantime, take the backup again."));
     }
     Ok(())
 }

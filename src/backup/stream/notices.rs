@@ -14,7 +14,7 @@ use crate::monitor::Monitor;
 /// neither a directory nor a regular file, says that in the language of its messages, and goes on.
 pub fn check(warnings: &[String], files: &FileList, monitor: &dyn Monitor) -> Result<()> {
     for warning in warnings.iter().filter(|warning| failed_page(warning).is_none()) {
-        monitor.warning(&format!("the server says: {warning}"));
+        monitor.warning(&format!("the server reports: {warning}"));
     }
     let named = warnings.iter().filter_map(|warning| path_in(warning));
     let skipped: Vec<(&str, Vec<u8>)> = named

@@ -105,7 +105,7 @@ impl Repacking<'_> {
                 (packed.files.add_tablespace(*oid, location.clone().into_bytes()), tablespace_prefix(*oid))
             }
         };
-        let what = || "could not read what the server sent";
+        let what = || "could not read the data sent by the server";
         let mut buffer = vec![0; READ_BYTES];
         let mut archive = Archive::new(backup);
         for entry in archive.entries().map_err(|error| of_stream(error, what()))? {
@@ -276,7 +276,7 @@ impl Repacking<'_> {
         (path, relation): (&[u8], PlannedRelation),
         content: &mut impl Read,
     ) -> Result<()> {
-        let built_on = self.built_on.ok_or_else(|| Error::damaged("there is nothing to build on"))?;
+        let built_on = self.built_on.ok_or_else(|| Error::damaged("there is no parent backup"))?;
         let pages_per_file = self.build.pages_per_file;
         let received = IncrementalFile::begin(content, file, relation, built_on, pages_per_file)?;
         let number = packed.add_file(path, file.bytes)?;
@@ -317,7 +317,7 @@ impl Repacked {
         let (parent, name) = split(path);
         let directory = self.directories.get(parent).copied().ok_or_else(|| {
             Error::damaged(format!(
-                "the server sent \"{}\" before the directory that it lies in",
+                "the server sent \"{}\" before its directory",
                 String::from_utf8_lossy(path)
             ))
         })?;

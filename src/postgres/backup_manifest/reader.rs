@@ -89,9 +89,9 @@ impl<R: BufRead> BackupManifestReader<R> {
         match stored {
             None => Err(self.lines.damaged("does not end in its checksum")),
             Some(stored) if stored != computed.as_slice() => {
-                Err(self.lines.damaged("has another checksum than it says"))
+                Err(self.lines.damaged("does not match its checksum"))
             }
-            Some(_) if !at_end => Err(self.lines.damaged("goes on after its checksum")),
+            Some(_) if !at_end => Err(self.lines.damaged("has data after its checksum")),
             Some(_) => Ok(ranges),
         }
     }
@@ -113,7 +113,7 @@ impl<R: BufRead> Lines<R> {
         let mut input = self.input.by_ref().take(LINE_BYTES_MAX);
         input.read_until(b'\n', &mut self.line).context(failed)?;
         if self.line.last() != Some(&b'\n') {
-            let why = if input.limit() == 0 { "has an overlong line" } else { "ends too early" };
+            let why = if input.limit() == 0 { "has an overlong line" } else { "is truncated" };
             return Err(self.damaged(why));
         }
         self.hash.update(&self.line);
@@ -148,7 +148,7 @@ impl<R: BufRead> Lines<R> {
         if self.line == expected.as_bytes() {
             Ok(())
         } else {
-            Err(self.damaged(&format!("does not say {expected}")))
+            Err(self.damaged(&format!("does not contain {expected}")))
         }
     }
 
@@ -158,7 +158,7 @@ impl<R: BufRead> Lines<R> {
         let value = std::str::from_utf8(&self.line)
             .ok()
             .and_then(|line| line.strip_prefix(name)?.strip_suffix(',')?.trim_start().parse().ok());
-        value.ok_or_else(|| self.damaged(&format!("does not say {name}")))
+        value.ok_or_else(|| self.damaged(&format!("does not contain {name}")))
     }
 
     fn damaged(&self, why: &str) -> Error {
@@ -204,18 +204,18 @@ impl FileLine<'_> {
             (None, Some(encoded)) => {
                 bytes_of_hex(encoded.as_bytes()).ok_or("has an encoded path that is not hexadecimal")?
             }
-            _ => return Err("has a file that has not one path"),
+            _ => return Err("has a file without exactly one path"),
         };
         let modified = jiff::civil::DateTime::strptime("%Y-%m-%d %H:%M:%S GMT", self.last_modified.as_ref())
             .and_then(|modified| modified.to_zoned(jiff::tz::TimeZone::UTC))
-            .map_err(|_| "has a modification time that is not one")?;
+            .map_err(|_| "has an invalid modification time")?;
         let crc32c = match (self.checksum_algorithm.as_deref(), self.checksum) {
             (None, None) => None,
             (Some("CRC32C"), Some(checksum)) => {
                 let bytes = bytes_of_hex(checksum.as_bytes()).and_then(|bytes| bytes.try_into().ok());
                 Some(u32::from_le_bytes(bytes.ok_or("has a checksum that is not four bytes")?))
             }
-            _ => return Err("has a checksum of another kind than CRC32C"),
+            _ => return Err("has a checksum other than CRC32C"),
         };
         Ok(ManifestFile {
             path: Cow::Owned(path),

@@ -47,7 +47,7 @@ impl fmt::Display for CollationMismatch {
                 write!(f, "{count} collations of database \"{database}\", such as \"{name}\", were")?;
             }
         }
-        write!(f, " recorded with version {recorded}, and this host has {actual}")
+        write!(f, " recorded with version {recorded}, but this host has {actual}")
     }
 }
 
@@ -59,7 +59,7 @@ impl ServerStart {
     /// Those of asking the server, which runs; [`ErrorKind::Unavailable`](crate::error::ErrorKind::Unavailable) when it does not.
     pub fn collation_mismatches(&self, is_part: bool) -> Result<Vec<CollationMismatch>> {
         let server =
-            self.postmaster()?.ok_or_else(|| Error::unavailable("the recovered server has ended"))?;
+            self.postmaster()?.ok_or_else(|| Error::unavailable("the recovered server has exited"))?;
         let place = self.place(&server)?;
         let mut found = Vec::new();
         if self.version.facts().has_database_collation_version {

@@ -20,7 +20,7 @@ pub fn deviations(target: &RecoveryTarget, expected: &ExpectedEnd, reached: &Rea
     if let (Some(promised), Some(replayed)) = (expected.end, reached.replayed)
         && !is_same_place(promised, replayed)
     {
-        deviations.push(format!("it was to end at {promised}, and ended at {replayed}"));
+        deviations.push(format!("it was expected to end at {promised}, but ended at {replayed}"));
     }
     if let (Some(promised), Some(_)) = (&expected.last_transaction, reached.replayed)
         && !matches!(target, RecoveryTarget::Lsn(_))
@@ -28,7 +28,7 @@ pub fn deviations(target: &RecoveryTarget, expected: &ExpectedEnd, reached: &Rea
     {
         let found = reached.last_transaction.map_or_else(|| "no time".to_owned(), |time| time.to_string());
         deviations.push(format!(
-            "its last transaction was to be {} of {}, and is of {found}",
+            "its last transaction was expected to be {} of {}, but is of {found}",
             promised.xid, promised.time
         ));
     }

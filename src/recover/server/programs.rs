@@ -21,14 +21,14 @@ pub fn find_pg_ctl(
         let program = directory.join("pg_ctl");
         if !program.is_file() {
             return Err(Error::usage(format!("there is no pg_ctl in \"{}\"", directory.display()))
-                .hint("--pg-bin names the directory of PostgreSQL's programs."));
+                .hint("Name the directory of PostgreSQL's programs with --pg-bin."));
         }
         return match major_of(&program) {
             Some(major) if major != version.to_string() => Err(Error::usage(format!(
-                "\"{}\" is of PostgreSQL {major}, the backup of {version}",
+                "\"{}\" is of PostgreSQL {major}, but the backup is of {version}",
                 program.display()
             ))
-            .hint(format!("--pg-bin names the directory of the programs of PostgreSQL {version}."))),
+            .hint(format!("Name the directory of the programs of PostgreSQL {version} with --pg-bin."))),
             _ => Ok(Some(program)),
         };
     }
@@ -85,7 +85,7 @@ mod tests {
         assert_eq!(major_of(&old.join("pg_ctl")).as_deref(), Some("9"));
         assert_eq!(major_of(&new.join("pg_ctl")).as_deref(), Some("17"));
         let error = find_pg_ctl(Some(&old), MajorVersion::V17, &[]).unwrap_err().to_string();
-        assert!(error.ends_with("is of PostgreSQL 9, the backup of 17"), "{error}");
+        assert!(error.ends_with("is of PostgreSQL 9, but the backup is of 17"), "{error}");
         assert_eq!(find_pg_ctl(Some(&new), MajorVersion::V17, &[]).unwrap(), Some(new.join("pg_ctl")));
         let found = find_pg_ctl(None, MajorVersion::V17, &[old.clone(), new.clone()]).unwrap().unwrap();
         assert!(!found.starts_with(&old), "{found:?}");

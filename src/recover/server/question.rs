@@ -76,7 +76,7 @@ impl<'a> Questions<'a> {
              current_setting('max_wal_senders'), current_setting('max_prepared_transactions'), \
              current_setting('max_locks_per_transaction')"
         );
-        let row = connection.query_row_within("ask the recovered server", &query, ANSWER_MAX)?;
+        let row = connection.query_row_within("query the recovered server", &query, ANSWER_MAX)?;
         let number = |column: usize| row.optional(column).and_then(|text| text.parse::<u32>().ok());
         let limits = || {
             Some(ServerLimits {

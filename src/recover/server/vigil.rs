@@ -52,7 +52,7 @@ impl Vigil<'_> {
         }
         let place = self.place.as_deref().map(|place| format!(", which {place}")).unwrap_or_default();
         Err(Error::unavailable(format!(
-            "the recovered server{place}, has done nothing else for {} minutes",
+            "the recovered server{place}, has made no progress for {} minutes",
             self.there_since.elapsed().as_secs() / 60
         )))
     }
@@ -104,7 +104,7 @@ mod tests {
         let error = vigil.answered(place("has replayed up to 0/2")).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unavailable);
         assert!(
-            error.to_string().contains("which has replayed up to 0/2, has done nothing else for 30"),
+            error.to_string().contains("which has replayed up to 0/2, has made no progress for 30"),
             "{error}"
         );
     }

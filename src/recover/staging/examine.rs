@@ -47,8 +47,8 @@ pub fn examine_for_delta(path: &Path, system: SystemIdentifier, version: MajorVe
                 Err(_) if system_of_wal(path, version) == Some(system) => return Ok(Found::Kept),
                 Err(error) => {
                     return Err(error.hint(format!(
-                        "Neither pg_control nor a segment in pg_wal says that the directory is of system {system}. Move it \
-                         away, and recover into an empty directory."
+                        "Neither pg_control nor any segment in pg_wal shows that the directory belongs to system {system}. \
+                         Move it away, and recover into an empty directory."
                     )));
                 }
             };
@@ -59,7 +59,7 @@ pub fn examine_for_delta(path: &Path, system: SystemIdentifier, version: MajorVe
                 return Err(Error::new(
                     ErrorKind::Conflict,
                     format!(
-                        "\"{}\" is of PostgreSQL {}, and the backup of {version}",
+                        "\"{}\" is of PostgreSQL {}, but the backup is of {version}",
                         path.display(),
                         control.version
                     ),
@@ -86,9 +86,11 @@ fn system_of_wal(path: &Path, version: MajorVersion) -> Option<SystemIdentifier>
 fn other_system(path: &Path, found: &str, wanted: SystemIdentifier) -> Error {
     Error::new(
         ErrorKind::Conflict,
-        format!("\"{}\" holds the system {found}, and the backup is of system {wanted}", path.display()),
+        format!("\"{}\" has system identifier {found}, but the backup has {wanted}", path.display()),
     )
-    .hint("--delta brings a copy of the same cluster to another state. Choose another directory, or move this one away.")
+    .hint(
+        "--delta works only on a copy of the same cluster. Choose another directory, or move this one away.",
+    )
 }
 
 /// That no other cluster uses what `link`, a path below the data directory, leads to: of a copied data directory links lead to
@@ -105,13 +107,14 @@ pub fn refuse_shared(data_directory: &Path, link: &Path, original: &Path) -> Res
             return Err(Error::new(
                 ErrorKind::Conflict,
                 format!(
-                    "\"{}\" leads to \"{}\", which belongs to \"{}\", too",
+                    "\"{}\" points to \"{}\", which also belongs to \"{}\"",
                     data_directory.join(link).display(),
                     place.display(),
                     other.display()
                 ),
             )
-            .hint("It is a copy's link to the original's directory. Remove the link; --tablespace-mapping gives a tablespace another place."));
+            .hint("The link in this copy points to the original's directory. Remove the link, and choose another directory \
+                   with --tablespace-mapping."));
         }
     }
     Ok(())
@@ -133,8 +136,8 @@ pub fn refuse_nested(path: &Path, outer: &Path, what: &str) -> Result<()> {
     if !path.starts_with(&outer) {
         return Ok(());
     }
-    Err(Error::usage(format!("\"{}\" lies in \"{}\", {what}", path.display(), outer.display()))
-        .hint("Choose a directory outside of it with --target-directory."))
+    Err(Error::usage(format!("\"{}\" is inside \"{}\", {what}", path.display(), outer.display()))
+        .hint("Choose a directory outside it with --target-directory."))
 }
 
 /// The data directories of the servers that run on this host, as far as they can be seen: each works in its own.
@@ -178,9 +181,9 @@ pub fn examine_data_directory(path: &Path) -> Result<Found> {
         if delta_system(&marker).is_some() {
             return Err(Error::new(
                 ErrorKind::Conflict,
-                format!("\"{}\" is what an unfinished recovery with --delta has left", path.display()),
+                format!("\"{}\" holds an unfinished recovery with --delta", path.display()),
             )
-            .hint("Run it again with --delta; or, if nothing in the directory is of value, remove it."));
+            .hint("Run it again with --delta, or remove the directory if you do not need its contents."));
         }
         refuse_started(path)?;
     }
@@ -208,12 +211,12 @@ pub(super) fn refuse_orphans(path: &Path) -> Result<()> {
             return Err(Error::new(
                 ErrorKind::Conflict,
                 format!(
-                    "process {} of a server is still at work in \"{}\"",
+                    "process {} of a server is still running in \"{}\"",
                     entry.file_name().display(),
                     path.display()
                 ),
             )
-            .hint("Its postmaster is gone. End the process, then try again."));
+            .hint("Its postmaster has exited. Stop the process, then try again."));
         }
     }
     Ok(())
@@ -229,7 +232,7 @@ fn refuse_started(path: &Path) -> Result<()> {
         format!("a server was started in \"{}\" since it was restored", path.display()),
     )
     .hint(format!(
-        "If nothing in it is of value, remove it; if it is in use, remove only the file \"{MARKER}\"."
+        "If you do not need its contents, remove the directory. If it is in use, remove only the file \"{MARKER}\"."
     )))
 }
 
@@ -271,7 +274,7 @@ pub(super) fn examine(path: &Path) -> Result<Found> {
         Ok(metadata) => metadata,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return nothing_at(path),
         Err(error) if error.kind() == io::ErrorKind::NotADirectory => return Err(below_a_file(path)),
-        Err(error) => return Err(Error::io(format!("could not look at \"{}\"", path.display()), error)),
+        Err(error) => return Err(Error::io(format!("could not inspect \"{}\"", path.display()), error)),
     };
     if !metadata.is_dir() {
         return Err(Error::new(ErrorKind::Conflict, format!("\"{}\" is not a directory", path.display())));
@@ -292,19 +295,20 @@ pub(super) fn examine(path: &Path) -> Result<Found> {
     let what =
         if names.iter().any(|name| name == "PG_VERSION") { "holds a data directory" } else { "is not empty" };
     Err(Error::new(ErrorKind::Conflict, format!("\"{}\" {what}", path.display())).hint(format!(
-        "pgark recover never overwrites, unless with --delta. Choose another directory, or move this one away: mv \"{0}\" \"{0}.old\"",
+        "pgark recover overwrites a directory only with --delta. Choose another directory, or move this one away: mv \"{0}\" \
+         \"{0}.old\"",
         path.display()
     )))
 }
 
 fn refuse_foreign(path: &Path) -> Result<()> {
-    let metadata = fs::metadata(path).context(|| format!("could not look at \"{}\"", path.display()))?;
+    let metadata = fs::metadata(path).context(|| format!("could not inspect \"{}\"", path.display()))?;
     if metadata.uid() == Uid::effective().as_raw() {
         return Ok(());
     }
     Err(Error::usage(format!("directory \"{}\" belongs to another user", path.display())).hint(
-        "PostgreSQL wants the server's user as the owner of all its directories: run pgark as that user, and let it own the \
-         directory.",
+        "PostgreSQL requires that the server's user owns all its directories. Run pgark as that user, and make it the owner of \
+         the directory.",
     ))
 }
 
@@ -321,7 +325,10 @@ fn below_a_file(path: &Path) -> Error {
 fn nothing_at(path: &Path) -> Result<Found> {
     // A link to nowhere has a name, too.
     if fs::symlink_metadata(path).is_ok() {
-        return Err(Error::new(ErrorKind::Conflict, format!("\"{}\" is a link to nothing", path.display())));
+        return Err(Error::new(
+            ErrorKind::Conflict,
+            format!("\"{}\" is a dangling symbolic link", path.display()),
+        ));
     }
     let parent = durable::parent_directory(path);
     if !parent.is_dir() {
@@ -349,8 +356,8 @@ fn nothing_at(path: &Path) -> Result<Found> {
 fn refuse_root() -> Result<()> {
     if Uid::effective().is_root() {
         return Err(Error::usage("recover must not run as root").hint(
-            "PostgreSQL does not start as root, and refuses a data directory of another user: run it as the server's \
-             user, for example with runuser -u postgres -- pgark recover …",
+            "PostgreSQL does not start as root and refuses a data directory of another user. Run pgark recover as the server's \
+             user, for example: runuser -u postgres -- pgark recover …",
         ));
     }
     Ok(())

@@ -66,7 +66,7 @@ pub fn compare_with_postgres_manifest(
         return Ok(());
     }
     Err(Error::damaged(format!(
-        "{} and the index of the backup do not tell of the same files: {} and {} of them",
+        "{} and the index of the backup list different files: {} and {}",
         location(),
         sum.files,
         index.files

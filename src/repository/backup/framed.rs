@@ -185,7 +185,7 @@ impl FramedReader {
                 Decoded::Frame => {
                     self.hasher.update(&self.raw);
                     if self.hasher.length_bytes() > self.expected.raw_bytes {
-                        return Err(Error::damaged("it holds more than was recorded"));
+                        return Err(Error::damaged("it has more content than recorded"));
                     }
                     if !self.raw.is_empty() {
                         return Ok(true);
@@ -210,7 +210,7 @@ impl FramedReader {
         if self.hasher.finish() == self.expected.content() {
             return Ok(());
         }
-        Err(Error::damaged("its content is not what was recorded: another length or digest"))
+        Err(Error::damaged("its length or digest differs from the recorded one"))
     }
 }
 

@@ -59,7 +59,7 @@ impl FromStr for Label {
         if well_formed {
             return Ok(Label(text.to_owned()));
         }
-        Err(Error::usage(format!("{text:?} cannot be the label of a backup")).hint(format!(
+        Err(Error::usage(format!("{text:?} is not a valid backup label")).hint(format!(
             "A label has 1 to {LENGTH_MAX} letters, digits, \"_\", \".\" and \"-\", and begins with a letter, digit or \"_\"."
         )))
     }

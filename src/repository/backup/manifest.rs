@@ -373,7 +373,7 @@ impl StoredBackup {
         text.push(b'\n');
         let judged = StoredBackup::parse(&text).and_then(|read| match read == *self {
             true => self.check_place(&self.label, repository),
-            false => Err(Error::damaged("it is not read as it was written")),
+            false => Err(Error::damaged("it differs from what was written when it is read back")),
         });
         judged.context(|| format!("the backup {} could not be used", self.label))?;
         match repository.store().put_new(&repository.layout().stored_backup(&self.label)?, &[&text])? {
@@ -404,7 +404,7 @@ impl StoredBackup {
             return Ok(());
         }
         Err(Error::damaged(format!(
-            "it speaks of backup {} of system {}",
+            "it describes backup {} of system {}",
             self.label, self.system_identifier
         )))
     }
@@ -417,8 +417,10 @@ impl StoredBackup {
         let damaged = |error| Error::damaged("it is not a manifest").caused_by(error);
         let Version { version } = serde_json::from_slice(text).map_err(damaged)?;
         if version == 0 || version > VERSION {
-            return Err(Error::usage(format!("it has version {version}; this pgark knows 1 to {VERSION}"))
-                .hint("Upgrade pgark on this host."));
+            return Err(Error::usage(format!(
+                "it has version {version}; this pgark supports 1 to {VERSION}"
+            ))
+            .hint("Upgrade pgark on this host."));
         }
         let backup: StoredBackup = serde_json::from_slice(text).map_err(damaged)?;
         backup.check()?;
@@ -430,7 +432,7 @@ impl StoredBackup {
         self.segment_size()?;
         let numbered = self.packs.iter().zip(1..).all(|(pack, number)| pack.number == number);
         if !numbered || self.packs.is_empty() {
-            return Err(Error::damaged("its packs are not numbered from 1"));
+            return Err(Error::damaged("its packs are not numbered consecutively from 1"));
         }
         let adjoining =
             self.wal_ranges.iter().zip(self.wal_ranges.iter().skip(1)).all(|(a, b)| a.end == b.start);
@@ -450,7 +452,7 @@ impl StoredBackup {
                 && (1..=PAGES_PER_FILE_MAX).contains(&self.server.pages_per_file)
         });
         if !follows {
-            return Err(Error::damaged("it is not what an incremental backup is"));
+            return Err(Error::damaged("it is not a valid incremental backup"));
         }
         Ok(())
     }

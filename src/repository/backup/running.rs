@@ -113,8 +113,8 @@ impl Running {
         match repository.store().put_new(&key, &[&self.to_json()?])? {
             PutOutcome::Created => Ok(()),
             PutOutcome::Exists => {
-                Err(Error::new(ErrorKind::Conflict, format!("a backup {label} is being taken"))
-                    .hint("Wait for it, or choose another label with --label."))
+                Err(Error::new(ErrorKind::Conflict, format!("backup {label} is already running"))
+                    .hint("Wait until it ends, or choose another label with --label."))
             }
         }
     }
@@ -145,8 +145,9 @@ impl Running {
         if Running::read(repository, label)?.is_some_and(|found| found.run == self.run) {
             return Ok(());
         }
-        Err(Error::new(ErrorKind::Conflict, format!("somebody has swept the backup {label} while it was being taken"))
-            .hint("Do the clocks of all hosts agree that use this repository? A backup without a heartbeat for 15 minutes is swept."))
+        Err(Error::new(ErrorKind::Conflict, format!("backup {label} was removed as abandoned while it was still running"))
+            .hint("Check that the clocks of all hosts using this repository agree. A backup without a heartbeat for 15 minutes \
+                   is removed."))
     }
 
     /// Who is taking the backup of this label; `None` when nobody is.
@@ -158,8 +159,8 @@ impl Running {
         let Some(text) = repository.store().read_small(&key, RUNNING_BYTES_MAX)? else { return Ok(None) };
         let what = || format!("\"{}/{key}\" cannot be used", repository.store().location());
         let damaged = |error| {
-            Error::damaged("it does not say who is taking a backup").caused_by(error).hint(
-                "If no backup of this label is being taken, remove what lies there; else choose another label.",
+            Error::damaged("it does not identify the running backup").caused_by(error).hint(
+                "If no backup with this label is running, remove this object. Otherwise choose another label.",
             )
         };
         serde_json::from_slice(&text).map_err(damaged).context(what).map(Some)

@@ -60,9 +60,9 @@ impl<'de> Deserialize<'de> for StoredText {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<StoredText, D::Error> {
         match Form::deserialize(deserializer)? {
             Form::Text(text) => Ok(StoredText(text.into_owned().into_bytes())),
-            Form::Hex { hex } => {
-                bytes_of_hex(&hex).map(StoredText).ok_or_else(|| D::Error::custom("not hexadecimal digits"))
-            }
+            Form::Hex { hex } => bytes_of_hex(&hex)
+                .map(StoredText)
+                .ok_or_else(|| D::Error::custom("invalid hexadecimal digits")),
         }
     }
 }
@@ -96,7 +96,7 @@ pub(super) mod crc32_digits {
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
         let text = <Cow<'de, str>>::deserialize(deserializer)?;
         let bytes = bytes_of_hex(&text).and_then(|bytes| <[u8; 4]>::try_from(bytes).ok());
-        bytes.map(u32::from_be_bytes).ok_or_else(|| D::Error::custom("not a CRC-32"))
+        bytes.map(u32::from_be_bytes).ok_or_else(|| D::Error::custom("invalid CRC-32"))
     }
 }
 

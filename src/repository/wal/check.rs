@@ -79,28 +79,28 @@ impl WalExpectation {
         history: HistoryLookup<'_>,
     ) -> Result<()> {
         let header = LongPageHeader::parse(start, self.assumed_version)
-            .context(|| "the file does not begin as a WAL segment")?;
+            .context(|| "the file does not start with the header of a WAL segment")?;
         if header.system != self.system {
             return Err(Error::new(
                 ErrorKind::Foreign,
                 format!(
-                    "the file has the system identifier {}, this cluster has {}",
+                    "the file has the system identifier {}, but this cluster has {}",
                     header.system, self.system
                 ),
             )
-            .hint("Was it copied from another cluster?"));
+            .hint("Check whether it was copied from another cluster."));
         }
         if let Some(version) = self.version.filter(|version| *version != header.page.version) {
             return Err(Error::new(
                 ErrorKind::Foreign,
-                format!("the file is WAL of PostgreSQL {}, this cluster is of {version}", header.page.version),
+                format!("the file is WAL of PostgreSQL {}, but this cluster is of {version}", header.page.version),
             )
-            .hint("It has this cluster's system identifier all the same. Was it left in pg_wal by another installation?"));
+            .hint("It has this cluster's system identifier. Check whether another installation left it in pg_wal."));
         }
         let size = self.segment_size.unwrap_or(header.segment_size);
         if header.segment_size != size || length_bytes != size.as_u64() {
             return Err(Error::damaged(format!(
-                "the file has {length_bytes} bytes and says that a segment has {}; {} are right",
+                "the file has {length_bytes} bytes and a segment size of {} in its header; {} is expected",
                 header.segment_size.as_u64(),
                 size.as_u64()
             )));
@@ -110,10 +110,10 @@ impl WalExpectation {
         })?;
         if header.page.address != expected {
             return Err(Error::damaged(format!(
-                "the file holds the WAL from {} on, its name says {expected}",
+                "the file contains WAL from {} on, but its name stands for {expected}",
                 header.page.address
             ))
-            .hint("A segment under another segment's name; PostgreSQL never makes one."));
+            .hint("The file has another segment's name. PostgreSQL never creates such a file."));
         }
         let (timeline, in_page) = (name.timeline(), header.page.timeline);
         if in_page == timeline {
@@ -124,10 +124,10 @@ impl WalExpectation {
         let history = history(timeline)?;
         if history.is_none() {
             return Err(Error::damaged(format!(
-                "the file begins on timeline {in_page}, and without {} nobody can tell whether that is right for {timeline}",
+                "the file starts on timeline {in_page}, which cannot be verified without {} for timeline {timeline}",
                 WalFileName::History(timeline)
             ))
-            .hint("Archive that history file first: archive-push pg_wal/ and its name, in the server's data directory."));
+            .hint("Archive that history file first. In the server's data directory, run archive-push with pg_wal/ and its name."));
         }
         if history.is_some_and(|history| {
             history.timeline_at(expected) == in_page
@@ -135,7 +135,9 @@ impl WalExpectation {
         }) {
             return Ok(());
         }
-        Err(Error::damaged(format!("the file holds the WAL of timeline {in_page}, its name says {timeline}")))
+        Err(Error::damaged(format!(
+            "the file contains WAL of timeline {in_page}, but its name stands for {timeline}"
+        )))
     }
 }
 

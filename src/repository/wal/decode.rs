@@ -52,7 +52,7 @@ pub fn fetch(
 fn check_digest(name: WalFileName, sum: &ContentSum) -> Result<()> {
     match name {
         WalFileName::FurtherPartial(_, beginning) if beginning != sum.digest.beginning() => {
-            Err(Error::damaged(format!("the file's BLAKE3 is {}, its name says otherwise", sum.digest)))
+            Err(Error::damaged(format!("the file's BLAKE3 is {}, which differs from its name", sum.digest)))
         }
         _ => Ok(()),
     }
@@ -92,7 +92,7 @@ pub fn header_of(repository: &Repository, name: SegmentName) -> Result<Option<Lo
         }
         stored.clear();
         if reader.read(&mut stored)? == 0 {
-            break Err(Error::damaged("it is cut off"));
+            break Err(Error::damaged("it is truncated"));
         }
         decoder.push(&stored);
     };
@@ -180,11 +180,11 @@ impl Decoding {
             (Decoded::Frame, Some(announced)) => {
                 self.hasher.update(raw);
                 if self.hasher.length_bytes() > announced.length_bytes {
-                    return Err(Error::damaged("it holds more bytes than it announces"));
+                    return Err(Error::damaged("it contains more bytes than it announces"));
                 }
                 output(raw).map(|()| true)
             }
-            _ => Err(Error::damaged("it does not begin as pgark writes WAL")),
+            _ => Err(Error::damaged("it does not start with the header of a WAL object")),
         }
     }
 

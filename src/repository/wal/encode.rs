@@ -165,7 +165,7 @@ impl Encoding<'_> {
             let mut pieces = work()?;
             for helper in helpers {
                 let theirs =
-                    helper.join().unwrap_or_else(|_| Err(Error::damaged("a thread that encodes failed")));
+                    helper.join().unwrap_or_else(|_| Err(Error::damaged("an encoding thread failed")));
                 pieces.extend(theirs?);
             }
             Ok(pieces)
@@ -182,7 +182,7 @@ impl Encoding<'_> {
         let read = failpoint::reading(source, raw.len()).and_then(|_| source.read_exact_at(raw, offset));
         read.map_err(|error| match error.kind() {
             std::io::ErrorKind::UnexpectedEof => Error::unavailable(format!(
-                "the file had {} bytes when it was opened, and got shorter",
+                "the file had {} bytes when it was opened, but was truncated since",
                 self.length_bytes
             )),
             _ => Error::io("could not read the file", error),
@@ -209,18 +209,21 @@ impl PageWalk {
             let unused = page.iter().all(|byte| *byte == 0);
             if self.in_tail || unused {
                 if !unused {
-                    return Err(Error::damaged("a page follows pages that were never written"));
+                    return Err(Error::damaged("a written page follows unwritten pages"));
                 }
                 self.in_tail = true;
                 continue;
             }
             let header = WalPageHeader::parse(page, self.assumed_version)?;
             if self.next.is_some_and(|(_, magic)| magic != header.magic) {
-                return Err(Error::damaged(format!("a page has another magic, {:04X}", header.magic)));
+                return Err(Error::damaged(format!(
+                    "a page has a different magic number, {:04X}",
+                    header.magic
+                )));
             }
             if self.next.is_some_and(|(expected, _)| expected != header.address) {
                 return Err(Error::damaged(format!(
-                    "a page holds the WAL from {} on: it is left from before",
+                    "a page contains WAL from {} on: it is left over from an earlier segment",
                     header.address
                 )));
             }

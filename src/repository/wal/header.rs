@@ -28,13 +28,13 @@ pub fn encode(sum: &ContentSum) -> Vec<u8> {
 /// [`ErrorKind::Damaged`](crate::error::ErrorKind::Damaged) when it is not ours,
 /// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) when a newer version wrote it.
 pub fn decode(payload: &[u8]) -> Result<ContentSum> {
-    let damaged = || Error::damaged("the object does not begin as pgark writes WAL");
+    let damaged = || Error::damaged("the object does not start with the header of a WAL object");
     let rest = payload.strip_prefix(MAGIC.as_slice()).ok_or_else(damaged)?;
     let (version, rest) = rest.split_first_chunk::<4>().ok_or_else(damaged)?;
     let version = u32::from_le_bytes(*version);
     if version != VERSION {
         return Err(Error::usage(format!(
-            "the object has version {version} of the WAL format; this pgark knows {VERSION}"
+            "the object has version {version} of the WAL format; this pgark supports {VERSION}"
         ))
         .hint("Upgrade pgark on this host."));
     }

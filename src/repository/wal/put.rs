@@ -116,7 +116,7 @@ pub fn put(
     let known = inventory::partials_of(repository, segment).map_err(PutError::Repository)?;
     if !known.contains(&name) && known.len() >= PARTIALS_MAX {
         return Err(PutError::Repository(another_file(repository).context(format!(
-            "{} different files of this name are stored, which is as many as may be",
+            "{} different files of this name are stored, which is the maximum",
             known.len()
         ))));
     }
@@ -196,8 +196,9 @@ fn another_file(repository: &Repository) -> Error {
 }
 
 fn changed(path: &Path) -> Error {
-    Error::unavailable(format!("\"{}\" changed while it was read", path.display()))
-        .hint("PostgreSQL does not write to a WAL file that it archives: does another program?")
+    Error::unavailable(format!("\"{}\" changed while it was read", path.display())).hint(
+        "PostgreSQL does not write to a WAL file while it is archived. Check whether another program does.",
+    )
 }
 
 impl WalSource {
@@ -218,7 +219,7 @@ fn read(
     let path = &source.path;
     let what = || format!("could not read \"{}\"", path.display());
     let file = open_source(path).map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => Error::usage(format!("there is no file \"{}\"", path.display())),
+        io::ErrorKind::NotFound => Error::usage(format!("file \"{}\" does not exist", path.display())),
         io::ErrorKind::IsADirectory | io::ErrorKind::InvalidData => {
             Error::damaged(format!("\"{}\" is not a regular file", path.display()))
         }
@@ -279,13 +280,13 @@ fn history_in(pg_wal: &Path, timeline: TimelineId) -> Result<Option<TimelineHist
 
 /// Whether what the repository holds under our name is what we would have stored; then it is durable.
 fn confirm_same(repository: &Repository, name: WalFileName, ours: &ContentSum) -> Result<Held> {
-    let stored = match decode::sum(repository, name)
-        .context(|| "the repository already holds a file of this name")
-    {
-        Err(error) if error.kind() == ErrorKind::Damaged => return Ok(Held::Damaged(error)),
-        stored => stored?
-            .ok_or_else(|| Error::unavailable("the repository held a file of this name, and then did not"))?,
-    };
+    let stored =
+        match decode::sum(repository, name).context(|| "the repository already holds a file of this name") {
+            Err(error) if error.kind() == ErrorKind::Damaged => return Ok(Held::Damaged(error)),
+            stored => stored?.ok_or_else(|| {
+                Error::unavailable("the repository held a file of this name, which then disappeared")
+            })?,
+        };
     if stored.sum != *ours {
         return Ok(Held::Other);
     }

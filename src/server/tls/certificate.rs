@@ -41,7 +41,7 @@ impl<'a> Certificate<'a> {
     pub(super) fn parse(der: &'a [u8]) -> Result<Certificate<'a>, Refusal> {
         match X509Certificate::from_der(der) {
             Ok(([], parsed)) => Ok(Certificate { der, parsed }),
-            _ => Err(Refusal::plain("a certificate cannot be read")),
+            _ => Err(Refusal::plain("a certificate cannot be parsed")),
         }
     }
 
@@ -128,7 +128,7 @@ impl<'a> Certificate<'a> {
         if now_unix_s < validity.not_before.timestamp() {
             return Err(Refusal::new(
                 format!("the certificate \"{}\" is valid only from {} on", self.name(), validity.not_before),
-                "Compare this host's clock with the server's.",
+                "Check the clocks of this host and of the server.",
             ));
         }
         if now_unix_s >= validity.not_after.timestamp() {
@@ -138,7 +138,7 @@ impl<'a> Certificate<'a> {
                     self.name(),
                     validity.not_after
                 ),
-                "Renew it, and reload the server.",
+                "Renew the certificate, and reload the server.",
             ));
         }
         Ok(())
@@ -149,13 +149,13 @@ impl<'a> Certificate<'a> {
         let cannot = |what: String| {
             Refusal::new(
                 format!("the certificate \"{}\" {what}", self.name()),
-                "pgark is stricter here than libpq: have a certificate without it issued.",
+                "pgark is stricter here than libpq. Use a certificate without it.",
             )
         };
         for extension in self.parsed.extensions() {
             let known = match extension.parsed_extension() {
                 ParsedExtension::ParseError { .. } => {
-                    return Err(cannot(format!("has an extension {} that cannot be read", extension.oid)));
+                    return Err(cannot(format!("has an extension {} that cannot be parsed", extension.oid)));
                 }
                 ParsedExtension::BasicConstraints(_)
                 | ParsedExtension::KeyUsage(_)
@@ -170,7 +170,7 @@ impl<'a> Certificate<'a> {
                 return Err(cannot(format!("limits {what}")));
             }
             if extension.critical && !known {
-                return Err(cannot(format!("has a critical extension {} that is not known", extension.oid)));
+                return Err(cannot(format!("has an unknown critical extension {}", extension.oid)));
             }
             if self.parsed.extensions().iter().filter(|other| other.oid == extension.oid).count() > 1 {
                 return Err(cannot(format!("has the extension {} twice", extension.oid)));

@@ -69,14 +69,14 @@ impl<'s, 'a> Search<'s, 'a> {
         let name = server.name();
         if server.is_self_issued() {
             return Refusal::new(
-                format!("the server's certificate \"{name}\" is signed by itself and not in {}", self.source),
-                "sslrootcert must name a copy of that certificate, or the server needs one that a trusted authority has issued.",
+                format!("the server's certificate \"{name}\" is self-signed and not in {}", self.source),
+                "Set sslrootcert to a copy of that certificate, or use a server certificate issued by a trusted authority.",
             );
         }
         Refusal::new(
             format!("no authority in {} has issued the server's certificate \"{name}\"", self.source),
-            "sslrootcert must hold the authority's root certificate, and the server send those in between. pgark takes no signature \
-             by MD5 or SHA-1, and no RSA key below 2048 bits.",
+            "Check that sslrootcert contains the authority's root certificate and that the server sends the intermediate \
+             certificates. pgark accepts no signature by MD5 or SHA-1, and no RSA key below 2048 bits.",
         )
     }
 
@@ -85,7 +85,7 @@ impl<'s, 'a> Search<'s, 'a> {
             certificate.check_extensions()?;
             if !certificate.names_one_algorithm() {
                 return Err(Refusal::plain(format!(
-                    "the certificate \"{}\" contradicts itself about its signature",
+                    "the certificate \"{}\" names two different signature algorithms",
                     certificate.name()
                 )));
             }
@@ -131,7 +131,7 @@ fn check_authority(certificate: &Certificate<'_>, below: &[&Certificate<'_>]) ->
     let for_servers = certificate.extended_key_usage().is_none_or(|usage| usage.server_auth);
     if !is_authority || !may_sign || !for_servers {
         return Err(Refusal::new(
-            format!("the certificate \"{}\" may not issue those of servers", certificate.name()),
+            format!("the certificate \"{}\" may not issue server certificates", certificate.name()),
             "It needs the basic constraint CA:TRUE, and keyCertSign where it has a key usage.",
         ));
     }

@@ -32,9 +32,9 @@ pub(super) fn trust(settings: &TlsSettings) -> Result<Option<Trust>> {
     };
     let Some((path, content)) = read(place, "the root certificates")? else {
         if settings.mode >= SslMode::VerifyCa {
-            return Err(Error::usage("there are no root certificates to verify the server's with").hint(
-                "Put them into ~/.postgresql/root.crt of pgark's user, or name a file by sslrootcert; sslrootcert=system trusts those \
-                 of the operating system.",
+            return Err(Error::usage("there are no root certificates to verify the server's certificate").hint(
+                "Put them into ~/.postgresql/root.crt of pgark's user, or name a file with sslrootcert; sslrootcert=system \
+                 trusts the operating system's.",
             ));
         }
         return Ok(None);
@@ -55,7 +55,7 @@ fn system() -> Result<Trust> {
     if found.certs.is_empty() {
         let why = found.errors.first().map(|error| format!(": {error}")).unwrap_or_default();
         return Err(Error::usage(format!("the operating system has no root certificates{why}"))
-            .hint("Install them (Debian's package ca-certificates), or name a file by sslrootcert."));
+            .hint("Install them (Debian's package ca-certificates), or name a file with sslrootcert."));
     }
     let roots = found.certs.into_iter().map(|found| found.to_vec()).collect();
     Ok(Trust { roots, revoked: Vec::new(), source: "the operating system's root certificates".to_owned() })
@@ -91,9 +91,9 @@ pub(super) fn own(settings: &TlsSettings, provider: &CryptoProvider) -> Result<O
     let certificate = super::certificate::Certificate::parse(first).map_err(Refusal::into_error)?;
     if signing.public_key().is_some_and(|public| public.as_ref() != certificate.key().as_ref()) {
         return Err(Error::usage(format!(
-            "the key in {key_path} is not that of the certificate in {source}"
+            "the key in {key_path} does not belong to the certificate in {source}"
         ))
-        .hint("sslcert and sslkey must belong together."));
+        .hint("Set sslcert and sslkey to a matching pair."));
     }
     Ok(Some(CertifiedKey::new(chain, signing)))
 }
@@ -101,26 +101,28 @@ pub(super) fn own(settings: &TlsSettings, provider: &CryptoProvider) -> Result<O
 /// The key, and where it is.
 fn key(place: &Place, certificate: &str) -> Result<(String, PrivateKeyDer<'static>)> {
     let (Place::Named(path) | Place::Usual(Some(path))) = place else {
-        return Err(no_key(certificate, "there is no home directory to look for it in"));
+        return Err(no_key(certificate, "the user has no home directory to search"));
     };
     let shown = format!("\"{}\"", path.display());
     let metadata = match fs::metadata(path) {
         Ok(metadata) => metadata,
-        Err(error) if is_absent(&error) => return Err(no_key(certificate, &format!("{shown} is not there"))),
+        Err(error) if is_absent(&error) => {
+            return Err(no_key(certificate, &format!("{shown} does not exist")));
+        }
         Err(error) => return Err(Error::io(format!("could not read the key {shown}"), error)),
     };
     if !metadata.is_file() {
         return Err(no_key(certificate, &format!("{shown} is not a file")));
     }
     if is_open_to_others(&metadata) {
-        return Err(Error::usage(format!("others may read the key {shown}"))
-            .hint("Only its owner may, mode 0600; where root owns it, a group may read it, mode 0640."));
+        return Err(Error::usage(format!("the key {shown} is readable by other users"))
+            .hint("Set its mode to 0600, or to 0640 if root owns it and a group must read it."));
     }
     let content =
         fs::read(path).map_err(|error| Error::io(format!("could not read the key {shown}"), error))?;
     if is_encrypted(&content) {
         return Err(Error::usage(format!("the key {shown} is encrypted"))
-            .hint("Decrypt it (openssl pkey -in KEY -out NEW), and protect it by its permissions."));
+            .hint("Decrypt it (openssl pkey -in KEY -out NEW), and protect it with file permissions."));
     }
     let key = PrivateKeyDer::from_pem_slice(&content).ok();
     let key = key.or_else(|| PrivateKeyDer::try_from(content.as_slice()).ok().map(|key| key.clone_key()));
@@ -154,9 +156,10 @@ fn is_absent(error: &io::Error) -> bool {
 
 fn no_key(certificate: &str, why: &str) -> Error {
     Error::usage(format!("there is no key for the certificate in {certificate}: {why}"))
-        .hint("Name it by sslkey, or leave the certificate out by sslcertmode=disable.")
+        .hint("Name the key with sslkey, or disable client certificates with sslcertmode=disable.")
 }
 
 fn unreadable(source: &str, why: &str) -> Error {
-    Error::usage(format!("{source} is of no use: {why}")).hint("It must be in PEM form: -----BEGIN …")
+    Error::usage(format!("{source} cannot be used: {why}"))
+        .hint("The file must be in PEM format: -----BEGIN …")
 }

@@ -37,8 +37,8 @@ impl Handshake {
         let provider = Arc::new(ring::default_provider());
         let wanted = match (settings.mode, host) {
             (SslMode::VerifyFull, None) => {
-                return Err(Error::usage("sslmode=verify-full needs the name of the host")
-                    .hint("Set host to a name of the server's certificate; hostaddr may say where it is."));
+                return Err(Error::usage("sslmode=verify-full needs a host name")
+                    .hint("Set host to a name in the server's certificate; hostaddr can set its address."));
             }
             (SslMode::VerifyFull, Some(host)) => Some(host.to_owned()),
             _ => None,
@@ -67,7 +67,7 @@ impl Handshake {
         let name = self.name(socket.peer_addr()?.ip());
         let stream = TlsConnector::from(self.config.clone()).connect(name, socket).await?;
         if self.is_direct() && stream.get_ref().1.alpn_protocol() != Some(PROTOCOL) {
-            return Err(io::Error::other("the other side does not say that it speaks PostgreSQL's protocol"));
+            return Err(io::Error::other("the peer did not negotiate PostgreSQL's protocol"));
         }
         Ok(stream)
     }
@@ -85,7 +85,7 @@ fn client_config(
     provider: &Arc<CryptoProvider>,
     verifier: Verifier,
 ) -> Result<ClientConfig> {
-    let impossible = |error: rustls::Error| Error::usage("TLS cannot be set up").caused_by(error);
+    let impossible = |error: rustls::Error| Error::usage("could not set up TLS").caused_by(error);
     let builder = ClientConfig::builder_with_provider(provider.clone())
         .with_protocol_versions(&versions(settings))
         .map_err(impossible)?
@@ -112,17 +112,17 @@ pub(in crate::server) fn failed(error: io::Error) -> Error {
         Some(rustls::Error::InvalidCertificate(CertificateError::Other(other))) => {
             match other.0.downcast_ref::<Refusal>() {
                 Some(refusal) => refusal.clone().into_error(),
-                None => Error::usage(format!("the server's certificate is refused: {}", other.0)),
+                None => Error::usage(format!("the server's certificate was rejected: {}", other.0)),
             }
         }
         Some(rustls::Error::AlertReceived(alert)) => {
-            Error::usage(format!("the server ended the TLS handshake: {alert:?}")).hint(
-                "The server's log tells why. pgark speaks TLSv1.2 and TLSv1.3, with certificates whose keys are RSA of 2048 to 8192 \
-                 bits, ECDSA on P-256 or P-384, or Ed25519.",
+            Error::usage(format!("the server aborted the TLS handshake: {alert:?}")).hint(
+                "Check the server's log. pgark supports TLSv1.2 and TLSv1.3, with certificates whose keys are RSA of 2048 to \
+                 8192 bits, ECDSA on P-256 or P-384, or Ed25519.",
             )
         }
         Some(cause) => Error::unavailable(format!("the TLS handshake failed: {cause}"))
-            .hint("Is it a PostgreSQL server, and nothing else on the way that speaks in its place?"),
+            .hint("Check that it is a PostgreSQL server, and that no proxy answers in its place."),
         None => Error::io("the TLS handshake failed", error),
     }
 }

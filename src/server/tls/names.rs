@@ -14,7 +14,7 @@ pub(super) fn check(certificate: &Certificate<'_>, host: &str) -> Result<(), Ref
     if address.is_none() && looks_like_an_address(host) {
         return Err(Refusal::new(
             format!("\"{host}\" is not an address in its usual form"),
-            "Write it with four numbers, 192.0.2.1, or name the host.",
+            "Write it as four numbers (192.0.2.1), or use the host name.",
         ));
     }
     let (mut names, mut of_the_kind) = (Vec::new(), false);
@@ -32,7 +32,9 @@ pub(super) fn check(certificate: &Certificate<'_>, host: &str) -> Result<(), Ref
                 Some(found) == address
             }
             GeneralName::Invalid(..) => {
-                return Err(Refusal::plain("an alternative name of the server's certificate cannot be read"));
+                return Err(Refusal::plain(
+                    "an alternative name in the server's certificate cannot be parsed",
+                ));
             }
             _ => false,
         };
@@ -48,11 +50,11 @@ pub(super) fn check(certificate: &Certificate<'_>, host: &str) -> Result<(), Ref
     }
     Err(Refusal::new(
         match names.as_slice() {
-            [] => format!("the server's certificate has no name, and \"{host}\" was asked for"),
+            [] => format!("the server's certificate has no name, but \"{host}\" was requested"),
             names => format!("the server's certificate is for {}, not for \"{host}\"", quoted(names)),
         },
-        "Let host be a name of the certificate, and hostaddr the address where that name does not lead there. sslmode=verify-ca \
-         does not look at names.",
+        "Set host to a name in the certificate, and hostaddr to the address if that name does not resolve to it. \
+         sslmode=verify-ca does not check names.",
     ))
 }
 

@@ -39,7 +39,7 @@ pub(super) fn check(
         if list.iter_revoked_certificates().any(|revoked| revoked.raw_serial() == certificate.serial()) {
             return Err(Refusal::new(
                 format!("the certificate \"{}\" was revoked by its issuer", certificate.name()),
-                "The server needs a new one.",
+                "Install a new certificate on the server.",
             ));
         }
     }
@@ -49,7 +49,7 @@ pub(super) fn check(
 fn parse(der: &[u8]) -> Result<CertificateRevocationList<'_>, Refusal> {
     match CertificateRevocationList::from_der(der) {
         Ok(([], list)) => Ok(list),
-        _ => Err(Refusal::plain("a revocation list cannot be read")),
+        _ => Err(Refusal::plain("a revocation list cannot be parsed")),
     }
 }
 
@@ -62,7 +62,7 @@ fn missing(certificate: &Certificate<'_>, issuer: &Certificate<'_>, outdated: Op
         ),
         None => Refusal::new(
             format!("there is no revocation list by \"{}\" for the certificate \"{name}\"", issuer.name()),
-            "Where sslcrl (or ~/.postgresql/root.crl) is there, it must hold a list by every authority of the chain.",
+            "If sslcrl (or ~/.postgresql/root.crl) exists, it must contain a list of every authority in the chain.",
         ),
     }
 }

@@ -132,8 +132,8 @@ impl Sources<'_> {
         let Some(value) = self.value(name) else { return Ok(otherwise) };
         choices.iter().find(|(choice, _)| *choice == value).map(|(_, meant)| *meant).ok_or_else(|| {
             let known: Vec<&str> = choices.iter().map(|(choice, _)| *choice).collect();
-            Error::usage(format!("the connection's {name} cannot be {value:?}"))
-                .hint(format!("It is one of {}.", known.join(", ")))
+            Error::usage(format!("invalid value {value:?} for the connection parameter {name}"))
+                .hint(format!("Use one of {}.", known.join(", ")))
         })
     }
 }
@@ -160,9 +160,9 @@ impl TlsSettings {
         )?;
         if negotiation == Negotiation::Direct && mode < SslMode::Require {
             return Err(Error::usage(
-                "sslnegotiation=direct needs TLS, which the connection's sslmode does not",
+                "sslnegotiation=direct needs TLS, which the connection's sslmode does not require",
             )
-            .hint("Set sslmode=require, or better verify-full."));
+            .hint("Set sslmode=require, or preferably verify-full."));
         }
         let versions = [
             ("TLSv1", Protocol::Tls10),
@@ -173,8 +173,8 @@ impl TlsSettings {
         let oldest = sources.choice("ssl_min_protocol_version", &versions, Protocol::Tls12)?;
         let newest = sources.choice("ssl_max_protocol_version", &versions, Protocol::Tls13)?;
         if newest < oldest || newest < Protocol::Tls12 {
-            return Err(Error::usage("the connection's parameters leave no version of TLS to speak")
-                .hint("ssl_min_protocol_version must not be above ssl_max_protocol_version; pgark speaks TLSv1.2 and TLSv1.3."));
+            return Err(Error::usage("the connection's parameters allow no version of TLS")
+                .hint("Set ssl_min_protocol_version no higher than ssl_max_protocol_version; pgark supports TLSv1.2 and TLSv1.3."));
         }
         let sends = sources.choice("sslcertmode", &[("disable", false), ("allow", true)], true)?;
         Ok(TlsSettings {
@@ -232,8 +232,8 @@ fn mode(sources: &Sources<'_>, system: bool) -> Result<SslMode> {
     ];
     let mode = sources.choice("sslmode", &modes, usual)?;
     if system && mode != SslMode::VerifyFull {
-        return Err(Error::usage("sslrootcert=system trusts too many for this sslmode")
-            .hint("Set sslmode=verify-full, or leave it out."));
+        return Err(Error::usage("sslrootcert=system requires sslmode=verify-full")
+            .hint("Set sslmode=verify-full, or omit sslmode."));
     }
     Ok(mode)
 }
@@ -241,23 +241,21 @@ fn mode(sources: &Sources<'_>, system: bool) -> Result<SslMode> {
 /// Settings that would be ignored at the cost of safety are errors instead.
 fn refuse_what_is_not_done(sources: &Sources<'_>) -> Result<()> {
     for (name, refused, hint) in [
-        ("sslcrldir", None, "Put the revocation lists into one file, and name it by sslcrl."),
+        ("sslcrldir", None, "Put the revocation lists into one file, and name it with sslcrl."),
         (
             "sslpassword",
             None,
-            "Decrypt the key (openssl pkey -in KEY -out NEW), and protect it by its permissions.",
+            "Decrypt the key (openssl pkey -in KEY -out NEW), and protect it with file permissions.",
         ),
         (
             "sslcertmode",
             Some("require"),
-            "Leave it out: the server decides by pg_hba.conf whether it wants a certificate.",
+            "Omit it. The server's pg_hba.conf decides whether it requires a certificate.",
         ),
     ] {
         if sources.value(name).is_some_and(|value| refused.is_none_or(|refused| refused == value)) {
             let value = refused.map(|refused| format!("={refused}")).unwrap_or_default();
-            return Err(
-                Error::usage(format!("pgark does not know the connection's {name}{value}")).hint(hint)
-            );
+            return Err(Error::usage(format!("unsupported connection parameter {name}{value}")).hint(hint));
         }
     }
     Ok(())
@@ -307,13 +305,16 @@ mod tests {
         let system = read(&[("sslrootcert", "system")], &[]).unwrap();
         assert_eq!((system.mode, system.roots), (SslMode::VerifyFull, Roots::System));
         for (conninfo, said) in [
-            (&[("sslmode", "verify_full")][..], "sslmode cannot be \"verify_full\""),
-            (&[("sslrootcert", "system"), ("sslmode", "verify-ca")], "trusts too many"),
+            (
+                &[("sslmode", "verify_full")][..],
+                "invalid value \"verify_full\" for the connection parameter sslmode",
+            ),
+            (&[("sslrootcert", "system"), ("sslmode", "verify-ca")], "requires sslmode=verify-full"),
             (&[("sslnegotiation", "direct")], "needs TLS"),
             (&[("ssl_max_protocol_version", "TLSv1.1")], "no version of TLS"),
-            (&[("sslcrldir", "/x")], "does not know the connection's sslcrldir"),
-            (&[("sslpassword", "geheim")], "does not know the connection's sslpassword"),
-            (&[("sslcertmode", "require")], "does not know the connection's sslcertmode=require"),
+            (&[("sslcrldir", "/x")], "unsupported connection parameter sslcrldir"),
+            (&[("sslpassword", "geheim")], "unsupported connection parameter sslpassword"),
+            (&[("sslcertmode", "require")], "unsupported connection parameter sslcertmode=require"),
         ] {
             let error = read(conninfo, &[]).unwrap_err();
             assert!(error.to_string().contains(said), "{error}");

@@ -98,11 +98,11 @@ impl Inner {
             Ok(_) => Err(Error::unavailable(format!("the repository \"{}\" is not a directory", self.root.display()))),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 Err(Error::unavailable(format!("the repository \"{}\" does not exist", self.root.display())).hint(format!(
-                    "Is its file system mounted? A new repository is created with: install -d -o OWNER -m 0750 \"{}\"",
+                    "Check that its file system is mounted. To create a new repository, run: install -d -o OWNER -m 0750 \"{}\"",
                     self.root.display()
                 )))
             }
-            Err(error) => Err(Error::io(format!("could not look at the repository \"{}\"", self.root.display()), error)),
+            Err(error) => Err(Error::io(format!("could not inspect the repository \"{}\"", self.root.display()), error)),
         }
     }
 
@@ -165,7 +165,7 @@ impl Inner {
         let below_root = |above: &&Path| above.starts_with(&self.root) && *above != self.root;
         let file = path.ancestors().take_while(below_root).find(|above| above.exists() && !above.is_dir())?;
         Some(Error::damaged(format!("\"{}\" is not a directory", file.display())).hint(
-            "Something else than pgark has written into the repository: move that file away. What the directory held may be lost.",
+            "Another program has written into the repository. Move that file away. The contents of the directory may be lost.",
         ))
     }
 
@@ -220,7 +220,7 @@ impl Store for DirectoryStore {
             Ok(_) => Err(Error::damaged(format!("\"{}\" is not a file", path.display()))),
             Err(error) if self.inner.is_absent(&error)? => Ok(None),
             Err(error) => {
-                Err(self.inner.failed(format!("could not look at \"{}\"", path.display()), &path, error))
+                Err(self.inner.failed(format!("could not inspect \"{}\"", path.display()), &path, error))
             }
         }
     }
@@ -269,7 +269,7 @@ impl Store for DirectoryStore {
         let what = || format!("could not make \"{}\" durable", path.display());
         let file = match self.inner.disk.open(&path) {
             Err(error) if self.inner.is_absent(&error)? => {
-                return Err(Error::new(ErrorKind::Absent, format!("\"{}\" is gone", path.display())));
+                return Err(Error::new(ErrorKind::Absent, format!("\"{}\" was removed", path.display())));
             }
             other => other.map_err(|error| self.inner.failed(what(), &path, error))?,
         };

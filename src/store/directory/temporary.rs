@@ -48,7 +48,7 @@ pub fn create(disk: &dyn Disk, root: &Path) -> Result<(File, PathBuf)> {
 /// removed all the same: nothing reads it.
 pub fn sweep(disk: &dyn Disk, root: &Path) -> Result<u64> {
     let directory = root.join(DIRECTORY);
-    let what = || format!("could not sweep \"{}\"", directory.display());
+    let what = || format!("could not clean up \"{}\"", directory.display());
     let entries = match fs::read_dir(&directory) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
         other => other.context(what)?,
@@ -61,7 +61,7 @@ pub fn sweep(disk: &dyn Disk, root: &Path) -> Result<u64> {
             Ok(false) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => {
-                tracing::warn!(path = %path.display(), %error, "a temporary file cannot be removed")
+                tracing::warn!(path = %path.display(), %error, "could not remove a temporary file")
             }
         }
     }

@@ -88,11 +88,11 @@ impl FileWriter {
             return Ok(());
         }
         Err(Error::unavailable(format!(
-            "the repository does not hold what was written to \"{}\": {offset} bytes instead of {}, or other ones",
+            "the content of \"{}\" in the repository differs from what was written: {offset} bytes instead of {}, or different bytes",
             self.temporary.display(),
             self.written_bytes
         ))
-        .hint("Its disk or file system is failing: look into the kernel's log."))
+        .hint("The repository's disk or file system is failing. Check the kernel log."))
     }
 }
 

@@ -135,11 +135,11 @@ impl S3Client {
             if KeyFiles::look(&self.settings) != known.files {
                 match self.connect().await {
                     Ok(made) => {
-                        tracing::info!("the files of the access keys have changed and were read again");
+                        tracing::info!("reloaded the access keys after their files changed");
                         *known = made;
                     }
                     // Perhaps they are just being written. What we have may still be right.
-                    Err(error) => tracing::warn!(%error, "the changed access keys cannot be used"),
+                    Err(error) => tracing::warn!(%error, "could not use the changed access keys"),
                 }
             }
         }
@@ -263,7 +263,7 @@ impl S3Client {
             if !again || Instant::now() + waits > deadline {
                 return Err(Failure { maybe_done, ..failure });
             }
-            tracing::debug!(error = %failure.error, pause_ms = waits.as_millis() as u64, "tries a request again");
+            tracing::debug!(error = %failure.error, pause_ms = waits.as_millis() as u64, "retrying a request");
             self.set_trouble(Some(failure.error.replica()));
             if failure.answer == Answer::SlowDown {
                 self.slow_down(waits);

@@ -38,7 +38,7 @@ impl ServiceClock {
         let difference_ms = milliseconds(service_time, SystemTime::now());
         tracing::warn!(
             seconds = difference_ms / 1000,
-            "the clock of this host differs from that of the service"
+            "the clock of this host differs from the service's clock"
         );
         self.signed_ms.store(difference_ms, Ordering::Relaxed);
         true

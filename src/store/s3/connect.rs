@@ -102,7 +102,7 @@ pub async fn connect(
             "the endpoint {} is not encrypted",
             endpoint.as_deref().unwrap_or_default()
         ))
-        .hint("Use https://, or set s3.allow_http = true where nobody can listen."));
+        .hint("Use https://, or set s3.allow_http = true on a trusted network."));
     }
     let config = aws_sdk_s3::config::Builder::from(&shared)
         .force_path_style(settings.path_style.unwrap_or(endpoint.is_some()))
@@ -131,7 +131,7 @@ pub fn http_client(ca_file: Option<&Path>) -> Result<SharedHttpClient> {
         // What is no certificate would end in a panic further below.
         if !pem.windows(BEGIN_CERTIFICATE.len()).any(|window| window == BEGIN_CERTIFICATE) {
             return Err(Error::usage(format!("s3.ca_file \"{}\" holds no certificate", path.display()))
-                .hint("It must be in PEM form, with lines \"-----BEGIN CERTIFICATE-----\"."));
+                .hint("The file must be in PEM format, with lines \"-----BEGIN CERTIFICATE-----\"."));
         }
         trusted = trusted.with_pem_certificate(pem);
     }

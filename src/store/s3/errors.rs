@@ -84,9 +84,9 @@ where
             let status = answered.raw().status().as_u16();
             match status {
                 // Not of S3 at all: what a proxy says of an object is not believed.
-                300..=499 => said(address, status, Some("(not an answer of S3)"), None, None),
+                300..=499 => said(address, status, Some("(not an S3 response)"), None, None),
                 _ => unanswered(format!(
-                    "the answer (status {status}) is cut off or not one of S3: {}",
+                    "the response (status {status}) is truncated or not an S3 response: {}",
                     deepest(error)
                 )),
             }
@@ -98,7 +98,7 @@ where
 
 /// Nothing has moved for too long.
 pub fn stalled(seconds: u64) -> Failure {
-    unanswered(format!("nothing has moved for {seconds} s"))
+    unanswered(format!("no data was transferred for {seconds} s"))
 }
 
 /// The answer did not come, or cannot be understood.
@@ -183,7 +183,7 @@ fn wording(
     match (code, status) {
         ("NoSuchBucket", _) => (
             format!("there is no bucket \"{bucket}\""),
-            Some(format!("Check repository.url and s3.endpoint ({}); pgark never makes a bucket.", address.endpoint())),
+            Some(format!("Check repository.url and s3.endpoint ({}); pgark never creates a bucket.", address.endpoint())),
         ),
         ("AuthorizationHeaderMalformed" | "PermanentRedirect" | "IllegalLocationConstraintException", _) | (_, 301 | 307) => (
             match elsewhere {
@@ -193,12 +193,12 @@ fn wording(
             Some(format!("Set s3.region to {}.", elsewhere.unwrap_or("that of the bucket"))),
         ),
         ("RequestTimeTooSkewed", _) => (
-            "the clock of this host and that of the service differ too much".to_owned(),
-            Some("Check the time of this host (timedatectl); S3 takes 15 minutes of difference at the most.".to_owned()),
+            "the clocks of this host and the service differ too much".to_owned(),
+            Some("Check the time of this host (timedatectl). S3 accepts a difference of at most 15 minutes.".to_owned()),
         ),
         (code, _) if KEYS_EXPIRED.contains(&code) => (
             "the access keys have expired".to_owned(),
-            Some("Renew the session token, or use a role or profile whose keys renew themselves.".to_owned()),
+            Some("Renew the session token, or use a role or profile with automatically renewed keys.".to_owned()),
         ),
         (code, _) if KEYS_REFUSED.contains(&code) => (
             "the service does not know these access keys".to_owned(),
@@ -215,9 +215,9 @@ fn wording(
                 address.location()
             )),
         ),
-        ("SlowDown", _) | (_, 429 | 503) => ("the service asks to slow down".to_owned(), None),
-        (_, 500..=599) => ("the service has failed".to_owned(), None),
-        _ => ("the service refuses the request".to_owned(), None),
+        ("SlowDown", _) | (_, 429 | 503) => ("the service asks for a lower request rate".to_owned(), None),
+        (_, 500..=599) => ("the service reported an internal error".to_owned(), None),
+        _ => ("the service rejected the request".to_owned(), None),
     }
 }
 
@@ -237,20 +237,26 @@ where
         Some(_) => (
             false,
             Error::unavailable(format!("could not get access keys: {reason}")).hint(
-                "pgark looks into AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, the profile (s3.profile, \
-                 s3.credentials_file), a web identity, and the role of the container or machine.",
+                "Provide keys in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, in the profile (s3.profile, \
+                 s3.credentials_file), by a web identity, or by the role of the container or machine.",
             ),
         ),
         // The text of rustls, whose types are not ours to name.
         None if reason.contains("certificate") || reason.contains("HandshakeFailure") => (
             false,
-            Error::unavailable(format!("the certificate of {} is not accepted: {reason}", address.endpoint()))
-                .hint("For a private authority set s3.ca_file; else check the host name and the date of the certificate."),
+            Error::unavailable(format!(
+                "the certificate of {} is not accepted: {reason}",
+                address.endpoint()
+            ))
+            .hint(
+                "For a private certificate authority, set s3.ca_file. Otherwise check the host name and the dates of the \
+                 certificate.",
+            ),
         ),
         None if matches!(error, SdkError::ConstructionFailure(_)) => {
-            (false, Error::unavailable(format!("could not make a request: {reason}")))
+            (false, Error::unavailable(format!("could not send a request: {reason}")))
         }
-        None => (true, Error::unavailable(format!("no answer from {}: {reason}", address.endpoint()))),
+        None => (true, Error::unavailable(format!("no response from {}: {reason}", address.endpoint()))),
     };
     // A connection that broke may have carried the whole request before.
     Failure { answer: Answer::None, transient, maybe_done: transient, service_time: None, error: told }
@@ -323,8 +329,8 @@ mod tests {
         };
         assert_eq!(
             report(404, "NoSuchBucket", None),
-            "there is no bucket \"wal\" (NoSuchBucket: Text of the service)\n\
-             HINT: Check repository.url and s3.endpoint (https://s3.example.com); pgark never makes a bucket."
+            "there is no bucket \"wal\" (NoSuchBucket: Text of the service)\nHINT: Check repository.url and s3.endpoint \
+             (https://s3.example.com); pgark never creates a bucket."
         );
         assert_eq!(
             report(301, "PermanentRedirect", Some("us-west-2")),

@@ -15,25 +15,21 @@ pub async fn examine(store: &Inner) -> Result<Vec<Observation>> {
     let behaviour = store.behaviour().await?;
     let mut observations = Vec::new();
     observations.push(if behaviour.refuses_second_put {
-        Observation::good("conditional writes", "the service refuses to store a name twice")
+        Observation::good("conditional writes", "the service refuses to overwrite an existing object")
     } else {
         Observation::weak(
             "conditional writes",
-            "the service overwrites in spite of If-None-Match; pgark looks before and after each put",
-            "Make sure that no two servers archive under one cluster name: within one moment the later one would win.",
+            "the service ignores If-None-Match and overwrites; pgark checks before and after each put",
+            "Make sure that no two servers archive under one cluster name: of two simultaneous puts the later one would win.",
         )
     });
     observations.push(match behaviour.check {
-        ContentCheck::Crc32 => {
-            Observation::good("checksums", "the service compares a CRC-32 with what it stores")
-        }
-        ContentCheck::Md5 => {
-            Observation::good("checksums", "the service compares an MD5 with what it stores")
-        }
+        ContentCheck::Crc32 => Observation::good("checksums", "the service verifies a CRC-32 of each object"),
+        ContentCheck::Md5 => Observation::good("checksums", "the service verifies an MD5 of each object"),
         ContentCheck::Nothing => Observation::weak(
             "checksums",
-            "the service compares no checksum; pgark reads back what it has stored",
-            "Expect twice the traffic, or use a service that checks.",
+            "the service verifies no checksum; pgark reads back each stored object",
+            "Expect twice the traffic, or use a service that verifies checksums.",
         ),
     });
     observations.push(rights(store, behaviour.check).await?);
@@ -43,14 +39,14 @@ pub async fn examine(store: &Inner) -> Result<Vec<Observation>> {
         Some(lock) => Observation::good(
             "object lock",
             format!(
-                "what is stored is locked for {} days in mode {}, which was seen to hold",
+                "stored objects are locked for {} days in mode {}; the lock was tested",
                 lock.days,
                 lock_mode(lock.mode).as_str()
             ),
         ),
         None => Observation::good(
             "object lock",
-            "not asked for: whoever has keys that may delete can delete WAL and backups (s3.object_lock_mode)",
+            "not enabled: access keys with delete permission can delete WAL and backups (s3.object_lock_mode)",
         ),
     });
     Ok(observations)
@@ -67,8 +63,7 @@ async fn rights(store: &Inner, check: ContentCheck) -> Result<Observation> {
         true => Observation::good("rights", "objects can be listed, stored, read and deleted"),
         false => Observation::good(
             "rights",
-            "objects can be listed, stored and read, and not deleted: old backups, and what an unfinished one leaves, \
-             have to be removed by somebody else",
+            "objects can be listed, stored and read, but not deleted: remove old and abandoned backups with other access keys",
         ),
     })
 }
@@ -80,9 +75,9 @@ fn clock(store: &Inner) -> Option<Observation> {
         Observation::weak(
             "clock",
             format!(
-                "the service's clock is {difference_s} s ahead of this host's; requests are signed by it"
+                "the service's clock is {difference_s} s ahead of this host's; requests are signed with the service's time"
             ),
-            "Set the time of this host (timedatectl): backups and recovery targets go by it.",
+            "Set the time of this host (timedatectl): backups and recovery targets depend on it.",
         )
     })
 }
@@ -94,14 +89,14 @@ async fn versioning(store: &Inner) -> Observation {
     let state = match asked.await {
         Ok(answer) => match answer.status().map(|status| status.as_str()) {
             Some("Enabled") => {
-                "on: what is deleted or replaced stays as an older version, and costs, until a lifecycle rule ends it"
+                "enabled: deleted or overwritten objects remain as older versions, at a cost, until a lifecycle rule removes them"
                     .to_owned()
             }
-            Some("Suspended") => "suspended: what is deleted from now on is gone".to_owned(),
+            Some("Suspended") => "suspended: objects deleted from now on cannot be restored".to_owned(),
             Some(other) => other.to_lowercase(),
-            None => "never switched on: what is deleted is gone".to_owned(),
+            None => "never enabled: deleted objects cannot be restored".to_owned(),
         },
-        Err(failure) => format!("not known: {}", failure.error),
+        Err(failure) => format!("unknown: {}", failure.error),
     };
     Observation::good("versioning", state)
 }

@@ -60,10 +60,12 @@ pub fn walk(
             // What is found by its place in the order would be missed.
             if name <= last {
                 return Err(Error::unavailable(format!(
-                    "the service lists \"s3://{}/{prefix}\" in no order",
+                    "the service lists \"s3://{}/{prefix}\" unordered",
                     store.client.place().bucket
                 ))
-                .hint("Directory buckets (S3 Express One Zone) do so: use a general purpose bucket."));
+                .hint(
+                    "Directory buckets (S3 Express One Zone) list unordered. Use a general purpose bucket.",
+                ));
             }
             if name.as_str() >= first && visit(&name, info).is_break() {
                 return Ok(());
@@ -144,7 +146,7 @@ fn following(store: &Inner, prefix: &str, page: &ListObjectsV2Output, from: &Pla
     match next.filter(|next| next != from) {
         Some(next) => Ok(Some(next)),
         None => Err(Error::unavailable(format!(
-            "could not list \"s3://{}/{prefix}\": the service does not say how its list goes on",
+            "could not list \"s3://{}/{prefix}\": the service did not send a continuation token",
             store.client.place().bucket
         ))),
     }

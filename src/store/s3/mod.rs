@@ -85,7 +85,7 @@ impl Inner {
 
     /// Length and mark of an object; `None` when the service has said that it does not exist.
     async fn head(&self, key: &ObjectKey) -> Result<Option<Head>> {
-        let what = || format!("could not look at \"{}\"", self.client.locate(key));
+        let what = || format!("could not inspect \"{}\"", self.client.locate(key));
         let found = self
             .client
             .request(Retry::Transient, |to| {
@@ -105,9 +105,8 @@ impl Inner {
                     _ => list::length_of(self, key).await.context(what)?,
                 };
                 // A list may lag behind: what HEAD has found is not absent.
-                let unlisted = || {
-                    Error::unavailable("the service lists no length of an object that it has").context(what())
-                };
+                let unlisted =
+                    || Error::unavailable("the service reports no length for an object").context(what());
                 length_bytes.map(|length_bytes| Some(Head { length_bytes, mark })).ok_or_else(unlisted)
             }
             Err(Failure { answer: Answer::NoSuchKey, .. }) => Ok(None),
@@ -148,7 +147,9 @@ impl Inner {
             return failure.error;
         }
         let hint = failure.error.hint_text().unwrap_or_default().to_owned();
-        failure.error.hint(format!("{hint} Without s3:ListBucket what is absent looks like this, too."))
+        failure.error.hint(format!(
+            "{hint} Without s3:ListBucket, S3 also denies access to objects that do not exist."
+        ))
     }
 }
 
@@ -220,7 +221,7 @@ impl Store for S3Store {
     fn make_durable(&self, key: &ObjectKey) -> Result<()> {
         match self.inner.client.wait(self.inner.head(key))? {
             Some(_) => Ok(()),
-            None => Err(Error::absent(format!("\"{}\" is gone", self.inner.client.locate(key)))),
+            None => Err(Error::absent(format!("\"{}\" was removed", self.inner.client.locate(key)))),
         }
     }
 
@@ -245,7 +246,7 @@ impl Store for S3Store {
                     let denied = failure.answer == Answer::Denied;
                     let error = failure.error.context(format!("could not remove \"{}\"", client.locate(key)));
                     Err(if denied {
-                        error.hint("Removing needs s3:DeleteObject; archiving does not.")
+                        error.hint("Grant s3:DeleteObject to remove objects. Archiving does not need it.")
                     } else {
                         error
                     })

@@ -67,9 +67,8 @@ impl Upload {
             })
             .await
             .map_err(|failure| failure.error)
-            .context(|| format!("could not begin to store \"{}\"", store.client.locate(key)))?;
-        let id =
-            begun.upload_id().ok_or_else(|| Error::unavailable("the service gives an upload no name"))?;
+            .context(|| format!("could not start storing \"{}\"", store.client.locate(key)))?;
+        let id = begun.upload_id().ok_or_else(|| Error::unavailable("the service returned no upload ID"))?;
         Ok(Upload {
             store: store.clone(),
             key: key.clone(),
@@ -108,7 +107,9 @@ impl Upload {
 
     async fn wait_for_part(&mut self) -> Result<()> {
         let Some(part) = self.sending.pop_front() else { return Ok(()) };
-        let part = part.await.map_err(|error| Error::unavailable("sending a part ended").caused_by(error))?;
+        let part = part
+            .await
+            .map_err(|error| Error::unavailable("the upload of a part was interrupted").caused_by(error))?;
         let what = || format!("could not store \"{}\"", self.store.client.locate(&self.key));
         self.parts.push(part.map_err(|failure| failure.error).context(what)?);
         Ok(())
@@ -139,7 +140,7 @@ impl Upload {
         }
         let Some(head) = store.head(&self.key).await? else {
             return Err(
-                Error::unavailable("the service has confirmed it, and does not hold it").context(what())
+                Error::unavailable("the service confirmed the object but does not have it").context(what())
             );
         };
         if head.mark.as_ref() != Some(&self.mark) {
@@ -148,7 +149,7 @@ impl Upload {
         self.ended = true;
         if head.length_bytes != self.length_bytes {
             let (theirs, ours) = (head.length_bytes, self.length_bytes);
-            return Err(Error::damaged(format!("it has {theirs} bytes in the service instead of {ours}"))
+            return Err(Error::damaged(format!("it has {theirs} bytes in the bucket instead of {ours}"))
                 .context(what()));
         }
         if self.behaviour.check == ContentCheck::Nothing {
@@ -185,7 +186,7 @@ impl Upload {
     /// Compares what the service holds with what was sent, where nothing else does.
     async fn read_back(&self) -> Result<()> {
         let Some(mut reader) = S3Reader::open(self.store.clone(), self.key.clone(), 0).await? else {
-            return Err(Error::unavailable("it was stored, and then was not there"));
+            return Err(Error::unavailable("it was stored and then disappeared"));
         };
         let (mut crc, mut piece) = (crc32fast::Hasher::new(), Vec::new());
         while reader.next(&mut piece).await? > 0 {
@@ -195,9 +196,8 @@ impl Upload {
         if crc.finalize() == self.crc.clone().finalize() {
             return Ok(());
         }
-        Err(Error::damaged("the repository does not hold what was sent to it").hint(
-            "Bytes were changed on the way to the service, or in it: remove that object, and use https.",
-        ))
+        Err(Error::damaged("the stored object differs from the data sent")
+            .hint("Data was corrupted in transit or in the service. Remove that object, and use https."))
     }
 }
 

@@ -39,8 +39,9 @@ const OTHER: &[u8] = b"pgark asks what this service does not do\n";
 
 /// What the repository remembers, or else what is found out now.
 pub async fn behaviour(store: &Inner) -> Result<Behaviour> {
-    let what =
-        || format!("could not find out what the service of \"{}\" does", store.client.place().location());
+    let what = || {
+        format!("could not determine the behavior of the service of \"{}\"", store.client.place().location())
+    };
     let known = remembered(store).await.context(what)?;
     let found = match &known {
         Some(known) => known.clone(),
@@ -77,7 +78,7 @@ async fn remembered(store: &Inner) -> Result<Option<Behaviour>> {
         }
         Err(error) => Err(Error::damaged(format!("{NAME} is damaged"))
             .caused_by(error)
-            .hint("Remove it: the service is then asked anew.")),
+            .hint("Remove it. pgark then tests the service again.")),
     }
 }
 
@@ -85,7 +86,7 @@ async fn remembered(store: &Inner) -> Result<Option<Behaviour>> {
 async fn collected(store: &Inner, body: ByteStream, name: &str) -> Result<bytes::Bytes> {
     let content = tokio::time::timeout(store.client.settings.stall_timeout, body.collect()).await;
     let content = content
-        .map_err(|_| Error::unavailable(format!("nothing comes of {name}")))?
+        .map_err(|_| Error::unavailable(format!("the response for {name} stalled")))?
         .map_err(|error| Error::unavailable(format!("could not read {name}")).caused_by(error))?;
     Ok(content.into_bytes())
 }
@@ -103,9 +104,8 @@ pub async fn read_back(store: &Inner, key: &str, content: &[u8]) -> Result<()> {
     if collected(store, found.body, key).await? == content {
         return Ok(());
     }
-    Err(Error::unavailable("the service gives back something else than was stored").hint(
-        "Bytes are changed on the way to the service, or in it: use https, and look at what stands between.",
-    ))
+    Err(Error::unavailable("the service returned different data than was stored")
+        .hint("Data is corrupted in transit or in the service. Use https, and check every proxy in between."))
 }
 
 async fn remember(store: &Inner, found: &Behaviour) -> Result<()> {
@@ -178,14 +178,14 @@ async fn with_lock(store: &Inner, mut found: Behaviour) -> Result<Behaviour> {
     let key = own_object(store);
     let until = DateTime::from(store.client.clock.now() + LOCKED);
     let lacks = |reason: &str| {
-        Error::unavailable(format!("the object lock that s3.object_lock_mode asks for does not hold: {reason}")).hint(
-            "Make a bucket with object lock (it cannot be added everywhere), or leave s3.object_lock_mode out.",
+        Error::unavailable(format!("the object lock required by s3.object_lock_mode is not effective: {reason}")).hint(
+            "Create a bucket with object lock (not every service can enable it later), or remove s3.object_lock_mode.",
         )
     };
     let sums = Sums::of(ONE, found.check);
     let stored = match try_put(store, &key, ONE, sums, Condition::None, Some((mode.clone(), until))).await? {
         Tried::Accepted(stored) => stored,
-        Tried::Refused(_) => return Err(lacks("the service refuses it")),
+        Tried::Refused(_) => return Err(lacks("the service rejects it")),
     };
     let Some(version) = stored.version_id().filter(|version| *version != "null") else {
         remove(store, &key, None).await;
@@ -199,7 +199,7 @@ async fn with_lock(store: &Inner, mut found: Behaviour) -> Result<Behaviour> {
     let sums = Sums::of(ONE, found.check);
     let stored = try_put(store, &unlocked, ONE, sums, Condition::None, None).await?.accepted()?;
     if !remove(store, &unlocked, stored.version_id()).await && !says_locked(store, &key, lock.mode).await? {
-        return Err(lacks("the object does not say that it is locked"));
+        return Err(lacks("the object is not reported as locked"));
     }
     found.locks.push(mode.as_str().to_owned());
     Ok(found)

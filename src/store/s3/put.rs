@@ -186,7 +186,7 @@ impl<'a> NewObject<'a> {
     fn compare_answer(&self, stored: &PutObjectOutput) -> Result<()> {
         match stored.checksum_crc32() {
             Some(theirs) if theirs != crc32_base64(&self.content) => {
-                Err(Error::damaged(format!("the service has stored something else: its CRC-32 is {theirs}")))
+                Err(Error::damaged(format!("the service stored different data: its CRC-32 is {theirs}")))
             }
             _ => Ok(()),
         }
@@ -195,7 +195,7 @@ impl<'a> NewObject<'a> {
     /// Compares what the service holds with what was sent, where nothing else does.
     async fn read_back(&self) -> Result<PutOutcome> {
         let Some(mut reader) = S3Reader::open(self.store.clone(), self.key.clone(), 0).await? else {
-            return Err(Error::unavailable("it was stored, and then was not there"));
+            return Err(Error::unavailable("it was stored and then disappeared"));
         };
         let (mut rest, mut piece, mut same) = (self.content.clone(), Vec::new(), true);
         loop {
@@ -211,8 +211,8 @@ impl<'a> NewObject<'a> {
         }
         let head = self.store.head(self.key).await?;
         if head.is_some_and(|head| head.mark.as_ref() == Some(&self.mark)) {
-            return Err(Error::damaged("the repository does not hold what was sent to it").hint(
-                "Bytes were changed on the way to the service, or in it: remove that object, and use https.",
+            return Err(Error::damaged("the stored object differs from the data sent").hint(
+                "Data was corrupted in transit or in the service. Remove that object, and use https.",
             ));
         }
         // Somebody else stored it at the same time, and the service kept theirs.

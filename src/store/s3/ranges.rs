@@ -104,7 +104,7 @@ impl RangesReader {
                 Source::Streamed(reader) => reader.next_piece().await?,
                 Source::Ahead(range) => match range.pieces.recv().await {
                     Some(piece) => piece?,
-                    None => return Err(Error::unavailable("fetching ahead has ended before its end")),
+                    None => return Err(Error::unavailable("fetching ahead ended prematurely")),
                 },
             };
             if !piece.is_empty() {

@@ -109,7 +109,7 @@ impl S3Reader {
                 Ok(piece) => {
                     self.position += piece.len() as u64;
                     if self.end.is_some_and(|end| self.position > end) {
-                        return Err(Error::damaged("the service sends more than it announced"));
+                        return Err(Error::damaged("the service sent more data than announced"));
                     }
                     return Ok(piece);
                 }
@@ -125,7 +125,7 @@ impl S3Reader {
             if !failure.transient || waited > self.store.client.settings.retry_deadline {
                 return Err(self.store.denied_or(changed_or(failure)));
             }
-            tracing::debug!(error = %failure.error, key = %self.key, position = self.position, "resumes a body");
+            tracing::debug!(error = %failure.error, key = %self.key, position = self.position, "resuming a response body");
             self.store.client.set_trouble(Some(failure.error));
             sleep(PAUSE).await;
         }
@@ -167,7 +167,7 @@ impl S3Reader {
                 }
             },
             Ok(Some(Err(error))) => {
-                Err(unanswered(format!("the body breaks off at byte {}: {error}", self.position)))
+                Err(unanswered(format!("the body was interrupted at byte {}: {error}", self.position)))
             }
             Ok(Some(Ok(piece))) => Ok(piece),
         }
@@ -249,7 +249,7 @@ impl Ends {
         let (last, object) = content.and_then(|(_, rest)| rest.split_once('/')).unzip();
         if begins != range.from {
             return Err(Error::unavailable(format!(
-                "the service answers from byte {begins} on, asked for {}",
+                "the response starts at byte {begins} instead of {}",
                 range.from
             )));
         }

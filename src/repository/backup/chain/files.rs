@@ -188,5 +188,5 @@ fn check_unchanged(entry: &FileEntry, pages: u64, pages_per_file: u32) -> Result
     if entry.bytes == UNCHANGED_BYTES && crc32c::crc32c(&header.to_bytes()) == entry.crc32c {
         return Ok(());
     }
-    Err(Error::damaged(format!("what is stored of \"{}\" is not an incremental file", entry.path)))
+    Err(Error::damaged(format!("the stored object of \"{}\" is not an incremental file", entry.path)))
 }

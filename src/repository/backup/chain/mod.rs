@@ -35,16 +35,19 @@ impl Chain {
             let child = &ancestors.last().unwrap_or(newest).label;
             let parent = backups.iter().find(|backup| backup.label == link.parent).ok_or_else(|| {
                 Error::damaged(format!("backup {child} builds on backup {}, which is missing", link.parent))
-                    .hint("It was removed, or its manifest is damaged. Without it nothing can be made of those that build on it.")
+                    .hint("It was removed, or its manifest is damaged. Backups that build on it cannot be restored without it.")
             })?;
             if parent.link() != *link || parent.system_identifier != newest.system_identifier {
                 return Err(Error::damaged(format!(
-                    "backup {child} builds on another backup {} than the one that is there",
+                    "backup {child} builds on a different backup {} than the stored one",
                     link.parent
                 )));
             }
             if ancestors.len() >= MEMBERS_MAX {
-                return Err(Error::damaged(format!("the chain of backup {} has no end", newest.label)));
+                return Err(Error::damaged(format!(
+                    "the chain of backup {} is circular or too long",
+                    newest.label
+                )));
             }
             ancestors.push(parent.clone());
         }
@@ -124,7 +127,7 @@ mod tests {
         );
         let mut again = full.clone();
         again.index.object.raw_digest = crate::codec::Digest::of(b"another");
-        assert!(Chain::of(&one, &[again]).unwrap_err().to_string().contains("another backup full"));
+        assert!(Chain::of(&one, &[again]).unwrap_err().to_string().contains("a different backup full"));
         let mut circle = child("circle", &sample("circle"));
         let backups = [circle.clone()];
         circle = child("circle", &circle);

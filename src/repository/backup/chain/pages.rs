@@ -86,7 +86,7 @@ impl<'a> ChainReader<'a> {
             self.open.iter_mut().for_each(|open| *open = None);
         }
         read.context(|| {
-            format!("could not put \"{}\" together from backup {}", file.path, self.chain.newest().label)
+            format!("could not combine \"{}\" from backup {}", file.path, self.chain.newest().label)
         })
     }
 
@@ -96,7 +96,7 @@ impl<'a> ChainReader<'a> {
             |open: &Option<(u32, PackReader<'_>)>| open.as_ref().is_some_and(|(open, _)| *open == pack);
         let (Some(open), Some(backup)) = (self.open.get_mut(part.member), self.chain.member(part.member))
         else {
-            return Err(Error::damaged("a file is of no member of its chain"));
+            return Err(Error::damaged("a file belongs to no backup of its chain"));
         };
         if !is_open(open) {
             let key = self.repository.layout().backup_pack(&backup.label, pack)?;
@@ -167,7 +167,7 @@ impl<'r, 'a> Source<'r, 'a> {
             let restored_bytes = u64::from(header.restored_pages()) * PAGE_BYTES as u64;
             if header.file_bytes() != part.entry.bytes || restored_bytes != whole_bytes {
                 return Err(Error::damaged(format!(
-                    "what is stored of \"{}\" is not the incremental file that was recorded",
+                    "the stored object of \"{}\" is not the recorded incremental file",
                     part.entry.path
                 )));
             }

@@ -58,22 +58,22 @@ impl IndexReader {
 
     fn read_entry(&mut self) -> Result<Option<IndexEntry>> {
         if !self.read_line()? {
-            return Err(Error::damaged("it ends too early"));
+            return Err(Error::damaged("it is truncated"));
         }
         let number = self.entries + 1;
         let line: Line<'_> = serde_json::from_slice(&self.line)
-            .map_err(|error| Error::damaged(format!("line {number} is not one")).caused_by(error))?;
+            .map_err(|error| Error::damaged(format!("line {number} is not a valid line")).caused_by(error))?;
         match line.read() {
             Some(Said::Entry(entry)) => self.take(entry).map(Some),
             Some(Said::End { entries, bytes }) => self.end(entries, bytes).map(|()| None),
-            None => Err(Error::damaged(format!("line {number} lacks a field or has an impossible one"))),
+            None => Err(Error::damaged(format!("line {number} has a missing or invalid field"))),
         }
     }
 
     fn take(&mut self, entry: IndexEntry) -> Result<IndexEntry> {
         let path = entry.path().as_bytes();
         if !stays_below(path) || path <= self.last_path.as_slice() {
-            return Err(Error::damaged(format!("it lists \"{}\", which cannot be there", entry.path())));
+            return Err(Error::damaged(format!("it lists \"{}\", which is not allowed there", entry.path())));
         }
         self.last_path.clear();
         self.last_path.extend_from_slice(path);
@@ -94,7 +94,7 @@ impl IndexReader {
         }
         // Reaching the end is what checks length and digest.
         if !self.input.fill()?.is_empty() {
-            return Err(Error::damaged("it goes on after its last line"));
+            return Err(Error::damaged("it has data after its last line"));
         }
         self.ended = true;
         Ok(())
@@ -109,7 +109,7 @@ impl IndexReader {
                 return if self.line.is_empty() {
                     Ok(false)
                 } else {
-                    Err(Error::damaged("it ends within a line"))
+                    Err(Error::damaged("it is truncated within a line"))
                 };
             }
             let end = piece.iter().position(|byte| *byte == b'\n');
@@ -127,13 +127,13 @@ impl IndexReader {
 }
 
 fn check_header(input: &mut FramedReader) -> Result<()> {
-    let damaged = || Error::damaged("it does not begin as an index");
+    let damaged = || Error::damaged("it does not start with the header of an index");
     let header = input.header(FRAME_KIND)?.ok_or_else(damaged)?;
     let version = header.strip_prefix(MAGIC.as_slice()).and_then(|rest| <[u8; 4]>::try_from(rest).ok());
     match u32::from_le_bytes(version.ok_or_else(damaged)?) {
         VERSION_WHOLE..=VERSION_INCREMENTAL => Ok(()),
         version => Err(Error::usage(format!(
-            "it has version {version} of the index format; this pgark knows 1 to {VERSION_INCREMENTAL}"
+            "it has version {version} of the index format; this pgark supports 1 to {VERSION_INCREMENTAL}"
         ))
         .hint("Upgrade pgark on this host.")),
     }

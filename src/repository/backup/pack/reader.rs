@@ -132,7 +132,7 @@ impl<'a> PackReader<'a> {
     pub fn begin(&mut self, entry: &FileEntry) -> Result<Reading> {
         let place = entry.place;
         let end = place.frame_offset.checked_add(place.stored_bytes);
-        let end = end.ok_or_else(|| Error::damaged("its place in the pack is impossible"))?;
+        let end = end.ok_or_else(|| Error::damaged("its position in the pack is invalid"))?;
         if entry.bytes > 0 {
             self.seek(place.frame_offset, end)?;
         }
@@ -163,17 +163,17 @@ impl<'a> PackReader<'a> {
         if reading.missing > 0 {
             let input = self.input.as_mut().ok_or_else(|| Error::damaged("the pack is not open"))?;
             if reading.begun && !input.next_frame(&mut self.stored)? {
-                return Err(Error::damaged("the pack ends before it"));
+                return Err(Error::damaged("the pack is truncated before it"));
             }
             if input.frame_at.is_none_or(|at| at >= reading.end) {
-                return Err(Error::damaged("its frames end before its content does"));
+                return Err(Error::damaged("its frames are shorter than its content"));
             }
             let content = input.raw.get(reading.skip..).unwrap_or_default();
             let length =
                 usize::try_from(reading.missing).map_or(content.len(), |missing| missing.min(content.len()));
             let content = content.get(..length).unwrap_or_default();
             if content.is_empty() {
-                return Err(Error::damaged("its content does not lie where the index says"));
+                return Err(Error::damaged("its content is not at the position given by the index"));
             }
             reading.crc32c = crc32c::crc32c_append(reading.crc32c, content);
             reading.piece = reading.skip..reading.skip + length;
@@ -212,13 +212,13 @@ impl<'a> PackReader<'a> {
         let input = self.input.as_mut().ok_or_else(|| Error::damaged("the pack is not open"))?;
         while input.frame_at.is_none_or(|at| at < offset) {
             if !input.next_frame(&mut self.stored)? {
-                return Err(Error::damaged("the pack ends before it"));
+                return Err(Error::damaged("the pack is truncated before it"));
             }
         }
         if input.frame_at == Some(offset) {
             return Ok(());
         }
-        Err(Error::damaged("no frame begins where the index says"))
+        Err(Error::damaged("no frame starts at the position given by the index"))
     }
 }
 

@@ -208,7 +208,7 @@ impl PackWriter {
         let current = self.current.as_mut().ok_or_else(no_file)?;
         current.written_bytes += bytes.len() as u64;
         if current.written_bytes > current.announced_bytes {
-            return Err(Error::damaged("a file got longer while it was packed"));
+            return Err(Error::damaged("a file grew while it was packed"));
         }
         current.crc32c = crc32c::crc32c_append(current.crc32c, bytes);
         self.append(bytes)
@@ -240,7 +240,7 @@ impl PackWriter {
     pub fn end_file(&mut self) -> Result<()> {
         let current = self.current.take().ok_or_else(no_file)?;
         if current.written_bytes != current.announced_bytes {
-            return Err(Error::damaged("a file is not as long as it was when it was begun"));
+            return Err(Error::damaged("the length of a file changed while it was packed"));
         }
         let mut place = FilePlace {
             pack: self.number,
@@ -343,5 +343,5 @@ impl PackWriter {
 }
 
 fn no_file() -> Error {
-    Error::damaged("no file was begun")
+    Error::damaged("no file was started")
 }

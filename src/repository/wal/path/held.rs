@@ -99,9 +99,9 @@ impl PathWal {
     /// # Errors
     /// [`ErrorKind::Damaged`] past the last possible one.
     pub fn name_of(&self, segment: SegmentNumber) -> Result<SegmentName> {
-        self.path
-            .name_of(segment)
-            .ok_or_else(|| Error::damaged(format!("there is no WAL segment of number {}", segment.as_u64())))
+        self.path.name_of(segment).ok_or_else(|| {
+            Error::damaged(format!("there is no WAL segment with number {}", segment.as_u64()))
+        })
     }
 
     /// The error for an interruption before something that lies behind it; `remedy` is the command that recovers as far
@@ -115,8 +115,8 @@ impl PathWal {
             _ => "WAL is missing".to_owned(),
         };
         let proof = match self.last() {
-            Some(last) if last > gap.last => "later ones are there",
-            _ => "another timeline began later",
+            Some(last) if last > gap.last => "later ones are stored",
+            _ => "another timeline branches off later",
         };
         Error::new(ErrorKind::Hole, format!("{missing} from the repository, but {proof}"))
             .hint(remedy.to_owned())
@@ -221,8 +221,8 @@ mod tests {
         let error = found.hole(found.gap().unwrap(), "Do this.");
         assert_eq!(
             error.report(),
-            "2 WAL segments are missing, from 000000010000000000000004 to 000000010000000000000005, from the \
-             repository, but later ones are there\nHINT: Do this."
+            "2 WAL segments are missing, from 000000010000000000000004 to 000000010000000000000005, from the repository, but \
+             later ones are stored\nHINT: Do this."
         );
         let found = wal(1, 2, &[], &[(1, 3)]);
         assert_eq!((found.readable(), found.gap()), (None, run(2, 2)));
@@ -250,7 +250,10 @@ mod tests {
             let found = wal(timeline, 2, AT_SIX, &held);
             assert_eq!((found.readable(), found.gap()), (run(2, 3), run(4, 5)), "timeline {timeline}");
             assert!(
-                found.hole(found.gap().unwrap(), "").to_string().ends_with("another timeline began later")
+                found
+                    .hole(found.gap().unwrap(), "")
+                    .to_string()
+                    .ends_with("another timeline branches off later")
             );
         }
         let found = wal(1, 4, AT_SIX, &held);

@@ -45,13 +45,13 @@ pub fn missing_history(reached: TimelineId, later: TimelineId) -> Error {
     Error::new(
         ErrorKind::Hole,
         format!(
-            "{} is missing from the repository, but timeline {later} is there",
+            "{} is missing from the repository, but timeline {later} is stored",
             WalFileName::History(missing)
         ),
     )
     .hint(format!(
-        "It is not clear which timeline is the latest. Archive the missing file (it lies in some server's pg_wal), or \
-         name the timeline: --target-timeline {reached} or --target-timeline {later}."
+        "The latest timeline cannot be determined. Archive the missing file from the pg_wal of the server that has it, or name \
+         the timeline: --target-timeline {reached} or --target-timeline {later}."
     ))
 }
 
@@ -80,7 +80,7 @@ mod tests {
         assert_eq!(error.kind(), ErrorKind::Hole);
         assert_eq!(
             error.to_string(),
-            "00000002.history is missing from the repository, but timeline 3 is there"
+            "00000002.history is missing from the repository, but timeline 3 is stored"
         );
         assert!(error.hint_text().unwrap().contains("--target-timeline 1 or --target-timeline 3"));
     }

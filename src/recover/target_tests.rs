@@ -646,7 +646,7 @@ fn a_timeline_without_its_history_is_not_passed_over() {
     let (kind, report) = refusal(&world, &to(RecoveryTarget::Latest));
     assert_eq!(kind, ErrorKind::Hole);
     assert!(
-        report.starts_with("00000002.history is missing from the repository, but timeline 2 is there\n"),
+        report.starts_with("00000002.history is missing from the repository, but timeline 2 is stored\n"),
         "{report}"
     );
     let mut old = to(RecoveryTarget::Latest);

@@ -30,6 +30,27 @@ fn archiving(site: &Site) -> Cluster {
 }
 
 #[test]
+fn help_is_grouped_and_says_what_exit_statuses_mean() {
+    let site = Site::without_server();
+    let cluster = site.cluster("primary");
+    let help = |arguments: &[&str]| cluster.pgark(arguments).run().expect(0).stdout;
+    for command in ["base-backup", "combine", "recover", "info", "check", "status", "config", "agent"] {
+        let (short, long) = (help(&[command, "-h"]), help(&[command, "--help"]));
+        assert!(short.contains("General:") && !short.contains("--assume-version"), "{short}");
+        assert!(long.contains("Exit status:") && long.contains("Examples:"), "{long}");
+        assert!(long.contains("--assume-version") && !short.contains("Examples:"), "{command}");
+    }
+    for (alias, command) in [("backup", "base-backup"), ("restore", "recover")] {
+        assert_eq!(help(&[alias, "-h"]), help(&[command, "-h"]));
+    }
+    let recover = help(&["recover", "-h"]);
+    let places: Vec<_> = ["Target:", "Standby:", "Where:", "What:", "Server:", "General:"]
+        .map(|head| recover.find(head))
+        .into();
+    assert!(places.iter().all(Option::is_some), "{recover}");
+}
+
+#[test]
 fn info_shows_backups_gaps_and_the_recovery_window() {
     let site = Site::with_servers(1);
     let primary = archiving(&site);

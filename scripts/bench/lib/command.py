@@ -70,7 +70,9 @@ class Bench:
         for number in range(self.options.rounds + 1):
             self.report.discarding = number == 0
             first = number % len(kinds)
-            for kind in kinds[first:] + kinds[:first]:
+            order = kinds[first:] + kinds[:first]
+            # The other way round in every second round: what one leaves behind must not always meet the same next one.
+            for kind in order[:: 1 if number % 2 else -1]:
                 self.renew()
                 yield number, kind
         self.report.discarding = False

@@ -50,22 +50,22 @@ Examples:
 )]
 struct Arguments {
     /// The configuration file [default: $PGARK_CONFIG, else /etc/pgark/pgark.toml]
-    #[arg(long, value_name = "FILE", global = true)]
+    #[arg(long, value_name = "FILE", global = true, help_heading = "General")]
     config: Option<PathBuf>,
 
     /// Print results and errors as JSON
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = "General")]
     json: bool,
 
     /// Do not show progress
-    #[arg(long, short, global = true)]
+    #[arg(long, short, global = true, help_heading = "General")]
     quiet: bool,
 
     /// Read the files of an unknown PostgreSQL version as those of this major version
     ///
     /// This applies to one call; the setting assume_version applies to the archive programs as well. Commands that do
     /// not read the files of a server ignore this option.
-    #[arg(long, value_name = "MAJOR", global = true, value_parser = major_version)]
+    #[arg(long, value_name = "MAJOR", global = true, help_heading = "General", hide_short_help = true, value_parser = major_version)]
     assume_version: Option<MajorVersion>,
 
     #[command(subcommand)]
@@ -80,7 +80,7 @@ fn major_version(text: &str) -> std::result::Result<MajorVersion, String> {
 #[derive(Subcommand, Debug)]
 enum Command {
     /// Take a base backup of the running server
-    #[command(after_long_help = base_backup::MORE_HELP)]
+    #[command(visible_alias = "backup", after_long_help = base_backup::MORE_HELP)]
     BaseBackup(base_backup::BaseBackupArguments),
     /// Combine an incremental backup and its chain into a new full backup
     ///
@@ -98,7 +98,7 @@ enum Command {
     /// Run it as the user that runs PostgreSQL. If it is interrupted, run it again. The recovered cluster does not
     /// archive unless --archiving on is given, so that a copy never writes into its original's archive. A standby
     /// archives once it is promoted.
-    #[command(after_long_help = recover::MORE_HELP)]
+    #[command(visible_alias = "restore", after_long_help = recover::MORE_HELP)]
     Recover(Box<recover::RecoverArguments>),
     /// Show the backups in the repository, its WAL with any gaps, and the recovery windows
     #[command(after_long_help = info::MORE_HELP)]
@@ -171,11 +171,11 @@ impl Context {
 #[derive(clap::Args, Debug)]
 struct PlaceArguments {
     /// The repository, if there is no configuration file: a directory or s3://bucket/prefix
-    #[arg(long, value_name = "URL", requires = "cluster")]
+    #[arg(long, value_name = "URL", requires = "cluster", help_heading = "Where")]
     repository: Option<String>,
 
     /// The name of the cluster in that repository
-    #[arg(long, value_name = "NAME", requires = "repository")]
+    #[arg(long, value_name = "NAME", requires = "repository", help_heading = "Where")]
     cluster: Option<String>,
 }
 

@@ -39,123 +39,123 @@ Examples:
 #[command(group(ArgGroup::new("target").multiple(false)))]
 pub struct RecoverArguments {
     /// Recover all transactions up to this time, given with its time zone: '2026-01-15 14:29:59+00'
-    #[arg(long, group = "target", value_name = "TIME")]
+    #[arg(long, group = "target", value_name = "TIME", help_heading = "Target")]
     target_time: Option<String>,
 
     /// Recover up to this position in the WAL (LSN): 0/3000028
-    #[arg(long, group = "target", value_name = "LSN")]
+    #[arg(long, group = "target", value_name = "LSN", help_heading = "Target")]
     target_lsn: Option<String>,
 
     /// Recover until this transaction ends; transactions that ended later are lost
-    #[arg(long, group = "target", value_name = "XID")]
+    #[arg(long, group = "target", value_name = "XID", help_heading = "Target")]
     target_xid: Option<String>,
 
     /// Recover up to this restore point, created with pg_create_restore_point
-    #[arg(long, group = "target", value_name = "NAME")]
+    #[arg(long, group = "target", value_name = "NAME", help_heading = "Target")]
     target_name: Option<String>,
 
     /// Recover to the end of the backup and no further
-    #[arg(long, group = "target")]
+    #[arg(long, group = "target", help_heading = "Target")]
     target_immediate: bool,
 
     /// Recover to the end of the archived WAL [default]
-    #[arg(long, group = "target")]
+    #[arg(long, group = "target", help_heading = "Target")]
     latest: bool,
 
     /// Recover to the last transaction at or before this time, even if no later WAL was archived
-    #[arg(long, group = "target", value_name = "TIME")]
+    #[arg(long, group = "target", value_name = "TIME", help_heading = "Target")]
     latest_before: Option<String>,
 
     /// Stop just before the target (time, LSN or xid) instead of just after it
-    #[arg(long)]
+    #[arg(long, help_heading = "Target")]
     exclusive: bool,
 
     /// The timeline to recover to: latest, current (the backup's) or a number
-    #[arg(long, value_name = "TIMELINE", default_value = "latest")]
+    #[arg(long, value_name = "TIMELINE", default_value = "latest", help_heading = "Target")]
     target_timeline: String,
 
     /// The action of the server at the target: pause, promote or shutdown [default: promote with --latest, else pause]
-    #[arg(long, value_name = "ACTION")]
+    #[arg(long, value_name = "ACTION", help_heading = "Target")]
     target_action: Option<String>,
 
     /// Create a standby that follows the original through the archive, and by streaming with --primary-conninfo
-    #[arg(long, conflicts_with_all = ["target", "exclusive", "target_timeline", "target_action"])]
+    #[arg(long, conflicts_with_all = ["target", "exclusive", "target_timeline", "target_action"], help_heading = "Standby")]
     standby: bool,
 
     /// How the standby connects to the primary for streaming, as key=value pairs [default: it only follows the archive]
-    #[arg(long, value_name = "CONNINFO", requires = "standby")]
+    #[arg(long, value_name = "CONNINFO", requires = "standby", help_heading = "Standby")]
     primary_conninfo: Option<String>,
 
     /// How long the standby delays the replay of commits: 30min, 4h, 1d
-    #[arg(long, value_name = "DELAY", requires = "standby")]
+    #[arg(long, value_name = "DELAY", requires = "standby", help_heading = "Standby")]
     apply_delay: Option<String>,
 
     /// Start from this backup [default: the newest that ended before the target]
-    #[arg(long, value_name = "LABEL")]
+    #[arg(long, value_name = "LABEL", help_heading = "Where")]
     backup: Option<String>,
 
     /// Where to restore; must be empty or absent, except with --delta [default: the configured data_directory]
-    #[arg(long, short = 'D', value_name = "DIR")]
+    #[arg(long, short = 'D', value_name = "DIR", help_heading = "Where")]
     pub target_directory: Option<PathBuf>,
 
     #[command(flatten)]
     pub place: super::super::PlaceArguments,
 
     /// The system identifier, if the repository holds several for this cluster
-    #[arg(long, value_name = "NUMBER")]
+    #[arg(long, value_name = "NUMBER", help_heading = "Where")]
     system_identifier: Option<String>,
 
     /// Restore the tablespace in directory OLD into NEW; may be repeated
-    #[arg(long, value_name = "OLD=NEW")]
+    #[arg(long, value_name = "OLD=NEW", help_heading = "Where")]
     tablespace_mapping: Vec<String>,
 
     /// Restore over a stopped cluster of the same system and keep files and pages that are already correct
     ///
     /// Everything else in the data directory is replaced or removed, including its log files and WAL.
-    #[arg(long)]
+    #[arg(long, help_heading = "What")]
     delta: bool,
 
     /// Restore only this database and the system databases; may be repeated
     ///
     /// The files of the other databases are left empty, and these databases must be dropped afterwards. The plan shows
     /// the commands.
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", help_heading = "What")]
     pub database: Vec<String>,
 
     /// Whether the recovered cluster archives its own WAL: off or on [default: on with --standby, else off]
-    #[arg(long, value_name = "off|on")]
+    #[arg(long, value_name = "off|on", help_heading = "Server")]
     archiving: Option<String>,
 
     /// The number of packs to restore in parallel [default: recover.workers]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", help_heading = "What")]
     pub workers: Option<NonZeroUsize>,
 
     /// The maximum restore rate in bytes per second, such as 500k, 50M or 1G [default: recover.max_rate_mib]
-    #[arg(long, value_name = "RATE")]
+    #[arg(long, value_name = "RATE", help_heading = "What")]
     pub max_rate: Option<Rate>,
 
     /// The spool directory of the recovered cluster [default: beside the target directory]
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", help_heading = "Where")]
     pub spool_directory: Option<PathBuf>,
 
     /// Print the plan and write nothing
-    #[arg(long, conflicts_with = "wait")]
+    #[arg(long, conflicts_with = "wait", help_heading = "What")]
     pub dry_run: bool,
 
     /// Start the server, wait until it has recovered, and compare the point reached with the plan
-    #[arg(long)]
+    #[arg(long, help_heading = "Server")]
     pub wait: bool,
 
     /// The port of the started server, for use beside a running original [default: as configured]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", help_heading = "Server")]
     pub port: Option<u16>,
 
     /// The directory of PostgreSQL's programs [default: the usual directories of packages, else $PATH]
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", help_heading = "Server")]
     pub pg_bin: Option<PathBuf>,
 
     /// Continue even if it is not proven that the target can be reached
-    #[arg(long)]
+    #[arg(long, help_heading = "Target")]
     accept_unproven: bool,
 }
 

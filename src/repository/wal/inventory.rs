@@ -1,8 +1,7 @@
 //! Which WAL files the repository holds, by listing.
 
-use super::sizes::SegmentSizes;
 use crate::error::Result;
-use crate::postgres::{SegmentName, SegmentNumber, SegmentSize, TimelineId, WalFileName};
+use crate::postgres::{SegmentName, SegmentNumber, TimelineId, WalFileName};
 use crate::repository::Repository;
 use crate::store::{ObjectInfo, ObjectKey};
 use std::ops::ControlFlow;
@@ -145,7 +144,7 @@ pub struct NameRun {
 
 impl NameRun {
     /// Adds a segment to the last of the runs, or begins another with it.
-    fn add(runs: &mut Vec<NameRun>, name: SegmentName, stored_bytes: u64) {
+    pub(super) fn add(runs: &mut Vec<NameRun>, name: SegmentName, stored_bytes: u64) {
         match runs.last_mut().filter(|run| name.follows(run.last)) {
             Some(run) => {
                 run.last = name;
@@ -185,51 +184,6 @@ pub fn timeline_files(repository: &Repository, timeline: TimelineId) -> Result<T
         ControlFlow::Continue(())
     })?;
     Ok(files)
-}
-
-/// The runs of the segments of a timeline that have this size, in order. With several sizes the names are listed again: one run
-/// of names may hold segments of two sizes.
-///
-/// # Errors
-/// The store's own.
-pub fn runs_of_size(
-    repository: &Repository,
-    timeline: TimelineId,
-    names: &[NameRun],
-    sizes: &SegmentSizes,
-    size: SegmentSize,
-) -> Result<Vec<SegmentRun>> {
-    let (same, others): (Vec<_>, Vec<_>) = sizes.all().partition(|known| *known == size);
-    if same.is_empty() {
-        return Ok(Vec::new());
-    }
-    if others.is_empty() {
-        return Ok(merged(names, size));
-    }
-    let mut names = Vec::new();
-    visit_segments(repository, timeline, None, &mut |name, info| {
-        if sizes.of(name) == Some(size) {
-            NameRun::add(&mut names, name, info.length_bytes);
-        }
-        ControlFlow::Continue(())
-    })?;
-    Ok(merged(&names, size))
-}
-
-/// Runs of names as runs of segments of this size, which go on from one log to the next.
-fn merged(names: &[NameRun], size: SegmentSize) -> Vec<SegmentRun> {
-    let mut runs: Vec<SegmentRun> = Vec::new();
-    for NameRun { first, last, stored_bytes } in names {
-        let (Some(first), Some(last)) = (first.number(size), last.number(size)) else { continue };
-        match runs.last_mut().filter(|run| run.last.next() == first) {
-            Some(run) => {
-                run.last = last;
-                run.stored_bytes = run.stored_bytes.saturating_add(*stored_bytes);
-            }
-            None => runs.push(SegmentRun { first, last, stored_bytes: *stored_bytes }),
-        }
-    }
-    runs
 }
 
 /// The partial segments of this name: the first, and the further ones.

@@ -21,8 +21,7 @@ pub use decode::{FetchedWal, fetch, header_of, read, sum};
 pub use encode::PageCheck;
 pub use fork::{BackupSpan, Branch, Fork, forks};
 pub use inventory::{
-    NameRun, SegmentRun, TimelineFiles, Timelines, runs_of_size, segment_ends, timeline_files, timelines,
-    visit_segments,
+    NameRun, SegmentRun, TimelineFiles, Timelines, segment_ends, timeline_files, timelines, visit_segments,
 };
 pub use path::{
     ArchiveEnd, HoleProof, PathRun, PathSpan, PathWal, RepositoryCatalog, TimelinePath, WalCatalog,
@@ -32,4 +31,4 @@ pub use put::{FileIdentity, StoredWal, WalSource, history_beside, put};
 pub use put_error::PutError;
 pub use record_reader::RepositoryArchive;
 pub use records::{Archive, Outcome, TransactionEnd, WalEvent, WalMark};
-pub use sizes::SegmentSizes;
+pub use sizes::{SegmentSizes, runs_of_size};

@@ -2,10 +2,11 @@
 //! names of one size mean other positions at another.
 
 use super::decode;
-use super::inventory::NameRun;
+use super::inventory::{NameRun, SegmentRun, visit_segments};
 use crate::error::Result;
-use crate::postgres::{SegmentName, SegmentSize};
+use crate::postgres::{SegmentName, SegmentSize, TimelineId};
 use crate::repository::Repository;
+use std::ops::ControlFlow;
 
 /// The sizes of a timeline's segments: from each of these names on, in the order of names.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -71,6 +72,51 @@ impl SegmentSizes {
     pub fn all(&self) -> impl Iterator<Item = SegmentSize> {
         self.0.iter().map(|(_, size)| *size)
     }
+}
+
+/// The runs of the segments of a timeline that have this size, in order. With several sizes the names are listed again: one run
+/// of names may hold segments of two sizes.
+///
+/// # Errors
+/// The store's own.
+pub fn runs_of_size(
+    repository: &Repository,
+    timeline: TimelineId,
+    names: &[NameRun],
+    sizes: &SegmentSizes,
+    size: SegmentSize,
+) -> Result<Vec<SegmentRun>> {
+    let (same, others): (Vec<_>, Vec<_>) = sizes.all().partition(|known| *known == size);
+    if same.is_empty() {
+        return Ok(Vec::new());
+    }
+    if others.is_empty() {
+        return Ok(merged(names, size));
+    }
+    let mut names = Vec::new();
+    visit_segments(repository, timeline, None, &mut |name, info| {
+        if sizes.of(name) == Some(size) {
+            NameRun::add(&mut names, name, info.length_bytes);
+        }
+        ControlFlow::Continue(())
+    })?;
+    Ok(merged(&names, size))
+}
+
+/// Runs of names as runs of segments of this size, which go on from one log to the next.
+fn merged(names: &[NameRun], size: SegmentSize) -> Vec<SegmentRun> {
+    let mut runs: Vec<SegmentRun> = Vec::new();
+    for NameRun { first, last, stored_bytes } in names {
+        let (Some(first), Some(last)) = (first.number(size), last.number(size)) else { continue };
+        match runs.last_mut().filter(|run| run.last.next() == first) {
+            Some(run) => {
+                run.last = last;
+                run.stored_bytes = run.stored_bytes.saturating_add(*stored_bytes);
+            }
+            None => runs.push(SegmentRun { first, last, stored_bytes: *stored_bytes }),
+        }
+    }
+    runs
 }
 
 /// Where in a run, whose last segment has this size and whose first has not, the segments of the size begin.

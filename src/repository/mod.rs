@@ -38,7 +38,7 @@ impl Repository {
     /// The place of a system in `store`. Touches nothing.
     ///
     /// # Errors
-    /// [`ErrorKind::Damaged`](crate::error::ErrorKind::Damaged) when the cluster's name cannot be part of a key.
+    /// [`ErrorKind::Damaged`] when the cluster's name cannot be part of a key.
     pub fn new(store: Arc<dyn Store>, cluster: &str, system: SystemIdentifier) -> Result<Repository> {
         let layout = Layout::new(cluster, system)?;
         Ok(Repository {
@@ -87,7 +87,7 @@ impl Repository {
     /// Makes the place unless it exists, and checks that its format is one that we write.
     ///
     /// # Errors
-    /// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) for a format of a newer version, and the store's own.
+    /// [`ErrorKind::Usage`] for a format of a newer version, and the store's own.
     pub fn make(&self) -> Result<()> {
         if self.checked.load(Ordering::Relaxed) {
             // A file system that was unmounted meanwhile leaves an empty directory, which must not be filled.
@@ -109,7 +109,7 @@ impl Repository {
     /// Makes sure that the place exists, now: only a repository that is there can say that a file is not.
     ///
     /// # Errors
-    /// [`ErrorKind::Unavailable`](crate::error::ErrorKind::Unavailable) when there is no such place.
+    /// [`ErrorKind::Unavailable`] when there is no such place.
     pub fn check(&self) -> Result<()> {
         if self.exists()? {
             return Ok(());
@@ -141,7 +141,7 @@ impl Repository {
     /// that are whole.
     ///
     /// # Errors
-    /// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) for a format of a newer version, and the store's own.
+    /// [`ErrorKind::Usage`] for a format of a newer version, and the store's own.
     pub fn check_readable(&self) -> Result<()> {
         if self.readable.load(Ordering::Relaxed) {
             return Ok(());
@@ -170,7 +170,7 @@ impl Repository {
     /// The history of a timeline; `None` when the repository does not hold it, as for timeline 1.
     ///
     /// # Errors
-    /// [`ErrorKind::Damaged`](crate::error::ErrorKind::Damaged) and the store's own.
+    /// [`ErrorKind::Damaged`] and the store's own.
     pub fn history(&self, timeline: TimelineId) -> Result<Option<TimelineHistory>> {
         if timeline == TimelineId::FIRST {
             return Ok(None);
@@ -209,7 +209,7 @@ pub fn systems(store: &dyn Store, cluster: &str) -> Result<Vec<SystemIdentifier>
 /// The store that a configuration names.
 ///
 /// # Errors
-/// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) for a bucket when pgark was built without S3.
+/// [`ErrorKind::Usage`] for a bucket when pgark was built without S3.
 pub fn open_store(config: &Config, disk: Arc<dyn Disk>) -> Result<Arc<dyn Store>> {
     let store: Arc<dyn Store> = match &config.repository.url {
         #[cfg(feature = "s3")]

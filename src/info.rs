@@ -169,7 +169,7 @@ pub struct RecoveryWindow {
     pub interrupted_by: Option<Gap>,
 }
 
-/// Reads the state at `now`.
+/// Reads the state.
 ///
 /// # Errors
 /// [`ErrorKind::Absent`] when the repository holds nothing of the cluster, and the store's own.
@@ -178,7 +178,6 @@ pub fn gather(
     cluster: &str,
     assumed_version: Option<MajorVersion>,
     search: WalSearch,
-    now: Timestamp,
 ) -> Result<ClusterInfo> {
     let systems = systems(store.as_ref(), cluster)?;
     if systems.is_empty() {
@@ -188,6 +187,8 @@ pub fn gather(
         ))
         .hint("The first archived file or the first backup creates its place."));
     }
+    // After the listing, whose answer says what time it is for the service: otherwise a bucket is asked once more.
+    let now = store.now()?;
     let systems = systems
         .into_iter()
         .map(|system| {

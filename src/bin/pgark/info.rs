@@ -41,7 +41,7 @@ pub fn run(context: &Context, arguments: InfoArguments) -> Result<ExitCode> {
     let (store, config) = context.place(&arguments.place)?;
     let search = if arguments.quick { WalSearch::Ends } else { WalSearch::EverySegment };
     let cluster = config.cluster.as_str();
-    let info = gather(&store, cluster, config.assumed_version, search, store.now()?)?;
+    let info = gather(&store, cluster, config.assumed_version, search)?;
     context.output.result(&info, || text(&info));
     // The output shows everything usable; the exit status reports to scripts that something is not.
     let troubles = info.systems.iter().flat_map(SystemInfo::troubles);

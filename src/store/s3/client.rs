@@ -159,18 +159,20 @@ impl S3Client {
             }
             known.read = Instant::now();
         }
-        // Keys may come from a program or another service, which can hang: nobody else waits for them, and we not for ever.
+        // Keys may come from a program or another service that can hang: no other request waits for it, and this one only so long.
         let read = async {
             let made = self.connect().await.ok()?;
-            (!made.connected.has_keys_of(refused).await).then_some(made)
+            let same = made.connected.has_keys_of(refused).await;
+            Some((made, same))
         };
-        let made = timeout(self.settings.stall_timeout, read).await.ok()??;
+        let (made, same) = timeout(self.settings.stall_timeout, read).await.ok()??;
         let mut current = self.current.lock().await;
         let known = current.as_mut()?;
+        // Even with the same keys: a program has been asked for both now, and the refused client may hold what it said before.
         if Arc::ptr_eq(&known.connected, refused) {
             *known = made;
         }
-        Some(known.connected.clone())
+        (!same).then(|| known.connected.clone())
     }
 
     async fn connect(&self) -> Result<Current> {

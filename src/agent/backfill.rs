@@ -1,8 +1,8 @@
-//! After a promotion: storing what the old primary never archived.
+//! Back-fill after a promotion: stores the WAL that the old primary never archived.
 //!
-//! A standby marks the segments that it received by streaming as done, so PostgreSQL never asks for them to be archived.
-//! If the old primary died before it had archived them, recovery across the failover would meet a hole. They still lie
-//! in the new primary's `pg_wal`.
+//! A standby marks the segments that it received by streaming as done, so PostgreSQL never asks for them to
+//! be archived. If the old primary fails before it has archived them, recovery across the failover meets a
+//! hole. The segments are still in the new primary's `pg_wal`.
 
 use crate::config::Compression;
 use crate::error::{Context, Result};
@@ -17,7 +17,7 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use tracing::{info, warn};
 
-/// A server that may have such segments.
+/// A server whose `pg_wal` may hold such segments.
 #[derive(Clone, Debug)]
 pub struct Backfill {
     /// The timeline that the server writes on.
@@ -32,21 +32,23 @@ pub struct Backfill {
     pub scratch: PathBuf,
 }
 
-/// What a back-fill has come to.
+/// The result of a back-fill.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BackfillSummary {
-    /// How many segments it has stored.
+    /// The number of segments stored.
     pub stored_segments: u64,
-    /// What recovery across the switch still lacks: the first missing segment, the last, and their number.
+    /// What recovery across the switch still lacks: the first missing segment, the last one, and their
+    /// number.
     pub missing: Option<(SegmentName, SegmentName, u64)>,
 }
 
 impl Backfill {
-    /// Stores every complete segment of an ancestor that lies in `pg_wal` and is absent from the repository, and looks
-    /// whether the archive then leads across the switch. A file that is not what its name says is left out with a warning.
+    /// Stores every complete segment of an ancestor that is in `pg_wal` and absent from the repository, then
+    /// checks whether the archive leads across the switch. Skips a file whose header does not match its name,
+    /// with a warning.
     ///
     /// # Errors
-    /// The store's own: then some may be missing, and it should be tried again.
+    /// The store's own. Segments may then be missing, and the caller should retry.
     pub fn run(&self, repository: &Repository) -> Result<BackfillSummary> {
         let Some(history) = wal::history_beside(repository, &self.pg_wal, self.timeline)? else {
             return Ok(BackfillSummary { stored_segments: 0, missing: None });
@@ -80,7 +82,8 @@ impl Backfill {
                     stored += 1;
                 }
                 Err(PutError::Repository(error)) if error.kind().is_transient() => return Err(error),
-                // Recycled meanwhile, never complete, or unreadable: only its absence is certain, and info shows that.
+                // Recycled in the meantime, never complete, or unreadable. Only its absence is certain, and
+                // `info` reports that.
                 Err(error) => {
                     warn!(%name, error = %error.error(), "is absent from the archive and cannot be stored");
                 }
@@ -90,7 +93,8 @@ impl Backfill {
     }
 }
 
-/// The first interruption of the archived WAL on the timeline that was left, from its first stored segment to the switch.
+/// The first gap in the archived WAL of the timeline that was left, between its first stored segment and the
+/// switch.
 fn missing_before_switch(
     repository: &Repository,
     history: TimelineHistory,
@@ -102,7 +106,7 @@ fn missing_before_switch(
         from = name.number(size);
         ControlFlow::Break(())
     })?;
-    // Nothing was archived of it: there is no recovery from before the switch.
+    // Nothing of it was archived, so there is no recovery from before the switch.
     let Some(from) = from else { return Ok(None) };
     let path = TimelinePath::new(history, size);
     let held = PathWal::find(path, from, &RepositoryCatalog::new(repository, size))?;
@@ -111,8 +115,8 @@ fn missing_before_switch(
     Ok(Some((held.name_of(gap.first)?, held.name_of(gap.last)?, gap.count())))
 }
 
-/// The segments of ancestors in `pg_wal`, in order: strictly below the one in which each was left, because that one may
-/// be incomplete, or hold records that the new timeline never had.
+/// The segments of ancestors in `pg_wal`, in order. Excludes the segment in which each timeline was left: it
+/// may be incomplete, or hold records that the new timeline never had.
 fn candidates(pg_wal: &Path, history: &TimelineHistory, size: SegmentSize) -> Result<Vec<SegmentName>> {
     let what = || format!("could not list \"{}\"", pg_wal.display());
     let mut names = Vec::new();

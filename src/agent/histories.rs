@@ -1,8 +1,9 @@
-//! The history files without which a timeline's segments are of no use.
+//! The history files without which a timeline's segments are useless.
 //!
-//! PostgreSQL marks the history file of a new timeline for archiving only if it archives at that moment. A server that
-//! was recovered with archiving off, and archives later, never asks for it; yet recovery has to read it, and a second
-//! server would take the same timeline. So it is stored before the first segment.
+//! PostgreSQL marks the history file of a new timeline for archiving only if archiving is on at that moment.
+//! A server that was recovered with archiving off, and archives later, never requests it. Yet recovery needs
+//! it, and without it a second server would take the same timeline. The agent therefore stores it before the
+//! first segment.
 
 use crate::config::Compression;
 use crate::durable::parent_directory;
@@ -14,16 +15,17 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 use tracing::info;
 
-/// The timeline of one server whose history has been seen to; 0: none.
+/// The timeline of one server whose history files are stored; 0 for none.
 #[derive(Debug, Default)]
 pub struct Histories(AtomicU32);
 
 impl Histories {
-    /// Stores the history files that `source` needs and that lie beside it: that of its timeline, and its ancestors'.
+    /// Stores the history files that `source` needs from the same directory: its timeline's and its
+    /// ancestors'.
     ///
     /// # Errors
-    /// As [`wal::put`], told apart by whose they are: [`ErrorKind::Conflict`](crate::error::ErrorKind::Conflict) when another server has taken the
-    /// timeline.
+    /// As [`wal::put`], distinguished by owner: [`ErrorKind::Conflict`](crate::error::ErrorKind::Conflict)
+    /// when another server has taken the timeline.
     pub fn put_before(
         &self,
         source: &WalSource,

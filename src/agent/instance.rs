@@ -1,4 +1,4 @@
-//! One agent per spool.
+//! Ensures that a spool has one agent at most.
 
 use super::fetch::TEMPORARY_PREFIX;
 use crate::config::Config;
@@ -14,35 +14,36 @@ use std::thread;
 use std::time::{Duration, Instant};
 use tracing::warn;
 
-/// How long the agent before us may take to give the spool up: longer than [`END_MAX`](super::END_MAX).
+/// How long the previous agent may take to release the spool: longer than [`END_MAX`](super::END_MAX).
 const HANDOVER_MAX: Duration = Duration::from_secs(15);
-/// How long it may take to say that it will.
+/// How long it may take to confirm that it will.
 const STOP_ANSWER_MAX: Duration = Duration::from_secs(5);
-/// The length of the lock's file: a process id and a fingerprint, each on a line, and spaces.
+/// The size of the lock file: a process id and a fingerprint, one line each, padded with spaces.
 const HOLDER_BYTES: usize = 64;
-/// Nobody else may read it, or lock it.
+/// No other user may read or lock the file.
 const LOCK_MODE: u32 = 0o600;
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// The right to be the agent of a spool: an exclusive lock, which the kernel ends with the process, however it ends.
+/// The right to be the agent of a spool: an exclusive lock, which the kernel releases with the process,
+/// however that ends.
 #[derive(Debug)]
 pub struct Instance {
     lock: File,
     disk: Arc<dyn Disk>,
 }
 
-/// What trying to become the agent led to.
+/// The result of trying to become the agent.
 #[derive(Debug)]
 pub enum Acquired {
-    /// We are the agent.
+    /// This process is the agent.
     Ours(Instance),
-    /// An agent of the same configuration runs or starts: there is nothing left to do.
+    /// An agent of the same configuration runs or starts; nothing is left to do.
     AlreadyRunning,
 }
 
 impl Instance {
-    /// Takes the spool, which must be prepared. An agent of another configuration, or of another version of pgark, is
-    /// asked to stop and waited for.
+    /// Takes over the spool, which must be prepared. Asks an agent of another configuration or another
+    /// version of pgark to stop, and waits for it.
     ///
     /// # Errors
     /// [`ErrorKind::Unavailable`](crate::error::ErrorKind::Unavailable) when the other agent does not end.
@@ -64,12 +65,12 @@ impl Instance {
                 Err(TryLockError::Error(error)) => return Err(Error::io(what(), error)),
             }
             let holder = read_holder(&mut lock).context(what)?;
-            // A dead one leaves its socket, and somebody may hold the lock for a moment only.
+            // A dead agent leaves its socket behind, and another process may hold the lock for a moment.
             if holder.fingerprint == ours && listener(spool).is_some() {
                 return Ok(Acquired::AlreadyRunning);
             }
-            // The holder may just have begun, or be ending; once it listens it can be asked.
-            // Another one may have been faster than we when the first had ended.
+            // The holder may have just started, or may be ending. It can be asked once it listens.
+            // Another process may have been faster when the first agent ended.
             if holder.fingerprint != ours
                 && asked.as_ref() != Some(&holder.process_id)
                 && ask_others_to_stop(spool)?
@@ -86,38 +87,38 @@ impl Instance {
             }
             thread::sleep(PAUSE);
         }
-        // Of one length, over what is there: an agent must be able to begin on a full disk.
+        // Overwrites in place with a fixed length, so that an agent can start on a full disk.
         let content = format!("{}\n{ours}\n", std::process::id());
         disk.write_at(&lock, format!("{content:<HOLDER_BYTES$}").as_bytes(), 0).context(what)?;
         clear(disk.as_ref(), config, spool)?;
         Ok(Acquired::Ours(Instance { lock, disk }))
     }
 
-    /// Takes the socket's name away, so that nobody connects to an agent that ends. In a spool that was made anew it is
-    /// another agent's.
+    /// Removes the socket, so that no client connects to an ending agent. If the spool was recreated, the
+    /// socket is another agent's and stays.
     pub fn remove_socket(&self, spool: &Spool) {
         if self.holds(spool) {
             let _ = self.disk.remove_file(spool.socket());
         }
     }
 
-    /// Gives up the lock. Not even the end of the process does that while a thread hangs in the kernel.
+    /// Releases the lock. Even the end of the process does not release it while a thread hangs in the kernel.
     pub fn give_up(self) {
         let _ = self.lock.unlock();
     }
 
-    /// Gives up the lock after so long, whatever any other thread of this process does. What one that hangs in the repository
-    /// still stores later does no harm, since a name is written once.
+    /// Releases the lock after `limit`, whatever the other threads of this process do. A thread that hangs in
+    /// the repository and stores its file later does no harm, since a name is written once.
     pub fn give_up_after(&self, limit: Duration) {
         let Ok(lock) = self.lock.try_clone() else { return };
-        // Without the thread the lock goes with the process.
+        // Without the thread, the lock is released when the process ends.
         let _ = thread::Builder::new().name("lock".to_owned()).spawn(move || {
             thread::sleep(limit);
             let _ = lock.unlock();
         });
     }
 
-    /// Whether this agent can still be found: its lock is the spool's, and there is a socket.
+    /// Whether clients can still reach this agent: its lock is the spool's, and the socket exists.
     pub fn can_be_asked(&self, spool: &Spool) -> bool {
         self.holds(spool) && spool.socket().exists()
     }
@@ -129,13 +130,14 @@ impl Instance {
     }
 }
 
-/// What the lock's file says of its holder.
+/// The holder's entry in the lock file.
 struct Holder {
     process_id: String,
     fingerprint: String,
 }
 
-/// Opens the lock's file, which is never removed while somebody may hold it; creates it where there is none.
+/// Opens the lock file, creating it if it is missing. It is never removed, because a process may hold its
+/// lock.
 fn open_lock(disk: &dyn Disk, path: &Path) -> io::Result<File> {
     match disk.open_to_change(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => match disk.create_new(path, LOCK_MODE) {
@@ -156,7 +158,7 @@ fn read_holder(lock: &mut File) -> io::Result<Holder> {
     Ok(Holder { process_id: lines.next().unwrap_or_default(), fingerprint: lines.next().unwrap_or_default() })
 }
 
-/// Asks over their sockets, never by process id: an id from a file may be somebody else's by now.
+/// Asks over the sockets, never by process id: an id from a file may belong to another process by now.
 fn ask_others_to_stop(spool: &Spool) -> Result<bool> {
     let mut asked = false;
     for socket in spool.sockets()?.into_iter().filter(|socket| socket != spool.socket()) {
@@ -167,21 +169,21 @@ fn ask_others_to_stop(spool: &Spool) -> Result<bool> {
     Ok(asked)
 }
 
-/// Removes what dead agents left: their sockets, and what they fetched and nobody took.
+/// Removes the remains of dead agents: sockets, and prefetched files.
 fn clear(disk: &dyn Disk, config: &Config, spool: &Spool) -> Result<()> {
     let mut leftovers = spool.sockets()?;
     leftovers.extend(entries(&spool.prefetch())?);
     let is_ours = |path: &PathBuf| {
         path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(TEMPORARY_PREFIX))
     };
-    // Where there is none yet, there are no leftovers.
+    // Without `pg_wal` there are no leftovers.
     let pg_wal = entries(&config.data_directory.join("pg_wal")).unwrap_or_default();
     leftovers.extend(pg_wal.into_iter().filter(is_ours));
     for path in leftovers {
         match disk.remove_file(&path) {
-            // Whom it was lent to by an agent that died has just renamed it.
+            // The client of a dead agent has just renamed its lent file.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            // Nothing reads it; a socket of our own name is found out about when it is bound.
+            // The file is never read, and a conflicting socket is detected when ours is bound.
             Err(error) => warn!(path = %path.display(), %error, "cannot be removed from the spool"),
             Ok(()) => {}
         }

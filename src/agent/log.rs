@@ -1,4 +1,4 @@
-//! The agent's log: a file in the spool that does not grow without end.
+//! The agent's log: a file in the spool with a size limit.
 
 use crate::durable::Disk;
 use crate::error::{Context, Result};
@@ -8,7 +8,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// A log file of at most so many bytes; when it is full it becomes `<name>.1`, in place of the one before.
+/// A log file with a size limit in bytes. A full one is renamed to `<name>.1` and replaces the one before.
 #[derive(Clone, Debug)]
 pub struct RotatingLog(Arc<Mutex<State>>);
 
@@ -22,7 +22,7 @@ struct State {
 }
 
 impl RotatingLog {
-    /// Opens the log at `path` for appending; at most `max_bytes` are kept, twice.
+    /// Opens the log at `path` for appending. Two files of at most `max_bytes` each are kept.
     ///
     /// # Errors
     /// The operating system's.

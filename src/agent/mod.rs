@@ -1,11 +1,12 @@
 //! The resident process that moves WAL for one configuration.
 //!
-//! Owns: reading ahead of the archiver and of recovery, several transfers at once, and the answers on the socket. All
-//! that it knows is rebuilt from `archive_status` and the repository; nothing that it keeps matters after a crash.
-//! Does not own: how WAL is checked and encoded (that is `repository/`), and how it is started (`spool/`).
+//! Owns: reading ahead of the archiver and of recovery, concurrent transfers, and the answers on the socket.
+//! Its whole state can be rebuilt from `archive_status` and the repository; nothing that it keeps matters
+//! after a crash. Does not own: checking and encoding WAL (that is `repository/`), and starting the agent
+//! (`spool/`).
 //!
-//! The way of a push: [`server`] → [`upload`], which the `ready` watcher feeds ahead. The way of a get: `server` →
-//! [`fetch`], which fetches ahead by itself.
+//! A push: [`server`] → [`upload`], which the `ready` watcher feeds ahead of requests. A get: `server` →
+//! [`fetch`], which prefetches by itself.
 
 mod backfill;
 mod fetch;
@@ -40,19 +41,21 @@ use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 use upload::Uploads;
 
-/// How long the agent goes on for what is in flight when it ends. After that it gives the spool up, whatever hangs.
+/// How long an ending agent waits for transfers in flight. After that it releases the spool, even if threads
+/// hang.
 pub const END_MAX: Duration = Duration::from_secs(10);
 
-/// How often the agent looks whether it can still be found in its spool.
+/// How often the agent checks that its spool and socket still exist.
 const SPOOL_LOOK: Duration = Duration::from_secs(2);
 
-/// Serves the socket until nobody asks any more, `stop` is asked for, or SIGTERM or SIGINT comes; then finishes what
-/// is in flight, for [`END_MAX`]. When it returns, threads may still hang in the repository.
+/// Serves the socket until the idle time has passed, `stop` is requested, or SIGTERM or SIGINT arrives. Then
+/// finishes the transfers in flight, for at most [`END_MAX`]. When it returns, threads may still hang in the
+/// repository.
 ///
-/// `instance` holds the spool's lock, and `listening` is called once the socket takes connections.
+/// `instance` holds the spool's lock. `listening` is called once the socket accepts connections.
 ///
 /// # Errors
-/// What keeps it from listening. What goes wrong afterwards is answered to whoever asks.
+/// What prevents it from listening. Later errors are sent to the clients concerned.
 pub async fn serve(
     config: Arc<Config>,
     store: Arc<dyn Store>,
@@ -72,12 +75,12 @@ pub async fn serve(
     let server = Server::new(uploads, fetcher.clone(), spool.clone(), idle_time(&config.agent), stop.clone());
     info!(pid = std::process::id(), repository = store.location(), "agent listens");
     listening();
-    // Backups sweep as well, for those whose agents end with each call.
+    // Backups sweep as well, for configurations whose agents end with each call.
     if config.agent.resident {
         tokio::task::spawn_blocking(move || sweep(store.as_ref()));
     }
-    // A task of its own runs on the threads that serve connections: otherwise each call would wait for one thread to wake
-    // another.
+    // A task of its own runs on the threads that serve connections. Otherwise each call would wait for one
+    // thread to wake another.
     let acceptor = server.clone();
     let mut accepting = tokio::spawn(async move { acceptor.accept(listener, stopped).await });
     tokio::select! {
@@ -85,10 +88,10 @@ pub async fn serve(
         _ = terminate.recv() => info!("agent is stopping: SIGTERM"),
         _ = interrupt.recv() => info!("agent is stopping: SIGINT"),
         () = forsaken(&instance, &spool) => info!("agent is stopping: its spool was removed"),
-        // Nothing would be stored any more; whoever asks next starts another agent.
+        // No more WAL would be stored. The next client starts another agent.
         () = uploading.failed() => {}
     }
-    // From here on the next caller starts a new agent, which waits for our lock.
+    // From here on the next client starts a new agent, which waits for our lock.
     instance.remove_socket(&spool);
     instance.give_up_after(END_MAX + Duration::from_secs(1));
     if !accepting.is_finished() {
@@ -110,7 +113,8 @@ pub async fn serve(
     Ok(())
 }
 
-/// How long the agent stays without a request. One that no program starts stays, since none would start it again.
+/// How long the agent stays without a request. An agent that no program starts stays forever, since none
+/// would restart it.
 fn idle_time(config: &AgentSettings) -> Option<Duration> {
     (config.start == AgentStart::Needed).then_some(config.idle)
 }
@@ -119,20 +123,20 @@ fn sweep(store: &dyn Store) {
     match store.sweep() {
         Ok(0) => {}
         Ok(swept) => info!(swept, "removed abandoned files of dead writers from the repository"),
-        // The repository may be away for now; the first push says so to whom it concerns.
+        // The repository may be unavailable now. The first push reports that to its caller.
         Err(error) => info!(%error, "could not clean up the repository"),
     }
 }
 
-/// Returns when nobody can ask this agent any more, because its spool or its socket was removed. It must give up the lock
-/// then, for another agent to be started.
+/// Returns when this agent is unreachable because its spool or its socket was removed. It must then release
+/// the lock, so that another agent can start.
 async fn forsaken(instance: &Instance, spool: &Spool) {
     while instance.can_be_asked(spool) {
         sleep(SPOOL_LOOK).await;
     }
 }
 
-/// Binds the socket. The spool is ours alone and the lock is held, so whatever has its name is a dead agent's.
+/// Binds the socket. The spool is ours and the lock is held, so an existing socket is a dead agent's.
 fn bind(spool: &Spool) -> Result<UnixListener> {
     UnixListener::bind(spool.socket())
         .context(|| format!("could not listen on \"{}\"", spool.socket().display()))

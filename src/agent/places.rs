@@ -1,7 +1,7 @@
-//! The places in the repository that requests speak of.
+//! The systems' places in the repository.
 //!
-//! The spool remembers which of them have been seen. A file system that is not mounted after a reboot leaves an empty
-//! directory where the repository was: WAL that is stored there is not where recovery looks for it.
+//! The spool remembers which places exist. If a file system is not mounted after a reboot, an empty directory
+//! stands where the repository was, and recovery would not find WAL that is stored there.
 
 use crate::config::Config;
 use crate::durable::{self, Disk};
@@ -18,38 +18,39 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// How many systems one agent serves: one, and after `initdb` or `pg_upgrade` in the same place another.
+/// The most systems that one agent serves. Usually there is one; after `initdb` or `pg_upgrade` in the same
+/// directory there is a second.
 const SYSTEMS_MAX: usize = 16;
 
-/// A system, and the version of its servers, where it is known.
+/// A system and the version of its servers, if known.
 type Origin = (SystemIdentifier, Option<MajorVersion>);
 
-/// Opens each system's place once.
+/// Opens the place of each system once.
 #[derive(Debug)]
 pub struct Places {
     config: Arc<Config>,
     store: Arc<dyn Store>,
     disk: Arc<dyn Disk>,
     open: Mutex<HashMap<Origin, Arc<Repository>>>,
-    /// The places that the file in the spool holds, as far as this agent has found out.
+    /// The places listed in the file in the spool, as far as this agent has read it.
     remembered: Mutex<HashSet<String>>,
-    /// The file in the spool that holds a line for each place that has been seen.
+    /// The file in the spool with one line for each known place.
     seen: PathBuf,
 }
 
 impl Places {
-    /// The places of a configuration; `seen` is the file in the spool that remembers them.
+    /// The places of a configuration. `seen` is the file in the spool that lists the known ones.
     pub fn new(config: Arc<Config>, store: Arc<dyn Store>, disk: Arc<dyn Disk>, seen: PathBuf) -> Places {
         Places { config, store, disk, open: Mutex::default(), remembered: Mutex::default(), seen }
     }
 
-    /// Makes a place where there is none, unless there was one before: then it is the repository that is away.
+    /// Creates the place of a system if it never existed. If it did, the repository is unavailable.
     ///
     /// # Errors
-    /// [`ErrorKind::Unavailable`] when a place that was seen is not there, and the store's own; or this host's, when the spool
-    /// cannot remember it.
+    /// [`ErrorKind::Unavailable`] when a known place is missing, and the store's own. This host's, when the
+    /// place cannot be recorded in the spool.
     pub fn make(&self, repository: &Repository) -> Result<(), PutError> {
-        // Held to the end, since one line is added at a time.
+        // Held until the end: only one thread may append a line at a time.
         let mut remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
         let line = repository.place();
         if remembered.contains(&line) && repository.was_made() {
@@ -78,10 +79,10 @@ impl Places {
         Ok(())
     }
 
-    /// The place of a system, whose servers are of this version, where it is known.
+    /// The place of a system whose servers are of this version, if it is known.
     ///
     /// # Errors
-    /// [`ErrorKind::Foreign`] when the configuration is for another system.
+    /// [`ErrorKind::Foreign`] when the configuration belongs to another system.
     pub fn of(&self, system: SystemIdentifier, version: Option<MajorVersion>) -> Result<Arc<Repository>> {
         if let Some(pinned) = self.config.system_identifier
             && pinned != system

@@ -1,4 +1,4 @@
-//! What the server has marked as ready to be archived.
+//! The files that the server has marked as ready to be archived.
 
 use crate::error::{Context, Result};
 use crate::postgres::WalFileName;
@@ -9,10 +9,10 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-/// Room for what the kernel tells at once: some hundred names.
+/// Buffer size for one read of inotify events: several hundred names.
 const EVENT_BYTES: usize = 16 << 10;
 
-/// The place of a file in the order in which PostgreSQL archives: history files first, then by name.
+/// The position of a file in the order in which PostgreSQL archives: history files first, then by name.
 ///
 /// Source: PostgreSQL `postmaster/pgarch.c`, `ready_file_comparator`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -28,7 +28,7 @@ impl ArchiveOrder {
     }
 }
 
-/// The first files in order that are marked ready, and whether there are more.
+/// Lists the first files in archive order that are marked ready, and whether there are more.
 ///
 /// # Errors
 /// The operating system's.
@@ -58,17 +58,17 @@ fn ready_name(status_file: &str) -> Option<WalFileName> {
     name.is_of_postgresql().then_some(name)
 }
 
-/// Wakes up when the server marks files as ready.
+/// Waits for the server to mark files as ready.
 pub struct ReadyWatcher {
     events: EventStream<Vec<u8>>,
 }
 
-/// What one wake-up brought.
+/// One event of a [`ReadyWatcher`].
 #[derive(Debug, PartialEq, Eq)]
 pub enum ReadyEvent {
-    /// This file was marked.
+    /// The server marked this file.
     Marked(WalFileName),
-    /// More happened than the kernel could tell: look at the directory.
+    /// The kernel lost events: list the directory.
     Overflow,
 }
 

@@ -1,5 +1,6 @@
-//! Another timeline that is in use beside this server's: a forgotten copy that was promoted, or the new primary beside an old
-//! one that goes on. Each archives under the same name, and a later recovery has to choose between them.
+//! Detects another timeline in use beside this server's: a forgotten copy that was promoted, or a new primary
+//! beside an old one that still runs. Each archives under the same name, and a later recovery has to choose
+//! between them.
 
 use crate::error::Result;
 use crate::postgres::{Lsn, SegmentName, SegmentSize, TimelineId};
@@ -8,19 +9,19 @@ use crate::repository::wal::{RepositoryCatalog, WalCatalog, divergence};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// How often the archive is asked: one listing of its timelines.
+/// The interval between checks, each of which lists the timelines of the archive once.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
 
-/// A timeline that left this server's, which went on all the same.
+/// A timeline that branched off this server's, which continued nevertheless.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rival {
     /// The other timeline.
     pub timeline: TimelineId,
-    /// Where it left this server's.
+    /// The position at which it branched off.
     pub left_at: Lsn,
 }
 
-/// What is known of rivals of one server.
+/// The known rivals of one server.
 #[derive(Debug, Default)]
 pub struct Rivals {
     looked_at: Option<Instant>,
@@ -28,7 +29,7 @@ pub struct Rivals {
 }
 
 impl Rivals {
-    /// Whether it is time to look again.
+    /// Whether the next check is due.
     pub fn is_due(&mut self, now: Instant) -> bool {
         let due = self.looked_at.is_none_or(|looked| now.duration_since(looked) >= LOOK_EVERY);
         if due {
@@ -37,20 +38,21 @@ impl Rivals {
         due
     }
 
-    /// Keeps what was found; whether that is news.
+    /// Records the result of a check. Returns whether it is news.
     pub fn keep(&mut self, found: Option<Rival>) -> bool {
         let is_news = found.is_some() && found != self.found;
         self.found = found;
         is_news
     }
 
-    /// The rival, as far as is known.
+    /// The rival, if one is known.
     pub fn found(&self) -> Option<Rival> {
         self.found
     }
 }
 
-/// A newer timeline that left the timeline of `segment`, which this server has just written, in that segment or before it.
+/// Finds a newer timeline that branched off the timeline of `segment`, which this server has just written, in
+/// that segment or before it.
 ///
 /// # Errors
 /// The store's own.

@@ -1,4 +1,4 @@
-//! The agent's end of the socket.
+//! The agent's side of the socket.
 
 use super::fetch::Fetcher;
 use super::status::AgentStatus;
@@ -21,16 +21,16 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{debug, warn};
 
-/// How long a connection may take to say what it wants, and to take what it was lent.
+/// How long a client may take to send its request, and to take over a lent file.
 const REQUEST_MAX: Duration = Duration::from_secs(10);
 const LENT_MAX: Duration = Duration::from_secs(60);
-/// When an asker is first told why it waits, and how often after that.
+/// The delay before a waiting client is first told the reason, and the interval after that.
 const NOTICE_FIRST: Duration = Duration::from_secs(1);
 const NOTICE_EVERY: Duration = Duration::from_secs(2);
-/// How many may ask at the same time: PostgreSQL has one archiver and one startup process.
+/// The most concurrent connections. PostgreSQL has one archiver and one startup process.
 const CONNECTIONS_MAX: usize = 64;
 
-/// Answers questions, each over a connection of its own.
+/// Answers requests, each on a connection of its own.
 #[derive(Clone, Debug)]
 pub struct Server {
     uploads: Uploads,
@@ -57,7 +57,7 @@ impl Server {
         self.idle.map(|idle| Instant::now() + idle)
     }
 
-    /// Takes connections until `stopped`, or until there was none for the idle time, if there is one.
+    /// Accepts connections until `stopped`, or until none arrived during the idle time, if one is set.
     pub async fn accept(&self, listener: UnixListener, mut stopped: watch::Receiver<bool>) {
         let mut idle_at = self.idle_from_now();
         loop {
@@ -69,7 +69,8 @@ impl Server {
                         Ok((stream, _)) if self.open.load(Ordering::Relaxed) < CONNECTIONS_MAX => self.begin(stream).await,
                         Ok(_) => warn!("refused a connection: too many connections"),
                         Err(error) => {
-                            // Out of descriptors, say: that passes, and must not become a busy loop.
+                            // For example, no file descriptors are left. That is temporary, and must not
+                            // become a busy loop.
                             warn!(%error, "could not accept a connection");
                             tokio::time::sleep(Duration::from_millis(100)).await;
                         }
@@ -85,8 +86,8 @@ impl Server {
         }
     }
 
-    /// Waits until what was asked is answered. What has not been read is not: its asker sees the connection close, as those
-    /// do that wait for something when the agent is given up.
+    /// Waits until the requests that were read are answered. Clients of all others see their connection
+    /// close, and so do those that still wait when the agent is given up.
     pub async fn finish(&self) {
         let mut connections = self.connections.lock().await;
         while connections.join_next().await.is_some() {}
@@ -119,7 +120,7 @@ impl Server {
         let mut lent: Option<TempPath> = None;
         let awaited = Awaited::of(&request);
         let (mut reading, mut writing) = stream.into_split();
-        // A file that is stored is worth waiting for; one that is fetched, the next agent fetches as well.
+        // An upload in flight is worth waiting for. A fetch is not: the next agent can repeat it.
         let wanted = if let Request::Get(get) = &request { Some(get.clone()) } else { None };
         let mut stopping = self.stop.subscribe();
         let answer = async {
@@ -130,7 +131,8 @@ impl Server {
                 tokio::select! {
                     () = told_to_stop(&mut stopping), if wanted.is_some() => return None,
                     answer = &mut answer => return answer,
-                    // The asker has gone: PostgreSQL was shut down, say. Nobody needs the answer.
+                    // The client has disconnected, for example because PostgreSQL was shut down. The answer
+                    // is no longer needed.
                     () = gone(&mut reading) => return None,
                     reason = self.reason_at(notice_at, &awaited) => {
                         notice_at = Instant::now() + NOTICE_EVERY;
@@ -142,13 +144,13 @@ impl Server {
             }
         };
         let answer = answer.await;
-        // Without an answer the connection just closes, and the asker starts a new agent.
+        // Without an answer the connection closes, and the client starts a new agent.
         let Some(answer) = answer else { return Ok(()) };
         failpoint::step(if matches!(answer, Answer::Stored) { "acknowledge" } else { "say" });
         send(&mut writing, &answer).await?;
         failpoint::step("said");
         if lent.is_some() {
-            // The asker renames or copies the file and then ends, in whatever way.
+            // The client renames or copies the file and then ends, in whatever way.
             let _ = timeout(LENT_MAX, gone(&mut reading)).await;
             drop(lent.take());
             if let Some(wanted) = wanted {
@@ -158,7 +160,7 @@ impl Server {
         Ok(())
     }
 
-    /// From this moment on: why somebody waits.
+    /// Waits until `at`, and returns why the client still waits.
     async fn reason_at(&self, at: Instant, awaited: &Awaited) -> Option<Error> {
         sleep_until(at).await;
         match awaited {
@@ -210,7 +212,7 @@ impl Server {
     }
 }
 
-/// What somebody may wait for so long that the reason is worth telling.
+/// A request that may take long enough for the reason to be reported.
 enum Awaited {
     Stored(WalFileName),
     Fetched(GetRequest),
@@ -238,7 +240,7 @@ async fn send(writing: &mut OwnedWriteHalf, answer: &Answer) -> Result<()> {
     writing.write_all(&message).await.context(|| "could not send a response")
 }
 
-/// Counts a connection as open until it is dropped, by a panic too.
+/// Counts a connection as open until it is dropped, also by a panic.
 struct Open(Arc<AtomicUsize>);
 
 impl Open {
@@ -254,7 +256,7 @@ impl Drop for Open {
     }
 }
 
-/// Reads one whole message, which the protocol then looks at.
+/// Reads one complete message, for the protocol to parse.
 async fn receive(stream: &mut UnixStream) -> Result<Option<Request>> {
     let mut message = vec![0; 4];
     if stream.read_exact(&mut message).await.is_err() {
@@ -271,17 +273,17 @@ async fn receive(stream: &mut UnixStream) -> Result<Option<Request>> {
     read_request(&mut message.as_slice())
 }
 
-/// Returns when the other side has closed. It says nothing after its request.
+/// Returns when the client has disconnected. Clients send nothing after their request.
 async fn gone(reading: &mut OwnedReadHalf) {
     let mut byte = [0];
     match reading.read(&mut byte).await {
         Ok(0) | Err(_) => {}
-        // More than one request is nonsense; it is not answered.
+        // A second request violates the protocol; it gets no answer.
         Ok(_) => pending().await,
     }
 }
 
-/// Waits until a moment; for ever if there is none.
+/// Waits until a moment; forever if there is none.
 async fn reached(moment: Option<Instant>) {
     match moment {
         Some(moment) => sleep_until(moment).await,

@@ -49,7 +49,7 @@ pub struct UploadStatus {
 pub struct RivalStatus {
     /// Its number.
     pub timeline: u32,
-    /// The position at which it branched off this server's timeline.
+    /// The position at which it branched off this server's timeline, as an LSN.
     pub left_at: String,
 }
 

@@ -1,11 +1,13 @@
-//! Storing WAL: what is asked for at once, and ahead of that whatever the server has marked as ready, begun in PostgreSQL's
-//! order: of two segments the later one proves that the earlier one existed.
+//! Stores WAL: requested files at once, and ahead of requests every file that the server has marked as ready.
+//! Uploads start in PostgreSQL's order, because of two segments the later one proves that the earlier one
+//! existed.
 //!
-//! One task owns all state and decides; transfers run on threads. An answer is given when the file is stored, and
-//! holds for the file that the name means at that moment. While the repository is away ([`Outage`]) every question is
-//! answered soon with the last error, and one file at a time is tried with growing pauses until one is stored. Behind a
-//! repository that is only slow, a file's first question has all the time that `push.deadline_s` gives it; whoever asks
-//! again after that is told soon that it still goes on.
+//! One task owns all state and makes all decisions; transfers run on threads. The answer to a request is sent
+//! when the file is stored, and is valid for the file that has the name at that moment. During an outage of
+//! the repository ([`Outage`]) every request is answered soon with the last error, and one file at a time is
+//! retried with growing pauses until one is stored. If the repository is merely slow, the first request for a
+//! file may take as long as `push.deadline_s`; later requests for it are soon told that the upload is still
+//! running.
 
 mod entry;
 
@@ -34,29 +36,29 @@ use tokio::time::{Instant, sleep_until};
 use tracing::{debug, error, info, warn};
 use wal::{FileIdentity, PageCheck, PutError, StoredWal, WalSource};
 
-/// How many files are known, and stored without having been asked for, at the most.
+/// The most files that are tracked, and stored ahead of requests.
 const AHEAD_FILES_MAX: usize = 1024;
-/// How often `archive_status` is listed although the kernel reports every change.
+/// How often `archive_status` is listed, although the kernel reports every change.
 const RESCAN: Duration = Duration::from_secs(10);
-/// The same while there are more files than are known.
+/// The same, while there are more ready files than are tracked.
 const RESCAN_MORE: Duration = Duration::from_secs(1);
 /// The pause after a failure, doubled each time up to `agent.retry_max_s`.
 const RETRY_FIRST: Duration = Duration::from_millis(500);
-/// How long a question waits while there is little hope: the repository is known to be away, or the last asker has waited in
-/// vain. PostgreSQL asks again, and a fast shutdown of the server waits for up to six answers.
+/// How long a request waits when the repository is known to be unavailable, or when an earlier request for
+/// the file timed out. PostgreSQL retries, and a fast shutdown of the server waits for up to six answers.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// How many questions may wait to be taken in.
+/// The capacity of the request queue.
 const QUESTIONS_MAX: usize = 64;
 
-/// The way to ask.
+/// A handle for requests to the upload task.
 #[derive(Clone, Debug)]
 pub struct Uploads(mpsc::Sender<Question>);
 
-/// The way to ask what goes on, for as long as somebody holds an [`Uploads`].
+/// A handle for queries that does not keep the task alive: it works as long as an [`Uploads`] exists.
 #[derive(Clone, Debug)]
 pub struct UploadsWatch(mpsc::WeakSender<Question>);
 
-/// The task behind it.
+/// The upload task.
 #[derive(Debug)]
 pub struct Uploading(Option<JoinHandle<()>>);
 
@@ -68,20 +70,23 @@ enum Question {
     Coming(SystemIdentifier, WalFileName, oneshot::Sender<bool>),
 }
 
-/// The server whose files are read ahead: known from the first question.
+/// The server whose files are read ahead. Known from the first request on.
 struct Server {
-    /// Tells it from those before it: what a thread brings back for one of them says nothing of this one.
+    /// Distinguishes this server from its predecessors, so that a thread's result for one is not applied to
+    /// another.
     number: u64,
     repository: Arc<Repository>,
     pg_wal: PathBuf,
     segment_size: SegmentSize,
     last_asked: Instant,
     watcher: Option<ReadyWatcher>,
-    /// Whether `archive_status` was listed since the kernel last kept a mark from us.
+    /// Whether `archive_status` was listed since the kernel last lost events.
     listed: bool,
-    /// The newest timeline on which the server was seen, and what became of looking for its ancestors' segments.
+    /// The newest timeline of the server seen so far, and the state of the back-fill of its ancestors'
+    /// segments.
     backfill: Option<(TimelineId, BackfillState)>,
-    /// What the archive still lacked after the last back-fill: first, last, number of segments.
+    /// What the archive still lacked after the last back-fill: first segment, last segment, number of
+    /// segments.
     missing: Option<(SegmentName, SegmentName, u64)>,
     histories: Arc<Histories>,
     rivals: Rivals,
@@ -94,7 +99,7 @@ enum BackfillState {
     RetryAt(Instant),
 }
 
-/// The repository cannot be reached, or not written to.
+/// A period in which the repository cannot be reached or written to.
 #[derive(Debug)]
 struct Outage {
     error: Error,
@@ -103,12 +108,12 @@ struct Outage {
     retry_at: Instant,
 }
 
-/// What a thread came back with, for the server of this number.
+/// The result of a thread, for the server with this number.
 struct Finished(u64, Outcome);
 
 enum Outcome {
     Put(ArchiveOrder, std::result::Result<StoredWal, PutError>),
-    /// Whether a file that had been stored with this identity still is.
+    /// Whether a file that was stored with this identity still exists in the repository.
     Confirmed(ArchiveOrder, FileIdentity, WalFileName, Result<bool>),
     Scanned(Result<(Vec<ArchiveOrder>, bool)>),
     Backfilled(TimelineId, Result<BackfillSummary>),
@@ -123,7 +128,7 @@ struct Actor {
     spool: Spool,
     places: Arc<Places>,
     server: Option<Server>,
-    /// How many servers there have been.
+    /// The number of servers so far.
     servers: u64,
     files: BTreeMap<ArchiveOrder, Entry>,
     transfers: usize,
@@ -136,21 +141,22 @@ struct Actor {
 }
 
 impl Uploads {
-    /// Starts the task; what does not fit into memory goes to the spool.
+    /// Starts the task. Data that does not fit into memory goes to the spool.
     pub fn start(config: &Config, places: Arc<Places>, spool: Spool) -> (Uploads, Uploading) {
         let (sender, receiver) = mpsc::channel(QUESTIONS_MAX);
         let actor = Actor::new(config, places, spool);
         (Uploads(sender), Uploading(Some(tokio::spawn(actor.run(receiver)))))
     }
 
-    /// Waits until a file is stored, or cannot be; `None` when the agent ends first, and the question stands.
+    /// Waits until a file is stored or has failed. `None` when the agent ends first; the request is then
+    /// still open.
     pub async fn push(&self, request: PushRequest) -> Option<Result<()>> {
         let (sender, receiver) = oneshot::channel();
         self.0.send(Question::Push(request, sender)).await.ok()?;
         receiver.await.ok()
     }
 
-    /// What goes on.
+    /// The current state of the uploads.
     pub async fn status(&self) -> Option<UploadStatus> {
         let (sender, receiver) = oneshot::channel();
         self.0.send(Question::Status(sender)).await.ok()?;
@@ -168,14 +174,14 @@ impl Uploads {
 }
 
 impl Uploads {
-    /// For those who must not keep the task from ending.
+    /// A handle that does not keep the task from ending.
     pub fn watch(&self) -> UploadsWatch {
         UploadsWatch(self.0.downgrade())
     }
 }
 
 impl UploadsWatch {
-    /// Whether this file of a system is being stored, or will be without having been asked for.
+    /// Whether this file of a system is being stored, or will be stored ahead of a request.
     pub async fn is_coming(&self, system: SystemIdentifier, name: WalFileName) -> bool {
         let Some(uploads) = self.0.upgrade() else { return false };
         let (sender, receiver) = oneshot::channel();
@@ -184,7 +190,7 @@ impl UploadsWatch {
 }
 
 impl Uploading {
-    /// Returns when the task has ended before its time: it has a defect.
+    /// Returns when the task has ended early, which is a defect.
     pub async fn failed(&mut self) {
         if let Some(task) = &mut self.0
             && let Err(error) = task.await
@@ -194,7 +200,7 @@ impl Uploading {
         self.0 = None;
     }
 
-    /// Waits for what is in flight. Every [`Uploads`] must be gone.
+    /// Waits for the transfers in flight. Every [`Uploads`] must have been dropped.
     pub async fn finish(mut self) {
         self.failed().await;
     }
@@ -205,7 +211,7 @@ impl Actor {
         Actor {
             compression: config.compression,
             workers: config.agent.workers.get(),
-            // One that ends with its call would begin what it cannot finish.
+            // An agent that ends with its call could not finish what it begins ahead.
             ahead_for: if config.agent.resident { config.agent.idle } else { Duration::ZERO },
             retry_max: config.agent.retry_max,
             spool,
@@ -245,7 +251,7 @@ impl Actor {
         }
     }
 
-    /// Somebody wants to know that a file is stored.
+    /// Handles a request to store a file.
     fn asked(&mut self, request: PushRequest, answer: oneshot::Sender<Result<()>>) {
         let order = ArchiveOrder::of(request.name);
         if let Err(error) = self.serve(&request) {
@@ -276,12 +282,13 @@ impl Actor {
                     Finished(number, Outcome::Confirmed(order, identity, stored_name, confirmed))
                 });
             }
-            // Another file has the name by now, or the last attempt failed for good and somebody asks again.
+            // The name means another file by now, or the last attempt failed permanently and the file is
+            // requested again.
             State::Stored(..) | State::Failed(_) | State::Waiting => entry.state = State::Waiting,
         }
     }
 
-    /// Takes on the server that asks, from whose `archive_status` is read ahead from now on.
+    /// Makes the requesting server the current one, whose `archive_status` is read ahead from now on.
     fn serve(&mut self, request: &PushRequest) -> Result<()> {
         let repository = self.places.of(request.system, request.version)?;
         let pg_wal = request.path.parent().unwrap_or(Path::new("/")).to_owned();
@@ -295,7 +302,7 @@ impl Actor {
             server.last_asked = Instant::now();
             return Ok(());
         }
-        // Waiters of a server that is gone see their connection close.
+        // Requests of the previous server end with a closed connection.
         self.files.clear();
         let watcher = ReadyWatcher::new(&pg_wal.join("archive_status"))
             .inspect_err(|error| warn!(%error, "cannot watch archive_status; listing it periodically"));
@@ -318,7 +325,8 @@ impl Actor {
         Ok(())
     }
 
-    /// A server on a timeline other than the first was promoted, or recovered: its ancestors' segments may be missing.
+    /// Starts the back-fill. A server on a timeline other than the first was promoted or recovered, so its
+    /// ancestors' segments may be missing.
     fn start_backfill(&mut self, timeline: TimelineId) {
         let Some(server) = &mut self.server else { return };
         let due = match server.backfill {
@@ -349,7 +357,7 @@ impl Actor {
         });
     }
 
-    /// Looks whether another timeline is in use, once in a while. No answer waits for it.
+    /// Checks from time to time whether another timeline is in use. No request waits for this.
     fn look_for_rivals(&mut self, name: WalFileName) {
         let (WalFileName::Segment(segment), Some(server)) = (name, &mut self.server) else { return };
         if !server.rivals.is_due(Instant::now()) {
@@ -409,7 +417,7 @@ impl Actor {
         }
     }
 
-    /// Starts as many transfers as may run.
+    /// Starts as many transfers as the limits allow.
     fn start_transfers(&mut self) {
         while self.transfers < self.workers {
             let Some(order) = self.next_file() else { return };
@@ -442,15 +450,14 @@ impl Actor {
         }
     }
 
-    /// How many threads the next file may have: a segment that comes alone is stored by all of them, of several each has
-    /// its own.
+    /// The number of threads for the next file: all of them for a single segment, one each for several.
     fn threads(&self) -> NonZeroUsize {
         let free = self.workers.saturating_sub(self.transfers);
         let waiting = self.files.values().filter(|entry| matches!(entry.state, State::Waiting));
         NonZeroUsize::new(free / waiting.take(free).count().max(1)).unwrap_or(NonZeroUsize::MIN)
     }
 
-    /// The file to be begun next: the first in order; only what is asked for where nothing may be read ahead.
+    /// The next file to start: the first in order, or only requested files where nothing may be read ahead.
     fn next_file(&self) -> Option<ArchiveOrder> {
         let may_read_ahead = self.may_read_ahead();
         let may_begin = |entry: &Entry| {
@@ -460,7 +467,7 @@ impl Actor {
     }
 
     fn may_read_ahead(&self) -> bool {
-        // Before that, marks of later files come first.
+        // Until the first listing, the marks of later files may arrive first.
         let listed = self.server.as_ref().is_some_and(|server| server.listed);
         listed
             && self.reads_ahead()
@@ -471,7 +478,7 @@ impl Actor {
             }
     }
 
-    /// Whether files are stored without having been asked for, now or once the repository is back.
+    /// Whether files are stored ahead of requests, now or after the outage.
     fn reads_ahead(&self) -> bool {
         self.server.as_ref().is_some_and(|server| Instant::now() < server.last_asked + self.ahead_for)
     }
@@ -498,7 +505,7 @@ impl Actor {
             Outcome::Scanned(_) => self.scanning = false,
             Outcome::Backfilled(..) | Outcome::Looked(_) => {}
         }
-        // A file of this name is another server's by now: it must not be answered for.
+        // The name may belong to another server's file by now, so this result must not answer its requests.
         if self.server.as_ref().is_none_or(|server| server.number != number) {
             return;
         }
@@ -510,7 +517,7 @@ impl Actor {
             Outcome::Scanned(result) => self.scanned(result),
             Outcome::Backfilled(timeline, result) => self.backfilled(timeline, result),
             Outcome::Looked(Ok(rival)) => self.looked(rival),
-            // Nothing depends on it, and it is tried again.
+            // Nothing depends on the result, and the check is repeated.
             Outcome::Looked(Err(error)) => debug!(%error, "could not check for other timelines"),
         }
     }
@@ -543,7 +550,7 @@ impl Actor {
         }
     }
 
-    /// A file with this identity is stored: the answer for whoever asked, unless the name means another one by now.
+    /// A file with this identity is stored: answers its requests, unless the name means another file by now.
     fn stored(&mut self, order: &ArchiveOrder, identity: FileIdentity, stored_name: WalFileName) {
         let Some(server) = &self.server else { return };
         let path = server.pg_wal.join(order.name().to_string());
@@ -552,7 +559,7 @@ impl Actor {
             entry.state = State::Stored(identity, stored_name);
             entry.answer(&Ok(()));
         } else {
-            // Somebody may have asked for the other one meanwhile.
+            // The new file may have been requested in the meantime.
             entry.state = State::Waiting;
         }
     }
@@ -576,8 +583,8 @@ impl Actor {
         }
     }
 
-    /// A file that cannot be stored for its own sake is tried again when somebody asks. What fails in the repository fails for
-    /// all files.
+    /// A file that fails for a reason of its own is retried on the next request. A failure of the repository
+    /// concerns all files.
     fn failed(&mut self, order: &ArchiveOrder, error: PutError) {
         let name = order.name();
         let is_outage = matches!(&error, PutError::Repository(error) if error.kind().is_transient());
@@ -598,7 +605,7 @@ impl Actor {
         }
     }
 
-    /// What stands in the way in the repository while a call to it goes on.
+    /// The store's current error while one of its calls is retried.
     fn trouble(&self) -> Option<Error> {
         self.server.as_ref().and_then(|server| server.repository.store().trouble())
     }
@@ -634,13 +641,13 @@ impl Actor {
         let now = Instant::now();
         let idle = self.next_file().is_none();
         if let Some(outage) = &mut self.outage {
-            // Nothing is there to be tried: do not wake up for it again and again.
+            // There is nothing to try: do not wake up for it again and again.
             if now >= outage.retry_at && idle {
                 outage.retry_at = now + outage.pause;
             }
         }
         self.end_patience(now);
-        // Not only when somebody asks: what it looks for may be recycled before the next segment is full.
+        // Retried without a request, too: its segments may be recycled before the next one is full.
         if let Some((timeline, BackfillState::RetryAt(_))) =
             self.server.as_ref().and_then(|server| server.backfill)
         {
@@ -659,8 +666,8 @@ impl Actor {
         }
     }
 
-    /// Tells those who have waited long enough what they wait for. When the repository came back meanwhile, they may as well
-    /// wait on.
+    /// Tells requests that have waited long enough what they wait for. If the repository has recovered
+    /// meanwhile, they keep waiting.
     fn end_patience(&mut self, now: Instant) {
         let trouble = self.trouble();
         let outage = self.outage.as_ref().map(|outage| &outage.error);
@@ -676,7 +683,7 @@ impl Actor {
         }
     }
 
-    /// Forgets what PostgreSQL has marked as done, and learns what was marked ready.
+    /// Drops the files that PostgreSQL has marked as done, and adds the ones that are now ready.
     fn scanned(&mut self, result: Result<(Vec<ArchiveOrder>, bool)>) {
         let Some(server) = &mut self.server else { return };
         server.listed = true;
@@ -730,7 +737,7 @@ impl Actor {
     }
 }
 
-/// The next marks of a server that is watched; never, where there is none.
+/// The next events of the watched server; pending forever if there is none.
 async fn marked(server: Option<&mut Server>) -> std::io::Result<ReadyEvent> {
     match server.and_then(|server| server.watcher.as_mut()) {
         Some(watcher) => watcher.next().await,
@@ -738,7 +745,7 @@ async fn marked(server: Option<&mut Server>) -> std::io::Result<ReadyEvent> {
     }
 }
 
-/// Runs a job whose panic must not take its answer away.
+/// Runs a job and turns a panic into an error, so that its request is always answered.
 fn guarded<T>(job: impl FnOnce() -> Result<T>) -> Result<T> {
     catch_unwind(AssertUnwindSafe(job)).unwrap_or_else(|_| {
         Err(Error::new(ErrorKind::Damaged, "internal error in the agent")

@@ -1,4 +1,4 @@
-//! Fetching ahead along the timelines, up to a limit of bytes.
+//! Prefetching along the timelines, up to a limit in bytes.
 
 use super::{blocking, fetch};
 use crate::error::{RecoveryMode, Result};
@@ -13,32 +13,32 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tracing::{debug, warn};
 
-/// What recovery will probably ask for next.
+/// The segments that recovery will probably request next.
 #[derive(Debug)]
 pub struct Ahead {
     directory: PathBuf,
     workers: usize,
     max_bytes: u64,
     state: Mutex<State>,
-    /// Something on its way has arrived, or will not.
+    /// Signals that a fetch in flight has finished, successfully or not.
     arrived: Notify,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    /// Complete and checked.
+    /// Complete and verified.
     ready: HashMap<SegmentName, TempPath>,
-    /// On the way.
+    /// In flight.
     coming: HashSet<SegmentName>,
     /// To be fetched, in this order.
     wanted: VecDeque<SegmentName>,
-    /// The newest timeline whose history was handed out: where recovery probably goes.
+    /// The newest timeline whose history was served: the probable destination of the recovery.
     goes_to: Option<TimelineId>,
     /// The last history that was looked up. A history never changes.
     history: Option<Arc<TimelineHistory>>,
     workers: usize,
     tasks: JoinSet<()>,
-    /// Nobody will take anything: what still arrives is dropped.
+    /// Set when no prefetched file is needed any more; files that still arrive are dropped.
     abandoned: bool,
 }
 
@@ -47,30 +47,31 @@ impl Ahead {
         Ahead { directory, workers, max_bytes, state: Mutex::default(), arrived: Notify::new() }
     }
 
-    /// How many files wait to be taken.
+    /// The number of prefetched files that have not been requested yet.
     pub fn ready_files(&self) -> usize {
         self.state().ready.len()
     }
 
-    /// The server has seen this timeline's history, so it is probably on the way there.
+    /// Records that the server has read this timeline's history, so that it is probably the destination.
     pub fn goes_to(&self, timeline: TimelineId) {
         let mut state = self.state();
         state.goes_to = state.goes_to.max(Some(timeline));
     }
 
-    /// Takes a segment that was fetched ahead, waiting for it if it is on the way; `None` when it is neither.
+    /// Takes a prefetched segment, waiting for it if it is in flight; `None` when it is neither.
     pub async fn take(&self, segment: SegmentName, size: SegmentSize) -> Option<TempPath> {
         loop {
             let arrived = self.arrived.notified();
             {
                 let mut state = self.state();
                 if let Some(path) = state.ready.remove(&segment) {
-                    // It was complete when it came; whoever cuts files in our spool does not get them replayed.
+                    // It was complete when it arrived. A file that was truncated in our spool must not be
+                    // replayed.
                     let whole = fs::metadata(&path).is_ok_and(|metadata| metadata.len() == size.as_u64());
                     return whole.then_some(path);
                 }
                 if !state.coming.contains(&segment) {
-                    // Fetched by whoever asks, now.
+                    // The current request fetches it.
                     state.wanted.retain(|wanted| *wanted != segment);
                     return None;
                 }
@@ -79,7 +80,7 @@ impl Ahead {
         }
     }
 
-    /// Fetches what follows `segment` on the way to `destination`, and drops what does not.
+    /// Fetches the segments that follow `segment` on the way to `destination`, and drops all others.
     ///
     /// # Errors
     /// Those of looking up a history.
@@ -107,7 +108,7 @@ impl Ahead {
         Ok(())
     }
 
-    /// Drops what nobody took, and what is still on its way when it arrives.
+    /// Drops the prefetched files, and those in flight when they arrive.
     pub fn abandon(&self) {
         let mut state = self.state();
         state.abandoned = true;
@@ -115,14 +116,14 @@ impl Ahead {
         state.ready.clear();
     }
 
-    /// Drops what was fetched ahead, to make room.
+    /// Drops the prefetched files to make room.
     pub fn drop_ready(&self) {
         let mut state = self.state();
         state.wanted.clear();
         state.ready.clear();
     }
 
-    /// Ends all work and drops what nobody took.
+    /// Stops all fetches and drops the prefetched files.
     pub async fn finish(&self) {
         let mut tasks = {
             let mut state = self.state();
@@ -137,7 +138,7 @@ impl Ahead {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Fetches one wanted segment after the other.
+    /// Fetches the wanted segments one after the other.
     async fn work(self: Arc<Self>, repository: Arc<Repository>, size: SegmentSize) {
         loop {
             let name = {
@@ -159,7 +160,7 @@ impl Ahead {
                 match fetched {
                     Ok(Some(path)) if !state.abandoned => drop(state.ready.insert(name, path)),
                     Ok(Some(_)) => {}
-                    // The archive's end, for now: whoever asks for it next finds out anew.
+                    // The end of the archive for now. The next request for it asks the repository again.
                     Ok(None) => {
                         debug!(%name, "nothing to fetch ahead");
                         state.wanted.clear();
@@ -174,7 +175,7 @@ impl Ahead {
         }
     }
 
-    /// The history of the timeline that recovery goes to, if `segment` lies on the way there.
+    /// The history of the recovery's destination, if `segment` is on the way there.
     async fn history(
         &self,
         repository: &Arc<Repository>,

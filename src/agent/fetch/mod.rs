@@ -1,7 +1,8 @@
-//! Fetching WAL: what is asked for at once, and ahead of that what the same recovery will ask for next.
+//! Fetches WAL: requested files at once, and ahead of requests the files that the same recovery will need
+//! next.
 //!
-//! Nothing negative is remembered: that a file is absent is asked of the repository each time. What was fetched ahead
-//! lies in the spool under a name that only this process knows, and is complete and checked before anybody sees it.
+//! Absence is never cached: the repository is asked each time. A prefetched file is complete and verified
+//! before it is served. Until then it is in the spool under a name known to this process only.
 
 mod ahead;
 mod rules;
@@ -32,20 +33,20 @@ use waits::Waits;
 /// The pause after a failure, doubled each time.
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_MAX: Duration = Duration::from_secs(5);
-/// What the names of files begin with that are being fetched, or wait to be taken. In `pg_wal` PostgreSQL passes over them.
+/// The prefix of files that are being fetched or wait to be taken. In `pg_wal` PostgreSQL ignores them.
 pub const TEMPORARY_PREFIX: &str = ".pgark-fetch-";
 
-/// A recovery that asks for its WAL.
+/// A recovery that requests its WAL.
 #[derive(Clone, Copy, Debug)]
 struct Asking {
     system: SystemIdentifier,
     server_start_s: u64,
-    /// The newest timeline's segment that was found absent last, if nothing was found since: the server asks for the same
-    /// segment of the ancestors next.
+    /// The segment of the newest timeline that was last found absent, if none was found since. The server
+    /// then requests the same segment of the ancestors.
     absent: Option<SegmentName>,
 }
 
-/// Fetches for one configuration.
+/// Fetches WAL for one configuration.
 #[derive(Debug)]
 pub struct Fetcher {
     places: Arc<Places>,
@@ -53,9 +54,9 @@ pub struct Fetcher {
     directory: PathBuf,
     workers: usize,
     max_bytes: u64,
-    /// What was fetched ahead, of the one system that was last asked for.
+    /// The prefetched files of the system that made the last request.
     ahead: Mutex<Option<(SystemIdentifier, Arc<Ahead>)>>,
-    /// The recovery that asked last.
+    /// The recovery that made the last request.
     recovery: Mutex<Option<Asking>>,
     fetched: AtomicU64,
     fetched_ahead: AtomicU64,
@@ -68,9 +69,9 @@ pub struct Fetcher {
 /// A file that was fetched.
 #[derive(Debug)]
 pub struct Fetched {
-    /// Where it lies; removed when this is dropped.
+    /// The path of the file, which is removed when this is dropped.
     pub path: TempPath,
-    /// Why that is not in the spool.
+    /// Why the file is not in the spool.
     pub instead: Option<Error>,
 }
 
@@ -93,11 +94,11 @@ impl Fetcher {
         }
     }
 
-    /// Fetches a file into the spool, complete and checked. The file is removed when the path is dropped.
+    /// Fetches a file into the spool, complete and verified. The file is removed when the path is dropped.
     ///
     /// # Errors
-    /// [`ErrorKind::Absent`] when the repository says that there is no such file and recovery may believe it,
-    /// [`ErrorKind::Hole`] when it may not, and after the deadline what kept us from finding out.
+    /// [`ErrorKind::Absent`] when the repository does not hold the file and recovery may rely on that,
+    /// [`ErrorKind::Hole`] when it may not, and after the deadline the error that prevented an answer.
     pub async fn get(&self, request: &GetRequest) -> Result<Fetched> {
         let wait = self.waits.begin(request.name);
         let deadline = Instant::now() + self.waits.patience(request);
@@ -110,7 +111,7 @@ impl Fetcher {
                     self.waits.answered();
                     return Ok(fetched);
                 }
-                // Damage stays: asking again would only delay what an operator must see.
+                // Damage is permanent: a retry would only delay the report to the operator.
                 Ok(Err(error)) if !error.kind().is_transient() => {
                     self.waits.answered();
                     return Err(error);
@@ -133,8 +134,8 @@ impl Fetcher {
         }
     }
 
-    /// The deadline has passed in the middle of an attempt: with what kept the store at that moment, or else with how the
-    /// attempt before ended.
+    /// The error for a deadline that passed during an attempt: the store's current trouble, or else the
+    /// result of the previous attempt.
     fn too_late(&self, request: &GetRequest, last: Option<Error>) -> Error {
         const WHAT: &str = "the repository did not answer before the deadline";
         match self.trouble(request).or(last) {
@@ -145,7 +146,7 @@ impl Fetcher {
         }
     }
 
-    /// What keeps the store at this moment.
+    /// The store's current trouble.
     fn trouble(&self, request: &GetRequest) -> Option<Error> {
         self.places.of(request.system, request.version).ok().and_then(|place| place.store().trouble())
     }
@@ -155,7 +156,7 @@ impl Fetcher {
         self.waits.reason(request.name).map(|reason| self.trouble(request).unwrap_or(reason))
     }
 
-    /// What goes on.
+    /// The current state of the downloads.
     pub fn status(&self) -> FetchStatus {
         FetchStatus {
             ready_files: self.current().map_or(0, |ahead| ahead.ready_files()),
@@ -166,7 +167,7 @@ impl Fetcher {
         }
     }
 
-    /// Stops fetching ahead and drops what nobody took.
+    /// Stops prefetching and drops the files that were not requested.
     pub async fn finish(&self) {
         if let Some(ahead) = self.current() {
             ahead.finish().await;
@@ -178,8 +179,8 @@ impl Fetcher {
         ahead.as_ref().map(|(_, ahead)| ahead.clone())
     }
 
-    /// What was fetched ahead of this system. Names are the same in every system: what was fetched of another one, which
-    /// had the data directory before, is dropped.
+    /// The prefetched files of this system. File names are the same in every system, so files of another one
+    /// that used the data directory before are dropped.
     fn ahead_of(&self, system: SystemIdentifier) -> Arc<Ahead> {
         let mut current = self.ahead.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((known, ahead)) = current.as_ref() {
@@ -197,7 +198,8 @@ impl Fetcher {
         self.spool_trouble.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Fetches one file into the spool; into the server's `pg_wal` when that takes nothing. `None` as for [`fetch`].
+    /// Fetches one file into the spool, or into the server's `pg_wal` when the spool cannot be written.
+    /// `None` as for [`fetch`].
     async fn fetch(&self, repository: &Arc<Repository>, request: &GetRequest) -> Result<Option<Fetched>> {
         let (name, size, mode) = (request.name, request.segment_size, request.mode);
         let error = match fetch(repository, name, size, mode, &self.directory).await? {
@@ -209,7 +211,7 @@ impl Fetcher {
         };
         warn!(%name, %error, "the spool is not usable; fetching into pg_wal");
         *self.spool_trouble() = Some(error.replica());
-        // It may be full of what was fetched ahead.
+        // The spool may be full of prefetched files.
         if let Some(ahead) = self.current() {
             ahead.drop_ready();
         }
@@ -254,20 +256,21 @@ impl Fetcher {
         }
     }
 
-    /// The answer for a file that the repository does not hold. What we are storing ourselves is not lost.
+    /// The answer for a file that the repository does not hold. A file that this agent is storing is not
+    /// lost.
     async fn judge_absence(
         &self,
         repository: Arc<Repository>,
         request: &GetRequest,
         way: Way,
     ) -> Result<Error> {
-        // Asked before the repository is: what arrives in between is seen there.
+        // Checked before the repository, which then shows a file that arrives in between.
         let coming = self.uploads.is_coming(request.system, request.name).await;
         let request = request.clone();
         blocking(move || rules::judge_absence(&repository, &request, way, coming)).await
     }
 
-    /// Where the recovery goes that asks for this file.
+    /// The destination of the recovery that requests this file.
     fn way(&self, request: &GetRequest) -> Way {
         if let Some(timeline) = request.timeline {
             return Way::To(timeline);
@@ -285,14 +288,14 @@ impl Fetcher {
                 }
                 _ => Way::AsAsked,
             },
-            // pg_rewind asks for one file, which it knows to be the right one.
+            // pg_rewind requests one file, and knows that it is the right one.
             _ if !request.prefetch => Way::AsAsked,
             _ => Way::Unknown,
         }
     }
 
-    /// Keeps which segment was found absent, until one is found: a question may be asked twice, and an ancestor's ancestor
-    /// comes after it.
+    /// Remembers the absent segment until one is found. A request may be repeated, and the ancestor's
+    /// ancestor follows the ancestor.
     fn remember(&self, request: &GetRequest, absent: Option<SegmentName>) {
         let size = request.segment_size;
         let mut recovery = self.recovery();
@@ -307,8 +310,8 @@ impl Fetcher {
         });
     }
 
-    /// Fetches ahead what follows a file that was fetched. Once that was taken: before, it would only take the processors from
-    /// whoever waits for it.
+    /// Prefetches what follows a file, once the client has taken that file. Earlier, prefetching would take
+    /// processor time from the waiting client.
     pub async fn follow(&self, request: &GetRequest) {
         let WalFileName::Segment(segment) = request.name else { return };
         if !request.prefetch {
@@ -335,8 +338,8 @@ impl Asking {
     }
 }
 
-/// Fetches one file into `directory`; `None` when a repository that is there says that it does not hold it. The inner error is
-/// that of the directory, to which nothing can be written.
+/// Fetches one file into `directory`; `None` when the repository is available and does not hold it. The inner
+/// error is that of a directory that cannot be written.
 async fn fetch(
     repository: &Arc<Repository>,
     name: WalFileName,
@@ -363,16 +366,16 @@ async fn fetch(
                 debug!(%name, stored_bytes = fetched.stored_bytes, "fetched");
                 Ok(Ok(Some(file.file.into_temp_path())))
             }
-            // A standby may wait for the first file of its cluster, and asks again by itself.
+            // A standby may wait for the first file of its cluster, and retries by itself.
             None if mode == RecoveryMode::Standby => Ok(Ok(None)),
-            // An empty mount point has no file of any name.
+            // An empty mount point holds no file at all.
             None => repository.check().map(|()| Ok(None)),
         }
     })
     .await
 }
 
-/// A file that remembers whether writing to it has failed.
+/// A file that records whether a write to it has failed.
 struct WatchedFile {
     file: NamedTempFile,
     failed: bool,
@@ -388,7 +391,7 @@ impl Write for WatchedFile {
     }
 }
 
-/// Runs what blocks on a thread of its own.
+/// Runs a blocking job on a thread of its own.
 async fn blocking<T: Send + 'static>(job: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
     match spawn_blocking(job).await {
         Ok(result) => result,

@@ -1,6 +1,8 @@
-//! What the agent answers when the repository does not hold a file, and which segments it does not serve.
+//! The agent's answers for files that the repository does not hold, and the segments that it refuses to
+//! serve.
 //!
-//! The rules of paths and holes are `repository::wal`'s; here they meet what is known of the recovery that asks.
+//! `repository::wal` owns the rules of paths and holes. Here they are combined with what is known about the
+//! requesting recovery.
 
 use crate::error::{Error, ErrorKind, RecoveryMode, Result};
 use crate::postgres::{Lsn, SegmentName, TimelineId, WalFileName};
@@ -10,14 +12,15 @@ use crate::repository::wal::{
 };
 use crate::spool::{GetRequest, TargetRule};
 
-/// What is known of where a recovery goes.
+/// What is known about the destination of a recovery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Way {
-    /// To this timeline: its request says so, or it has just asked for the same segment of this timeline in vain.
+    /// This timeline: the request names it, or the recovery has just requested the same segment of this
+    /// timeline in vain.
     To(TimelineId),
-    /// Nothing, because this agent has not seen its last request.
+    /// Nothing, because this agent has not seen the previous request.
     Unknown,
-    /// Wherever the segments that it asks for lead.
+    /// The timelines of the requested segments, whatever they are.
     AsAsked,
 }
 
@@ -26,8 +29,9 @@ pub fn not_in_the_archive(name: WalFileName) -> Error {
     Error::absent(format!("{name} is not in the archive"))
 }
 
-/// The answer for a file that the repository does not hold: [`ErrorKind::Absent`], or [`ErrorKind::Hole`] when recovery
-/// would lose WAL by believing it; [`ErrorKind::Unavailable`] instead of a loss when the file is coming.
+/// The answer for a file that the repository does not hold: [`ErrorKind::Absent`], or [`ErrorKind::Hole`]
+/// when recovery would lose WAL by relying on it, or [`ErrorKind::Unavailable`] instead of a loss when the
+/// file is being stored.
 ///
 /// # Errors
 /// The store's own.
@@ -59,7 +63,7 @@ fn judge_what_is_stored(repository: &Repository, request: &GetRequest, way: Way)
         WalFileName::History(timeline) => {
             Ok(history_answer(request, timeline, judge_history(&catalog, timeline, request.segment_size)?))
         }
-        // Nothing follows from a partial segment or a backup history file.
+        // The absence of a partial segment or a backup history file proves nothing.
         _ => Ok(not_in_the_archive(request.name)),
     }
 }
@@ -71,7 +75,7 @@ fn segment_answer(
     judged: ArchiveEnd,
 ) -> Result<Error> {
     let ArchiveEnd::Hole(proof) = judged else { return Ok(not_in_the_archive(request.name)) };
-    // Stored between the two questions: the archive of a living server grows while it is listed.
+    // Stored between the two requests: the archive of a running server grows while it is listed.
     if repository.store().stat(&repository.layout().segment(segment)?)?.is_some() {
         return Ok(Error::unavailable(format!("{segment} has just arrived in the archive")));
     }
@@ -81,12 +85,12 @@ fn segment_answer(
     ))
 }
 
-/// PostgreSQL numbers timelines one by one, and takes the first number without a history file for a free one.
+/// PostgreSQL numbers timelines consecutively, and takes the first number without a history file as free.
 fn history_answer(request: &GetRequest, timeline: TimelineId, judged: ArchiveEnd) -> Error {
     let ArchiveEnd::Hole(proof) = judged else { return not_in_the_archive(request.name) };
     let name = request.name;
     let message = format!("{name} is missing from the archive: {proof}");
-    // A standby asks again, and the file may arrive. At the deadline the answer is that the file is absent.
+    // A standby retries, and the file may arrive. At the deadline the answer is that the file is absent.
     let kind = match request.mode {
         RecoveryMode::Standby => ErrorKind::Unavailable,
         RecoveryMode::OneShot => ErrorKind::Hole,
@@ -103,11 +107,12 @@ fn history_answer(request: &GetRequest, timeline: TimelineId, judged: ArchiveEnd
     })
 }
 
-/// Refuses a segment that must not be served on the way to another timeline: an ancestor's copy of the segment in which it
-/// was left may hold records that the timeline never had.
+/// Refuses a segment that must not be served on the way to another timeline. An ancestor's copy of the
+/// segment in which it was left may hold records that the destination never had.
 ///
 /// # Errors
-/// [`ErrorKind::Hole`], or [`ErrorKind::Absent`] where recovery may end before the segment; and the store's own.
+/// [`ErrorKind::Hole`], or [`ErrorKind::Absent`] where recovery may end before the segment; and the store's
+/// own.
 pub fn check_way(
     repository: &Repository,
     request: &GetRequest,
@@ -123,7 +128,7 @@ pub fn check_way(
         Way::Unknown => possible_divergence(&catalog, request, segment)?,
     };
     let Some((timeline, left_at)) = diverged else { return Ok(()) };
-    // Without a copy there is nothing to be refused, and nothing lost that is stored.
+    // Without a copy there is nothing to refuse, and no stored WAL is lost.
     if repository.store().stat(&repository.layout().segment(segment)?)?.is_none() {
         return Err(not_in_the_archive(request.name));
     }
@@ -139,8 +144,9 @@ pub fn check_way(
     )))
 }
 
-/// Where a recovery of which nothing is known may have left the timeline of `segment` in this segment, on the way to a
-/// timeline of which no WAL is stored yet: had there been any, it would have been served, or missed as a hole.
+/// Where an unknown recovery may have left the timeline of `segment` within this segment, on the way to a
+/// timeline without stored WAL. If that timeline had stored WAL, its segment would have been served, or
+/// reported as a hole.
 fn possible_divergence(
     catalog: &dyn WalCatalog,
     request: &GetRequest,
@@ -160,9 +166,9 @@ fn possible_divergence(
 
 /// Whether recovery must not end before this segment when the archive proves that it existed.
 ///
-/// Without a target PostgreSQL would promote there without an error. With one PostgreSQL itself fails if it does not reach
-/// the target, but it also asks for segments behind the target: only up to the proven end is each of them needed.
-/// A standby goes on asking.
+/// Without a target, PostgreSQL would promote there without an error. With a target, PostgreSQL itself fails
+/// if it does not reach the target, but it also requests segments after the target: only those up to the
+/// proven end are required. A standby keeps retrying.
 fn must_not_end_at(request: &GetRequest, segment: SegmentName) -> bool {
     let size = request.segment_size;
     request.mode == RecoveryMode::OneShot

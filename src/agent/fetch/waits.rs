@@ -1,7 +1,7 @@
-//! Who waits for what, and for how long the repository has been unavailable.
+//! The requests that wait, and how long the repository has been unavailable.
 //!
-//! That is remembered between calls: a standby asks for one file after the other, and its promotion must not wait for each as
-//! long as for the first. Nothing is remembered of files.
+//! Outages are remembered across calls. A standby requests one file after the other, and its promotion must
+//! not wait for each as long as for the first. Nothing is remembered about files.
 
 use crate::agent::status::FailureStatus;
 use crate::error::{Error, RecoveryMode};
@@ -11,12 +11,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 use tokio::time::Instant;
 
-/// How long a standby waits at least.
+/// The shortest time that a request of a standby waits.
 const PATIENCE_MIN: Duration = Duration::from_secs(1);
-/// An outage of which nothing was heard for so long says nothing of now.
+/// An outage that was last observed longer ago says nothing about the present.
 const REMEMBERED: Duration = Duration::from_secs(60);
 
-/// What is asked for at this moment, and the outage that lasts.
+/// The current requests, and the current outage.
 #[derive(Debug, Default)]
 pub struct Waits(Mutex<State>);
 
@@ -33,7 +33,7 @@ struct Asked {
     name: WalFileName,
     since: SystemTime,
     started: Instant,
-    /// How the last attempt ended.
+    /// The result of the last attempt.
     last: Option<Error>,
 }
 
@@ -43,7 +43,7 @@ struct Outage {
     last: Instant,
 }
 
-/// One question, until it is dropped.
+/// One request, until it is dropped.
 #[derive(Debug)]
 pub struct Wait {
     waits: Arc<Waits>,
@@ -61,8 +61,8 @@ impl Waits {
         Wait { waits: self.clone(), number }
     }
 
-    /// How long to try: on a standby, the time that its first question of an outage had counts for those after it. A one-shot
-    /// recovery would end in failure, and has all its time.
+    /// How long to try. On a standby, later requests of an outage are charged with the time that its first
+    /// request waited. A one-shot recovery would fail, so it always has the full deadline.
     pub fn patience(&self, request: &GetRequest) -> Duration {
         match request.mode {
             RecoveryMode::OneShot => request.deadline,
@@ -70,7 +70,7 @@ impl Waits {
         }
     }
 
-    /// The repository has answered.
+    /// Records that the repository has answered.
     pub fn answered(&self) {
         self.state().outage = None;
     }
@@ -80,7 +80,7 @@ impl Waits {
         self.state().asked.iter().find(|asked| asked.name == name).map(Asked::reason)
     }
 
-    /// The file that has been waited for longest, if the wait is long.
+    /// The file with the longest wait, if the wait is long.
     pub fn status(&self) -> Option<FailureStatus> {
         let state = self.state();
         let asked = state.asked.first().filter(|asked| asked.started.elapsed() >= PATIENCE_MIN)?;
@@ -105,7 +105,7 @@ impl Asked {
 }
 
 impl Wait {
-    /// An attempt has failed because of the repository.
+    /// Records that an attempt failed because of the repository.
     pub fn failed(&self, error: &Error) {
         let mut state = self.waits.state();
         let now = Instant::now();

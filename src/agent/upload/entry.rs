@@ -1,4 +1,4 @@
-//! A file that is known: what is done about it, who waits for it, and how long they may.
+//! The state of one tracked file: its upload, its requests, and their deadlines.
 
 use crate::error::{Error, Result};
 use crate::postgres::WalFileName;
@@ -7,25 +7,25 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-/// A file of the server's that is to be stored, or was.
+/// A file of the server that is to be stored, or was.
 #[derive(Debug)]
 pub struct Entry {
     pub state: State,
     pub waiters: Vec<oneshot::Sender<Result<()>>>,
-    /// When the first of those asked who have not been told what became of the file.
+    /// When the first unanswered request arrived.
     asked_since: Option<Instant>,
-    /// When the first of them gives up.
+    /// The deadline of that request.
     overdue_at: Option<Instant>,
-    /// When the waiters are told why they wait, if there is still a reason to.
+    /// When waiting requests are told the reason for the delay, if there still is one.
     pub patience_ends: Option<Instant>,
 }
 
-/// What is done about a file.
+/// The state of a file's upload.
 #[derive(Debug)]
 pub enum State {
     Waiting,
     Running,
-    /// The file with this identity is stored, under this name.
+    /// The file with this identity is stored under this name.
     Stored(FileIdentity, WalFileName),
     Failed(Error),
 }
@@ -41,7 +41,7 @@ impl Entry {
         }
     }
 
-    /// Somebody asks, and can wait so long; whether an earlier asker has waited so long in vain.
+    /// Adds a request with its deadline, and whether an earlier request has timed out.
     pub fn asked(&mut self, now: Instant, deadline: Duration, waiter: oneshot::Sender<Result<()>>) -> bool {
         let gives_up_at = *self.asked_since.get_or_insert(now) + deadline;
         self.overdue_at = Some(self.overdue_at.map_or(gives_up_at, |at| at.min(gives_up_at)));
@@ -49,12 +49,12 @@ impl Entry {
         self.is_overdue(now)
     }
 
-    /// Whether somebody has asked, and given up.
+    /// Whether a request has timed out.
     pub fn is_overdue(&self, now: Instant) -> bool {
         self.overdue_at.is_some_and(|at| now >= at)
     }
 
-    /// What is said of a file that takes longer than whoever asks can wait.
+    /// The error for a file whose upload takes longer than the deadline of its request.
     pub fn delay(&self, now: Instant) -> Error {
         let since = self.asked_since.unwrap_or(now);
         let goes_on = match self.state {
@@ -66,7 +66,7 @@ impl Entry {
         )
     }
 
-    /// What became of the file.
+    /// Answers all requests with the final result of the upload.
     pub fn answer(&mut self, result: &Result<()>) {
         self.asked_since = None;
         self.overdue_at = None;
@@ -74,10 +74,10 @@ impl Entry {
         self.tell(result);
     }
 
-    /// Something to those who wait now; what becomes of the file is not known yet, unless [`Entry::answer`] says so.
+    /// Answers the waiting requests. The upload has no final result yet, unless [`Entry::answer`] calls this.
     pub fn tell(&mut self, result: &Result<()>) {
         for waiter in self.waiters.drain(..) {
-            // Whoever has gone does not need it.
+            // A client that has disconnected does not need the answer.
             let _ = waiter.send(match result {
                 Ok(()) => Ok(()),
                 Err(error) => Err(error.replica()),

@@ -11,10 +11,11 @@ use tokio::time::timeout;
 
 const NAME: &str = "00000002.history";
 
-/// Longer than anything here takes.
+/// Longer than any step of these tests takes.
 const LONG: Duration = Duration::from_secs(20);
 
-/// A directory whose writers wait at gates: one for each object, taken down by who passes it.
+/// A directory store whose writers wait at gates, one for each object. The writer that passes a gate removes
+/// it.
 #[derive(Debug)]
 struct GatedStore {
     inner: DirectoryStore,
@@ -98,7 +99,7 @@ impl Scene {
         Scene::with_deadline(LONG)
     }
 
-    /// Whoever asks gives up after `deadline`.
+    /// A scene whose requests time out after `deadline`.
     fn with_deadline(deadline: Duration) -> Scene {
         let scratch = tempfile::tempdir().unwrap();
         let path = |name: &str| scratch.path().join(name);
@@ -118,7 +119,7 @@ impl Scene {
         fs::rename(self.scratch.path().join("new"), path).unwrap();
     }
 
-    /// Has the file's next writer wait; says when one does, and takes its verdict.
+    /// Makes the file's next writer wait. Returns a signal that one is waiting, and the sender of its result.
     fn gate(&self, system: u64) -> (Receiver<()>, Sender<Result<()>>) {
         let ((reached, arrival), (sender, verdict)) = (channel(), channel());
         let key = format!("main/{system}/wal/{NAME}");
@@ -137,7 +138,7 @@ impl Scene {
         }
     }
 
-    /// Asks; when this returns, the question stands before every one that is asked later.
+    /// Sends a request. When this returns, the request is queued before all later ones.
     async fn push(&self, system: u64) -> JoinHandle<Option<Result<()>>> {
         let request = self.request(system, NAME);
         let (sender, answer) = oneshot::channel();
@@ -155,14 +156,14 @@ async fn a_file_that_took_another_s_name_meanwhile_is_not_acknowledged_with_it()
     arrival.recv_timeout(LONG).unwrap();
     scene.write("0/4000000");
     let second = scene.push(7).await;
-    // Taken in after the question.
+    // Handled after the request.
     scene.uploads.status().await.unwrap();
     timeout(Duration::from_millis(100), std::future::pending::<()>()).await.unwrap_err();
     verdict.send(Ok(())).unwrap();
     let error = timeout(LONG, second).await.unwrap().unwrap().unwrap().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Conflict);
     drop(first);
-    // Nor later on.
+    // Nor later.
     let error = timeout(LONG, scene.push(7).await).await.unwrap().unwrap().unwrap().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Conflict);
 }
@@ -185,7 +186,7 @@ async fn what_was_stored_of_one_system_is_no_answer_for_another() {
     drop(first);
 }
 
-/// What is said to this question.
+/// The answer to this request.
 async fn answer_of(push: JoinHandle<Option<Result<()>>>) -> Result<()> {
     timeout(LONG, push).await.expect("an answer").unwrap().expect("an agent")
 }
@@ -207,7 +208,7 @@ async fn who_asks_again_after_the_deadline_is_told_soon_that_the_file_is_still_b
         assert!(error.hint_text().unwrap().contains("PostgreSQL retries"), "{error:?}");
         assert!(asked.elapsed() >= PATIENCE, "answered after {:?}", asked.elapsed());
     }
-    // It may end within that second.
+    // The upload may end within that second.
     let again = scene.push(7).await;
     scene.uploads.status().await.unwrap();
     verdict.send(Ok(())).unwrap();
@@ -227,7 +228,7 @@ async fn a_failure_that_was_told_ends_what_was_asked_before() {
     scene.uploads.status().await.unwrap();
     verdict.send(Err(Error::damaged("that is no history"))).unwrap();
     assert_eq!(answer_of(second).await.unwrap_err().kind(), ErrorKind::Damaged);
-    // Now the file is asked for anew, and has all the time.
+    // The file is requested anew now, and has the full deadline again.
     let (arrival, verdict) = scene.gate(7);
     let mut third = scene.push(7).await;
     arrival.recv_timeout(LONG).unwrap();
@@ -250,7 +251,7 @@ async fn who_waits_for_the_first_attempt_is_told_what_keeps_it() {
     *scene.store.trouble.lock().unwrap() = Some(Error::unavailable("access denied"));
     assert_eq!(scene.uploads.reason(name).await.unwrap().to_string(), "access denied");
     assert_eq!(scene.uploads.status().await.unwrap().trouble.unwrap().message, "access denied");
-    // So is everybody who asks after the deadline.
+    // The same holds for every request after the deadline.
     timeout(Duration::from_millis(600), std::future::pending::<()>()).await.unwrap_err();
     let error = answer_of(scene.push(7).await).await.unwrap_err();
     assert_eq!(error.to_string(), "access denied");
@@ -269,7 +270,7 @@ async fn uploads_begin_in_postgresqls_order() {
     let marked = |actor: &mut Actor, index: usize| actor.marked(Ok(ReadyEvent::Marked(order(index).name())));
     let (sender, _) = oneshot::channel();
     actor.asked(scene.request(7, &names[1]), sender);
-    // Marked while archive_status was not listed yet: there may be others before it.
+    // Marked before archive_status was listed: earlier files may be ready, too.
     actor.files.clear();
     marked(&mut actor, 3);
     assert_eq!(next(&actor), None);
@@ -277,7 +278,7 @@ async fn uploads_begin_in_postgresqls_order() {
         .unwrap();
     actor.scanned(Ok((vec![order(2), order(3)], false)));
     assert_eq!(next(&actor).as_deref(), Some(names[2].as_str()));
-    // Nor does a question for a later one come before it.
+    // Nor does a request for a later file come first.
     let (sender, _) = oneshot::channel();
     actor.asked(scene.request(7, &names[3]), sender);
     assert_eq!(next(&actor).as_deref(), Some(names[2].as_str()));

@@ -422,7 +422,7 @@ impl Planner<'_> {
     fn record(&self, target: &RecoveryTarget, bound: TargetBound) -> Result<TargetPlan> {
         let mut read_until = None;
         let mut newest = None;
-        // A record found from a newer backup that lies too early for that backup.
+        // The record as found from a newer backup, which is too new to recover to it.
         let mut later: Option<WalMark> = None;
         for &backup in &self.candidates {
             let wal = self.wal_from(backup)?;

@@ -111,7 +111,7 @@ enum Step {
 /// The next work of a worker.
 struct Work {
     root: usize,
-    /// The root of a pack to begin first, if any.
+    /// Number of the new pack to begin first, if any.
     begin: Option<u32>,
     step: Step,
 }

@@ -1,21 +1,21 @@
-//! The archiver of the server that writes the WAL: whether it is set up, and how it does.
+//! The archiver of the server that writes the WAL: its settings and its state.
 
 use crate::error::{Error, Result};
 use crate::postgres::SegmentName;
 use crate::server::{Connection, Watch};
 
-/// How the server's archiver does.
+/// State of the server's archiver.
 #[derive(Debug)]
 pub struct ArchiverState {
-    /// The segment that was archived last; it archives in order, so that those before were archived too.
+    /// The last archived segment; archiving is in order, so earlier segments are archived too.
     pub last_archived: Option<SegmentName>,
     /// The file whose archiving failed last, if nothing has been archived since.
     pub failing: Option<String>,
-    /// How often archiving has failed.
+    /// Number of failed archiving attempts.
     pub failed_count: u64,
 }
 
-/// That the server writes WAL that can be recovered from, and archives it.
+/// Checks that the server archives, and writes WAL that recovery can use.
 ///
 /// # Errors
 /// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) when it does not, and as [`Connection::query`].
@@ -33,7 +33,7 @@ pub fn check_settings(connection: &Connection, watch: &Watch<'_>) -> Result<()> 
     Ok(())
 }
 
-/// How the archiver does.
+/// Queries the state of the archiver.
 ///
 /// # Errors
 /// As [`Connection::query`].
@@ -47,7 +47,7 @@ pub fn state(connection: &Connection, watch: &Watch<'_>) -> Result<ArchiverState
     Ok(ArchiverState {
         failing: row.optional(0).map(str::to_owned),
         failed_count: row.parsed(1)?,
-        // History, partial and backup history files tell nothing of segments.
+        // History, partial and backup history files say nothing about segments.
         last_archived: row.optional(2).and_then(|name| name.parse().ok()),
     })
 }

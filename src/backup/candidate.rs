@@ -6,14 +6,14 @@ use std::path::Path;
 
 /// A file that may be stored incrementally.
 pub struct Candidate<'a> {
-    /// Its place in the list.
+    /// Its index in the list.
     pub number: usize,
-    /// What its path says.
+    /// The relation that its path names.
     pub relation: PlannedRelation,
     /// The file.
     pub file: &'a File,
-    /// Where it lies.
+    /// Its path in the file system.
     pub location: &'a Path,
-    /// Its length now.
+    /// Its current length in bytes.
     pub bytes: u64,
 }

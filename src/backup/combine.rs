@@ -1,7 +1,7 @@
-//! Makes a full backup out of a chain, inside the repository: what `pgark combine` does.
+//! Combines a chain into a full backup inside the repository: the implementation of `pgark combine`.
 //!
-//! Owns: which files go into which packs. The server is not asked; what comes out is the newest backup of the chain, with
-//! its start and stop points, and needs the same WAL.
+//! Owns: the distribution of files over packs. Does not contact the server. The result equals the newest
+//! backup of the chain: it has the same start and stop points and needs the same WAL.
 
 use super::lists::{self, Scope};
 use super::parent;
@@ -30,33 +30,33 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Instant;
 
-/// What the last pack holds, in this order; WAL is replayed from what they say.
+/// Files of the last pack, in this order; they determine where WAL replay starts.
 const LAST: [&[u8]; 3] = [b"backup_label", b"tablespace_map", b"global/pg_control"];
 
-/// How many files are known at a time.
+/// Upper limit for the number of files held in memory.
 const BATCH_FILES_MAX: usize = 20_000;
 
-/// What is wanted.
+/// Parameters of a combination.
 #[derive(Debug)]
 pub struct CombineRequest {
     /// The newest backup of the chain.
     pub of: Label,
-    /// The name of the full backup.
+    /// Label of the full backup.
     pub label: NewLabel,
-    /// How many packs are written at once.
+    /// Number of packs written in parallel.
     pub workers: NonZeroUsize,
     /// How packs are compressed.
     pub compression: Compression,
 }
 
-/// Makes the full backup. When this returns, it is complete and durable, and the chain is no longer needed for it.
+/// Creates the full backup. On return, it is complete and durable, and no longer depends on the chain.
 ///
-/// Ends early, and leaves nothing that is listed, when `interrupted` becomes true.
+/// Stops early, without listing a backup, if `interrupted` becomes true.
 ///
 /// # Errors
-/// [`ErrorKind::Absent`] when there is no such backup, [`ErrorKind::Usage`] when it is full already,
-/// [`ErrorKind::Damaged`] when something in the chain is not what was stored, [`ErrorKind::Hole`] when WAL that it needs is
-/// missing, [`ErrorKind::Conflict`] when the label is in use, and the store's.
+/// [`ErrorKind::Absent`] if there is no such backup, [`ErrorKind::Usage`] if it is already full,
+/// [`ErrorKind::Damaged`] if stored content of the chain is wrong, [`ErrorKind::Hole`] if required WAL is
+/// missing, [`ErrorKind::Conflict`] if the label is in use; those of the store.
 pub fn combine(
     request: &CombineRequest,
     repository: &Repository,
@@ -102,7 +102,7 @@ fn find_chain(request: &CombineRequest, repository: &Repository) -> Result<Chain
     Chain::of(newest, &backups)
 }
 
-/// That all WAL is there which the backup needs; returns how many segments that are.
+/// Checks that all WAL that the backup needs is stored; returns the number of segments.
 fn check_wal(backup: &StoredBackup, repository: &Repository) -> Result<u64> {
     let size = backup.segment_size()?;
     let mut count = 0;
@@ -125,7 +125,7 @@ fn check_wal(backup: &StoredBackup, repository: &Repository) -> Result<u64> {
     Ok(count)
 }
 
-/// A full backup that is being made.
+/// A full backup under construction.
 struct Combination<'a> {
     request: &'a CombineRequest,
     label: &'a Label,
@@ -138,22 +138,22 @@ struct Combination<'a> {
     packed: Mutex<Packed>,
 }
 
-/// What was packed so far.
+/// The content packed so far.
 #[derive(Default)]
 struct Packed {
     packs: Vec<StoredPack>,
-    /// By the files' places in the list of the chain, which is read again for their paths.
+    /// Identified by their index in the chain's list, which is read again for their paths.
     files: Vec<PlacedFile>,
 }
 
-/// A file with its place in the list of the chain.
+/// A file with its index in the chain's list.
 type Numbered = (usize, ChainedFile);
 
 impl Combination<'_> {
     fn make(&self, running: &RunningBackup<'_>) -> Result<StoredBackup> {
         let newest = self.chain.newest();
         running.name_parent(&newest.label)?;
-        // Whoever removes backups looks at the marks first: what is still there now, stays.
+        // Removal checks the marks first, so everything still present now remains.
         parent::check_intact(self.chain, self.repository)?;
         let labels: Vec<_> = self.chain.labels().iter().map(ToString::to_string).collect();
         self.monitor.begin(&format!("combining {}", labels.join(", ")), newest.whole_bytes());
@@ -170,7 +170,7 @@ impl Combination<'_> {
         Ok(stored)
     }
 
-    /// Packs what belongs to the data directory or to one tablespace outside of it; its directories first.
+    /// Packs the content of the data directory or of one external tablespace, directories first.
     fn pack_root(&self, root: Option<u32>, outside: &BTreeSet<u32>, last: &mut Vec<Numbered>) -> Result<()> {
         let mut directories = Vec::new();
         let mut lists = ChainedFiles::open(self.repository, self.chain)?;
@@ -222,7 +222,7 @@ impl Combination<'_> {
         mut batch: Vec<Numbered>,
         open: &mut [Option<PackWriter>],
     ) -> Result<()> {
-        // Taken from the end, in the order in which they lie in the oldest backup: each pack is read through once.
+        // Taken from the end, in the order of the oldest backup, so that each pack is read sequentially once.
         batch.sort_by_key(|(_, file)| std::cmp::Reverse((file.base.member, file.base.entry.place)));
         let queue = Mutex::new(batch);
         let work = |open: &mut Option<PackWriter>| -> Result<()> {
@@ -311,7 +311,7 @@ impl Combination<'_> {
         Ok(())
     }
 
-    /// Writes the lists; what they and the packs make.
+    /// Writes the lists and returns the backup made of them and the packs.
     fn stored(&self) -> Result<StoredBackup> {
         let newest = self.chain.newest();
         let mut packed = std::mem::take(&mut *self.packed.lock().unwrap_or_else(PoisonError::into_inner));
@@ -357,8 +357,8 @@ impl Combination<'_> {
         })
     }
 
-    /// What the lists say: the paths of the chain's list, which is in their order, and where each file, in the same order, was
-    /// packed.
+    /// The index entries: paths come from the chain's list, which has the same order, together with where
+    /// each file was packed.
     fn entries(&self, placed: Vec<PlacedFile>) -> Result<impl Iterator<Item = Result<IndexEntry>> + use<>> {
         let mut lists = ChainedFiles::open(self.repository, self.chain)?;
         let (mut numbers, mut placed) = (0.., placed.into_iter().peekable());
@@ -378,7 +378,8 @@ impl Combination<'_> {
     }
 }
 
-/// The damaged pages that any backup of the chain found: one that is not read again is not told of again.
+/// The damaged pages found by any backup of the chain; a page that was not read again is not reported again
+/// by later ones.
 fn damaged_pages(chain: &Chain) -> DamagedPages {
     let mut damaged = DamagedPages::default();
     for found in chain.members().map(|member| &member.damaged_pages) {
@@ -393,7 +394,7 @@ fn damaged_pages(chain: &Chain) -> DamagedPages {
     damaged
 }
 
-/// The tablespace outside of the data directory that a path belongs to; `None`: the data directory.
+/// The external tablespace that a path belongs to; `None` for the data directory.
 fn root_of(path: &[u8], outside: &BTreeSet<u32>) -> Option<u32> {
     let oid = path.strip_prefix(b"pg_tblspc/")?.split(|byte| *byte == b'/').next()?;
     std::str::from_utf8(oid).ok()?.parse().ok().filter(|oid| outside.contains(oid))

@@ -1,4 +1,4 @@
-//! Copies of the configuration files that lie outside of the data directory, as on Debian.
+//! Copies of configuration files that lie outside the data directory, as on Debian.
 
 use super::session::ServerFacts;
 use crate::data_directory::DataDirectory;
@@ -10,12 +10,12 @@ use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-/// The longest file that is copied, in bytes.
+/// Upper limit for the size of a copied file, in bytes.
 const FILE_BYTES_MAX: u64 = 1 << 20;
-/// How many files are copied at most: the manifest stays small.
+/// Upper limit for the number of copied files, to keep the manifest small.
 const FILES_MAX: usize = 32;
 
-/// Reads the files; what cannot be read is named, and does not stop a backup.
+/// Reads the files; names unreadable ones in a warning, without failing the backup.
 pub fn read(
     facts: &ServerFacts,
     data_directory: &DataDirectory,
@@ -33,7 +33,7 @@ pub fn read(
     for path in paths.iter().filter(outside).take(FILES_MAX) {
         let content = match read_file(path) {
             Ok(content) => Some(StoredText::new(content)),
-            // The server does without it.
+            // The server also runs without it.
             Err(error) if error.kind() == io::ErrorKind::NotFound && is_hosts_file(path, facts) => continue,
             Err(error) => {
                 monitor
@@ -46,12 +46,12 @@ pub fn read(
     files
 }
 
-/// Whether it is the file of host names that 19 and later read, which need not exist.
+/// Whether it is the hosts file of version 19 and later, which may not exist.
 fn is_hosts_file(path: &Path, facts: &ServerFacts) -> bool {
     facts.settings.get("hosts_file").is_some_and(|hosts| Path::new(hosts) == path)
 }
 
-/// Whether a file is part of the data directory, and so of the packs.
+/// Whether a file lies in the data directory and is therefore part of the packs.
 fn lies_in(path: &Path, directory: &Path) -> bool {
     match (fs::canonicalize(path), fs::canonicalize(directory)) {
         (Ok(path), Ok(directory)) => path.starts_with(directory),

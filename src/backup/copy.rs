@@ -1,4 +1,4 @@
-//! Copies the files of a data directory into packs, by several workers.
+//! Copies the files of a data directory into packs with several workers.
 
 use super::candidate::Candidate;
 use super::files::FileList;
@@ -28,15 +28,15 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-/// How much of a file is read at a time: a frame, and a multiple of a page.
+/// Bytes of a file read at a time: a frame, which is a multiple of the page size.
 const READ_BYTES: usize = crate::codec::FRAME_RAW_BYTES;
 
-/// How often the thread that waits for the workers looks after the session.
+/// Interval at which the waiting main thread pings the session.
 const PING: Duration = Duration::from_secs(5);
 
-/// What to copy, and where to.
+/// Source, destination and options of the copy.
 pub struct DataDirectoryCopy<'a> {
-    /// The place in the repository.
+    /// The destination repository.
     pub repository: &'a Repository,
     /// The backup.
     pub label: &'a Label,
@@ -44,34 +44,34 @@ pub struct DataDirectoryCopy<'a> {
     pub files: &'a FileList,
     /// The version of the server.
     pub version: ServerVersion,
-    /// How to check pages; `None`: they have no checksums.
+    /// Rules for page checks; `None` if pages have no checksums.
     pub pages: Option<PageRules>,
-    /// What of the files is stored, in an incremental backup; `None`: all.
+    /// Selects the content that an incremental backup stores; `None` stores everything.
     pub increment: Option<Increment>,
     /// How packs are compressed.
     pub compression: Compression,
-    /// Whose files they are.
+    /// Owner and group of the files.
     pub owner: PackOwner,
-    /// How many packs are written at once.
+    /// Number of packs written in parallel.
     pub workers: NonZeroUsize,
-    /// What of the machine they may use.
+    /// Limits on the use of the machine's resources.
     pub pace: &'a Pace,
-    /// Who is told how far it is.
+    /// Receives the progress.
     pub monitor: &'a dyn Monitor,
-    /// Whether to go on.
+    /// Interruption and deadlines.
     pub watch: &'a Watch<'a>,
 }
 
-/// What was copied.
+/// Result of the copy.
 #[derive(Debug, Default)]
 pub struct Copied {
     /// The packs, by number.
     pub packs: Vec<StoredPack>,
-    /// The files that did not vanish; their numbers are their places in the list.
+    /// The files that did not vanish, numbered by their index in the list.
     pub files: Vec<PlacedFile>,
-    /// What is wrong with their pages.
+    /// Results of the page checks.
     pub findings: PageFindings,
-    /// How much was read.
+    /// Number of bytes read.
     pub read_bytes: u64,
 }
 
@@ -80,54 +80,54 @@ struct Source<'a> {
     file: &'a File,
     path: &'a [u8],
     location: &'a Path,
-    /// Which file of its relation's fork it is, if it is one.
+    /// The segment number within its relation's fork, if it is a relation file.
     segment: Option<u32>,
-    /// Whether its bytes were counted already, when it was looked through.
+    /// Whether its bytes were already counted by an earlier pass.
     counted: bool,
     findings: &'a mut PageFindings,
 }
 
-/// What the workers have in common.
+/// State shared by the workers.
 struct Queue<'a> {
     files: &'a FileList,
     state: Mutex<QueueState>,
 }
 
 struct QueueState {
-    /// What is to be done, the next at the end.
+    /// Remaining steps; the next one is at the end.
     steps: Vec<Step>,
     next_pack: u32,
 }
 
-/// Something to pack.
+/// Content to pack.
 #[derive(Clone, Copy, Debug)]
 enum Step {
     /// All directories of a root, by its number.
     Directories(u32),
-    /// A file, by its place in the list.
+    /// A file, by its index in the list.
     File(u32),
 }
 
-/// What a worker does next.
+/// The next work of a worker.
 struct Work {
     root: usize,
-    /// The pack to begin before.
+    /// Number of the new pack to begin first, if any.
     begin: Option<u32>,
     step: Step,
 }
 
 impl DataDirectoryCopy<'_> {
-    /// Copies everything but what has to be last.
+    /// Copies everything except the files that must come last.
     ///
-    /// `ping` is called every few seconds, from this thread.
+    /// Calls `ping` from this thread every few seconds.
     ///
     /// # Errors
-    /// Of the operating system and the store; `ping`'s; [`Watch::check`]'s.
+    /// Those of the operating system and the store; those of `ping`; those of [`Watch::check`].
     pub fn run(&self, ping: &mut dyn FnMut() -> Result<()>) -> Result<Copied> {
         let queue = Queue::new(self.files);
         let copied = Mutex::new(Copied::default());
         thread::scope(|scope| {
-            // Nothing is ever sent: it closes when the last worker has ended, however that was.
+            // The channel carries no messages; it closes when the last worker ends for any reason.
             let (working, all_ended) = mpsc::channel::<()>();
             for _ in 0..self.workers.get() {
                 let (working, queue, copied) = (working.clone(), &queue, &copied);
@@ -205,7 +205,8 @@ impl DataDirectoryCopy<'_> {
     }
 
     fn pack_directories(&self, pack: &mut PackWriter, root: usize) -> Result<()> {
-        // Each comes after the one that it lies in; the data directory itself belongs to whoever unpacks.
+        // Parents come before their children. The data directory itself is left to the program that extracts
+        // the pack.
         for directory in self.files.directories.iter().filter(|directory| directory.root == root) {
             let path = self.files.path_in_pack(root, &directory.path);
             if !path.is_empty() {
@@ -234,11 +235,11 @@ impl DataDirectoryCopy<'_> {
         let location = self.files.location_of(&path);
         let what = || format!("could not read \"{}\"", location.display());
         let Some(file) = open(&location).context(what)? else {
-            // Dropped since the directory was read, which is in WAL.
+            // The file was dropped after the directory was read; WAL contains the removal.
             self.monitor.advance(planned.bytes);
             return Ok(0);
         };
-        // Not as it was listed: a configuration file may have been replaced by a longer one.
+        // The listed length may be outdated: a longer configuration file may have replaced it.
         let metadata = file.metadata().context(what)?;
         let mut read_bytes = 0;
         let changed = match (increment, relation) {
@@ -288,7 +289,8 @@ impl DataDirectoryCopy<'_> {
         Ok(read_bytes)
     }
 
-    /// Copies a range of a file; what it lacks, because the file was cut off meanwhile, are zeros: WAL cuts it off again.
+    /// Copies a range of a file. If the file was truncated meanwhile, zeros fill the rest; WAL repeats the
+    /// truncation.
     fn copy_range(
         &self,
         pack: &mut PackWriter,
@@ -303,7 +305,7 @@ impl DataDirectoryCopy<'_> {
             let wanted = usize::try_from(missing).map_or(buffer.len(), |missing| missing.min(buffer.len()));
             let bytes = buffer.get_mut(..wanted).unwrap_or_default();
             self.pace.take(wanted as u64);
-            // Of the reading alone: what else fails here is the repository's, or another worker's.
+            // Adds context to read errors only. Other errors come from the repository or from another worker.
             let length = read_full(source.file, bytes, offset)
                 .context(|| format!("could not read \"{}\"", source.location.display()))?;
             bytes.get_mut(length..).unwrap_or_default().fill(0);
@@ -322,8 +324,9 @@ impl DataDirectoryCopy<'_> {
 }
 
 impl<'a> Queue<'a> {
-    /// Root after root, the largest first, so that the workers end together. Of each first its directories: who unpacks
-    /// the packs in order finds each directory, with its permissions, before what lies in it.
+    /// Orders the roots by size, largest first, so that the workers finish together. The directories of each
+    /// root come first: an extraction in pack order creates each directory, with its permissions, before its
+    /// content.
     fn new(files: &'a FileList) -> Queue<'a> {
         let mut bytes = vec![0_u64; files.roots.len()];
         for file in &files.files {
@@ -331,7 +334,7 @@ impl<'a> Queue<'a> {
                 *bytes += file.bytes;
             }
         }
-        // By their number where they are equal, so that the order is always the same.
+        // Sorts equal sizes by number to keep the order deterministic.
         let bytes_of = |root: usize| bytes.get(root).copied().unwrap_or_default();
         let key = |step: &Step| match *step {
             Step::Directories(root) => (Reverse(bytes_of(root as usize)), root, Reverse(u64::MAX), 0),
@@ -349,7 +352,8 @@ impl<'a> Queue<'a> {
         Queue { files, state: Mutex::new(QueueState { steps, next_pack: 1 }) }
     }
 
-    /// The next work for a worker whose pack belongs to a root and has so many bytes; `None` when all is taken.
+    /// The next work for a worker whose open pack belongs to a root and has this size; `None` if none is
+    /// left.
     fn take(&self, open: Option<(usize, u64)>) -> Option<Work> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let step = state.steps.pop()?;
@@ -377,7 +381,7 @@ fn finish(pack: PackWriter, copied: &Mutex<Copied>) -> Result<()> {
     Ok(())
 }
 
-/// Neighbouring numbers together, as ranges.
+/// Groups consecutive numbers into ranges.
 fn runs(numbers: &[u32]) -> impl Iterator<Item = Range<u64>> + '_ {
     let mut rest = numbers.iter().copied().map(u64::from).peekable();
     std::iter::from_fn(move || {

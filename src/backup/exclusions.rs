@@ -1,57 +1,59 @@
-//! Which files a base backup leaves out: exactly those that PostgreSQL's own leaves out.
+//! Selects the files that a base backup excludes: exactly those that PostgreSQL's own excludes.
 //!
-//! Their names are in the table of versions. Source of the rest: PostgreSQL `backup/basebackup.c`, `sendDir`;
-//! `storage/file/reinit.c`, `parse_filename_for_nontemp_relation`; `storage/file/fd.c`, `looks_like_temp_rel_name`.
+//! The table of versions holds their names. Source of the rest: PostgreSQL `backup/basebackup.c`, `sendDir`;
+//! `storage/file/reinit.c`, `parse_filename_for_nontemp_relation`; `storage/file/fd.c`,
+//! `looks_like_temp_rel_name`.
 
 use crate::postgres::ServerVersion;
 
-/// What to do with a name in a directory.
+/// How to handle a directory entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decision {
-    /// Copy the file, or walk through the directory.
+    /// Copy the file, or walk the directory.
     Copy,
-    /// Leave it out.
+    /// Exclude it.
     Skip,
-    /// Keep the directory, or a link to one, as an empty directory.
+    /// Store the directory, or a link to one, as an empty directory.
     KeepEmpty,
-    /// Copy the file when everything else is copied.
+    /// Copy the file after everything else.
     CopyLast,
 }
 
-/// Not left out by PostgreSQL: a copy that is to be recovered must not come up as a standby, or as a recovery that was
-/// asked for on another host. The last is the marker of `recover`, which stays where that was killed at its very end: no
-/// directory could be restored that holds a file of this name.
+/// Files that PostgreSQL does not exclude. A copy to be recovered must not start as a standby, or with a
+/// recovery requested on another host. The last one is the marker of `recover`, which remains if it was
+/// killed at the very end; no directory could be restored that contains a file of this name.
 const SKIPPED_AT_THE_TOP: [&[u8]; 3] = [b"standby.signal", b"recovery.signal", b"pgark-recovery-incomplete"];
 
-/// At the top: configuration, and what servers up to 9.6 had as their log directory. Anything else that begins with `pg_` is
-/// the server's data, or may be.
+/// Names at the top level: configuration files, and the log directory of servers up to 9.6. Every other name
+/// that begins with `pg_` is or may be server data.
 const HARMLESS_AT_THE_TOP: [&[u8]; 3] = [b"pg_hba.conf", b"pg_ident.conf", b"pg_log"];
 
-/// The forks of a relation.
+/// Fork of a relation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fork {
-    /// The data.
+    /// The main data fork.
     Main,
     /// The free space map.
     FreeSpaceMap,
     /// The visibility map.
     VisibilityMap,
-    /// What an unlogged relation begins with after a crash.
+    /// The initial content of an unlogged relation after a crash.
     Init,
 }
 
-/// What the name of a relation's file says.
+/// A parsed relation file name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RelationFile<'a> {
-    /// The relation's number, in digits.
+    /// The relation's file number, in digits.
     pub number: &'a [u8],
     /// The fork.
     pub fork: Fork,
-    /// Which file of the fork it is, from 0.
+    /// The segment number within the fork, from 0.
     pub segment: u32,
 }
 
-/// What to do with `name` in `directory`, a path below the data directory, empty for that itself.
+/// How to handle `name` in `directory`, a path relative to the data directory (empty for the data directory
+/// itself).
 pub fn decide(directory: &[u8], name: &[u8], version: ServerVersion) -> Decision {
     let at_the_top = directory.is_empty();
     let facts = version.formats.facts();
@@ -76,15 +78,15 @@ pub fn decide(directory: &[u8], name: &[u8], version: ServerVersion) -> Decision
     Decision::Copy
 }
 
-/// Whether a path is one of the server's own data, so that a copy without it is of no use; elsewhere, people keep
-/// configuration, certificates and logs, and links to them.
+/// Whether a path is the server's own data, without which a copy is useless. Other paths hold configuration,
+/// certificates, logs, and links to them.
 pub fn is_data(path: &[u8]) -> bool {
     let top = path.split(|byte| *byte == b'/').next().unwrap_or_default();
     [b"base".as_slice(), b"global", b"PG_VERSION"].contains(&top)
         || (top.starts_with(b"pg_") && !HARMLESS_AT_THE_TOP.contains(&top))
 }
 
-/// Whether a directory may hold relations of one database, some of which may be unlogged or temporary.
+/// Whether a directory may hold relations of one database, possibly unlogged or temporary ones.
 pub fn is_database(directory: &[u8], version: ServerVersion) -> bool {
     let (parent, name) = split(directory);
     is_number(name)
@@ -93,21 +95,21 @@ pub fn is_database(directory: &[u8], version: ServerVersion) -> bool {
                 && parent.ends_with(version.tablespace_directory().as_bytes())))
 }
 
-/// Whether a path is that of a tablespace, linked or in place.
+/// Whether a path is the directory of a tablespace, linked or in place.
 pub fn is_tablespace(directory: &[u8]) -> bool {
     let (parent, name) = split(directory);
     parent == b"pg_tblspc" && is_number(name)
 }
 
-/// Whether a file consists of pages that may carry checksums.
+/// Whether a file consists of pages that may have checksums.
 pub fn has_pages(directory: &[u8], name: &[u8], version: ServerVersion) -> bool {
     (directory == b"global" || is_database(directory, version)) && relation_file(name).is_some()
 }
 
-/// Reads the name of a file of a relation that is not temporary; `None` for any other name.
+/// Parses the file name of a non-temporary relation; `None` for any other name.
 ///
-/// Form: digits, then `_fsm`, `_vm` or `_init` except for the main fork, then `.` and a number from 1 except for the
-/// first file.
+/// Form: digits, then `_fsm`, `_vm` or `_init` except for the main fork, then `.` and a number from 1 except
+/// for the first file.
 pub fn relation_file(name: &[u8]) -> Option<RelationFile<'_>> {
     let digits = name.iter().take_while(|byte| byte.is_ascii_digit()).count();
     let (number, rest) = name.split_at_checked(digits)?;
@@ -130,7 +132,8 @@ pub fn relation_file(name: &[u8]) -> Option<RelationFile<'_>> {
     (!number.is_empty()).then_some(RelationFile { number, fork, segment })
 }
 
-/// Whether a name is that of a temporary relation's file: `t<backend>_<relation>`, then as in [`relation_file`].
+/// Whether a name is a temporary relation's file: `t<backend>_<relation>`, followed by the suffixes of
+/// [`relation_file`].
 fn is_temporary_relation(name: &[u8]) -> bool {
     let Some(rest) = name.strip_prefix(b"t") else { return false };
     let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();

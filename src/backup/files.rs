@@ -1,4 +1,4 @@
-//! A list of a cluster's files, kept small, and what their paths say.
+//! A compact list of a cluster's files, with the meaning of their paths.
 
 use super::exclusions::{self, Fork};
 use crate::error::{Error, Result};
@@ -7,41 +7,41 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
-/// Of a directory that takes the place of a link.
+/// Permissions of a directory that replaces a link.
 pub(super) const DIRECTORY_MODE: u32 = 0o700;
 
-/// A list of files, kept small: some 30 bytes a file.
+/// A compact file list of about 30 bytes for each file.
 #[derive(Debug)]
 pub struct FileList {
     base: PathBuf,
-    /// The data directory, then the tablespaces behind links.
+    /// The data directory, followed by the tablespaces behind links.
     pub roots: Vec<Root>,
-    /// Directories, each after the one that it lies in; the first is the data directory.
+    /// Directories, parents before children; the first is the data directory.
     pub directories: Vec<PlannedDirectory>,
-    /// Files, in no order.
+    /// Files, unordered.
     pub files: Vec<PlannedFile>,
-    /// Tablespaces that are directories in place of links.
+    /// In-place tablespaces: directories instead of links.
     pub in_place_tablespaces: Vec<u32>,
     names: Vec<u8>,
 }
 
-/// What packs have as their root.
+/// A root directory for packs.
 #[derive(Debug)]
 pub struct Root {
-    /// The tablespace; `None`: the data directory.
+    /// The tablespace; `None` for the data directory.
     pub tablespace: Option<u32>,
-    /// What the link points to; empty for the data directory.
+    /// The link's target; empty for the data directory.
     pub target: Vec<u8>,
-    /// How many bytes of a path below the data directory lead to this root.
+    /// Length of the path prefix, relative to the data directory, that leads to this root.
     prefix_bytes: usize,
 }
 
-/// A directory to be packed.
+/// A directory to pack.
 #[derive(Debug)]
 pub struct PlannedDirectory {
-    /// Below the data directory.
+    /// Path relative to the data directory.
     pub path: Vec<u8>,
-    /// Which of the roots.
+    /// Index of its root.
     pub root: usize,
     /// Permission bits.
     pub mode: u32,
@@ -49,7 +49,7 @@ pub struct PlannedDirectory {
     pub modified_unix_s: i64,
 }
 
-/// A file to be packed.
+/// A file to pack.
 #[derive(Clone, Copy, Debug)]
 pub struct PlannedFile {
     /// Length in bytes when it was listed.
@@ -59,23 +59,23 @@ pub struct PlannedFile {
     name_bytes: u32,
 }
 
-/// What the path of a relation's file says.
+/// A relation file, as its path describes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PlannedRelation {
     /// The tablespace.
     pub tablespace: u32,
-    /// The database; `None`: it belongs to all of them.
+    /// The database; `None` for a shared relation.
     pub database: Option<u32>,
     /// The number in its name, PostgreSQL's `relfilenode`.
     pub number: u32,
     /// The fork.
     pub fork: Fork,
-    /// Which file of the fork it is, from 0.
+    /// The segment number within the fork, from 0.
     pub segment: u32,
 }
 
 impl FileList {
-    /// A list of what lies below `base`, to be filled.
+    /// Creates an empty list for the files below `base`.
     pub(super) fn empty(base: PathBuf) -> FileList {
         FileList {
             base,
@@ -87,30 +87,30 @@ impl FileList {
         }
     }
 
-    /// A list of what a server sends, to be filled; the first directory is the data directory.
+    /// Creates an empty list for the files that a server sends; the first directory is the data directory.
     pub fn of_stream() -> FileList {
         let mut list = FileList::empty(PathBuf::new());
         list.add_directory(Vec::new(), 0, DIRECTORY_MODE, 0);
         list
     }
 
-    /// Adds a tablespace behind a link; returns the number of its root.
+    /// Adds a tablespace behind a link; returns the index of its root.
     pub fn add_tablespace(&mut self, oid: u32, target: Vec<u8>) -> usize {
         let prefix_bytes = tablespace_prefix(oid).len();
         self.roots.push(Root { tablespace: Some(oid), target, prefix_bytes });
         self.roots.len() - 1
     }
 
-    /// Adds a directory; returns its number. Its path begins at the data directory.
+    /// Adds a directory, with its path relative to the data directory; returns its index.
     pub fn add_directory(&mut self, path: Vec<u8>, root: usize, mode: u32, modified_unix_s: i64) -> usize {
         self.directories.push(PlannedDirectory { path, root, mode, modified_unix_s });
         self.directories.len() - 1
     }
 
-    /// Adds a file in a directory; returns its number.
+    /// Adds a file in a directory; returns its index.
     ///
     /// # Errors
-    /// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) when there are too many.
+    /// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) if there are too many files.
     pub fn add_file(&mut self, directory: usize, name: &[u8], bytes: u64) -> Result<usize> {
         let too_many = |_| Error::usage("the data directory has more files than pgark can list");
         let name_at = u32::try_from(self.names.len()).map_err(too_many)?;
@@ -119,50 +119,50 @@ impl FileList {
             bytes,
             directory: u32::try_from(directory).map_err(too_many)?,
             name_at,
-            // A name has at most 255 bytes.
+            // File names are limited to 255 bytes.
             name_bytes: name.len() as u32,
         });
         Ok(self.files.len() - 1)
     }
 
-    /// The length of all files together.
+    /// The total size of all files, in bytes.
     pub fn total_bytes(&self) -> u64 {
         self.files.iter().map(|file| file.bytes).sum()
     }
 
-    /// The path of a file below the data directory.
+    /// The path of a file relative to the data directory.
     pub fn path_of(&self, file: &PlannedFile) -> Vec<u8> {
         self.path_parts(file).concat()
     }
 
-    /// Whether a file or directory of this path is listed. Looks at all of them.
+    /// Whether a file or directory with this path is listed. Searches the entire list.
     pub fn holds(&self, path: &[u8]) -> bool {
         let is_it = |file: &PlannedFile| self.path_parts(file).into_iter().flatten().eq(path);
         self.directories.iter().any(|directory| directory.path == path) || self.files.iter().any(is_it)
     }
 
-    /// Where the file lies in the file system.
+    /// The file's absolute path.
     pub fn location_of(&self, path: &[u8]) -> PathBuf {
         self.base.join(OsStr::from_bytes(path))
     }
 
-    /// A path below the data directory as a path below its root.
+    /// Converts a path relative to the data directory into a path relative to its root.
     pub fn path_in_pack<'a>(&self, root: usize, path: &'a [u8]) -> &'a [u8] {
         let prefix = self.roots.get(root).map_or(0, |root| root.prefix_bytes);
         path.get(prefix..).unwrap_or_default()
     }
 
-    /// Which of the roots a file belongs to.
+    /// Index of the root that a file belongs to.
     pub fn root_of(&self, file: &PlannedFile) -> usize {
         self.directory_of(file).map_or(0, |directory| directory.root)
     }
 
-    /// Which file of which relation's fork it is, if its pages may carry checksums.
+    /// The relation, fork and segment of a file whose pages may have checksums.
     pub fn relation(&self, file: &PlannedFile, version: ServerVersion) -> Option<PlannedRelation> {
         relation_at(&self.directory_of(file)?.path, self.name_of(file), version)
     }
 
-    /// The numbers of the files in the order of the bytes of their paths.
+    /// Indexes of the files, sorted by the bytes of their paths.
     pub fn sorted(&self) -> Vec<u32> {
         let mut numbers: Vec<u32> = (0..self.files.len() as u32).collect();
         let path = |number: &u32| {
@@ -173,7 +173,7 @@ impl FileList {
         numbers
     }
 
-    /// The path of a file in parts that need no memory: directory, slash, name.
+    /// The path of a file in parts, without allocation: directory, slash, name.
     pub fn path_parts(&self, file: &PlannedFile) -> [&[u8]; 3] {
         let directory =
             self.directory_of(file).map(|directory| directory.path.as_slice()).unwrap_or_default();
@@ -191,7 +191,7 @@ impl FileList {
     }
 }
 
-/// Which file of which relation's fork lies under a name in a directory, if its pages may carry checksums.
+/// The relation, fork and segment of a name in a directory, if its pages may have checksums.
 pub fn relation_at(directory: &[u8], name: &[u8], version: ServerVersion) -> Option<PlannedRelation> {
     if !exclusions::has_pages(directory, name, version) {
         return None;
@@ -206,7 +206,7 @@ pub fn relation_at(directory: &[u8], name: &[u8], version: ServerVersion) -> Opt
     })
 }
 
-/// A path as the directory in it and the name.
+/// Splits a path into its directory and its name.
 pub fn split(path: &[u8]) -> (&[u8], &[u8]) {
     match path.iter().rposition(|byte| *byte == b'/') {
         Some(slash) => (path.get(..slash).unwrap_or_default(), path.get(slash + 1..).unwrap_or_default()),
@@ -228,7 +228,7 @@ fn tablespace_of(directory: &[u8]) -> Option<u32> {
     }
 }
 
-/// Where the paths of a tablespace begin, below the data directory.
+/// The prefix of a tablespace's paths, relative to the data directory.
 pub fn tablespace_prefix(oid: u32) -> String {
     format!("pg_tblspc/{oid}/")
 }

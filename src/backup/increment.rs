@@ -1,7 +1,8 @@
-//! Which pages an incremental backup stores.
+//! Selects the pages that an incremental backup stores.
 //!
-//! A page that has not changed since the parent's start point is in the parent, or in a backup before it: its LSN, the end of
-//! the last WAL record that changed it, lies before that point. Everything of which that cannot be said is stored.
+//! A page that has not changed since the parent's start point is in the parent or one of its ancestors: its
+//! LSN, the end of the last WAL record that changed it, precedes that point. Every page for which this is not
+//! certain is stored.
 
 use super::candidate::Candidate;
 use super::exclusions::Fork;
@@ -20,36 +21,39 @@ use crate::server::Watch;
 use std::cmp::Ordering;
 use std::collections::HashSet;
 
-/// LSNs that are not the position of a change: sorted GiST builds leave 1 on their pages, and others nothing.
+/// LSNs that are not the position of a change: sorted GiST builds set 1 on their pages, and other operations
+/// leave 0.
 ///
 /// Source: PostgreSQL `access/gist.h`, `GistBuildLSN`.
 const LSN_NO_CHANGE_MAX: u64 = 1;
 
-/// How much of a file must have changed for all of it to be stored, in percent, as the server's own incremental backup has it.
+/// The changed share of a file, in percent, from which the whole file is stored, as in the server's own
+/// incremental backup.
 const WHOLE_FROM_PERCENT: u64 = 90;
 
-/// What is known of the parent, by the files of the list.
+/// What the parent holds of each listed file.
 pub struct Increment {
     /// The parent's start point.
     since: Lsn,
-    /// The length of each file in the parent; `None`: it holds none of this path, or what it holds cannot be built on.
+    /// The length of each file in the parent; `None` if the parent lacks it or its copy cannot be used.
     parent_bytes: Vec<Option<u64>>,
     parent_maps: ParentMaps,
     checksums: PageChecksums,
     pages_per_file: u32,
-    /// What has changed; `None`: the pages themselves are asked.
+    /// The changes from WAL summaries; `None` to compare page LSNs.
     summaries: Option<Summaries>,
 }
 
 impl Increment {
-    /// Finds the files of the list in the parent's index, which is read to its end and so proven whole.
+    /// Looks up the listed files in the parent's index, which is read to its end and thereby verified.
     ///
-    /// Files of databases that the parent did not hold, or whose row in `pg_database` was written since, are left out:
-    /// `CREATE DATABASE … STRATEGY FILE_COPY` brings pages with old LSNs to paths that may be known. So are files in which the
-    /// parent found damage.
+    /// Ignores files of databases that the parent did not hold, or whose row in `pg_database` was written
+    /// since: `CREATE DATABASE … STRATEGY FILE_COPY` puts pages with old LSNs at paths that may be known.
+    /// Also ignores files in which the parent found damage.
     ///
     /// # Errors
-    /// [`ErrorKind::Damaged`](crate::error::ErrorKind::Damaged) when the index cannot be used, and the store's.
+    /// [`ErrorKind::Damaged`](crate::error::ErrorKind::Damaged) if the index cannot be used; those of the
+    /// store.
     pub fn find(
         repository: &Repository,
         parent: &StoredBackup,
@@ -77,7 +81,7 @@ impl Increment {
                 let number = numbers.next().unwrap_or_default() as usize;
                 if order == Ordering::Equal {
                     let relation = files.relation(file, version);
-                    // Nobody asks them where there are no checksums.
+                    // Without checksums no map is compared.
                     if let (Some(relation), PageChecksums::On) = (relation, checksums)
                         && !usable.damaged.contains(entry.path.as_bytes())
                     {
@@ -102,25 +106,25 @@ impl Increment {
         })
     }
 
-    /// The same, where the server's own record says what has changed, so that no file is read for that.
+    /// Uses the server's WAL summaries instead, so that no file has to be read to find its changes.
     pub fn with(self, summaries: Summaries) -> Increment {
         Increment { summaries: Some(summaries), ..self }
     }
 
-    /// Whether this file is left out: see [`leaves_out`].
+    /// Whether this file is excluded: see [`leaves_out`].
     pub fn leaves_out(&self, relation: PlannedRelation) -> bool {
         leaves_out(relation, self.checksums)
     }
 
-    /// Whether a file of the list is one that the parent holds, and that can be built on.
+    /// Whether the parent holds a usable copy of a listed file.
     pub fn holds(&self, number: usize) -> bool {
         self.parent_bytes.get(number).is_some_and(Option::is_some)
     }
 
-    /// The pages of a file that are stored; `None`: all of it is.
+    /// The pages of a file to store; `None` to store the whole file.
     ///
-    /// `buffer` takes what is read, which is all of the file or, with
-    /// WAL summaries, nothing. `read_bytes` grows by that.
+    /// Reads into `buffer`: the whole file or, with WAL summaries, nothing. Adds the bytes read to
+    /// `read_bytes`.
     ///
     /// # Errors
     /// The operating system's; [`Watch::check`]'s.
@@ -161,14 +165,15 @@ impl Increment {
             *read_bytes += length as u64;
             let (read, _) = buffer.get(..length).unwrap_or_default().as_chunks::<PAGE_BYTES>();
             for (page, number) in read.iter().zip(offset / PAGE_BYTES as u64..) {
-                // Blocks of a relation are numbered in 32 bits.
+                // Block numbers of a relation have 32 bits.
                 if number < pages && self.is_stored(page, number, (first + number) as u32, parent_bytes) {
                     changed.push(number as u32);
                 }
             }
             offset += (read.len() * PAGE_BYTES) as u64;
             if read.is_empty() {
-                // Cut off meanwhile, which is in WAL. What is missing is stored as zeros, as in a full backup.
+                // The file was truncated meanwhile; WAL contains that. Missing pages are stored as zeros, as
+                // in a full backup.
                 changed.extend((offset / PAGE_BYTES as u64..pages).map(|page| page as u32));
                 break;
             }
@@ -190,27 +195,29 @@ impl Increment {
     }
 }
 
-/// Whether this file is left out, so that the restored server makes it anew.
+/// Whether this file is excluded, so that the restored server creates it again.
 ///
-/// Setting a bit in a visibility map marks the heap's page, too, and without checksums leaves no LSN there. So that page
-/// may come from an older backup, unmarked; were the bit there, the next `UPDATE` or `DELETE` would not clear it, and
-/// index-only scans would return rows that are gone. Without the map, all is as if nothing had been vacuumed yet.
+/// Setting a bit in a visibility map also marks the heap's page, and without checksums leaves no LSN there.
+/// The unmarked page may then come from an older backup. If the map's bit were set, the next `UPDATE` or
+/// `DELETE` would not clear it, and index-only scans would return deleted rows. Without the map, the server
+/// behaves as if nothing had been vacuumed yet.
 ///
 /// Source: PostgreSQL `access/heap/visibilitymap.c`, `visibilitymap_set`; `heapam.c`, `log_heap_visible`.
 pub fn leaves_out(relation: PlannedRelation, checksums: PageChecksums) -> bool {
     checksums == PageChecksums::Off && relation.fork == Fork::VisibilityMap
 }
 
-/// What a parent holds that may be built on, as far as paths tell.
+/// The files of a parent that an increment may build on, as far as paths tell.
 pub struct UsableFiles<'a> {
-    /// The databases that are still those that the parent holds: their rows in `pg_database` were not written since.
+    /// Databases unchanged since the parent: their rows in `pg_database` were not written since.
     databases: HashSet<u32>,
-    /// The server's disk may have given wrong bytes only then.
+    /// Files with damage that the parent found; the server's disk may have returned wrong bytes only at that
+    /// time.
     damaged: HashSet<&'a [u8]>,
 }
 
 impl<'a> UsableFiles<'a> {
-    /// Those of a parent, by the databases that there are now.
+    /// Determines the usable files of a parent from the current databases.
     pub fn of(parent: &'a StoredBackup, databases: &[StoredDatabase]) -> UsableFiles<'a> {
         let same: HashSet<(u32, u32)> = parent.databases.iter().map(|row| (row.oid, row.xmin)).collect();
         let known = databases.iter().filter(|row| same.contains(&(row.oid, row.xmin)));
@@ -220,7 +227,7 @@ impl<'a> UsableFiles<'a> {
         }
     }
 
-    /// Whether this file is among them.
+    /// Whether this file is usable.
     ///
     /// Visibility and free space maps change without a trace on the page; init forks are small.
     pub fn hold(&self, relation: PlannedRelation, path: &[u8]) -> bool {

@@ -1,4 +1,4 @@
-//! The last pack: what must be copied last, and what the server says at the end.
+//! The last pack: files that must be copied last, and those that the server returns at the end.
 
 use super::session::StoppedBackup;
 use crate::data_directory::DataDirectory;
@@ -13,22 +13,22 @@ use std::os::unix::fs::MetadataExt;
 use std::thread;
 use std::time::Duration;
 
-/// How often `pg_control` is read when its checksum does not hold: the server may be writing it.
+/// How often `pg_control` is read if its checksum is wrong, because the server may be writing it.
 const CONTROL_FILE_READS_MAX: u32 = 20;
 const CONTROL_FILE_PAUSE: Duration = Duration::from_millis(5);
 
-/// `pg_control` has 8 KiB; more is not one.
+/// Upper limit for the size of `pg_control`, in bytes; its actual size is 8 KiB.
 const CONTROL_FILE_BYTES_MAX: u64 = 64 << 10;
 
 const CONTROL_FILE: &str = "global/pg_control";
 
-/// Permission bits of the files that have none in the data directory.
+/// Permission bits of files that do not exist in the data directory.
 const FILE_MODE: u32 = 0o600;
 
 /// A file of the last pack.
 #[derive(Debug)]
 pub struct LastFile {
-    /// Below the data directory.
+    /// Path relative to the data directory.
     pub path: &'static str,
     content: Vec<u8>,
     mode: u32,
@@ -41,16 +41,16 @@ impl LastFile {
         LastFile { path: CONTROL_FILE, content, mode, modified_unix_s }
     }
 
-    /// What is in it.
+    /// Content of the file.
     pub fn content(&self) -> &[u8] {
         &self.content
     }
 }
 
-/// Reads `pg_control` until its checksum holds; the bytes are those that were checked.
+/// Reads `pg_control` until its checksum is correct; returns exactly the verified bytes.
 ///
 /// # Errors
-/// [`ErrorKind::Damaged`] when it never does, and the operating system's.
+/// [`ErrorKind::Damaged`] if it never is; those of the operating system.
 pub fn read_control_file(data_directory: &DataDirectory) -> Result<(ControlFile, LastFile)> {
     let path = data_directory.path().join("global/pg_control");
     let what = || format!("could not read \"{}\"", path.display());
@@ -82,7 +82,7 @@ pub fn read_control_file(data_directory: &DataDirectory) -> Result<(ControlFile,
     }
 }
 
-/// The files of the last pack, in their order there.
+/// The files of the last pack, in pack order.
 pub fn files(control_file: LastFile, stopped: &StoppedBackup) -> Vec<LastFile> {
     let made = |path, content: &[u8]| LastFile {
         path,
@@ -91,7 +91,7 @@ pub fn files(control_file: LastFile, stopped: &StoppedBackup) -> Vec<LastFile> {
         modified_unix_s: Timestamp::now().as_second(),
     };
     let mut files = vec![made("backup_label", &stopped.label)];
-    // The server does the same: without tablespaces there is no such file.
+    // As in the server, a cluster without tablespaces has no such file.
     if !stopped.tablespace_map.is_empty() {
         files.push(made("tablespace_map", &stopped.tablespace_map));
     }
@@ -99,7 +99,7 @@ pub fn files(control_file: LastFile, stopped: &StoppedBackup) -> Vec<LastFile> {
     files
 }
 
-/// Writes the last pack; the numbers of its files are their places in `files`.
+/// Writes the last pack; its file numbers are indexes in `files`.
 ///
 /// # Errors
 /// The store's.

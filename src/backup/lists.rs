@@ -1,4 +1,4 @@
-//! The two lists of a backup's files: PostgreSQL's own, and the index that says where each lies.
+//! The two file lists of a backup: PostgreSQL's own, and the index with each file's location.
 
 use super::files::FileList;
 use super::last_pack::LastFile;
@@ -12,28 +12,28 @@ use crate::repository::backup::pack::PlacedFile;
 use crate::repository::backup::{DirectoryEntry, IndexEntry, IndexWriter, Label, StoredText};
 use crate::store::PutOutcome;
 
-/// All that a backup holds.
+/// The complete content of a backup.
 pub struct BackedUp<'a> {
-    /// What was listed.
+    /// The listed files.
     pub files: &'a FileList,
-    /// What was copied of it.
+    /// The copied files among them.
     pub copied: &'a [PlacedFile],
     /// The files of the last pack.
     pub last: &'a [LastFile],
-    /// Their places.
+    /// Their locations.
     pub last_placed: &'a [PlacedFile],
 }
 
-/// How much of the files a backup holds.
+/// How much of each file a backup holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {
-    /// All.
+    /// All content.
     Full,
-    /// Of some only what changed.
+    /// Only the changes of some files.
     Incremental,
 }
 
-/// The lists, stored.
+/// The stored lists.
 pub struct StoredLists {
     /// `backup_manifest`
     pub postgres_manifest: StoredObject,
@@ -43,13 +43,13 @@ pub struct StoredLists {
     pub file_count: u64,
     /// How many directories there are.
     pub directory_count: u64,
-    /// The length of all files together, as they are stored.
+    /// The total size of all files as stored, in bytes before compression.
     pub file_bytes: u64,
-    /// The same, when they are restored.
+    /// The total size of all files as restored, in bytes.
     pub whole_bytes: u64,
 }
 
-/// One line of the lists, by its place in the parts of [`BackedUp`].
+/// A list entry, by its index in the parts of [`BackedUp`].
 #[derive(Clone, Copy)]
 enum Item {
     Directory(u32),
@@ -57,10 +57,11 @@ enum Item {
     Last(u32),
 }
 
-/// Stores both lists; the entries come in the order of the bytes of their paths.
+/// Stores both lists, ordered by the bytes of the paths.
 ///
 /// # Errors
-/// The entries' own and the store's; [`ErrorKind::Conflict`] when the repository holds such lists of this backup already.
+/// Those of the entries and the store; [`ErrorKind::Conflict`] if the repository already holds such lists for
+/// this backup.
 pub fn write(
     entries: impl Iterator<Item = Result<IndexEntry>>,
     scope: Scope,
@@ -110,14 +111,14 @@ pub fn write(
 }
 
 impl BackedUp<'_> {
-    /// What the lists say of all of it, in the order of the bytes of the paths.
+    /// The index entries, ordered by the bytes of the paths.
     pub fn entries(&self) -> impl Iterator<Item = Result<IndexEntry>> + '_ {
         self.sorted().into_iter().filter_map(|item| self.entry(item).map(Ok))
     }
 
-    /// All items in the order of the bytes of their paths.
+    /// All items, ordered by the bytes of their paths.
     fn sorted(&self) -> Vec<Item> {
-        // The data directory itself, the first, is not part of the lists.
+        // The lists omit the first directory, the data directory itself.
         let directories = (1..self.files.directories.len() as u32).map(Item::Directory);
         let copied = (0..self.copied.len() as u32).map(Item::Copied);
         let last = (0..self.last_placed.len() as u32).map(Item::Last);

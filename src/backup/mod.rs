@@ -1,7 +1,7 @@
 //! Takes a base backup: start → copy → stop → wait for WAL → publish.
 //!
-//! Owns: the order of these steps, and what makes a backup worth its name. Does not own: the stored formats (that is
-//! `repository/backup`). After a crash at any moment there is no backup, and the next one sweeps what is left.
+//! Owns: the order of these steps and the conditions for a valid backup. Does not own: the stored formats
+//! (see `repository/backup`). A crash at any moment leaves no backup, and the next run removes the remains.
 
 mod archiver;
 mod candidate;
@@ -65,39 +65,39 @@ use std::time::{Duration, Instant};
 use summaries::Summaries;
 use wal::WalWait;
 
-/// How our connections are called in the server's views.
+/// Application name of the connections in the server's views.
 const APPLICATION_NAME: &str = "pgark base-backup";
 
-/// What is wanted.
+/// Parameters of a backup.
 #[derive(Debug)]
 pub struct BackupRequest<'a> {
-    /// What the new backup is to be called.
+    /// Label of the new backup.
     pub label: NewLabel,
-    /// How much of the data it stores.
+    /// Full, incremental or differential.
     pub kind: BackupType,
-    /// How many incremental backups may follow a full one, each building on the one before.
+    /// Longest permitted chain of incremental backups on a full one.
     pub chain_max: usize,
     /// The running server's data directory.
     pub data_directory: &'a DataDirectory,
     /// How to reach the server.
     pub conninfo: &'a Conninfo,
-    /// How to reach its primary, where the server is a standby.
+    /// How to reach the primary if the server is a standby.
     pub primary: Option<&'a Conninfo>,
     /// The checkpoint that begins the backup.
     pub checkpoint: Checkpoint,
-    /// How many packs are written at once.
+    /// Number of packs written in parallel.
     pub workers: NonZeroUsize,
-    /// What of the machine they may use.
+    /// Limits on the use of the machine's resources.
     pub pace: Pace,
     /// How packs are compressed.
     pub compression: Compression,
-    /// How long a WAL segment may take to arrive in the repository.
+    /// Time limit for the arrival of each WAL segment in the repository.
     pub wal_deadline: Duration,
 }
 
-/// Takes a backup. When this returns, it is complete and durable, with all the WAL that it needs.
+/// Takes a backup. On return, it is complete and durable, with all the WAL that it needs.
 ///
-/// Ends early, and leaves nothing that is listed, when `interrupted` becomes true.
+/// Stops early, without listing a backup, if `interrupted` becomes true.
 ///
 /// # Errors
 /// [`ErrorKind::Usage`] for a server that cannot be backed up so,
@@ -142,7 +142,7 @@ pub fn run(
     Ok(BackupSummary { read_bytes: Some(read_bytes), ..summary })
 }
 
-/// Tells that nobody has tried this version.
+/// Warns that pgark has not been tested with this version.
 fn warn_of_assumption(version: ServerVersion, monitor: &dyn Monitor) {
     if version.is_assumed() {
         monitor.warning(&format!("pgark does not know this version: PostgreSQL {version}"));
@@ -189,7 +189,7 @@ struct Backup<'a> {
 }
 
 impl Backup<'_> {
-    /// The story.
+    /// Runs the steps of the backup in order.
     fn take(&self, running: &RunningBackup<'_>) -> Result<Taken> {
         let start = self.start()?;
         let wal = self.wal_wait();
@@ -313,7 +313,7 @@ impl Backup<'_> {
         StoredCollations { libc_version: said.libc_version.clone().or_else(loaded), ..said }
     }
 
-    /// The backup to build on, and which pages have changed since; `None`: the backup is a full one.
+    /// Chooses the parent and the pages to store; `None` for a full backup.
     fn choose_parent(
         &self,
         start: &BackupPoint,
@@ -334,7 +334,7 @@ impl Backup<'_> {
         let Some(chain) = parent::choose(&child, self.repository, self.monitor)? else { return Ok(None) };
         let label = &chain.newest().label;
         running.name_parent(label)?;
-        // Whoever removes backups looks at the marks first: what is still there now, stays.
+        // Removal checks the marks first, so everything still present now remains.
         let increment = parent::check_intact(&chain, self.repository).and_then(|()| {
             let server = self.server;
             Increment::find(self.repository, chain.newest(), files, &facts.databases, server, self.watch)
@@ -370,7 +370,8 @@ impl Backup<'_> {
         }
     }
 
-    /// As 17 and later mark a backup of which `pg_combinebackup` makes a whole one; the server refuses to start from it.
+    /// Marks the label as version 17 and later mark a backup for `pg_combinebackup`; the server refuses to
+    /// start from it.
     fn mark_incremental(&self, stopped: &mut StoppedBackup, parent: &StoredBackup) {
         if self.control.version.facts().has_wal_summaries {
             let from = IncrementalFrom { start_point: parent.start.lsn, timeline: parent.start.timeline };

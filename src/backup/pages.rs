@@ -1,8 +1,8 @@
-//! Page checksums, looked at while files are copied.
+//! Checks page checksums while files are copied.
 //!
-//! A page may be read while the server writes it, and then looks torn. Such a page changed after the start point, so WAL
-//! brings all of it back. A page that is damaged and did not change since is damaged in the cluster itself: recovery
-//! would not mend it, and whoever relies on the backup must know.
+//! A page read while the server writes it looks torn. Such a page changed after the start point, so WAL
+//! restores all of it. A damaged page that has not changed since is damaged in the cluster itself: recovery
+//! would not repair it, and the operator has to know.
 
 use super::source::read_full;
 use crate::error::{Context, Result};
@@ -14,12 +14,13 @@ use std::fs::File;
 use std::thread;
 use std::time::Duration;
 
-/// How often a page that looks damaged is read: the server's write takes microseconds.
+/// How often a page that looks damaged is read; the server's write takes microseconds.
 const READS_MAX: u32 = 5;
 /// The pause between two such reads.
 const PAUSE: Duration = Duration::from_millis(2);
 
-/// How many pages are kept that say they changed after the start point; more means that something else is wrong.
+/// Upper limit for pages that claim to have changed after the start point; a higher number indicates another
+/// problem.
 const CHANGED_MAX: usize = 1000;
 
 /// What a page must fulfil.
@@ -31,12 +32,12 @@ pub struct PageRules {
     pub pages_per_file: u32,
 }
 
-/// What was found while copying.
+/// Results of the page checks.
 #[derive(Debug, Default)]
 pub struct PageFindings {
     damaged: DamagedPages,
-    /// Pages with a wrong checksum that say that they changed after the start point, with the LSN that they say. They can
-    /// only be believed once the stop point is known.
+    /// Pages with a wrong checksum that claim to have changed after the start point, with their LSNs. The
+    /// claim can only be verified against the stop point.
     changed: Vec<(DamagedPage, Lsn)>,
 }
 
@@ -62,7 +63,7 @@ impl PageRules {
         let first =
             u64::from(piece.segment) * u64::from(self.pages_per_file) + piece.offset / PAGE_BYTES as u64;
         for (page, number) in pages.iter_mut().zip(0_u64..) {
-            // Blocks of a relation are numbered in 32 bits.
+            // Block numbers of a relation have 32 bits.
             let block = (first + number) as u32;
             let mut verdict = page::verify(page, block, PageChecksums::On);
             let mut reads = 1;
@@ -76,7 +77,7 @@ impl PageRules {
                 let offset = piece.offset + number * PAGE_BYTES as u64;
                 let what = || format!("could not reread \"{}\"", String::from_utf8_lossy(piece.path));
                 if read_full(piece.file, &mut again, offset).context(what)? < again.len() {
-                    // Cut off meanwhile, by a truncation that is in WAL too.
+                    // Truncated meanwhile; WAL contains the truncation.
                     break;
                 }
                 *page = again;
@@ -89,7 +90,7 @@ impl PageRules {
 }
 
 impl PageFindings {
-    /// Adds what another thread found.
+    /// Adds the results of another thread.
     pub fn merge(&mut self, other: PageFindings) {
         self.damaged.count += other.damaged.count - other.damaged.listed.len() as u64;
         other.damaged.listed.into_iter().for_each(|page| self.damaged.add(page));
@@ -99,7 +100,7 @@ impl PageFindings {
     /// The pages that no WAL up to `stop` will replace.
     pub fn judge(mut self, stop: Lsn) -> DamagedPages {
         for (page, lsn) in self.changed {
-            // No page can have changed after the backup's end: the LSN itself is part of the damage.
+            // No page can have changed after the end of the backup, so the LSN itself is damaged.
             if lsn > stop {
                 self.damaged.add(page);
             }

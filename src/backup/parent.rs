@@ -1,4 +1,4 @@
-//! Which backup an incremental one builds on.
+//! Chooses the parent of an incremental backup.
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::monitor::Monitor;
@@ -58,7 +58,8 @@ pub struct Child<'a> {
     pub chain_max: usize,
 }
 
-/// Chooses the parent, with its ancestors: the newest backup that suits. `None`: there is none, and the operator is told why.
+/// Chooses the newest suitable backup as parent, with its ancestors. `None` if there is none; a message
+/// explains the reason.
 ///
 /// # Errors
 /// The store's.
@@ -71,8 +72,8 @@ pub fn choose(child: &Child<'_>, repository: &Repository, monitor: &dyn Monitor)
         return Ok(None);
     }
     let (mut backups, damaged) = inventory::read_usable(repository)?;
-    // On the way to one point the LSN only rises, whatever the clocks say. Of two backups of one moment, as a combined one and
-    // the one that it was made of, the full one.
+    // Along one path the LSN only increases, whatever the clocks show. Of two backups with the same stop
+    // point, such as a combined backup and its source, prefers the full one.
     backups.sort_by_key(|backup| (backup.stop.lsn, backup.parent().is_none()));
     let mut why_not = None;
     for backup in backups.iter().rev() {
@@ -92,7 +93,7 @@ pub fn choose(child: &Child<'_>, repository: &Repository, monitor: &dyn Monitor)
                 break;
             }
             Ok(chain) => return Ok(Some(chain)),
-            // What cannot be asked for must not look like a missing parent.
+            // An unavailable repository must not look like a missing parent.
             Err(error) if error.kind() == ErrorKind::Unavailable => return Err(error),
             Err(error) => drop(why_not.get_or_insert(format!("not backup {}: {error}", backup.label))),
         }
@@ -125,10 +126,11 @@ fn suits(child: &Child<'_>, parent: &StoredBackup, backups: &[StoredBackup]) -> 
     Chain::of(parent, backups)
 }
 
-/// That the parent's stop point lies on the way to the child's start point, whose timeline came to be as `history` tells.
+/// Checks that the parent's stop point lies on the way to the child's start point, whose timeline has this
+/// `history`.
 ///
 /// # Errors
-/// [`ErrorKind::Damaged`] when it does not.
+/// [`ErrorKind::Damaged`] if it does not.
 pub fn check_leads_to(parent: &StoredBackup, start: &BackupPoint, history: &TimelineHistory) -> Result<()> {
     if !is_ancestor(parent, history) {
         return Err(Error::damaged(format!(
@@ -145,8 +147,8 @@ pub fn check_leads_to(parent: &StoredBackup, start: &BackupPoint, history: &Time
     Ok(())
 }
 
-/// Whether the parent's stop point lies on the child's timeline or one that leads to it. What a timeline is, its history says:
-/// two servers that were promoted from one backup can give the same number to different ones.
+/// Whether the parent's stop point lies on the child's timeline or an ancestor of it. The history identifies
+/// a timeline: two servers promoted from one backup can assign the same number to different timelines.
 fn is_ancestor(parent: &StoredBackup, history: &TimelineHistory) -> bool {
     let timeline = parent.stop.timeline;
     let ancestors = history.switches().iter().take_while(|switch| switch.timeline != timeline);

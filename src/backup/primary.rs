@@ -41,15 +41,16 @@ impl Primary {
         Ok(Primary { connection })
     }
 
-    /// The connection, for questions that are not ours.
+    /// The connection, for queries from other modules.
     pub fn connection(&self) -> &Connection {
         &self.connection
     }
 
-    /// Has the primary end the segment that holds the byte before `end`, unless it has done so.
+    /// Makes the primary complete the segment that holds the byte before `end`, unless it is already
+    /// complete.
     ///
     /// # Errors
-    /// As [`Connection::query`]; [`ErrorKind::Usage`] when the user may not.
+    /// As [`Connection::query`]; [`ErrorKind::Usage`] if the user lacks the permission.
     pub fn complete_segment(&self, end: Lsn, size: SegmentSize, watch: &Watch<'_>) -> Result<()> {
         let what = "query the primary's WAL position";
         let row = self.connection.query_row(what, "SELECT pg_current_wal_lsn()", watch)?;

@@ -1,4 +1,4 @@
-//! The last steps of every backup: what it leads from, what is told of it, and that it comes to exist.
+//! The last steps of every backup: its history, its warnings, and its publication.
 
 use super::parent;
 use super::running::RunningBackup;
@@ -39,15 +39,14 @@ pub fn warn_of_damage(stored: &StoredBackup, monitor: &dyn Monitor) {
     }
 }
 
-/// Makes the backup exist, if everything that it consists of still does, and what it builds on, and if later readers will
-/// accept it.
+/// Publishes the backup if all its objects and its parent still exist, and if later readers will accept it.
 ///
-/// Our mark is looked at before and after: whoever sweeps takes it over before looking for the manifest, so either
-/// they see the manifest, or we see that the mark is theirs.
+/// Checks the mark before and after. A sweep takes the mark over before it looks for the manifest, so either
+/// the sweep sees the manifest, or this function sees the lost mark.
 ///
 /// # Errors
-/// [`ErrorKind::Damaged`] when something is missing or contradicts itself,
-/// [`ErrorKind::Conflict`] when the mark is not ours, and the store's.
+/// [`ErrorKind::Damaged`] if an object is missing or inconsistent, [`ErrorKind::Conflict`] if the mark
+/// belongs to another process; those of the store.
 pub fn publish(
     repository: &Repository,
     stored: &StoredBackup,

@@ -1,4 +1,4 @@
-//! That a backup is being taken is told by a heartbeat, and forgotten when it ends.
+//! Marks a running backup in the repository with a heartbeat, and removes the mark when it ends.
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::monitor::Monitor;
@@ -12,10 +12,11 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How long heartbeats may fail because the repository is out of reach: half of what others take for dead.
+/// How long heartbeats may fail because the repository is unavailable: half the time after which others treat
+/// the backup as abandoned.
 const SILENT_MAX: Duration = Duration::from_secs(Running::ALIVE.as_secs() as u64 / 2);
 
-/// Our mark in the repository.
+/// The mark of this backup in the repository.
 pub struct RunningBackup<'a> {
     repository: &'a Repository,
     label: Label,
@@ -23,10 +24,10 @@ pub struct RunningBackup<'a> {
 }
 
 impl<'a> RunningBackup<'a> {
-    /// Marks a label as ours.
+    /// Claims a label with a mark.
     ///
     /// # Errors
-    /// [`ErrorKind::Conflict`] when it is in use, and the store's.
+    /// [`ErrorKind::Conflict`] if it is in use; those of the store.
     pub fn begin(repository: &'a Repository, wanted: &NewLabel) -> Result<RunningBackup<'a>> {
         let mut taken = None;
         for label in wanted.candidates() {
@@ -50,19 +51,19 @@ impl<'a> RunningBackup<'a> {
         };
         match running.create(repository, &label) {
             Err(error) if error.kind() == ErrorKind::Conflict => {
-                // The mark may be of one that died when it was published already, or be damaged.
+                // The mark may be damaged, or belong to a process that died after publication.
                 if exists()? {
                     return Err(taken(&label));
                 }
                 return match Running::read(repository, &label)? {
-                    // What is dead was swept before, where that could be done.
+                    // Abandoned backups were swept earlier where possible.
                     Some(running) if !running.is_alive(repository.store().now()?) => Err(left_over(&label)),
                     _ => Err(error),
                 };
             }
             other => other?,
         }
-        // Looked at only now: a backup of this label that was being published has taken its mark away.
+        // Checked last: a backup of this label that was being published may have removed its mark meanwhile.
         if exists()? {
             repository.store().delete(&repository.layout().backup_running(&label)?)?;
             return Err(taken(&label));
@@ -70,14 +71,14 @@ impl<'a> RunningBackup<'a> {
         Ok(RunningBackup { repository, label, running: Mutex::new(running) })
     }
 
-    /// Makes the backup with `make` while the heartbeat goes on, and takes the mark away in the end: that of a published
-    /// backup alone, that of any other with all that was stored of it.
+    /// Runs `make` while the heartbeat continues, and removes the mark at the end. Removes only the mark of a
+    /// published backup, but all stored objects of any other.
     ///
     /// # Errors
-    /// Those of `make`. Through `watch` it hears when the heartbeat has failed.
+    /// Those of `make`; `watch` interrupts it if the heartbeat fails.
     pub fn during<T>(self, watch: &Watch<'_>, make: impl FnOnce(&Self) -> Result<T>) -> Result<T> {
         let made = thread::scope(|scope| {
-            // Nothing is ever sent: it closes when the backup has ended, however that was.
+            // The channel carries no messages; it closes when the backup ends for any reason.
             let (_going_on, ended) = mpsc::channel();
             let backup = &self;
             scope.spawn(move || backup.keep_alive(watch, &ended));
@@ -90,7 +91,7 @@ impl<'a> RunningBackup<'a> {
         made
     }
 
-    /// Renews the heartbeat until the backup has ended; ends the backup when it is not ours any more.
+    /// Renews the heartbeat until the backup ends; interrupts the backup if the mark is lost.
     fn keep_alive(&self, watch: &Watch<'_>, ended: &Receiver<()>) {
         let mut last = Instant::now();
         while ended.recv_timeout(Running::HEARTBEAT) == Err(RecvTimeoutError::Timeout) {
@@ -108,13 +109,13 @@ impl<'a> RunningBackup<'a> {
     /// Renews the heartbeat now.
     ///
     /// # Errors
-    /// [`ErrorKind::Conflict`] when somebody has swept the backup, and the store's.
+    /// [`ErrorKind::Conflict`] if the backup was swept as abandoned; those of the store.
     pub fn beat(&self) -> Result<()> {
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         running.beat(self.repository, &self.label, self.repository.store().now()?)
     }
 
-    /// Says in the mark on which backup this one builds, so that nobody removes it.
+    /// Names the parent in the mark, which protects it against removal.
     ///
     /// # Errors
     /// As [`RunningBackup::beat`].
@@ -123,7 +124,7 @@ impl<'a> RunningBackup<'a> {
         self.beat()
     }
 
-    /// Makes sure that the mark is ours.
+    /// Checks that the mark still belongs to this backup.
     ///
     /// # Errors
     /// As [`RunningBackup::beat`].
@@ -132,14 +133,14 @@ impl<'a> RunningBackup<'a> {
         running.check_ours(self.repository, &self.label)
     }
 
-    /// Takes the mark of a published backup away. That it stays does no harm: it is swept.
+    /// Removes the mark of a published backup. A remaining mark does no harm and is swept later.
     pub fn forget(&self) {
         if let Ok(key) = self.repository.layout().backup_running(&self.label) {
             let _ = self.repository.store().delete(&key);
         }
     }
 
-    /// Removes everything of a backup that failed, as far as that can be done now; the rest is swept by a later one.
+    /// Removes the objects of a failed backup as far as possible; a later sweep removes the rest.
     pub fn remove(&self) {
         if self.check_ours().is_ok() {
             let _ = remove_all(self.repository, &self.label);
@@ -159,15 +160,15 @@ fn left_over(label: &Label) -> Error {
     )
 }
 
-/// Removes what is left of backups that were not finished and have no heartbeat. Where that cannot be done it warns: keys that
-/// may not delete are as good for a backup as others.
+/// Removes the remains of unfinished backups without a heartbeat. Warns if that fails, because a backup does
+/// not require delete permission.
 pub fn sweep_abandoned(repository: &Repository, monitor: &dyn Monitor) {
     if let Err(error) = try_sweep_abandoned(repository, monitor) {
         monitor.warning(&format!("could not remove the remains of an abandoned backup: {error}"));
     }
 }
 
-/// Removes what dead writers left below all backups. What is left takes room and does no harm.
+/// Removes temporary remains of dead writers below all backups. Remains take space but do no harm.
 pub fn sweep_store(repository: &Repository, monitor: &dyn Monitor) {
     if let Err(error) = repository.store().sweep() {
         monitor.warning(&format!(
@@ -189,7 +190,7 @@ fn try_sweep_abandoned(repository: &Repository, monitor: &dyn Monitor) -> Result
                     ));
                 }
             }
-            // Left alone: it may be alive, and whoever takes it finds out at the next heartbeat.
+            // Left unchanged: the backup may be alive, and its owner finds out at the next heartbeat.
             BackupState::Unknown(why) => monitor.warning(&format!(
                 "could not determine whether backup {} is running, so its objects are kept: {why}",
                 listed.label
@@ -200,17 +201,17 @@ fn try_sweep_abandoned(repository: &Repository, monitor: &dyn Monitor) -> Result
     Ok(())
 }
 
-/// Sweeps one backup that was found abandoned.
+/// Sweeps one abandoned backup.
 ///
-/// The mark is taken over first: a backup that lives after all finds that out before it is published, or was published
-/// before we look for its manifest. See `publish`.
+/// Takes the mark over first. A backup that is alive after all notices that before publication, or was
+/// published before this function looks for its manifest. See `publish`.
 fn sweep(repository: &Repository, label: &Label, now: Timestamp) -> Result<()> {
     let (store, layout) = (repository.store(), repository.layout());
     let ours = Running::begin(now);
     match Running::read(repository, label)? {
         Some(running) if running.is_alive(now) => return Ok(()),
         Some(_) => ours.take_over(repository, label)?,
-        // Without a mark: the sweep of another host, or a new backup, may have been faster.
+        // No mark: the sweep of another host, or a new backup, may have been faster.
         None => match ours.create(repository, label) {
             Err(error) if error.kind() == ErrorKind::Conflict => return Ok(()),
             other => other?,
@@ -220,15 +221,16 @@ fn sweep(repository: &Repository, label: &Label, now: Timestamp) -> Result<()> {
         return store.delete(&layout.backup_running(label)?);
     }
     remove_all(repository, label).inspect_err(|_| {
-        // Keys that may not delete: what stays must not look as if somebody were at work there.
+        // Without delete permission the remains stay; mark them as abandoned so that they do not look like a
+        // running backup.
         let _ = Running::begin(Timestamp::UNIX_EPOCH).take_over(repository, label);
     })
 }
 
-/// Removes all objects of a backup that must not be, its mark last.
+/// Removes all objects of an invalid backup, its mark last.
 ///
-/// Its manifest first: publishing may have failed when the manifest was in place already, and a removal that ends halfway
-/// must leave remains and never a backup.
+/// Removes the manifest first, because publication may have failed after the manifest was in place. An
+/// interrupted removal must leave remains, never a backup.
 fn remove_all(repository: &Repository, label: &Label) -> Result<()> {
     let (store, layout) = (repository.store(), repository.layout());
     let (backup, running) = (layout.backup(label)?, layout.backup_running(label)?);
@@ -313,9 +315,9 @@ mod tests {
         let repository = Repository::new(store.clone(), "main", SystemIdentifier::new(7).unwrap()).unwrap();
         let (layout, label) = (repository.layout(), "one".parse::<Label>().unwrap());
         let running = RunningBackup::begin(&repository, &NewLabel::Named(label.clone())).unwrap();
-        // Publishing has failed after the manifest was in place.
+        // Publication failed after the manifest was in place.
         store.put_new(&layout.stored_backup(&label).unwrap(), &[b"x"]).unwrap();
-        // What cannot be removed stands before the manifest in the order of names.
+        // An object that cannot be removed sorts before the manifest.
         let stuck = scratch.path().join(layout.postgres_manifest(&label).unwrap().to_string());
         std::fs::write(&stuck, b"x").unwrap();
         let disk = Arc::new(StuckDisk(stuck));

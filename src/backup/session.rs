@@ -1,7 +1,7 @@
-//! The session in which the server knows that a backup is being taken. When it ends, so does the backup.
+//! The server session of a running backup. The backup ends with the session.
 //!
-//! Owns: every SQL statement. Source: PostgreSQL's manual, "Making a Base Backup Using the Low Level API" and "Backup
-//! Control Functions".
+//! Owns: every SQL statement. Source: PostgreSQL's manual, "Making a Base Backup Using the Low Level API" and
+//! "Backup Control Functions".
 
 use super::archiver;
 use super::summary_row::{Stretch, SummaryRow};
@@ -21,11 +21,11 @@ use jiff::Timestamp;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-/// Settings that end a session which is idle or slow.
+/// Settings that end an idle or slow session.
 const TIMEOUTS: &str = "'statement_timeout', 'lock_timeout', 'transaction_timeout', 'idle_session_timeout', \
      'idle_in_transaction_session_timeout'";
 
-/// Settings that whoever recovers the backup must respect, or will ask for.
+/// Settings that a recovery of the backup must respect or query.
 const RECORDED_SETTINGS: [&str; 27] = [
     "allow_in_place_tablespaces",
     "archive_mode",
@@ -56,7 +56,7 @@ const RECORDED_SETTINGS: [&str; 27] = [
     "wal_log_hints",
 ];
 
-/// How many versions of collations are recorded at most: each library has one, unless somebody has updated it.
+/// Upper limit for the number of collation versions recorded: usually one for each library.
 const RECORDED_COLLATIONS_MAX: usize = 100;
 
 /// How far the server's start may be from what `postmaster.pid` says of it, in seconds: the file is written first.
@@ -78,11 +78,11 @@ pub struct ServerFacts {
     pub databases: Vec<StoredDatabase>,
     /// Names of tablespaces by object identifier.
     pub tablespace_names: BTreeMap<u32, String>,
-    /// By which versions it sorts text, as far as it says so.
+    /// The collation versions that the server reports.
     pub collations: StoredCollations,
     /// Settings by name.
     pub settings: BTreeMap<String, String>,
-    /// Configuration files that the server has read; `None` when the user may not know.
+    /// Configuration files that the server has read; `None` if the user may not see them.
     pub configuration_files: Option<Vec<PathBuf>>,
 }
 
@@ -98,11 +98,11 @@ pub struct StoppedBackup {
 }
 
 impl Session {
-    /// Makes sure that nothing but the end of the backup ends the session. A server of an unknown version is taken for one
-    /// of `assumed_version`.
+    /// Prepares the session so that only the end of the backup ends it. An unknown server version is treated
+    /// as `assumed_version`.
     ///
     /// # Errors
-    /// [`ErrorKind::Usage`] for an unknown version when none is assumed, and as [`Connection::query`].
+    /// [`ErrorKind::Usage`] for an unknown version if none is assumed; as [`Connection::query`].
     pub fn begin(
         connection: Connection,
         assumed_version: Option<MajorVersion>,
@@ -225,7 +225,7 @@ impl Session {
         self.point(lsn, timeline, watch)
     }
 
-    /// Ends the backup that began at `start`, of which `control` is the copy of `pg_control`.
+    /// Ends the backup that began at `start`; `control` is its copy of `pg_control`.
     ///
     /// # Errors
     /// As [`Session::stop_point`]; the server refuses when it was promoted meanwhile.
@@ -298,7 +298,7 @@ impl Session {
         Ok(())
     }
 
-    /// What is worth recording of the server.
+    /// Queries the facts about the server that a backup records.
     ///
     /// # Errors
     /// As [`Connection::query`].
@@ -398,7 +398,7 @@ impl Session {
             .collect()
     }
 
-    /// Whether the user may read them: who may list them need not.
+    /// Whether the user may read them, which requires more than the permission to list them.
     pub fn may_read_wal_summaries(&self, watch: &Watch<'_>) -> Result<bool> {
         let sql =
             "SELECT has_function_privilege('pg_wal_summary_contents(bigint, pg_lsn, pg_lsn)', 'execute')";
@@ -475,7 +475,7 @@ fn started_here(data_directory: &DataDirectory, started_unix_s: i64, port: &str)
     server.port.is_some_and(|ours| ours.to_string() == port) && server.started_unix_s.is_some_and(near)
 }
 
-/// Says how a user comes to be allowed to take backups.
+/// Adds a hint on how to grant a user the permission to take backups.
 fn may_not(error: Error) -> Error {
     if error.kind() != ErrorKind::Usage {
         return error;

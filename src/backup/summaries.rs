@@ -1,8 +1,8 @@
-//! What the server's WAL summaries say has changed, so that files which did not change need not be read.
+//! Determines changes from the server's WAL summaries, so that unchanged files need not be read.
 //!
-//! Owns: that the summaries cover all WAL from the parent's start point to the child's, and what they name. PostgreSQL keeps
-//! them from 17 on with `summarize_wal = on`. Source: manual, "WAL Summarization Information Functions"; PostgreSQL
-//! `backup/basebackup_incremental.c`.
+//! Owns: whether the summaries cover all WAL from the parent's start point to the child's, and what they
+//! name. PostgreSQL keeps them since version 17 with `summarize_wal = on`. Source: manual, "WAL Summarization
+//! Information Functions"; PostgreSQL `backup/basebackup_incremental.c`.
 
 use super::files::PlannedRelation;
 use super::session::Session;
@@ -14,9 +14,9 @@ use crate::server::Watch;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::{Duration, Instant};
 
-/// How long the summarizer may stand still before it is not waited for any more.
+/// How long to wait for a summarizer that makes no progress.
 const STANDSTILL_MAX: Duration = Duration::from_secs(60);
-/// How often it is looked at.
+/// Interval between checks of the summarizer.
 const LOOK: Duration = Duration::from_millis(100);
 
 /// How many rows are asked for at a time.
@@ -35,7 +35,8 @@ pub struct Summaries {
 /// What has changed in the main fork of a relation.
 #[derive(Debug, Default)]
 struct Changes {
-    /// The shortest that it was, in pages: what is behind that was made anew. `None`: it was never cut off.
+    /// Its shortest length, in pages; everything beyond it was created anew. `None` if it was never
+    /// truncated.
     limit: Option<u64>,
     pages: PageSet,
 }
@@ -117,7 +118,7 @@ impl Summaries {
         }
     }
 
-    /// How many pages were left of the file of a main fork when it was the shortest; `None`: it was never cut off.
+    /// The shortest length of a main fork's file, in pages; `None` if it was never truncated.
     pub fn cut_off_to(&self, relation: PlannedRelation, pages_per_file: u32) -> Option<u64> {
         let place = (relation.tablespace, relation.database.unwrap_or_default(), relation.number);
         let first = u64::from(relation.segment) * u64::from(pages_per_file);
@@ -143,7 +144,7 @@ impl Summaries {
             return FileChanges::Whole;
         }
         let changed = changes.into_iter().flat_map(|changes| changes.pages.within(first, first + pages));
-        // What is behind the parent's end, or was cut off since: made anew, maybe without a trace in WAL.
+        // Pages beyond the parent's end, or truncated since: created anew, possibly without a trace in WAL.
         let new = parent_pages.min(limit - first)..pages;
         // A file of a relation has less than 2^32 pages.
         FileChanges::Pages(

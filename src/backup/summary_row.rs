@@ -21,7 +21,7 @@ pub type Place = (u32, u32, u32);
 pub struct SummaryRow {
     /// Tablespace, database and number of the relation; number 0: the database was made.
     pub place: Place,
-    /// The page that has changed, or to which the relation was cut off.
+    /// The changed page, or the length to which the relation was truncated.
     pub page: u64,
     /// Which of the two.
     pub is_limit: bool,

@@ -11,12 +11,12 @@ use crate::server::{Connection, Watch};
 use crate::store::ObjectKey;
 use std::time::{Duration, Instant};
 
-/// How often the repository is looked at, and after a while.
+/// Interval between checks of the repository, at first and later.
 const LOOK_AT_FIRST: Duration = Duration::from_millis(50);
 const LOOK: Duration = Duration::from_secs(1);
-/// How often who waits is told so.
+/// Interval between progress messages.
 const TELL: Duration = Duration::from_secs(10);
-/// When and how often the server is asked how its archiver does.
+/// Delay before, and interval between, queries of the archiver's state.
 const ASK_AFTER: Duration = Duration::from_secs(1);
 const ASK: Duration = Duration::from_secs(5);
 
@@ -32,7 +32,7 @@ pub struct WalWait<'a> {
     pub segment_size: SegmentSize,
     /// How long each segment may take after the one before it.
     pub deadline: Duration,
-    /// Who is told.
+    /// Receives the progress.
     pub monitor: &'a dyn Monitor,
     /// Whether to go on.
     pub watch: &'a Watch<'a>,
@@ -131,7 +131,7 @@ impl WalWait<'_> {
         let Some(connection) = self.archiving else { return Ok(()) };
         let last = archiver::state(connection, self.watch)?.last_archived;
         let done = last.is_some_and(|last| last.timeline() == name.timeline() && last >= name);
-        // Looked at in this order: a segment is in the repository before the server learns that it is.
+        // In this order, because a segment is in the repository before the server learns of it.
         if !done || self.any_is_there(keys)? {
             return Ok(());
         }
@@ -148,7 +148,7 @@ impl WalWait<'_> {
     fn too_late(&self, name: SegmentName, waited: Duration) -> Error {
         let mut message =
             format!("WAL segment {name} did not arrive in the repository within {} s", waited.as_secs());
-        // What the server cannot tell now is only missing from the message.
+        // If the server cannot respond now, only the message lacks this detail.
         if let Some(Ok(state)) = self.archiving.map(|connection| archiver::state(connection, self.watch))
             && let Some(failing) = state.failing
         {

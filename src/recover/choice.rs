@@ -1,25 +1,26 @@
-//! Which backup a recovery begins from.
+//! Chooses the backup that a recovery starts from.
 
 use crate::error::{Error, Result};
 use crate::postgres::{Lsn, TimelineHistory, TimelineId};
 use crate::repository::wal::TimelinePath;
 
-/// A backup, as far as it matters for the choice.
+/// The facts about a backup that the choice depends on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BackupCandidate {
-    /// Its label, the name in the repository.
+    /// Label of the backup in the repository.
     pub label: String,
-    /// The timeline on which it was taken.
+    /// Timeline on which the backup was taken.
     pub timeline: TimelineId,
-    /// Where its replay begins.
+    /// LSN at which replay begins.
     pub start_point: Lsn,
-    /// Where it is consistent: no recovery can end earlier.
+    /// LSN at which the restored cluster becomes consistent; recovery cannot end before it.
     pub stop_point: Lsn,
-    /// When it reached that point, by the clock of the server.
+    /// When the backup reached its stop point, by the server's clock.
     pub stop_time: jiff::Timestamp,
 }
 
-/// The newest of several backups by the server's clock, which decides where timelines have parted.
+/// The newest of several backups by the server's clock. This choice decides which timeline recovery follows
+/// at a fork.
 ///
 /// # Errors
 /// [`ErrorKind::Absent`](crate::error::ErrorKind::Absent) when there is none.
@@ -31,9 +32,9 @@ pub fn newest(backups: &[BackupCandidate]) -> Result<&BackupCandidate> {
     })
 }
 
-/// The backups from which the path can be followed, newest first.
+/// The backups from which `path` can be followed, newest first.
 ///
-/// The LSN orders them, no clock: on one path it only rises.
+/// Orders them by LSN instead of by clock, because LSNs only increase along one path.
 pub fn on_path<'a>(backups: &'a [BackupCandidate], path: &TimelinePath) -> Vec<&'a BackupCandidate> {
     let mut found: Vec<_> = backups
         .iter()
@@ -43,7 +44,7 @@ pub fn on_path<'a>(backups: &'a [BackupCandidate], path: &TimelinePath) -> Vec<&
     found
 }
 
-/// The error for a timeline to which no backup leads; `others` are the timelines to which one does.
+/// The error for a timeline that no backup leads to; `others` are the timelines that have one.
 pub fn none_on_path(path: &TimelinePath, backups: &[BackupCandidate], others: &[TimelineId]) -> Error {
     let error = Error::absent(format!("no backup leads to timeline {}", path.timeline()));
     let Ok(newest) = newest(backups) else { return error };

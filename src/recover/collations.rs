@@ -1,16 +1,17 @@
-//! Whether text is sorted on this host as it was where the backup was taken.
+//! Compares the collation version of this host with that of the host where the backup was taken.
 //!
-//! Owns: what is said of it. Does not own: finding the versions. What a recovered server itself finds different is asked by
-//! [`server`](super::server).
+//! Owns: the wording of the note. Does not own: determining the versions. [`server`](super::server) asks the
+//! recovered server for the mismatches that it finds itself.
 
 use super::standby::Role;
 use crate::repository::backup::manifest::StoredBackup;
 
-/// What to do about indexes that were built with another version.
+/// How to repair indexes that were built with another collation version.
 pub const HOW_TO_MEND: &str = "once the server is open for writing, rebuild the indexes on text (REINDEX DATABASE), then have the \
     catalogs record the new version (ALTER DATABASE ... REFRESH COLLATION VERSION from 15 on, ALTER COLLATION ... REFRESH VERSION)";
 
-/// A note where the C library is not that of the original; `here` is that of this host. Nothing is said of what is not known.
+/// A note if the C library differs from the original's; `here` is the version on this host. Returns `None` if
+/// either version is unknown.
 pub fn note(backup: &StoredBackup, here: Option<&str>, role: &Role) -> Option<String> {
     let there = backup.collations.as_ref()?.libc_version.as_deref()?;
     let here = here.filter(|here| *here != there)?;

@@ -1,6 +1,7 @@
-//! Tells a restored cluster how to recover: the settings, the signal, the maps.
+//! Configures the recovery of a restored cluster: settings, signal file, maps.
 //!
-//! Owns: what is written into `postgresql.auto.conf` and beside the data directory. Does not own: when that is done.
+//! Owns: the content of `postgresql.auto.conf` and of the files beside the data directory. Does not own: when
+//! they are written.
 
 use super::restore::read_restored;
 use super::standby::Role;
@@ -14,16 +15,16 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-/// Longer than any configuration file, in bytes.
+/// Upper limit for the size of a configuration file, in bytes.
 pub const CONFIGURATION_BYTES_MAX: u64 = 4 << 20;
 
-/// Permissions of what is written: the owner's alone.
+/// Permissions of the files written here: access for the owner only.
 const FILE_MODE: u32 = 0o600;
 
-/// Settings of an earlier recovery, or of a standby, that would meddle with this one wherever they come from: each is
-/// written anew, empty or at its default.
+/// Settings of an earlier recovery, or of a standby, that would interfere with this recovery. Each is
+/// overridden with an empty or default value, wherever the old value comes from.
 const NEUTRALISED: [(&str, &str); 2] = [
-    // Would clean the archive that recovery reads, after each restartpoint.
+    // Would remove WAL from the archive that recovery reads, after each restartpoint.
     ("archive_cleanup_command", ""),
     ("recovery_end_command", ""),
 ];
@@ -31,20 +32,20 @@ const NEUTRALISED: [(&str, &str); 2] = [
 /// Whether the recovered cluster archives its own WAL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Archiving {
-    /// It does not: a copy must not write into its original's archive, nor take over its subscriptions.
+    /// No archiving: a copy must neither write into the original's archive nor take over its subscriptions.
     Off,
-    /// As the original did: the copy takes its place.
+    /// Archiving as in the original, whose place the cluster takes.
     On,
 }
 
-/// Whose place the recovered cluster takes.
+/// Which host and configuration the recovered cluster belongs to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Place {
-    /// That of the configured cluster: what its host has set for it is right for it.
+    /// The place of the configured cluster, so the settings of its host apply unchanged.
     Own,
-    /// Another one, where settings of the original would reach into the original's place.
+    /// Another place, where settings of the original would affect the original's host.
     Other {
-        /// Its `archive_command`, if it is to archive.
+        /// Its `archive_command`, if the cluster archives.
         archive_command: Option<String>,
     },
 }
@@ -52,46 +53,47 @@ pub enum Place {
 /// How much of the cluster is recovered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
-    /// All of it.
+    /// The entire cluster.
     Whole,
-    /// Of some databases only empty files are there.
+    /// Some databases only; the files of the others are empty.
     SomeDatabases,
 }
 
-/// What the recovered server is told.
+/// Settings that the recovered server receives.
 #[derive(Clone, Debug)]
 pub struct RecoverySettings {
-    /// What it becomes.
+    /// Role of the server after recovery.
     pub role: Role,
-    /// Where it ends.
+    /// Where recovery ends.
     pub target: TargetSettings,
-    /// How it gets WAL.
+    /// Command that fetches WAL.
     pub restore_command: String,
-    /// Whether it archives afterwards.
+    /// Whether the server archives after recovery.
     pub archiving: Archiving,
-    /// Whose place it takes.
+    /// Which host and configuration the cluster belongs to.
     pub place: Place,
-    /// How much of the cluster is there.
+    /// How much of the cluster is restored.
     pub part: Part,
-    /// Whether it has tablespaces that are directories in place of links.
+    /// Whether the cluster has in-place tablespaces (directories instead of links).
     pub in_place_tablespaces: bool,
-    /// What it must not undercut.
+    /// Lower bounds for settings that a server in recovery must not undercut.
     pub limits: ServerLimits,
-    /// The server's version.
+    /// Major version of the server.
     pub version: MajorVersion,
 }
 
-/// What `restore_command` says of a recovery.
+/// What `restore_command` has to know about a recovery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RecoveryWay {
-    /// The timeline that it goes to.
+    /// The timeline that recovery follows.
     pub timeline: TimelineId,
-    /// The last segment that it is proven to need: up to it, a hole stops recovery, with a target too.
+    /// The last segment that recovery is proven to need. A missing segment up to this one stops recovery,
+    /// even with a target.
     pub proven_end: Option<SegmentName>,
 }
 
-/// The value of `restore_command`: a line for the shell, `%f` and `%p` in it for the server. A standby goes to whichever
-/// timeline comes next.
+/// The value of `restore_command`: a shell command in which the server replaces `%f` and `%p`. A standby
+/// follows any later timeline.
 ///
 /// # Errors
 /// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) when a path is not UTF-8, as no setting can hold it.
@@ -120,7 +122,7 @@ pub fn archive_command(archive_push: &Path, configuration: &Path) -> Result<Stri
     Ok(format!("{} --config {} %p", shell_word(archive_push)?, shell_word(configuration)?))
 }
 
-/// A path as one word of a shell's command line in which the server replaces `%`.
+/// Quotes a path as one word of a shell command in which the server replaces `%`.
 fn shell_word(path: &Path) -> Result<String> {
     let text = path.to_str().ok_or_else(|| {
         Error::usage(format!("\"{}\" is not UTF-8", path.display()))
@@ -136,8 +138,8 @@ fn shell_word(path: &Path) -> Result<String> {
 }
 
 impl RecoverySettings {
-    /// The lines for `postgresql.auto.conf`; `staged` are the configuration files of the data directory, of which larger
-    /// limits are kept.
+    /// The lines for `postgresql.auto.conf`. `staged` holds the configuration files of the data directory;
+    /// limits that are higher there are kept.
     ///
     /// # Errors
     /// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) for a value that no setting can hold.
@@ -157,37 +159,40 @@ impl RecoverySettings {
         for (name, value) in self.version.facts().settings_of_recovery {
             add(name, value)?;
         }
-        // Without it, pausing at the target would be stopping.
+        // Without it, pausing at the target would shut the server down.
         add("hot_standby", "on")?;
         for (name, least) in self.limits.named() {
             let staged = staged.iter().rev().find_map(|content| number_in(content, name));
             add(name, &staged.unwrap_or_default().max(u64::from(least)).to_string())?;
         }
         if let Place::Other { archive_command } = &self.place {
-            // The server would overwrite the original's, and remove it when it stops.
+            // The server would overwrite the original's PID file, and remove it at shutdown.
             add("external_pid_file", "")?;
-            // Should somebody switch archiving on: not in the name of the original.
+            // If archiving is enabled later, it must not write into the original's archive.
             add("archive_command", archive_command.as_deref().unwrap_or_default())?;
             if self.version.facts().has_archive_library {
                 add("archive_library", "")?;
             }
         }
         if self.in_place_tablespaces {
-            // Without it the server panics as soon as it is consistent: it takes them for damage. The original may have had it
-            // in one session alone. Source: PostgreSQL `access/transam/xlogrecovery.c`, `CheckTablespaceDirectory`.
+            // Without it the server panics at consistency, because it takes such directories for damage. The
+            // original may have set it in a single session. Source: PostgreSQL
+            // `access/transam/xlogrecovery.c`, `CheckTablespaceDirectory`.
             add("allow_in_place_tablespaces", "on")?;
         }
         if self.role == Role::Recovered {
-            // Its first commit would wait for standbys that follow another server.
+            // The first commit would otherwise wait for standbys that follow another server.
             add("synchronous_standby_names", "")?;
         }
         if self.archiving == Archiving::Off {
             add("archive_mode", "off")?;
-            // Opened for writing, it would connect to the publishers and use up what their slots keep for the original.
+            // After promotion the server would connect to the publishers and consume what their slots retain
+            // for the original.
             add("max_logical_replication_workers", "0")?;
         }
         if self.part == Part::SomeDatabases {
-            // WAL speaks of pages that are not there. And nothing must look into what is empty until it is dropped.
+            // WAL refers to pages that were not restored, and no process may read the empty databases until
+            // they are dropped.
             add("ignore_invalid_pages", "on")?;
             add("autovacuum", "off")?;
         }
@@ -196,7 +201,7 @@ impl RecoverySettings {
     }
 }
 
-/// The names that `line` of a configuration file sets, in lower case, and what follows.
+/// The setting that `line` of a configuration file assigns, in lower case, and the rest of the line.
 fn setting_of(line: &[u8]) -> Option<(String, &[u8])> {
     let line = line.trim_ascii_start();
     let end = line.iter().position(|byte| !byte.is_ascii_alphanumeric() && !b"_.".contains(byte));
@@ -207,14 +212,14 @@ fn setting_of(line: &[u8]) -> Option<(String, &[u8])> {
     (!name.is_empty()).then_some((name, rest))
 }
 
-/// The whole number that a setting has in a configuration file: the last one counts.
+/// The integer value of a setting in a configuration file; the last assignment wins.
 fn number_in(content: &[u8], name: &str) -> Option<u64> {
     let value = value_in(content, name)?;
     value.parse().ok()
 }
 
-/// The value that a setting has in a configuration file, without its quotes; the last one counts. Files that it includes
-/// are not looked at.
+/// The value of a setting in a configuration file, without quotes; the last assignment wins. Included files
+/// are not read.
 pub fn value_in(content: &[u8], name: &str) -> Option<String> {
     let mut values = content.split(|byte| *byte == b'\n').filter_map(setting_of);
     let (_, value) = values.rfind(|(found, _)| found == name)?;
@@ -231,7 +236,7 @@ pub fn value_in(content: &[u8], name: &str) -> Option<String> {
     Some(String::from_utf8_lossy(value).into_owned())
 }
 
-/// `postgresql.auto.conf` with `lines` at its end, and without every older line that sets the same.
+/// `postgresql.auto.conf` with `lines` appended and earlier assignments of the same settings removed.
 fn rewrite(old: &[u8], lines: &str) -> Vec<u8> {
     let ours: Vec<String> =
         lines.lines().filter_map(|line| setting_of(line.as_bytes())).map(|(name, _)| name).collect();
@@ -250,7 +255,7 @@ fn rewrite(old: &[u8], lines: &str) -> Vec<u8> {
     content
 }
 
-/// Writes the settings into the data directory and asks for recovery there.
+/// Writes the settings into the data directory and requests recovery with the signal file.
 ///
 /// # Errors
 /// The operating system's, and those of [`RecoverySettings::render`].
@@ -270,8 +275,9 @@ pub fn configure(disk: &dyn Disk, data_directory: &Path, settings: &RecoverySett
     durable::replace_file(disk, &data_directory.join(wanted), b"", FILE_MODE)
 }
 
-/// Takes out of the settings what was meant for the recovery that has ended, since others inherit them: a standby that is made
-/// from this server (`pg_basebackup`, `pg_rewind`) would go to that target, or not start. `restore_command` is that of a standby.
+/// Removes the settings of the finished recovery, because copies inherit them. A standby made from this
+/// server (`pg_basebackup`, `pg_rewind`) would recover to the same target, or fail to start.
+/// `restore_command` becomes that of a standby.
 ///
 /// # Errors
 /// The operating system's, and [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) for a value that no setting can hold.
@@ -282,8 +288,8 @@ pub fn forget_target(disk: &dyn Disk, data_directory: &Path, restore_command: &s
     durable::replace_file(disk, &path, &rewrite(&old, &line), FILE_MODE)
 }
 
-/// Makes the data directory startable where its configuration lay outside of it, as on Debian: what is missing is
-/// written, with the defaults. Whether `postgresql.conf` was.
+/// Makes the data directory startable if the original's configuration lay elsewhere, as on Debian. Writes
+/// missing files with default values; returns whether `postgresql.conf` was missing.
 ///
 /// `access` is the original's `pg_hba.conf`, if the backup holds a copy.
 ///

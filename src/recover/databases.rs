@@ -1,27 +1,29 @@
-//! Which databases of a cluster are restored.
+//! Selects the databases of a cluster to restore.
 //!
-//! A database that is left out keeps its files without content, so that the WAL which speaks of them can be replayed; once
-//! recovered, it is dropped. `PG_VERSION` and `pg_filenode.map` stay whole: the server looks at them.
+//! The files of an omitted database are restored empty, so that WAL that refers to them can be replayed. The
+//! database is dropped after recovery. `PG_VERSION` and `pg_filenode.map` are restored in full, because the
+//! server reads them.
 
 use crate::error::{Error, Result};
 use crate::repository::backup::StoredBackup;
 use crate::repository::backup::manifest::StoredDatabase;
 use std::collections::BTreeMap;
 
-/// Databases without which no server is complete.
+/// Databases that every complete server has.
 const ALWAYS: [&str; 3] = ["postgres", "template0", "template1"];
 
 /// Files of a database that are not relations.
 const WHOLE: [&[u8]; 2] = [b"PG_VERSION", b"pg_filenode.map"];
 
-/// The databases that are left out, by object identifier; empty: none are.
+/// The omitted databases by OID; empty if all databases are restored.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LeftOut {
     databases: BTreeMap<u32, String>,
 }
 
 impl LeftOut {
-    /// All but the `wanted` ones and those of the system; none if nothing is `wanted`.
+    /// Omits all databases except the `wanted` ones and the system databases; omits none if `wanted` is
+    /// empty.
     ///
     /// # Errors
     /// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) for a name that the backup does not hold, and for a source from whose
@@ -52,22 +54,22 @@ impl LeftOut {
         Ok(LeftOut { databases: left_out.map(|database| (database.oid, database.name.clone())).collect() })
     }
 
-    /// Whether there is none.
+    /// Whether all databases are restored.
     pub fn is_empty(&self) -> bool {
         self.databases.is_empty()
     }
 
-    /// Their names.
+    /// Names of the omitted databases.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.databases.values().map(String::as_str)
     }
 
-    /// Whether the file at this path of the backup is restored without its content.
+    /// Whether the file at this path of the backup is restored empty.
     pub fn empties(&self, path: &[u8]) -> bool {
         let mut parts = path.split(|byte| *byte == b'/');
         let database = match parts.next() {
             Some(b"base") => parts.next(),
-            // Behind the tablespace and the directory of the server's version.
+            // Skips the tablespace and its version directory.
             Some(b"pg_tblspc") => parts.nth(2),
             _ => None,
         };
@@ -78,7 +80,7 @@ impl LeftOut {
         }
     }
 
-    /// The commands that end what was begun by leaving databases out.
+    /// The commands that remove the remains of the omitted databases.
     pub fn commands(&self) -> Vec<String> {
         let drops = self.names().map(|name| format!("DROP DATABASE \"{}\";", name.replace('"', "\"\"")));
         let resets = ["ignore_invalid_pages", "autovacuum"].map(|name| format!("ALTER SYSTEM RESET {name};"));

@@ -1,4 +1,4 @@
-//! How much a recovery with `--delta` will move, told before it moves anything.
+//! Forecasts how much data a recovery with `--delta` will move.
 
 use super::RecoveryPlan;
 use super::existing::{Existing, Kind, Removal};
@@ -12,27 +12,28 @@ use std::num::NonZeroUsize;
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
-/// How many files are looked at before the next are listed.
+/// Number of files examined before the next ones are listed.
 const BATCH_FILES_MAX: usize = 10_000;
 
-/// What will stay and what will move.
+/// What a delta restore keeps, fetches and removes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DeltaForecast {
-    /// How many files are right already.
+    /// Number of files that already match.
     pub kept_files: u64,
-    /// Their length together.
+    /// Total size of the matching files, in bytes.
     pub kept_bytes: u64,
-    /// How many files are fetched, because they are missing or differ, or because only their pages can tell.
+    /// Number of files to fetch: missing, different, or comparable only page by page.
     pub fetched_files: u64,
-    /// Their length together: no more than this is written.
+    /// Total size of the files to fetch, in bytes; an upper bound for what is written.
     pub fetched_bytes: u64,
-    /// How much is read from the repository for them.
+    /// Bytes to read from the repository.
     pub stored_bytes: u64,
-    /// How many files and links go that are not part of the backup.
+    /// Number of files and links to remove because they are not part of the backup.
     pub removed: u64,
 }
 
-/// Holds what is there against the backup, and changes nothing; `None` where nothing is there that could stay.
+/// Compares the existing files with the backup and changes nothing. Returns `None` if no existing file could
+/// be kept.
 ///
 /// # Errors
 /// The store's and the operating system's.

@@ -1,8 +1,8 @@
-//! What the archived WAL proves of a recovery target: that the server will meet it, and where.
+//! What the archived WAL proves about a recovery target: that the server will reach it, and where.
 //!
-//! Owns: which records are read to find out. Segments are read one after the other, and nothing is kept of them but the
-//! record that was looked for. Source of the rules: PostgreSQL `access/transam/xlogrecovery.c`, `recoveryStopsBefore`
-//! and `recoveryStopsAfter`.
+//! Owns: which records are read as evidence. Reads one segment at a time and keeps only the matching record.
+//! Source of the rules: PostgreSQL `access/transam/xlogrecovery.c`, `recoveryStopsBefore` and
+//! `recoveryStopsAfter`.
 
 use super::survey::WaySurvey;
 use crate::error::Result;
@@ -13,33 +13,34 @@ use std::ops::ControlFlow;
 /// Where the readable WAL ends.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WalEnd {
-    /// The last transaction that ended in it, if one did after the backup's stop point.
+    /// The last transaction that ended after the backup's stop point, if there is one.
     pub last_transaction: Option<TransactionEnd>,
-    /// The beginning of the last complete record: the last position that a target can name.
+    /// The start of the last complete record: the last position that a target can name.
     pub last_record: Option<Lsn>,
     /// The position after that record.
     pub end: Option<Lsn>,
 }
 
 impl WalEnd {
-    /// Where reading forward has ended.
+    /// The end that a forward read reached.
     pub fn of(way: &WaySurvey) -> WalEnd {
         WalEnd { last_transaction: way.last_transaction, last_record: way.last_record, end: way.end }
     }
 }
 
-/// Where the server stops that recovers to a time.
+/// Where a server stops when it recovers to a time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TimeEvidence {
-    /// The last transaction that is recovered, if one ended after the backup's stop point.
+    /// The last recovered transaction that ended after the backup's stop point, if there is one.
     pub last: Option<TransactionEnd>,
-    /// The first transaction that is not: without one the server would never know that the time has come.
+    /// The first transaction that is not recovered. Without it the server could not recognize that it has
+    /// reached the time.
     pub beyond: Option<TransactionEnd>,
 }
 
 /// Finds the end of the readable WAL and the last transaction in it that ended at or after `floor`.
 ///
-/// Looks from the end backwards, a segment at a time.
+/// Searches backwards from the end, one segment at a time.
 ///
 /// # Errors
 /// Those of the archive.
@@ -69,10 +70,11 @@ pub fn wal_end(archive: &dyn Archive, wal: &PathWal, floor: Lsn) -> Result<WalEn
     }
 }
 
-/// Finds where a recovery to `time` ends, if the WAL at or after `floor` says so, where there is too much of it to be read.
+/// Finds where a recovery to `time` ends, if the WAL at or after `floor` proves it. For WAL that is too long
+/// to read in full.
 ///
-/// Commit times rise with the WAL but for a moment, so the segment is found by halving, and only the last two are read
-/// through. That is wrong where a clock was set back.
+/// Commit times increase along the WAL apart from short inversions, so a binary search finds the segment and
+/// only the last two are read in full. The result is wrong if a clock was set back.
 ///
 /// # Errors
 /// Those of the archive.
@@ -113,7 +115,7 @@ pub fn time(
     Ok(found)
 }
 
-/// The first transaction that ends in these segments, at or after `floor`.
+/// The first transaction in these segments that ends at or after `floor`.
 fn first_transaction(
     archive: &dyn Archive,
     wal: &PathWal,
@@ -128,7 +130,7 @@ fn first_transaction(
     Ok(found)
 }
 
-/// The first record that begins at `position` or after it: where a recovery to that position ends.
+/// The first record that begins at or after `position`: where a recovery to that position ends.
 ///
 /// # Errors
 /// Those of the archive.

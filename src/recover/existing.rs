@@ -1,4 +1,4 @@
-//! What lies where a cluster is restored with `--delta`: which of it may stay, and that the rest goes.
+//! Inspects the files in a `--delta` destination: decides which may be kept and removes the others.
 
 use super::places::Places;
 use super::staging::{LOST_AND_FOUND, MARKER, interlock};
@@ -12,47 +12,49 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-/// What a path is.
+/// File type of an existing path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// A directory, or `pg_wal` as a link to one.
     Directory,
-    /// A file of ours that has this name only: to change it changes nothing else.
+    /// A file owned by the expected user and without other hard links, so changing it has no effect
+    /// elsewhere.
     File {
-        /// Its length.
+        /// Its length in bytes.
         bytes: u64,
     },
-    /// A link, a file that has other names, too, or one of another user.
+    /// A link, a file with other hard links, or a file of another user.
     Other,
 }
 
-/// What lies in the data directory and its tablespaces, sorted by the paths that a backup has for it. About 60 bytes a file.
+/// The content of the data directory and its tablespaces, sorted by the paths that a backup uses. Needs about
+/// 60 bytes for each file.
 #[derive(Debug)]
 pub struct Existing {
-    /// Who must own a file that may be changed.
+    /// User ID that must own a file for it to be changed.
     owner: u32,
     entries: Vec<(Vec<u8>, Kind)>,
     next: usize,
-    /// How many files and links were removed, or would be.
+    /// Number of files and links that were or would be removed.
     pub removed: u64,
 }
 
-/// Whether what does not belong is removed or only counted.
+/// Whether foreign files are removed or only counted.
 #[derive(Clone, Copy, Debug)]
 pub enum Removal<'a> {
-    /// Removed from this disk.
+    /// Remove them from this disk.
     Done(&'a dyn Disk),
-    /// Counted.
+    /// Count them only.
     Counted,
 }
 
 impl Existing {
-    /// Nothing.
+    /// An empty inspection.
     pub fn nothing() -> Existing {
         Existing { owner: Uid::effective().as_raw(), entries: Vec::new(), next: 0, removed: 0 }
     }
 
-    /// Looks at the data directory and, as far as they are in use by it, at its tablespaces: of those only at the directory of
+    /// Inspects the data directory and the tablespaces that it uses; of a tablespace, only the directory of
     /// the backup's version, `version_directory`.
     ///
     /// # Errors
@@ -80,7 +82,7 @@ impl Existing {
         for entry in fs::read_dir(directory).context(what)? {
             let entry = entry.context(what)?;
             let name = entry.file_name().into_vec();
-            // The list of the files is written anew; the marker and the interlock are ours.
+            // The file list is rewritten; the marker and the interlock are pgark's own.
             let is_ours =
                 [MARKER, interlock::NAME, LOST_AND_FOUND].iter().any(|ours| name == ours.as_bytes());
             if below.is_empty() && (is_ours || name == b"backup_manifest") {
@@ -95,7 +97,7 @@ impl Existing {
     }
 
     fn add(&mut self, path: &[u8], location: &Path, metadata: &Metadata) -> Result<()> {
-        // A pg_wal on another disk stays there.
+        // A pg_wal on another disk is kept there.
         let is_wal = path == b"pg_wal" && metadata.is_symlink() && location.is_dir();
         let kind = if metadata.is_dir() || is_wal {
             Kind::Directory
@@ -108,8 +110,8 @@ impl Existing {
         if kind == Kind::Directory { self.walk_directory(location, path) } else { Ok(()) }
     }
 
-    /// Says what lies at `path`, of which the backup holds a directory or a file; what lies before it is not part of the backup,
-    /// and goes. Paths come in the order of their bytes.
+    /// Returns what exists at `path`, where the backup holds a directory or a file. Removes everything before
+    /// it that is not part of the backup. The caller passes paths in byte order.
     ///
     /// # Errors
     /// The operating system's.
@@ -128,7 +130,7 @@ impl Existing {
         Ok(None)
     }
 
-    /// Lets everything go that comes after the last path.
+    /// Removes everything after the last path.
     ///
     /// # Errors
     /// The operating system's.
@@ -143,7 +145,7 @@ impl Existing {
         let Some((path, kind)) = self.entries.get(self.next) else { return Ok(()) };
         self.removed += u64::from(*kind != Kind::Directory);
         if let Removal::Done(disk) = removal {
-            // With its directory it may be gone already.
+            // May already be removed with its directory.
             durable::remove_all(disk, &location_of(places, path)?)?;
         }
         self.next += 1;
@@ -151,7 +153,8 @@ impl Existing {
     }
 }
 
-/// Where a path lies: below the data directory or, if it leads through the link of a tablespace, below that.
+/// The location of a path: below the data directory, or below a tablespace if it leads through that
+/// tablespace's link.
 fn location_of(places: &Places, path: &[u8]) -> Result<PathBuf> {
     match places.tablespace_of(path) {
         // The link itself.

@@ -1,4 +1,4 @@
-//! What planning says of timelines that a recovery leaves aside.
+//! Notes and errors of the plan about timelines that a recovery does not follow.
 
 use super::choice::BackupCandidate;
 use crate::error::{Error, ErrorKind, Result};
@@ -6,16 +6,17 @@ use crate::postgres::{PgTimestamp, SegmentSize, TargetTimeline, TimelineHistory,
 use crate::repository::wal::{Archive, BackupSpan, Branch, Fork, TimelinePath, forks};
 use std::time::Duration;
 
-/// What happens where the archive does not say which of two timelines is meant.
+/// How to resolve a fork if the archive does not determine the timeline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ForkRule {
-    /// The operator has to say it, where both have gone on for more than this after they parted.
+    /// Require the operator to choose if both timelines continued for longer than this after the fork.
     Refuse(Duration),
-    /// It is decided elsewhere: a standby goes along with its primary.
+    /// Leave the decision to the primary that a standby follows.
     GoAlong,
 }
 
-/// The newest timeline on whose way the newest backup lies: the choice never passes over a backup that was taken after a fork.
+/// The newest timeline whose path contains the newest backup. This choice never skips a backup that was taken
+/// after a fork.
 ///
 /// # Errors
 /// Those of the archive.
@@ -35,10 +36,10 @@ pub fn newest_timeline(
     Ok(newest.timeline)
 }
 
-/// The timelines that are left aside on the way to `history`.
+/// The timelines abandoned on the way to `history`.
 ///
 /// # Errors
-/// [`ErrorKind::Conflict`] when the operator has to say which one is meant; those of the archive.
+/// [`ErrorKind::Conflict`] if the operator has to choose a timeline; those of the archive.
 pub fn left_aside(
     archive: &dyn Archive,
     history: &TimelineHistory,
@@ -97,7 +98,7 @@ fn described(branch: &Branch) -> String {
     }
 }
 
-/// A line of the plan for what is lost on a timeline that is left aside.
+/// A line of the plan about the data lost on a timeline that is not followed.
 pub fn note(fork: &Fork, time: Option<PgTimestamp>) -> Option<String> {
     let last = fork.left_branch.last?;
     let count = match fork.left_branch.transactions {

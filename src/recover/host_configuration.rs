@@ -1,4 +1,4 @@
-//! Which configuration the archive programs of a recovered cluster are given: that of the host, or one of their own.
+//! Chooses the configuration for the archive programs of a recovered cluster: the host's file or a new one.
 
 use super::configure::{Archiving, Place, archive_command};
 use crate::config::Config;
@@ -6,32 +6,34 @@ use crate::error::Result;
 use crate::postgres::SystemIdentifier;
 use std::path::{Path, PathBuf};
 
-/// Where the cluster will lie, and what was said of it.
+/// Destination of the cluster, as the request gives it.
 #[derive(Clone, Copy, Debug)]
 pub struct Destination<'a> {
     /// The data directory.
     pub data_directory: &'a Path,
-    /// The spool, if one was chosen.
+    /// The spool directory, if the request names one.
     pub spool_directory: Option<&'a Path>,
-    /// Which system it is.
+    /// System identifier of the cluster.
     pub system: SystemIdentifier,
 }
 
-/// The host's configuration file, if it is right for a cluster recovered to this place as it stands. Then the settings name it:
-/// they are copied to other hosts, as by `pg_rewind`, which have a file of that name and no file beside the data directory.
+/// The host's configuration file, if it fits a cluster recovered to this destination without changes. The
+/// settings then name that file. This matters because settings are copied to other hosts, for example by
+/// `pg_rewind`; those hosts have the same file but no file beside the data directory.
 pub fn own_configuration(config: &Config, destination: Destination<'_>) -> Option<PathBuf> {
     let path = config.path.as_ref().filter(|path| path.to_str().is_some())?;
     if !is_own_place(config, destination.data_directory) || destination.spool_directory.is_some() {
         return None;
     }
-    // What the command line said in its place, the file does not say.
+    // The file does not contain what the command line overrides.
     let file = Config::load(path).ok()?;
     let suits = file.assumed_version == config.assumed_version
         && file.system_identifier.is_none_or(|pinned| pinned == destination.system);
     suits.then(|| path.clone())
 }
 
-/// Whose place a cluster takes that is recovered to `data_directory`; `configuration` is what its archive programs are given.
+/// Which place a cluster takes that is recovered to `data_directory`; its archive programs use
+/// `configuration`.
 ///
 /// # Errors
 /// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) for a path that no setting can hold.
@@ -52,7 +54,7 @@ pub fn place(
     Ok(Place::Other { archive_command })
 }
 
-/// What to know of the `archive_command` of a cluster in another place.
+/// A note about the `archive_command` of a cluster in another place.
 pub fn archiving_note(place: &Place) -> Option<String> {
     let Place::Other { archive_command: Some(command) } = place else { return None };
     Some(format!(

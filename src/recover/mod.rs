@@ -1,11 +1,12 @@
-//! Brings a cluster back to a moment: what `pgark recover` does.
+//! Recovers a cluster to a point in time: the implementation of `pgark recover`.
 //!
-//! The story: [`plan()`] asks the repository and the host all that can go wrong, and writes nothing. [`recover`] claims the
-//! directories, restores every file verified, configures the server, makes all of it durable and puts `pg_control` in
-//! place last. Until then no server starts from the directory, and the same command run again begins anew.
+//! The sequence: [`plan()`] checks everything in the repository and on the host that can fail, and writes
+//! nothing. [`recover`] claims the directories, restores and verifies every file, configures the server,
+//! makes all of it durable and installs `pg_control` last. Until then no server starts from the directory,
+//! and running the same command again starts over.
 //!
-//! Owns: these decisions and their order. Does not own: the formats (that is `repository/`), and what the server does
-//! with it afterwards, which [`server`] only watches.
+//! Owns: these decisions and their order. Does not own: the formats (see `repository/`), and the server's
+//! later work, which [`server`] only watches.
 
 pub mod choice;
 mod collations;
@@ -55,29 +56,30 @@ use std::num::NonZeroUsize;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
-/// Permissions of what is written beside the data directory.
+/// Permissions of the files written beside the data directory.
 const FILE_MODE: u32 = 0o600;
 
-/// What was done.
+/// Result of a restore.
 #[derive(Clone, Debug)]
 pub struct RecoverySummary {
-    /// How many files were restored.
+    /// Number of files restored.
     pub files: u64,
-    /// Their length together.
+    /// Their total size in bytes.
     pub bytes: u64,
-    /// What of it was there already, where a data directory was restored over.
+    /// How much existing content was kept, if the restore replaced a data directory.
     pub kept: Option<Kept>,
-    /// Whether a `postgresql.conf` had to be written, because the original's lay elsewhere.
+    /// Whether a `postgresql.conf` was written, because the original's lay outside the data directory.
     pub wrote_configuration: bool,
-    /// The `data_directory` that the restored configuration names, if it names one: the server would go there.
+    /// The `data_directory` that the restored configuration names, if any; the server would use it instead.
     pub configured_data_directory: Option<PathBuf>,
 }
 
-/// Does what the plan says. When this returns, the cluster is durably in place and ready to be started.
+/// Executes the plan. On return, the cluster is durable and ready to start.
 ///
 /// # Errors
-/// [`ErrorKind::Damaged`](crate::error::ErrorKind::Damaged) for a backup that is not what its manifest says, the store's
-/// and the operating system's. No server starts from what is left then, and the same command run again clears it.
+/// [`ErrorKind::Damaged`](crate::error::ErrorKind::Damaged) if a backup does not match its manifest; those of
+/// the store and the operating system. After an error no server starts from the remains, and running the same
+/// command again clears them.
 pub fn recover(
     plan: &RecoveryPlan,
     repository: &Repository,
@@ -106,7 +108,8 @@ pub fn recover(
         claimed_tablespaces.push(Staging::claim(disk, &tablespace.new, *found, plan.directory_mode())?);
     }
 
-    // Before the first byte: a write that fails later is told to who has opened the file system by then.
+    // Opened before the first write: the kernel reports a failed write only to descriptors that are open by
+    // then.
     let roots =
         places.tablespaces().iter().map(|tablespace| tablespace.new.as_path()).chain([data_directory]);
     let wal_elsewhere = wal_elsewhere(data_directory);
@@ -141,11 +144,12 @@ pub fn recover(
         disk.sync_file_system(opened).context(|| format!("could not make \"{}\" durable", path.display()))?;
     }
     claimed.name_tablespaces(disk, &tablespace_directories)?;
-    // Before a server can be started: a marker in a tablespace that is in use would have another recovery clear it.
+    // Must happen before a server can start: a marker in a tablespace in use would let another recovery clear
+    // it.
     for tablespace in claimed_tablespaces {
         tablespace.release(disk)?;
     }
-    // From here on a server can be started.
+    // From here on a server can start.
     let control_path = data_directory.join(OsStr::from_bytes(restore::CONTROL_FILE));
     durable::replace_file(disk, &control_path, &restored.control_file, FILE_MODE)?;
     claimed.release(disk)?;
@@ -158,14 +162,15 @@ pub fn recover(
     })
 }
 
-/// Where `pg_wal` leads that lies on another disk, which only a data directory that is kept has: a file system of its own.
+/// The target of `pg_wal` if it lies on another disk, hence another file system. Only a kept data directory
+/// has such a link.
 fn wal_elsewhere(data_directory: &Path) -> Option<PathBuf> {
     let wal = data_directory.join("pg_wal");
     let is_link = std::fs::symlink_metadata(&wal).is_ok_and(|metadata| metadata.is_symlink());
     if is_link { std::fs::canonicalize(wal).ok() } else { None }
 }
 
-/// That what was restored is the cluster that was meant, and complete where a server would not notice.
+/// Checks that the restored cluster is the requested one, and complete where a server would not notice gaps.
 fn check_restored(
     backup: &StoredBackup,
     restored: &Restored,
@@ -189,7 +194,7 @@ fn check_restored(
             control.system
         )));
     }
-    // Without it, recovery would begin at the wrong checkpoint and end in a cluster that is silently damaged.
+    // Without it, recovery would begin at the wrong checkpoint and silently produce a damaged cluster.
     let recorded = without_incremental_from(backup.backup_label.as_bytes());
     let label = read_restored(&data_directory.join("backup_label"), recorded.len() as u64)?;
     if label.as_deref() != Some(&recorded) {
@@ -200,8 +205,8 @@ fn check_restored(
     Ok(())
 }
 
-/// Links the tablespaces, and tells the server the same: it makes the links anew from `tablespace_map`, which would lead to
-/// the original's directories.
+/// Links the tablespaces and writes a matching `tablespace_map`. The server recreates the links from that
+/// map, and the backup's would lead to the original's directories.
 fn place_tablespaces(disk: &dyn Disk, plan: &RecoveryPlan) -> Result<()> {
     let places = &plan.places;
     for tablespace in places.tablespaces() {
@@ -210,8 +215,8 @@ fn place_tablespaces(disk: &dyn Disk, plan: &RecoveryPlan) -> Result<()> {
             .context(|| format!("could not create link \"{}\"", link.display()))?;
     }
     let map_path = places.data_directory().join("tablespace_map");
-    // The server wrote its map when the backup began. A tablespace that was dropped before the files were listed is in it
-    // and not in the backup, and its link would lead to the original's directory, whoever uses that now.
+    // The server wrote its map when the backup began. It still contains a tablespace that was dropped before
+    // the files were listed, and the link would lead to the original's directory, whatever uses that now.
     if places.tablespaces().is_empty() && plan.backup.tablespace_map.is_none() {
         return Ok(());
     }
@@ -219,7 +224,8 @@ fn place_tablespaces(disk: &dyn Disk, plan: &RecoveryPlan) -> Result<()> {
     durable::replace_file(disk, &map_path, &map, FILE_MODE)
 }
 
-/// Leaves copies of the configuration files that lay outside beside the data directory; that of `pg_hba.conf`.
+/// Writes copies of the configuration files that lay outside the data directory beside it; returns the one of
+/// `pg_hba.conf`.
 fn copy_configuration_files(disk: &dyn Disk, plan: &RecoveryPlan) -> Result<Option<Vec<u8>>> {
     let mut access = None;
     let copies: Vec<(&StoredConfigurationFile, &[u8])> = plan
@@ -230,7 +236,7 @@ fn copy_configuration_files(disk: &dyn Disk, plan: &RecoveryPlan) -> Result<Opti
         .collect();
     for (file, content) in copies {
         let original = Path::new(OsStr::from_bytes(file.path.as_bytes()));
-        // The place of a copy is that of its original, below our directory.
+        // A copy keeps the path of its original, below this directory.
         let below: PathBuf = original
             .components()
             .filter_map(|part| match part {
@@ -251,7 +257,7 @@ fn copy_configuration_files(disk: &dyn Disk, plan: &RecoveryPlan) -> Result<Opti
     Ok(access)
 }
 
-/// The directory that the restored `postgresql.conf` sends the server to, if that is another one.
+/// The directory that the restored `postgresql.conf` directs the server to, if it is another one.
 fn configured_data_directory(data_directory: &Path) -> Result<Option<PathBuf>> {
     let content = read_restored(&data_directory.join("postgresql.conf"), configure::CONFIGURATION_BYTES_MAX)?;
     let named =

@@ -1,4 +1,4 @@
-//! A file that is being restored: a new one, or one whose pages stay where they are right.
+//! A file being restored: new, or existing with its matching pages kept.
 
 use crate::durable::Disk;
 use crate::error::{Context, Error, ErrorKind, Result};
@@ -7,26 +7,26 @@ use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
-/// How much is compared, and written, at a time: a page.
+/// Unit of comparison and writing, in bytes: one page.
 const PAGE_BYTES: usize = 8192;
 
-/// How much of an existing file is read at a time.
+/// Bytes of an existing file read at a time.
 const READ_BYTES: usize = 256 << 10;
 
-/// Where content goes, from its beginning to its end.
+/// Sequential writer of one restored file.
 pub struct Output<'a> {
     disk: &'a dyn Disk,
     file: File,
-    /// How far it has come.
+    /// Position of the next byte in the file.
     offset: u64,
-    /// How many bytes were written.
+    /// Number of bytes written so far.
     written_bytes: u64,
-    /// What was there before, where there was something.
+    /// The previous content at this position, if the file existed.
     old: Option<Vec<u8>>,
 }
 
 impl<'a> Output<'a> {
-    /// A file that must be new.
+    /// Creates a file, which must not exist.
     ///
     /// # Errors
     /// As [`not_created`]; the operating system's, here and in the other functions.
@@ -37,14 +37,14 @@ impl<'a> Output<'a> {
         Ok(Output { disk, file, offset: 0, written_bytes: 0, old: None })
     }
 
-    /// A file that is there.
+    /// Opens an existing file to overwrite it.
     pub fn over(disk: &'a dyn Disk, path: &Path, mode: u32) -> Result<Output<'a>> {
         let file =
             open_existing(disk, path, mode).context(|| format!("could not write \"{}\"", path.display()))?;
         Ok(Output { disk, file, offset: 0, written_bytes: 0, old: Some(Vec::new()) })
     }
 
-    /// The next bytes of the content. Pages that are right already are not written.
+    /// Appends the next bytes of the content. Pages that already match are not written.
     pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         let Some(old) = &mut self.old else {
             self.written_bytes += bytes.len() as u64;
@@ -69,7 +69,7 @@ impl<'a> Output<'a> {
         Ok(())
     }
 
-    /// Cuts off what was longer; returns how many bytes had to be written.
+    /// Truncates the remainder of a longer file; returns the number of bytes written.
     pub fn finish(self) -> io::Result<u64> {
         if self.old.is_some() && self.file.metadata()?.len() != self.offset {
             self.disk.set_length(&self.file, self.offset)?;
@@ -78,8 +78,8 @@ impl<'a> Output<'a> {
     }
 }
 
-/// Why something that a backup lists could not be created. Nobody else works in the directories that were claimed: where the one
-/// in which it lies is missing or is none, the list is wrong.
+/// The error for a listed path that could not be created. No other program works in the claimed directories,
+/// so a missing parent directory, or a parent of another type, means that the list is wrong.
 pub fn not_created(what: String, error: io::Error) -> Error {
     let of_the_list = matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory);
     let error = Error::io(what, error);
@@ -119,7 +119,7 @@ pub fn set_mode(path: &Path, mode: u32) -> io::Result<()> {
 
 fn open_existing(disk: &dyn Disk, path: &Path, mode: u32) -> io::Result<File> {
     let file = match disk.open_to_change(path) {
-        // Its owner may make it writable.
+        // The file's owner may make it writable.
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
             set_mode(path, mode)?;
             disk.open_to_change(path)?

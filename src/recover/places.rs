@@ -1,4 +1,4 @@
-//! Where each path of a backup goes: into the data directory, or into a tablespace's own directory.
+//! Maps each path of a backup to its destination: the data directory or a tablespace's directory.
 
 use super::tablespaces::TablespacePlace;
 use crate::error::{Error, Result};
@@ -15,11 +15,11 @@ pub struct Places {
     tablespaces: Vec<TablespacePlace>,
 }
 
-/// The directory of the links to tablespaces.
+/// The directory that holds the links to tablespaces.
 const LINKS: &[u8] = b"pg_tblspc/";
 
 impl Places {
-    /// The data directory and the tablespaces that lie outside of it.
+    /// Combines the data directory and the tablespaces outside it.
     pub fn new(data_directory: PathBuf, tablespaces: Vec<TablespacePlace>) -> Places {
         Places { data_directory, tablespaces }
     }
@@ -29,18 +29,18 @@ impl Places {
         &self.data_directory
     }
 
-    /// The tablespaces outside of it.
+    /// The tablespaces outside the data directory.
     pub fn tablespaces(&self) -> &[TablespacePlace] {
         &self.tablespaces
     }
 
-    /// The link to a tablespace.
+    /// The path of the link to a tablespace.
     pub fn link(&self, tablespace: &TablespacePlace) -> PathBuf {
         self.data_directory.join("pg_tblspc").join(tablespace.oid.to_string())
     }
 
-    /// The content of `tablespace_map` for these places: the server makes the links anew from it, and the backup's would lead to
-    /// the original's directories.
+    /// The content of `tablespace_map` for these destinations. The server recreates the links from it, and
+    /// the backup's map would lead to the original's directories.
     ///
     /// # Errors
     /// As [`render_tablespace_map`].
@@ -56,7 +56,7 @@ impl Places {
         render_tablespace_map(&locations, version)
     }
 
-    /// Where the file at this path of the backup goes.
+    /// The destination of the file at this path of the backup.
     ///
     /// # Errors
     /// [`ErrorKind::Damaged`](crate::error::ErrorKind::Damaged) for a path that could lead elsewhere.
@@ -68,7 +68,8 @@ impl Places {
         }
     }
 
-    /// Where the directory at this path goes; `None` for that of a tablespace itself, which is there already.
+    /// The destination of the directory at this path; `None` for a tablespace's own directory, which already
+    /// exists.
     ///
     /// # Errors
     /// As [`Places::file`].
@@ -80,7 +81,7 @@ impl Places {
         })
     }
 
-    /// The tablespace outside of the data directory that a path of the backup belongs to, if it does to one.
+    /// The tablespace outside the data directory that a path of the backup belongs to, if any.
     pub fn tablespace_of(&self, path: &[u8]) -> Option<u32> {
         let oid = path.strip_prefix(LINKS)?.split(|byte| *byte == b'/').next()?;
         self.tablespaces
@@ -89,7 +90,7 @@ impl Places {
             .find(|known| known.to_string().as_bytes() == oid)
     }
 
-    /// The directory that a path belongs to, and the path below it.
+    /// Splits a path into the directory that it belongs to and the path below it.
     fn divide<'p>(&self, path: &'p [u8]) -> Result<(&Path, &'p [u8])> {
         let plain = |part: &[u8]| !part.is_empty() && part != b"." && part != b".." && !part.contains(&0);
         if !path.split(|byte| *byte == b'/').all(plain) {
@@ -100,8 +101,8 @@ impl Places {
             if let Some(rest) = below_links.strip_prefix(tablespace.oid.to_string().as_bytes()) {
                 match rest {
                     [] => return Ok((&tablespace.new, rest)),
-                    // All that the server keeps there. The backup also says where the tablespace lay, and must not be
-                    // able to place anything that another program reads.
+                    // The server keeps nothing else there. The backup also names the tablespace's location,
+                    // and must not be able to create files that another program reads.
                     [b'/', below @ ..] if below.starts_with(b"PG_") => return Ok((&tablespace.new, below)),
                     [b'/', ..] => return Err(impossible(path)),
                     _ => {}

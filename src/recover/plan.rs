@@ -1,4 +1,4 @@
-//! The whole plan of a recovery: what will be restored where, and how the server will be told. Nothing is written.
+//! Plans a recovery: what is restored where, and how the server is configured. Writes nothing.
 
 use super::choice::BackupCandidate;
 use super::collations;
@@ -36,84 +36,84 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-/// What an operator asks for.
+/// A recovery as the operator requests it.
 #[derive(Clone, Debug)]
 pub struct RecoverRequest {
-    /// What to reach.
+    /// The recovery target.
     pub target: TargetRequest,
     /// The configuration of the original, or what is known of it.
     pub config: Config,
-    /// Where the cluster is to be restored, an absolute path.
+    /// The destination of the cluster, an absolute path.
     pub data_directory: PathBuf,
-    /// Where its agent is to work; `None`: beside the data directory.
+    /// The spool of its agent; `None` places it beside the data directory.
     pub spool_directory: Option<PathBuf>,
-    /// Where tablespaces go.
+    /// The destinations of tablespaces.
     pub mappings: Vec<TablespaceMapping>,
-    /// What it becomes.
+    /// Role of the server after recovery.
     pub role: Role,
-    /// What may be there already.
+    /// What may already exist at the destination.
     pub mode: Mode,
-    /// The databases that are restored besides those of the system; empty: all.
+    /// The databases to restore besides the system databases; empty means all.
     pub databases: Vec<String>,
-    /// Whether it archives afterwards.
+    /// Whether the cluster archives after recovery.
     pub archiving: Archiving,
     /// The program that its `restore_command` calls, an absolute path.
     pub archive_get: PathBuf,
 }
 
-/// What may be in the directories that are restored into.
+/// What may exist in the destination directories.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// Nothing.
+    /// Nothing: the directories must be empty or absent.
     Fresh,
-    /// A cluster of the same system, of which all that is right stays.
+    /// A cluster of the same system, whose matching content is kept.
     Delta,
 }
 
-/// What will be done.
+/// A complete recovery plan.
 #[derive(Clone, Debug)]
 pub struct RecoveryPlan {
     /// The backup, and where recovery ends.
     pub target: TargetPlan,
-    /// All that is known of the backup.
+    /// The backup's manifest and what it refers to.
     pub backup: StoredBackup,
-    /// The backup with those that it builds on.
+    /// The backup with the earlier ones that it depends on.
     pub chain: Chain,
     /// The databases that are not restored.
     pub left_out: LeftOut,
-    /// Which system it is.
+    /// System identifier of the cluster.
     pub system: SystemIdentifier,
-    /// Where everything goes.
+    /// The destination of every path.
     pub places: Places,
-    /// What is in the data directory now.
+    /// What the data directory contains now.
     pub found: Found,
-    /// What is in the tablespaces' directories now, in their order.
+    /// What the tablespaces' directories contain now, in the same order.
     pub tablespaces_found: Vec<Found>,
-    /// What the server will be told.
+    /// The settings for the server.
     pub settings: RecoverySettings,
-    /// The configuration of the recovered cluster; it is not written yet.
+    /// The configuration of the recovered cluster, not written yet.
     pub config: Config,
     /// The file that the archive programs of the recovered cluster read.
     pub config_path: PathBuf,
-    /// Whether that file is written, beside the data directory, or is the host's own.
+    /// Whether that file is the host's own, or one written beside the data directory.
     pub config_file: ConfigFile,
-    /// The directory for copies of configuration files that lay outside of the original's data directory.
+    /// The directory for copies of configuration files that lay outside the original's data directory.
     pub configuration_copies: PathBuf,
-    /// What to know before.
+    /// Warnings to show before the recovery starts.
     pub warnings: Vec<String>,
 }
 
-/// Whose a configuration file is.
+/// Origin of a configuration file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ConfigFile {
-    /// The host's own, which stays as it is.
+    /// The host's own file, which stays unchanged.
     OfHost,
-    /// The recovered cluster's, which is written.
+    /// A file of the recovered cluster, which will be written.
     OfCopy,
 }
 
 impl RecoveryPlan {
-    /// The `restore_command` of a standby in this place.
+    /// The `restore_command` for a standby in this place.
     ///
     /// # Errors
     /// As [`restore_command`].
@@ -123,8 +123,9 @@ impl RecoveryPlan {
         restore_command(archive_get, &self.config_path, &role, &RecoveryTarget::Latest, way)
     }
 
-    /// The permissions of the data directory and the tablespaces' directories: the group may read where it could in the
-    /// original (`initdb --allow-group-access`), for all other files follow from that.
+    /// The permissions of the data directory and the tablespaces' directories. The group may read if it could
+    /// in the original (`initdb --allow-group-access`), because the modes of all other files follow from
+    /// these.
     pub fn directory_mode(&self) -> u32 {
         match self.backup.settings.get("data_directory_mode").map(String::as_str) {
             Some("0750") => GROUP_DIRECTORY_MODE,
@@ -145,10 +146,10 @@ pub fn plan(
 ) -> Result<RecoveryPlan> {
     repository.check()?;
     check_part(request)?;
-    // What can be answered without reading WAL comes first.
+    // Checks that need no WAL come first.
     let found = match request.mode {
         Mode::Fresh => examine_data_directory(&request.data_directory)?,
-        // Known when the backup is.
+        // Verified once the backup is known.
         Mode::Delta => Found::Kept,
     };
     check_beside(&request.data_directory)?;
@@ -300,8 +301,9 @@ pub fn plan(
     })
 }
 
-/// Plans with the backups of one segment size after another, the newest size first: `pg_resetwal --wal-segsize` changes it, and
-/// no WAL leads across such a change. A target that no backup of the newest size precedes may be reached from an older one.
+/// Plans with the backups of one segment size after another, newest size first. `pg_resetwal --wal-segsize`
+/// changes the size, and no WAL leads across such a change. An older size can still reach a target that
+/// precedes every backup of the newest size.
 fn plan_with_sizes(
     request: &TargetRequest,
     chains: &[Chain],
@@ -334,7 +336,7 @@ fn plan_with_sizes(
     Err(first_error.unwrap_or_else(|| Error::absent("the repository holds no backup of this cluster")))
 }
 
-/// What the server is told of its target: a standby has none, and goes along with whoever is promoted.
+/// The server's target settings. A standby has none: it follows every promotion.
 fn target_settings(target: &TargetPlan, role: &Role) -> TargetSettings {
     match role {
         Role::Recovered => target.settings.clone(),
@@ -358,7 +360,8 @@ impl From<&StoredBackup> for BackupCandidate {
     }
 }
 
-/// That the copy is not restored into what belongs to its original, where it would be backed up, served or removed with it.
+/// Rejects a destination inside the original's directories, where the copy would be backed up, served or
+/// removed with the original.
 fn check_nested(request: &RecoverRequest) -> Result<()> {
     let (target, config) = (&request.data_directory, &request.config);
     let original = &config.data_directory;
@@ -376,7 +379,7 @@ fn check_nested(request: &RecoverRequest) -> Result<()> {
     }
 }
 
-/// The path beside a directory that has its name between `prefix` and `suffix`.
+/// A sibling path of `directory`, with its name between `prefix` and `suffix`.
 fn beside(directory: &Path, prefix: &str, suffix: &str) -> PathBuf {
     let mut name = OsString::from(prefix);
     name.push(directory.file_name().unwrap_or_default());
@@ -384,7 +387,7 @@ fn beside(directory: &Path, prefix: &str, suffix: &str) -> PathBuf {
     parent_directory(directory).join(name)
 }
 
-/// That the configuration and the spool can be created beside the data directory.
+/// Checks that the configuration and the spool can be created beside the data directory.
 fn check_beside(data_directory: &Path) -> Result<()> {
     let parent = parent_directory(data_directory);
     if data_directory.file_name().is_none() {
@@ -406,8 +409,8 @@ fn check_beside(data_directory: &Path) -> Result<()> {
     })
 }
 
-/// That the configuration assumes what has to be assumed to read the backup; it goes on to the archive programs of the
-/// recovered cluster.
+/// Checks that the configuration assumes the version needed to read the backup. The archive programs of the
+/// recovered cluster inherit the assumption.
 fn check_assumption(request: &RecoverRequest, backup: &StoredBackup) -> Result<()> {
     let needed = backup.assumed_version()?;
     if needed.is_none() || needed == request.config.assumed_version {
@@ -424,8 +427,8 @@ fn check_assumption(request: &RecoverRequest, backup: &StoredBackup) -> Result<(
     )))
 }
 
-/// Refuses when a tablespace of the original on this host is newer than the backup: the server makes it from the WAL,
-/// which only says where it lay, and would write into the original's directory.
+/// Refuses a recovery if a tablespace of the original on this host is newer than the backup. The server would
+/// create it from WAL, which names only its original location, and would write into the original's directory.
 ///
 /// Source: PostgreSQL `commands/tablespace.c`, `tblspc_redo`; the manual, "Continuous Archiving", "Caveats".
 fn check_newer_tablespaces(
@@ -444,7 +447,8 @@ fn check_newer_tablespaces(
     {
         return Ok(());
     }
-    // The server's own map, of the moment in which replay begins. Later ones may have come into the backup, too.
+    // The server's own map describes the moment at which replay begins. The backup may also contain later
+    // tablespaces.
     let map = backup.tablespace_map.as_ref().map(|map| map.as_bytes()).unwrap_or_default();
     let known = parse_tablespace_map(map, backup.major_version()?)?;
     for link in fs::read_dir(original.join("pg_tblspc")).into_iter().flatten().flatten() {
@@ -468,7 +472,8 @@ fn check_newer_tablespaces(
     Ok(())
 }
 
-/// What goes where, as the packs tell, or the index of an incremental backup; a few segments of WAL come on top.
+/// Space needed in each directory, from the packs or, for an incremental backup, from its index; plus a few
+/// WAL segments.
 fn space_needs(
     repository: &Repository,
     chain: &Chain,
@@ -477,7 +482,8 @@ fn space_needs(
     found: Found,
     tablespaces_found: &[Found],
 ) -> Result<Vec<SpaceNeed>> {
-    /// Segments that recovery keeps at the same time: the one that is read, and some that are made in advance.
+    /// Number of segments present at the same time during recovery: the one being read and those
+    /// preallocated.
     const SEGMENTS_BESIDE: u64 = 4;
     let backup = chain.newest();
     let whole = match chain.increments() > 0 || !left_out.is_empty() {
@@ -488,7 +494,7 @@ fn space_needs(
         if let Some(whole) = &whole {
             return whole.get(&oid).copied().unwrap_or_default();
         }
-        // Whatever an enemy has written there: too much is too much.
+        // Saturates, because a forged manifest may contain any number.
         let packs = backup.packs.iter().filter(|pack| pack.tablespace == oid);
         packs.map(|pack| pack.raw_bytes).fold(0, u64::saturating_add)
     };
@@ -505,7 +511,8 @@ fn space_needs(
     Ok(needs)
 }
 
-/// How much of an incremental backup goes into each tablespace outside of the data directory, and into that (`None`).
+/// Bytes of an incremental backup for each tablespace outside the data directory, and for the data directory
+/// (`None`).
 fn whole_by_place(
     repository: &Repository,
     backup: &StoredBackup,
@@ -527,7 +534,7 @@ fn whole_by_place(
     Ok(whole)
 }
 
-/// A part of a cluster must take nobody's place.
+/// Rejects a partial recovery that would replace an existing cluster.
 fn check_part(request: &RecoverRequest) -> Result<()> {
     if request.databases.is_empty() {
         return Ok(());
@@ -554,7 +561,7 @@ fn check_part(request: &RecoverRequest) -> Result<()> {
     Ok(())
 }
 
-/// What to know of a cluster in which databases are missing.
+/// A warning about the omitted databases.
 fn part_warning(left_out: &LeftOut) -> Option<String> {
     if left_out.is_empty() {
         return None;
@@ -568,7 +575,7 @@ fn part_warning(left_out: &LeftOut) -> Option<String> {
     ))
 }
 
-/// What of the WAL in a data directory that is restored over is nowhere else.
+/// A warning about WAL that exists only in the data directory to be overwritten.
 fn lost_wal(data_directory: &Path) -> Option<String> {
     let status = fs::read_dir(data_directory.join("pg_wal/archive_status")).ok()?;
     let names = status.flatten().filter_map(|entry| entry.file_name().into_string().ok());
@@ -583,8 +590,8 @@ fn lost_wal(data_directory: &Path) -> Option<String> {
     ))
 }
 
-/// The newest WAL of a server that was not stopped cleanly: the segment that it wrote into is archived by nobody else. What an
-/// unfinished recovery has left has no `pg_control`, and no such WAL either.
+/// The newest WAL of a server that did not shut down cleanly: no other copy of its current segment is
+/// archived. The remains of an unfinished recovery have no `pg_control` and no such WAL.
 fn lost_end_of_wal(data_directory: &Path) -> Option<String> {
     let control = DataDirectory::open(data_directory).ok()?.control_file().ok()?;
     if matches!(control.state, ClusterState::ShutDown | ClusterState::ShutDownInRecovery) {

@@ -1,7 +1,8 @@
-//! Puts the files of a backup where they belong, every one verified.
+//! Restores and verifies the files of a backup.
 //!
-//! Owns: reading packs in parallel, and what is created where. A backup is not trusted: its paths stay below the
-//! directory that was claimed for them, because while files are written there is no symbolic link in it; links come last.
+//! Owns: reading packs in parallel and creating files. A backup is not trusted: its paths stay below the
+//! directory claimed for them, because that directory contains no symbolic link while files are written;
+//! links are created last.
 
 use super::RecoveryPlan;
 use super::databases::LeftOut;
@@ -27,53 +28,54 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
-/// The file without which no server starts; it is put in place when all the rest is durable.
+/// The file without which no server starts; installed after all others are durable.
 pub const CONTROL_FILE: &[u8] = b"global/pg_control";
 
-/// Where the server begins to replay.
+/// The file that tells the server where replay begins.
 const BACKUP_LABEL: &[u8] = b"backup_label";
 
-/// Longer than any `pg_control`, which has 8 KiB.
+/// Upper limit for the size of `pg_control`, in bytes; its actual size is 8 KiB.
 const CONTROL_FILE_BYTES_MAX: u64 = 64 << 10;
 
-/// How many files are known at a time. Within such a batch each stored byte is read once; some 20 MB of memory.
+/// Number of files held in memory. Each stored byte is read once within such a batch; needs some 20 MB of
+/// memory.
 const BATCH_FILES_MAX: usize = 50_000;
 
-/// The permission bits that can be wanted: the owner's, and reading for the group.
+/// The permission bits that a backup may set: the owner's, and read access for the group.
 const FILE_MODE_MASK: u32 = 0o640;
 const DIRECTORY_MODE_MASK: u32 = 0o750;
 
-/// What was restored.
+/// Result of restoring the files.
 #[derive(Debug)]
 pub struct Restored {
-    /// How many files, `pg_control` among them.
+    /// Number of files, including `pg_control`.
     pub files: u64,
-    /// Their length together.
+    /// Their total size in bytes.
     pub bytes: u64,
-    /// The content of `pg_control`, which is not in place yet.
+    /// The content of `pg_control`, which is not installed yet.
     pub control_file: Vec<u8>,
-    /// What was there already.
+    /// Existing content that was kept.
     pub kept: Kept,
 }
 
-/// What of a restore was there already, and what became of the rest.
+/// What a restore kept, wrote and removed in an existing directory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Kept {
-    /// How many files stayed as they were, found right by their checksums before anything was fetched.
+    /// Number of files that matched by checksum before anything was fetched.
     pub files: u64,
-    /// Their length together.
+    /// Their total size in bytes.
     pub file_bytes: u64,
-    /// How much had to be written.
+    /// Number of bytes written.
     pub written_bytes: u64,
-    /// How many files and links were removed that are not part of the backup.
+    /// Number of files and links removed because they are not part of the backup.
     pub removed: u64,
 }
 
-/// Restores all files but `pg_control`. Nothing is durable yet.
+/// Restores all files except `pg_control`. Nothing is durable yet.
 ///
 /// # Errors
-/// [`ErrorKind::Damaged`](crate::error::ErrorKind::Damaged) for everything in the backup that does not fit together, the
-/// store's and the operating system's. The first one ends all workers.
+/// [`ErrorKind::Damaged`](crate::error::ErrorKind::Damaged) for any inconsistency in the backup; those of the
+/// store and the operating system. The first error stops all workers.
 pub fn restore(
     repository: &Repository,
     plan: &RecoveryPlan,
@@ -141,7 +143,7 @@ impl Restore<'_> {
         }
     }
 
-    /// The `tablespace_map` that is put in the place of the backup's, if it is another one.
+    /// The `tablespace_map` that replaces the backup's, if it differs.
     fn map(&self) -> Result<Option<Vec<u8>>> {
         let backup = self.chain.newest();
         let Some(stored) = &backup.tablespace_map else { return Ok(None) };
@@ -149,7 +151,7 @@ impl Restore<'_> {
         Ok((map != stored.as_bytes()).then_some(map))
     }
 
-    /// Creates the directories on the way, and collects files; whether the lists ended.
+    /// Creates directories and collects the next files; returns whether the lists ended.
     fn read_batch(
         &mut self,
         files: &mut ChainedFiles,
@@ -217,7 +219,7 @@ impl Restore<'_> {
         Ok(content)
     }
 
-    /// Restores these files with all workers; returns when every one of them has ended, with the files' checksums.
+    /// Restores these files with all workers. Returns the files' checksums after every worker has finished.
     fn restore_batch(&mut self, batch: Vec<Job>) -> Result<Vec<RestoredFile>> {
         let restored = Mutex::new(Vec::with_capacity(batch.len()));
         let kept = Mutex::new(self.restored.kept);
@@ -233,7 +235,7 @@ impl Restore<'_> {
                     kept.lock().unwrap_or_else(PoisonError::into_inner).add(kept_here);
                     return Ok(());
                 };
-                // What may be there already is perhaps not fetched at all.
+                // Existing files may need no fetch at all.
                 if share.files.iter().all(|job| job.existing.is_none()) {
                     reader.announce(share.files.iter().map(|job| &job.file))?;
                 }
@@ -267,7 +269,7 @@ impl Restore<'_> {
     fn restore_file(&self, reader: &mut ChainReader<'_>, job: Job, kept: &mut Kept) -> Result<RestoredFile> {
         let Job { mut file, existing, emptied } = job;
         if file.path.as_bytes() == CONTROL_FILE {
-            // Put in place last of all.
+            // Installed last of all.
             let crc32c = crc32c::crc32c(&self.restored.control_file);
             return Ok(RestoredFile { file, crc32c });
         }
@@ -293,7 +295,8 @@ impl Restore<'_> {
             return Ok(RestoredFile { file, crc32c });
         }
         let mut output = match existing {
-            // A path that the index names twice, or that is a link, fails here: the file must be new.
+            // A path that the index names twice, or that is a link, fails here because the file must not
+            // exist.
             None => Output::create(self.disk, &path, mode)?,
             Some(_) => Output::over(self.disk, &path, mode)?,
         };
@@ -311,7 +314,7 @@ impl Restore<'_> {
         Ok(RestoredFile { file, crc32c })
     }
 
-    /// The label of an incremental backup says that it is one; what is restored is whole.
+    /// Removes the mark of an incremental backup from the label, because the restored cluster is complete.
     fn restore_label(
         &self,
         reader: &mut ChainReader<'_>,
@@ -350,7 +353,7 @@ impl Kept {
     }
 }
 
-/// The name of the directory in a tablespace that belongs to the version of a backup.
+/// The name of a tablespace's subdirectory for the version of a backup.
 ///
 /// # Errors
 /// As [`StoredBackup::server_version`].

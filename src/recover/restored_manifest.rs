@@ -1,4 +1,4 @@
-//! PostgreSQL's own list of the files, left in the data directory for `pg_verifybackup`.
+//! Writes PostgreSQL's own file list into the data directory, for `pg_verifybackup`.
 
 use super::places::Places;
 use crate::durable::{self, Disk, DiskFile};
@@ -15,43 +15,44 @@ use std::fs::File;
 use std::io::{BufReader, BufWriter, Write};
 use std::path::PathBuf;
 
-/// A file that was restored.
+/// A restored file.
 #[derive(Debug)]
 pub struct RestoredFile {
-    /// The file, with the length that it has now.
+    /// The file, with its restored length.
     pub file: ChainedFile,
-    /// CRC-32C of what was written.
+    /// CRC-32C of the written content.
     pub crc32c: u32,
 }
 
-/// The list's name.
+/// File name of the list.
 const NAME: &[u8] = b"backup_manifest";
 
-/// The file that says where tablespaces lie.
+/// The file that names the locations of tablespaces.
 const MAP_NAME: &[u8] = b"tablespace_map";
 
-/// Whether the files are restored as the newest backup lists them.
+/// Whether the restored files match the list of the newest backup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Content {
-    /// As it lists them.
+    /// All files match it.
     Listed,
-    /// Some are not.
+    /// Some files differ from it.
     Other,
 }
 
-/// The list that is being made.
+/// A file list under construction.
 pub struct RestoredManifest<'a> {
     repository: &'a Repository,
     chain: &'a Chain,
     path: PathBuf,
-    /// The `tablespace_map` that replaces the backup's, if another one is written.
+    /// The `tablespace_map` that replaces the backup's, if a different one is written.
     map: Option<Vec<u8>>,
-    /// Where the list of what comes out is written; that of a full backup is copied as the server's tools know it.
+    /// The writer of a new list. The list of a full backup is copied instead, in the form that the server's
+    /// tools expect.
     writer: Option<BackupManifestWriter<BufWriter<DiskFile<'a>>>>,
 }
 
 impl<'a> RestoredManifest<'a> {
-    /// Begins the list: copies it from a full backup, or writes one of what a chain becomes.
+    /// Begins the list: copies that of a full backup, or writes a new one for the result of a chain.
     ///
     /// # Errors
     /// The store's and the operating system's, here and in the other functions.
@@ -65,7 +66,7 @@ impl<'a> RestoredManifest<'a> {
     ) -> Result<RestoredManifest<'a>> {
         let path = places.file(NAME)?;
         let what = || format!("could not write \"{}\"", path.display());
-        // That of a cluster that is restored over is of no more use.
+        // The old list of an overwritten cluster is obsolete.
         durable::remove_all(disk, &path)?;
         let file = DiskFile::new(disk, disk.create_new(&path, 0o600).context(what)?);
         let writer = if content == Content::Other || map.is_some() || chain.increments() > 0 {
@@ -79,7 +80,7 @@ impl<'a> RestoredManifest<'a> {
         Ok(RestoredManifest { repository, chain, path, map, writer })
     }
 
-    /// Adds files.
+    /// Adds restored files to the list.
     pub fn add(&mut self, mut files: Vec<RestoredFile>) -> Result<()> {
         let Some(writer) = &mut self.writer else { return Ok(()) };
         files.sort_by(|a, b| a.file.path.cmp(&b.file.path));
@@ -98,7 +99,7 @@ impl<'a> RestoredManifest<'a> {
         })
     }
 
-    /// Ends the list, and checks that the list of each member of the chain tells of the files that its index did.
+    /// Completes the list, and checks that the list of each chain member covers the files of its index.
     ///
     /// # Errors
     /// [`ErrorKind::Damaged`](crate::error::ErrorKind::Damaged) when one does not.
@@ -109,7 +110,7 @@ impl<'a> RestoredManifest<'a> {
                 self.chain.newest().wal_ranges.iter().rev().map(|range| (*range).into()).collect();
             drop(writer.finish(&ranges)?);
         } else if let Some((backup, sum)) = members.pop() {
-            // What was copied is read again: it is what pg_verifybackup will see.
+            // Reads the copy again, because pg_verifybackup will read this file.
             let what = || format!("could not read \"{}\"", self.path.display());
             let input = BufReader::new(File::open(&self.path).context(what)?);
             compare_with_postgres_manifest(self.repository, backup, *sum, input)?;

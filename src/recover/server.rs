@@ -1,8 +1,9 @@
-//! Starts the recovered server and watches it until recovery has ended: that it started proves nothing.
+//! Starts the recovered server and monitors it until recovery ends, because a successful start proves
+//! nothing.
 //!
-//! Owns: calling `pg_ctl`, asking the server how far it came, and judging what became of it. A server accepts connections, and
-//! `pg_ctl` reports success, long before recovery may fail. Every wait here has an end: a server that neither moves nor
-//! answers is left alone, and an error says so.
+//! Owns: calling `pg_ctl`, querying the server's progress, and judging the outcome. A server accepts
+//! connections, and `pg_ctl` reports success, long before recovery may fail. Every wait is bounded: a server
+//! that neither progresses nor responds is left running, and an error reports it.
 
 mod collations;
 mod deviations;
@@ -36,20 +37,21 @@ use std::thread;
 use std::time::Instant;
 use vigil::{PAUSE, Vigil};
 
-/// How long `pg_ctl` waits for the server to accept connections, in seconds: longer than we do. It returns at once when the
-/// server ends.
+/// How long `pg_ctl` waits for the server to accept connections, in seconds: longer than this module does.
+/// `pg_ctl` returns at once when the server exits.
 const START_WAIT_S: &str = "2000000";
-/// Longer than `postmaster.pid`.
+/// Upper limit for the size of `postmaster.pid`, in bytes.
 const SMALL_FILE_BYTES_MAX: u64 = 64 << 10;
-/// How much of what `pg_ctl` says is repeated.
+/// How many bytes of `pg_ctl`'s output an error repeats.
 const PG_CTL_BYTES_MAX: u64 = 1000;
 
 impl ServerStart {
-    /// Starts the server and waits until it has ended its recovery, as long as it goes on replaying.
+    /// Starts the server and waits for the end of its recovery, as long as replay progresses.
     ///
     /// # Errors
-    /// [`ErrorKind::Unavailable`](crate::error::ErrorKind::Unavailable) when it could not be started, or runs and neither answers nor goes on;
-    /// [`ErrorKind::Damaged`](crate::error::ErrorKind::Damaged) when it ended in an error or waits where it should not: with what its log says.
+    /// [`ErrorKind::Unavailable`](crate::error::ErrorKind::Unavailable) if the server could not be started,
+    /// or runs without responding or progressing; [`ErrorKind::Damaged`](crate::error::ErrorKind::Damaged) if
+    /// it exited with an error or waits in an unexpected place. The error quotes the server's log.
     pub fn run(&self, awaited: Awaited, monitor: &dyn Monitor) -> Result<ReachedPoint> {
         let log = LogMark::set(&self.data_directory, &self.log);
         monitor.step("starting the server");
@@ -59,7 +61,7 @@ impl ServerStart {
         let mut vigil = Vigil::begin(monitor);
         loop {
             if let Some(child) = &mut pg_ctl {
-                // Until it returns, connections are refused, and each try would be a line of the log.
+                // Until pg_ctl returns, the server refuses connections and logs each attempt.
                 match child.try_wait().context(|| "could not wait for pg_ctl")? {
                     Some(status) if status.success() => {
                         pg_ctl = None;
@@ -71,7 +73,7 @@ impl ServerStart {
                             self.postmaster()?.and_then(|server| replayed_segment(server.process_id));
                         let place = segment.map(|segment| format!("replays WAL segment {segment}"));
                         if let Err(error) = vigil.look(place) {
-                            // It only waits for the server, which is not ended by its end.
+                            // It only waits for the server, which keeps running without it.
                             let _ = child.kill().and_then(|()| child.wait());
                             return Err(self.stands_still(error, &log));
                         }
@@ -90,9 +92,9 @@ impl ServerStart {
                     let replayed = answer.progress.replayed.map(|lsn| format!("has replayed up to {lsn}"));
                     vigil.answered(replayed).map_err(|error| self.stands_still(error, &log))?;
                 }
-                // Between our look and our question it may have ended.
+                // The server may have exited between the check and the query.
                 Err(_) if self.postmaster()?.is_none() => continue,
-                // What is missing (a role, a database) may come with the WAL, while there is more of it.
+                // A missing role or database may still arrive with the WAL, as long as replay progresses.
                 Err(error) => {
                     let segment = replayed_segment(server.process_id);
                     let place = segment.map(|segment| format!("replays WAL segment {segment}"));
@@ -117,7 +119,7 @@ impl ServerStart {
             .context(|| format!("could not call \"{}\"", self.pg_ctl.display()))
     }
 
-    /// What the server says of itself, as long as it runs.
+    /// The server's `postmaster.pid`, as long as the server runs.
     fn postmaster(&self) -> Result<Option<PostmasterPid>> {
         let path = self.data_directory.join("postmaster.pid");
         let content = read_restored(&path, SMALL_FILE_BYTES_MAX)?;
@@ -125,7 +127,7 @@ impl ServerStart {
         Ok(server.filter(|server| is_running(server.process_id)))
     }
 
-    /// Where the server listens: its Unix socket, or else its first address.
+    /// The address of the server: its Unix socket, or else its first TCP address.
     fn place(&self, server: &PostmasterPid) -> Result<LocalServer> {
         let place = match (&server.socket_directory, &server.listen_address) {
             (Some(directory), _) => Some(LocalPlace::Socket(directory.clone())),
@@ -145,7 +147,7 @@ impl ServerStart {
         }
     }
 
-    /// What to make of an answer: where recovery ended, or `None` while it goes on.
+    /// Judges a response: where recovery ended, or `None` while it continues.
     fn judge(
         &self,
         awaited: Awaited,
@@ -168,7 +170,8 @@ impl ServerStart {
         }
     }
 
-    /// The settings that the server undercuts, with the values that the WAL up to here asks for: `pg_control` has them.
+    /// The settings that are too low for the WAL replayed so far, with the values in `pg_control` that they
+    /// must reach.
     fn raised_limits(&self, set: ServerLimits) -> Vec<(&'static str, u32, u32)> {
         let Some(control) = self.control_file() else { return Vec::new() };
         let pairs = set.named().into_iter().zip(control.limits.named());
@@ -178,7 +181,7 @@ impl ServerStart {
             .collect()
     }
 
-    /// The error for a server that waits where nobody told it to.
+    /// The error for a server that paused without a request to do so.
     fn paused(&self, answer: &Answer, needed: &[(&str, u32, u32)], log: &LogMark) -> Error {
         let replayed = answer.progress.replayed;
         let at = replayed.map_or_else(|| "its start".to_owned(), |lsn| lsn.to_string());
@@ -209,10 +212,10 @@ impl ServerStart {
         ))
     }
 
-    /// Judges a server that runs no more.
+    /// Judges a server that no longer runs.
     ///
-    /// Whether it has stopped in order is what `pg_control` says. The log only explains: it may be in another form or
-    /// language or elsewhere.
+    /// `pg_control` tells whether it shut down cleanly. The log only explains the reason: it may have another
+    /// format or language, or be elsewhere.
     fn ended(&self, awaited: Awaited, log: &LogMark, said_by_pg_ctl: String) -> Result<ReachedPoint> {
         let state = self.control_file().map(|control| control.state);
         if awaited == Awaited::Stop && state == Some(ClusterState::ShutDownInRecovery) {
@@ -246,7 +249,7 @@ impl ServerStart {
         )))
     }
 
-    /// What the server has written down of the cluster, if that can be read.
+    /// The server's `pg_control`, if it can be read.
     fn control_file(&self) -> Option<ControlFile> {
         let path = self.data_directory.join("global/pg_control");
         let content = read_restored(&path, SMALL_FILE_BYTES_MAX).ok()??;
@@ -260,7 +263,7 @@ impl ServerStart {
         ))
     }
 
-    /// Nobody lets us in: asking again does not help.
+    /// The error for a server that rejects every known user; retrying does not help.
     fn cannot_ask(&self, error: Error, place: &str) -> Error {
         error.context("the recovered server is running, but its progress cannot be queried").hint(format!(
             "The server was not stopped. Set the user in connection.conninfo, or check the progress yourself: psql {place} -c \
@@ -270,14 +273,14 @@ impl ServerStart {
     }
 }
 
-/// How `psql` reaches a server.
+/// The `psql` options that connect to a server.
 fn place_words(server: &PostmasterPid) -> String {
     let host = server.socket_directory.as_deref().unwrap_or("localhost");
     let port = server.port.map(|port| format!(" -p {port}")).unwrap_or_default();
     format!("-h {}{port} -d postgres", quoted(host))
 }
 
-/// Lines of a log, as part of an error.
+/// Formats log lines for an error.
 fn told(lines: &[String]) -> String {
     if lines.is_empty() {
         return "; its log gives no reason".to_owned();
@@ -285,7 +288,7 @@ fn told(lines: &[String]) -> String {
     format!("; the end of its log:{}", indented(lines))
 }
 
-/// What `pg_ctl` said before it failed.
+/// The output of `pg_ctl` before it failed.
 fn said_by(pg_ctl: &mut Child) -> String {
     let mut said = Vec::new();
     if let Some(output) = pg_ctl.stderr.take() {
@@ -314,7 +317,7 @@ mod tests {
             fs::write(scratch.path().join("global/pg_control"), control).unwrap();
         };
         let ended = |awaited| start.ended(awaited, &LogMark::set(scratch.path(), &log), String::new());
-        // As a log in another form has it.
+        // A log in another format.
         fs::write(&log, "2026-01-15 14:30:00,FATAL,could not restore\n").unwrap();
         assert!(ended(Awaited::Stop).is_err(), "there is no pg_control");
         set_state(5);

@@ -3,50 +3,50 @@
 use crate::repository::backup::chain::ChainedFile;
 use std::num::NonZeroUsize;
 
-/// The size of a share in raw bytes, large enough that the search for its first frame costs nothing.
+/// Size of a share in uncompressed bytes, large enough to make the search for its first frame negligible.
 const SHARE_BYTES: u64 = 64 << 20;
 
-/// How many waiting shares a worker looks through. Where there are more, they are large files, and creating a file
-/// counts for nothing.
+/// How many waiting shares a worker examines. If there are more, they are large files, for which the cost of
+/// creating a file is negligible.
 const CHOICE_MAX: usize = 64;
 
-/// A file to be restored.
+/// A file to restore.
 pub struct Job {
     /// The file.
     pub file: ChainedFile,
-    /// The length of the file that exists already and may be changed in place.
+    /// Length of the existing file, if it may be changed in place.
     pub existing: Option<u64>,
-    /// Whether only the file itself is restored, without its content.
+    /// Whether the file is created empty.
     pub emptied: bool,
 }
 
-/// Some files of one pack, in the order of their places.
+/// Files of one pack, ordered by their position in it.
 pub struct Share {
     /// The files, at least one.
     pub files: Vec<Job>,
 }
 
 impl Share {
-    /// The directory that most of the files are created in, since packs follow the order of the directories.
+    /// The directory that holds most of the files; packs are ordered by directory.
     fn directory(&self) -> &[u8] {
         let middle = self.files.get(self.files.len() / 2);
         middle.map_or(&[], |job| directory_of(job.file.path.as_bytes()))
     }
 }
 
-/// The shares that wait for a worker, and the directory that each worker creates files in.
+/// The shares waiting for a worker, and the directory in which each worker creates files.
 ///
-/// The kernel lets one thread at a time create a file in a directory, and makes the others spin. So a worker
-/// takes a share of a directory that no other worker uses, if there is one.
+/// The kernel lets one thread at a time create a file in a directory and makes the others spin. A worker
+/// therefore prefers a share in a directory that no other worker uses.
 pub struct Shares {
-    /// The smallest first, since shares are taken from the end.
+    /// Sorted by size, smallest first: shares are taken from the end.
     waiting: Vec<Share>,
-    /// For each worker; empty while it has no share.
+    /// One entry for each worker; empty while the worker has no share.
     directories: Vec<Vec<u8>>,
 }
 
 impl Shares {
-    /// Divides files by pack, in the order of their places.
+    /// Divides files by pack, ordered by position.
     pub fn of(mut batch: Vec<Job>, workers: NonZeroUsize) -> Self {
         let pack = |job: &Job| (job.file.base.member, job.file.base.entry.place.pack);
         batch.sort_by_key(|job| (job.file.base.member, job.file.base.entry.place));
@@ -70,7 +70,7 @@ impl Shares {
         }
     }
 
-    /// The next share of a worker: the largest one in a directory of its own, or else the largest one.
+    /// The next share for a worker: the largest in an unused directory, or else the largest one.
     pub fn take(&mut self, worker: usize) -> Option<Share> {
         let others: Vec<&[u8]> = (self.directories.iter().enumerate())
             .filter(|(other, directory)| *other != worker && !directory.is_empty())
@@ -87,7 +87,7 @@ impl Shares {
     }
 }
 
-/// The index of the last directory, among the last [`CHOICE_MAX`], that is none of `others`.
+/// The index of the last directory, among the last [`CHOICE_MAX`], that is not in `others`.
 fn from_the_end<'a>(
     directories: impl DoubleEndedIterator<Item = &'a [u8]> + ExactSizeIterator,
     others: &[&[u8]],

@@ -1,4 +1,4 @@
-//! Whether the file systems have room for what is to be restored.
+//! Checks the free space of the destination file systems.
 
 use super::staging::Found;
 use crate::error::{Context, Error, Result};
@@ -8,21 +8,21 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-/// What is to be written into one directory.
+/// Space needed in one directory.
 #[derive(Clone, Debug)]
 pub struct SpaceNeed {
     /// The directory, which may not exist yet.
     pub directory: PathBuf,
-    /// How many bytes.
+    /// Number of bytes to write.
     pub bytes: u64,
-    /// What is there now: remains of ours will make room, and what is kept has its room.
+    /// Present content: unfinished remains free their space, and kept content already has its space.
     pub found: Found,
 }
 
-/// Checks that each file system has room for all that goes to it.
+/// Checks that each file system has room for everything to be written to it.
 ///
 /// # Errors
-/// [`ErrorKind::Unavailable`](crate::error::ErrorKind::Unavailable) when one has not.
+/// [`ErrorKind::Unavailable`](crate::error::ErrorKind::Unavailable) if one does not.
 pub fn check_space(needs: &[SpaceNeed]) -> Result<()> {
     let mut by_device: BTreeMap<u64, (u64, &Path)> = BTreeMap::new();
     for need in needs.iter().filter(|need| matches!(need.found, Found::Nothing | Found::Empty)) {
@@ -49,7 +49,7 @@ pub fn check_space(needs: &[SpaceNeed]) -> Result<()> {
     Ok(())
 }
 
-/// The directory itself, or the first one above it that exists.
+/// The directory itself, or its nearest existing ancestor.
 fn nearest_existing(directory: &Path) -> &Path {
     directory.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"))
 }

@@ -1,8 +1,8 @@
-//! The directories into which a cluster is restored: that they are ours, and that they are cleared.
+//! Claims and clears the directories into which a cluster is restored.
 //!
-//! While a restore is unfinished, each of them holds a marker, created first and removed last. So the same command run
-//! again knows its own remains from everything else, which it never touches. The marker of the data directory goes last of
-//! all; shortly before, it names the tablespaces' directories, which have lost theirs by then.
+//! During a restore each of them holds a marker, created first and removed last. The same command, run again,
+//! recognizes its own remains by the marker and touches nothing else. The data directory's marker is removed
+//! last of all. Shortly before, it lists the tablespaces' directories, whose own markers are removed by then.
 
 mod examine;
 
@@ -26,64 +26,66 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// The marker's name. PostgreSQL passes over files that it does not know, and base backups leave it out by this name.
+/// File name of the marker. PostgreSQL ignores unknown files, and base backups exclude this name.
 pub const MARKER: &str = "pgark-recovery-incomplete";
 
-/// The marker of a directory whose content is kept, until it is written whole.
+/// The marker of a directory with kept content, while it is being written.
 const NEW_MARKER: &str = "pgark-recovery-incomplete.new";
 
-/// Permissions of a data directory whose group must not read it, which is nearly every one.
+/// Permissions of a data directory without group access, the usual case.
 pub const DIRECTORY_MODE: u32 = 0o700;
 
-/// Permissions of a data directory whose group may read it.
+/// Permissions of a data directory with group access.
 pub const GROUP_DIRECTORY_MODE: u32 = 0o750;
 
-/// What a server notes of its start.
+/// File in which a server records its start options.
 const SERVER_OPTIONS: &str = "postmaster.opts";
 
-/// What is said in the marker, for whoever finds it.
+/// Text of the marker, addressed to an operator who finds it.
 const MARKER_TEXT: &[u8] =
     b"pgark recover has not finished in this directory, which is not a usable cluster.\n\
     Run the same command again, or remove the directory.\n";
 
-/// What was found where a directory is to be made.
+/// What exists at a destination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Found {
-    /// Nothing.
+    /// No directory.
     Nothing,
     /// An empty directory.
     Empty,
-    /// What an unfinished restore of ours left.
+    /// The remains of an unfinished restore.
     Unfinished,
-    /// With `--delta`: a data directory of the system, or a tablespace of it, of which all that is right stays.
+    /// With `--delta`: a data directory of the system, or one of its tablespaces, whose matching content is
+    /// kept.
     Kept,
 }
 
-/// How long a lock is waited for, and how often it is tried.
-// A process that another unit test starts holds our descriptors, and with them a lock, until it has become its program.
+/// How long to wait for a lock, and the retry interval.
+// A process started by another unit test inherits these descriptors, and with them a lock, until it calls
+// exec.
 const LOCK_WAIT_MAX: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 30 });
 const LOCK_PAUSE: Duration = Duration::from_millis(50);
 
-/// How a line of the marker begins that names a tablespace's directory, in the form of Rust's escaped strings.
+/// Prefix of a marker line that names a tablespace's directory, in Rust's escaped string form.
 const TABLESPACE_LINE: &str = "tablespace ";
 
-/// How the line of the marker begins that says that the directory held a cluster before, of this system.
+/// Prefix of the marker line that names the system whose cluster the directory held before.
 const DELTA_LINE: &str = "delta ";
 
-/// The line of the marker that says that nothing is left which the old server could be started from.
+/// The marker line that says that the old server can no longer be started.
 const DISARMED_LINE: &str = "disarmed";
 
-/// A directory that is ours until it is released or the process ends.
+/// A directory claimed until it is released or the process ends.
 #[derive(Debug)]
 pub struct Staging {
     path: PathBuf,
-    /// Locked, so that no second restore works in the same place.
+    /// Locked, so that no second restore uses the same directory.
     marker: File,
-    /// What keeps a server from being started in a directory that is kept.
+    /// Prevents a server from starting in a directory with kept content.
     interlock: Option<Interlock>,
 }
 
-/// Takes the lock of a marker. A restore that was killed keeps its lock until its last write has reached the disk.
+/// Locks a marker. A killed restore keeps its lock until its last write has reached the disk.
 fn lock(marker: &File, directory: &Path) -> Result<()> {
     let deadline = Instant::now() + LOCK_WAIT_MAX;
     loop {
@@ -106,7 +108,7 @@ fn lock(marker: &File, directory: &Path) -> Result<()> {
     }
 }
 
-/// Whether a directory holds anything but our marker and what `mkfs` made.
+/// Whether a directory holds anything besides the marker and the files that `mkfs` creates.
 fn is_filled(directory: &Path) -> io::Result<bool> {
     for entry in fs::read_dir(directory)? {
         let name = entry?.file_name();
@@ -117,8 +119,8 @@ fn is_filled(directory: &Path) -> io::Result<bool> {
     Ok(false)
 }
 
-/// That the marker which was locked is still that of the directory: the restore that was waited for may have finished it, and a
-/// server may have been started in it since.
+/// Checks that the locked marker is still in the directory. The restore that held the lock may have finished,
+/// and a server may have started there since.
 fn refuse_finished(marker: &File, directory: &Path) -> Result<()> {
     let identity = |metadata: &fs::Metadata| (metadata.dev(), metadata.ino());
     let path = directory.join(MARKER);
@@ -137,16 +139,16 @@ fn finished(directory: &Path) -> Error {
     .hint("The restored cluster is complete, and a server may be running in it. Choose another directory, or inspect this one first.")
 }
 
-/// What it means that a directory which a restore left unfinished has no marker.
+/// Meaning of a missing marker in the directory of an unfinished restore.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Missing {
-    /// A tablespace's is removed before the data directory's: it is created again.
+    /// Create it again: a tablespace's marker is removed before the data directory's.
     Created,
-    /// The data directory's is removed last.
+    /// The restore is finished: the data directory's marker is removed last.
     Finished,
 }
 
-/// Opens the marker for appending: a new one, or that of an unfinished restore where it has not lost it.
+/// Opens the marker for appending: a new one, or that of an unfinished restore, if it still exists.
 fn open_marker(disk: &dyn Disk, path: &Path, found: Found, missing: Missing) -> io::Result<File> {
     if matches!(found, Found::Unfinished | Found::Kept) {
         let nofollow = nix::fcntl::OFlag::O_NOFOLLOW.bits();
@@ -159,17 +161,18 @@ fn open_marker(disk: &dyn Disk, path: &Path, found: Found, missing: Missing) -> 
 }
 
 impl Staging {
-    /// Makes the directory ours: creates it, or clears what an unfinished restore left in it.
+    /// Claims a directory: creates it, or clears the remains of an unfinished restore.
     ///
-    /// When this returns, the directory is empty but for its marker, which survives a power cut.
+    /// On return, the directory contains only its marker, which is durable.
     ///
     /// # Errors
-    /// [`ErrorKind::Conflict`] when another restore works in it or it was filled meanwhile, and the operating system's.
+    /// [`ErrorKind::Conflict`] if another restore uses it or it is no longer empty; those of the operating
+    /// system.
     pub fn claim(disk: &dyn Disk, path: &Path, found: Found, mode: u32) -> Result<Staging> {
         Staging::claim_if(disk, path, found, mode, Missing::Created, &|| Ok(()))
     }
 
-    /// Claims it if `examined` still holds when nobody else can work in it.
+    /// Claims it if `examined` still succeeds under the lock.
     fn claim_if(
         disk: &dyn Disk,
         path: &Path,
@@ -197,9 +200,9 @@ impl Staging {
         };
         lock(&marker, path)?;
         refuse_finished(&marker, path)?;
-        // What was seen before may have been finished, and used, while we waited.
+        // During the wait the directory may have been completed and used.
         examined()?;
-        // What remains say of themselves stays said until they are gone.
+        // The lines of remains are kept until the remains are removed.
         if marker.metadata().context(what)?.len() == 0 {
             disk.write_all(&marker, MARKER_TEXT).context(what)?;
         }
@@ -208,7 +211,7 @@ impl Staging {
         if found == Found::Unfinished {
             durable::clear_directory(disk, path, &[MARKER, LOST_AND_FOUND])?;
         } else if found != Found::Kept && is_filled(path).context(what)? {
-            // Somebody has filled it since we looked.
+            // Another program has added files since the examination.
             disk.remove_file(&marker_path).context(what)?;
             return Err(Error::new(
                 ErrorKind::Conflict,
@@ -218,11 +221,12 @@ impl Staging {
         Ok(Staging { path: path.to_owned(), marker, interlock: None })
     }
 
-    /// As [`Staging::claim`], for a data directory: what an unfinished restore left in it must still be unfinished when it is
-    /// ours, and its marker still be there.
+    /// Like [`Staging::claim`], for a data directory: the remains of an unfinished restore must still be
+    /// unfinished under the lock, with their marker in place.
     ///
     /// # Errors
-    /// As [`Staging::claim`]; [`ErrorKind::Conflict`] when it was finished, or a server started in it, since it was examined.
+    /// As [`Staging::claim`]; [`ErrorKind::Conflict`] if it was finished, or a server started in it, since
+    /// the examination.
     pub fn claim_data_directory(disk: &dyn Disk, path: &Path, found: Found, mode: u32) -> Result<Staging> {
         if found == Found::Unfinished {
             let again = || examine_data_directory(path).map(drop);
@@ -231,22 +235,23 @@ impl Staging {
         Staging::claim(disk, path, found, mode)
     }
 
-    /// Says durably in the marker that these directories belong to the same restore.
+    /// Records durably in the marker that these directories belong to the same restore.
     ///
     /// # Errors
     /// The operating system's.
     pub fn name_tablespaces(&mut self, disk: &dyn Disk, tablespaces: &[&Path]) -> Result<()> {
-        // Each a line of its own, whatever a power cut has left of the text above.
+        // Each on a line of its own, whatever part of the text above a power failure has left.
         let lines = tablespaces.iter().map(|tablespace| format!("\n{TABLESPACE_LINE}{tablespace:?}\n"));
         self.append(disk, &lines.collect::<String>())
     }
 
-    /// Makes a directory ours whose content is kept as far as it is right, and takes away what a server starts from. When this
-    /// returns, that survives a power cut. The marker says what the directory held from the moment on when it has its name:
-    /// a recovery without `--delta` would clear what another marker stands in.
+    /// Claims a directory whose matching content is kept, and removes the files that a server starts from. On
+    /// return, this is durable. The marker contains its full text from the moment it has its final name,
+    /// because a recovery without `--delta` would clear a directory with any other marker.
     ///
     /// # Errors
-    /// [`ErrorKind::Conflict`] when another restore works in it or a server was started meanwhile, and the operating system's.
+    /// [`ErrorKind::Conflict`] if another restore uses it or a server has started; those of the operating
+    /// system.
     pub fn claim_kept(
         disk: &dyn Disk,
         path: &Path,
@@ -263,7 +268,7 @@ impl Staging {
         disk.write_all(&file, format!("{DELTA_LINE}{system}\n").as_bytes()).context(what)?;
         disk.sync_file(&file, &new).context(what)?;
         let is_new = match disk.rename_new(&new, &marker_path) {
-            // It is there since the recovery that is continued.
+            // It remains from the recovery that is being continued.
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 disk.remove_file(&new).context(what)?;
                 false
@@ -272,7 +277,7 @@ impl Staging {
         };
         let mut staging = Staging::claim(disk, path, Found::Kept, mode)?;
         if let Err(error) = staging.keep_servers_out(disk) {
-            // Nothing was touched yet. In the directory of a server the marker would call it unusable.
+            // Nothing has changed yet. A marker would declare a server's directory unusable.
             if is_new {
                 let _ = disk.remove_file(&marker_path);
             }
@@ -290,7 +295,7 @@ impl Staging {
         Ok(staging)
     }
 
-    /// From here on no server starts, and one that had begun to is seen.
+    /// Prevents new servers from starting, and detects one that was already starting.
     fn keep_servers_out(&mut self, disk: &dyn Disk) -> Result<()> {
         let interlock = Interlock::take(disk, &self.path)?;
         match refuse_orphans(&self.path) {
@@ -312,7 +317,7 @@ impl Staging {
         disk.sync_file(&self.marker, &path).context(what)
     }
 
-    /// Says that the directory is complete. When this returns, that survives a power cut.
+    /// Marks the directory as complete. On return, this is durable.
     ///
     /// # Errors
     /// The operating system's.
@@ -412,7 +417,7 @@ mod tests {
         assert!(!data.join("link").exists());
     }
 
-    /// Servers of some distributions run under their old name.
+    /// Servers of some distributions run under a former name.
     #[test]
     fn a_delta_that_is_refused_leaves_no_marker_in_the_directory_of_a_server() {
         for name in ["postgres", "postmaster"] {
@@ -422,7 +427,7 @@ mod tests {
             let program = scratch.path().join(name);
             fs::copy("/bin/sleep", &program).unwrap();
             let started = || Command::new(&program).arg("600").current_dir(&data).spawn();
-            // Other tests fork while the copy is open for writing.
+            // Other tests may fork while the copy is open for writing.
             let mut orphan = std::iter::repeat_with(started).find_map(std::io::Result::ok).unwrap();
             let claim = || Staging::claim_kept(&RealDisk, &data, "7".parse().unwrap(), &[], 0o700);
             let refused = claim().unwrap_err();

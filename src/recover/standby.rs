@@ -1,32 +1,32 @@
-//! A restored cluster that is to be a standby: how it follows its primary.
+//! Settings of a restored cluster that becomes a standby.
 
 use crate::config::Conninfo;
 use crate::error::{Error, Result};
 use std::fmt;
 use std::str::FromStr;
 
-/// What the restored cluster becomes.
+/// Role of the restored cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Role {
-    /// It recovers to its target, and is a cluster of its own from there on.
+    /// An independent cluster after it has reached its target.
     Recovered,
-    /// It follows the original, through the archive and by streaming, until somebody promotes it.
+    /// A standby that follows the original through the archive and by streaming, until it is promoted.
     Standby(StandbySettings),
 }
 
 /// How a standby follows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StandbySettings {
-    /// How it reaches the primary to stream from; `None`: it follows the archive alone.
+    /// The primary to stream from; `None` to follow only the archive.
     pub primary: Option<Conninfo>,
-    /// How long it holds commits back.
+    /// The delay before it applies commits.
     pub apply_delay: Option<ApplyDelay>,
 }
 
-/// How long a standby waits with a commit, counted from the time of the commit on the primary.
+/// How long a standby delays a commit, counted from the commit time on the primary.
 ///
-/// Text form: a whole number with its unit, `us`, `ms`, `s`, `min`, `h` or `d`, as PostgreSQL reads
-/// `recovery_min_apply_delay`; a number alone, which it takes for milliseconds, is not one.
+/// Text form: an integer with a unit, `us`, `ms`, `s`, `min`, `h` or `d`, as in `recovery_min_apply_delay`. A
+/// number without a unit, which PostgreSQL reads as milliseconds, is rejected.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ApplyDelay(String);
 
@@ -40,7 +40,7 @@ const UNITS: [(&str, u64); 6] = [
     ("d", 86_400_000_000),
 ];
 
-/// The longest delay, in microseconds: PostgreSQL keeps it in 31 bits of milliseconds.
+/// The longest delay, in microseconds: PostgreSQL stores milliseconds in 31 bits.
 const DELAY_US_MAX: u64 = (i32::MAX as u64) * 1_000;
 
 impl FromStr for ApplyDelay {
@@ -72,27 +72,28 @@ impl fmt::Display for ApplyDelay {
 }
 
 impl Role {
-    /// The settings of this role, by name. They are written whatever they are: a backup may bring those of another standby
-    /// along.
+    /// The settings of this role, by name. All of them are written, because a backup may contain those of
+    /// another standby.
     pub fn settings(&self) -> Vec<(&'static str, String)> {
         let delay = |delay: Option<&ApplyDelay>| {
             ("recovery_min_apply_delay", delay.map_or_else(|| "0".to_owned(), ToString::to_string))
         };
         match self {
-            // Would hold back commits in recovery to a target, too.
+            // Would also delay commits in a recovery to a target.
             Role::Recovered => vec![delay(None)],
             Role::Standby(standby) => vec![
                 delay(standby.apply_delay.as_ref()),
                 ("primary_conninfo", standby.primary.as_ref().map_or("", Conninfo::reveal).to_owned()),
-                // A slot belongs to the standby that it was made for.
+                // A slot belongs to the standby that it was created for.
                 ("primary_slot_name", String::new()),
             ],
         }
     }
 
-    /// The file whose presence tells the server what to do, and those that must not be there then.
+    /// The signal file for the server, and the signal files that must be absent.
     ///
-    /// Both files together mean a standby, too. Source: PostgreSQL `access/transam/xlogrecovery.c`, `readRecoverySignalFile`.
+    /// Both files together also mean a standby. Source: PostgreSQL `access/transam/xlogrecovery.c`,
+    /// `readRecoverySignalFile`.
     pub fn signal_files(&self) -> (&'static str, &'static str) {
         match self {
             Role::Recovered => ("recovery.signal", "standby.signal"),

@@ -1,8 +1,8 @@
-//! What the WAL says on the way from a backup to a target, read forward as the server will replay it.
+//! Reads the WAL from a backup to a target forward, in the order in which the server will replay it.
 //!
-//! Times of transactions do not rise with the WAL: by milliseconds never, and by hours not where a clock was set back. So
-//! only reading forward tells where a server stops that looks for a time; and only so are the records found that keep a
-//! server from going on.
+//! Commit times do not strictly increase along the WAL: they vary by milliseconds, and by hours if a clock
+//! was set back. Only a forward read shows where a server stops that searches for a time, and finds the
+//! records that prevent a server from continuing.
 
 use crate::error::{Error, Result};
 use crate::postgres::control_file::ServerLimits;
@@ -10,36 +10,37 @@ use crate::postgres::{Lsn, SegmentNumber};
 use crate::repository::wal::{Archive, PathWal, TransactionEnd, WalEvent, WalMark};
 use std::ops::ControlFlow;
 
-/// How many new tablespaces are named.
+/// Upper limit for the number of new tablespaces listed.
 const TABLESPACES_MAX: usize = 100;
 
-/// How many segments are read between two looks at the limit; a record that goes on behind them is read twice.
+/// How many segments are read between two checks of the limit; a record that continues beyond them is read
+/// twice.
 const SEGMENTS_AT_A_TIME: u64 = 64;
 
-/// What was found on the way.
+/// Result of reading the WAL between a backup and a target.
 #[derive(Debug)]
 pub struct WaySurvey {
-    /// Why reading ended.
+    /// Why reading stopped.
     pub ended: SurveyEnd,
-    /// The last transaction that ended before that, at or after the floor.
+    /// The last transaction at or after the floor that ended before that point.
     pub last_transaction: Option<TransactionEnd>,
-    /// The beginning of the last complete record before that.
+    /// The start of the last complete record before that point.
     pub last_record: Option<Lsn>,
     /// The position after that record.
     pub end: Option<Lsn>,
-    /// The largest settings that the server was started with on the way, where they changed.
+    /// The highest values of the limited server settings along the way, if they changed.
     pub limits: Option<ServerLimits>,
-    /// The directories of tablespaces that were created on the way: the server creates them in the same places.
+    /// The directories of tablespaces created along the way; the server creates them in the same places.
     pub new_tablespaces: Vec<String>,
-    /// Whether a tablespace was created on the way as a directory in place of a link.
+    /// Whether an in-place tablespace was created along the way.
     pub new_in_place: bool,
-    /// What is wrong with the WAL where reading ended, if it is damaged.
+    /// The damage at the point where reading stopped, if any.
     pub damage: Option<Error>,
-    /// What was known when the segment began in which the last record lies.
+    /// The state at the start of the segment that holds the last record.
     before_segment: Option<Seen>,
 }
 
-/// The records that were seen, as far as they matter for where recovery can end.
+/// The records read so far that determine where recovery can end.
 #[derive(Clone, Copy, Debug)]
 struct Seen {
     segment: SegmentNumber,
@@ -48,22 +49,24 @@ struct Seen {
     end: Option<Lsn>,
 }
 
-/// Why reading ended.
+/// Why reading stopped.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SurveyEnd {
-    /// With the record that was looked for.
+    /// At the wanted record.
     Found(WalMark),
-    /// With the readable WAL.
+    /// At the end of the readable WAL.
     WalEnd,
-    /// At a record behind which WAL was written with `wal_level = minimal`: the server stops there with an error.
+    /// At a record after which WAL was written with `wal_level = minimal`; the server stops there with an
+    /// error.
     Minimal(Lsn),
-    /// More would have had to be read than the limit allows.
+    /// At the limit.
     Limit,
 }
 
-/// Reads forward from `from` to the first record that is `wanted`; transactions before `floor` do not count as recovered.
+/// Reads forward from `from` to the first record that is `wanted`; transactions before `floor` do not count
+/// as recovered.
 ///
-/// At most `limit_bytes` of stored WAL are read, and what completes the last portion.
+/// Reads at most `limit_bytes` of stored WAL, plus the rest of the last portion.
 ///
 /// # Errors
 /// Those of the archive.
@@ -126,7 +129,8 @@ impl WaySurvey {
         }
     }
 
-    /// A segment proves to be damaged at its end, and is not served: what was read of it cannot be recovered.
+    /// Discards what was read of a segment that proves to be damaged at its end: it is not served and cannot
+    /// be recovered.
     fn forget_segment(&mut self) {
         if let Some(seen) = self.before_segment {
             self.last_transaction = seen.last_transaction;

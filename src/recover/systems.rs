@@ -1,15 +1,15 @@
-//! Which system of a cluster is meant, where nobody but the repository knows.
+//! Determines the system identifier of a cluster from the repository alone.
 
 use crate::error::{Error, Result};
 use crate::postgres::SystemIdentifier;
 use crate::store::{ObjectKey, Store};
 
-/// The system identifier to recover: the one that was asked for, or the only one that there is.
+/// The system identifier to recover: the requested one, or the only one in the repository.
 ///
 /// # Errors
-/// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) when there are several and nobody chose,
-/// [`ErrorKind::Absent`](crate::error::ErrorKind::Absent) when the repository holds nothing of this cluster, or not the
-/// one that was asked for; and the store's own.
+/// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) if there are several and the request names none;
+/// [`ErrorKind::Absent`](crate::error::ErrorKind::Absent) if the repository holds nothing of this cluster, or
+/// not the requested system; those of the store.
 pub fn choose_system(
     store: &dyn Store,
     cluster: &str,

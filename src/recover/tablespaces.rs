@@ -1,4 +1,4 @@
-//! Where the tablespaces of a recovered cluster go.
+//! Destinations of the tablespaces of a recovered cluster.
 
 use crate::error::{Error, Result};
 use crate::repository::backup::manifest::{StoredBackup, StoredTablespace};
@@ -6,21 +6,21 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
-/// `OLD=NEW`: a tablespace that lay in one directory goes to another.
+/// `OLD=NEW`: relocates a tablespace from one directory to another.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TablespaceMapping {
-    /// The directory of the original, as its link said it.
+    /// The directory of the original, from its link.
     pub old: PathBuf,
     /// The directory of the copy.
     pub new: PathBuf,
 }
 
-/// A tablespace outside of the data directory and where it goes.
+/// A tablespace outside the data directory, with its destination.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TablespacePlace {
-    /// Its object identifier, the name of its link in `pg_tblspc`.
+    /// Its OID, which is also the name of its link in `pg_tblspc`.
     pub oid: u32,
-    /// Its name, for people.
+    /// Its name, for messages.
     pub name: String,
     /// The directory of the original.
     pub old: PathBuf,
@@ -31,7 +31,7 @@ pub struct TablespacePlace {
 impl std::str::FromStr for TablespaceMapping {
     type Err = Error;
 
-    /// Reads `OLD=NEW`; `\=` is an equals sign within a path, as `pg_basebackup` has it.
+    /// Parses `OLD=NEW`; `\=` is an equals sign within a path, as in `pg_basebackup`.
     fn from_str(text: &str) -> Result<TablespaceMapping> {
         let wrong = || {
             Error::usage(format!("\"{text}\" is not a tablespace mapping"))
@@ -56,17 +56,17 @@ impl std::str::FromStr for TablespaceMapping {
     }
 }
 
-/// Whether a path begins at the root and goes nowhere but down.
+/// Whether a path is absolute and has no `.` or `..` components.
 fn is_plain(path: &Path) -> bool {
     path.is_absolute()
         && path.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)))
 }
 
-/// Where each tablespace goes: to its mapping, else where it was.
+/// The destination of each tablespace: its mapping, or else its original directory.
 ///
 /// # Errors
-/// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) for a mapping of no tablespace, for two tablespaces in one place,
-/// and for one within the data directory.
+/// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) for a mapping without a tablespace, for two
+/// tablespaces in one directory, and for a tablespace inside the data directory.
 pub fn place(
     tablespaces: &[StoredTablespace],
     mappings: &[TablespaceMapping],
@@ -74,7 +74,7 @@ pub fn place(
 ) -> Result<Vec<TablespacePlace>> {
     let mut places: Vec<TablespacePlace> = Vec::new();
     for tablespace in tablespaces {
-        // Without a path it is a directory in place, which is part of the data directory.
+        // A tablespace without a path is in place and part of the data directory.
         let Some(old) = &tablespace.path else { continue };
         let old = PathBuf::from(OsStr::from_bytes(old.as_bytes()));
         if !is_plain(&old) {
@@ -117,12 +117,12 @@ pub fn place(
     Ok(places)
 }
 
-/// The tablespaces of a backup that are directories in place of links.
+/// The in-place tablespaces of a backup: directories instead of links.
 pub fn tablespaces_in_place(backup: &StoredBackup) -> impl Iterator<Item = &StoredTablespace> {
     backup.tablespaces.iter().filter(|tablespace| tablespace.path.is_none())
 }
 
-/// What to know of tablespaces that are directories in place of links, in the backup or on the way from it.
+/// A note about in-place tablespaces in the backup or created after it.
 pub fn in_place_note(backup: &StoredBackup) -> String {
     let names: Vec<_> =
         tablespaces_in_place(backup).map(|tablespace| format!("\"{}\"", tablespace.name)).collect();

@@ -1,6 +1,6 @@
-//! Turns what an operator wants into a backup, a path and a target that the server is proven to reach.
+//! Resolves a recovery request to a backup, a path and a target that the server is proven to reach.
 //!
-//! Owns: the decisions. What it asks of the archive goes through [`Archive`]; nothing is written.
+//! Owns: the decisions. Queries the archive through [`Archive`]; writes nothing.
 
 use super::choice::{self, BackupCandidate, none_on_path, on_path};
 use super::evidence::{self, TimeEvidence, WalEnd};
@@ -19,94 +19,95 @@ use crate::repository::wal::{
 };
 use std::ops::ControlFlow;
 
-/// How many other restore points of the same name are told.
+/// How many other restore points of the same name a note lists.
 const NAMESAKES_MAX: usize = 20;
 
-/// What an operator wants to reach.
+/// The goal of a recovery.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Goal {
-    /// A target as the server knows it.
+    /// A target in the server's terms.
     Target(RecoveryTarget, TargetBound),
-    /// The last transaction that ended at this time or before, be it long before.
+    /// The last transaction that ended at or before this time, however long before.
     LatestBefore(jiff::Timestamp),
 }
 
-/// Whether to begin a recovery whose end is not proven.
+/// Whether a recovery with an unproven end may start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Consent {
-    /// Only what is proven.
+    /// Only a proven one.
     ProvenOnly,
-    /// The operator has said that he takes the risk: the server stops with an error if it does not reach the target.
+    /// An unproven one, too: the operator accepts that the server stops with an error if it does not reach
+    /// the target.
     AcceptUnproven,
 }
 
-/// Everything that the choice of the target depends on, but the archive.
+/// All inputs for choosing the target, except the archive.
 #[derive(Clone, Debug)]
 pub struct TargetRequest {
     /// What to reach.
     pub goal: Goal,
-    /// On which timeline.
+    /// The timeline to follow.
     pub timeline: TargetTimeline,
-    /// What the server does then; `None`: promote at the end of the WAL, pause elsewhere.
+    /// What the server does at the target; `None`: promote at the end of the WAL, pause elsewhere.
     pub action: Option<TargetAction>,
-    /// The one backup to begin from.
+    /// The only backup to use, if the operator named one.
     pub backup: Option<String>,
-    /// Whether a target must be proven.
+    /// Whether the target must be proven.
     pub consent: Consent,
-    /// The operator's command without its target: errors tell which command would work.
+    /// The operator's command without its target, for errors that suggest a working command.
     pub command: String,
-    /// The epoch of the transaction that is the target, where the operator has said it.
+    /// The epoch of the target transaction, if the operator gave it.
     pub epoch: Option<u32>,
     /// How many bytes of stored WAL may be read to prove the target.
     pub prove_bytes: u64,
-    /// What happens where it is not clear which timeline is the latest.
+    /// How to resolve a fork whose latest timeline is ambiguous.
     pub forks: ForkRule,
 }
 
-/// Where a recovery begins and ends.
+/// Start and end of a recovery.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TargetPlan {
     /// The label of the backup.
     pub backup: String,
-    /// The timeline to reach, with its ancestors.
+    /// The target timeline, with its ancestors.
     pub history: TimelineHistory,
-    /// What the server is told.
+    /// The target settings for the server.
     pub settings: TargetSettings,
-    /// The first segment that it needs.
+    /// The first segment that recovery needs.
     pub first_segment: SegmentName,
-    /// The last segment that it needs, as far as that is known.
+    /// The last segment that recovery needs, as far as known.
     pub last_segment: SegmentName,
-    /// How many segments these are.
+    /// Number of segments that recovery needs.
     pub segments: u64,
-    /// Where recovery will have ended.
+    /// Where recovery is expected to end.
     pub expected: ExpectedEnd,
-    /// The largest settings that the server was started with on the way, where they changed after the backup.
+    /// The highest values of the limited server settings along the way, if they changed after the backup.
     pub limits: Option<ServerLimits>,
-    /// Whether a tablespace was created on the way as a directory in place of a link.
+    /// Whether an in-place tablespace was created along the way.
     pub new_in_place_tablespace: bool,
-    /// What to know before.
+    /// Warnings to show before the recovery starts.
     pub warnings: Vec<String>,
 }
 
-/// Where recovery will have ended, as far as the archive tells.
+/// The expected end of recovery, as far as the archive shows.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ExpectedEnd {
-    /// Why it is not proven; `None`: it is.
+    /// Why the end is not proven; `None` if it is.
     pub unproven: Option<String>,
-    /// The position after the last record that is replayed.
+    /// The position after the last replayed record.
     pub end: Option<Lsn>,
-    /// The last transaction that is recovered, if it ended after the backup.
+    /// The last recovered transaction, if it ended after the backup.
     pub last_transaction: Option<TransactionEnd>,
     /// The first transaction that is not recovered.
     pub first_lost: Option<TransactionEnd>,
 }
 
-/// Plans where to begin and where to end.
+/// Plans the start and the end of a recovery.
 ///
 /// # Errors
-/// [`ErrorKind::Absent`]: there is no such backup, timeline, restore point or transaction, or the target lies outside of
-/// what the archive can reach. [`ErrorKind::Hole`]: WAL is missing on the way. [`ErrorKind::Usage`]: the chosen backup does
-/// not lead to the target. And the archive's own.
+/// [`ErrorKind::Absent`]: the backup, timeline, restore point or transaction does not exist, or the archive
+/// cannot reach the target. [`ErrorKind::Hole`]: WAL is missing on the way. [`ErrorKind::Usage`]: the chosen
+/// backup does not lead to the target. Also those of the archive.
 pub fn plan_target(
     request: &TargetRequest,
     backups: &[BackupCandidate],
@@ -115,7 +116,7 @@ pub fn plan_target(
 ) -> Result<TargetPlan> {
     let usable = chosen(request, backups)?;
     let newest = choice::newest(&usable)?;
-    // A history file that is missing is noticed here, as the server would not.
+    // Detects a missing history file, which the server would not.
     let mut timeline = resolve(request.timeline, newest.timeline, &archive.timelines()?.with_history)?;
     if request.timeline == TargetTimeline::Latest {
         check_later_timelines(timeline, segment_size, archive)?;
@@ -151,7 +152,7 @@ pub fn plan_target(
     Ok(plan)
 }
 
-/// The timelines to which one of the backups leads.
+/// The timelines that at least one backup leads to.
 fn reachable(
     archive: &dyn Archive,
     backups: &[BackupCandidate],
@@ -168,7 +169,7 @@ fn reachable(
     Ok(reachable)
 }
 
-/// The backups that may be used: the one that was named, or all.
+/// The eligible backups: the named one, or all.
 fn chosen(request: &TargetRequest, backups: &[BackupCandidate]) -> Result<Vec<BackupCandidate>> {
     let Some(label) = &request.backup else { return Ok(backups.to_vec()) };
     match backups.iter().find(|backup| backup.label == *label) {
@@ -178,7 +179,8 @@ fn chosen(request: &TargetRequest, backups: &[BackupCandidate]) -> Result<Vec<Ba
     }
 }
 
-/// Refuses to take a timeline for the latest while there is WAL of a later one, whose history file was never archived.
+/// Refuses to treat a timeline as the latest while there is WAL of a later one whose history file was never
+/// archived.
 fn check_later_timelines(timeline: TimelineId, size: SegmentSize, archive: &dyn Archive) -> Result<()> {
     for later in archive.timelines()?.with_files.into_iter().filter(|later| *later > timeline) {
         if has_segments(archive, later, size)? {
@@ -202,7 +204,7 @@ fn history(archive: &dyn Archive, timeline: TimelineId) -> Result<TimelineHistor
     })
 }
 
-/// What is looked for when WAL is read for a target.
+/// Describes a target for messages about reading WAL.
 fn described(target: &RecoveryTarget) -> String {
     match target {
         RecoveryTarget::Xid(xid) => format!("the end of transaction {xid}"),
@@ -210,7 +212,7 @@ fn described(target: &RecoveryTarget) -> String {
     }
 }
 
-/// Where a recovery to a time begins and ends.
+/// Start and end of a recovery to a time.
 struct TimedEnd<'a> {
     backup: &'a BackupCandidate,
     wal: PathWal,
@@ -218,25 +220,25 @@ struct TimedEnd<'a> {
     found: TimeEvidence,
 }
 
-/// What all kinds of targets need.
+/// Inputs shared by all kinds of targets.
 struct Planner<'a> {
     request: &'a TargetRequest,
     archive: &'a dyn Archive,
     path: TimelinePath,
     /// The backups on the path, newest first; never empty.
     candidates: Vec<&'a BackupCandidate>,
-    /// What else there is, off the path.
+    /// Forks off the path.
     forks: Vec<Fork>,
 }
 
 impl Planner<'_> {
-    /// To the end of the WAL.
+    /// Plans a recovery to the end of the WAL.
     fn latest(&self) -> Result<TargetPlan> {
         let backup = self.newest()?;
         let wal = self.wal_from(backup)?;
         let way = self.survey(backup, &wal, &mut |_| false)?;
         let end = match way.ended {
-            // Beyond the limit only the end is looked at.
+            // Beyond the limit only the end is read.
             SurveyEnd::Limit => evidence::wal_end(self.archive, &wal, backup.stop_point)?,
             _ => WalEnd::of(&way),
         };
@@ -260,7 +262,7 @@ impl Planner<'_> {
         Ok(plan)
     }
 
-    /// Reads the way from a backup to what is `wanted`. A record that no recovery passes is an error.
+    /// Reads the WAL from a backup to the `wanted` record. A record that no recovery can pass is an error.
     fn survey(
         &self,
         backup: &BackupCandidate,
@@ -297,7 +299,7 @@ impl Planner<'_> {
         ))
     }
 
-    /// A plan with what was seen on the way.
+    /// Adds the results of reading the WAL to a plan.
     fn with_way(&self, plan: TargetPlan, way: &WaySurvey) -> TargetPlan {
         let mut plan = TargetPlan { limits: way.limits, new_in_place_tablespace: way.new_in_place, ..plan };
         plan.warnings.extend(way.new_tablespaces.iter().map(|path| {
@@ -319,8 +321,9 @@ impl Planner<'_> {
         plan
     }
 
-    /// Refuses to go to a timeline of which nothing is stored yet, when the parent's copy of its first segment is: it is not
-    /// served, since it may hold records that the timeline never had, and what it holds of before the switch would be lost.
+    /// Refuses a timeline without stored WAL if the parent's copy of its first segment is stored. That copy
+    /// is not served, because it may hold records that the timeline never had, and its records before the
+    /// switch would be lost.
     fn check_switch_segment(&self, switch: TimelineSwitch) -> Result<()> {
         let size = self.path.segment_size();
         let segment = switch.switch_point.segment(size);
@@ -347,7 +350,7 @@ impl Planner<'_> {
         )))
     }
 
-    /// To the end of the backup.
+    /// Plans a recovery to the end of the backup.
     fn immediate(&self, bound: TargetBound) -> Result<TargetPlan> {
         let backup = self.newest()?;
         let wal = self.wal_from(backup)?;
@@ -356,7 +359,7 @@ impl Planner<'_> {
         Ok(self.with_way(self.plan(backup, &wal, RecoveryTarget::Immediate, bound, expected)?, &way))
     }
 
-    /// To a position.
+    /// Plans a recovery to a position.
     fn lsn(&self, lsn: Lsn, bound: TargetBound) -> Result<TargetPlan> {
         let backup = self.candidates.iter().find(|backup| backup.stop_point <= lsn);
         let backup = *backup.ok_or_else(|| self.before_first_backup(&format!("LSN {lsn}")))?;
@@ -377,7 +380,7 @@ impl Planner<'_> {
         Ok(self.with_way(self.plan(backup, &wal, target, bound, expected)?, &way))
     }
 
-    /// To a time.
+    /// Plans a recovery to a time.
     fn time(&self, time: jiff::Timestamp, bound: TargetBound) -> Result<TargetPlan> {
         let target = RecoveryTarget::Time(time);
         let end = self.ended_before(time, bound, &target)?;
@@ -393,13 +396,13 @@ impl Planner<'_> {
         Ok(self.with_way(self.plan(end.backup, &end.wal, target, bound, expected)?, &end.way))
     }
 
-    /// To the last transaction at or before a time, which becomes the position of its record.
+    /// Plans a recovery to the last transaction at or before a time, expressed as the position of its record.
     fn latest_before(&self, time: jiff::Timestamp) -> Result<TargetPlan> {
         let bound = TargetBound::Inclusive;
         let TimedEnd { backup, wal, way, found } =
             self.ended_before(time, bound, &RecoveryTarget::Time(time))?;
         if found.beyond.is_none() {
-            // What is missing might hold transactions of before that time.
+            // Missing WAL might contain transactions from before that time.
             self.check_no_hole(&wal, &evidence::wal_end(self.archive, &wal, backup.stop_point)?)?;
         }
         let (target, end) = match found.last {
@@ -415,11 +418,11 @@ impl Planner<'_> {
         Ok(self.with_way(self.plan(backup, &wal, target, bound, expected)?, &way))
     }
 
-    /// To a restore point or the end of a transaction, which only reading forward finds.
+    /// Plans a recovery to a restore point or the end of a transaction, which requires a forward read.
     fn record(&self, target: &RecoveryTarget, bound: TargetBound) -> Result<TargetPlan> {
         let mut read_until = None;
         let mut newest = None;
-        // What was found from a newer backup on, which is too late for that one.
+        // The record as found from a newer backup, which is too new to recover to it.
         let mut later: Option<WalMark> = None;
         for &backup in &self.candidates {
             let wal = self.wal_from(backup)?;
@@ -431,7 +434,7 @@ impl Planner<'_> {
             let readable = |mark: &WalMark| wal.readable_end().is_some_and(|end| mark.end <= end);
             later = earlier.or(later);
             match later.clone().filter(readable) {
-                // Within the backup: the server would refuse, an older backup may do.
+                // Within the backup: the server would refuse it, but an older backup may work.
                 Some(mark) if mark.start < backup.stop_point => {}
                 Some(mark) => return self.to_record(backup, &wal, target, bound, &mark),
                 None => {}
@@ -459,7 +462,7 @@ impl Planner<'_> {
         let way = self.survey(backup, wal, &mut |passed| passed.start >= mark.start)?;
         let mut warnings = Vec::new();
         let target = match (target, &mark.event) {
-            // The server knows the transaction alone.
+            // The server compares only the transaction itself.
             (RecoveryTarget::Xid(wanted), WalEvent::TransactionEnd { xid, .. }) if wanted != xid => {
                 warnings
                     .push(format!("{wanted} was a subtransaction of transaction {xid}, which is the target"));
@@ -477,9 +480,10 @@ impl Planner<'_> {
         Ok(plan)
     }
 
-    /// What there is to know of other restore points of the same name: the server stops at the first one that it meets.
+    /// A note about other restore points of the same name: the server stops at the first one that it reaches.
     fn namesakes(&self, name: &RestorePointName, taken: &WalMark) -> Result<Option<String>> {
-        // From the oldest backup whose WAL is whole: that another one's is not says nothing of this target.
+        // Starts from the oldest backup with complete WAL; gaps after other backups do not affect this
+        // target.
         let whole =
             self.candidates.iter().rev().find_map(|backup| Some((*backup, self.wal_from(backup).ok()?)));
         let Some((oldest, wal)) = whole else { return Ok(None) };
@@ -526,8 +530,8 @@ impl Planner<'_> {
         self.candidates.first().copied().ok_or_else(|| none_on_path(&self.path, &[], &[]))
     }
 
-    /// The newest backup that ended before a time, with no transaction in it that ended later, and where recovery from it to
-    /// that time ends. The server stops at the first transaction past the time, wherever that lies.
+    /// The newest backup that ended before a time and contains no later transaction, and where recovery from
+    /// it to that time ends. The server stops at the first transaction past the time, wherever it lies.
     fn ended_before(
         &self,
         time: jiff::Timestamp,
@@ -545,7 +549,7 @@ impl Planner<'_> {
             let way = self.survey(backup, &wal, &mut |mark| is_beyond(mark))?;
             let beyond = match &way.ended {
                 SurveyEnd::Found(mark) => mark.transaction_end(),
-                // The first part was read, and all transactions in it ended before the time.
+                // Only the first part was read, and all its transactions ended before the time.
                 SurveyEnd::Limit => {
                     let from = way.end.unwrap_or(backup.stop_point).max(backup.stop_point);
                     let found = evidence::time(self.archive, &wal, from, limit, bound)?;
@@ -555,7 +559,7 @@ impl Planner<'_> {
                 }
                 SurveyEnd::WalEnd | SurveyEnd::Minimal(_) => None,
             };
-            // A clock that was set back makes an older backup the right one.
+            // If a clock was set back, an older backup may be the right one.
             if beyond.is_none_or(|end| end.start >= backup.stop_point) {
                 let found = TimeEvidence { last: way.last_transaction, beyond };
                 return Ok(TimedEnd { backup, wal, way, found });
@@ -564,7 +568,7 @@ impl Planner<'_> {
         Err(self.before_first_backup(&target.to_string()))
     }
 
-    /// The WAL from a backup's start point on, which must reach to its stop point.
+    /// The WAL from a backup's start point, which must reach its stop point.
     fn wal_from(&self, backup: &BackupCandidate) -> Result<PathWal> {
         let from = self.path.segment_at(backup.start_point);
         let wal = PathWal::find(self.path.clone(), from, self.archive)?;
@@ -586,7 +590,7 @@ impl Planner<'_> {
         ))
     }
 
-    /// Refuses to recover to the end of WAL that goes on after an interruption.
+    /// Refuses to recover to the end of the WAL if WAL continues after a gap.
     fn check_no_hole(&self, wal: &PathWal, end: &WalEnd) -> Result<()> {
         match wal.gap() {
             Some(gap) => Err(wal.hole(gap, &self.as_far_as_possible(end))),
@@ -594,7 +598,7 @@ impl Planner<'_> {
         }
     }
 
-    /// The sentence that tells how to recover as far as the WAL goes.
+    /// The sentence that explains how to recover as far as the WAL reaches.
     fn as_far_as_possible(&self, end: &WalEnd) -> String {
         let Some(record) = end.last_record else {
             return "Only the end of the backup can be recovered: --target-immediate.".to_owned();
@@ -617,7 +621,7 @@ impl Planner<'_> {
         }
     }
 
-    /// A target that reading the WAL did not find: refused, or accepted with its reason.
+    /// Handles a target that was not found in the WAL: refuses it, or accepts it with a reason.
     fn unreached(
         &self,
         backup: &BackupCandidate,
@@ -659,7 +663,7 @@ impl Planner<'_> {
             .map_or_else(|| "the beginning".to_owned(), |start| start.to_string())
     }
 
-    /// The server compares a time with those of transactions: after the last one it waits for a later one, and fails.
+    /// The error for a time after the last transaction: the server waits for a later transaction, and fails.
     fn after_the_end(&self, target: &RecoveryTarget, end: &WalEnd) -> Error {
         let command = &self.request.command;
         let timeline = self.timeline_argument();
@@ -724,7 +728,7 @@ impl Planner<'_> {
     ) -> Result<TargetPlan> {
         let first = wal.from();
         let readable = wal.readable().map_or(first, |run| run.last);
-        // The record that decides lies at the expected end or before it.
+        // The deciding record lies at or before the expected end.
         let decisive = expected.first_lost.map(|lost| lost.end).or(expected.end);
         let last = match (&target, decisive.and_then(Lsn::previous)) {
             (RecoveryTarget::Latest, _) | (_, None) => readable,
@@ -755,11 +759,11 @@ impl Planner<'_> {
     }
 }
 
-/// Looks for the record at which the server stops.
+/// Searches for the record at which the server stops.
 struct Meant<'a> {
     target: &'a RecoveryTarget,
     epoch: Option<u32>,
-    /// What the last checkpoint said.
+    /// The next transaction ID from the last checkpoint.
     next_xid: Option<u64>,
 }
 

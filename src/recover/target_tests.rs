@@ -1,7 +1,7 @@
-//! Plans over archives that are made up.
+//! Plans over synthetic archives.
 //!
-//! The clock of these archives: second `n` of 2026 is when the record at `n << 16` was written, so that a segment of
-//! 1 MiB holds sixteen seconds.
+//! The clock of these archives: the record at `n << 16` was written in second `n` of 2026, so a segment of 1
+//! MiB covers sixteen seconds.
 
 use super::choice::BackupCandidate;
 use super::forks::ForkRule;

@@ -1,8 +1,9 @@
-//! The incremental files that a server sends, and what is stored of them.
+//! Reads the incremental files that a server sends, and determines what to store.
 //!
-//! A server says how long a file is, or how short it once was, whichever is more, and sends the pages that its WAL summaries
-//! name. Room that was made behind the place where the file was once cut off, and that no WAL has filled, it passes over:
-//! what an older backup holds there would come back. So these pages are stored, as zeros, which they are.
+//! A server reports the current length of a file or its shortest truncated length, whichever is greater, and
+//! sends the pages named by its WAL summaries. It skips space that was allocated beyond the truncation point
+//! and that no WAL has filled. The content of an older backup would reappear there, so these pages are stored
+//! as the zeros that they contain.
 
 use super::built_on::BuiltOn;
 use super::sent::{SentFile, of_stream};
@@ -99,14 +100,14 @@ impl<R: Read> Read for Received<'_, R> {
     }
 }
 
-/// The header with the pages, too, that lie behind the place where the file was cut off and were not sent.
+/// Adds the pages beyond the truncation point that were not sent to the header.
 fn with_unused_room(
     sent: &IncrementalHeader,
     cut_off_to: Option<u64>,
     pages_per_file: u32,
 ) -> Result<IncrementalHeader> {
     let end = sent.truncation_pages();
-    // What does not fit lies behind the end.
+    // A value that does not fit lies beyond the end.
     let from = cut_off_to.map_or(end, |pages| u32::try_from(pages).map_or(end, |pages| pages.min(end)));
     let mut pages: Vec<u32> = sent.pages().iter().copied().chain(from..end).collect();
     pages.sort_unstable();

@@ -1,8 +1,8 @@
-//! What a streamed incremental backup builds on, and what the server is told of it.
+//! Chooses the parent of a streamed incremental backup and offers it to the server.
 //!
-//! Owns: the manifest that is uploaded. The server sends whole what that does not list, so it lists only what may be built
-//! on: our rules are stricter than its own. Does not own: which backup is the parent (that is `backup/parent`), and which
-//! pages have changed, which the server tells by its WAL summaries.
+//! Owns: the uploaded manifest. The server sends unlisted files in full, so the manifest lists only usable
+//! files: the rules are stricter than the server's own. Does not own: the choice of the parent (see
+//! `backup/parent`), and the changed pages, which the server determines from its WAL summaries.
 
 use super::built_on::BuiltOn;
 use super::repack::Repacked;
@@ -59,14 +59,14 @@ impl StreamedBackup<'_> {
         };
         let began_on = chain.newest().start.timeline;
         if began_on != now.timeline {
-            // It reads the summaries of the newest timeline first, and a relation that was cut off on an older one then loses
-            // what it gained later.
+            // The server reads the summaries of the newest timeline first. A relation truncated on an older
+            // timeline then loses what it gained later.
             return refuse(&format!(
                 "it begins on timeline {began_on}, and no server reliably sends changes across several timelines"
             ));
         }
         running.name_parent(label)?;
-        // Whoever removes backups looks at the marks first: what is still there now, stays.
+        // Removal checks the marks first, so everything still present now remains.
         let listed = parent::check_intact(&chain, self.repository)
             .and_then(|()| self.manifest_of(chain.newest(), &facts.databases));
         match listed {

@@ -1,8 +1,9 @@
-//! Takes a base backup without access to the server's files: start → pack what comes → wait for WAL → publish.
+//! Takes a base backup without access to the server's files: start → pack the stream → wait for WAL →
+//! publish.
 //!
-//! Owns: the order of these steps. The server reads its files, checks their pages and leaves out what a base backup leaves
-//! out; its own manifest is held against what was packed. Does not own: the protocol (that is `server/`). What is stored
-//! cannot be told from a backup that was copied from the data directory.
+//! Owns: the order of these steps. The server reads its files, checks their pages and applies the exclusions
+//! of a base backup; its own manifest is compared with the packed files. Does not own: the protocol (see
+//! `server/`). The stored result is indistinguishable from a backup copied from the data directory.
 
 mod base_backup;
 mod built_on;

@@ -46,9 +46,9 @@ pub struct Repacking<'a> {
     pub built_on: Option<&'a BuiltOn>,
     /// How packs are compressed.
     pub compression: Compression,
-    /// How fast to take what comes: the server sends no faster.
+    /// Limits the rate of reception, and thereby the rate at which the server sends.
     pub pace: &'a Pace,
-    /// Who is told how far it is.
+    /// Receives the progress.
     pub monitor: &'a dyn Monitor,
 }
 
@@ -125,7 +125,7 @@ impl Repacking<'_> {
                     let file = SentFile { path, bytes: entry.size(), mode, modified_unix_s };
                     self.file(packed, root, &file, &mut entry, &mut buffer)?;
                 }
-                // Tablespaces are told by their map.
+                // The tablespace map describes tablespaces.
                 EntryType::Symlink => {}
                 other => {
                     return Err(Error::damaged(format!(
@@ -369,7 +369,7 @@ fn read_kept(file: &SentFile, content: &mut impl Read) -> Result<Vec<u8>> {
     Ok(kept)
 }
 
-/// That a path leads nowhere but down: the server is believed, and yet.
+/// Checks that a path has no upward components, although the server is trusted.
 fn check_path(path: &[u8]) -> Result<()> {
     let bad = |part: &[u8]| part.is_empty() || part == b"." || part == b"..";
     if path.split(|byte| *byte == b'/').any(bad) {

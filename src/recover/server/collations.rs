@@ -1,6 +1,8 @@
-//! Asks a recovered server whose collations have another version than when their indexes were built.
+//! Queries a recovered server for collations whose version differs from the one their indexes were built
+//! with.
 //!
-//! Source: PostgreSQL's manual, "ALTER DATABASE", "ALTER COLLATION"; `pg_database.datcollversion` is there from 15 on.
+//! Source: PostgreSQL's manual, "ALTER DATABASE", "ALTER COLLATION"; `pg_database.datcollversion` exists
+//! since version 15.
 
 use super::ServerStart;
 use super::question::{ANSWER_MAX, DATABASES, connect};
@@ -8,28 +10,28 @@ use crate::error::{Error, Result};
 use crate::server::LocalServer;
 use std::fmt;
 
-/// How many databases are asked at most.
+/// Upper limit for the number of databases queried.
 const DATABASES_MAX: usize = 100;
 
-/// Collations of a database whose version is not the recorded one.
+/// Collations of a database whose version differs from the recorded one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CollationMismatch {
-    /// The database.
+    /// Name of the database.
     pub database: String,
-    /// Which collations.
+    /// The collations concerned.
     pub which: MismatchedCollations,
-    /// The version that the catalog has recorded.
+    /// The version recorded in the catalog.
     pub recorded: String,
     /// The version that the server finds on this host.
     pub actual: String,
 }
 
-/// Which collations of a database have another version.
+/// The collations of a database that have another version.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MismatchedCollations {
-    /// The default one.
+    /// The database's default collation.
     Default,
-    /// So many others, among them this one.
+    /// The number of other collations, and the name of one of them.
     Named(u64, String),
 }
 
@@ -52,11 +54,13 @@ impl fmt::Display for CollationMismatch {
 }
 
 impl ServerStart {
-    /// The collations that have another version than the catalogs of the server have recorded. Of `part` of a cluster, only
-    /// the databases themselves are looked at, since some must not be connected to.
+    /// The collations whose version differs from the one in the server's catalogs. For a partial cluster
+    /// (`is_part`), only the databases themselves are compared, because some of them must not be connected
+    /// to.
     ///
     /// # Errors
-    /// Those of asking the server, which runs; [`ErrorKind::Unavailable`](crate::error::ErrorKind::Unavailable) when it does not.
+    /// Those of querying a running server; [`ErrorKind::Unavailable`](crate::error::ErrorKind::Unavailable)
+    /// if it does not respond.
     pub fn collation_mismatches(&self, is_part: bool) -> Result<Vec<CollationMismatch>> {
         let server =
             self.postmaster()?.ok_or_else(|| Error::unavailable("the recovered server has exited"))?;
@@ -90,7 +94,7 @@ impl ServerStart {
             .collect()
     }
 
-    /// The databases that may be connected to.
+    /// The databases that accept connections.
     fn databases(&self, place: &LocalServer) -> Result<Vec<String>> {
         let sql =
             format!("SELECT datname FROM pg_database WHERE datallowconn ORDER BY oid LIMIT {DATABASES_MAX}");

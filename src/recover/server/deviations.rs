@@ -1,17 +1,17 @@
-//! Compares where a recovery ended with what its plan promised.
+//! Compares the actual end of a recovery with the end that its plan promised.
 
 use super::point::ReachedPoint;
 use crate::postgres::wal_header::{LongPageHeader, WAL_PAGE_BYTES, WalPageHeader};
 use crate::postgres::{Lsn, RecoveryTarget};
 use crate::recover::target::ExpectedEnd;
 
-/// Compares what was reached with what was promised; what differs, in words.
+/// Describes the differences between the reached point and the promised one.
 ///
-/// A server that stops after a position notes no time of the record there (PostgreSQL `xlogrecovery.c`,
-/// `recoveryStopsAfter`), so that with such a target only the position counts.
+/// A server that stops at an LSN target does not record the time of that record (PostgreSQL `xlogrecovery.c`,
+/// `recoveryStopsAfter`), so only the position is compared for such a target.
 pub fn deviations(target: &RecoveryTarget, expected: &ExpectedEnd, reached: &ReachedPoint) -> Vec<String> {
     let mut deviations = Vec::new();
-    // The archive of a living primary grows while it is recovered: the end is then later than planned, which is as planned.
+    // A running primary extends the archive during the recovery; a later end than planned is expected.
     if let (RecoveryTarget::Latest, Some(promised), Some(replayed)) = (target, expected.end, reached.replayed)
         && replayed > promised
     {
@@ -35,7 +35,7 @@ pub fn deviations(target: &RecoveryTarget, expected: &ExpectedEnd, reached: &Rea
     deviations
 }
 
-/// Whether nothing but a page header lies between the end of one record and the beginning of the next.
+/// Whether at most a page header lies between the end of one record and the start of the next.
 fn is_same_place(promised: Lsn, replayed: Lsn) -> bool {
     let (promised, replayed) = (promised.as_u64(), replayed.as_u64());
     let header = promised.checked_sub(replayed);
@@ -77,7 +77,7 @@ mod tests {
         assert_eq!(deviations(&RecoveryTarget::Latest, &expected, &reached).len(), 1);
         reached.last_transaction = None;
         assert_eq!(deviations(&RecoveryTarget::Latest, &expected, &reached).len(), 2);
-        // More was archived while it recovered.
+        // More WAL was archived during the recovery.
         let grown = ReachedPoint {
             replayed: Some(lsn("0/4000028")),
             last_transaction: Some(PgTimestamp::new(9)),

@@ -1,7 +1,8 @@
-//! What a server that was started wrote to its log since then.
+//! What a server has written to its log since it was started.
 //!
-//! Owns: where that is, and which of its lines tell why the server ended. A log may be in any language and any form
-//! (`lc_messages`, `log_line_prefix`, `log_destination`), so that lines are judged by their place and not by their words.
+//! Owns: locating the log and selecting the lines that explain why the server exited. A log may have any
+//! language and format (`lc_messages`, `log_line_prefix`, `log_destination`), so lines are selected by
+//! position instead of wording.
 
 use crate::recover::configure::{CONFIGURATION_BYTES_MAX, value_in};
 use crate::recover::restore::read_restored;
@@ -10,18 +11,18 @@ use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
-/// How much of a log is looked through, from its end.
+/// How many bytes at the end of a log are searched.
 const LOG_BYTES_MAX: u64 = 256 << 10;
-/// How many of its lines an error repeats.
+/// How many log lines an error quotes.
 const LINES_MAX: usize = 8;
-/// How many bytes of a line.
+/// How many bytes of a line an error quotes.
 const LINE_BYTES_MAX: usize = 500;
-/// How many lines the server writes after the one that names its ended process, at most.
+/// Upper limit for the number of lines that the server writes after the one naming its failed process.
 const CLOSING_LINES_MAX: usize = 5;
-/// Longer than `current_logfiles`.
+/// Upper limit for the size of `current_logfiles`, in bytes.
 const SMALL_FILE_BYTES_MAX: u64 = 64 << 10;
 
-/// The logs of a server as they were before it was started: what is in them then was written by another.
+/// The state of a server's logs before its start: anything added later is new.
 #[derive(Clone, Debug)]
 pub(super) struct LogMark {
     data_directory: PathBuf,
@@ -30,7 +31,7 @@ pub(super) struct LogMark {
 }
 
 impl LogMark {
-    /// The mark now; `log` is where the server writes before it has read its configuration.
+    /// Records the current state; `log` receives the server's output until it has read its configuration.
     pub(super) fn set(data_directory: &Path, log: &Path) -> LogMark {
         let collected = fs::read_dir(collector_directory(data_directory)).into_iter().flatten().flatten();
         let paths = collected.map(|entry| entry.path()).chain([log.to_owned()]);
@@ -39,10 +40,11 @@ impl LogMark {
         LogMark { data_directory: data_directory.to_owned(), log: log.to_owned(), lengths }
     }
 
-    /// The last lines that tell what happened, with those that belong to them.
+    /// The last lines that explain the exit, with their continuation lines.
     pub(super) fn reason(&self) -> Vec<String> {
         let mut text = self.since(&self.log);
-        // With the logging collector, that file says only where the log goes on; the first of its forms is enough.
+        // With the logging collector, the first log only names the place where logging continues. One of its
+        // formats is enough.
         let current = self.data_directory.join("current_logfiles");
         if let Ok(Some(current)) = read_restored(&current, SMALL_FILE_BYTES_MAX) {
             let current = String::from_utf8_lossy(&current).into_owned();
@@ -68,7 +70,7 @@ impl LogMark {
     }
 }
 
-/// Where the logging collector would write.
+/// The directory that the logging collector writes to.
 fn collector_directory(data_directory: &Path) -> PathBuf {
     let named = ["postgresql.auto.conf", "postgresql.conf"].iter().find_map(|name| {
         let content = read_restored(&data_directory.join(name), CONFIGURATION_BYTES_MAX).ok()??;
@@ -77,8 +79,8 @@ fn collector_directory(data_directory: &Path) -> PathBuf {
     data_directory.join(named.unwrap_or_else(|| "log".to_owned()))
 }
 
-/// The end of a log without what every server says when one of its processes has failed: that this process exited, by its
-/// number, and what it does about it.
+/// The end of a log, without the lines that every server writes after a process failure: that the process
+/// exited, by process ID, and how the server reacts.
 fn last_words(text: &str) -> Vec<String> {
     let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
     let closing = lines.iter().rposition(|line| names_process(line));
@@ -88,7 +90,7 @@ fn last_words(text: &str) -> Vec<String> {
     told.iter().map(|line| shortened(line)).collect()
 }
 
-/// Whether a line has `(PID 4711)` in it, which is the same in the languages that PostgreSQL speaks.
+/// Whether a line contains `(PID 4711)`, which is the same in all languages of PostgreSQL.
 fn names_process(line: &str) -> bool {
     line.split("(PID ").skip(1).any(|rest| {
         let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
@@ -103,7 +105,7 @@ fn shortened(line: &str) -> String {
     if kept.len() < line.len() { format!("{kept}…") } else { kept.to_owned() }
 }
 
-/// Lines as an error shows them: below its own.
+/// Indents lines below an error message.
 pub(super) fn indented(lines: &[String]) -> String {
     lines.iter().map(|line| format!("\n    {line}")).collect()
 }

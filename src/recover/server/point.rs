@@ -1,4 +1,4 @@
-//! What a started server is waited for to do, and where it came to.
+//! The event awaited from a started server, and the point that it reached.
 
 use crate::postgres::{Lsn, PgTimestamp, TimelineId};
 
@@ -7,40 +7,40 @@ use crate::postgres::{Lsn, PgTimestamp, TimelineId};
 pub struct ReachedPoint {
     /// What the server does now.
     pub state: ReachedState,
-    /// The position after the last record that was replayed; `None` when the server has stopped.
+    /// The position after the last replayed record; `None` if the server has shut down.
     pub replayed: Option<Lsn>,
-    /// When the last transaction that was replayed ended; `None`: none was.
+    /// When the last replayed transaction ended; `None` if no transaction was replayed.
     pub last_transaction: Option<PgTimestamp>,
-    /// The timeline on which the server writes now; `None` while it does not.
+    /// The timeline that the server writes to now; `None` while it does not write.
     pub timeline: Option<TimelineId>,
 }
 
-/// What a started server is waited for to do.
+/// The event awaited from a started server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Awaited {
-    /// To reach its target, and wait there.
+    /// Reaching the target and pausing there.
     Target,
-    /// To reach its target or the end of the WAL, and open for writing there.
+    /// Reaching the target or the end of the WAL, and promoting.
     Opening,
-    /// To reach its target, and stop there.
+    /// Reaching the target and shutting down.
     Stop,
-    /// To follow the archive, open for reading.
+    /// Following the archive, open for reading.
     Following,
-    /// To follow its primary by streaming, or else the archive.
+    /// Following the primary by streaming, or else the archive.
     Streaming,
 }
 
-/// What the server does after recovery.
+/// State of the server after recovery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReachedState {
-    /// It is a standby, open for reading, that finds its WAL in the archive.
+    /// A standby, open for reading, that reads its WAL from the archive.
     Following,
-    /// It is a standby that streams from its primary.
+    /// A standby that streams from its primary.
     Streaming,
-    /// It waits, open for reading: at the target, unless something else keeps it.
+    /// Paused, open for reading: at the target, unless another reason holds it.
     Paused,
-    /// It is open for writing, on a new timeline.
+    /// Open for writing, on a new timeline.
     Promoted,
-    /// It has stopped at the target.
+    /// Shut down at the target.
     ShutDown,
 }

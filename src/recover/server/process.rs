@@ -1,12 +1,12 @@
-//! What the operating system knows of a server's processes.
+//! Process information from the operating system about a server.
 
 use crate::postgres::SegmentName;
 use nix::sys::signal::kill;
 use nix::unistd::Pid;
 use std::fs;
 
-/// Whether the process runs: one that has ended counts as gone although nobody has collected its status, as in a container
-/// without an init.
+/// Whether the process runs. A zombie counts as ended, because a container without an init process may never
+/// reap it.
 pub(super) fn is_running(process: i32) -> bool {
     let state = fs::read_to_string(format!("/proc/{process}/stat")).ok();
     let state = state
@@ -15,12 +15,12 @@ pub(super) fn is_running(process: i32) -> bool {
         .map(|(_, rest)| rest.as_bytes().first().copied());
     match state {
         Some(Some(b'Z' | b'X')) => false,
-        // We have started it: what we may not send a signal to is another process.
+        // This program started the server, so a process that it may not signal is another one.
         _ => kill(Pid::from_raw(process), None).is_ok(),
     }
 }
 
-/// The WAL segment that the server's startup process shows in its title: that which it replays or waits for.
+/// The WAL segment in the title of the server's startup process: the one being replayed or awaited.
 ///
 /// Source: PostgreSQL `access/transam/xlogutils.c` and `xlogrecovery.c`, `set_ps_display`; not translated.
 pub(super) fn replayed_segment(postmaster: i32) -> Option<SegmentName> {

@@ -1,4 +1,4 @@
-//! What has to be there for a server to be started: `pg_ctl` of its version, and a port that nobody uses.
+//! Prerequisites for starting a server: `pg_ctl` of its version, and a free port.
 
 use crate::error::{Error, Result};
 use crate::postgres::MajorVersion;
@@ -8,10 +8,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// Finds `pg_ctl` of this major version: in `preferred`, where packages put it, or in one of the directories of `search`.
+/// Finds `pg_ctl` of this major version in `preferred`, in the usual package directories, or in one of the
+/// directories of `search`.
 ///
 /// # Errors
-/// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) when it is not where it was said to be, or of another version.
+/// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) if it is not in the given directory, or has another
+/// version.
 pub fn find_pg_ctl(
     preferred: Option<&Path>,
     version: MajorVersion,
@@ -40,7 +42,7 @@ pub fn find_pg_ctl(
     Ok(directories.by_ref().map(|directory| directory.join("pg_ctl")).find(suits))
 }
 
-/// The major version that a program of PostgreSQL says it has; `None`: it says nothing that is understood.
+/// The major version that a PostgreSQL program reports; `None` if its output is not understood.
 fn major_of(program: &Path) -> Option<String> {
     let said =
         Command::new(program).arg("--version").stdin(Stdio::null()).stderr(Stdio::null()).output().ok()?;
@@ -50,8 +52,8 @@ fn major_of(program: &Path) -> Option<String> {
     version.get(..digits).filter(|digits| !digits.is_empty()).map(str::to_owned)
 }
 
-/// The server that listens at this port in one of the directories of `sockets`, as `unix_socket_directories` lists them: one
-/// that is started there ends at once.
+/// The server that listens on this port in one of the directories of `sockets`, a list in the form of
+/// `unix_socket_directories`. Another server started there would exit at once.
 ///
 /// Source: PostgreSQL `utils/init/miscinit.c`, `CreateSocketLockFile`.
 pub fn who_listens(sockets: &str, port: u16) -> Option<(PathBuf, i32)> {
@@ -60,7 +62,7 @@ pub fn who_listens(sockets: &str, port: u16) -> Option<(PathBuf, i32)> {
         let socket = Path::new(directory).join(format!(".s.PGSQL.{port}"));
         let lock = fs::read_to_string(Path::new(directory).join(format!(".s.PGSQL.{port}.lock"))).ok()?;
         let process: i32 = lock.lines().next()?.trim().parse().ok()?;
-        // One that belongs to another user may not be asked, and lives.
+        // A process of another user refuses the signal but is alive.
         let lives = process > 0 && kill(Pid::from_raw(process), None) != Err(nix::errno::Errno::ESRCH);
         lives.then_some((socket, process))
     })

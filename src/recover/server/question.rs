@@ -1,4 +1,4 @@
-//! Asks a server how far it came, over one connection that is kept.
+//! Queries a server's recovery progress over one persistent connection.
 
 use super::point::{Awaited, ReachedPoint, ReachedState};
 use crate::config::Conninfo;
@@ -9,26 +9,26 @@ use crate::server::{Connection, LocalServer};
 use nix::unistd::{Uid, User};
 use std::time::{Duration, Instant};
 
-/// The configured database, and those that every cluster has unless somebody has dropped them.
+/// The configured database, and those that every cluster has unless they were dropped.
 pub(super) const DATABASES: [Option<&str>; 3] = [None, Some("postgres"), Some("template1")];
-/// How long one answer may take, in which a server is only read.
+/// Time limit for one query, which only reads.
 pub(super) const ANSWER_MAX: Duration = Duration::from_secs(20);
-/// How long a standby may stand still before it is believed not to stream.
+/// How long a standby may make no progress before it counts as not streaming.
 const STANDING_MAX: Duration = Duration::from_secs(30);
 
-/// What the server answered.
+/// The server's response.
 pub(super) struct Answer {
-    /// What it does, if its recovery has come to an end or waits: [`ReachedState::Paused`], wherever that is.
+    /// The server's state if its recovery has ended or waits: [`ReachedState::Paused`], wherever that is.
     pub(super) state: Option<ReachedState>,
-    /// How far it is.
+    /// Recovery progress.
     pub(super) progress: Progress,
-    /// The timeline on which it writes.
+    /// The timeline that it writes to.
     pub(super) timeline: Option<TimelineId>,
-    /// Its own settings of what a server in recovery must not undercut.
+    /// Its values of the settings that a server in recovery must not undercut.
     pub(super) limits: Option<ServerLimits>,
 }
 
-/// How far a server has come that replays.
+/// Replay progress of a server.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Progress {
     pub(super) replayed: Option<Lsn>,
@@ -36,7 +36,7 @@ pub(super) struct Progress {
     pub(super) streams: bool,
 }
 
-/// Who asks, and the connection on which it last went well.
+/// The client's connection settings, and the last connection that worked.
 pub(super) struct Questions<'a> {
     version: MajorVersion,
     conninfo: &'a Conninfo,
@@ -48,12 +48,12 @@ impl<'a> Questions<'a> {
         Questions { version, conninfo, connection: None }
     }
 
-    /// Asks the server at `place`.
+    /// Queries the server at `place`.
     ///
     /// # Errors
-    /// [`ErrorKind::Unavailable`](crate::error::ErrorKind::Unavailable) when it does not answer,
-    /// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) when it lets nobody in of whom is known; either may pass while it
-    /// replays.
+    /// [`ErrorKind::Unavailable`](crate::error::ErrorKind::Unavailable) if it does not respond,
+    /// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) if it rejects every known user. Both may be
+    /// temporary during replay.
     pub(super) fn ask(&mut self, place: &LocalServer) -> Result<Answer> {
         let connection = match self.connection.take() {
             Some(connection) => connection,
@@ -66,7 +66,7 @@ impl<'a> Questions<'a> {
 
     fn query(&self, connection: &Connection) -> Result<Answer> {
         let pause = self.version.facts().replay_pause_state;
-        // pg_walfile_name cannot be called in recovery, and CASE keeps it from being called.
+        // pg_walfile_name fails in recovery; CASE prevents the call.
         let query = format!(
             "SELECT pg_is_in_recovery(), CASE WHEN pg_is_in_recovery() THEN {pause} END, pg_last_wal_replay_lsn(), \
              (extract(epoch FROM pg_last_xact_replay_timestamp() - '2000-01-01 00:00:00+00') * 1000000)::int8, \
@@ -96,7 +96,7 @@ impl<'a> Questions<'a> {
             progress: Progress {
                 replayed: row.optional(2).and_then(|text| text.parse().ok()),
                 last_transaction: row.optional(3).and_then(|text| text.parse().ok()).map(PgTimestamp::new),
-                // A user who may not see the state of the receiver sees that there is one.
+                // A user without permission to see the receiver's state still sees that it exists.
                 streams: row.is_true(5),
             },
             timeline: row
@@ -108,10 +108,11 @@ impl<'a> Questions<'a> {
     }
 }
 
-/// Connects to whichever of the databases answers: that of the configuration need not exist at the target, nor its user.
+/// Connects to the first database that accepts the connection. The configured database and user may not exist
+/// at the target.
 ///
 /// # Errors
-/// Those of the first try.
+/// Those of the first attempt.
 pub(super) fn connect(
     place: &LocalServer,
     conninfo: &Conninfo,
@@ -130,20 +131,20 @@ pub(super) fn connect(
 }
 
 impl Answer {
-    /// The point at which the server is, in this state.
+    /// The point that the server has reached, in this state.
     pub(super) fn reached(&self, state: ReachedState) -> ReachedPoint {
         let Progress { replayed, last_transaction, .. } = self.progress;
         ReachedPoint { state, replayed, last_transaction, timeline: self.timeline }
     }
 }
 
-/// Since when a server has been standing still.
+/// The last replay position, and since when it has not changed.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Standing(Option<(Option<Lsn>, Instant)>);
 
 impl Standing {
-    /// What a standby does, if it is what was waited for: one that has found all that the archive holds and cannot stream
-    /// either stands still.
+    /// The state of a standby, if it is the awaited one. A standby that has replayed the whole archive and
+    /// cannot stream makes no progress either.
     pub(super) fn follows(
         &mut self,
         awaited: Awaited,

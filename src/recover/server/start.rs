@@ -1,30 +1,30 @@
-//! How the recovered server is started: by `pg_ctl`, or by a command for a person to type.
+//! The start command of the recovered server: `pg_ctl` arguments, or a command for the operator.
 
 use crate::config::Conninfo;
 use crate::postgres::MajorVersion;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-/// What a shell takes for its own between double quotes: there `pg_ctl` puts the paths of the data directory and the log,
-/// as they are. Source: PostgreSQL `bin/pg_ctl/pg_ctl.c`, `start_postmaster`.
+/// Characters that a shell interprets between double quotes. `pg_ctl` places the paths of the data directory
+/// and the log there without escaping. Source: PostgreSQL `bin/pg_ctl/pg_ctl.c`, `start_postmaster`.
 const SPOILT_BY_PG_CTL: [u8; 4] = *b"\"$`\\";
 
 /// How to start the recovered server.
 #[derive(Clone, Debug)]
 pub struct ServerStart {
-    /// The program `pg_ctl`, as it is to be called.
+    /// Path of the program `pg_ctl`.
     pub pg_ctl: PathBuf,
     /// The data directory.
     pub data_directory: PathBuf,
-    /// Where the server writes before it has read its configuration.
+    /// Receives the server's output until it has read its configuration.
     pub log: PathBuf,
-    /// The port, where it must be another than the configured one.
+    /// The port, if it must differ from the configured one.
     pub port: Option<u16>,
-    /// Whether the data directory must be named to the server, too: its configuration names another one.
+    /// Whether the data directory must be passed to the server, because its configuration names another one.
     pub name_data_directory: bool,
     /// The server's major version.
     pub version: MajorVersion,
-    /// As whom to ask it how far it came.
+    /// Connection settings for queries about its progress.
     pub conninfo: Conninfo,
 }
 
@@ -42,7 +42,7 @@ impl ServerStart {
             options.push(format!("-p {port}"));
         }
         if self.name_data_directory {
-            // pg_ctl hands the options to a shell.
+            // pg_ctl passes the options to a shell.
             let path = self.data_directory.display().to_string().replace('\'', "'\\''");
             options.push(format!("-c 'data_directory={path}'"));
         }
@@ -58,7 +58,7 @@ impl ServerStart {
         !spoilt(&self.data_directory) && !spoilt(&self.log)
     }
 
-    /// The command for a person to type.
+    /// The command for the operator to enter.
     pub fn command(&self) -> String {
         let line = |program: &Path, arguments: Vec<String>| {
             let words = std::iter::once(program.display().to_string()).chain(arguments);
@@ -80,7 +80,7 @@ impl ServerStart {
     }
 }
 
-/// A word of a shell's command line.
+/// Quotes a word for a shell command.
 pub(super) fn quoted(word: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/._-+:@,=".contains(&byte);
     if word.bytes().all(plain) { word.to_owned() } else { format!("'{}'", word.replace('\'', "'\\''")) }

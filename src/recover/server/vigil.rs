@@ -1,29 +1,29 @@
-//! Watches that a server goes on, so that no wait is without end.
+//! Monitors a server's progress, so that every wait is bounded.
 
 use crate::error::{Error, Result};
 use crate::monitor::Monitor;
 use std::time::{Duration, Instant};
 
-/// How often the server is looked at.
+/// Interval between checks of the server.
 pub(super) const PAUSE: Duration = Duration::from_millis(200);
-/// How often it is asked again at most when it gave no answer.
+/// Longest interval between queries while the server does not respond.
 const PAUSE_MAX: Duration = Duration::from_secs(5);
-/// How long a server may neither answer nor replay, though it runs.
+/// How long a running server may neither respond nor replay.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
-/// How long it may replay nothing on the way to its target. One record can take minutes (a database that is copied), and
-/// a WAL file as long as `get.deadline_s`.
+/// How long a server may replay nothing on the way to its target. One record can take minutes (copying a
+/// database), and a WAL file can take as long as `get.deadline_s`.
 const STANDSTILL_MAX: Duration = Duration::from_secs(1800);
-/// How often it is said how far the server is.
+/// Interval between progress reports.
 const REPORT_EVERY: Duration = Duration::from_secs(10);
 
-/// Since when a server has been at the same place, and silent.
+/// How long a server has made no progress and has not responded.
 pub(super) struct Vigil<'a> {
     monitor: &'a dyn Monitor,
     place: Option<String>,
     there_since: Instant,
     silent_since: Option<Instant>,
     reported: Instant,
-    /// How long to wait until the next look.
+    /// Wait before the next check.
     pub(super) pause: Duration,
 }
 
@@ -33,10 +33,10 @@ impl Vigil<'_> {
         Vigil { monitor, place: None, there_since: now, silent_since: None, reported: now, pause: PAUSE }
     }
 
-    /// Notes where the server is, and says it now and then.
+    /// Records the server's position and reports it at intervals.
     ///
     /// # Errors
-    /// [`ErrorKind::Unavailable`](crate::error::ErrorKind::Unavailable) when it has been there too long.
+    /// [`ErrorKind::Unavailable`](crate::error::ErrorKind::Unavailable) if it has not changed for too long.
     pub(super) fn look(&mut self, place: Option<String>) -> Result<()> {
         if place != self.place {
             self.place = place;
@@ -57,7 +57,7 @@ impl Vigil<'_> {
         )))
     }
 
-    /// Notes where an answer says that the server is.
+    /// Records the position from a response of the server.
     ///
     /// # Errors
     /// As [`Vigil::look`].
@@ -67,10 +67,11 @@ impl Vigil<'_> {
         self.look(place)
     }
 
-    /// It runs and did not answer: `error` says why. That may pass as long as it replays.
+    /// Records that the running server did not respond, because of `error`. This may be temporary as long as
+    /// it replays.
     ///
     /// # Errors
-    /// `error`, when it has neither answered nor replayed for too long.
+    /// `error`, if the server has neither responded nor replayed for too long.
     pub(super) fn unanswered(&mut self, place: Option<String>, error: Error) -> Result<()> {
         self.pause = (self.pause * 2).min(PAUSE_MAX);
         if place != self.place {

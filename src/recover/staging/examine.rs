@@ -1,4 +1,5 @@
-//! Whether a directory can be restored into: that it is free, or that what is in it is ours. Nothing is written.
+//! Examines whether a directory is available for a restore: free, or holding pgark's own remains. Writes
+//! nothing.
 
 use super::{DELTA_LINE, DISARMED_LINE, Found, MARKER, SERVER_OPTIONS, TABLESPACE_LINE};
 use crate::data_directory::{DataDirectory, is_server_process, may_be_server};
@@ -14,15 +15,15 @@ use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-/// What `mkfs` makes in the root of a file system, and `fsck` may need there.
+/// The directory that `mkfs` creates in the root of a file system, and that `fsck` may need.
 pub const LOST_AND_FOUND: &str = "lost+found";
 
-/// Looks whether the data directory at `path` can be brought to another state, with all that is right already staying; an
-/// absent or empty one is filled.
+/// Examines whether the data directory at `path` can be changed in place, keeping matching content. An absent
+/// or empty directory is filled.
 ///
 /// # Errors
-/// [`ErrorKind::Conflict`] for a running server, and for anything but a data directory of this `system` and `version`;
-/// [`ErrorKind::Usage`] when it is not ours to use.
+/// [`ErrorKind::Conflict`] for a running server, and for anything but a data directory of this `system` and
+/// `version`; [`ErrorKind::Usage`] if its ownership or permissions forbid it.
 pub fn examine_for_delta(path: &Path, system: SystemIdentifier, version: MajorVersion) -> Result<Found> {
     refuse_root()?;
     refuse_running(path)?;
@@ -30,7 +31,7 @@ pub fn examine_for_delta(path: &Path, system: SystemIdentifier, version: MajorVe
     if fs::metadata(path).is_ok_and(|metadata| metadata.is_dir()) {
         refuse_foreign(path)?;
         if let Some(marker) = marker_of(path)? {
-            // Until the marker says that it was, what the old server noted is still there.
+            // Until the marker contains that line, the old server's records are still there.
             if delta_system(&marker).is_none() || marker.lines().any(|line| line == DISARMED_LINE) {
                 refuse_started(path)?;
             }
@@ -43,7 +44,7 @@ pub fn examine_for_delta(path: &Path, system: SystemIdentifier, version: MajorVe
             let directory = DataDirectory::open(path)?.assuming(Some(version));
             let control = match directory.control_file() {
                 Ok(control) => control,
-                // A cluster that has lost it can still be brought back: its WAL says whose it is.
+                // A cluster without a readable pg_control can still be recovered: its WAL names its system.
                 Err(_) if system_of_wal(path, version) == Some(system) => return Ok(Found::Kept),
                 Err(error) => {
                     return Err(error.hint(format!(
@@ -71,7 +72,7 @@ pub fn examine_for_delta(path: &Path, system: SystemIdentifier, version: MajorVe
     examine(path)
 }
 
-/// The system that the first readable segment in `pg_wal` is of.
+/// The system identifier in the first readable segment of `pg_wal`.
 fn system_of_wal(path: &Path, version: MajorVersion) -> Option<SystemIdentifier> {
     let entries = fs::read_dir(path.join("pg_wal")).ok()?;
     entries.flatten().find_map(|entry| {
@@ -93,11 +94,12 @@ fn other_system(path: &Path, found: &str, wanted: SystemIdentifier) -> Error {
     )
 }
 
-/// That no other cluster uses what `link`, a path below the data directory, leads to: of a copied data directory links lead to
-/// the original's directories. Looked at are the data directory `original` and those of all servers that run on this host.
+/// Checks that no other cluster uses the target of `link`, a path below the data directory, because links in
+/// a copied data directory lead to the original's directories. Examines the data directory `original` and
+/// those of all servers that run on this host.
 ///
 /// # Errors
-/// [`ErrorKind::Conflict`] when one does.
+/// [`ErrorKind::Conflict`] if another cluster uses it.
 pub fn refuse_shared(data_directory: &Path, link: &Path, original: &Path) -> Result<()> {
     let Ok(place) = fs::canonicalize(data_directory.join(link)) else { return Ok(()) };
     let ours = fs::canonicalize(data_directory).ok();
@@ -120,12 +122,12 @@ pub fn refuse_shared(data_directory: &Path, link: &Path, original: &Path) -> Res
     Ok(())
 }
 
-/// That `path` does not lie in `outer`, which is `what`.
+/// Checks that `path` does not lie inside `outer`; `what` describes `outer`.
 ///
 /// # Errors
-/// [`ErrorKind::Usage`] when it does.
+/// [`ErrorKind::Usage`] if it does.
 pub fn refuse_nested(path: &Path, outer: &Path, what: &str) -> Result<()> {
-    // The path itself need not exist yet, but its parent must.
+    // The path itself may not exist yet, but its parent must.
     let resolved = |path: &Path| {
         fs::canonicalize(path).or_else(|error| match path.file_name() {
             Some(name) => Ok(fs::canonicalize(durable::parent_directory(path))?.join(name)),
@@ -140,7 +142,7 @@ pub fn refuse_nested(path: &Path, outer: &Path, what: &str) -> Result<()> {
         .hint("Choose a directory outside it with --target-directory."))
 }
 
-/// The data directories of the servers that run on this host, as far as they can be seen: each works in its own.
+/// The data directories of the visible servers on this host, from their working directories.
 fn server_directories() -> impl Iterator<Item = PathBuf> {
     fs::read_dir("/proc").into_iter().flatten().flatten().filter_map(|process| {
         if !is_server_process(&process.path()) {
@@ -150,7 +152,8 @@ fn server_directories() -> impl Iterator<Item = PathBuf> {
     })
 }
 
-/// As [`examine_tablespace`], where the data directory is [`Found::Kept`]: a directory to which its link leads is kept, too.
+/// Like [`examine_tablespace`], for a data directory that is [`Found::Kept`]: the directory that its link
+/// leads to is kept, too.
 ///
 /// # Errors
 /// As [`examine_tablespace`].
@@ -166,18 +169,18 @@ pub fn examine_tablespace_for_delta(path: &Path, link: &Path, data_directory: &P
     }
 }
 
-/// Looks whether a data directory can be made at `path`.
+/// Examines whether a data directory can be created at `path`.
 ///
 /// # Errors
-/// [`ErrorKind::Conflict`] when something is there: a running server, a data directory, other files.
-/// [`ErrorKind::Usage`] when the directory is not ours to use.
+/// [`ErrorKind::Conflict`] if it contains a running server, a data directory, or other files.
+/// [`ErrorKind::Usage`] if its ownership or permissions forbid it.
 pub fn examine_data_directory(path: &Path) -> Result<Found> {
     refuse_root()?;
     refuse_running(path)?;
     let found = examine(path)?;
     if found == Found::Unfinished {
         let marker = marker_of(path)?.unwrap_or_default();
-        // First, since what the cluster's own server has left may still be there.
+        // Checked first, because files of the cluster's own server may still exist.
         if delta_system(&marker).is_some() {
             return Err(Error::new(
                 ErrorKind::Conflict,
@@ -201,7 +204,8 @@ pub(super) fn refuse_running(path: &Path) -> Result<()> {
     }
 }
 
-/// The processes of a server whose postmaster was killed go on, and write. The server itself refuses to start beside them.
+/// After a postmaster is killed, its child processes may continue to write. The server itself refuses to
+/// start beside them.
 pub(super) fn refuse_orphans(path: &Path) -> Result<()> {
     let Ok(directory) = fs::canonicalize(path) else { return Ok(()) };
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
@@ -222,7 +226,7 @@ pub(super) fn refuse_orphans(path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// A server writes this file whenever it starts: there may be new data in what was restored.
+/// A server writes this file at every start, so the restored directory may contain new data.
 fn refuse_started(path: &Path) -> Result<()> {
     if !path.join(SERVER_OPTIONS).exists() {
         return Ok(());
@@ -236,7 +240,7 @@ fn refuse_started(path: &Path) -> Result<()> {
     )))
 }
 
-/// What the marker in a directory says; `None` if there is none.
+/// Content of the marker in a directory; `None` if there is none.
 fn marker_of(directory: &Path) -> Result<Option<String>> {
     match fs::read_to_string(directory.join(MARKER)) {
         Ok(marker) => Ok(Some(marker)),
@@ -253,11 +257,12 @@ fn names_tablespace(marker: &str, path: &Path) -> bool {
     marker.lines().any(|line| line.strip_prefix(TABLESPACE_LINE) == Some(&format!("{path:?}")))
 }
 
-/// Looks whether a tablespace's directory can be made at `path`, or is the remains of an unfinished restore into
-/// `data_directory`.
+/// Examines whether a tablespace's directory can be created at `path`, or contains the remains of an
+/// unfinished restore into `data_directory`.
 ///
 /// # Errors
-/// [`ErrorKind::Conflict`] when something is in it, [`ErrorKind::Usage`] when it is not ours to use.
+/// [`ErrorKind::Conflict`] if it contains other files, [`ErrorKind::Usage`] if its ownership or permissions
+/// forbid it.
 pub fn examine_tablespace(path: &Path, data_directory: &Path, found: Found) -> Result<Found> {
     if found == Found::Unfinished && path.is_dir() {
         let marker = marker_of(data_directory)?.unwrap_or_default();
@@ -268,7 +273,7 @@ pub fn examine_tablespace(path: &Path, data_directory: &Path, found: Found) -> R
     examine(path)
 }
 
-/// Looks whether a directory can be filled at `path`.
+/// Examines whether a directory at `path` can be filled.
 pub(super) fn examine(path: &Path) -> Result<Found> {
     let metadata = match fs::metadata(path) {
         Ok(metadata) => metadata,
@@ -287,7 +292,7 @@ pub(super) fn examine(path: &Path) -> Result<Found> {
             return Ok(Found::Unfinished);
         }
     }
-    // A new file system has this directory in its root.
+    // Every new file system has this directory in its root.
     names.retain(|name| name != LOST_AND_FOUND);
     if names.is_empty() {
         return Ok(Found::Empty);
@@ -312,7 +317,7 @@ fn refuse_foreign(path: &Path) -> Result<()> {
     ))
 }
 
-/// The error for a path that leads through something else than directories.
+/// The error for a path with a component that is not a directory.
 fn below_a_file(path: &Path) -> Error {
     let file = path.ancestors().skip(1).find(|ancestor| ancestor.exists()).unwrap_or(path);
     Error::new(
@@ -321,9 +326,9 @@ fn below_a_file(path: &Path) -> Error {
     )
 }
 
-/// That a directory can be created where there is none.
+/// Checks that a missing directory can be created.
 fn nothing_at(path: &Path) -> Result<Found> {
-    // A link to nowhere has a name, too.
+    // A dangling link also occupies the name.
     if fs::symlink_metadata(path).is_ok() {
         return Err(Error::new(
             ErrorKind::Conflict,
@@ -363,14 +368,14 @@ fn refuse_root() -> Result<()> {
     Ok(())
 }
 
-/// The process of the server that uses a data directory, if one does.
+/// Process ID of the server that uses a data directory, if any.
 fn running_server(path: &Path) -> Option<i32> {
     let content = fs::read(path.join("postmaster.pid")).ok()?;
     let process = PostmasterPid::parse(&content)?.process_id;
     if !may_be_server(process) || (is_interlock(&content) && path.join(MARKER).exists()) {
         return None;
     }
-    // One of another owner, too: where it is a server after all, its data must not be touched.
+    // Includes a process of another user: if it is a server, its data must not be changed.
     let alive = match kill(Pid::from_raw(process), None) {
         Ok(()) => true,
         Err(errno) => errno == Errno::EPERM,
@@ -378,8 +383,9 @@ fn running_server(path: &Path) -> Option<i32> {
     (alive && process != std::process::id().cast_signed()).then_some(process)
 }
 
-/// Whether a recovery wrote this `postmaster.pid`: it names a process and the directory only, and a server writes five lines
-/// at once. Whether that recovery still lives is what the lock of its marker says; its number may be another process's by now.
+/// Whether a recovery wrote this `postmaster.pid`: it contains only a process ID and the directory, and a
+/// server writes five lines at once. The marker's lock tells whether that recovery still runs, because its
+/// process ID may be reused.
 fn is_interlock(content: &[u8]) -> bool {
     content.iter().filter(|byte| **byte == b'\n').count() == 2 && content.ends_with(b"\n")
 }

@@ -1,4 +1,4 @@
-//! PostgreSQL's own interlock: a server does not start where `postmaster.pid` names a process that lives.
+//! PostgreSQL's own interlock: a server does not start if `postmaster.pid` names a running process.
 //!
 //! Source: PostgreSQL `utils/init/miscinit.c`, `CreateLockFile`.
 
@@ -11,27 +11,27 @@ use std::path::{Path, PathBuf};
 /// The file's name.
 pub const NAME: &str = "postmaster.pid";
 
-/// Its name until it is whole.
+/// Temporary name while the file is being written.
 const NEW_NAME: &str = "pgark-recovery-incomplete.pid";
 
-/// The name to which the file of a dead server moves before it is removed.
+/// Temporary name for the file of a dead server, before it is removed.
 const OLD_NAME: &str = "pgark-recovery-incomplete.pid.old";
 
-/// Our `postmaster.pid` in a data directory, for as long as this process lives.
+/// This process's `postmaster.pid` in a data directory.
 #[derive(Debug)]
 pub struct Interlock(PathBuf);
 
 impl Interlock {
-    /// Takes the data directory: no server starts in it from now on. What a dead server, or a killed recovery, has left is
-    /// replaced, as a server replaces it.
+    /// Locks the data directory against servers. Replaces the file of a dead server or of a killed recovery,
+    /// as a server does.
     ///
     /// # Errors
-    /// [`ErrorKind::Conflict`] when a server runs in it, or was faster; and the operating system's.
+    /// [`ErrorKind::Conflict`] if a server runs in it, or started first; those of the operating system.
     pub fn take(disk: &dyn Disk, data_directory: &Path) -> Result<Interlock> {
         let path = data_directory.join(NAME);
         let what = || format!("could not write \"{}\"", path.display());
         super::examine::refuse_running(data_directory)?;
-        // Under another name until it is whole: no server starts beside an empty one.
+        // Written under another name, because no server starts beside an empty file.
         let new = data_directory.join(NEW_NAME);
         durable::remove_all(disk, &new)?;
         let file = disk.create_new(&new, 0o600).context(what)?;
@@ -52,7 +52,7 @@ impl Interlock {
         }
     }
 
-    /// Lets servers start.
+    /// Allows servers to start again.
     ///
     /// # Errors
     /// The operating system's.
@@ -61,8 +61,8 @@ impl Interlock {
     }
 }
 
-/// Removes the `postmaster.pid` of a dead server, and that of no other: a server that starts at this moment has replaced it.
-/// So it moves aside first, and what has moved is looked at.
+/// Removes the `postmaster.pid` of a dead server only; a server that starts at this moment may have replaced
+/// it. The file is therefore moved aside first and checked under its new name.
 fn remove_dead(disk: &dyn Disk, data_directory: &Path) -> Result<()> {
     let (path, old) = (data_directory.join(NAME), data_directory.join(OLD_NAME));
     let what = || format!("could not remove \"{}\"", path.display());
@@ -75,10 +75,10 @@ fn remove_dead(disk: &dyn Disk, data_directory: &Path) -> Result<()> {
     }
 }
 
-/// Removes `path`, by way of `old`, if its content is still what was judged; otherwise it stays, and this is `false`.
+/// Removes `path` by way of `old` if its content is still `judged`; otherwise keeps it and returns `false`.
 fn remove_judged(disk: &dyn Disk, path: &Path, old: &Path, judged: Option<&[u8]>) -> io::Result<bool> {
     match disk.rename_new(path, old) {
-        // The server that had just begun has ended.
+        // The server that was starting has exited.
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(true),
         renamed => renamed?,
     }

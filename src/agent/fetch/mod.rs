@@ -310,8 +310,7 @@ impl Fetcher {
         });
     }
 
-    /// Prefetches what follows a file, once the client has taken that file. Earlier, prefetching would take
-    /// processor time from the waiting client.
+    /// Prefetches what follows a file after the client has taken it: the client comes first.
     pub async fn follow(&self, request: &GetRequest) {
         let WalFileName::Segment(segment) = request.name else { return };
         if !request.prefetch {

@@ -1,4 +1,4 @@
-//! Asking the agent, and starting one where none answers.
+//! The client of the agent, which starts one if none runs.
 
 use super::launch::{self, Started, Transient};
 use super::path::Spool;
@@ -19,47 +19,48 @@ use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
-/// The pause after an agent that was not there, doubled each time: a crash loop must not burn a core.
+/// The pause before retrying when no agent was there, doubled each time: a crash loop must not burn a core.
 const PAUSE_FIRST: Duration = Duration::from_millis(2);
 const PAUSE_MAX: Duration = Duration::from_millis(250);
 
-/// How long the agent may take to take a connection, which it does at once.
+/// How long the agent may take to accept a connection, which it does at once.
 const CONNECT_MAX: Duration = Duration::from_secs(5);
 
-/// How long the rest of a message may take of which something has come: it is sent at once.
+/// How long the rest of a message may take once its first bytes have arrived: it is sent in one piece.
 const MESSAGE_MAX: Duration = Duration::from_secs(2);
 
-/// How often an agent that ends while it starts is followed by another, when the asker is not patient.
+/// How many agents in succession may fail to start before a client with brief patience gives up.
 const STARTS_MAX: u32 = 5;
 
 /// What to do while no agent can be started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Patience {
-    /// Say so soon: whoever calls us tries again by itself, and may want to end meanwhile.
+    /// Report the failure soon: the caller retries by itself, and may want to end meanwhile.
     Brief,
     /// Try until the deadline.
     UntilDeadline,
 }
 
-/// An answer, with the connection that it came over: what the agent lent with it is returned when this is dropped.
+/// An answer with its connection. Dropping this returns what the agent lent with the answer.
 #[derive(Debug)]
 pub struct Conversation {
-    /// What the agent said.
+    /// The agent's answer.
     pub answer: Answer,
-    /// Held for the agent, which sees it close when we end, however we end.
+    /// Kept open for the agent, which sees it close when this process ends, in whatever way.
     _connection: UnixStream,
-    /// The agent, if it was started for this conversation alone; it ends after the connection.
+    /// The agent, if it was started for this conversation alone. It ends after the connection.
     _transient: Option<Transient>,
 }
 
-/// Asks the agent of this configuration, starting one where none answers, for as long as `waiting` lets it.
+/// Sends a request to the agent of this configuration, starting one if none runs, for as long as `waiting`
+/// allows.
 ///
-/// An agent that dies before it has answered is noticed at once, because its socket closes; another one is started
-/// and asked again. Every request may be asked twice.
+/// If an agent dies before it has answered, its socket closes. The client notices at once, starts another
+/// agent and repeats the request. Every request may therefore be sent twice.
 ///
 /// # Errors
-/// What stands in the way of an agent, and [`ErrorKind::Unavailable`] when the
-/// deadline passes. That the agent could not do it is an [`Answer::Failed`].
+/// What prevents an agent from starting, and [`ErrorKind::Unavailable`] when the deadline passes. A failure
+/// of the request itself is an [`Answer::Failed`].
 pub fn ask(
     config: &Config,
     request: &Request,
@@ -96,7 +97,7 @@ pub fn ask(
                 waiting.no_agent(&error);
                 kept_from_starting = Some(error);
             }
-            // That the deadline has passed meanwhile is not the reason.
+            // The deadline that passed meanwhile is not the cause.
             Err(error) if error.kind().is_transient() => return Err(kept_from_starting.unwrap_or(error)),
             Err(error) => return Err(error),
         }
@@ -105,7 +106,7 @@ pub fn ask(
     }
 }
 
-/// Asks the agent if one is running: `None` when there is none, or when it died before it answered.
+/// Sends a request if an agent runs: `None` when none does, or when it died before it answered.
 ///
 /// # Errors
 /// As [`ask`].
@@ -116,12 +117,12 @@ pub fn ask_running(
 ) -> Result<Option<Conversation>> {
     let mut connection = match connect(spool.socket(), left(waiting).min(CONNECT_MAX)) {
         Ok(connection) => connection,
-        // It takes no more connections: it is stopped, or hangs.
+        // It accepts no connections: the process is stopped, or hangs.
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(too_late(spool, None)),
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
             return Ok(None);
         }
-        // What another user left in our spool is no agent of ours, and the next one removes it.
+        // A file that another user left in our spool is not our agent; the next agent removes it.
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied && is_foreign(spool) => {
             return Ok(None);
         }
@@ -141,7 +142,8 @@ pub fn ask_running(
     connection.set_read_timeout(Some(MESSAGE_MAX)).context(what)?;
     connection.set_write_timeout(Some(left)).context(what)?;
     if let Err(error) = write_request(&mut connection, request) {
-        // Gone between accepting us and listening to us; but a request that is wrong in itself is our error.
+        // It ended between accepting us and reading our request. An invalid request, however, is our own
+        // error.
         return if error.kind().is_transient() { Ok(None) } else { Err(error) };
     }
     let mut last = None;
@@ -160,21 +162,22 @@ pub fn ask_running(
     Err(too_late(spool, last))
 }
 
-/// The process that listens on the agent's socket; `None` when nobody does, or when it takes no more connections.
+/// The process that listens on the agent's socket; `None` when none does, or when it accepts no more
+/// connections.
 pub fn listener(spool: &Spool) -> Option<AgentProcess> {
     let connection = connect(spool.socket(), CONNECT_MAX).ok()?;
     let peer = getsockopt(&connection, PeerCredentials).ok()?;
     u32::try_from(peer.pid()).ok().map(AgentProcess)
 }
 
-/// Connects to the agent's socket within so long, since a socket of which nobody takes connections fills up.
+/// Connects to the agent's socket within `limit`: the backlog of a socket fills up if no process accepts.
 ///
 /// # Errors
 /// The operating system's; [`io::ErrorKind::WouldBlock`] when the time is over.
 fn connect(path: &Path, limit: Duration) -> io::Result<UnixStream> {
     let flags = SockFlag::SOCK_CLOEXEC;
     let socket = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
-    // Zero would stand for no limit.
+    // Zero would mean no limit.
     let limit = TimeVal::milliseconds(i64::try_from(limit.as_millis()).unwrap_or(i64::MAX).max(1));
     setsockopt(&socket, SendTimeout, &limit)?;
     nix::sys::socket::connect(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
@@ -186,7 +189,7 @@ fn is_foreign(spool: &Spool) -> bool {
         .is_ok_and(|metadata| metadata.uid() != Uid::effective().as_raw())
 }
 
-/// A socket that another user listens on would tell us whatever it likes.
+/// Checks the listener's owner: another user's process could send false answers.
 fn check_peer(connection: &UnixStream, spool: &Spool) -> Result<()> {
     let peer = getsockopt(connection, PeerCredentials)
         .context(|| format!("could not determine the peer of socket \"{}\"", spool.socket().display()))?;
@@ -205,7 +208,7 @@ fn none_is_started(spool: &Spool) -> Error {
     .hint("Check the service or sidecar that starts it: pgark agent --config …")
 }
 
-/// The deadline has passed: with the last reason that the agent has given for it.
+/// The error for a deadline that has passed, with the last reason that the agent gave.
 fn too_late(spool: &Spool, reason: Option<Error>) -> Error {
     if let Some(reason) = reason {
         return reason.context("it did not finish before the deadline").with_kind(ErrorKind::Unavailable);

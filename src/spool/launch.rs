@@ -1,4 +1,4 @@
-//! Starting an agent.
+//! Starts an agent.
 
 use super::path::Spool;
 use super::protocol::{Answer, read_answer};
@@ -14,22 +14,23 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How long an agent that is not resident is waited for when it ends.
+/// How long a non-resident agent may take to end.
 const TRANSIENT_END_MAX: Duration = Duration::from_secs(1);
-/// How long a child is waited for that has died at its start.
+/// How long to wait for a child that has died during its start.
 const REAP_MAX: Duration = Duration::from_millis(200);
 const PAUSE: Duration = Duration::from_millis(1);
 
-/// What became of an agent.
+/// The result of starting an agent.
 #[derive(Debug)]
 pub(super) enum Started {
-    /// One listens: this one, or one that was faster. One that is not resident ends with what is held here.
+    /// An agent listens: this one, or one that was faster. A non-resident one ends when the value is dropped.
     Listens(Option<Transient>),
-    /// It ended without a word: it was killed, or has a defect.
+    /// It ended without a message: it was killed, or has a defect.
     Ended(Error),
 }
 
-/// An agent that lives as long as the call that has started it: our child, so that the server never gets it as one of its own.
+/// An agent that lives as long as the call that started it. It stays our child, so that the server never
+/// adopts it.
 #[derive(Debug)]
 pub(super) struct Transient(Child);
 
@@ -38,21 +39,25 @@ impl Drop for Transient {
         let Ok(process) = i32::try_from(self.0.id()) else { return };
         let _ = kill(Pid::from_raw(process), Signal::SIGTERM);
         let started = Instant::now();
-        // What hangs in the repository is not waited for: the agent gives it up by itself, and ends with status 0.
+        // Transfers that hang in the repository are not waited for: the agent gives them up by itself and
+        // exits with 0.
         while matches!(self.0.try_wait(), Ok(None)) && started.elapsed() < TRANSIENT_END_MAX {
             thread::sleep(PAUSE);
         }
     }
 }
 
-/// Starts an agent for this configuration, and returns when it listens. A resident one is detached from us.
+/// Starts an agent for this configuration, and returns when it listens. A resident agent is detached from
+/// this process.
 ///
-/// The agent has no descriptor, no working directory and none of the `PG*` environment of its caller: it outlives the
-/// server that calls us. It tells through a pipe, its standard output, that it listens or why it cannot.
+/// The agent inherits no descriptor, no working directory and none of the `PG*` environment, since it
+/// outlives the server that called us. It reports over a pipe, its standard output, that it listens or why it
+/// cannot.
 ///
 /// # Errors
-/// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) when there is no such program, what the agent itself said when
-/// it could not start, [`ErrorKind::Unavailable`](crate::error::ErrorKind::Unavailable) when it takes too long.
+/// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) when the program is missing, the agent's own error
+/// when it could not start, [`ErrorKind::Unavailable`](crate::error::ErrorKind::Unavailable) when the start
+/// takes too long.
 pub(super) fn start(config: &Config, spool: &Spool, waiting: &mut dyn Waiting) -> Result<Started> {
     let program = program(config)?;
     let Some(configuration) = &config.path else {
@@ -78,7 +83,8 @@ pub(super) fn start(config: &Config, spool: &Spool, waiting: &mut dyn Waiting) -
     }
     let what = || format!("could not start the agent \"{}\"", program.display());
     let mut child = command.spawn().context(what)?;
-    // The one that is resident is never waited for: the init process reaps what stands between us and it when we are gone.
+    // A resident agent is never waited for. The init process reaps the process between us and it after we
+    // have ended.
     let Some(mut said) = child.stdout.take() else { return Err(Error::unavailable(what())) };
     if !readable(said.as_fd(), waiting).context(what)? {
         return Err(Error::unavailable("the agent did not start before the deadline").hint(log_hint(spool)));
@@ -93,7 +99,7 @@ pub(super) fn start(config: &Config, spool: &Spool, waiting: &mut dyn Waiting) -
     }
 }
 
-/// Waits a moment for a child that has closed its output: one that was killed must not become the server's.
+/// Waits briefly for a child that has closed its output: a killed child must not become the server's.
 fn reap(child: &mut Child) {
     let started = Instant::now();
     while matches!(child.try_wait(), Ok(None)) && started.elapsed() < REAP_MAX {
@@ -101,7 +107,7 @@ fn reap(child: &mut Child) {
     }
 }
 
-/// The configured program, else the `pgark` beside our own; never one from `PATH`, which is the server's.
+/// The configured program, or the `pgark` next to our own. Never one from `PATH`, which is the server's.
 fn program(config: &Config) -> Result<PathBuf> {
     let program = match &config.agent.program {
         Some(program) => program.clone(),

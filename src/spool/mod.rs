@@ -1,8 +1,8 @@
 //! The local meeting place of the small programs and the agent.
 //!
-//! Owns: where the socket, the lock, the log and the fetched-ahead files lie, what is said on the socket, and how the
-//! agent is started. Does not own: what the agent does (that is `agent/`). Nothing in a spool is needed after a
-//! crash: it may be deleted at any time while no agent runs.
+//! Owns: the paths of the socket, the lock, the log and the prefetched files; the protocol on the socket;
+//! starting the agent. Does not own: the agent's work (that is `agent/`). After a crash nothing in a spool is
+//! needed: it may be deleted at any time while no agent runs.
 
 mod client;
 mod launch;

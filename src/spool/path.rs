@@ -1,4 +1,4 @@
-//! Where everything in a spool lies.
+//! The paths within a spool.
 
 use super::process::AgentProcess;
 use crate::config::Config;
@@ -26,14 +26,15 @@ pub struct Spool {
 }
 
 impl Spool {
-    /// The spool that a configuration names. Touches nothing.
+    /// The spool of a configuration. Does no I/O.
     ///
     /// # Errors
-    /// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) when the socket's path would be longer than the operating
-    /// system takes.
+    /// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) when the socket's path would exceed the operating
+    /// system's limit.
     pub fn of(config: &Config) -> Result<Spool> {
         let directory = config.spool.directory.clone();
-        // The configuration's fingerprint is in the name, so that a changed one never speaks to an old agent.
+        // The name contains the configuration's fingerprint, so that a changed one never talks to an old
+        // agent.
         let socket = directory.join(format!("agent-{}.sock", config.fingerprint()));
         let length = socket.as_os_str().as_bytes().len();
         if length > SOCKET_PATH_BYTES_MAX {
@@ -61,10 +62,11 @@ impl Spool {
         &self.socket
     }
 
-    /// The sockets of all agents of this spool, whatever their configuration or version: the living and what the dead left.
+    /// The sockets of all agents of this spool, whatever their configuration or version, including those that
+    /// dead agents left.
     ///
     /// # Errors
-    /// The operating system's; a spool that does not exist has none.
+    /// The operating system's. A missing spool has no sockets.
     pub fn sockets(&self) -> Result<Vec<PathBuf>> {
         let what = || format!("could not list \"{}\"", self.directory.display());
         let entries = match fs::read_dir(&self.directory) {
@@ -82,14 +84,14 @@ impl Spool {
         Ok(sockets)
     }
 
-    /// The process that is the agent of this spool, as the lock's file says, while the lock is held.
+    /// The agent of this spool according to the lock file, while the lock is held.
     pub fn holder(&self) -> Option<AgentProcess> {
         let lock = File::open(self.lock()).ok()?;
         match lock.try_lock_shared() {
             Err(TryLockError::WouldBlock) => {
                 fs::read_to_string(self.lock()).ok()?.lines().next()?.trim().parse().ok().map(AgentProcess)
             }
-            // Let go of at once, for an agent that begins at this moment.
+            // Released at once, for an agent that starts at this moment.
             _ => None,
         }
     }
@@ -104,23 +106,25 @@ impl Spool {
         self.directory.join("agent.log")
     }
 
-    /// The file that remembers which places in the repository have been seen.
+    /// The file that records which places in the repository exist.
     pub fn places(&self) -> PathBuf {
         self.directory.join("places")
     }
 
-    /// The file that says whose spool it is: the cluster's name and its data directory, a line each.
+    /// The file that names the spool's owner: the cluster's name and its data directory, one line each.
     pub fn cluster(&self) -> PathBuf {
         self.directory.join("cluster")
     }
 
-    /// That no other cluster uses the spool: their agents would end each other without a word.
+    /// Checks that no other cluster uses the spool: their agents would silently end each other.
     ///
-    /// A cluster may get another name, or another data directory, as after `pg_upgrade`; with both it is another one. So is one
-    /// of the same name while a server runs in the other data directory.
+    /// A cluster may change its name or its data directory, as after `pg_upgrade`. If both differ, it is
+    /// another cluster. A cluster of the same name is another one, too, while a server runs in the other data
+    /// directory.
     ///
     /// # Errors
-    /// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) for another cluster's, and the operating system's.
+    /// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) for another cluster's spool, and the operating
+    /// system's.
     pub fn check_cluster(&self, config: &Config) -> Result<()> {
         let path = self.cluster();
         let content = match fs::read(&path) {
@@ -153,7 +157,8 @@ impl Spool {
         )))
     }
 
-    /// Notes whose spool it is, unless it is another cluster's; on a disk that is full, the next agent does.
+    /// Records the spool's owner, unless it is another cluster's. If the disk is full, the next agent records
+    /// it.
     ///
     /// # Errors
     /// As [`Spool::check_cluster`].
@@ -167,12 +172,12 @@ impl Spool {
         Ok(())
     }
 
-    /// Where WAL lies that was fetched ahead.
+    /// The directory of prefetched WAL.
     pub fn prefetch(&self) -> PathBuf {
         self.directory.join("prefetch")
     }
 
-    /// What failed in the spool, with the spool's own trouble first.
+    /// Wraps a failure in the spool. The spool's own trouble comes first.
     pub fn failed(&self, error: Error) -> Error {
         let state = match error.io_kind() {
             Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => "is full",
@@ -182,11 +187,11 @@ impl Spool {
         error.context(format!("the spool \"{}\" {state}", self.directory.display()))
     }
 
-    /// Whether the spool takes anything: what is wrong with it at this moment, without trying.
+    /// The reason why the spool cannot be written now, found without trying; `None` if it can.
     pub fn trouble(&self) -> Option<Error> {
         let what = || format!("could not write to \"{}\"", self.directory.display());
         match access(&self.directory, AccessFlags::W_OK) {
-            // The agent makes one.
+            // The agent creates it.
             Err(Errno::ENOENT) => return None,
             Err(errno) => return Some(self.failed(Error::io(what(), errno.into()))),
             Ok(()) => {}
@@ -196,11 +201,11 @@ impl Spool {
         is_full.then(|| self.failed(Error::io(what(), io::ErrorKind::StorageFull.into())))
     }
 
-    /// Creates the spool where it is missing, and makes sure that it is nobody else's.
+    /// Creates the spool if it is missing, and checks that it is private to this user.
     ///
     /// # Errors
-    /// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) when the directory above it is missing, or the spool
-    /// belongs to another user or may be written by others; otherwise what the operating system says.
+    /// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) when the parent directory is missing, or when the
+    /// spool belongs to another user or is writable by others; otherwise the operating system's.
     pub fn prepare(&self, disk: &dyn Disk) -> Result<()> {
         self.create(disk).map_err(|error| self.failed(error))
     }
@@ -240,7 +245,7 @@ impl Spool {
         }
         let prefetch = self.prefetch();
         match disk.create_directory(&prefetch, 0o700) {
-            // Two agents may begin at once; one of them goes on.
+            // Two agents may start at once; one of them continues.
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
             other => other.context(|| format!("could not create directory \"{}\"", prefetch.display())),
         }

@@ -1,4 +1,4 @@
-//! The process of an agent, as far as it can be seen from here: an agent in another container has another number there.
+//! The process of an agent as seen from here: an agent in another container has a different process id there.
 
 use nix::unistd::Uid;
 use std::fmt;
@@ -11,7 +11,7 @@ use std::path::PathBuf;
 pub struct AgentProcess(pub u32);
 
 impl AgentProcess {
-    /// The number, if a process of this number is an agent that we may end.
+    /// The process id, if it is that of an agent that this user may end.
     pub fn visible(self) -> Option<u32> {
         let process = PathBuf::from(format!("/proc/{}", self.0));
         let is_ours = fs::metadata(&process).is_ok_and(|process| process.uid() == Uid::effective().as_raw());

@@ -1,8 +1,9 @@
-//! What the small programs and the agent say to each other.
+//! The protocol between the small programs and the agent.
 //!
-//! A message is a length (u32, little-endian, at most [`MESSAGE_BYTES_MAX`]) and that many bytes: one byte that tells
-//! which message it is, then its fields in order. Integers are little-endian, texts and paths have their length (u32)
-//! in front. Both sides are of one version, because it is part of the socket's name; so the protocol has no versions.
+//! A message is a length (u32, little-endian, at most [`MESSAGE_BYTES_MAX`]) and that many bytes: one byte
+//! for the type, then the fields in order. Integers are little-endian. Texts and paths are preceded by their
+//! length (u32). Both sides have the same version, since it is part of the socket's name, so the protocol
+//! itself has no versions.
 
 use crate::error::{Context, Error, ErrorKind, RecoveryMode, Result};
 use crate::postgres::{MajorVersion, SegmentName, SegmentSize, SystemIdentifier, TimelineId, WalFileName};
@@ -15,44 +16,44 @@ use std::time::Duration;
 /// The longest message, in bytes; paths and error texts are far shorter.
 pub const MESSAGE_BYTES_MAX: usize = 64 << 10;
 
-/// What a small program, or `pgark`, asks of the agent.
+/// A request from a small program, or from `pgark`, to the agent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Request {
-    /// Store a WAL file, and say so when it is stored.
+    /// Store a WAL file, and report when it is stored.
     Push(PushRequest),
-    /// Fetch a WAL file into the spool, and say where it lies.
+    /// Fetch a WAL file into the spool, and report its path.
     Get(GetRequest),
-    /// Say what goes on.
+    /// Report the current state.
     Status,
     /// Finish what is in flight and end.
     Stop,
 }
 
-/// "Is this file stored?"
+/// A request to store one WAL file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PushRequest {
-    /// The system in the data directory's `pg_control`.
+    /// The system identifier in the data directory's `pg_control`.
     pub system: SystemIdentifier,
     /// Its segment size.
     pub segment_size: SegmentSize,
-    /// The server's version; `None`: one that pgark does not know.
+    /// The server's version; `None` if pgark does not know it.
     pub version: Option<MajorVersion>,
     /// The file's name.
     pub name: WalFileName,
     /// The file, absolute.
     pub path: PathBuf,
-    /// How long the asker can wait.
+    /// How long the client can wait.
     pub deadline: Duration,
 }
 
-/// "Give me this file."
+/// A request to fetch one WAL file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GetRequest {
-    /// The system in the data directory's `pg_control`.
+    /// The system identifier in the data directory's `pg_control`.
     pub system: SystemIdentifier,
     /// Its segment size.
     pub segment_size: SegmentSize,
-    /// The server's version; `None`: one that pgark does not know.
+    /// The server's version; `None` if pgark does not know it.
     pub version: Option<MajorVersion>,
     /// The file's name.
     pub name: WalFileName,
@@ -60,58 +61,58 @@ pub struct GetRequest {
     pub mode: RecoveryMode,
     /// What a missing segment means.
     pub target: TargetRule,
-    /// The timeline that recovery is on the way to, where it is known.
+    /// The timeline that is the destination of the recovery, if known.
     pub timeline: Option<TimelineId>,
-    /// The last segment that the recovery is proven to need, where that is known.
+    /// The last segment that the recovery is proven to need, if known.
     pub proven_end: Option<SegmentName>,
-    /// Which recovery asks: when its server started, in seconds since 1970; 0 where that is not known. What was found out
-    /// for one recovery means nothing for the next.
+    /// Identifies the recovery: the start time of its server in seconds since 1970, or 0 if unknown. Findings
+    /// about one recovery do not apply to the next.
     pub server_start_s: u64,
-    /// The server's `pg_wal`, absolute: where the file goes when the spool takes nothing.
+    /// The server's `pg_wal`, absolute: the destination when the spool cannot be written.
     pub pg_wal: PathBuf,
-    /// Whether more files of this timeline will be asked for: not for `pg_rewind`.
+    /// Whether more files of this timeline will be requested; `pg_rewind` requests single files.
     pub prefetch: bool,
     /// How long the agent may try.
     pub deadline: Duration,
 }
 
-/// Whether recovery has a target, which decides what a hole in the WAL means.
+/// Whether recovery has a target, which decides the meaning of a hole in the WAL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TargetRule {
-    /// Recovery ends where the archive ends: a hole would end it early and in silence.
+    /// Recovery ends where the archive ends: a hole would make it end early and silently.
     NoTarget,
     /// PostgreSQL itself fails when it does not reach the target.
     WithTarget,
 }
 
-/// What the agent answers.
+/// A message from the agent.
 #[derive(Debug)]
 pub enum Answer {
     /// The file is stored in the repository.
     Stored,
-    /// The file lies here, complete and checked. It is the asker's until the connection ends.
+    /// The path of the file, complete and verified. The client owns it until the connection ends.
     Fetched {
         /// Where.
         path: PathBuf,
-        /// Why that is not in the spool.
+        /// Why the file is not in the spool.
         instead: Option<Error>,
     },
-    /// What goes on, as JSON.
+    /// The current state, as JSON.
     Status(String),
-    /// The agent listens: said once, to whoever started it.
+    /// The agent listens. Sent once, to the process that started it.
     Ready,
     /// The agent will end.
     Stopping,
-    /// It could not be done.
+    /// The request failed.
     Failed(Error),
-    /// It is not done yet, and why; another answer follows.
+    /// The request is still in progress, for this reason. Another answer follows.
     Waits(Error),
 }
 
 /// Writes one request.
 ///
 /// # Errors
-/// [`ErrorKind::Unavailable`] when the other side is gone.
+/// [`ErrorKind::Unavailable`] when the other side has disconnected.
 pub fn write_request(stream: &mut dyn Write, request: &Request) -> Result<()> {
     let mut message = Writer::default();
     match request {
@@ -141,7 +142,7 @@ pub fn write_request(stream: &mut dyn Write, request: &Request) -> Result<()> {
     message.send(stream)
 }
 
-/// Reads one request; `None` when the other side has closed instead.
+/// Reads one request; `None` when the other side has disconnected instead.
 ///
 /// # Errors
 /// [`ErrorKind::Damaged`] for anything that [`write_request`] does not write.
@@ -182,7 +183,7 @@ pub fn read_request(stream: &mut dyn Read) -> Result<Option<Request>> {
 /// Writes one answer.
 ///
 /// # Errors
-/// [`ErrorKind::Unavailable`] when the other side is gone.
+/// [`ErrorKind::Unavailable`] when the other side has disconnected.
 pub fn write_answer(stream: &mut dyn Write, answer: &Answer) -> Result<()> {
     let mut message = Writer::default();
     match answer {
@@ -213,7 +214,8 @@ pub fn write_answer(stream: &mut dyn Write, answer: &Answer) -> Result<()> {
     message.send(stream)
 }
 
-/// Reads one answer; `None` when the other side has closed instead: it has died, and the question stands.
+/// Reads one answer; `None` when the other side has disconnected instead: the agent has died, and the request
+/// is still open.
 ///
 /// # Errors
 /// [`ErrorKind::Damaged`] for anything that [`write_answer`] does not write.
@@ -242,7 +244,7 @@ fn nonsense() -> Error {
         .hint("Check whether another program uses this spool. Each cluster needs its own spool.")
 }
 
-/// As much of a text as surely fits into a message with its neighbours.
+/// Truncates a text so that it fits into a message together with the other fields.
 fn clipped(text: &str) -> &[u8] {
     let bytes = text.as_bytes();
     let mut length = bytes.len().min(MESSAGE_BYTES_MAX / 4);
@@ -297,7 +299,7 @@ impl Writer {
     }
 
     fn text(&mut self, value: &[u8]) {
-        // Longer than the whole message may be: `send` refuses it.
+        // Longer than a whole message may be; `send` refuses it.
         self.0.extend_from_slice(&u32::try_from(value.len()).unwrap_or(u32::MAX).to_le_bytes());
         self.0.extend_from_slice(value);
     }

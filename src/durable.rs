@@ -1,8 +1,8 @@
 //! The only fsyncs, renames and removals of pgark, behind one small trait.
 //!
-//! Owns: what "durable" means. When a function here returns, what its name says survives a power cut; what it does
-//! not say may be lost. The trait exists so that tests can play faults and power cuts through every use of it.
-//! Does not own: which files there are (that is the store, the spool and the restore).
+//! Owns: the meaning of "durable". When a function here returns, everything that its description promises
+//! survives a power failure; anything else may be lost. The trait lets tests inject faults and power failures
+//! into every use of it. Does not own: which files there are (that is the store, the spool and the restore).
 
 #[cfg(feature = "failpoints")]
 mod faulty;
@@ -21,11 +21,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Makes the temporary names of one process differ.
+/// Makes the temporary names of one process unique.
 static REPLACED: AtomicU64 = AtomicU64::new(0);
 
-/// The operations of a file system on which durability hangs: those of the operating system, unless one is implemented
-/// otherwise, to count or to fail.
+/// The file system operations that durability depends on. The default methods call the operating system; an
+/// implementation overrides them to count or to fail.
 pub trait Disk: Send + Sync + Debug {
     /// Opens a file for reading, as [`open_regular`] does.
     fn open(&self, path: &Path) -> io::Result<File> {
@@ -37,7 +37,8 @@ pub trait Disk: Send + Sync + Debug {
         OpenOptions::new().read(true).write(true).custom_flags(OFlag::O_NOFOLLOW.bits()).open(path)
     }
 
-    /// Reads from `offset` on; how many bytes, which may be less than there is room for, and 0 at the end.
+    /// Reads from `offset` on. Returns the number of bytes, which may be less than the buffer holds; 0 at the
+    /// end.
     fn read_at(&self, file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         file.read_at(buffer, offset)
     }
@@ -47,13 +48,13 @@ pub trait Disk: Send + Sync + Debug {
         OpenOptions::new().read(true).write(true).create_new(true).mode(mode).open(path)
     }
 
-    /// Creates a file without a name on the file system of this directory, which is gone when it is closed; unless
-    /// [`Disk::name`] gives it one. Not every file system can.
+    /// Creates an unnamed file on the file system of this directory. It is gone when it is closed, unless
+    /// [`Disk::name`] gives it a name. Not every file system supports this.
     fn create_nameless(&self, directory: &Path, mode: u32) -> io::Result<File> {
         OpenOptions::new().write(true).mode(mode).custom_flags(OFlag::O_TMPFILE.bits()).open(directory)
     }
 
-    /// Gives a nameless file its name, unless that exists. Nothing is durable.
+    /// Gives an unnamed file its name, unless the name exists. Nothing is durable.
     fn name(&self, file: &File, path: &Path) -> io::Result<()> {
         let nameless = format!("/proc/self/fd/{}", file.as_raw_fd());
         Ok(linkat(AT_FDCWD, nameless.as_str(), AT_FDCWD, path, AtFlags::AT_SYMLINK_FOLLOW)?)
@@ -69,39 +70,41 @@ pub trait Disk: Send + Sync + Debug {
         symlink(target, path)
     }
 
-    /// Appends all of `bytes` to what was written to `file`. Nothing is durable.
+    /// Appends all of `bytes` to `file`. Nothing is durable.
     fn write_all(&self, mut file: &File, bytes: &[u8]) -> io::Result<()> {
         file.write_all(bytes)
     }
 
-    /// Puts `bytes` in place of the first ones that were written to `file`, which was not synced yet. Nothing is durable.
+    /// Overwrites the beginning of `file`, which was not synced yet. Nothing is durable.
     fn write_over_start(&self, file: &File, bytes: &[u8]) -> io::Result<()> {
         file.write_all_at(bytes, 0)
     }
 
-    /// Puts `bytes` in place of what `file` has from `offset` on. Nothing is durable, and what was there before is lost: after a
-    /// power cut any part of it may be the old or the new one.
+    /// Overwrites `file` from `offset` on. Nothing is durable, and the old content is lost: after a power
+    /// failure any part of it may be old or new.
     fn write_at(&self, file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
         file.write_all_at(bytes, offset)
     }
 
-    /// Cuts off what `file` has after so many bytes, or fills it up with zeros. Nothing is durable.
+    /// Truncates `file` to this length, or extends it with zeros. Nothing is durable.
     fn set_length(&self, file: &File, length: u64) -> io::Result<()> {
         file.set_len(length)
     }
 
-    /// Appends all that is left to read of `from` to what was written to `to`. Nothing is durable.
+    /// Appends the rest of `from` to `to`. Nothing is durable.
     fn copy_all(&self, mut from: &File, mut to: &File) -> io::Result<()> {
         io::copy(&mut from, &mut to).map(drop)
     }
 
-    /// Makes the content and the length of `file`, which is open as `path`, survive a power cut; not its name.
+    /// Makes the content and the length of `file`, which is open as `path`, survive a power failure; not its
+    /// name.
     fn sync_file(&self, file: &File, _path: &Path) -> io::Result<()> {
         // fdatasync also writes the length, which is all that is needed to read the bytes back.
         file.sync_data()
     }
 
-    /// Makes the names in a directory survive a power cut: those created, renamed and removed before the call.
+    /// Makes the names in a directory survive a power failure: those created, renamed and removed before the
+    /// call.
     fn sync_directory(&self, path: &Path) -> io::Result<()> {
         File::open(path)?.sync_all()
     }
@@ -111,7 +114,7 @@ pub trait Disk: Send + Sync + Debug {
     fn rename_new(&self, from: &Path, to: &Path) -> io::Result<()> {
         match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
             Ok(()) => Ok(()),
-            // NFS and some FUSE file systems do not know the flag; a hard link is as atomic, in two steps.
+            // NFS and some FUSE file systems do not support the flag. A hard link is as atomic, in two steps.
             Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
                 fs::hard_link(from, to)?;
                 fs::remove_file(from)
@@ -120,7 +123,7 @@ pub trait Disk: Send + Sync + Debug {
         }
     }
 
-    /// Gives a file a new name on the same file system, atomically, in place of whatever had that name.
+    /// Renames a file on the same file system, atomically, replacing any file of the new name.
     fn rename_over(&self, from: &Path, to: &Path) -> io::Result<()> {
         fs::rename(from, to)
     }
@@ -135,10 +138,10 @@ pub trait Disk: Send + Sync + Debug {
         fs::remove_dir(path)
     }
 
-    /// Makes all that was written before the call to the file system on which `opened` lies survive a power cut: contents
-    /// and names. For many new files at once, of which it costs less than a call for each.
+    /// Makes everything written before the call to the file system of `opened` survive a power failure:
+    /// contents and names. For many new files at once, this costs less than a call for each.
     ///
-    /// What could not be written since `opened` was opened is reported, from Linux 5.8 on: open it before writing.
+    /// From Linux 5.8 on, write errors since `opened` was opened are reported: open it before writing.
     fn sync_file_system(&self, opened: &File) -> io::Result<()> {
         Ok(syncfs(opened)?)
     }
@@ -150,7 +153,7 @@ pub struct RealDisk;
 
 impl Disk for RealDisk {}
 
-/// A file that a disk has created, for whoever writes to a [`Write`].
+/// A file that was created through a [`Disk`], as a [`Write`].
 #[derive(Debug)]
 pub struct DiskFile<'a> {
     disk: &'a dyn Disk,
@@ -158,7 +161,7 @@ pub struct DiskFile<'a> {
 }
 
 impl DiskFile<'_> {
-    /// What is written to `file` goes through `disk`.
+    /// Directs writes to `file` through `disk`.
     pub fn new(disk: &dyn Disk, file: File) -> DiskFile<'_> {
         DiskFile { disk, file }
     }
@@ -174,7 +177,7 @@ impl Write for DiskFile<'_> {
     }
 }
 
-/// The file system that a program of ours works on: the operating system's. One for a whole process.
+/// The file system of this process: the operating system's, or the one with injected faults in tests.
 pub fn disk() -> Arc<dyn Disk> {
     #[cfg(feature = "failpoints")]
     return Arc::new(faulty::FaultyDisk);
@@ -182,10 +185,12 @@ pub fn disk() -> Arc<dyn Disk> {
     return Arc::new(RealDisk);
 }
 
-/// Opens a regular file for reading, and nothing else: the opening of a FIFO would wait for a writer that never comes.
+/// Opens a regular file for reading, and nothing else: opening a FIFO would wait for a writer that never
+/// comes.
 ///
 /// # Errors
-/// The operating system's; [`io::ErrorKind::IsADirectory`], and [`io::ErrorKind::InvalidData`] for whatever else is no file.
+/// The operating system's; [`io::ErrorKind::IsADirectory`], and [`io::ErrorKind::InvalidData`] for any other
+/// non-regular file.
 pub fn open_regular(path: &Path) -> io::Result<File> {
     let file = OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path)?;
     match file.metadata()?.file_type() {
@@ -195,11 +200,12 @@ pub fn open_regular(path: &Path) -> io::Result<File> {
     }
 }
 
-/// Creates `relative` below `base`, which must exist, and whatever is missing between them; every one of the names is
-/// durable when this returns, also those that somebody else created and may not have made durable yet.
+/// Creates `relative` below `base`, which must exist, with all missing parents. Every one of the names is
+/// durable when this returns, including those that another process created and may not have made durable yet.
 ///
 /// # Errors
-/// The operating system's, with the directory's name. A directory that somebody else creates meanwhile is fine.
+/// The operating system's, with the directory's name. A directory that another process creates meanwhile is
+/// no error.
 pub fn create_directories(disk: &dyn Disk, base: &Path, relative: &Path, mode: u32) -> Result<()> {
     let mut parent = base.to_owned();
     for part in relative.components() {
@@ -215,10 +221,11 @@ pub fn create_directories(disk: &dyn Disk, base: &Path, relative: &Path, mode: u
     Ok(())
 }
 
-/// Removes all that a directory holds but what is `kept`. Symbolic links are removed, never followed. Nothing is durable.
+/// Removes the contents of a directory except `kept`. Removes symbolic links and never follows them. Nothing
+/// is durable.
 ///
 /// # Errors
-/// The operating system's, with the name of what could not be removed.
+/// The operating system's, with the name that could not be removed.
 pub fn clear_directory(disk: &dyn Disk, directory: &Path, kept: &[&str]) -> Result<()> {
     let what = |path: &Path| format!("could not remove \"{}\"", path.display());
     for entry in fs::read_dir(directory).context(|| format!("could not list \"{}\"", directory.display()))? {
@@ -237,11 +244,11 @@ pub fn clear_directory(disk: &dyn Disk, directory: &Path, kept: &[&str]) -> Resu
     Ok(())
 }
 
-/// Removes whatever is at `path`, a directory with all that it holds; fine if nothing is. Symbolic links are removed, never
-/// followed. Nothing is durable.
+/// Removes `path`, a directory with all its contents; no error if nothing exists. Removes symbolic links and
+/// never follows them. Nothing is durable.
 ///
 /// # Errors
-/// The operating system's, with the name of what could not be removed.
+/// The operating system's, with the name that could not be removed.
 pub fn remove_all(disk: &dyn Disk, path: &Path) -> Result<()> {
     let removed = match fs::symlink_metadata(path) {
         Ok(metadata) if metadata.is_dir() => {
@@ -252,7 +259,7 @@ pub fn remove_all(disk: &dyn Disk, path: &Path) -> Result<()> {
         Err(error) => Err(error),
     };
     match removed {
-        // Below a file is nothing, either.
+        // Nothing exists below a file, either.
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
             Ok(())
         }
@@ -260,11 +267,11 @@ pub fn remove_all(disk: &dyn Disk, path: &Path) -> Result<()> {
     }
 }
 
-/// Puts `content` under `path` in place of whatever was there; when this returns it survives a power cut, and at any
-/// moment before, `path` holds either all of the old content or all of the new.
+/// Replaces `path` by a file with this content. When this returns, the file survives a power failure. At any
+/// moment before that, `path` holds either all of the old content or all of the new.
 ///
 /// # Errors
-/// The operating system's, with the file's name; the temporary name beside it is removed.
+/// The operating system's, with the file's name; the temporary file beside it is removed.
 pub fn replace_file(disk: &dyn Disk, path: &Path, content: &[u8], mode: u32) -> Result<()> {
     let mut temporary = path.as_os_str().to_owned();
     temporary.push(format!(".{}.{}.pgark", std::process::id(), REPLACED.fetch_add(1, Ordering::Relaxed)));
@@ -281,18 +288,18 @@ pub fn replace_file(disk: &dyn Disk, path: &Path, content: &[u8], mode: u32) -> 
         disk.sync_directory(parent_directory(path))
     };
     attempt().map_err(|error| {
-        // Best effort: a name that stays is never read.
+        // Best effort: a leftover name is never read.
         let _ = disk.remove_file(temporary);
         Error::io(format!("could not write \"{}\"", path.display()), error)
     })
 }
 
-/// Creates a file that `fill` writes; when this returns it survives a power cut. `path` holds all of it or nothing, and what
-/// was there before stays.
+/// Creates a file that `fill` writes. When this returns, the file survives a power failure. `path` holds all
+/// of it or nothing, and an existing file is never replaced.
 ///
 /// # Errors
-/// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) when `path` exists, those of `fill`, and the operating system's;
-/// the temporary name beside it is removed.
+/// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) when `path` exists, those of `fill`, and the
+/// operating system's; the temporary file beside it is removed.
 #[cfg(feature = "companion")]
 pub fn create_file<T>(
     disk: &dyn Disk,
@@ -322,14 +329,14 @@ pub fn create_file<T>(
         Ok(filled)
     });
     if filled.is_err() {
-        // Best effort: a name that stays is never read.
+        // Best effort: a leftover name is never read.
         let _ = disk.remove_file(temporary);
     }
     filled
 }
 
-/// Copies `from` to `to` by way of a file without a name, so that a kill leaves nothing behind beside `to`: there is
-/// all of it or nothing. Nothing is durable. What was at `to` before is removed first.
+/// Copies `from` to `to` through an unnamed file, so that a kill leaves nothing behind beside `to`: there is
+/// all of the file or nothing. Nothing is durable. An existing `to` is removed first.
 ///
 /// # Errors
 /// The operating system's.
@@ -344,7 +351,7 @@ pub fn copy_nameless(disk: &dyn Disk, from: &Path, to: &Path) -> io::Result<()> 
             disk.copy_all(&source, &file)?;
             disk.name(&file, to)
         }
-        // A file system without nameless files (NFS): a name of our own beside the destination.
+        // A file system without unnamed files (NFS): use a temporary name beside the destination.
         Err(_) => {
             let temporary = to.with_extension("pgark");
             match disk.remove_file(&temporary) {
@@ -360,21 +367,22 @@ pub fn copy_nameless(disk: &dyn Disk, from: &Path, to: &Path) -> io::Result<()> 
     }
 }
 
-/// Has the kernel begin to write a range of a file to its disk, so that a later sync finds little left to do, and a long
-/// copy writes while it reads. Promises nothing.
+/// Asks the kernel to start writing a range of a file to disk, so that a later sync has little left to do and
+/// a long copy writes while it reads. No guarantee.
 #[cfg(feature = "companion")]
 #[allow(unsafe_code)]
 pub fn begin_writing(file: &File, offset: u64, length: u64) {
     let (Ok(offset), Ok(length)) = (i64::try_from(offset), i64::try_from(length)) else { return };
-    // SAFETY: the call takes no pointers, and the descriptor is open for as long as `file` is borrowed. No crate of ours
-    // has it with a type; POSIX_FADV_DONTNEED, which begins writing as well, waits for all processors.
+    // SAFETY: the call takes no pointers, and the descriptor is open as long as `file` is borrowed. None of
+    // our crates has a typed call; POSIX_FADV_DONTNEED, which starts writing as well, waits for all
+    // processors.
     let _ = unsafe {
         nix::libc::sync_file_range(file.as_raw_fd(), offset, length, nix::libc::SYNC_FILE_RANGE_WRITE)
     };
 }
 
-/// Lets go of what the kernel's cache holds of a file that was written and synced: nobody reads it soon, and the
-/// server's own pages have the better claim. Promises nothing.
+/// Drops a written and synced file from the kernel's cache: it is not read soon, and the server's own pages
+/// need the room. No guarantee.
 #[cfg(feature = "companion")]
 pub fn forget_cached(file: &File) {
     let _ = nix::fcntl::posix_fadvise(file, 0, 0, nix::fcntl::PosixFadviseAdvice::POSIX_FADV_DONTNEED);

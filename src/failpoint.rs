@@ -25,7 +25,7 @@ pub use plan::{Fault, SHORT_READ_BYTES, count, fault, mutant, opening, reading};
 #[cfg(feature = "failpoints")]
 pub use recorder::step;
 
-/// A defect that pgark can be told to have, so that the tests can show that they would notice it.
+/// A defect that can be injected into pgark, to show that the tests would detect it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mutant {
     /// `skip-fsync`: what was written is not made durable.
@@ -40,29 +40,30 @@ pub enum Mutant {
     EarlyManifest,
 }
 
-/// A step that is neither an operation of the disk nor a request; and nothing at all in a release.
+/// A step that is neither an operation of the disk nor a request. Does nothing in a release.
 #[cfg(not(feature = "failpoints"))]
 pub const fn step(_what: &str) {}
 
-/// Before a server's file is opened.
+/// Called before a server's file is opened.
 ///
 /// # Errors
-/// In a release none.
+/// None in a release.
 #[cfg(not(feature = "failpoints"))]
 pub const fn opening(_path: &std::path::Path) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Before a server's file is read: how many of so many bytes may be read at once; in a release all.
+/// Called before a server's file is read. Returns how many of `length` bytes may be read at once; in a
+/// release all.
 ///
 /// # Errors
-/// In a release none.
+/// None in a release.
 #[cfg(not(feature = "failpoints"))]
 pub const fn reading(_file: &std::fs::File, length: usize) -> std::io::Result<usize> {
     Ok(length)
 }
 
-/// Whether pgark has this defect.
+/// Whether this defect is injected.
 #[cfg(not(feature = "failpoints"))]
 pub const fn mutant(_mutant: Mutant) -> bool {
     false

@@ -1,5 +1,5 @@
-//! For the tests only: the operating system's file system, which fails when it is told to, before which the process dies, and
-//! of which everything is written down.
+//! For tests only: the operating system's file system with injected faults. Operations fail on request, the
+//! process can die before any of them, and all of them are recorded.
 
 use super::{Disk, RealDisk};
 use crate::failpoint::recorder::{self, Record, inode_of};
@@ -12,7 +12,7 @@ use std::path::Path;
 #[derive(Clone, Copy, Debug)]
 pub struct FaultyDisk;
 
-/// An operation that changes something is a step, and is written down.
+/// Performs an operation that changes something: it counts as a step and is recorded.
 fn step<T>(
     record: Record<'_>,
     act: impl FnOnce() -> io::Result<T>,
@@ -28,7 +28,7 @@ fn step<T>(
     recorder::perform(&record, act, inode)
 }
 
-/// What an operation does to a name.
+/// The record of an operation on a name.
 fn named<'a>(operation: &'a str, path: &'a Path) -> Record<'a> {
     Record { operation, path: Some(path), ..Record::default() }
 }
@@ -83,7 +83,7 @@ impl Disk for FaultyDisk {
         let act = || {
             let step = failpoint::count();
             if let Some(error) = failpoint::fault("write", None, Some(step)).and_then(Fault::error) {
-                // A full disk takes what fits.
+                // A full disk writes as much as fits.
                 RealDisk.write_all(file, bytes.get(..bytes.len() / 2).unwrap_or_default())?;
                 return Err(error);
             }

@@ -1,4 +1,4 @@
-//! What the environment asks for, and how many steps were taken.
+//! The faults that the environment requests, and the number of steps so far.
 
 use super::Mutant;
 use nix::errno::Errno;
@@ -15,13 +15,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
-/// The most bytes that a short read gives: not a power of two, so that no boundary is kept.
+/// The most bytes that a short read returns: not a power of two, so that no boundary is kept.
 pub const SHORT_READ_BYTES: usize = 4097;
 
 static TAKEN: AtomicU64 = AtomicU64::new(0);
 static PLAN: OnceLock<Plan> = OnceLock::new();
 
-/// Read once: a process does not change its mind.
+/// Read once: it does not change within a process.
 #[derive(Debug, Default)]
 struct Plan {
     die_before: Option<u64>,
@@ -42,11 +42,11 @@ enum Where {
 /// How an operation fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// With this error of the operating system.
+    /// It fails with this error of the operating system.
     Error(Errno),
-    /// Not at all, but it reads a few bytes only, as it may.
+    /// It succeeds, but reads only a few bytes, as it may.
     Short,
-    /// It does not come back.
+    /// It never returns.
     Hang,
 }
 
@@ -82,8 +82,8 @@ fn parse_fail_at(text: &str) -> Option<(Where, Fault)> {
     Some((place, fault))
 }
 
-/// Takes a step of the disk, however slow that is: dies before it, if that is asked for. Says which one it is, counted from
-/// 1.
+/// Counts a step of the disk, after the configured delay, and dies before it if that is requested. Returns
+/// its number, counted from 1.
 pub fn count() -> u64 {
     let step = take();
     let slow = plan().slow;
@@ -96,13 +96,14 @@ pub fn count() -> u64 {
 pub(super) fn take() -> u64 {
     let step = TAKEN.fetch_add(1, Ordering::SeqCst) + 1;
     if plan().die_before == Some(step) {
-        // Nothing of us runs after this: no destructor, no handler.
+        // Nothing of this process runs after this: no destructor, no handler.
         let _ = kill(Pid::this(), Signal::SIGKILL);
     }
     step
 }
 
-/// How the operation `name` on `path` fails, which is the `step`-th step if it counts as one. Does not return where it hangs.
+/// How the operation `name` on `path` fails; `step` is its number if it counts as one. Does not return if it
+/// hangs.
 pub fn fault(name: &str, path: Option<&Path>, step: Option<u64>) -> Option<Fault> {
     let (place, fault) = plan().fail_at.as_ref()?;
     let hit = match place {
@@ -124,18 +125,18 @@ pub fn fault(name: &str, path: Option<&Path>, step: Option<u64>) -> Option<Fault
     hit.then_some(*fault)
 }
 
-/// Before a server's file is opened.
+/// Called before a server's file is opened.
 ///
 /// # Errors
-/// What is asked for.
+/// The requested fault.
 pub fn opening(path: &Path) -> io::Result<()> {
     fault("open-data", Some(path), None).and_then(Fault::error).map_or(Ok(()), Err)
 }
 
-/// Before a server's file is read: how many of so many bytes may be read at once.
+/// Called before a server's file is read. Returns how many of `length` bytes may be read at once.
 ///
 /// # Errors
-/// What is asked for.
+/// The requested fault.
 pub fn reading(file: &File, length: usize) -> io::Result<usize> {
     if plan().fail_at.is_none() {
         return Ok(length);
@@ -158,12 +159,12 @@ impl Fault {
     }
 }
 
-/// Where what is done to the disk is to be written down.
+/// The directory for the record of disk operations, if one is requested.
 pub(super) fn recording() -> Option<&'static Path> {
     plan().record.as_deref()
 }
 
-/// Whether pgark has this defect.
+/// Whether this defect is injected.
 pub fn mutant(mutant: Mutant) -> bool {
     plan().mutant == Some(mutant)
 }

@@ -1,8 +1,9 @@
-//! Writes down what is done to the disk, in the order in which it was done, for a test to play power cuts with.
+//! Records the operations on the disk in their order, so that a test can replay power failures.
 //!
-//! The directory that `PGARK_RECORD` names gets two files, which all processes append to under one lock, held from before an
-//! operation until it is written down. `log` has a line for each: process, operation, inode, offset, length, path, second
-//! path, place, with tabs between. `data` has what was written: offset and length say where.
+//! The directory that `PGARK_RECORD` names gets two files. All processes append to them under one lock, held
+//! from before an operation until it is recorded. `log` has a line for each operation: process, operation,
+//! inode, offset, length, path, second path, place, separated by tabs. `data` has the bytes written; offset
+//! and length say where.
 
 use super::plan::{recording, take};
 use std::fs::{File, OpenOptions};
@@ -12,7 +13,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
-/// What was done.
+/// One recorded operation.
 #[derive(Debug, Default)]
 pub struct Record<'a> {
     /// The operation's name.
@@ -23,7 +24,7 @@ pub struct Record<'a> {
     pub path: Option<&'a Path>,
     /// The new name, or where a link leads.
     pub other: Option<&'a Path>,
-    /// From which byte of the file on it was written, where that is not its end; or the file's new length.
+    /// The position in the file of a write that is not an append; or the file's new length.
     pub place: u64,
 }
 
@@ -33,11 +34,11 @@ struct Recorder {
     data: File,
 }
 
-/// Does something and writes it down, so that nothing else is written down between; what fails, as `failed`. `inode` tells
-/// of what was done which file it is.
+/// Performs an operation and records it, with nothing else recorded in between. A failure is recorded as
+/// `failed`. `inode` returns the file concerned.
 ///
 /// # Errors
-/// Those of `act`, and of writing it down: a gap in the record would prove what is not so.
+/// Those of `act`, and of recording: a gap in the record would invalidate the test.
 pub fn perform<T>(
     record: &Record<'_>,
     act: impl FnOnce() -> io::Result<T>,
@@ -54,13 +55,13 @@ pub fn perform<T>(
     done
 }
 
-/// Takes a step that has a name only and is none of the disk's, and writes it down.
+/// Records a step that has only a name and is not an operation of the disk.
 pub fn step(what: &str) {
-    // A record that could not be written fails at the next operation.
+    // If it could not be recorded, the next operation fails.
     let _ = perform(&Record { operation: what, ..Record::default() }, || Ok(take()), |_| None);
 }
 
-/// The number that tells a file from every other, whatever its names are.
+/// The number that identifies a file, whatever its names are.
 pub fn inode_of(file: &File) -> Option<u64> {
     file.metadata().ok().map(|metadata| metadata.ino())
 }

@@ -1,7 +1,7 @@
-//! The server's data directory, as its neighbours see it from outside.
+//! The server's data directory as seen from outside.
 //!
-//! Owns: which data directory a call is about, whose it is, which system it holds and how it recovers. Reads only;
-//! nothing of pgark is ever kept in it.
+//! Owns: which data directory a call concerns, its owner, its system and its mode of recovery. Reads only;
+//! pgark never keeps anything in it.
 
 use crate::error::{Context, Error, RecoveryMode, Result};
 use crate::postgres::control_file::ControlFile;
@@ -13,7 +13,7 @@ use std::path::{Component, Path, PathBuf};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
-/// How often `pg_control` is read again when its checksum does not hold: the server may be writing it.
+/// How often `pg_control` is read when its checksum does not match: the server may be writing it.
 const CONTROL_FILE_READS_MAX: u32 = 20;
 /// The pause between two such reads; the server's write takes microseconds.
 const CONTROL_FILE_PAUSE: Duration = Duration::from_millis(5);
@@ -29,8 +29,8 @@ impl DataDirectory {
     /// The data directory at `path`.
     ///
     /// # Errors
-    /// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) when there is no directory, or when it belongs to another
-    /// user: what root's cron job makes in a spool or repository, the server could not use any more.
+    /// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) when there is no directory, or when it belongs to
+    /// another user: the server could not use files that root's cron job creates in a spool or repository.
     pub fn open(path: &Path) -> Result<DataDirectory> {
         let metadata = fs::metadata(path).map_err(|error| {
             Error::io(format!("could not inspect the data directory \"{}\"", path.display()), error)
@@ -59,13 +59,13 @@ impl DataDirectory {
         Ok(DataDirectory { path: path.to_owned(), assumed_version: None })
     }
 
-    /// The same one, whose `pg_control` is read as one of this version if its own is unknown.
+    /// The same directory, whose `pg_control` is parsed as this version if its own is unknown.
     #[must_use]
     pub fn assuming(self, assumed_version: Option<MajorVersion>) -> DataDirectory {
         DataDirectory { assumed_version, ..self }
     }
 
-    /// The version as which an unknown one is read.
+    /// The version assumed for an unknown one.
     pub fn assumed_version(&self) -> Option<MajorVersion> {
         self.assumed_version
     }
@@ -81,23 +81,24 @@ impl DataDirectory {
         identity(&self.path).is_some_and(|ours| identity(other) == Some(ours))
     }
 
-    /// The server that runs in it: the process that `postmaster.pid` names, if there is one.
+    /// The process id of the running server, according to `postmaster.pid`; `None` if none runs.
     pub fn server_process_id(&self) -> Option<u32> {
         self.running_server().map(|server| server.process_id.unsigned_abs())
     }
 
-    /// Where the server that runs in it listens locally: the directory of its socket, and its port.
+    /// Where the running server listens locally: the directory of its socket, and its port.
     pub fn socket(&self) -> Option<(PathBuf, u16)> {
         let server = self.running_server()?;
         Some((PathBuf::from(server.socket_directory?), server.port?))
     }
 
-    /// What `postmaster.pid` says, whoever wrote it; `None` when there is none that can be read.
+    /// The content of `postmaster.pid`, whichever process wrote it; `None` when it cannot be read.
     pub fn postmaster_pid(&self) -> Option<PostmasterPid> {
         PostmasterPid::parse(&fs::read(self.path.join("postmaster.pid")).ok()?)
     }
 
-    /// What `postmaster.pid` says, if its process runs and can be asked: a server in single-user mode cannot.
+    /// The content of `postmaster.pid`, if its process runs and accepts connections; single-user mode does
+    /// not.
     fn running_server(&self) -> Option<PostmasterPid> {
         let server = self.postmaster_pid().filter(|server| !server.single_user)?;
         // The file outlives a crash. A process of another owner is not our server either.
@@ -106,14 +107,14 @@ impl DataDirectory {
         ours.then_some(server)
     }
 
-    /// When the server that runs in it was told to shut down, if it was.
+    /// When the running server was asked to shut down; `None` if it was not.
     pub fn stopping_since(&self) -> Option<SystemTime> {
-        // First, in case that it is told again, more urgently, between the two.
+        // First, in case a more urgent request arrives between the two.
         let written = fs::metadata(self.path.join("postmaster.pid")).and_then(|file| file.modified()).ok()?;
         self.running_server().filter(|server| server.stopping).map(|_| written)
     }
 
-    /// What `global/pg_control` says, read again while its checksum does not hold.
+    /// The content of `global/pg_control`, read again while its checksum does not match.
     ///
     /// # Errors
     /// [`ErrorKind::Damaged`](crate::error::ErrorKind::Damaged) when it stays unreadable,
@@ -139,23 +140,23 @@ impl DataDirectory {
     }
 }
 
-/// Whether the process that a `postmaster.pid` names may be a server. Process 1 is one in a container that has no init process;
-/// otherwise the file was left by a server in a container, and there is always a process 1.
+/// Whether the process that a `postmaster.pid` names may be a server. Process 1 may be one in a container
+/// without an init process. Elsewhere a server in a container left the file, and process 1 always exists.
 pub fn may_be_server(process_id: i32) -> bool {
     process_id != 1 || is_server_process(Path::new("/proc/1"))
 }
 
-/// Whether a directory below `/proc` is that of a process of a PostgreSQL server. Its program is called `postgres`, or
-/// `postmaster` up to version 15 where a distribution starts it by that link; its children keep the name.
+/// Whether a directory below `/proc` belongs to a process of a PostgreSQL server. Its program is `postgres`,
+/// or `postmaster` up to version 15 if a distribution starts it by that link; its children keep the name.
 pub fn is_server_process(process: &Path) -> bool {
     fs::read_to_string(process.join("comm"))
         .is_ok_and(|name| name.contains("postgres") || name.contains("postmaster"))
 }
 
-/// How the server recovers whose `restore_command` asks for `destination` (`pg_wal/RECOVERYXLOG`, relative to the data
-/// directory, or absolute).
+/// The recovery mode of the server whose `restore_command` requests `destination` (`pg_wal/RECOVERYXLOG`,
+/// relative to the data directory, or absolute).
 ///
-/// Works on names alone, because the answer decides the exit status of every other failure.
+/// Uses names alone, because the result decides the exit status of every other failure.
 pub fn recovery_mode(destination: &Path) -> RecoveryMode {
     if data_directory_of(destination).join("standby.signal").exists() {
         RecoveryMode::Standby
@@ -164,7 +165,7 @@ pub fn recovery_mode(destination: &Path) -> RecoveryMode {
     }
 }
 
-/// The data directory that `…/pg_wal/<name>` lies in, by its names: `pg_wal` may be a symbolic link.
+/// The data directory of `…/pg_wal/<name>`, judged by names alone: `pg_wal` may be a symbolic link.
 pub fn data_directory_of(wal_path: &Path) -> PathBuf {
     match wal_path.parent().and_then(Path::parent) {
         Some(directory) if !directory.as_os_str().is_empty() => directory.to_owned(),
@@ -172,13 +173,13 @@ pub fn data_directory_of(wal_path: &Path) -> PathBuf {
     }
 }
 
-/// Whether a path is that of something directly in a `pg_wal`, by its names and without detours.
+/// Whether a path is directly in a `pg_wal`, judged by names alone and without `..`.
 pub fn lies_in_pg_wal(path: &Path) -> bool {
     path.components().all(|part| part != Component::ParentDir)
         && path.parent().and_then(Path::file_name).is_some_and(|parent| parent == "pg_wal")
 }
 
-/// A user's name, or the number where it has none: for messages.
+/// A user's name, or the number if it has none: for messages.
 pub fn user_name(uid: Uid) -> String {
     match nix::unistd::User::from_uid(uid) {
         Ok(Some(user)) => user.name,
@@ -199,7 +200,7 @@ mod tests {
             let content = format!("{process}\n/data\n1767225600\n5433\n{directory}\n\n");
             fs::write(scratch.path().join("postmaster.pid"), content).unwrap();
         };
-        // This test stands for a server: it runs, and it is ours.
+        // The test process takes the place of a server: it runs, and is ours.
         write(std::process::id(), "/run/postgresql");
         assert_eq!(data_directory.server_process_id(), Some(std::process::id()));
         assert_eq!(data_directory.socket(), Some((PathBuf::from("/run/postgresql"), 5433)));

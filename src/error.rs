@@ -22,14 +22,15 @@ pub struct Error {
     source: Option<Box<dyn StdError + Send + Sync>>,
 }
 
-/// The kinds of failure that are told apart, because somebody decides differently on each.
+/// The kinds of failure that callers treat differently.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ErrorKind {
-    /// The repository itself has said that it does not hold what was asked for.
+    /// The repository itself has reported that it does not hold the requested object.
     Absent,
-    /// The command line, the configuration, or the place it was called from is wrong; trying again cannot help.
+    /// The command line, the configuration, or the environment of the call is wrong; a retry cannot help.
     Usage,
-    /// It could not be found out or done now: disk full, network, permissions, a deadline that passed.
+    /// The result is unknown or the operation is impossible for now: disk full, network, permissions,
+    /// deadline exceeded.
     Unavailable,
     /// Bytes are not what they must be: a checksum, a length, a header, a format.
     Damaged,
@@ -37,16 +38,17 @@ pub enum ErrorKind {
     Conflict,
     /// The file or directory belongs to another cluster.
     Foreign,
-    /// WAL that must exist is missing between WAL that exists.
+    /// WAL that must have existed is missing between WAL that exists.
     Hole,
 }
 
-/// How the server that calls `archive-get` recovers; the meaning of a failing `restore_command` depends on it.
+/// How the server that calls `archive-get` recovers. The meaning of a failing `restore_command` depends on
+/// it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RecoveryMode {
     /// `recovery.signal`, or no signal file at all (`pg_rewind`): recovery ends where the archive ends.
     OneShot,
-    /// `standby.signal`: the server asks again for ever and may stream meanwhile.
+    /// `standby.signal`: the server retries forever and may stream meanwhile.
     Standby,
 }
 
@@ -62,7 +64,7 @@ impl ErrorKind {
         ErrorKind::Hole,
     ];
 
-    /// Whether the same call may succeed later without anybody's help.
+    /// Whether the same call may succeed later without any intervention.
     pub fn is_transient(self) -> bool {
         self == ErrorKind::Unavailable
     }
@@ -96,7 +98,7 @@ impl ErrorKind {
     /// and restarts itself without counting it in `pg_stat_archiver` (`src/backend/postmaster/pgarch.c`).
     pub fn push_status(self) -> u8 {
         match self {
-            // A push has nothing to be absent from; a source file that is gone is a wrong call.
+            // A push cannot fail by absence; a source file that is gone is an invalid call.
             ErrorKind::Absent => 2,
             other => other.companion_status(),
         }
@@ -121,7 +123,7 @@ impl Error {
         Error { kind, message: message.into(), hint: None, source: None }
     }
 
-    /// The repository has said that it does not hold this.
+    /// The repository has reported that it does not hold this.
     pub fn absent(message: impl Into<String>) -> Error {
         Error::new(ErrorKind::Absent, message)
     }
@@ -131,18 +133,18 @@ impl Error {
         Error::new(ErrorKind::Usage, message)
     }
 
-    /// Something that may work later.
+    /// A temporary failure: a retry may succeed.
     pub fn unavailable(message: impl Into<String>) -> Error {
         Error::new(ErrorKind::Unavailable, message)
     }
 
-    /// Bytes that are not what they must be.
+    /// Invalid bytes.
     pub fn damaged(message: impl Into<String>) -> Error {
         Error::new(ErrorKind::Damaged, message)
     }
 
-    /// An operation of the operating system that failed: kind [`ErrorKind::Unavailable`], with a hint where the
-    /// cause has a usual remedy. `message` says what was attempted and on what.
+    /// An operation of the operating system that failed: kind [`ErrorKind::Unavailable`], with a hint where
+    /// the cause has a usual remedy. `message` says what was attempted and on what.
     pub fn io(message: impl Into<String>, cause: io::Error) -> Error {
         let hint = match cause.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
@@ -187,14 +189,14 @@ impl Error {
         }
     }
 
-    /// The same failure judged otherwise by somebody who knows more.
+    /// The same failure with another kind, for callers that know more about its context.
     #[must_use]
     pub fn with_kind(mut self, kind: ErrorKind) -> Error {
         self.kind = kind;
         self
     }
 
-    /// The same failure for another listener, its causes folded into its message.
+    /// A copy of the failure for another receiver, with its causes folded into its message.
     #[must_use]
     pub fn replica(&self) -> Error {
         Error { kind: self.kind, message: self.to_string(), hint: self.hint.clone(), source: None }
@@ -210,7 +212,7 @@ impl Error {
         self.hint.as_deref()
     }
 
-    /// What the operating system said, where the failure is one of its own.
+    /// The kind of the operating system's error, if the failure is one.
     pub fn io_kind(&self) -> Option<io::ErrorKind> {
         let mut cause: Option<&(dyn StdError + 'static)> = self.source();
         while let Some(error) = cause {
@@ -222,7 +224,7 @@ impl Error {
         None
     }
 
-    /// The lines to show a person: the message with its causes, then `HINT:` where there is one.
+    /// The lines to show to a person: the message with its causes, then `HINT:` if there is one.
     pub fn report(&self) -> String {
         match &self.hint {
             Some(hint) => format!("{self}\nHINT: {hint}"),
@@ -256,9 +258,9 @@ impl StdError for Error {
     }
 }
 
-/// Adds what was being done to an error that passes by.
+/// Adds the attempted operation to an error.
 pub trait Context<T> {
-    /// Wraps the error, if there is one, under `message`, which is only made when needed.
+    /// Wraps the error, if there is one, under `message`, which is computed only then.
     fn context<M: Into<String>>(self, message: impl FnOnce() -> M) -> Result<T>;
 }
 

@@ -1,6 +1,6 @@
-//! Takes one WAL file out of the repository, to be looked at.
+//! Takes one WAL file out of the repository for inspection.
 //!
-//! Owns: that what is there already is never overwritten. Does not own: recovery, which goes through `archive-get`.
+//! Owns: that existing files are never overwritten. Does not own: recovery, which goes through `archive-get`.
 
 use crate::durable::{Disk, DiskFile, create_file};
 use crate::error::{Error, Result};
@@ -9,17 +9,17 @@ use crate::repository::{Repository, wal};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 
-/// Permissions of the file: what is in WAL is what is in the database.
+/// Permissions of the file: WAL contains the data of the database.
 const FILE_MODE: u32 = 0o600;
 
-/// A file that was taken out.
+/// A file that was taken out of the repository.
 #[derive(Debug, Serialize)]
 pub struct ExtractedFile {
     /// Its name in the repository.
     pub name: WalFileName,
     /// The system that it is of.
     pub system_identifier: SystemIdentifier,
-    /// Where it lies now.
+    /// Its path now.
     pub output: PathBuf,
     /// Its length in bytes.
     pub bytes: u64,
@@ -40,7 +40,7 @@ pub fn extract(
     let bytes = create_file(disk, output, FILE_MODE, &mut |file: &mut DiskFile<'_>| {
         match wal::fetch(repository, name, None, file)? {
             Some(fetched) => Ok(fetched.sum.length_bytes),
-            // Only a repository that is there can say so.
+            // Only an available repository can report absence.
             None => {
                 repository.check()?;
                 Err(Error::absent(format!("{name} is not in the archive")))

@@ -1,4 +1,4 @@
-//! What `archive-get` does: have the agent fetch one WAL file, and put it where PostgreSQL wants it.
+//! `archive-get`: has the agent fetch one WAL file, and puts it where PostgreSQL expects it.
 
 use crate::config::Config;
 use crate::data_directory::{DataDirectory, data_directory_of, lies_in_pg_wal};
@@ -11,35 +11,37 @@ use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// How much longer than the agent we wait for its last word.
+/// How long to wait for the agent's final answer after its deadline.
 const GRACE: Duration = Duration::from_secs(1);
 
 /// How long the server waits before its log says why.
 const SAY_AFTER: Duration = Duration::from_secs(2);
 
-/// What `restore_command` knows of the recovery.
+/// What `restore_command` states about the recovery.
 #[derive(Clone, Copy, Debug)]
 pub struct Recovery {
     /// How the server recovers.
     pub mode: RecoveryMode,
     /// Whether it has a target.
     pub target: TargetRule,
-    /// The timeline that it is on the way to.
+    /// The timeline that is its destination.
     pub timeline: Option<TimelineId>,
     /// The last segment that it is proven to need.
     pub proven_end: Option<SegmentName>,
 }
 
-/// Restores the file `name` (`%f`) as `destination` (`%p`, relative to `working_directory`, the data directory).
+/// Restores the file `name` (`%f`) as `destination` (`%p`, relative to `working_directory`, the data
+/// directory).
 ///
-/// When this returns without an error, `destination` holds exactly the bytes that were archived; otherwise it was not
-/// touched. It is not synced to disk: PostgreSQL does that when it keeps the file.
+/// When this returns without an error, `destination` holds exactly the archived bytes; otherwise it is
+/// untouched. It is not synced to disk: PostgreSQL does that if it keeps the file.
 ///
-/// `say` takes what is worth a line in the server's log although the call goes on.
+/// `say` receives messages for the server's log while the call continues.
 ///
 /// # Errors
-/// [`ErrorKind::Absent`](crate::error::ErrorKind::Absent) only when the repository has said that it does not hold the
-/// file and no rule of recovery forbids to believe that this is its end; or when PostgreSQL does not need it.
+/// [`ErrorKind::Absent`](crate::error::ErrorKind::Absent) only when the repository has reported that it does
+/// not hold the file and recovery may take this for the end of the archive; or when PostgreSQL does not need
+/// the file.
 pub fn restore(
     config: &Config,
     name: &str,
@@ -91,7 +93,8 @@ pub fn restore(
             .and_then(|start| u64::try_from(start).ok())
             .unwrap_or_default(),
         pg_wal: durable::parent_directory(&destination).to_owned(),
-        // The startup process asks for a file after the other under one of two names; pg_rewind asks for one.
+        // The startup process requests one file after the other under one of two names; pg_rewind requests
+        // one file.
         prefetch: destination.file_name() == Some(OsStr::new("RECOVERYXLOG")),
         deadline: limit,
     });
@@ -109,7 +112,7 @@ pub fn restore(
                 }
                 return Ok(());
             }
-            // The agent died and another has cleared its spool: the file was only lent.
+            // The agent died and another one has cleared its spool: the file was only lent.
             Answer::Fetched { .. } if Instant::now() < deadline => {}
             Answer::Fetched { .. } => {
                 return Err(Error::unavailable(
@@ -126,8 +129,8 @@ pub fn restore(
     }
 }
 
-/// That the destination is one that PostgreSQL passes: its startup process in `pg_wal` under one of two names of its own,
-/// `pg_rewind` in `pg_wal` under the file's name. Whatever lies elsewhere is not ours to overwrite.
+/// Checks that PostgreSQL passes this destination: its startup process in `pg_wal` under one of two names of
+/// its own, `pg_rewind` in `pg_wal` under the file's name. No other file may be overwritten.
 ///
 /// Source: PostgreSQL `access/transam/xlogarchive.c`, `RestoreArchivedFile`; `fe_utils/archive.c`.
 fn check_destination(name: WalFileName, destination: &Path) -> Result<()> {
@@ -142,11 +145,11 @@ fn check_destination(name: WalFileName, destination: &Path) -> Result<()> {
     )))
 }
 
-/// Waits for the agent, and tells the server's log once if that takes long.
+/// Waits for the agent, and reports a long wait to the server's log once.
 struct Wait<'a> {
     name: WalFileName,
     deadline: Instant,
-    /// When to say why; `None` when that was done.
+    /// When to report the reason; `None` once that is done.
     say_at: Option<Instant>,
     say: &'a mut dyn FnMut(&Error),
 }
@@ -170,18 +173,19 @@ impl Waiting for Wait<'_> {
     }
 
     fn no_agent(&mut self, reason: &Error) {
-        // What is wrong with the spool does not pass in a moment.
+        // Trouble in the spool does not resolve itself in a moment.
         if self.say_at.is_some() {
             self.say(reason);
         }
     }
 }
 
-/// Whether a running server asks for this history file after it has ended recovery, and has it in `pg_wal`.
+/// Whether a running server requests this history file after it has ended recovery, and has it in `pg_wal`.
 ///
-/// When it has removed its signal file, PostgreSQL asks for the history of the timeline that it leaves, and takes its
-/// own copy where the archive has none; histories never change. To fail here, because the repository is away, would
-/// stop a promotion half-way: the server would start again without recovery, and go on writing on the old timeline.
+/// After PostgreSQL has removed its signal file, it requests the history of the timeline that it leaves, and
+/// uses its own copy if the archive has none; histories never change. A failure here because the repository
+/// is unavailable would stop a promotion halfway: the server would start again without recovery, and keep
+/// writing on the old timeline.
 /// Source: PostgreSQL `access/transam/timeline.c`, `writeTimeLineHistory`.
 fn recovery_has_ended(data_directory: &DataDirectory, name: WalFileName) -> bool {
     let has = |file: &str| data_directory.path().join(file).exists();
@@ -192,15 +196,15 @@ fn recovery_has_ended(data_directory: &DataDirectory, name: WalFileName) -> bool
         && data_directory.server_process_id().is_some()
 }
 
-/// Whether a lent file has reached its place.
+/// Whether a lent file was put into its place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Placed {
     Whole,
-    /// There is no such file any more, and nothing was done.
+    /// The file does not exist any more, and nothing was done.
     Gone,
 }
 
-/// Gives the fetched file its final name: by renaming it, or by a copy where the spool is on another file system.
+/// Moves the fetched file to its destination, or copies it if the spool is on another file system.
 fn place(disk: &dyn Disk, fetched: &Path, destination: &Path) -> Result<Placed> {
     let placed = match disk.rename_over(fetched, destination) {
         Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {

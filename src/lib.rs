@@ -1,4 +1,4 @@
-//! pgark archives PostgreSQL's WAL, takes base backups and brings a cluster back to any point in time.
+//! pgark archives PostgreSQL's WAL, takes base backups and recovers a cluster to any point in time.
 //!
 //! # Journeys
 //! * A WAL file is archived: `bin/archive-push` → [`push`] → the socket in [`spool`] → `agent` → `repository`
@@ -9,12 +9,12 @@
 //!   `archive-get`.
 //!
 //! # Layers
-//! Imports point downwards only; `tests/architecture.rs` holds them to this order.
-//! [`error`] → [`postgres`] → [`config`] → [`failpoint`] → [`durable`], [`data_directory`] → [`spool`] → [`push`], [`get`] ═ the small
-//! programs end here ═ `monitor`, `pace` → `server` → `codec` → `store` → `repository` → `agent`, `backup`, `recover` and the other
-//! use cases → `terminal` → `bin`.
+//! Imports point downwards only; `tests/architecture.rs` enforces this order. [`error`] → [`postgres`] →
+//! [`config`] → [`failpoint`] → [`durable`], [`data_directory`] → [`spool`] → [`push`], [`get`] ═ the small
+//! programs end here ═ `monitor`, `pace` → `server` → `codec` → `store` → `repository` → `agent`, `backup`,
+//! `recover` and the other use cases → `terminal` → `bin`.
 //!
-//! Start reading at [`postgres`] for the words, then at the use case that interests you.
+//! Start reading at [`postgres`] for the terms, then at the use case that interests you.
 
 #[cfg(feature = "companion")]
 pub mod agent;

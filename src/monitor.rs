@@ -1,28 +1,28 @@
-//! What a long command reports while it runs, for whoever shows it.
+//! The progress of a long command, reported to the terminal or to tests.
 //!
-//! Owns: the words in which progress is told. Does not own: how it looks (that is `terminal/`).
+//! Owns: the wording of progress. Does not own: its presentation (that is `terminal/`).
 
 use std::sync::Mutex;
 
-/// Told by the use cases, from any thread. Every call returns at once.
+/// Receives the events of the use cases, from any thread. Every call returns at once.
 pub trait Monitor: Send + Sync {
     /// A step began: one short line in the present, such as `waiting for WAL segment …`.
     fn step(&self, what: &str);
 
-    /// Something to know that does not stop the command.
+    /// A condition worth reporting that does not stop the command.
     fn warning(&self, what: &str);
 
     /// Work of a known size began; 0 when the size is not known.
     fn begin(&self, what: &str, total_bytes: u64);
 
-    /// So many bytes more of that work are done.
+    /// This many more bytes of the work are done.
     fn advance(&self, bytes: u64);
 
     /// That work ended.
     fn end(&self);
 }
 
-/// Nobody looks.
+/// Discards all events.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Silent;
 

@@ -1,7 +1,7 @@
-//! How much of the machine a command may use: bytes a second, and its place behind everybody else.
+//! The share of the machine that a command may use: bytes per second, and its priority.
 //!
-//! Owns: holding a rate that several threads share, and telling the kernel our place. Does not own: how many threads
-//! there are (each use case's `workers`).
+//! Owns: enforcing a rate that several threads share, and setting the priority. Does not own: the number of
+//! threads (each use case's `workers`).
 
 use crate::config::{IoPriority, Niceness, PaceSettings, Rate};
 use crate::error::{Context, Result};
@@ -13,7 +13,7 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How much unused time may be made up for: enough for a slow read, too little to be noticed as a burst.
+/// The most unused time that may be made up for: enough for a slow read, too little to show as a burst.
 const CREDIT_MAX: Duration = Duration::from_millis(100);
 
 /// The pace of one command, shared by its threads.
@@ -22,7 +22,7 @@ pub struct Pace {
     settings: PaceSettings,
     /// When the next bytes are due.
     due: Mutex<Instant>,
-    /// Whether it was said that this process keeps its place.
+    /// Whether it was reported that the priority could not be set.
     refused: AtomicBool,
 }
 
@@ -32,8 +32,8 @@ impl Pace {
         Pace { settings, due: Mutex::new(Instant::now()), refused: AtomicBool::new(false) }
     }
 
-    /// As [`Pace::try_give_way`]; where the operating system does not allow it, as in some containers, the command goes on
-    /// with the priority that it has, and says so once.
+    /// As [`Pace::try_give_way`]. If the operating system does not allow it, as in some containers, the
+    /// command continues with its present priority and reports that once.
     pub fn give_way(&self, monitor: &dyn Monitor) {
         if let Err(error) = self.try_give_way()
             && !self.refused.swap(true, Ordering::Relaxed)
@@ -42,8 +42,8 @@ impl Pace {
         }
     }
 
-    /// Puts the calling thread, and those that it starts from now on, behind others. It never gets a better place than it
-    /// has.
+    /// Lowers the priority of the calling thread and of the threads that it starts from now on. Never raises
+    /// it.
     ///
     /// # Errors
     /// The operating system's.
@@ -56,7 +56,7 @@ impl Pace {
         }
     }
 
-    /// Waits until `bytes` more may be moved: all threads together keep to the rate.
+    /// Waits until `bytes` more may be moved; all threads together keep to the rate.
     pub fn take(&self, bytes: u64) {
         let Some(rate) = self.settings.max_rate else { return };
         let now = Instant::now();
@@ -74,7 +74,7 @@ fn duration(bytes: u64, rate: Rate) -> Duration {
     Duration::from_secs_f64(bytes as f64 / rate.bytes_per_s().get() as f64)
 }
 
-/// On Linux this is of a thread, whatever the name of the call says.
+/// On Linux this applies to a thread, in spite of the call's name.
 fn set_niceness(niceness: Niceness) -> Result<()> {
     let what = || format!("could not set the priority to nice {}", niceness.as_u8());
     let wanted = i32::from(niceness.as_u8());
@@ -94,8 +94,8 @@ const IO_LEVEL_LEAST: nix::libc::c_int = 7;
 #[allow(unsafe_code)]
 fn set_io_priority(class: nix::libc::c_int, level: nix::libc::c_int) -> Result<()> {
     let itself: nix::libc::c_int = 0;
-    // SAFETY: the call takes numbers only and changes nothing but the priority of the calling thread. Neither the C
-    // library nor a crate of ours has a function for it.
+    // SAFETY: the call takes only numbers and changes only the priority of the calling thread. Neither the C
+    // library nor any of our crates has a function for it.
     let status = unsafe {
         nix::libc::syscall(
             nix::libc::SYS_ioprio_set,
@@ -144,7 +144,7 @@ mod tests {
 
     #[test]
     fn a_thread_gives_way_and_keeps_a_worse_place() {
-        // The tests may have a bad place already.
+        // The tests may run with a low priority already.
         let own = getpriority_process(None).unwrap();
         thread::scope(|scope| {
             scope.spawn(|| {

@@ -1,7 +1,7 @@
-//! What `archive-push` does: ask the agent to store one WAL file, and wait for its verdict.
+//! `archive-push`: asks the agent to store one WAL file, and waits for the result.
 //!
-//! A server that shuts down waits for its archiver, and the archiver for us: then a file has little time, and all files
-//! together have little more, whatever is wrong with the repository.
+//! A server that shuts down waits for its archiver, and the archiver for us. During a shutdown a file
+//! therefore gets little time, and all files together little more, whatever is wrong with the repository.
 
 use crate::config::Config;
 use crate::data_directory::{DataDirectory, lies_in_pg_wal};
@@ -11,11 +11,11 @@ use crate::spool::{self, Answer, Patience, PushRequest, Request, Waiting};
 use std::path::{Component, Path};
 use std::time::{Duration, Instant, SystemTime};
 
-/// How long a server that shuts down waits for one file: an agent that can store it at all does so sooner.
+/// How long a server that shuts down waits for one file. An agent that can store it at all is faster.
 const SHUTDOWN_FILE_MAX: Duration = Duration::from_secs(5);
-/// How long it waits for all of them from the moment on at which it was told to: `pg_ctl stop` gives up after 60 s.
+/// How long it waits for all files from the shutdown request on: `pg_ctl stop` gives up after 60 s.
 const SHUTDOWN_MAX: Duration = Duration::from_secs(30);
-/// How long it waits for all of them after its last checkpoint, at least: that may have taken all the time there was.
+/// The least that it waits for all files after its last checkpoint, which may have used up the time.
 const AFTER_CHECKPOINT_MAX: Duration = Duration::from_secs(10);
 
 /// Archives the file at `path`, which is `%p` of `archive_command`: relative to `working_directory`, the data directory.
@@ -71,9 +71,9 @@ pub fn archive(config: &Config, path: &Path, working_directory: &Path) -> Result
     }
 }
 
-/// Refuses the segment that a running server writes to, which it marks neither as ready nor as done: stored as it is now, it
-/// would keep the complete one out for ever. PostgreSQL itself only passes what it has marked. A segment below the last
-/// checkpoint is not written to any more: the operator puts a lost one back.
+/// Refuses the segment that a running server still writes to, which it marks neither as ready nor as done. If
+/// it were stored now, the complete segment would be refused forever. PostgreSQL itself only passes files
+/// that it has marked. A segment below the last checkpoint is complete: an operator may restore a lost one.
 fn check_finished(data_directory: &DataDirectory, control: &ControlFile, name: WalFileName) -> Result<()> {
     let WalFileName::Segment(segment) = name else { return Ok(()) };
     let status = data_directory.path().join("pg_wal/archive_status");
@@ -93,11 +93,11 @@ fn check_finished(data_directory: &DataDirectory, control: &ControlFile, name: W
     ))
 }
 
-/// Waits for the agent's verdict, and watches the server meanwhile.
+/// Waits for the agent's result, and watches the server meanwhile.
 struct Verdict<'a> {
     data_directory: &'a DataDirectory,
     deadline: Instant,
-    /// When we have seen that the server shuts down.
+    /// When the shutdown of the server was noticed.
     shutdown: Option<Instant>,
 }
 
@@ -119,11 +119,12 @@ impl Waiting for Verdict<'_> {
     }
 }
 
-/// How much time all files together still have while the server shuts down, which it was told to do at `since`; `None` while
-/// it waits for others as well, as the state in its `pg_control` says, and when that was written.
+/// The time that all files together still have while the server shuts down, as requested at `since`. `None`
+/// while it waits for other processes as well, according to the state in its `pg_control` and when that was
+/// written.
 ///
-/// It waits for nobody but its archiver once the last checkpoint is written. Before that sessions may go on for hours (a
-/// smart shutdown), and their WAL has to be archived.
+/// Once the last checkpoint is written, the server waits only for its archiver. Before that, sessions may
+/// continue for hours (a smart shutdown), and their WAL has to be archived.
 fn shutdown_left(
     state: ClusterState,
     written_unix_s: i64,
@@ -135,7 +136,7 @@ fn shutdown_left(
     }
     let written = Duration::from_secs(u64::try_from(written_unix_s).unwrap_or_default());
     let ends = (since + SHUTDOWN_MAX).max(SystemTime::UNIX_EPOCH + written + AFTER_CHECKPOINT_MAX);
-    // No longer than that, wherever the clock was set to meanwhile.
+    // Never longer, even if the clock was changed meanwhile.
     Some(ends.duration_since(now).unwrap_or_default().min(SHUTDOWN_MAX))
 }
 
@@ -145,7 +146,7 @@ fn too_late_for_shutdown() -> Error {
     )
 }
 
-/// The name that `%p` ends in.
+/// The last component of `%p`.
 fn wal_file_name(path: &Path) -> Result<WalFileName> {
     let shown = path.display();
     if path.components().any(|part| part == Component::ParentDir) {

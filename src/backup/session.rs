@@ -25,7 +25,7 @@ use std::path::PathBuf;
 const TIMEOUTS: &str = "'statement_timeout', 'lock_timeout', 'transaction_timeout', 'idle_session_timeout', \
      'idle_in_transaction_session_timeout'";
 
-/// Settings that a recovery of the backup must respect or query.
+/// Settings that a recovery must respect, or that an operator will need to know.
 const RECORDED_SETTINGS: [&str; 27] = [
     "allow_in_place_tablespaces",
     "archive_mode",

@@ -21,7 +21,7 @@ pub struct Output<'a> {
     offset: u64,
     /// Number of bytes written so far.
     written_bytes: u64,
-    /// The previous content at this position, if the file existed.
+    /// Buffer for the previous content at this position; `None` for a new file.
     old: Option<Vec<u8>>,
 }
 

@@ -534,7 +534,8 @@ fn whole_by_place(
     Ok(whole)
 }
 
-/// Rejects a partial recovery that would replace an existing cluster.
+/// Rejects a partial recovery with `--delta`, as a standby, or with archiving: an incomplete cluster must not take
+/// the place of a complete one.
 fn check_part(request: &RecoverRequest) -> Result<()> {
     if request.databases.is_empty() {
         return Ok(());

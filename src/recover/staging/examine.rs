@@ -23,7 +23,7 @@ pub const LOST_AND_FOUND: &str = "lost+found";
 ///
 /// # Errors
 /// [`ErrorKind::Conflict`] for a running server, and for anything but a data directory of this `system` and
-/// `version`; [`ErrorKind::Usage`] if its ownership or permissions forbid it.
+/// `version`; [`ErrorKind::Usage`] if its ownership or permissions forbid it, or if pgark runs as root.
 pub fn examine_for_delta(path: &Path, system: SystemIdentifier, version: MajorVersion) -> Result<Found> {
     refuse_root()?;
     refuse_running(path)?;
@@ -173,7 +173,7 @@ pub fn examine_tablespace_for_delta(path: &Path, link: &Path, data_directory: &P
 ///
 /// # Errors
 /// [`ErrorKind::Conflict`] if it contains a running server, a data directory, or other files.
-/// [`ErrorKind::Usage`] if its ownership or permissions forbid it.
+/// [`ErrorKind::Usage`] if its ownership or permissions forbid it, or if pgark runs as root.
 pub fn examine_data_directory(path: &Path) -> Result<Found> {
     refuse_root()?;
     refuse_running(path)?;

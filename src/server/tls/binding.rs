@@ -1,4 +1,4 @@
-//! What a password's exchange is bound to: the server's certificate.
+//! Channel binding of the password exchange to the server's certificate.
 //!
 //! Source: RFC 5929, section 4.1; `fe-secure-openssl.c`, `pgtls_get_peer_certificate_hash`.
 
@@ -8,8 +8,8 @@ use x509_parser::signature_algorithm::SignatureAlgorithm;
 
 /// The hash of a server's certificate, by the algorithm that it was signed with; by SHA-256 where that is MD5 or SHA-1.
 ///
-/// Where the algorithm has no hash (Ed25519), servers refuse such an exchange, and so no hash is right; saying that there is none
-/// would let somebody in between present such a certificate.
+/// For an algorithm without a hash (Ed25519) servers refuse the exchange, so no value is correct. Returning none would
+/// let a man in the middle disable the binding by presenting such a certificate.
 pub(in crate::server) fn server_end_point(certificate: &[u8]) -> Vec<u8> {
     match Certificate::parse(certificate).map(|parsed| hash_of(&parsed)).unwrap_or_default().as_str() {
         // Of each: the hash itself (in the parameters of RSA-PSS), with RSA, with ECDSA.
@@ -26,7 +26,7 @@ pub(in crate::server) fn server_end_point(certificate: &[u8]) -> Vec<u8> {
     }
 }
 
-/// The identifier of what says which hash it is.
+/// The object identifier of the algorithm that determines the hash.
 fn hash_of(certificate: &Certificate<'_>) -> String {
     let algorithm = &certificate.parsed().signature_algorithm;
     match SignatureAlgorithm::try_from(algorithm) {

@@ -1,7 +1,7 @@
-//! A certificate, as far as its holder's trust hangs on it.
+//! A parsed certificate, with the properties that verification needs.
 //!
-//! Certificates of every version are read: the one that PostgreSQL's own manual has one make is of version 1 where OpenSSL is
-//! older than 3.2.
+//! Certificates of every version are accepted: with OpenSSL before 3.2, the commands in PostgreSQL's manual create one of
+//! version 1.
 
 use super::refusal::Refusal;
 use rustls::crypto::CryptoProvider;
@@ -144,7 +144,7 @@ impl<'a> Certificate<'a> {
         Ok(())
     }
 
-    /// That nothing in it demands what is not looked at here.
+    /// Refuses extensions that restrict the certificate in ways that are not verified here.
     pub(super) fn check_extensions(&self) -> Result<(), Refusal> {
         let cannot = |what: String| {
             Refusal::new(

@@ -1,7 +1,7 @@
-//! From a server's certificate to one that is trusted.
+//! Builds the chain from the server's certificate to a trusted one.
 //!
-//! As OpenSSL does it for libpq, and never more leniently: a chain ends in a certificate that names itself as its issuer and
-//! is in the file of trusted ones, be it the server's own. Every certificate of the chain is checked, the last one too.
+//! It follows OpenSSL as libpq uses it, and is never more lenient: the chain ends in a trusted certificate that names
+//! itself as its issuer, which may be the server's own. Every certificate in the chain is checked, including the last.
 //! Source: OpenSSL, `x509_vfy.c`, `build_chain`, `check_extensions`, `internal_verify`; `v3_purp.c`,
 //! `check_purpose_ssl_server`.
 
@@ -11,10 +11,10 @@ use rustls::crypto::CryptoProvider;
 
 /// How many certificates a chain may have.
 const LENGTH_MAX: usize = 10;
-/// How many signatures are looked at for one server.
+/// The maximum number of signatures to verify for one server.
 const SIGNATURES_MAX: usize = 100;
 
-/// What a chain is looked for in.
+/// The input of the search for a chain.
 pub(super) struct Search<'s, 'a> {
     pub(super) trusted: &'s [Certificate<'a>],
     /// What the server sent besides its own.
@@ -102,7 +102,7 @@ impl<'s, 'a> Search<'s, 'a> {
 /// That the certificate may be a server's; an authority's may be, too.
 fn check_server(certificate: &Certificate<'_>) -> Result<(), Refusal> {
     let for_servers = certificate.extended_key_usage().is_none_or(|usage| usage.server_auth);
-    // Older certificates with RSA keys say that they are for its older way to agree on a key.
+    // Certificates with RSA keys may allow only the key exchange of older TLS versions.
     let for_tls = certificate.key_usage().is_none_or(|usage| {
         usage.digital_signature()
             || certificate.has_rsa_key() && (usage.key_encipherment() || usage.key_agreement())
@@ -124,7 +124,7 @@ fn check_authority(certificate: &Certificate<'_>, below: &[&Certificate<'_>]) ->
     let constraints = certificate.basic_constraints();
     let is_authority = match constraints {
         Some(constraints) => constraints.ca,
-        // Those are as old as version 1 itself, and had no way to say so.
+        // Version 1 has no extensions to state this.
         None => certificate.is_of_version_1() && certificate.is_self_issued(),
     };
     let may_sign = certificate.key_usage().is_none_or(|usage| usage.key_cert_sign());

@@ -1,4 +1,4 @@
-//! The files that the settings name: trusted certificates, revocation lists, the certificate and key of ours.
+//! Reads the files of the settings: trusted certificates, revocation lists, the client's certificate and key.
 //!
 //! Source: `fe-secure-openssl.c`, `initialize_SSL`.
 
@@ -14,19 +14,19 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-/// What a server's certificate is judged by.
+/// The data to verify a server's certificate with.
 #[derive(Debug)]
 pub(super) struct Trust {
-    pub(super) roots: Vec<Vec<u8>>,
-    pub(super) revoked: Vec<Vec<u8>>,
+    pub(super) roots: Vec<CertificateDer<'static>>,
+    pub(super) revoked: Vec<CertificateRevocationListDer<'static>>,
     /// Where the roots come from, for messages.
     pub(super) source: String,
 }
 
-/// What the settings trust; `None`: everything, as libpq has it where the mode does not verify and there is no file.
+/// The trusted certificates; `None` if no verification takes place: the mode does not require it, and there is no file.
 pub(super) fn trust(settings: &TlsSettings) -> Result<Option<Trust>> {
     let place = match &settings.roots {
-        Roots::Nobody => return Ok(None),
+        Roots::Unverified => return Ok(None),
         Roots::System => return system().map(Some),
         Roots::File(place) => place,
     };
@@ -40,13 +40,7 @@ pub(super) fn trust(settings: &TlsSettings) -> Result<Option<Trust>> {
         return Ok(None);
     };
     let source = format!("\"{}\"", path.display());
-    let roots = CertificateDer::pem_slice_iter(&content)
-        .map(|found| found.map(|found| found.to_vec()))
-        .collect::<std::result::Result<Vec<_>, _>>()
-        .map_err(|error| unreadable(&source, &error.to_string()))?;
-    if roots.is_empty() {
-        return Err(unreadable(&source, "it holds no certificate"));
-    }
+    let roots = objects(&content, &source, "certificate")?;
     Ok(Some(Trust { roots, revoked: revoked(&settings.revoked)?, source }))
 }
 
@@ -57,21 +51,26 @@ fn system() -> Result<Trust> {
         return Err(Error::usage(format!("the operating system has no root certificates{why}"))
             .hint("Install them (Debian's package ca-certificates), or name a file with sslrootcert."));
     }
-    let roots = found.certs.into_iter().map(|found| found.to_vec()).collect();
-    Ok(Trust { roots, revoked: Vec::new(), source: "the operating system's root certificates".to_owned() })
+    Ok(Trust {
+        roots: found.certs,
+        revoked: Vec::new(),
+        source: "the operating system's root certificates".to_owned(),
+    })
 }
 
-fn revoked(place: &Place) -> Result<Vec<Vec<u8>>> {
+fn revoked(place: &Place) -> Result<Vec<CertificateRevocationListDer<'static>>> {
     let Some((path, content)) = read(place, "the revocation lists")? else { return Ok(Vec::new()) };
-    let source = format!("\"{}\"", path.display());
-    let lists = CertificateRevocationListDer::pem_slice_iter(&content)
-        .map(|found| found.map(|found| found.to_vec()))
-        .collect::<std::result::Result<Vec<_>, _>>()
-        .map_err(|error| unreadable(&source, &error.to_string()))?;
-    if lists.is_empty() {
-        return Err(unreadable(&source, "it holds no revocation list"));
+    objects(&content, &format!("\"{}\"", path.display()), "revocation list")
+}
+
+/// The PEM objects of one kind in a file, at least one. `source` is the file and `kind` the kind, for messages.
+fn objects<T: PemObject>(content: &[u8], source: &str, kind: &str) -> Result<Vec<T>> {
+    let found = T::pem_slice_iter(content).collect::<std::result::Result<Vec<T>, _>>();
+    let found = found.map_err(|error| unreadable(source, &error.to_string()))?;
+    match found.is_empty() {
+        true => Err(unreadable(source, &format!("it holds no {kind}"))),
+        false => Ok(found),
     }
-    Ok(lists)
 }
 
 /// The certificate that the server is shown, and its key.
@@ -79,9 +78,7 @@ pub(super) fn own(settings: &TlsSettings, provider: &CryptoProvider) -> Result<O
     let Some(place) = &settings.certificate else { return Ok(None) };
     let Some((path, content)) = read(place, "the client's certificate")? else { return Ok(None) };
     let source = format!("\"{}\"", path.display());
-    let chain = CertificateDer::pem_slice_iter(&content)
-        .collect::<std::result::Result<Vec<_>, _>>()
-        .map_err(|error| unreadable(&source, &error.to_string()))?;
+    let chain: Vec<CertificateDer<'static>> = objects(&content, &source, "certificate")?;
     let Some(first) = chain.first() else { return Err(unreadable(&source, "it holds no certificate")) };
     let (key_path, key) = key(&settings.key, &source)?;
     let signing = provider

@@ -16,10 +16,10 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-/// The name of PostgreSQL's protocol. Servers from 17 on demand it where TLS begins at once; older ones ignore it.
+/// The ALPN name of PostgreSQL's protocol. Servers from 17 on require it for direct TLS; older ones ignore it.
 const PROTOCOL: &[u8] = b"postgresql";
 
-/// All that handshakes with one server need.
+/// The configuration of handshakes with one server.
 #[derive(Clone, Debug)]
 pub(in crate::server) struct Handshake {
     config: Arc<ClientConfig>,
@@ -59,7 +59,7 @@ impl Handshake {
         self.negotiation == Negotiation::Direct
     }
 
-    /// Shakes hands over a socket whose other side has agreed to it.
+    /// Performs the handshake on a socket whose peer expects it.
     ///
     /// # Errors
     /// See [`failed`]; also when the other side did not say that it speaks PostgreSQL's protocol although it must.
@@ -72,7 +72,7 @@ impl Handshake {
         Ok(stream)
     }
 
-    /// What the server is told about whom it is taken for: nothing where that is an address.
+    /// The server name to send (SNI); none for an address.
     fn name(&self, address: IpAddr) -> ServerName<'static> {
         let host = self.host.as_deref().filter(|host| host.parse::<IpAddr>().is_err());
         let name = host.and_then(|host| DnsName::try_from(host.to_owned()).ok());
@@ -105,7 +105,7 @@ fn versions(settings: &TlsSettings) -> Vec<&'static SupportedProtocolVersion> {
         .collect()
 }
 
-/// Why a handshake failed, as an error of ours.
+/// The error for a failed handshake.
 pub(in crate::server) fn failed(error: io::Error) -> Error {
     let cause = error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>());
     match cause {

@@ -1,9 +1,9 @@
 //! TLS to the server, by libpq's rules.
 //!
-//! Owns: which settings there are, what they say of a server's certificate, and the handshake. Does not own: the socket, and when
-//! a connection is tried with TLS and when without (that is `connect`).
+//! Owns: the settings, the verification of the server's certificate, and the handshake. Does not own: the socket, and the
+//! choice between encrypted and unencrypted attempts (that is `connect`).
 //!
-//! The rule above all others: what libpq refuses is refused. What libpq accepts and pgark refuses stands in `docs/tls.md`.
+//! pgark never accepts what libpq refuses. `docs/tls.md` lists what libpq accepts and pgark refuses.
 
 mod binding;
 mod certificate;

@@ -1,4 +1,4 @@
-//! Why a server's certificate is not accepted.
+//! The reason for refusing a server's certificate.
 
 use crate::error::Error;
 use std::fmt;
@@ -15,12 +15,12 @@ impl Refusal {
         Refusal { reason: reason.into(), hint: Some(hint) }
     }
 
-    /// A reason that speaks for itself.
+    /// A reason without a hint.
     pub(super) fn plain(reason: impl Into<String>) -> Refusal {
         Refusal { reason: reason.into(), hint: None }
     }
 
-    /// As an error of ours: another certificate or another setting is needed.
+    /// The error, which requires another certificate or setting.
     pub(super) fn into_error(self) -> Error {
         let error = Error::usage(self.reason);
         match self.hint {

@@ -1,11 +1,12 @@
-//! Lists of certificates that were taken back.
+//! Certificate revocation lists.
 //!
-//! As libpq has OpenSSL do it: where there are lists, there must be one for every certificate of the chain, signed by its
+//! As in libpq: if there are any lists, there must be one for every certificate in the chain, signed by its
 //! issuer and up to date. Source: `fe-secure-openssl.c`, `initialize_SSL`; OpenSSL, `x509_vfy.c`, `check_revocation`.
 
 use super::certificate::{Certificate, Signed};
 use super::refusal::Refusal;
 use rustls::crypto::CryptoProvider;
+use rustls::pki_types::CertificateRevocationListDer;
 use x509_parser::extensions::ParsedExtension;
 use x509_parser::prelude::FromDer;
 use x509_parser::revocation_list::CertificateRevocationList;
@@ -13,7 +14,7 @@ use x509_parser::revocation_list::CertificateRevocationList;
 /// Checks every certificate of a chain against `lists`.
 pub(super) fn check(
     chain: &[&Certificate<'_>],
-    lists: &[Vec<u8>],
+    lists: &[CertificateRevocationListDer<'_>],
     now_unix_s: i64,
     provider: &CryptoProvider,
 ) -> Result<(), Refusal> {

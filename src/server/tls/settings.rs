@@ -1,4 +1,4 @@
-//! The settings of TLS, as libpq has them.
+//! The TLS settings of libpq.
 //!
 //! Source: PostgreSQL's manual, "Parameter Key Words", "Environment Variables", "SSL Support"; `fe-connect.c`,
 //! `pqConnectOptions2`; `fe-secure-openssl.c`, `initialize_SSL`.
@@ -36,7 +36,7 @@ pub(in crate::server) enum ChannelBinding {
     Require,
 }
 
-/// A file that a setting names, or that is looked for where libpq looks.
+/// A file that a setting names, or libpq's default file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Place {
     /// It must be there.
@@ -51,8 +51,8 @@ pub(super) enum Roots {
     File(Place),
     /// Those of the operating system.
     System,
-    /// None is looked for, and none is needed.
-    Nobody,
+    /// No certificate is verified.
+    Unverified,
 }
 
 /// A version of the protocol.
@@ -202,13 +202,13 @@ impl TlsSettings {
         })
     }
 
-    /// For a server of this host that no name leads to: TLS where it wants TLS, whoever signed its certificate.
+    /// For a server on this host, reached by an address: TLS if the server requires it, without verification.
     pub(in crate::server) fn of_this_host(self) -> TlsSettings {
         TlsSettings {
             mode: self.mode.min(SslMode::Prefer),
             negotiation: Negotiation::Asked,
             channel_binding: ChannelBinding::Prefer,
-            roots: Roots::Nobody,
+            roots: Roots::Unverified,
             ..self
         }
     }
@@ -238,7 +238,7 @@ fn mode(sources: &Sources<'_>, system: bool) -> Result<SslMode> {
     Ok(mode)
 }
 
-/// Settings that would be ignored at the cost of safety are errors instead.
+/// Refuses settings that pgark does not support, because ignoring them would weaken security.
 fn refuse_what_is_not_done(sources: &Sources<'_>) -> Result<()> {
     for (name, refused, hint) in [
         ("sslcrldir", None, "Put the revocation lists into one file, and name it with sslcrl."),

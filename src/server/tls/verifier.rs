@@ -1,8 +1,8 @@
-//! Judges what a server shows in its handshake.
+//! Verifies the certificate that a server presents in its handshake.
 //!
-//! rustls' own verifier refuses what PostgreSQL's users have: certificates of version 1, an authority's as the server's own,
-//! hosts in the common name. This one takes them, as libpq does. Whatever the mode, the server must own the key of the
-//! certificate that it shows: the signature of its handshake is always checked.
+//! The verifier of rustls refuses certificates that are common with PostgreSQL: version 1, an authority's certificate used
+//! as the server's own, the host in the common name. This one accepts them, as libpq does. In every mode the server must
+//! hold the key of its certificate: the signature of the handshake is always checked.
 
 use super::certificate::Certificate;
 use super::chain::Search;
@@ -30,7 +30,7 @@ impl Verifier {
     fn verify(&self, server: &[u8], sent: &[CertificateDer<'_>], now: UnixTime) -> Result<(), Refusal> {
         let Some(trust) = &self.trust else { return Ok(()) };
         let server = Certificate::parse(server)?;
-        // What cannot be read helps nobody to a chain, and does no harm.
+        // A certificate that cannot be parsed cannot be part of a chain.
         let sent: Vec<Certificate<'_>> = sent.iter().filter_map(|der| Certificate::parse(der).ok()).collect();
         let trusted: Vec<Certificate<'_>> =
             trust.roots.iter().filter_map(|der| Certificate::parse(der).ok()).collect();

@@ -6,7 +6,7 @@
 //! (`spool/`).
 //!
 //! A push: [`server`] → [`upload`], which the `ready` watcher feeds ahead of requests. A get: `server` →
-//! [`fetch`], which prefetches by itself.
+//! [`fetch`], which prefetches without a request.
 
 mod backfill;
 mod fetch;
@@ -87,7 +87,7 @@ pub async fn serve(
         _ = &mut accepting => info!("agent is stopping: requested or idle"),
         _ = terminate.recv() => info!("agent is stopping: SIGTERM"),
         _ = interrupt.recv() => info!("agent is stopping: SIGINT"),
-        () = forsaken(&instance, &spool) => info!("agent is stopping: its spool was removed"),
+        () = spool_removed(&instance, &spool) => info!("agent is stopping: its spool was removed"),
         // No more WAL would be stored. The next client starts another agent.
         () = uploading.failed() => {}
     }
@@ -130,7 +130,7 @@ fn sweep(store: &dyn Store) {
 
 /// Returns when this agent is unreachable because its spool or its socket was removed. It must then release
 /// the lock, so that another agent can start.
-async fn forsaken(instance: &Instance, spool: &Spool) {
+async fn spool_removed(instance: &Instance, spool: &Spool) {
     while instance.can_be_asked(spool) {
         sleep(SPOOL_LOOK).await;
     }

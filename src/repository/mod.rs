@@ -137,13 +137,13 @@ impl Repository {
         )
     }
 
-    /// Makes sure, once, that a place that exists is of a format that we read. A damaged `format.json` keeps nobody from files
-    /// that are whole.
+    /// Checks, once, that an existing place has a format that this pgark reads. A damaged `format.json` does not prevent
+    /// access to intact files.
     ///
     /// # Errors
     /// [`ErrorKind::Usage`] for a format of a newer version, and the store's own.
     pub fn check_readable(&self) -> Result<()> {
-        if self.readable.load(Ordering::Relaxed) {
+        if self.was_made() || self.readable.load(Ordering::Relaxed) {
             return Ok(());
         }
         match self.exists() {

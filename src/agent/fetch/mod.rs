@@ -365,7 +365,7 @@ async fn fetch(
                 debug!(%name, stored_bytes = fetched.stored_bytes, "fetched");
                 Ok(Ok(Some(file.file.into_temp_path())))
             }
-            // A standby may wait for the first file of its cluster, and retries by itself.
+            // A standby may wait for the first file of its cluster, and then retries.
             None if mode == RecoveryMode::Standby => Ok(Ok(None)),
             // An empty mount point holds no file at all.
             None => repository.check().map(|()| Ok(None)),

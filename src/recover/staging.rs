@@ -428,7 +428,8 @@ mod tests {
             fs::copy("/bin/sleep", &program).unwrap();
             let started = || Command::new(&program).arg("600").current_dir(&data).spawn();
             // Other tests may fork while the copy is open for writing.
-            let mut orphan = std::iter::repeat_with(started).find_map(std::io::Result::ok).unwrap();
+            let mut orphan =
+                std::iter::repeat_with(started).take(10_000).find_map(std::io::Result::ok).unwrap();
             let claim = || Staging::claim_kept(&RealDisk, &data, "7".parse().unwrap(), &[], 0o700);
             let refused = claim().unwrap_err();
             assert!(refused.to_string().contains("is still running in"), "{refused}");

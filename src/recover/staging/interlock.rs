@@ -38,17 +38,13 @@ impl Interlock {
         let content = format!("{}\n{}\n", std::process::id(), data_directory.display());
         disk.write_all(&file, content.as_bytes()).context(what)?;
         disk.sync_file(&file, &new).context(what)?;
-        match disk.rename_new(&new, &path) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            renamed => return renamed.context(what).map(|()| Interlock(path)),
-        }
-        remove_dead(disk, data_directory)?;
-        match disk.rename_new(&new, &path) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                durable::remove_all(disk, &new)?;
-                Err(being_started(data_directory))
+        match put_in_place(disk, data_directory, &new, &path) {
+            Ok(()) => Ok(Interlock(path)),
+            Err(error) => {
+                // A server that is running here must not find a file of ours.
+                let _ = disk.remove_file(&new);
+                Err(error)
             }
-            renamed => renamed.context(what).map(|()| Interlock(path)),
         }
     }
 
@@ -58,6 +54,19 @@ impl Interlock {
     /// The operating system's.
     pub fn give_up(self, disk: &dyn Disk) -> Result<()> {
         disk.remove_file(&self.0).context(|| format!("could not remove \"{}\"", self.0.display()))
+    }
+}
+
+/// Gives the whole file its name, in place of that of a dead server or recovery.
+fn put_in_place(disk: &dyn Disk, data_directory: &Path, new: &Path, path: &Path) -> Result<()> {
+    let what = || format!("could not write \"{}\"", path.display());
+    match disk.rename_new(new, path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => remove_dead(disk, data_directory)?,
+        renamed => return renamed.context(what),
+    }
+    match disk.rename_new(new, path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(being_started(data_directory)),
+        renamed => renamed.context(what),
     }
 }
 

@@ -63,7 +63,13 @@ class Bench:
             shutil.rmtree(self.place, ignore_errors=True)
 
     def turns(self, kinds):
-        """Every contestant in every round, in turn, each on a fresh file system.
+        """Every contestant in every round, in turn, each on a fresh file system: see `rounds`."""
+        for turn in self.rounds(kinds):
+            self.renew()
+            yield turn
+
+    def rounds(self, kinds):
+        """Every contestant in every round, in turn.
 
         The one that begins changes from round to round. The first round is discarded.
         """
@@ -73,7 +79,6 @@ class Bench:
             order = kinds[first:] + kinds[:first]
             # The other way round in every second round: what one leaves behind must not always meet the same next one.
             for kind in order[:: 1 if number % 2 else -1]:
-                self.renew()
                 yield number, kind
         self.report.discarding = False
 

@@ -22,7 +22,7 @@ struct Archiving {
     last_archived: Option<String>,
 }
 
-/// The statements; `archive_library` is missing before 15, and `effective_wal_level` before 19, which raises it by itself.
+/// The statements. `archive_library` exists from 15 on, and `effective_wal_level` from 19 on, which can raise the level.
 const SETTINGS: &str = "SELECT coalesce(current_setting('effective_wal_level', true), current_setting('wal_level')), current_setting('archive_mode'), \
      current_setting('archive_command'), coalesce(current_setting('archive_library', true), ''), \
      (SELECT setting FROM pg_settings WHERE name = 'archive_timeout'), \

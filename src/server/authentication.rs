@@ -1,4 +1,4 @@
-//! How a client proves to the server who it is: with a password, in the ways that tokio-postgres knows as well.
+//! Password authentication, with the methods that tokio-postgres supports.
 
 use crate::error::{Error, Result};
 use bytes::BytesMut;
@@ -11,10 +11,10 @@ use std::io;
 use tokio_postgres::Config;
 use tokio_postgres::config::ChannelBinding;
 
-/// An authentication that is going on.
+/// The state of an authentication.
 pub(super) struct Authentication<'a> {
     config: &'a Config,
-    /// What the exchange of passwords can be bound to; `None` without TLS.
+    /// The channel binding data; `None` without TLS.
     server_end_point: Option<Vec<u8>>,
     scram: Option<ScramSha256>,
     bound: Bound,
@@ -87,8 +87,8 @@ impl<'a> Authentication<'a> {
         Ok(Some(answer))
     }
 
-    /// Which of the mechanisms that the server offers to take. That the other side of TLS offers none that is bound is told to
-    /// the server, which knows better where somebody in between has left it out.
+    /// Chooses one of the mechanisms that the server offers. If TLS is used but no bound mechanism is offered, the client
+    /// says so in the exchange: a server that did offer one detects the man in the middle who removed it.
     ///
     /// Source: RFC 5802, section 6; PostgreSQL's `fe-auth.c`, `pg_SASL_init`.
     fn mechanism(&mut self, plain: bool, plus: bool) -> Result<(&'static str, sasl::ChannelBinding)> {
@@ -189,7 +189,7 @@ mod tests {
         };
         assert_eq!(starts(ChannelBinding::Prefer, true, BOTH), (true, "p=tls-server-end-point,"));
         assert_eq!(starts(ChannelBinding::Require, true, BOTH), (true, "p=tls-server-end-point,"));
-        // Bound would have been possible: somebody may have left it out.
+        // A bound exchange was possible: a man in the middle may have removed the offer.
         assert_eq!(starts(ChannelBinding::Prefer, true, PLAIN), (false, "y,,"));
         assert_eq!(starts(ChannelBinding::Disable, true, BOTH), (false, "n,,"));
         assert_eq!(starts(ChannelBinding::Prefer, false, PLAIN), (false, "n,,"));

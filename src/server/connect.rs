@@ -1,6 +1,6 @@
-//! How a server is reached: host after host, with TLS and without, as libpq does it.
+//! Connects to the server: tries hosts, addresses and encryption modes in the order of libpq.
 //!
-//! Owns: the order of the attempts, and what is said before the session begins. Does not own: the session.
+//! Owns: the order of the attempts and the TLS negotiation. Does not own: the session.
 //! Source: PostgreSQL's manual, "Specifying Multiple Hosts", "SSL Session Encryption"; `fe-connect.c`, `PQconnectPoll`.
 
 use super::parameters::{Address, Parameters, Place};
@@ -18,17 +18,17 @@ use tokio::net::{TcpStream, UnixStream, lookup_host};
 use tokio::time::timeout;
 use tokio_postgres::config::LoadBalanceHosts;
 
-/// Why an attempt came to nothing, which decides what is tried next.
+/// Why an attempt failed, which decides what is tried next.
 pub(super) enum Failure {
-    /// Nobody there who could be asked: the next host may do.
+    /// The server is unreachable. The next host is tried.
     NotReached(Error),
-    /// The server, or what it shows, is not to our liking, or we are not to its: the other mode may do.
+    /// The server refused the client, or the client refused the server. The other encryption mode is tried.
     Refused(Error),
     /// Nothing else is tried.
     Final(Error),
 }
 
-/// The way to a server that was reached, for another connection to the same one.
+/// How to open another connection to the same server in the same mode.
 #[derive(Clone, Debug)]
 pub(super) struct Way {
     endpoint: Endpoint,
@@ -48,7 +48,7 @@ enum Encryption {
     Plain,
 }
 
-/// What the server said to the question for TLS.
+/// The server's response to the TLS request.
 enum Answer {
     Yes,
     No,
@@ -57,7 +57,7 @@ enum Answer {
 /// Connects, and begins a session on the connection by `begin`.
 ///
 /// # Errors
-/// Of the last host that was tried, and of all modes that were tried there.
+/// The errors of the last host, in every mode that was tried there.
 pub(super) async fn connect<T>(
     parameters: &Parameters,
     begin: impl AsyncFn(Stream) -> std::result::Result<T, Failure>,
@@ -91,7 +91,7 @@ pub(super) async fn connect<T>(
     Err(last)
 }
 
-/// Lets any of them be the first one.
+/// Rotates the places by a random number.
 fn begin_anywhere(places: &mut [Place]) {
     let random = usize::try_from(RandomState::new().hash_one(())).unwrap_or_default();
     if let Some(first) = random.checked_rem(places.len()) {
@@ -123,13 +123,13 @@ struct Attempt<'a> {
 }
 
 impl Attempt<'_> {
-    /// In the mode that comes first, and in the other one where the settings leave the choice.
+    /// Tries the preferred mode, and then the other one if the settings allow both.
     async fn in_every_mode<T>(
         &self,
         begin: &impl AsyncFn(Stream) -> std::result::Result<T, Failure>,
     ) -> std::result::Result<(T, Way), Failure> {
         let (first, second) = match (&self.endpoint, self.parameters.tls.mode) {
-            // Nobody listens in there.
+            // A Unix socket needs no encryption.
             (Endpoint::Socket(_), _) | (_, SslMode::Disable) => (Encryption::Plain, None),
             (_, SslMode::Allow) => (Encryption::Plain, Some(Encryption::Tls)),
             (_, SslMode::Prefer) => (Encryption::Tls, Some(Encryption::Plain)),
@@ -178,7 +178,7 @@ impl Attempt<'_> {
         if stream.is_encrypted() {
             return Ok((begin(stream).await?, way));
         }
-        // Without TLS by the server's own choice is what the other attempt would be, too.
+        // The server chose the other mode itself, so that a second attempt would repeat this one.
         let is_other_mode = way.handshake.take().is_some();
         let begun = begin(stream).await.map_err(|failure| match failure {
             Failure::Refused(error) if is_other_mode => Failure::Final(error),
@@ -192,14 +192,14 @@ impl Way {
     /// Connects once more, in the same mode.
     ///
     /// # Errors
-    /// Whatever comes in between.
+    /// Those of connecting.
     pub(super) async fn again(&self, parameters: &Parameters) -> Result<Stream> {
         self.open(parameters).await.map_err(|failure| match failure {
             Failure::NotReached(error) | Failure::Refused(error) | Failure::Final(error) => error,
         })
     }
 
-    /// A socket, with TLS where there is a handshake, and the server wants it where that is left to it.
+    /// Opens a socket and negotiates TLS if this way uses it. With `prefer`, the server may decline.
     async fn open(&self, parameters: &Parameters) -> std::result::Result<Stream, Failure> {
         let mut socket = match &self.endpoint {
             Endpoint::Socket(path) => {
@@ -229,8 +229,8 @@ impl Way {
     }
 }
 
-/// Asks the server whether it speaks TLS. Nothing but its answer may have come: what else somebody in between sends in the clear
-/// would be taken for the server's own later (CVE-2021-23222).
+/// Requests TLS. Any byte after the one-byte response is refused: a man in the middle could inject data that would later
+/// be attributed to the server (CVE-2021-23222).
 async fn ask_for_tls(socket: &mut TcpStream) -> std::result::Result<Answer, Failure> {
     let mut question = BytesMut::new();
     frontend::ssl_request(&mut question);
@@ -265,7 +265,7 @@ fn not_reached(error: io::Error) -> Failure {
     Failure::NotReached(Error::io("the connection failed", error))
 }
 
-/// What was said in both modes, unless it is the same.
+/// Combines the errors of both modes, unless they are equal.
 fn both(first: &Error, second: Error, encryption: Encryption) -> Error {
     let (first_text, second_text) = (first.to_string(), second.to_string());
     if first_text == second_text {

@@ -1,4 +1,4 @@
-//! What a server, or the connection to it, has to say about a failure, as an error of ours.
+//! Turns errors of the server and of connections into pgark's errors.
 
 use super::authentication::not_bound;
 use super::connect::Failure;
@@ -7,7 +7,7 @@ use std::io;
 use std::sync::{Arc, OnceLock};
 use tokio_postgres::error::SqlState;
 
-/// How a connection ended that nobody was asking anything at that time: the operating system's code.
+/// The operating system's error code of a connection that ended between two queries.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Fate(Arc<OnceLock<i32>>);
 
@@ -32,7 +32,7 @@ pub(super) fn not_begun(error: &tokio_postgres::Error) -> Failure {
     }
 }
 
-/// tokio-postgres tells in words alone what is wrong.
+/// tokio-postgres reports the cause only as text.
 fn not_authenticated(error: &tokio_postgres::Error, cause: Option<&dyn std::error::Error>) -> Error {
     match cause.map(ToString::to_string) {
         Some(said) if said == "server did not use channel binding" => not_bound(),
@@ -41,7 +41,7 @@ fn not_authenticated(error: &tokio_postgres::Error, cause: Option<&dyn std::erro
     }
 }
 
-/// What the refusal of a server to begin a session means for other attempts.
+/// Classifies a server's refusal to start a session, for the choice of the next attempt.
 pub(super) fn refused_to_begin(code: &SqlState, error: Error) -> Failure {
     match *code == SqlState::CANNOT_CONNECT_NOW {
         true => Failure::NotReached(error),
@@ -49,7 +49,7 @@ pub(super) fn refused_to_begin(code: &SqlState, error: Error) -> Failure {
     }
 }
 
-/// What the server or the connection said, as an error of ours.
+/// The error for a failed query, from the server or the connection.
 pub(super) fn failure(what: String, error: &tokio_postgres::Error, fate: &Fate) -> Error {
     let Some(said) = error.as_db_error() else {
         return broken(what, error, fate);
@@ -57,7 +57,7 @@ pub(super) fn failure(what: String, error: &tokio_postgres::Error, fate: &Fate) 
     refused(what, said.code(), said.message(), said.detail(), said.hint())
 }
 
-/// What the server said, as an error of ours.
+/// The error for an error response of the server.
 pub(super) fn refused(
     what: String,
     code: &SqlState,
@@ -88,7 +88,7 @@ pub(super) fn broken_off(what: &str) -> Error {
                its session.")
 }
 
-/// An error that the server did not tell: there is no connection, or none any more.
+/// The error for a connection that could not be made, or broke.
 fn broken(what: String, error: &tokio_postgres::Error, fate: &Fate) -> Error {
     if let Some(code) = system_code(error).or(fate.0.get().copied()) {
         return lost(what, io::Error::from_raw_os_error(code));

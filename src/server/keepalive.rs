@@ -1,4 +1,4 @@
-//! How soon a server that is gone without a word is noticed.
+//! How soon an unreachable server is detected.
 //!
 //! Source: PostgreSQL's manual, "Parameter Key Words"; Linux, `tcp(7)`.
 
@@ -9,14 +9,14 @@ use std::io;
 use std::time::Duration;
 use tokio::net::TcpStream;
 
-/// A silent connection is asked after, and given up when nothing answers.
+/// The kernel probes an idle connection, and closes it if the peer does not respond.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct KeepaliveSettings {
     on: bool,
     idle_s: u32,
     interval_s: u32,
     count: u32,
-    /// How long what was sent may be without an answer.
+    /// How long sent data may remain unacknowledged.
     user_timeout_ms: u32,
 }
 
@@ -27,7 +27,7 @@ impl Default for KeepaliveSettings {
     }
 }
 
-/// A server that is busy may take some times as long as the network.
+/// A busy server may need several times as long as the network.
 const SILENCE_TIMES: u32 = 3;
 
 /// The parameters that are read here.
@@ -76,7 +76,7 @@ impl KeepaliveSettings {
         Ok(settings)
     }
 
-    /// How long a server may be silent that has something to answer at once.
+    /// How long a server may take to respond to a ping.
     pub(super) fn silence_max(self) -> Duration {
         Duration::from_millis(u64::from(self.user_timeout_ms)) * SILENCE_TIMES
     }

@@ -135,7 +135,7 @@ impl Parameters {
         Parameters { config, tls: self.tls.clone().of_this_host(), keepalive: KeepaliveSettings::default() }
     }
 
-    /// How long one attempt may take; `None`: for ever.
+    /// How long one attempt may take.
     pub(super) fn connect_timeout(&self) -> Duration {
         self.config.get_connect_timeout().copied().unwrap_or(CONNECT_TIMEOUT)
     }

@@ -27,7 +27,7 @@ use tokio_postgres::error::SqlState;
 /// How much is sent to the server at a time.
 const UPLOAD_BYTES: usize = 64 << 10;
 
-/// How long a wait goes on before whoever waits may look whether to go on.
+/// How often a waiting call checks whether to continue.
 const NOTICE: Duration = Duration::from_millis(200);
 
 /// The connection, and the thread's own runtime that drives it while a call waits.
@@ -196,7 +196,7 @@ impl ReplicationConnection {
     }
 }
 
-/// Waits, and looks in between whether to go on.
+/// Waits, and checks periodically whether to continue.
 fn attend<F: Future>(runtime: &Runtime, watch: &Watch<'_>, awaited: F) -> Result<F::Output> {
     runtime.block_on(async {
         let mut awaited = pin!(awaited);
@@ -211,7 +211,7 @@ fn attend<F: Future>(runtime: &Runtime, watch: &Watch<'_>, awaited: F) -> Result
     })
 }
 
-/// Tells who we are, and proves it.
+/// Starts the session and authenticates.
 async fn begin(parameters: &Parameters, mut wire: Wire) -> std::result::Result<Wire, Failure> {
     let config = &parameters.config;
     let lost = |error: io::Error| match error.kind() {

@@ -18,7 +18,7 @@ pub(super) enum Stream {
 }
 
 impl Stream {
-    /// What a password's exchange is bound to; `None` without TLS.
+    /// The channel binding data of the password exchange; `None` without TLS.
     pub(super) fn server_end_point(&self) -> Option<Vec<u8>> {
         let Stream::Tls(stream) = self else { return None };
         let (_, session) = stream.get_ref();

@@ -12,7 +12,7 @@ const READ_BYTES: usize = 256 << 10;
 /// The longest message: the server sends far shorter ones, and memory stays bounded.
 const MESSAGE_BYTES_MAX: i32 = 16 << 20;
 
-/// A stream, and what of it was read and not yet looked at.
+/// A stream, and the bytes that were read but not yet parsed.
 pub(super) struct Wire {
     stream: Stream,
     incoming: BytesMut,
@@ -23,15 +23,16 @@ impl Wire {
         Wire { stream, incoming: BytesMut::new() }
     }
 
-    /// What a password's exchange is bound to; `None` without TLS.
+    /// The channel binding data of the password exchange; `None` without TLS.
     pub(super) fn server_end_point(&self) -> Option<Vec<u8>> {
         self.stream.server_end_point()
     }
 
-    /// Waits for the next message. Nothing is lost where the wait is given up.
+    /// Waits for the next message. Cancelling the wait loses nothing.
     ///
     /// # Errors
-    /// `UnexpectedEof` when the other side has closed, `InvalidData` when it is no server, and the operating system's.
+    /// `UnexpectedEof` if the peer closed the connection, `InvalidData` if it is not a PostgreSQL server; the operating
+    /// system's.
     pub(super) async fn message(&mut self) -> io::Result<Message> {
         loop {
             // Parsing makes room for as many bytes as the message says that it has.

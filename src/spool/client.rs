@@ -35,7 +35,7 @@ const STARTS_MAX: u32 = 5;
 /// What to do while no agent can be started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Patience {
-    /// Report the failure soon: the caller retries by itself, and may want to end meanwhile.
+    /// Report the failure soon: the caller retries, and may have to end before.
     Brief,
     /// Try until the deadline.
     UntilDeadline,

@@ -39,7 +39,7 @@ impl Drop for Transient {
         let Ok(process) = i32::try_from(self.0.id()) else { return };
         let _ = kill(Pid::from_raw(process), Signal::SIGTERM);
         let started = Instant::now();
-        // Transfers that hang in the repository are not waited for: the agent gives them up by itself and
+        // Transfers that hang in the repository are not waited for: the agent gives them up and
         // exits with 0.
         while matches!(self.0.try_wait(), Ok(None)) && started.elapsed() < TRANSIENT_END_MAX {
             thread::sleep(PAUSE);

@@ -159,7 +159,7 @@ impl S3Client {
             }
             known.read = Instant::now();
         }
-        // Keys may come from a program or another service that can hang: no other request waits for it, and this one only so long.
+        // A program or service that provides keys may hang. This request waits for a limited time, and no other one waits.
         let read = async {
             let made = self.connect().await.ok()?;
             let same = made.connected.has_keys_of(refused).await;
@@ -168,7 +168,7 @@ impl S3Client {
         let (made, same) = timeout(self.settings.stall_timeout, read).await.ok()??;
         let mut current = self.current.lock().await;
         let known = current.as_mut()?;
-        // Even with the same keys: a program has been asked for both now, and the refused client may hold what it said before.
+        // Even if the keys are equal: a program was just called for both, but the refused client may have cached older keys.
         if Arc::ptr_eq(&known.connected, refused) {
             *known = made;
         }

@@ -171,6 +171,21 @@ fn backups_and_replicas_go_over_tls() {
     scene.cluster.recover(&replica, &options).run().expect(0);
     let encrypted = "SELECT count(*) FROM pg_stat_replication JOIN pg_stat_ssl USING (pid) WHERE ssl";
     scene.cluster.wait_for_row(encrypted, "1");
+
+    // Backups of the replica: both sessions are encrypted, since pg_hba.conf admits this user only over TLS.
+    let of_replica = conninfo.replace("port=5432", "port=5433");
+    scene.cluster.config.set("data_directory", replica.to_str().unwrap());
+    scene.cluster.config.set("connection.standby", of_replica.as_str());
+    for method in ["files", "stream"] {
+        let label = format!("standby-{method}");
+        let options = ["base-backup", "--checkpoint", "fast", "--method", method, "--label", &label];
+        scene.cluster.pgark(&options).run().expect(0);
+        assert!(site.archive_of(&scene.cluster).backup(&label).join("manifest.json").exists(), "{label}");
+    }
+    let wrong = of_replica.replace("host=db.example", "host=other.example");
+    scene.cluster.config.set("connection.standby", wrong.as_str());
+    let label = ["base-backup", "--label", "wrong-standby"];
+    scene.cluster.pgark(&label).run().expect(2).says("is for \"db.example\"");
     scene.cluster.stop(Stop::Fast);
 }
 

@@ -501,9 +501,11 @@ fn a_subtransaction_finds_its_transaction_and_an_epoch_is_not_dropped() {
     primary.start();
     primary.psql("CREATE TABLE t (a int)");
     primary.back_up("one");
-    let sql = "BEGIN; INSERT INTO t VALUES (1); SAVEPOINT s; INSERT INTO t VALUES (2); \
-               SELECT pg_current_xact_id(), max(xmin::text::int) FROM t; COMMIT";
-    let answer = primary.psql(sql);
+    primary.psql(
+        "BEGIN; INSERT INTO t VALUES (1); SAVEPOINT s; INSERT INTO t VALUES (2); \
+         CREATE TABLE ids AS SELECT pg_current_xact_id()::text AS whole, max(xmin::text::int) AS part FROM t; COMMIT",
+    );
+    let answer = primary.psql("SELECT whole, part FROM ids");
     let (transaction, subtransaction) = answer.trim().split_once('|').unwrap();
     assert_ne!(transaction, subtransaction);
     primary.psql("INSERT INTO t VALUES (3)");

@@ -59,6 +59,8 @@ impl DeltaScene {
         }
         primary.psql("DROP TABLE gone; CREATE TABLE later TABLESPACE space AS SELECT * FROM t");
         primary.wait_archived(&primary.switch_wal());
+        // The same in every cluster only from version 15 on.
+        let database = primary.psql("SELECT 'base/' || oid FROM pg_database WHERE datname = 'postgres'");
         primary.pgark(&["agent", "stop"]).run().expect(0);
         primary.stop(Stop::Fast);
         let data = primary.data();
@@ -69,8 +71,9 @@ impl DeltaScene {
         fs::remove_file(data.join("base/1/PG_VERSION")).unwrap();
         create_private_directory(&data.join("base/1/PG_VERSION"));
         primary.write("base/1/PG_VERSION/file", "x");
-        fs::remove_file(data.join("base/5/PG_VERSION")).unwrap();
-        symlink("/etc/passwd", data.join("base/5/PG_VERSION")).unwrap();
+        let version = data.join(database).join("PG_VERSION");
+        fs::remove_file(&version).unwrap();
+        symlink("/etc/passwd", &version).unwrap();
 
         let saved = site.directory().join("saved");
         create_private_directory(&saved);

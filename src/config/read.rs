@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use std::path::Path;
 use toml::de::{DeTable, DeValue};
 
-/// Reads every setting in `content`; the first thing in the file that is wrong is the error.
+/// Parses every setting in `content`; reports the first error in the file.
 ///
 /// # Errors
 /// Usage, beginning with `path` and a line.

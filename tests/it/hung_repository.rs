@@ -125,7 +125,7 @@ fn what_is_no_file_where_one_must_be_keeps_nobody() {
         nix::unistd::mkfifo(path, nix::sys::stat::Mode::S_IRWXU).unwrap();
         crate::support::give(path);
     };
-    // Names of the repository's file, the server's file, and the history that the latter needs.
+    // A FIFO in place of the stored object, of a WAL segment, and of a history file.
     let name = cluster.fake_wal().name(SEGMENT);
     fifo(&archive.path(&name));
     cluster.get(&name, "pg_wal/RECOVERYXLOG").expect(126).says("is not a file").within(soon);

@@ -482,7 +482,7 @@ fn damage_in_any_backup_of_a_chain_is_noticed() {
         let pack = site.archive_of(&primary).backup(label).join("pack-000001");
         let content = fs::read(&pack).unwrap();
         let mut damaged = content.clone();
-        // Not all of a pack is needed: unchanged files need only their entries in the list.
+        // Damages many places, because not all of a pack is read: the list already describes unchanged files.
         damaged.iter_mut().step_by(1000).for_each(|byte| *byte ^= 0x10);
         fs::write(&pack, &damaged).unwrap();
         let into = site.directory().join("restored");

@@ -81,7 +81,7 @@ fn a_stray_timeline_is_never_taken_without_a_word() {
     assert_eq!((window(0), window(1)), ((Some(2), Some("first")), (Some(1), Some("first"))), "{windows:?}");
     let check = story.original.pgark(&["check"]).run().expect(0);
     assert!(check.stdout.contains("timelines 1 and 2 were both in use"), "{check}");
-    // The same is reported while the original archives.
+    // The agent reports it too, while the original archives.
     wait_until("the agent sees the other timeline", PATIENCE, || {
         let status = story.original.pgark(&["status"]).run().expect(0).stdout;
         status.contains("timeline 2 branched off this server's timeline at")
@@ -95,7 +95,7 @@ fn a_stray_timeline_is_never_taken_without_a_word() {
     ] {
         assert_eq!(story.original.answer_after(&story.directory(name), options, ROWS), rows, "{name}");
     }
-    // A time beyond the stray copy's WAL: the hint proposes a target on that timeline.
+    // A time that neither timeline has reached: the error does not propose the other one.
     let options = ["--target-time", "2099-01-01 00:00:00+00", "--target-timeline", "2"];
     let outcome = story.original.recover(&into, &options).run().expect(1);
     assert!(!outcome.stderr.contains("--target-timeline 1"), "nobody has seen it:\n{outcome}");

@@ -219,7 +219,7 @@ fn a_copy_does_not_take_over_the_subscriptions_of_its_original() {
     archive_all(&primary);
     let into = site.directory().join("copy");
     recover(&primary, &into).args(["--wait", "--port", "5499"]).run().expect(0);
-    // Frees a slot for another worker by stopping the original's own.
+    // Stops the original's own worker, so that another one could use its slot.
     subscribe("ALTER SUBSCRIPTION s DISABLE");
     primary.wait_for_row("SELECT count(*) FROM pg_stat_subscription WHERE pid IS NOT NULL", "0");
     for _ in 0..20 {

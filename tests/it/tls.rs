@@ -160,7 +160,7 @@ fn servers_that_sign_themselves_and_authorities_in_between() {
     made.bundle("forged-chain.crt", &["forged", "server"]);
     scene.show("forged-chain.crt", "forged.key");
     both(&scene, "postgres", &own("ca"), Refused("may not issue"));
-    // Names outside an authority's name constraints are not used.
+    // pgark rejects an authority with name constraints, which it does not evaluate.
     let limited = ["basicConstraints = critical, CA:TRUE", "nameConstraints = permitted;DNS:example"];
     made.self_signed("limited", "/CN=limited", &limited);
     made.issue("limited", "within", "/CN=db.example", "30", &["subjectAltName = DNS:db.example"]);

@@ -151,7 +151,7 @@ fn a_backup_tells_of_every_operation_that_fails_and_leaves_nothing() {
         let outcome = failing(base_backup("one"), &step.to_string(), error).run();
         tally.faults += 1;
         if outcome.code == Some(0) {
-            // The failed operation was not essential: a mark or a temporary name remained.
+            // The failed operation was not essential: a mark or a temporary file remained.
             assert!(archive.backup("one").join("manifest.json").exists(), "{kind}");
         } else {
             let of_the_server = format!("could not read \"{}", primary.data().display());

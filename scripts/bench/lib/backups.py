@@ -34,9 +34,9 @@ class Backups:
     def measure(self, it, report=None, figure="", command=None):
         """One backup, a full one unless there is a command; its cost with what it costs the server."""
         environment = " ".join(f"{name}={value}" for name, value in it.environment.items())
-        # The one before may be gone by now, and the server waits until its WAL is archived.
+        # The previous contestant may have been removed, and the server waits until its WAL is archived.
         push = f"{environment} {it.push}" if hasattr(it, "push") else "/bin/true"
-        # The load of the data has ended: without a switch there would be no WAL to wait for.
+        # Switches the segment, because without load there would be no WAL to wait for.
         self.server.sql(f"ALTER SYSTEM SET archive_command = '{push}'", "SELECT pg_reload_conf()")
         self.server.sql("CHECKPOINT", "SELECT pg_switch_wal()")
         before = stored_bytes(it.repository)

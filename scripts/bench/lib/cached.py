@@ -38,7 +38,7 @@ def cached_bytes_of(path):
         size = os.fstat(file.fileno()).st_size
         if size == 0:
             return 0
-        # The module's own map would have to be writable for its address to be had.
+        # Uses libc, because the mmap module reveals the address of a writable mapping only.
         address = LIBC.mmap(None, size, mmap.PROT_READ, mmap.MAP_SHARED, file.fileno(), 0)
         if address == ctypes.c_void_p(-1).value:
             raise OSError(ctypes.get_errno(), "mmap", path)

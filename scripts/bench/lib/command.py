@@ -13,7 +13,7 @@ from .measure import OWNER, Failed
 from .report import Report
 
 
-# Enough for the repository of a turn and what is restored from it.
+# Sufficient for the repository of a turn and the data restored from it.
 DISK_BYTES = 8 << 30
 
 
@@ -42,7 +42,7 @@ class Bench:
         """Calls `measure(bench, report)`, prints what it reported, and leaves nothing behind."""
         if os.geteuid() != 0:
             sys.exit("run this as root: it measures control groups and runs servers as another user")
-        os.chdir("/")  # which the owner may enter
+        os.chdir("/")  # a directory that the owner may enter
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
         self.report = Report(title)
         self.place = tempfile.mkdtemp(prefix="work-", dir=owned(directory()))
@@ -77,7 +77,7 @@ class Bench:
             self.report.discarding = number == 0
             first = number % len(kinds)
             order = kinds[first:] + kinds[:first]
-            # The other way round in every second round: what one leaves behind must not always meet the same next one.
+            # Reverses the order in every second round, so that no contestant always follows the same other one.
             for kind in order[:: 1 if number % 2 else -1]:
                 yield number, kind
         self.report.discarding = False

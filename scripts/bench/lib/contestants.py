@@ -168,7 +168,7 @@ class PgBackRestBundles(PgBackRest):
 
 class PgBackRestBlocks(PgBackRest):
     name = "pgbackrest-block"
-    # Debian's 2.45 calls blocks a beta feature.
+    # In Debian's version 2.45, block incremental backups are a beta feature.
     settings = "repo1-bundle=y\nrepo1-block=y\nbeta=y\n"
 
 
@@ -220,7 +220,7 @@ class WalRus(Contestant):
         return f"{self.program} backup-push {self.data}"
 
     def restore(self, target):
-        # It does not make durable what it restores.
+        # It does not make the restored files durable.
         return f"{self.program} backup-fetch {target} LATEST && sync -f {target}"
 
 

@@ -208,7 +208,7 @@ class ArchivingServer:
     def archive(self, shell, command, name):
         """As the server's archiver does for one file; how long its command took."""
         seconds = shell.must(command.replace("%p", f"pg_wal/{name}").replace("%f", name))
-        # wal-rus marks the file itself.
+        # wal-rus renames the status file itself.
         if os.path.exists(f"{self.status}/{name}.ready"):
             os.rename(f"{self.status}/{name}.ready", f"{self.status}/{name}.done")
         return seconds

@@ -13,7 +13,7 @@ import time
 from .measure import Failed
 
 CHUNK_BYTES = 64 << 20
-# More than a turn reads and writes, all of which passes through the kernel's cache.
+# More than a turn reads and writes, which all passes through the page cache.
 TOUCHED_BYTES = 5 << 30
 
 
@@ -23,7 +23,7 @@ class Disk:
     def __init__(self, image, path, size_bytes):
         self.image, self.path, self.mounted = image, path, False
         os.makedirs(path)
-        # Written once in full, so that no turn pays for the allocation of the image.
+        # Fully written once, so that no turn pays for the allocation of the image.
         with open(image, "wb") as file:
             zeros = bytes(CHUNK_BYTES)
             for _ in range(-(-size_bytes // CHUNK_BYTES)):
@@ -38,7 +38,7 @@ class Disk:
 
     def renew(self):
         self.unmount()
-        # Nothing is left to be initialized in the background.
+        # Leaves nothing to be initialized in the background.
         command("mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=0,lazy_journal_init=0,nodiscard", self.device)
         command("mount", self.device, self.path)
         os.rmdir(f"{self.path}/lost+found")

@@ -142,7 +142,7 @@ class Cost:
         self.wall_s = None
 
     def __enter__(self):
-        os.sync()  # what others have left to be written is not ours
+        os.sync()  # writes left over by others do not count
         self.peak_bytes, self.stop = 0, threading.Event()
         self.sampler = threading.Thread(target=self.sample)
         self.cpu_before = self.cpu_now()

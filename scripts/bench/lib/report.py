@@ -28,7 +28,7 @@ class Report:
     def __init__(self, title):
         self.title = title
         self.rows = {}
-        # Whether the values of the present round are shown and then forgotten.
+        # Whether to show the values of the current round without recording them.
         self.discarding = False
 
     def add(self, figure, contestant, **values):

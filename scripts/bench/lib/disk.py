@@ -18,7 +18,7 @@ TOUCHED_BYTES = 5 << 30
 
 
 class Disk:
-    """An ext4 file system on a loop device, mounted at `path`; `renew` makes it anew."""
+    """An ext4 file system on a loop device, mounted at `path`; `renew` recreates it."""
 
     def __init__(self, image, path, size_bytes):
         self.image, self.path, self.mounted = image, path, False
@@ -45,7 +45,7 @@ class Disk:
         self.mounted = True
 
     def unmount(self):
-        """Also waits for processes of the last turn that have not ended yet."""
+        """Unmounts it; waits for processes of the last turn that have not ended yet."""
         ends = time.monotonic() + 30
         while self.mounted:
             try:
@@ -63,7 +63,7 @@ class Disk:
 
 
 def touch_memory():
-    """Uses as much memory as a turn does, which the kernel then hands out first."""
+    """Touches as much memory as a turn uses, which the kernel then allocates first."""
     with open("/proc/meminfo") as file:
         free = next(int(line.split()[1]) << 10 for line in file if line.startswith("MemFree:"))
     wanted = min(TOUCHED_BYTES, free // 10 * 9)

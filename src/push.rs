@@ -18,14 +18,15 @@ const SHUTDOWN_MAX: Duration = Duration::from_secs(30);
 /// Minimum time for all files after the server's last checkpoint, which may have used up the time.
 const AFTER_CHECKPOINT_MAX: Duration = Duration::from_secs(10);
 
-/// Archives the file at `path`, which is `%p` of `archive_command`: relative to `working_directory`, the data directory.
+/// Archives the file at `path`, which is `%p` of `archive_command`: relative to `working_directory`, the data
+/// directory.
 ///
 /// On success, the file is durable in the repository, and its checksum was verified there.
 ///
 /// # Errors
 /// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) for a call that PostgreSQL would not make, the agent's verdict,
-/// and [`ErrorKind::Unavailable`](crate::error::ErrorKind::Unavailable) after `push.deadline_s`, or sooner while the server
-/// shuts down.
+/// and [`ErrorKind::Unavailable`](crate::error::ErrorKind::Unavailable) after `push.deadline_s`, or sooner while the
+/// server shuts down.
 pub fn archive(config: &Config, path: &Path, working_directory: &Path) -> Result<()> {
     let started = Instant::now();
     let name = wal_file_name(path)?;

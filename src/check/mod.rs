@@ -1,8 +1,8 @@
 //! Checks the whole setup before it is needed.
 //!
-//! Owns: the list of findings, from the configuration to the round trip of a WAL segment. Findings are independent: a failed
-//! check only skips the checks that depend on it. The only changes are that the server switches to a new WAL segment, and
-//! that a bucket is probed if this was not done before.
+//! Owns: the list of findings, from the configuration to the round trip of a WAL segment. Findings are independent: a
+//! failed check only skips the checks that depend on it. The only changes are that the server switches to a new WAL
+//! segment, and that a bucket is probed if this was not done before.
 
 mod archiving;
 mod round_trip;

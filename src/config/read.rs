@@ -55,8 +55,8 @@ impl Entry<'_> {
     }
 }
 
-/// Collects the entries of `table`, which is named `section`, under full names. The table of keys has one level of sections,
-/// so deeper tables stay single values.
+/// Collects the entries of `table`, which is named `section`, under full names. The table of keys has one level of
+/// sections, so deeper tables stay single values.
 fn collect<'a>(section: &str, table: &'a DeTable<'a>, entries: &mut Vec<Entry<'a>>) {
     for (key, value) in table {
         let leaf = bare(key.get_ref());

@@ -229,8 +229,8 @@ impl Way {
     }
 }
 
-/// Requests TLS. Any byte after the one-byte response is refused: a man in the middle could inject data that would later
-/// be attributed to the server (CVE-2021-23222).
+/// Requests TLS. Any byte after the one-byte response is refused: a man in the middle could inject data that would
+/// later be attributed to the server (CVE-2021-23222).
 async fn ask_for_tls(socket: &mut TcpStream) -> std::result::Result<Answer, Failure> {
     let mut question = BytesMut::new();
     frontend::ssl_request(&mut question);

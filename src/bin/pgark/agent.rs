@@ -104,8 +104,8 @@ pub fn run(context: &Context, arguments: AgentArguments) -> Result<ExitCode> {
     }
 }
 
-/// Runs the agent and ends when its parent ends for any reason. In a container it would otherwise become a child of the server,
-/// which takes the death of a child by a signal as a crash.
+/// Runs the agent and ends when its parent ends for any reason. In a container it would otherwise become a child of the
+/// server, which takes the death of a child by a signal as a crash.
 fn serve_for_parent(context: &Context) {
     // These stay pending until they are unblocked. No other signal is blocked, unlike in the parent process.
     let blocked = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT]);
@@ -197,9 +197,9 @@ fn stderr_is_the_journal() -> bool {
     std::env::var("JOURNAL_STREAM").is_ok_and(|stream| stderr.is_ok_and(|ours| ours == stream))
 }
 
-/// Spawns the agent and stays as its parent, so that neither the agent nor its exit status ever reaches the caller as a child
-/// of its own. In a container the caller may be PostgreSQL, which would take it as a crash. For the same reason only SIGKILL
-/// ends this process.
+/// Spawns the agent and stays as its parent, so that neither the agent nor its exit status ever reaches the caller as a
+/// child of its own. In a container the caller may be PostgreSQL, which would take it as a crash. For the same reason
+/// only SIGKILL ends this process.
 fn detach(context: &Context) -> Result<()> {
     let what = || "could not detach the agent";
     SigSet::all().thread_block().context(what)?;

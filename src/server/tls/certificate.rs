@@ -1,7 +1,7 @@
 //! A parsed certificate, with the properties that verification needs.
 //!
-//! Certificates of every version are accepted: with OpenSSL before 3.2, the commands in PostgreSQL's manual create one of
-//! version 1.
+//! Certificates of every version are accepted: with OpenSSL before 3.2, the commands in PostgreSQL's manual create one
+//! of version 1.
 
 use super::refusal::Refusal;
 use rustls::crypto::CryptoProvider;

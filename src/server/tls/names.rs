@@ -1,7 +1,7 @@
 //! Checks whether a certificate is for the requested host.
 //!
-//! Source: PostgreSQL's manual, "Client Verification of Server Certificates"; `fe-secure-common.c`, `fe-secure-openssl.c`,
-//! `pgtls_verify_peer_name_matches_certificate_guts`.
+//! Source: PostgreSQL's manual, "Client Verification of Server Certificates"; `fe-secure-common.c`,
+//! `fe-secure-openssl.c`, `pgtls_verify_peer_name_matches_certificate_guts`.
 
 use super::certificate::Certificate;
 use super::refusal::Refusal;

@@ -1,8 +1,8 @@
 //! Verifies the certificate that a server presents in its handshake.
 //!
-//! The verifier of rustls refuses certificates that are common with PostgreSQL: version 1, an authority's certificate used
-//! as the server's own, the host in the common name. This one accepts them, as libpq does. In every mode the server must
-//! hold the key of its certificate: the signature of the handshake is always checked.
+//! The verifier of rustls refuses certificates that are common with PostgreSQL: version 1, an authority's certificate
+//! used as the server's own, the host in the common name. This one accepts them, as libpq does. In every mode the
+//! server must hold the key of its certificate: the signature of the handshake is always checked.
 
 use super::certificate::Certificate;
 use super::chain::Search;

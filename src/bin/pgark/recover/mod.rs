@@ -164,7 +164,8 @@ fn server_start(
     Ok(start)
 }
 
-/// Checks that no process holds the socket of the recovered server; returns a warning if that server is not started now.
+/// Checks that no process holds the socket of the recovered server; returns a warning if that server is not started
+/// now.
 fn check_port(arguments: &RecoverArguments, plan: &RecoveryPlan) -> Result<Option<String>> {
     let setting = |name: &str| plan.backup.settings.get(name);
     let port = arguments.port.or_else(|| setting("port")?.parse().ok());

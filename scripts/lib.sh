@@ -1,10 +1,10 @@
 # Shared by the scripts in this folder; sourced, never run.
 # shellcheck shell=bash
 
-# say TEXT: one line of our own among the output of the tools.
+# say TEXT: prints a line that stands out among the output of the tools.
 say() { printf '== %s\n' "$*"; }
 
-# die TEXT: the reason, and the end.
+# die TEXT: prints the reason and exits.
 die() {
     printf '%s: %s\n' "${0##*/}" "$*" >&2
     exit 1
@@ -12,8 +12,8 @@ die() {
 
 have() { command -v "$1" >/dev/null 2>&1; }
 
-# postgres_bin: prints the directory of PostgreSQL's server programs; fails silently when there is none.
-# PGARK_TEST_PG_BIN comes first, then the newest that Debian keeps side by side, then pg_config, then the PATH.
+# postgres_bin: prints the directory of PostgreSQL's server programs; fails silently if there is none. Searches
+# PGARK_TEST_PG_BIN, then Debian's directories (newest version first), then pg_config, then the PATH.
 postgres_bin() {
     local candidate
     if [[ -n ${PGARK_TEST_PG_BIN:-} ]]; then
@@ -34,7 +34,7 @@ postgres_bin() {
     return 1
 }
 
-# apt_install PACKAGE...: installs them, or says which are missing when it may not.
+# apt_install PACKAGE...: installs packages, or lists the missing ones if it lacks the permission.
 apt_install() {
     have apt-get || die "missing, and there is no apt-get here: $*"
     [[ $(id -u) == 0 ]] || die "missing packages, install them as root first: apt-get install $*"
@@ -47,7 +47,8 @@ apt_install() {
     apt-get install -qq -y --no-install-recommends "$@" </dev/null >/dev/null
 }
 
-# install_postgres: the distribution's PostgreSQL unless there is one, without the cluster that Debian's package would start.
+# install_postgres: installs the distribution's PostgreSQL if there is none, without the cluster that Debian's package
+# creates.
 install_postgres() {
     postgres_bin >/dev/null && return
     local settings=/etc/postgresql-common/createcluster.conf
@@ -59,7 +60,7 @@ install_postgres() {
     postgres_bin >/dev/null || die "postgresql is installed, but its programs were not found: set PGARK_TEST_PG_BIN"
 }
 
-# install_tools: whatever else the build and the tests need.
+# install_tools: installs the other requirements of the build and the tests.
 install_tools() {
     local missing=()
     have cc || missing+=(gcc libc6-dev)
@@ -71,24 +72,24 @@ install_tools() {
     ((${#missing[@]} == 0)) || apt_install "${missing[@]}"
 }
 
-# build_programs: the three programs as users get them.
+# build_programs: builds the three programs as released.
 build_programs() {
     say "building pgark"
     cargo build --quiet --release --bin pgark
     small_programs=$(build_small "$(static_target)")
-    # Where the measurements find them.
+    # The benchmarks use this path.
     ln -sfn "${small_programs#target-small/}" target-small/built
 }
 
-# build_small [TARGET]: the two small programs; prints the directory that they are in.
+# build_small [TARGET]: builds the two small programs; prints their directory.
 build_small() {
     cargo build --quiet --profile small --no-default-features --bin archive-push --bin archive-get \
         --target-dir target-small ${1:+--target "$1"} >&2
     printf '%s\n' "target-small/${1:+$1/}small"
 }
 
-# static_target: prints the target of this machine whose programs need no loading of libraries and so start in half the
-# time; nothing where its standard library is not installed and rustup cannot fetch it.
+# static_target: prints this machine's target for static programs, which start in half the time because no libraries are
+# loaded. Prints nothing if its standard library is not installed and rustup cannot fetch it.
 static_target() {
     local target library
     target=$(rustc -vV | sed -n 's/^host: \(.*\)-gnu$/\1-musl/p')
@@ -100,9 +101,9 @@ static_target() {
     [[ ! -d $library ]] || printf '%s\n' "$target"
 }
 
-# make_place NAME: a directory below /tmp with the programs, a repository and a spool, in $root; the server's programs in
-# $pg_bin, and in ${as[@]} how to run something as its owner. Servers refuse to run as root, and pgark runs as the owner
-# of the data directory.
+# make_place NAME: creates a directory below /tmp with the programs, a repository and a spool. Sets $root, $pg_bin to
+# the directory of the server programs, and ${as[@]} to a prefix that runs a command as the owner: servers refuse to run
+# as root, and pgark runs as the owner of the data directory.
 make_place() {
     root=$(mktemp -d "/tmp/pgark-$1-XXXXXX")
     pg_bin=$(postgres_bin)
@@ -120,7 +121,7 @@ make_place() {
     install -m 0755 target/release/pgark "$small_programs"/archive-push "$small_programs"/archive-get "$root/bin/"
 }
 
-# start_s3: an S3 server of its own below $root, and a bucket on it with the settings in $s3_settings.
+# start_s3: starts an S3 server below $root with a bucket; sets $s3_settings.
 start_s3() {
     local variables
     say "an S3 server: Ceph's RADOS Gateway"
@@ -137,7 +138,7 @@ s3.ca_file = \"$PGARK_TEST_S3_TLS_DIRECTORY/ca.pem\"
 s3.credentials_file = \"$root/credentials\""
 }
 
-# make_cluster NAME: a running server in $root/data that archives into $repository, with its $root/pgark.toml.
+# make_cluster NAME: starts a server in $root/data that archives into $repository, with its $root/pgark.toml.
 make_cluster() {
     "${as[@]}" "$pg_bin/initdb" -D "$root/data" -U postgres -A trust -E UTF8 --data-checksums >/dev/null
     cat >"$root/pgark.toml" <<TOML
@@ -160,7 +161,7 @@ CONF
     "${as[@]}" "$pg_bin/pg_ctl" -D "$root/data" -l "$root/socket/server.log" -w start >/dev/null
 }
 
-# stop_everything: whatever runs below $root.
+# stop_everything: stops all processes below $root.
 stop_everything() {
     local config data
     for config in "$root"/*.toml; do
@@ -175,7 +176,7 @@ stop_everything() {
 pgark() { "${as[@]}" "$root/bin/pgark" --config "$root/pgark.toml" "$@"; }
 sql() { "${as[@]}" psql -XAtq -v ON_ERROR_STOP=1 -h "$root/socket" -p 5432 -U postgres -d postgres -c "$1"; }
 
-# wait_for SECONDS WHAT COMMAND...: until the command succeeds.
+# wait_for SECONDS WHAT COMMAND...: waits until the command succeeds.
 wait_for() {
     local deadline=$((SECONDS + $1)) what=$2
     shift 2
@@ -185,5 +186,5 @@ wait_for() {
     done
 }
 
-# archived SEGMENT: whether PostgreSQL knows this segment, or a later one, as archived.
+# archived SEGMENT: whether PostgreSQL reports this segment, or a later one, as archived.
 archived() { [[ $(sql "SELECT last_archived_wal >= '$1' FROM pg_stat_archiver") == t ]]; }

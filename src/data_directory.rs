@@ -1,7 +1,7 @@
-//! The server's data directory as seen from outside.
+//! The server's data directory, as seen from outside.
 //!
-//! Owns: which data directory a call concerns, its owner, its system and its mode of recovery. Reads only;
-//! pgark never keeps anything in it.
+//! Owns: which data directory a call concerns, its owner, its system and its recovery mode. Only reads; pgark never
+//! stores anything in it.
 
 use crate::error::{Context, Error, RecoveryMode, Result};
 use crate::postgres::control_file::ControlFile;
@@ -13,12 +13,12 @@ use std::path::{Component, Path, PathBuf};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
-/// How often `pg_control` is read when its checksum does not match: the server may be writing it.
+/// Number of attempts to read `pg_control` with a correct checksum, because the server may be writing it.
 const CONTROL_FILE_READS_MAX: u32 = 20;
-/// The pause between two such reads; the server's write takes microseconds.
+/// Pause between two attempts; the server's write takes microseconds.
 const CONTROL_FILE_PAUSE: Duration = Duration::from_millis(5);
 
-/// A data directory that exists and belongs to the effective user.
+/// An existing data directory that belongs to the effective user.
 #[derive(Clone, Debug)]
 pub struct DataDirectory {
     path: PathBuf,
@@ -26,11 +26,11 @@ pub struct DataDirectory {
 }
 
 impl DataDirectory {
-    /// The data directory at `path`.
+    /// Opens the data directory at `path`.
     ///
     /// # Errors
-    /// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) when there is no directory, or when it belongs to
-    /// another user: the server could not use files that root's cron job creates in a spool or repository.
+    /// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) if there is no directory, or it belongs to another user:
+    /// the server could not use files that root's cron job creates in a spool or repository.
     pub fn open(path: &Path) -> Result<DataDirectory> {
         let metadata = fs::metadata(path).map_err(|error| {
             Error::io(format!("could not inspect the data directory \"{}\"", path.display()), error)
@@ -75,24 +75,24 @@ impl DataDirectory {
         &self.path
     }
 
-    /// Whether `other` is the same directory, however it is spelt.
+    /// Whether `other` is the same directory, in any spelling.
     pub fn is(&self, other: &Path) -> bool {
         let identity = |path: &Path| fs::metadata(path).map(|m| (m.dev(), m.ino())).ok();
         identity(&self.path).is_some_and(|ours| identity(other) == Some(ours))
     }
 
-    /// The process id of the running server, according to `postmaster.pid`; `None` if none runs.
+    /// The process ID of the running server, according to `postmaster.pid`; `None` if none is running.
     pub fn server_process_id(&self) -> Option<u32> {
         self.running_server().map(|server| server.process_id.unsigned_abs())
     }
 
-    /// Where the running server listens locally: the directory of its socket, and its port.
+    /// The local address of the running server: the directory of its socket, and its port.
     pub fn socket(&self) -> Option<(PathBuf, u16)> {
         let server = self.running_server()?;
         Some((PathBuf::from(server.socket_directory?), server.port?))
     }
 
-    /// The content of `postmaster.pid`, whichever process wrote it; `None` when it cannot be read.
+    /// The content of `postmaster.pid`, whichever process wrote it; `None` if it cannot be read.
     pub fn postmaster_pid(&self) -> Option<PostmasterPid> {
         PostmasterPid::parse(&fs::read(self.path.join("postmaster.pid")).ok()?)
     }
@@ -101,7 +101,7 @@ impl DataDirectory {
     /// not.
     fn running_server(&self) -> Option<PostmasterPid> {
         let server = self.postmaster_pid().filter(|server| !server.single_user)?;
-        // The file outlives a crash. A process of another owner is not our server either.
+        // The file survives a crash. A process of another owner is not this server either.
         let process = fs::metadata(format!("/proc/{}", server.process_id)).ok()?;
         let ours = process.uid() == Uid::effective().as_raw() && may_be_server(server.process_id);
         ours.then_some(server)
@@ -114,11 +114,11 @@ impl DataDirectory {
         self.running_server().filter(|server| server.stopping).map(|_| written)
     }
 
-    /// The content of `global/pg_control`, read again while its checksum does not match.
+    /// The content of `global/pg_control`, read again while its checksum is wrong.
     ///
     /// # Errors
-    /// [`ErrorKind::Damaged`](crate::error::ErrorKind::Damaged) when it stays unreadable,
-    /// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) when the directory has none.
+    /// [`ErrorKind::Damaged`](crate::error::ErrorKind::Damaged) if it stays unreadable,
+    /// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) if the directory has none.
     pub fn control_file(&self) -> Result<ControlFile> {
         let path = self.path.join("global/pg_control");
         let mut read = 1;
@@ -140,8 +140,8 @@ impl DataDirectory {
     }
 }
 
-/// Whether the process that a `postmaster.pid` names may be a server. Process 1 may be one in a container
-/// without an init process. Elsewhere a server in a container left the file, and process 1 always exists.
+/// Whether the process in a `postmaster.pid` may be a server. Process 1 may be one in a container without an init
+/// process. Otherwise a server in a container left the file, and process 1 always exists.
 pub fn may_be_server(process_id: i32) -> bool {
     process_id != 1 || is_server_process(Path::new("/proc/1"))
 }
@@ -156,7 +156,7 @@ pub fn is_server_process(process: &Path) -> bool {
 /// The recovery mode of the server whose `restore_command` requests `destination` (`pg_wal/RECOVERYXLOG`,
 /// relative to the data directory, or absolute).
 ///
-/// Uses names alone, because the result decides the exit status of every other failure.
+/// Examines names only, because the result determines the exit status of every other failure.
 pub fn recovery_mode(destination: &Path) -> RecoveryMode {
     if data_directory_of(destination).join("standby.signal").exists() {
         RecoveryMode::Standby
@@ -165,7 +165,7 @@ pub fn recovery_mode(destination: &Path) -> RecoveryMode {
     }
 }
 
-/// The data directory of `…/pg_wal/<name>`, judged by names alone: `pg_wal` may be a symbolic link.
+/// The data directory of `…/pg_wal/<name>`, determined from names only: `pg_wal` may be a symbolic link.
 pub fn data_directory_of(wal_path: &Path) -> PathBuf {
     match wal_path.parent().and_then(Path::parent) {
         Some(directory) if !directory.as_os_str().is_empty() => directory.to_owned(),
@@ -173,13 +173,13 @@ pub fn data_directory_of(wal_path: &Path) -> PathBuf {
     }
 }
 
-/// Whether a path is directly in a `pg_wal`, judged by names alone and without `..`.
+/// Whether a path is directly in a `pg_wal`, determined from names only and without `..`.
 pub fn lies_in_pg_wal(path: &Path) -> bool {
     path.components().all(|part| part != Component::ParentDir)
         && path.parent().and_then(Path::file_name).is_some_and(|parent| parent == "pg_wal")
 }
 
-/// A user's name, or the number if it has none: for messages.
+/// A user's name, or the number if it has none, for messages.
 pub fn user_name(uid: Uid) -> String {
     match nix::unistd::User::from_uid(uid) {
         Ok(Some(user)) => user.name,
@@ -200,7 +200,7 @@ mod tests {
             let content = format!("{process}\n/data\n1767225600\n5433\n{directory}\n\n");
             fs::write(scratch.path().join("postmaster.pid"), content).unwrap();
         };
-        // The test process takes the place of a server: it runs, and is ours.
+        // The test process stands for a server: it is running and has the same owner.
         write(std::process::id(), "/run/postgresql");
         assert_eq!(data_directory.server_process_id(), Some(std::process::id()));
         assert_eq!(data_directory.socket(), Some((PathBuf::from("/run/postgresql"), 5433)));

@@ -1,20 +1,19 @@
-//! The one error type, and the table that turns it into an exit status.
+//! The error type, and its mapping to exit statuses.
 //!
-//! Owns: what kinds of failure there are, what each means to PostgreSQL and to an operator, and how an
-//! error is worded. Does not own: printing (that is `bin/`) and retrying (that is the agent and the store).
+//! Owns: the kinds of failure, what each means to PostgreSQL and to an operator, and the wording of errors. Does not
+//! own: printing (that is `bin/`) and retrying (that is the agent and the store).
 
 use std::error::Error as StdError;
 use std::fmt;
 use std::io;
 
-/// The result of everything in pgark that can fail.
+/// The result of every fallible function in pgark.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// What went wrong, on what, and what the operator can do about it.
+/// An error: the failure, its object, and advice for the operator.
 ///
-/// `Display` prints the message and its causes on one line, lower case, without a full stop:
-/// `could not archive 0000000100000000000000A1: access denied`. The hint is kept apart, because it is printed
-/// on a line of its own.
+/// `Display` prints the message and its causes on one line, lower case, without a full stop: `could not archive
+/// 0000000100000000000000A1: access denied`. The hint is separate, because it is printed on a line of its own.
 pub struct Error {
     kind: ErrorKind,
     message: String,
@@ -94,8 +93,8 @@ impl ErrorKind {
 
     /// Exit status of `archive-push`: 2 to 4.
     ///
-    /// PostgreSQL's archiver retries on 1 to 125; above that it takes the failure for a crash of its own child
-    /// and restarts itself without counting it in `pg_stat_archiver` (`src/backend/postmaster/pgarch.c`).
+    /// PostgreSQL's archiver retries on 1 to 125. It treats a higher status as a crash of its own child, and restarts
+    /// itself without counting the failure in `pg_stat_archiver` (`src/backend/postmaster/pgarch.c`).
     pub fn push_status(self) -> u8 {
         match self {
             // A push cannot fail by absence; a source file that is gone is an invalid call.
@@ -106,9 +105,9 @@ impl ErrorKind {
 
     /// Exit status of `archive-get`: 1 or 126.
     ///
-    /// PostgreSQL reads 1 to 125 as "no such file", which ends a one-shot recovery and promotes the server; above
-    /// 125 recovery stops with an error (`src/backend/access/transam/xlogarchive.c`). A standby dies of the
-    /// latter, so there every failure is 1 and the server asks again.
+    /// PostgreSQL treats 1 to 125 as "no such file", which ends a one-shot recovery and promotes the server; above 125,
+    /// recovery stops with an error (`src/backend/access/transam/xlogarchive.c`). A standby exits on the latter, so
+    /// there every failure is 1, and the server requests the file again.
     pub fn get_status(self, mode: RecoveryMode) -> u8 {
         match (self, mode) {
             (ErrorKind::Absent, _) | (_, RecoveryMode::Standby) => 1,
@@ -143,8 +142,8 @@ impl Error {
         Error::new(ErrorKind::Damaged, message)
     }
 
-    /// An operation of the operating system that failed: kind [`ErrorKind::Unavailable`], with a hint where
-    /// the cause has a usual remedy. `message` says what was attempted and on what.
+    /// A failed operation of the operating system: kind [`ErrorKind::Unavailable`], with a hint if the cause has a
+    /// common remedy. `message` names the operation and its object.
     pub fn io(message: impl Into<String>, cause: io::Error) -> Error {
         let hint = match cause.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
@@ -164,21 +163,21 @@ impl Error {
         }
     }
 
-    /// The same error with what the operator can do next, a sentence or two.
+    /// Adds advice for the operator, in a sentence or two.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Error {
         self.hint = Some(hint.into());
         self
     }
 
-    /// The same error with a cause below it.
+    /// Adds a cause.
     #[must_use]
     pub fn caused_by(mut self, source: impl StdError + Send + Sync + 'static) -> Error {
         self.source = Some(Box::new(source));
         self
     }
 
-    /// The same error as the cause of a broader failure; kind and hint are kept.
+    /// Makes this error the cause of a broader failure; keeps its kind and hint.
     #[must_use]
     pub fn context(self, message: impl Into<String>) -> Error {
         Error {
@@ -189,7 +188,7 @@ impl Error {
         }
     }
 
-    /// The same failure with another kind, for callers that know more about its context.
+    /// Changes the kind, for callers that know more about the context.
     #[must_use]
     pub fn with_kind(mut self, kind: ErrorKind) -> Error {
         self.kind = kind;
@@ -202,12 +201,12 @@ impl Error {
         Error { kind: self.kind, message: self.to_string(), hint: self.hint.clone(), source: None }
     }
 
-    /// What kind of failure it is.
+    /// The kind of failure.
     pub fn kind(&self) -> ErrorKind {
         self.kind
     }
 
-    /// What the operator can do next.
+    /// Advice for the operator.
     pub fn hint_text(&self) -> Option<&str> {
         self.hint.as_deref()
     }
@@ -224,7 +223,7 @@ impl Error {
         None
     }
 
-    /// The lines to show to a person: the message with its causes, then `HINT:` if there is one.
+    /// The text for users: the message with its causes, then `HINT:` if there is one.
     pub fn report(&self) -> String {
         match &self.hint {
             Some(hint) => format!("{self}\nHINT: {hint}"),
@@ -260,7 +259,7 @@ impl StdError for Error {
 
 /// Adds the attempted operation to an error.
 pub trait Context<T> {
-    /// Wraps the error, if there is one, under `message`, which is computed only then.
+    /// Wraps an error in `message`, which is computed only if there is one.
     fn context<M: Into<String>>(self, message: impl FnOnce() -> M) -> Result<T>;
 }
 
@@ -282,7 +281,7 @@ impl<T> Context<T> for nix::Result<T> {
     }
 }
 
-/// An [`io::Error`] worded for people: lower case, without "(os error 2)".
+/// An [`io::Error`] in readable form: lower case, without "(os error 2)".
 #[derive(Debug)]
 struct PlainIoError(io::Error);
 

@@ -1,6 +1,6 @@
-//! Takes one WAL file out of the repository for inspection.
+//! Extracts one WAL file from the repository for inspection.
 //!
-//! Owns: that existing files are never overwritten. Does not own: recovery, which goes through `archive-get`.
+//! Owns: the rule that existing files are never overwritten. Does not own: recovery, which uses `archive-get`.
 
 use crate::durable::{Disk, DiskFile, create_file};
 use crate::error::{Error, Result};
@@ -12,25 +12,26 @@ use std::path::{Path, PathBuf};
 /// Permissions of the file: WAL contains the data of the database.
 const FILE_MODE: u32 = 0o600;
 
-/// A file that was taken out of the repository.
+/// An extracted file.
 #[derive(Debug, Serialize)]
 pub struct ExtractedFile {
     /// Its name in the repository.
     pub name: WalFileName,
-    /// The system that it is of.
+    /// The system to which it belongs.
     pub system_identifier: SystemIdentifier,
-    /// Its path now.
+    /// The path of the extracted file.
     pub output: PathBuf,
     /// Its length in bytes.
     pub bytes: u64,
 }
 
-/// Writes the file `name` to `output`, which must not exist yet: all of it, checked and durable, or nothing.
+/// Writes the file `name` to `output`, which must not exist yet. The result is complete, verified and durable, or there
+/// is none.
 ///
 /// # Errors
-/// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) when `output` exists,
-/// [`ErrorKind::Absent`](crate::error::ErrorKind::Absent) when the repository has said that it does not hold the file;
-/// damage, the store's own and the operating system's.
+/// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) if `output` exists,
+/// [`ErrorKind::Absent`](crate::error::ErrorKind::Absent) if the repository has reported that it does not hold the
+/// file; damage, and those of the store and the operating system.
 pub fn extract(
     repository: &Repository,
     name: WalFileName,

@@ -1,4 +1,4 @@
-//! `archive-get`: has the agent fetch one WAL file, and puts it where PostgreSQL expects it.
+//! `archive-get`: makes the agent fetch a WAL file, and puts it where PostgreSQL expects it.
 
 use crate::config::Config;
 use crate::data_directory::{DataDirectory, data_directory_of, lies_in_pg_wal};
@@ -11,37 +11,36 @@ use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// How long to wait for the agent's final answer after its deadline.
+/// Additional wait for the agent's final answer after its deadline.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// How long the server waits before its log says why.
+/// Wait after which the reason is reported in the server's log.
 const SAY_AFTER: Duration = Duration::from_secs(2);
 
-/// What `restore_command` states about the recovery.
+/// The options of `restore_command` that describe the recovery.
 #[derive(Clone, Copy, Debug)]
 pub struct Recovery {
-    /// How the server recovers.
+    /// The recovery mode.
     pub mode: RecoveryMode,
     /// Whether it has a target.
     pub target: TargetRule,
-    /// The timeline that is its destination.
+    /// The destination timeline.
     pub timeline: Option<TimelineId>,
-    /// The last segment that it is proven to need.
+    /// The last segment that the recovery is proven to need.
     pub proven_end: Option<SegmentName>,
 }
 
 /// Restores the file `name` (`%f`) as `destination` (`%p`, relative to `working_directory`, the data
 /// directory).
 ///
-/// When this returns without an error, `destination` holds exactly the archived bytes; otherwise it is
-/// untouched. It is not synced to disk: PostgreSQL does that if it keeps the file.
+/// On success, `destination` contains exactly the archived bytes; otherwise it is unchanged. It is not synced to disk:
+/// PostgreSQL does that if it keeps the file.
 ///
 /// `say` receives messages for the server's log while the call continues.
 ///
 /// # Errors
-/// [`ErrorKind::Absent`](crate::error::ErrorKind::Absent) only when the repository has reported that it does
-/// not hold the file and recovery may take this for the end of the archive; or when PostgreSQL does not need
-/// the file.
+/// [`ErrorKind::Absent`](crate::error::ErrorKind::Absent) only if the repository has reported that it does not hold the
+/// file and recovery may treat this as the end of the archive, or if PostgreSQL does not need the file.
 pub fn restore(
     config: &Config,
     name: &str,
@@ -112,7 +111,7 @@ pub fn restore(
                 }
                 return Ok(());
             }
-            // The agent died and another one has cleared its spool: the file was only lent.
+            // The agent died, and another one cleared the spool with the fetched file.
             Answer::Fetched { .. } if Instant::now() < deadline => {}
             Answer::Fetched { .. } => {
                 return Err(Error::unavailable(
@@ -173,7 +172,7 @@ impl Waiting for Wait<'_> {
     }
 
     fn no_agent(&mut self, reason: &Error) {
-        // Trouble in the spool does not resolve itself in a moment.
+        // Problems with the spool do not resolve themselves in a moment.
         if self.say_at.is_some() {
             self.say(reason);
         }
@@ -196,11 +195,11 @@ fn recovery_has_ended(data_directory: &DataDirectory, name: WalFileName) -> bool
         && data_directory.server_process_id().is_some()
 }
 
-/// Whether a lent file was put into its place.
+/// Whether a fetched file was moved to its destination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Placed {
     Whole,
-    /// The file does not exist any more, and nothing was done.
+    /// The file no longer exists, and nothing was done.
     Gone,
 }
 

@@ -1,4 +1,4 @@
-//! What the repository holds of a cluster: backups, the WAL of each timeline with its gaps, and what can be reached.
+//! The repository's contents for a cluster: backups, the WAL of each timeline with its gaps, and the recovery windows.
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::postgres::{
@@ -22,7 +22,7 @@ pub struct ClusterInfo {
     pub repository: String,
     /// Whether every WAL segment was looked up; if not, gaps between the first and the last one are unknown.
     pub every_segment: bool,
-    /// Its systems: one, or after `initdb` or `pg_upgrade` more.
+    /// Its systems: one, or several after `initdb` or `pg_upgrade`.
     pub systems: Vec<SystemInfo>,
 }
 
@@ -31,20 +31,19 @@ pub struct ClusterInfo {
 pub struct SystemInfo {
     /// Its identifier.
     pub system_identifier: SystemIdentifier,
-    /// The length of its segments in bytes, of the newest ones where it was changed; `None` when there is neither a backup nor a segment.
+    /// The segment size in bytes; the newest one if it was changed. `None` if there is neither a backup nor a segment.
     pub segment_bytes: Option<u64>,
     /// The backups, oldest first.
     pub backups: Vec<BackupInfo>,
-    /// Why the place of this system cannot be used, so that nothing else is known of it: it is damaged, or a newer pgark made
-    /// it.
+    /// The reason why this system cannot be read at all: it is damaged, or was written by a newer pgark.
     pub unusable: Option<Trouble>,
-    /// Backups that cannot be used because they are damaged, or because a newer pgark took them.
+    /// Backups that cannot be used, because they are damaged or were taken by a newer pgark.
     pub damaged: Vec<DamagedInfo>,
     /// Labels of backups in progress.
     pub running: Vec<String>,
     /// The WAL.
     pub timelines: Vec<TimelineInfo>,
-    /// What can be reached on each timeline that ends with WAL of its own, newest timeline first.
+    /// The recovery window of each timeline that ends with WAL of its own, newest timeline first.
     pub windows: Vec<RecoveryWindow>,
 }
 
@@ -57,9 +56,9 @@ pub struct BackupInfo {
     pub parent: Option<String>,
     /// Why the chain of an incremental backup is unusable.
     pub broken_chain: Option<Trouble>,
-    /// When it started and stopped.
+    /// Start time.
     pub start_time: Timestamp,
-    /// When it was consistent.
+    /// Stop time, at which it is consistent.
     pub stop_time: Timestamp,
     /// Its start point.
     pub start_lsn: Lsn,
@@ -69,15 +68,15 @@ pub struct BackupInfo {
     pub timeline: TimelineId,
     /// The major version of PostgreSQL.
     pub postgresql: u32,
-    /// How many files it holds.
+    /// Number of files.
     pub files: u64,
-    /// Their length in bytes.
+    /// Total size of the files, in bytes.
     pub raw_bytes: u64,
-    /// What it takes in the repository, in bytes.
+    /// Stored size in the repository, in bytes.
     pub stored_bytes: u64,
-    /// Pages whose checksum did not hold when they were read.
+    /// Number of pages that had wrong checksums when they were read.
     pub damaged_pages: u64,
-    /// The first segment that it needs and that is not there: it cannot be used.
+    /// The first required segment that is missing, which makes the backup unusable.
     pub missing_wal: Option<SegmentName>,
 }
 
@@ -114,65 +113,65 @@ impl Trouble {
 pub struct TimelineInfo {
     /// The timeline.
     pub timeline: TimelineId,
-    /// The length of these segments in bytes: a timeline on which it was changed is listed for each.
+    /// The size of these segments in bytes; a timeline on which it was changed is listed once for each size.
     pub segment_bytes: u64,
-    /// The timeline that it came out of; `None` for the first, and when its history file is missing.
+    /// The parent timeline; `None` for the first one, and if its history file is missing.
     pub parent: Option<TimelineId>,
-    /// Where it came out of it.
+    /// The switch point from the parent.
     pub switch_point: Option<Lsn>,
-    /// How many ancestors it has.
+    /// Number of ancestors.
     pub depth: usize,
     /// The first segment.
     pub first: Option<SegmentName>,
     /// The last segment.
     pub last: Option<SegmentName>,
-    /// How many there would be from the first to the last if none is missing.
+    /// Number of segments from the first to the last if none is missing.
     pub span_segments: u64,
-    /// How many there are; `None` when they were not looked for.
+    /// Number of stored segments; `None` if they were not listed.
     pub segments: Option<u64>,
-    /// What they take in the repository, in bytes; `None` when they were not looked for.
+    /// Stored size in the repository, in bytes; `None` if the segments were not listed.
     pub stored_bytes: Option<u64>,
-    /// What is missing of the segments that are proven to have existed; `None` when it was not looked for.
+    /// Missing segments that are proven to have existed; `None` if the segments were not listed.
     pub gaps: Option<Vec<Gap>>,
-    /// What is missing before the first backup, where the archive begins: no recovery needs it. `None` when it was not looked
-    /// for.
+    /// Segments missing before the first backup, where the archive begins, which no recovery needs; `None` if the
+    /// segments were not listed.
     pub never_archived: Option<Vec<Gap>>,
-    /// Partial segments, which no recovery reads by itself; `None` when they were not looked for.
+    /// Partial segments, which no recovery reads automatically; `None` if the segments were not listed.
     pub partials: Option<Vec<WalFileName>>,
 }
 
 /// Missing segments.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 pub struct Gap {
-    /// The first of them.
+    /// The first missing segment.
     pub first: SegmentName,
-    /// The last of them.
+    /// The last missing segment.
     pub last: SegmentName,
-    /// How many they are.
+    /// Number of missing segments.
     pub segments: u64,
 }
 
-/// From when to where recovery can go.
+/// The range of points that recovery can reach.
 #[derive(Debug, Serialize)]
 pub struct RecoveryWindow {
-    /// The oldest backup from which the WAL goes on without a gap.
+    /// The oldest backup from which the WAL continues without a gap.
     pub oldest_backup: String,
-    /// The moment at which it is consistent.
+    /// The time at which it is consistent.
     pub earliest: Timestamp,
-    /// The timeline that recovery ends on.
+    /// The timeline on which recovery ends.
     pub timeline: TimelineId,
     /// The last segment that it reads.
     pub last_segment: SegmentName,
-    /// Where the WAL ends, at the latest.
+    /// The latest possible end of the WAL.
     pub end_lsn: Lsn,
-    /// What is missing there, if the WAL went on.
+    /// The segments missing after that end, if the WAL continues.
     pub interrupted_by: Option<Gap>,
 }
 
-/// Reads the state.
+/// Reads the repository's contents.
 ///
 /// # Errors
-/// [`ErrorKind::Absent`] when the repository holds nothing of the cluster, and the store's own.
+/// [`ErrorKind::Absent`] if the repository holds nothing of the cluster; those of the store.
 pub fn gather(
     store: &Arc<dyn Store>,
     cluster: &str,
@@ -187,7 +186,7 @@ pub fn gather(
         ))
         .hint("The first archived file or the first backup creates its place."));
     }
-    // After the listing, whose answer says what time it is for the service: otherwise a bucket is asked once more.
+    // Called after the listing, whose response contains the service's time, to avoid another request.
     let now = store.now()?;
     let systems = systems
         .into_iter()
@@ -238,7 +237,7 @@ fn system_info(repository: &Repository, search: WalSearch, now: Timestamp) -> Re
         timelines: Vec::new(),
         windows: Vec::new(),
     };
-    // pg_resetwal may have changed the size: no WAL leads across that, and the names mean other positions.
+    // pg_resetwal may have changed the size: no recovery path crosses the change, and names denote other positions.
     let mut sizes = Vec::new();
     for backup in backups.iter().rev() {
         let size = backup.segment_size()?;
@@ -294,7 +293,7 @@ impl SystemInfo {
     }
 }
 
-/// Whether what a timeline holds in the size of this snapshot comes before what it holds in others.
+/// Whether a timeline's WAL of this segment size precedes its WAL of other sizes.
 fn is_first_size(all: &[WalSnapshot], wal: &WalSnapshot, timeline: TimelineId) -> bool {
     let start = |wal: &WalSnapshot| {
         let first = wal.runs().get(&timeline)?.first()?.first;
@@ -303,9 +302,8 @@ fn is_first_size(all: &[WalSnapshot], wal: &WalSnapshot, timeline: TimelineId) -
     start(wal) == all.iter().filter_map(start).min()
 }
 
-/// The segment with which the oldest backup on the first timeline begins, before which no recovery needs WAL of that timeline:
-/// the servers that `pg_upgrade` starts by itself leave some behind, with gaps. `None` where a backup that cannot be read may
-/// need it.
+/// The first segment of the oldest backup on the first timeline; no recovery needs earlier WAL of that timeline, and
+/// the servers that `pg_upgrade` starts leave some behind, with gaps. `None` if an unreadable backup may need it.
 fn first_needed(
     wal: &WalSnapshot,
     backups: &[StoredBackup],
@@ -316,8 +314,8 @@ fn first_needed(
     first.filter(|_| damaged.is_empty())
 }
 
-/// The timelines with WAL, each after the one that it came out of. `first_needed`: as the function of that name gives it;
-/// `begins`: whether a timeline begins with WAL of this size.
+/// The timelines with WAL, each after its parent. `first_needed` is the result of the function of that name; `begins`
+/// tells whether a timeline begins with WAL of this size.
 fn timeline_infos(
     wal: &WalSnapshot,
     search: WalSearch,
@@ -356,7 +354,7 @@ fn timeline_infos(
             partials: every
                 .then(|| if begins(timeline) { wal.partials(timeline).to_vec() } else { Vec::new() }),
         };
-        // A tree in rows: behind its parent and the branches of that which came before.
+        // Orders the tree as rows: after the parent, and after all branches of the previous siblings.
         let place = infos.iter().rposition(|known| {
             Some(known.timeline) == info.parent
                 || history.switches().iter().any(|switch| switch.timeline == known.timeline)
@@ -376,7 +374,7 @@ fn backup_info(wal: &WalSnapshot, backup: &StoredBackup, all: &[StoredBackup]) -
     let timeline = backup.start.timeline;
     let last = backup.stop.lsn.previous().unwrap_or(backup.stop.lsn).segment(size);
     let first = backup.start.lsn.segment(size);
-    // What its own timeline needs; that other timelines left it later does not matter here.
+    // The WAL that the backup needs on its own timeline; later switches to other timelines do not matter.
     let path = TimelinePath::new(wal.history_of(timeline), size);
     let held = PathWal::find(path, first, wal)?.readable();
     let missing = match held {
@@ -402,8 +400,8 @@ fn backup_info(wal: &WalSnapshot, backup: &StoredBackup, all: &[StoredBackup]) -
     })
 }
 
-/// From the oldest backup whose WAL goes on without a gap to the end of a timeline, to where that is; `None` when no backup
-/// leads to it.
+/// The recovery window of a timeline: from the oldest backup whose WAL continues without a gap, to the end of the WAL.
+/// `None` if no backup leads there.
 fn window(
     wal: &WalSnapshot,
     timeline: TimelineId,
@@ -411,7 +409,7 @@ fn window(
 ) -> Result<Option<RecoveryWindow>> {
     let path = TimelinePath::find(wal, wal.history_of(timeline), wal.segment_size)?;
     let mut window: Option<(&StoredBackup, PathWal)> = None;
-    // From the newest backup backwards, as far as the WAL is whole.
+    // From the newest backup backwards, as long as the WAL is complete.
     for backup in backups.iter().rev() {
         let leads = path.holds(backup.stop.timeline, backup.start.lsn, backup.stop.lsn);
         if !leads || Chain::of(backup, backups).is_err() {
@@ -441,9 +439,9 @@ fn count(run: &SegmentRun) -> u64 {
     run.last.as_u64() - run.first.as_u64() + 1
 }
 
-/// What is missing on a timeline itself: from its first segment, which its history tells, or the first one that is stored,
-/// to the last that is proven to have existed. Where it began with segments of another size, what lies between the two is not
-/// known.
+/// The missing segments of a timeline itself, from its first segment (from its history, or the first stored one) to the
+/// last that is proven to have existed. If it began with another segment size, segments between the two sizes are
+/// unknown.
 fn gaps(
     wal: &WalSnapshot,
     history: &TimelineHistory,

@@ -12,13 +12,13 @@ pub trait Monitor: Send + Sync {
     /// A condition worth reporting that does not stop the command.
     fn warning(&self, what: &str);
 
-    /// Work of a known size began; 0 when the size is not known.
+    /// Work of a known size began; 0 if the size is unknown.
     fn begin(&self, what: &str, total_bytes: u64);
 
-    /// This many more bytes of the work are done.
+    /// This number of further bytes is done.
     fn advance(&self, bytes: u64);
 
-    /// That work ended.
+    /// The current work ended.
     fn end(&self);
 }
 

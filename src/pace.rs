@@ -13,7 +13,7 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// The most unused time that may be made up for: enough for a slow read, too little to show as a burst.
+/// Upper limit for unused time that may be made up for: enough for a slow read, too little to show as a burst.
 const CREDIT_MAX: Duration = Duration::from_millis(100);
 
 /// The pace of one command, shared by its threads.
@@ -22,7 +22,7 @@ pub struct Pace {
     settings: PaceSettings,
     /// When the next bytes are due.
     due: Mutex<Instant>,
-    /// Whether it was reported that the priority could not be set.
+    /// Whether a failure to set the priority was reported.
     refused: AtomicBool,
 }
 
@@ -46,7 +46,7 @@ impl Pace {
     /// it.
     ///
     /// # Errors
-    /// The operating system's.
+    /// Those of the operating system.
     pub fn try_give_way(&self) -> Result<()> {
         set_niceness(self.settings.niceness)?;
         match self.settings.io_priority {
@@ -56,7 +56,7 @@ impl Pace {
         }
     }
 
-    /// Waits until `bytes` more may be moved; all threads together keep to the rate.
+    /// Waits until `bytes` more bytes may be transferred; all threads share the rate.
     pub fn take(&self, bytes: u64) {
         let Some(rate) = self.settings.max_rate else { return };
         let now = Instant::now();
@@ -74,7 +74,7 @@ fn duration(bytes: u64, rate: Rate) -> Duration {
     Duration::from_secs_f64(bytes as f64 / rate.bytes_per_s().get() as f64)
 }
 
-/// On Linux this applies to a thread, in spite of the call's name.
+/// On Linux this applies to the calling thread, despite the name of the call.
 fn set_niceness(niceness: Niceness) -> Result<()> {
     let what = || format!("could not set the priority to nice {}", niceness.as_u8());
     let wanted = i32::from(niceness.as_u8());
@@ -131,7 +131,7 @@ mod tests {
                 scope.spawn(|| (0..10).for_each(|_| pace.take(128 << 10)));
             }
         });
-        // 5 MiB at 10 MiB a second, less the last piece, which is not waited for, and the credit.
+        // 5 MiB at 10 MiB per second, minus the last piece, which is not waited for, and the credit.
         assert!(began.elapsed() >= Duration::from_millis(380), "{:?}", began.elapsed());
     }
 

@@ -1,7 +1,7 @@
 //! `archive-push`: asks the agent to store one WAL file, and waits for the result.
 //!
-//! A server that shuts down waits for its archiver, and the archiver for us. During a shutdown a file
-//! therefore gets little time, and all files together little more, whatever is wrong with the repository.
+//! During a shutdown, the server waits for its archiver, and the archiver for this program. A single file therefore
+//! gets little time, and all files together little more, whatever the state of the repository.
 
 use crate::config::Config;
 use crate::data_directory::{DataDirectory, lies_in_pg_wal};
@@ -11,21 +11,22 @@ use crate::spool::{self, Answer, Patience, PushRequest, Request, Waiting};
 use std::path::{Component, Path};
 use std::time::{Duration, Instant, SystemTime};
 
-/// How long a server that shuts down waits for one file. An agent that can store it at all is faster.
+/// Time limit for a file while the server shuts down. A working agent is faster.
 const SHUTDOWN_FILE_MAX: Duration = Duration::from_secs(5);
-/// How long it waits for all files from the shutdown request on: `pg_ctl stop` gives up after 60 s.
+/// Time limit for all files from the shutdown request on: `pg_ctl stop` gives up after 60 s.
 const SHUTDOWN_MAX: Duration = Duration::from_secs(30);
-/// The least that it waits for all files after its last checkpoint, which may have used up the time.
+/// Minimum time for all files after the server's last checkpoint, which may have used up the time.
 const AFTER_CHECKPOINT_MAX: Duration = Duration::from_secs(10);
 
-/// Archives the file at `path`, which is `%p` of `archive_command`: relative to `working_directory`, the data directory.
+/// Archives the file at `path`, which is `%p` of `archive_command`: relative to `working_directory`, the data
+/// directory.
 ///
-/// When this returns without an error, the file is durable in the repository and its checksum was confirmed there.
+/// On success, the file is durable in the repository, and its checksum was verified there.
 ///
 /// # Errors
 /// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) for a call that PostgreSQL would not make, the agent's verdict,
-/// and [`ErrorKind::Unavailable`](crate::error::ErrorKind::Unavailable) after `push.deadline_s`, or sooner while the server
-/// shuts down.
+/// and [`ErrorKind::Unavailable`](crate::error::ErrorKind::Unavailable) after `push.deadline_s`, or sooner while the
+/// server shuts down.
 pub fn archive(config: &Config, path: &Path, working_directory: &Path) -> Result<()> {
     let started = Instant::now();
     let name = wal_file_name(path)?;
@@ -71,9 +72,9 @@ pub fn archive(config: &Config, path: &Path, working_directory: &Path) -> Result
     }
 }
 
-/// Refuses the segment that a running server still writes to, which it marks neither as ready nor as done. If
-/// it were stored now, the complete segment would be refused forever. PostgreSQL itself only passes files
-/// that it has marked. A segment below the last checkpoint is complete: an operator may restore a lost one.
+/// Rejects the segment to which a running server still writes, which has neither a `.ready` nor a `.done` mark. If it
+/// were stored now, the complete segment would be rejected forever. PostgreSQL itself only passes marked files. A
+/// segment before the last checkpoint is complete: an operator may restore a lost one.
 fn check_finished(data_directory: &DataDirectory, control: &ControlFile, name: WalFileName) -> Result<()> {
     let WalFileName::Segment(segment) = name else { return Ok(()) };
     let status = data_directory.path().join("pg_wal/archive_status");
@@ -119,9 +120,8 @@ impl Waiting for Verdict<'_> {
     }
 }
 
-/// The time that all files together still have while the server shuts down, as requested at `since`. `None`
-/// while it waits for other processes as well, according to the state in its `pg_control` and when that was
-/// written.
+/// The remaining time for all files while the server shuts down, as requested at `since`. `None` while the server also
+/// waits for other processes, according to the state in its `pg_control` and the time of its last write.
 ///
 /// Once the last checkpoint is written, the server waits only for its archiver. Before that, sessions may
 /// continue for hours (a smart shutdown), and their WAL has to be archived.

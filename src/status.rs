@@ -1,5 +1,5 @@
-//! The state of archiving on this host. It is read from the data directory and the agent only, so that it is also available
-//! while the server or the repository is not.
+//! The state of archiving on this host. Uses only the data directory and the agent, so that it also works while the
+//! server or the repository is unavailable.
 
 use crate::agent::{AgentStatus, FailureStatus};
 use crate::config::Config;
@@ -12,7 +12,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime};
 
-/// How long the agent may take to answer.
+/// Time limit for the agent's answer.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
 /// The same for an agent that no program would use.
 const OTHER_ANSWER_MAX: Duration = Duration::from_secs(1);
@@ -24,7 +24,7 @@ pub struct Status {
     pub cluster: String,
     /// The system in its data directory.
     pub system_identifier: SystemIdentifier,
-    /// That directory.
+    /// The data directory.
     pub data_directory: PathBuf,
     /// The server's process, if one runs.
     pub server_process_id: Option<u32>,
@@ -34,9 +34,9 @@ pub struct Status {
     pub agent: Option<AgentStatus>,
     /// Every other agent of the spool.
     pub other_agents: Vec<OtherAgent>,
-    /// Why nothing can be written to the spool.
+    /// The reason why the spool is not writable, if it is not.
     pub spool: Option<FailureStatus>,
-    /// Where the agent logs.
+    /// The agent's log file.
     pub agent_log: PathBuf,
 }
 
@@ -45,7 +45,7 @@ pub struct Status {
 pub struct OtherAgent {
     /// Its process.
     pub process_id: u32,
-    /// Its version of pgark, if it says so.
+    /// Its version of pgark, if it reports one.
     pub version: Option<String>,
     /// Its state.
     pub state: OtherAgentState,
@@ -57,29 +57,29 @@ pub struct OtherAgent {
 pub enum OtherAgentState {
     /// It listens and answers, for another configuration or version: the next call replaces it.
     OtherConfiguration,
-    /// It listens and does not answer.
+    /// It listens but does not answer.
     Silent,
-    /// It holds the spool and does not listen: it is starting or stopping.
+    /// It holds the spool but does not listen: it is starting or stopping.
     NotListening,
 }
 
 /// The files that the server has marked as ready and not yet as archived.
 #[derive(Debug, Default, Serialize)]
 pub struct Waiting {
-    /// How many.
+    /// Number of files.
     pub files: usize,
     /// Their size, in bytes.
     pub bytes: u64,
     /// The first in PostgreSQL's order.
     pub first: Option<String>,
-    /// How long the one that waits longest has been marked, in seconds.
+    /// Age of the oldest mark, in seconds.
     pub longest_s: Option<u64>,
 }
 
 /// Reads the state at `now`.
 ///
 /// # Errors
-/// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) for a configuration that is not for this host.
+/// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) if the configuration is not valid on this host.
 pub fn gather(config: &Config, now: SystemTime) -> Result<Status> {
     let data_directory = DataDirectory::open(&config.data_directory)?.assuming(config.assumed_version);
     let control = data_directory.control_file()?;
@@ -111,7 +111,7 @@ fn waiting(pg_wal: &std::path::Path, now: SystemTime) -> Result<Waiting> {
             continue;
         };
         let Ok(parsed) = name.parse::<WalFileName>() else { continue };
-        // Archived and marked as done while we look: it does not wait any more.
+        // Archived and marked as done in the meantime, so it no longer waits.
         let Ok(marked) = entry.metadata().and_then(|metadata| metadata.modified()) else { continue };
         let age = now.duration_since(marked).unwrap_or_default().as_secs();
         waiting.files += 1;
@@ -126,7 +126,7 @@ fn waiting(pg_wal: &std::path::Path, now: SystemTime) -> Result<Waiting> {
     Ok(waiting)
 }
 
-/// The agent of this configuration, and all others of the spool. One that hangs must not hide.
+/// The agent of this configuration, and all others of the spool. Must include one that hangs.
 fn agents(spool: &Spool) -> Result<(Option<AgentStatus>, Vec<OtherAgent>)> {
     let (mut agent, mut others) = (None, Vec::new());
     for socket in spool.sockets()? {
@@ -155,7 +155,7 @@ fn agents(spool: &Spool) -> Result<(Option<AgentStatus>, Vec<OtherAgent>)> {
     Ok((agent, others))
 }
 
-/// The status that an agent reports; `None` if it does not answer, or in the format of another version.
+/// The status that an agent reports; `None` if it does not answer, or answers in the format of another version.
 fn status_of(spool: &Spool, limit: Duration) -> Option<AgentStatus> {
     let asked = ask_running(spool, &Request::Status, &mut Until(Instant::now() + limit));
     match asked.ok()??.answer {

@@ -1,8 +1,8 @@
-//! Repositories of every version of the format that there ever was are read for ever.
+//! Repositories of every format version that ever existed remain readable.
 //!
-//! `tests/fixtures/repository/<version>` holds a small one of each. A new version gets one by running
-//! `cargo test --test format -- --ignored`, once; none is ever changed. What came without a new version has a sample by its
-//! name.
+//! `tests/fixtures/repository/<version>` contains a small one of each version. To create one for a new version, run
+//! `cargo test --test format -- --ignored` once; never change an existing one. Additions without a new version have a
+//! sample under their own name.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
 
@@ -45,7 +45,7 @@ fn repository(root: &Path) -> Repository {
     Repository::new(store, "main", SystemIdentifier::new(SYSTEM).unwrap()).unwrap()
 }
 
-/// A segment as PostgreSQL 15 writes it, as far as its first page; behind that a few bytes that compress well.
+/// A segment as PostgreSQL 15 writes it, but only with its first page, followed by compressible bytes.
 fn segment(number: u64) -> Vec<u8> {
     let mut bytes = vec![0_u8; 1 << 20];
     bytes[0..4].copy_from_slice(&[0x10, 0xD1, 0x02, 0x00]);
@@ -62,7 +62,7 @@ fn segment(number: u64) -> Vec<u8> {
 
 const HISTORY: &[u8] = b"1\t0/300148\tno recovery target specified\n";
 
-/// Every kind of WAL file, each in another compression.
+/// Every kind of WAL file, each with another compression.
 fn wal_files() -> Vec<(WalFileName, Vec<u8>, Compression)> {
     let name = |text: &str| text.parse().unwrap();
     vec![
@@ -78,7 +78,7 @@ fn wal_files() -> Vec<(WalFileName, Vec<u8>, Compression)> {
     ]
 }
 
-/// The files of the backup: one that fills frames, one that shares its own, one that is empty, one in a tablespace.
+/// The files of the backup: one of several frames, one that shares a frame, an empty one, and one in a tablespace.
 fn files() -> Vec<(&'static [u8], Vec<u8>)> {
     vec![
         (b"PG_VERSION", b"15\n".to_vec()),
@@ -89,12 +89,12 @@ fn files() -> Vec<(&'static [u8], Vec<u8>)> {
     ]
 }
 
-/// One page of a relation, as far as its content matters here.
+/// A page of a relation with arbitrary content.
 fn page(seed: u8) -> Vec<u8> {
     (0..8192_u32).map(|at| (at / 61) as u8 ^ seed).collect()
 }
 
-/// The files of the full backup on which the incremental one builds: one that will change and one that will not.
+/// The files of the full backup on which the incremental one builds: one that changes and one that does not.
 fn parent_files() -> Vec<(&'static [u8], Vec<u8>)> {
     vec![
         (b"PG_VERSION", b"15\n".to_vec()),
@@ -103,7 +103,7 @@ fn parent_files() -> Vec<(&'static [u8], Vec<u8>)> {
     ]
 }
 
-/// What the incremental backup restores to: the second page is another one, the third is gone, one is new.
+/// The restored content of the incremental backup: the second page is changed, the third is gone, one is new.
 fn child_files() -> Vec<(&'static [u8], Vec<u8>)> {
     vec![
         (b"PG_VERSION", b"15\n".to_vec()),
@@ -113,7 +113,7 @@ fn child_files() -> Vec<(&'static [u8], Vec<u8>)> {
     ]
 }
 
-/// What the incremental backup stores of it.
+/// The stored content of the incremental backup.
 fn stored_of_child() -> Vec<StoredFile> {
     let incremental = |length: u32, pages: Vec<u32>, content: &[u8]| {
         let header = IncrementalHeader::new(length, pages, 131_072).unwrap();
@@ -135,7 +135,7 @@ fn stored_of_child() -> Vec<StoredFile> {
         .collect()
 }
 
-/// A file as it lies in a pack.
+/// A file as stored in a pack.
 struct StoredFile {
     path: &'static [u8],
     content: Vec<u8>,
@@ -146,7 +146,7 @@ fn whole(files: Vec<(&'static [u8], Vec<u8>)>) -> Vec<StoredFile> {
     files.into_iter().map(|(path, content)| StoredFile { path, content, form: FileForm::Whole }).collect()
 }
 
-/// Version 2: a full backup, and one that builds on it.
+/// Version 2: a full backup, and an incremental one.
 fn write_sample_of_2(root: &Path) {
     fs::create_dir_all(root).unwrap();
     let repository = repository(root);
@@ -318,7 +318,7 @@ fn write_backup(
     backup
 }
 
-/// All that a manifest can say of collations.
+/// All fields about collations that a manifest can have.
 fn collations() -> StoredCollations {
     let recorded = |provider: &str, version: &str| RecordedCollation {
         provider: provider.to_owned(),
@@ -349,7 +349,7 @@ fn read_sample_of_collations(root: &Path) {
     assert_eq!(read, [(1, Some(collations()))]);
 }
 
-/// Two partial segments of one name, and the names that they have.
+/// Two partial segments of the same name, with their stored names.
 fn partial_segments() -> [(WalFileName, Vec<u8>); 2] {
     let mut other = segment(5);
     other[500_000] = 1;
@@ -389,7 +389,7 @@ fn read_sample_of_partial_segments(root: &Path) {
     assert_eq!(partials, partial_segments().map(|(name, _)| name));
 }
 
-/// Reads the full backup and the incremental one of version 2, through their chain.
+/// Reads the full and the incremental backup of version 2 through their chain.
 fn read_sample_of_2(root: &Path) {
     let repository = repository(root);
     repository.check().unwrap();
@@ -421,7 +421,7 @@ fn read_sample_of_2(root: &Path) {
     }
 }
 
-/// Reads all of a repository and holds it against what was put in.
+/// Reads a whole repository and compares it with the original content.
 fn read_sample(root: &Path) {
     let repository = repository(root);
     repository.check().unwrap();

@@ -1,4 +1,4 @@
-//! What the fuzz targets share: a repository that holds what the fuzzer has thought of.
+//! Shared by the fuzz targets: a repository whose content comes from the fuzzer.
 
 use pgark::error::{Error, Result};
 use pgark::postgres::SystemIdentifier;
@@ -10,10 +10,10 @@ use std::sync::Arc;
 /// The system of the stored samples, whose objects are the seeds.
 pub const SYSTEM: u64 = 7_312_345_678_901_234_567;
 
-/// How much is handed out at a time: little, so that objects come in pieces.
+/// Size of the pieces that readers return; small, so that objects arrive in several pieces.
 const PIECE_BYTES: usize = 1 << 10;
 
-/// A store in memory that can only be read.
+/// A read-only store in memory.
 #[derive(Debug, Default)]
 pub struct MemoryStore(BTreeMap<String, Arc<Vec<u8>>>);
 
@@ -25,7 +25,7 @@ impl MemoryStore {
     }
 }
 
-/// The place of the samples' system in `store`.
+/// The repository of the samples' system in `store`.
 pub fn repository(store: MemoryStore) -> Repository {
     let system = SystemIdentifier::new(SYSTEM).expect("not zero");
     Repository::new(Arc::new(store), "main", system).expect("a good name")

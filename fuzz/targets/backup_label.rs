@@ -12,7 +12,7 @@ fuzz_target!(|data: &[u8]| {
     let _ = BackupLabel::parse(&without_incremental_from(data));
     for version in MajorVersion::ALL {
         let Ok(locations) = parse_tablespace_map(data, version) else { continue };
-        // What was read can be written, and says the same.
+        // A parsed map can be rendered, and parses to the same value.
         if let Ok(map) = render_tablespace_map(&locations, version) {
             assert_eq!(parse_tablespace_map(&map, version).expect("our own"), locations);
         }

@@ -8,7 +8,7 @@ fuzz_target!(|data: &[u8]| {
     let Some((number, content)) = data.split_first() else { return };
     let Some(timeline) = TimelineId::new(u32::from(*number)) else { return };
     let Ok(history) = TimelineHistory::parse(timeline, content) else { return };
-    // What was accepted can be asked everything.
+    // An accepted history must support every query.
     for segment in [0, 1, 3, u64::from(u32::MAX)] {
         let _ = history.timeline_of_segment(SegmentNumber::new(segment), SegmentSize::DEFAULT);
     }

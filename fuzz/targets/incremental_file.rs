@@ -5,7 +5,7 @@ use libfuzzer_sys::fuzz_target;
 use pgark::postgres::incremental::{IncrementalHeader, incremental_path, whole_path};
 
 fuzz_target!(|data: &[u8]| {
-    // A manifest says how many pages a file may have: the usual number, and whatever an enemy writes there.
+    // A manifest contains the number of pages per file: the usual one, or any that an attacker writes.
     for pages_per_file in [131_072, u32::MAX] {
         let mut input = data;
         let Ok(header) = IncrementalHeader::read(&mut input, pages_per_file) else { continue };

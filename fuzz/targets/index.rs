@@ -1,4 +1,4 @@
-//! The index of a backup, with whatever its manifest records of it.
+//! The index of a backup, with any description of it in the manifest.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

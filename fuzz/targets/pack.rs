@@ -1,4 +1,4 @@
-//! A pack, read at whatever place an index names.
+//! A pack, read at any position that an index contains.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -6,7 +6,7 @@ use pgark::repository::backup::{FileEntry, FileForm, FilePlace, StoredText, read
 use pgark::store::ObjectKey;
 use pgark_fuzz::MemoryStore;
 
-/// Two places of eight bytes each come first.
+/// Two positions of eight bytes each precede the pack.
 const PLACE_BYTES: usize = 16;
 
 fuzz_target!(|data: &[u8]| {

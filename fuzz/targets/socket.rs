@@ -1,4 +1,4 @@
-//! The protocol of the agent's socket, both ways.
+//! The protocol of the agent's socket, in both directions.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

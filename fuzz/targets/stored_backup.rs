@@ -13,6 +13,6 @@ fuzz_target!(|data: &[u8]| {
     let repository = repository(MemoryStore::holding([(key, data.to_vec()), (format, data.to_vec())]));
     let _ = repository.exists();
     let Ok(Some(backup)) = StoredBackup::read(&repository, &label) else { return };
-    // What was accepted can be asked everything.
+    // An accepted manifest must support every query.
     let _ = (backup.start_segment(), backup.segment_size(), backup.limits(), backup.major_version());
 });

@@ -1,4 +1,4 @@
-//! A stored WAL file of whatever kind, on its way to a server.
+//! A stored WAL file of any kind, as decoded for a server.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,4 +1,4 @@
-//! WAL pages as they come: torn, stale, of another version.
+//! Arbitrary WAL pages: torn, stale, of another version.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -6,7 +6,7 @@ use pgark::postgres::{Lsn, SegmentSize, WalPageHeader, WalReader};
 use std::ops::ControlFlow;
 
 fuzz_target!(|data: &[u8]| {
-    // Where the first page says that it lies, so that it is read.
+    // Starts at the address in the first page, so that the page is read.
     let Ok(header) = WalPageHeader::parse(data, None) else { return };
     let address = header.address.as_u64();
     let Some(address) = Lsn::new(address - address % 8192) else { return };

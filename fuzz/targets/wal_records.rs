@@ -1,4 +1,4 @@
-//! One WAL record whose header, page and checksum hold, with content that nobody wrote.
+//! A WAL record with valid header, page and checksum, and arbitrary content.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -8,9 +8,9 @@ use std::ops::ControlFlow;
 const PAGE_BYTES: usize = 8192;
 const LONG_HEADER_BYTES: usize = 40;
 const RECORD_HEADER_BYTES: usize = 24;
-/// Of a record's header, what comes before its checksum.
+/// Number of bytes of a record's header before its checksum.
 const SUMMED_BYTES: usize = 20;
-/// The second segment.
+/// The address of the second segment.
 const ADDRESS: u64 = 16 << 20;
 const XLP_LONG_HEADER: u16 = 2;
 
@@ -24,7 +24,7 @@ fuzz_target!(|data: &[u8]| {
     page.extend_from_slice(&XLP_LONG_HEADER.to_le_bytes());
     page.extend_from_slice(&1_u32.to_le_bytes()); // timeline
     page.extend_from_slice(&ADDRESS.to_le_bytes());
-    page.extend_from_slice(&[0; 8]); // nothing is left of a record before, and padding
+    page.extend_from_slice(&[0; 8]); // no rest of an earlier record; padding
     page.extend_from_slice(&pgark_fuzz::SYSTEM.to_le_bytes());
     page.extend_from_slice(&(16_u32 << 20).to_le_bytes());
     page.extend_from_slice(&(PAGE_BYTES as u32).to_le_bytes());
@@ -32,7 +32,7 @@ fuzz_target!(|data: &[u8]| {
     let mut header = Vec::with_capacity(RECORD_HEADER_BYTES);
     header.extend_from_slice(&((RECORD_HEADER_BYTES + content.len()) as u32).to_le_bytes());
     header.extend_from_slice(&731_u32.to_le_bytes()); // transaction
-    header.extend_from_slice(&(ADDRESS - 64).to_le_bytes()); // the record before
+    header.extend_from_slice(&(ADDRESS - 64).to_le_bytes()); // the previous record
     header.extend_from_slice(&[*info, *resource_manager, 0, 0]);
     let crc = crc32c::crc32c_append(crc32c::crc32c(content), &header[..SUMMED_BYTES]);
     header.extend_from_slice(&crc.to_le_bytes());

@@ -18,7 +18,7 @@ pub struct ArchiverState {
 /// Checks that the server archives, and writes WAL that recovery can use.
 ///
 /// # Errors
-/// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) when it does not, and as [`Connection::query`].
+/// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) if it does not; those of [`Connection::query`].
 pub fn check_settings(connection: &Connection, watch: &Watch<'_>) -> Result<()> {
     let sql = "SELECT current_setting('wal_level'), current_setting('archive_mode')";
     let row = connection.query_row("query the archiving settings", sql, watch)?;
@@ -36,7 +36,7 @@ pub fn check_settings(connection: &Connection, watch: &Watch<'_>) -> Result<()> 
 /// Queries the state of the archiver.
 ///
 /// # Errors
-/// As [`Connection::query`].
+/// Those of [`Connection::query`].
 pub fn state(connection: &Connection, watch: &Watch<'_>) -> Result<ArchiverState> {
     let row = connection.query_row(
         "query the state of the archiver",

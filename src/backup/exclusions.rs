@@ -19,9 +19,9 @@ pub enum Decision {
     CopyLast,
 }
 
-/// Files that PostgreSQL does not exclude. A copy to be recovered must not start as a standby, or with a
-/// recovery requested on another host. The last one is the marker of `recover`, which remains if it was
-/// killed at the very end; no directory could be restored that contains a file of this name.
+/// Files that PostgreSQL does not exclude. A restored copy must not start as a standby, or with a recovery requested on
+/// another host. The last name is the marker file of `recover`, which remains if `recover` was killed at the very end;
+/// a data directory that contains a file of this name could not be restored.
 const SKIPPED_AT_THE_TOP: [&[u8]; 3] = [b"standby.signal", b"recovery.signal", b"pgark-recovery-incomplete"];
 
 /// Names at the top level: configuration files, and the log directory of servers up to 9.6. Every other name

@@ -16,11 +16,11 @@ use crate::store::PutOutcome;
 pub struct BackedUp<'a> {
     /// The listed files.
     pub files: &'a FileList,
-    /// The copied files among them.
+    /// Those listed files that were copied.
     pub copied: &'a [PlacedFile],
     /// The files of the last pack.
     pub last: &'a [LastFile],
-    /// Their locations.
+    /// The positions of the last pack's files in that pack.
     pub last_placed: &'a [PlacedFile],
 }
 
@@ -39,9 +39,9 @@ pub struct StoredLists {
     pub postgres_manifest: StoredObject,
     /// `files`
     pub index: StoredIndex,
-    /// How many files there are.
+    /// Number of files.
     pub file_count: u64,
-    /// How many directories there are.
+    /// Number of directories.
     pub directory_count: u64,
     /// The total size of all files as stored, in bytes before compression.
     pub file_bytes: u64,

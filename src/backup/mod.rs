@@ -100,11 +100,9 @@ pub struct BackupRequest<'a> {
 /// Stops early, without listing a backup, if `interrupted` becomes true.
 ///
 /// # Errors
-/// [`ErrorKind::Usage`] for a server that cannot be backed up so,
-/// [`ErrorKind::Foreign`] for another server than the data directory's,
-/// [`ErrorKind::Conflict`] when the label is in use,
-/// [`ErrorKind::Unavailable`] when the server, the operating system or the store
-/// fails, WAL does not arrive, or it was interrupted.
+/// [`ErrorKind::Usage`] if the server cannot be backed up with these parameters, [`ErrorKind::Foreign`] if it is not
+/// the server of the data directory, [`ErrorKind::Conflict`] if the label is in use, [`ErrorKind::Unavailable`] if the
+/// server, the operating system or the store fails, WAL does not arrive in time, or the backup is interrupted.
 pub fn run(
     request: &BackupRequest<'_>,
     repository: &Repository,
@@ -149,16 +147,16 @@ fn warn_of_assumption(version: ServerVersion, monitor: &dyn Monitor) {
     }
 }
 
-/// A backup that was taken.
+/// A completed backup.
 struct Taken {
     stored: StoredBackup,
-    /// How many WAL segments it needs.
+    /// Number of WAL segments that the backup needs.
     wal_segments: u64,
-    /// How much was read of the server's files.
+    /// Number of bytes read from the server's files.
     read_bytes: u64,
 }
 
-/// The primary of the server, where that is a standby and its primary is known.
+/// Connects to the primary if the server is a standby and its primary is configured.
 fn primary_of(
     conninfo: Option<&Conninfo>,
     session: &Session,
@@ -175,7 +173,7 @@ fn primary_of(
     }
 }
 
-/// A backup that is being taken.
+/// A backup in progress.
 struct Backup<'a> {
     request: &'a BackupRequest<'a>,
     label: &'a Label,
@@ -307,7 +305,7 @@ impl Backup<'_> {
         FileList::scan(data_directory, self.server, self.monitor, self.watch)
     }
 
-    /// What the server says of its collations, and of the C library what its process shows.
+    /// Fills in a missing C library version from the library that the server process has loaded.
     fn collations(&self, said: StoredCollations) -> StoredCollations {
         let loaded = || c_library::of_process(self.request.data_directory.server_process_id()?);
         StoredCollations { libc_version: said.libc_version.clone().or_else(loaded), ..said }
@@ -437,7 +435,7 @@ impl Backup<'_> {
     }
 }
 
-/// What is recorded of the tablespaces.
+/// The manifest entries of the tablespaces.
 fn tablespaces(files: &FileList, facts: &ServerFacts) -> Vec<StoredTablespace> {
     let name = |oid: &u32| facts.tablespace_names.get(oid).cloned().unwrap_or_default();
     let linked = files.roots.iter().filter_map(|root| {

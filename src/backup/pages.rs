@@ -23,12 +23,12 @@ const PAUSE: Duration = Duration::from_millis(2);
 /// problem.
 const CHANGED_MAX: usize = 1000;
 
-/// What a page must fulfil.
+/// The rules for page checks.
 #[derive(Clone, Copy, Debug)]
 pub struct PageRules {
     /// The start point of the backup.
     pub start: Lsn,
-    /// How many pages a file of a relation holds at most.
+    /// Upper limit for the number of pages in one file of a relation.
     pub pages_per_file: u32,
 }
 
@@ -41,23 +41,23 @@ pub struct PageFindings {
     changed: Vec<(DamagedPage, Lsn)>,
 }
 
-/// A piece of a relation's file, as it was read.
+/// A piece of a relation file, as read.
 pub struct Piece<'a> {
     /// The file.
     pub file: &'a File,
-    /// Its path below the data directory.
+    /// Its path relative to the data directory.
     pub path: &'a [u8],
-    /// Which file of its relation's fork it is.
+    /// The segment number within its relation's fork.
     pub segment: u32,
-    /// Where in the file the piece begins: a multiple of a page.
+    /// Offset of the piece in the file, in bytes: a multiple of the page size.
     pub offset: u64,
 }
 
 impl PageRules {
-    /// Checks every whole page of `bytes`; a page that was torn is replaced by what is read again.
+    /// Checks every whole page of `bytes`; replaces a torn page with the content that a second read returns.
     ///
     /// # Errors
-    /// The operating system's.
+    /// Those of the operating system.
     pub fn check(&self, piece: &Piece<'_>, bytes: &mut [u8], findings: &mut PageFindings) -> Result<()> {
         let (pages, _) = bytes.as_chunks_mut::<PAGE_BYTES>();
         let first =
@@ -97,7 +97,7 @@ impl PageFindings {
         self.changed.extend(other.changed);
     }
 
-    /// The pages that no WAL up to `stop` will replace.
+    /// Returns the damaged pages that no WAL up to `stop` replaces.
     pub fn judge(mut self, stop: Lsn) -> DamagedPages {
         for (page, lsn) in self.changed {
             // No page can have changed after the end of the backup, so the LSN itself is damaged.

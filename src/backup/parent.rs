@@ -11,29 +11,29 @@ use crate::repository::backup::{Chain, StoredBackup, inventory};
 /// How much a backup stores.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BackupType {
-    /// Everything.
+    /// All data.
     Full,
-    /// What changed since the newest backup.
+    /// Changes since the newest backup.
     Incremental,
-    /// What changed since the newest full backup.
+    /// Changes since the newest full backup.
     Differential,
 }
 
-/// What of a server decides the form of its files.
+/// The properties of a server that determine the format of its files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Build {
-    /// Its version.
+    /// The server version.
     pub version: ServerVersion,
-    /// The length of a data page.
+    /// The size of a data page, in bytes.
     pub page_bytes: u32,
-    /// How many pages a file of a relation holds at most.
+    /// Upper limit for the number of pages in one file of a relation.
     pub pages_per_file: u32,
-    /// Whether data pages carry checksums.
+    /// Whether data pages have checksums.
     pub data_checksums: bool,
 }
 
 impl Build {
-    /// What `pg_control` says of a server of this version.
+    /// The build of a server of this version with this `pg_control`.
     pub fn of(control: &ControlFile, version: ServerVersion) -> Build {
         Build {
             version,
@@ -44,17 +44,17 @@ impl Build {
     }
 }
 
-/// The backup that is being taken, as far as its parent must suit it.
+/// The properties of the new backup that its parent must match.
 pub struct Child<'a> {
-    /// How much it is to store.
+    /// Full, incremental or differential.
     pub kind: BackupType,
-    /// Its start point.
+    /// The start point.
     pub start: &'a BackupPoint,
-    /// How that point's timeline came to be.
+    /// The history of the start point's timeline.
     pub history: &'a TimelineHistory,
     /// The server.
     pub build: Build,
-    /// How many incremental backups may follow a full one.
+    /// Upper limit for the number of incremental backups that follow a full one.
     pub chain_max: usize,
 }
 
@@ -62,7 +62,7 @@ pub struct Child<'a> {
 /// explains the reason.
 ///
 /// # Errors
-/// The store's.
+/// Those of the store.
 pub fn choose(child: &Child<'_>, repository: &Repository, monitor: &dyn Monitor) -> Result<Option<Chain>> {
     if child.kind == BackupType::Full {
         return Ok(None);
@@ -105,7 +105,7 @@ pub fn choose(child: &Child<'_>, repository: &Repository, monitor: &dyn Monitor)
     Ok(None)
 }
 
-/// The chain of a backup that an incremental one may build on.
+/// Returns the chain of `parent` if an incremental backup can build on it.
 fn suits(child: &Child<'_>, parent: &StoredBackup, backups: &[StoredBackup]) -> Result<Chain> {
     let unfit = |why: String| Err(Error::damaged(why));
     let server = &parent.server;
@@ -161,7 +161,8 @@ fn is_ancestor(parent: &StoredBackup, history: &TimelineHistory) -> bool {
     history.end_of(timeline).is_none_or(|end| parent.stop.lsn <= end)
 }
 
-/// That all members have the objects that their manifests name. Their content is not read; the parent's index is, later.
+/// Checks that the objects named by the manifests of all members exist. Does not read them; the parent's index is read
+/// later.
 pub fn check_intact(chain: &Chain, repository: &Repository) -> Result<()> {
     let (store, layout) = (repository.store(), repository.layout());
     for member in chain.members() {
@@ -174,10 +175,10 @@ pub fn check_intact(chain: &Chain, repository: &Repository) -> Result<()> {
     Ok(())
 }
 
-/// That the objects which a manifest names are there, and as long as it says.
+/// Checks that the objects named by a manifest exist, with the recorded sizes.
 ///
 /// # Errors
-/// [`ErrorKind::Damaged`] when one is not, and the store's.
+/// [`ErrorKind::Damaged`] if one does not; those of the store.
 pub fn check_objects(backup: &StoredBackup, repository: &Repository) -> Result<()> {
     let (store, layout, label) = (repository.store(), repository.layout(), &backup.label);
     let packs = backup.packs.iter().map(|pack| (layout.backup_pack(label, pack.number), pack.stored_bytes));

@@ -11,11 +11,12 @@ pub struct Primary {
 }
 
 impl Primary {
-    /// Makes sure that this is the standby's primary, and archives.
+    /// Checks that this is the standby's primary, and that it archives.
     ///
     /// # Errors
-    /// [`ErrorKind::Foreign`] when it is of another system; [`ErrorKind::Usage`] when it is a standby itself, does not
-    /// archive, or leaves full pages out of its WAL: a standby cannot make it write them, as a backup of the primary does.
+    /// [`ErrorKind::Foreign`] if it belongs to another system. [`ErrorKind::Usage`] if it is a standby itself, does not
+    /// archive, or has `full_page_writes` off: unlike a backup of the primary, a backup of a standby cannot force
+    /// full-page writes.
     pub fn begin(connection: Connection, system: SystemIdentifier, watch: &Watch<'_>) -> Result<Primary> {
         let sql = "SELECT (SELECT system_identifier FROM pg_control_system()), pg_is_in_recovery(), \
                    current_setting('full_page_writes')";
@@ -50,7 +51,7 @@ impl Primary {
     /// complete.
     ///
     /// # Errors
-    /// As [`Connection::query`]; [`ErrorKind::Usage`] if the user lacks the permission.
+    /// Those of [`Connection::query`]; [`ErrorKind::Usage`] if the user lacks the permission.
     pub fn complete_segment(&self, end: Lsn, size: SegmentSize, watch: &Watch<'_>) -> Result<()> {
         let what = "query the primary's WAL position";
         let row = self.connection.query_row(what, "SELECT pg_current_wal_lsn()", watch)?;

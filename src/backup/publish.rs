@@ -10,11 +10,11 @@ use crate::repository::backup::manifest::BackupPoint;
 use crate::repository::backup::{Chain, StoredBackup};
 use crate::server::Watch;
 
-/// The history of the backup's timeline; the first has none. A backup on a timeline whose history is not in the repository
-/// leads nowhere.
+/// The history of the backup's timeline; `None` for the first timeline. A backup whose timeline has no history file in
+/// the repository cannot be recovered along any path.
 ///
 /// # Errors
-/// [`ErrorKind::Hole`] when it is not there, and the store's.
+/// [`ErrorKind::Hole`] if the history file is missing; those of the store.
 pub fn history(repository: &Repository, start: &BackupPoint) -> Result<Option<TimelineHistory>> {
     let name = WalFileName::History(start.timeline);
     let history = repository.history(start.timeline)?;
@@ -28,7 +28,7 @@ pub fn history(repository: &Repository, start: &BackupPoint) -> Result<Option<Ti
     .hint(format!("As the owner of the data directory, run in that directory: archive-push pg_wal/{name}")))
 }
 
-/// Names the pages that are damaged in the cluster itself.
+/// Reports the pages that are damaged in the cluster itself.
 pub fn warn_of_damage(stored: &StoredBackup, monitor: &dyn Monitor) {
     for page in &stored.damaged_pages.listed {
         monitor.warning(&format!("block {} of \"{}\" is damaged: {}", page.block, page.path, page.problem));

@@ -1,5 +1,5 @@
-//! What a backup of any cluster must hold. Files vanish while they are copied, and that is normal; without these the
-//! copy cannot be started.
+//! The files that a backup of any cluster must contain. Files may vanish while they are copied; without these, the copy
+//! cannot be started.
 
 use super::files::FileList;
 use crate::error::{Error, Result};
@@ -8,11 +8,12 @@ use crate::repository::backup::pack::PlacedFile;
 use crate::server::{Connection, Watch};
 use std::collections::BTreeSet;
 
-/// How many transactions a file of `pg_xact` tells of. Source: PostgreSQL `access/transam/clog.c`, `access/slru.h`.
+/// Number of transactions whose status one file of `pg_xact` holds. Source: PostgreSQL `access/transam/clog.c`,
+/// `access/slru.h`.
 const TRANSACTIONS_PER_FILE: u32 = 8192 * 4 * 32;
 
-/// The shared catalogs, wherever a rewrite has put them, and what lies in the directory of each database; one that is being
-/// dropped may have none.
+/// Selects the current files of the shared catalogs, which a rewrite moves, and the files in each database directory. A
+/// database that is being dropped may lack its files.
 fn paths_sql(tablespace_directory: &str) -> String {
     format!(
         "SELECT pg_relation_filepath(oid) FROM pg_class WHERE reltablespace = 1664 AND relkind IN ('r', 'i', 't') \
@@ -25,7 +26,7 @@ fn paths_sql(tablespace_directory: &str) -> String {
 const TABLESPACES: &str = "SELECT oid FROM pg_tablespace WHERE spcname NOT IN ('pg_default', 'pg_global')";
 const TRANSACTIONS: &str = "SELECT next_xid, oldest_xid FROM pg_control_checkpoint()";
 
-/// What the server has at one moment.
+/// The required files of the server at one moment.
 #[derive(Debug)]
 pub struct Required {
     files: BTreeSet<String>,
@@ -35,10 +36,10 @@ pub struct Required {
 }
 
 impl Required {
-    /// Asks the server.
+    /// Queries the server.
     ///
     /// # Errors
-    /// As [`Connection::query`].
+    /// Those of [`Connection::query`].
     pub fn ask(connection: &Connection, version: ServerVersion, watch: &Watch<'_>) -> Result<Required> {
         let what = "query the files that every backup requires";
         let directory = version.tablespace_directory();
@@ -60,7 +61,7 @@ impl Required {
         Ok(Required { files, directories, next_xid, oldest_xid: row.parsed(1)? })
     }
 
-    /// What the server had before the copy began and still has after it: that cannot have vanished meanwhile.
+    /// Keeps what exists both before and after the copy, and therefore cannot have vanished in between.
     #[must_use]
     pub fn and_still(self, later: &Required) -> Required {
         let both = |a: BTreeSet<String>, b: &BTreeSet<String>| {
@@ -71,10 +72,10 @@ impl Required {
         Required { files, directories: both(self.directories, &later.directories), ..self }
     }
 
-    /// That all of it is among what was listed and copied.
+    /// Checks that all required files and directories were listed and copied.
     ///
     /// # Errors
-    /// [`ErrorKind::Damaged`](crate::error::ErrorKind::Damaged), naming what is not.
+    /// [`ErrorKind::Damaged`](crate::error::ErrorKind::Damaged), naming the missing ones.
     pub fn check(mut self, files: &FileList, copied: &[PlacedFile]) -> Result<()> {
         for directory in &files.directories {
             if let Ok(path) = std::str::from_utf8(&directory.path) {
@@ -97,16 +98,16 @@ impl Required {
     }
 }
 
-/// `epoch:xid`, as the server prints it.
+/// Parses `epoch:xid`, the form in which the server prints it.
 fn full_xid(text: &str) -> Option<u64> {
     let (epoch, xid) = text.split_once(':')?;
     Some(u64::from(epoch.parse::<u32>().ok()?) << 32 | u64::from(xid.parse::<u32>().ok()?))
 }
 
-/// The file that tells what became of the last transaction before `next_xid`, unless it may be removed by now.
+/// The file with the status of the last transaction before `next_xid`; `None` if it may have been removed already.
 fn transaction_file(next_xid: u64, oldest_xid: u32) -> Option<String> {
     let last = next_xid.checked_sub(1)? as u32;
-    // Right after a wraparound the last one was far away. Of a new cluster it is a number that no transaction gets.
+    // Right after a wraparound, the previous xid is far away. In a new cluster it is a reserved number.
     let exists = Xid::new(last).is_normal() || next_xid < u64::from(u32::MAX);
     let is_kept = last.wrapping_sub(oldest_xid) as i32 >= 0
         || last / TRANSACTIONS_PER_FILE == oldest_xid / TRANSACTIONS_PER_FILE;

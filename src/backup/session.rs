@@ -59,7 +59,8 @@ const RECORDED_SETTINGS: [&str; 27] = [
 /// Upper limit for the number of collation versions recorded: usually one for each library.
 const RECORDED_COLLATIONS_MAX: usize = 100;
 
-/// How far the server's start may be from what `postmaster.pid` says of it, in seconds: the file is written first.
+/// Permitted difference between the start times in `postmaster.pid` and of the server, in seconds; the file is written
+/// first.
 const START_DIFFERENCE_MAX_S: i64 = 60;
 
 /// The session.
@@ -71,7 +72,7 @@ pub struct Session {
     source: BackupSource,
 }
 
-/// What is known of the server when the copy begins.
+/// The facts about the server that a backup records when the copy begins.
 #[derive(Debug)]
 pub struct ServerFacts {
     /// The databases.
@@ -86,23 +87,23 @@ pub struct ServerFacts {
     pub configuration_files: Option<Vec<PathBuf>>,
 }
 
-/// What the server returned when the backup ended.
+/// The server's response to the end of the backup.
 #[derive(Debug)]
 pub struct StoppedBackup {
     /// The position after the last WAL that the backup needs.
     pub stop: BackupPoint,
     /// The content of `backup_label`.
     pub label: Vec<u8>,
-    /// The content of `tablespace_map`; empty: there are no tablespaces, and no such file.
+    /// The content of `tablespace_map`; empty if there are no tablespaces, and then the file does not exist.
     pub tablespace_map: Vec<u8>,
 }
 
 impl Session {
-    /// Prepares the session so that only the end of the backup ends it. An unknown server version is treated
-    /// as `assumed_version`.
+    /// Prepares the session so that no timeout ends it before the backup does. Treats an unknown server version as
+    /// `assumed_version`.
     ///
     /// # Errors
-    /// [`ErrorKind::Usage`] for an unknown version if none is assumed; as [`Connection::query`].
+    /// [`ErrorKind::Usage`] for an unknown version if none is assumed; those of [`Connection::query`].
     pub fn begin(
         connection: Connection,
         assumed_version: Option<MajorVersion>,
@@ -125,25 +126,25 @@ impl Session {
         Ok(Session { version_num, version, assumed_version, source, connection })
     }
 
-    /// The server's major version, or the one that is assumed for an unknown one.
+    /// The server's major version, or the assumed one if it is unknown.
     pub fn version(&self) -> MajorVersion {
         self.version
     }
 
-    /// The server's version with the format of its catalogs.
+    /// The server's version with its catalog version.
     ///
     /// # Errors
-    /// As [`ServerVersion::of`].
+    /// Those of [`ServerVersion::of`].
     pub fn server_version(&self, catalog_version: u32) -> Result<ServerVersion> {
         ServerVersion::of(self.version_num, catalog_version, self.assumed_version)
     }
 
-    /// The connection, for questions that are not the session's own.
+    /// The connection, for queries from other modules.
     pub fn connection(&self) -> &Connection {
         &self.connection
     }
 
-    /// What the server was when the session began.
+    /// Whether the server was a primary or a standby when the session began.
     pub fn source(&self) -> BackupSource {
         self.source
     }
@@ -153,10 +154,10 @@ impl Session {
         self.version_num
     }
 
-    /// Makes sure that this server runs in the data directory, and that a backup of it is worth something.
+    /// Checks that this server runs in the data directory, and that a backup of it can be recovered.
     ///
     /// # Errors
-    /// [`ErrorKind::Foreign`] when it is another server; [`ErrorKind::Usage`] when it does not archive.
+    /// [`ErrorKind::Foreign`] if it is another server; [`ErrorKind::Usage`] if it does not archive.
     pub fn check(
         &self,
         data_directory: &DataDirectory,
@@ -186,7 +187,8 @@ impl Session {
         }
         let same = match row.optional(1) {
             Some(path) => data_directory.is(path.as_ref()),
-            // A user without pg_read_all_settings. Copies of a cluster share its identifier, but not port and start.
+            // The user lacks pg_read_all_settings. Copies of a cluster share its identifier, but not its port and start
+            // time.
             None => started_here(data_directory, row.parsed(2)?, row.text(3)?),
         };
         if !same {
@@ -198,15 +200,15 @@ impl Session {
         }
         match self.source {
             BackupSource::Primary => archiver::check_settings(&self.connection, watch),
-            // Its own settings say nothing of the WAL that it replays.
+            // Its own settings do not describe the WAL that it replays.
             BackupSource::Standby => Ok(()),
         }
     }
 
-    /// Begins the backup; returns its start point. May take as long as a checkpoint does.
+    /// Starts the backup and returns its start point. May take as long as a checkpoint.
     ///
     /// # Errors
-    /// [`ErrorKind::Usage`] when the user may not.
+    /// [`ErrorKind::Usage`] if the user lacks the permission.
     pub fn start(&self, label: &Label, checkpoint: Checkpoint, watch: &Watch<'_>) -> Result<BackupPoint> {
         let fast = checkpoint == Checkpoint::Fast;
         // Labels need no quoting.
@@ -216,7 +218,8 @@ impl Session {
         let lsn: Lsn = started.map_err(may_not)?.parsed(0)?;
         let timeline = match self.source {
             BackupSource::Primary => self.timeline_of(lsn, watch)?,
-            // A backup of a standby begins at its last restartpoint. Were that another one by now, the label tells.
+            // A backup of a standby starts at its last restartpoint. If a newer one has completed by now,
+            // `backup_label` shows it.
             BackupSource::Standby => {
                 let sql = "SELECT timeline_id FROM pg_control_checkpoint()";
                 self.connection.query_row("query the timeline", sql, watch)?.parsed(0)?
@@ -225,17 +228,17 @@ impl Session {
         self.point(lsn, timeline, watch)
     }
 
-    /// Ends the backup that began at `start`; `control` is its copy of `pg_control`.
+    /// Stops the backup that began at `start`; `control` is its copy of `pg_control`.
     ///
     /// # Errors
-    /// As [`Session::stop_point`]; the server refuses when it was promoted meanwhile.
+    /// Those of [`Session::stop_point`]; the server reports an error if it was promoted meanwhile.
     pub fn stop(
         &self,
         start: &BackupPoint,
         control: &ControlFile,
         watch: &Watch<'_>,
     ) -> Result<StoppedBackup> {
-        // The WAL is waited for in the repository itself, which the server knows nothing of.
+        // The server does not wait for archiving, because pgark waits for the WAL in the repository.
         let VersionFacts { stop_backup, backup_options, .. } = self.version.facts();
         let sql = format!(
             "SELECT lsn, labelfile, spcmapfile FROM {stop_backup}(wait_for_archive => false{backup_options})"
@@ -248,15 +251,16 @@ impl Session {
         })
     }
 
-    /// Where the backup is consistent that began at `start`, and of which the server says that it ends at `lsn`.
+    /// The point at which the backup that began at `start` is consistent; `lsn` is the end reported by the server.
     ///
-    /// Of a standby, the copy is consistent at the point that its `pg_control` names: it was the last file that was read.
-    /// The server knows by now of a later one, which is not needed.
+    /// The copy of a standby is consistent at the minimum recovery point in its `pg_control`, which was read last. The
+    /// server reports a later position, which is not needed.
+    ///
     /// Source: PostgreSQL `access/transam/xlogrecovery.c`, `InitWalRecovery` and `CheckRecoveryConsistency`.
     ///
     /// # Errors
-    /// [`ErrorKind::Unavailable`] when `control` is not that of a standby any more, or is older than the start point: with it,
-    /// the copy would be taken for consistent too early. As [`Connection::query`].
+    /// [`ErrorKind::Unavailable`] if `control` is no longer that of a standby, or is older than the start point:
+    /// recovery would then declare the copy consistent too early. Those of [`Connection::query`].
     pub fn stop_point(
         &self,
         lsn: Lsn,
@@ -283,11 +287,11 @@ impl Session {
         }
     }
 
-    /// Whether the session lives, and the server is still what it was.
+    /// Checks that the session is alive and that the server has not changed its role.
     ///
     /// # Errors
-    /// As [`Connection::ping`]: the server was restarted, crashed or went away, and with it the backup ended;
-    /// [`ErrorKind::Unavailable`] when a standby was promoted.
+    /// Those of [`Connection::ping`]: a restart, crash or disconnect of the server also ends the backup;
+    /// [`ErrorKind::Unavailable`] if a standby was promoted.
     pub fn ping(&self, watch: &Watch<'_>) -> Result<()> {
         let sql = "SELECT pg_is_in_recovery()";
         let row = self.connection.ping("reach the server during the backup", sql, watch)?;
@@ -301,7 +305,7 @@ impl Session {
     /// Queries the facts about the server that a backup records.
     ///
     /// # Errors
-    /// As [`Connection::query`].
+    /// Those of [`Connection::query`].
     pub fn facts(&self, watch: &Watch<'_>) -> Result<ServerFacts> {
         let mut databases = Vec::new();
         let sql = "SELECT oid, datname, dattablespace, xmin FROM pg_database ORDER BY oid";
@@ -321,7 +325,7 @@ impl Session {
         let collations = self.collations(watch)?;
         let mut settings = BTreeMap::new();
         let names = RECORDED_SETTINGS.map(|name| format!("'{name}'")).join(", ");
-        // pg_settings leaves out what the user may not see.
+        // pg_settings omits settings that the user may not read.
         let sql = format!(
             "SELECT lower(name), current_setting(name) FROM pg_settings WHERE lower(name) IN ({names})"
         );
@@ -335,8 +339,8 @@ impl Session {
         Ok(ServerFacts { databases, tablespace_names, collations, settings, configuration_files })
     }
 
-    /// By which versions the server sorts text. It knows that of the C library where it has a collation with a version: C and
-    /// POSIX have none.
+    /// Queries the versions of the collation libraries. The server reports that of the C library only if it has a
+    /// versioned libc collation; C and POSIX have no version.
     fn collations(&self, watch: &Watch<'_>) -> Result<StoredCollations> {
         let what = "query the collation versions";
         let sql = "SELECT (SELECT version FROM (\
@@ -370,23 +374,23 @@ impl Session {
         })
     }
 
-    /// Whether the server keeps WAL summaries. From 17 on.
+    /// Whether the server keeps WAL summaries (version 17 and later).
     ///
     /// # Errors
-    /// As [`Connection::query`], here and in the next four.
+    /// Those of [`Connection::query`], also for the next four functions.
     pub fn summarizes_wal(&self, watch: &Watch<'_>) -> Result<bool> {
         let row = self.connection.query_row("query summarize_wal", "SHOW summarize_wal", watch)?;
         Ok(row.text(0)? == "on")
     }
 
-    /// How far WAL is summarized; `None` when nothing is.
+    /// The end of the summarized WAL; `None` if nothing is summarized.
     pub fn summarized_to(&self, watch: &Watch<'_>) -> Result<Option<Lsn>> {
         let sql = "SELECT nullif(summarized_lsn, '0/0') FROM pg_get_wal_summarizer_state()";
         let row = self.connection.query_row("query the state of the WAL summarizer", sql, watch)?;
         row.optional(0).map(str::parse).transpose()
     }
 
-    /// The summaries that there are.
+    /// The available summaries.
     pub fn wal_summaries(&self, watch: &Watch<'_>) -> Result<Vec<Stretch>> {
         let sql = "SELECT tli, start_lsn, end_lsn FROM pg_available_wal_summaries()";
         let rows = self.connection.query("list the WAL summaries", sql, watch)?;
@@ -398,14 +402,14 @@ impl Session {
             .collect()
     }
 
-    /// Whether the user may read them, which requires more than the permission to list them.
+    /// Whether the user may read their content, which requires more privileges than listing them.
     pub fn may_read_wal_summaries(&self, watch: &Watch<'_>) -> Result<bool> {
         let sql =
             "SELECT has_function_privilege('pg_wal_summary_contents(bigint, pg_lsn, pg_lsn)', 'execute')";
         Ok(self.connection.query_row("query the privilege to read WAL summaries", sql, watch)?.is_true(0))
     }
 
-    /// Visits what a summary says of main forks, `rows_max` rows at a time.
+    /// Visits the rows of a summary that concern main forks, `rows_max` rows at a time.
     pub fn visit_wal_summary(
         &self,
         summary: Stretch,
@@ -431,22 +435,22 @@ impl Session {
                 }
             }
         });
-        // After an error, too: the session goes on.
+        // Also after an error, because the session continues.
         let ended = self.connection.query(what, "ROLLBACK", watch);
         visited.and(ended.map(drop))
     }
 
-    /// The timeline that a primary writes this position on.
+    /// The timeline on which a primary writes this position.
     fn timeline_of(&self, lsn: Lsn, watch: &Watch<'_>) -> Result<TimelineId> {
         let sql = format!("SELECT pg_walfile_name('{lsn}')");
         let row = self.connection.query_row("query the timeline", &sql, watch)?;
         Ok(row.parsed::<SegmentName>(0)?.timeline())
     }
 
-    /// This position, with the time and the snapshot of now.
+    /// This position, with the current time and snapshot.
     ///
     /// # Errors
-    /// As [`Connection::query`].
+    /// Those of [`Connection::query`].
     pub fn point(&self, lsn: Lsn, timeline: TimelineId, watch: &Watch<'_>) -> Result<BackupPoint> {
         let row = self.connection.query_row(
             "query the time",
@@ -468,7 +472,7 @@ impl Session {
     }
 }
 
-/// Whether `postmaster.pid` in the data directory speaks of the server that answers.
+/// Whether `postmaster.pid` in the data directory describes the connected server.
 fn started_here(data_directory: &DataDirectory, started_unix_s: i64, port: &str) -> bool {
     let Some(server) = data_directory.postmaster_pid() else { return false };
     let near = |start: i64| start.abs_diff(started_unix_s) <= START_DIFFERENCE_MAX_S.unsigned_abs();

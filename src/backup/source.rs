@@ -1,4 +1,4 @@
-//! Reading the server's files without taking the server's room in the kernel's cache.
+//! Reads the server's files without displacing the server's pages from the kernel's page cache.
 
 use crate::failpoint;
 use rustix::io::{Errno, ReadWriteFlags, preadv2};
@@ -7,15 +7,15 @@ use std::io::{self, IoSliceMut};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
-/// What is read leaves the cache again, unless it was there before: from Linux 6.14 on, where the file system can.
-/// Source: Linux `include/uapi/linux/fs.h`, `RWF_DONTCACHE`.
+/// Drops the pages that a read brings into the cache, unless they were cached before. Requires Linux 6.14 and support
+/// by the file system. Source: Linux `include/uapi/linux/fs.h`, `RWF_DONTCACHE`.
 const DONT_CACHE: ReadWriteFlags = ReadWriteFlags::from_bits_retain(0x80);
 
-/// Opens a file of a data directory, never through a link, and without waiting for one that writes to a FIFO; `None` when
-/// it is gone.
+/// Opens a file of a data directory without following a link and without blocking on a FIFO; `None` if it no longer
+/// exists.
 ///
 /// # Errors
-/// The operating system's.
+/// Those of the operating system.
 pub fn open(path: &Path) -> io::Result<Option<File>> {
     failpoint::opening(path)?;
     match OpenOptions::new().read(true).custom_flags(nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK).open(path)
@@ -26,10 +26,10 @@ pub fn open(path: &Path) -> io::Result<Option<File>> {
     }
 }
 
-/// Fills the buffer, unless the file ends before; how many bytes that were.
+/// Fills the buffer up to the end of the file; returns the number of bytes read.
 ///
 /// # Errors
-/// The operating system's.
+/// Those of the operating system.
 pub fn read_full(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
     let mut filled = 0;
     while let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) {
@@ -47,8 +47,8 @@ fn read_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
     let length = failpoint::reading(file, buffer.len())?;
     let buffer = buffer.get_mut(..length).unwrap_or_default();
     match preadv2(file, &mut [IoSliceMut::new(buffer)], offset, DONT_CACHE) {
-        // An older kernel, or another file system. It gets no other hint: what can be dropped from the cache there,
-        // drops the server's own pages too.
+        // The kernel or the file system lacks support. `POSIX_FADV_DONTNEED` is no replacement: it also drops pages
+        // that the server itself has cached.
         Err(Errno::OPNOTSUPP | Errno::INVAL | Errno::NOSYS) => file.read_at(buffer, offset),
         other => Ok(other?),
     }

@@ -19,20 +19,20 @@ const STANDSTILL_MAX: Duration = Duration::from_secs(60);
 /// Interval between checks of the summarizer.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// How many rows are asked for at a time.
+/// Number of rows requested at a time.
 const ROWS_MAX: usize = 50_000;
 
-/// What has changed, as the summaries tell. Some bits for each page that has changed.
+/// The changes listed in the summaries. Takes one bit for each changed page.
 #[derive(Debug, Default)]
 pub struct Summaries {
-    /// How many summaries were read.
+    /// Number of summaries that were read.
     pub count: usize,
     relations: HashMap<Place, Changes>,
-    /// Tablespace and database of the databases that were made.
+    /// Tablespace and database of each created database.
     databases: HashSet<(u32, u32)>,
 }
 
-/// What has changed in the main fork of a relation.
+/// Changes in the main fork of a relation.
 #[derive(Debug, Default)]
 struct Changes {
     /// Its shortest length, in pages; everything beyond it was created anew. `None` if it was never
@@ -41,27 +41,27 @@ struct Changes {
     pages: PageSet,
 }
 
-/// A set of page numbers: a bit each, in words of 64, of those that have any.
+/// A set of page numbers: a bitmap of 64-bit words that stores only nonzero words.
 #[derive(Debug, Default)]
 struct PageSet {
     words: std::collections::BTreeMap<u64, u64>,
 }
 
-/// What the summaries say of one file.
+/// The changes of one file.
 #[derive(Debug, PartialEq, Eq)]
 pub enum FileChanges {
-    /// All of it is new.
+    /// The whole file is new.
     Whole,
-    /// These pages of it have changed, numbered within the file; all others are as they were.
+    /// The changed pages, numbered within the file; all others are unchanged.
     Pages(BTreeSet<u32>),
 }
 
 impl Summaries {
-    /// Waits for the summarizer, and reads what it says of the WAL from the parent's start point to `start`. The text says why
-    /// that cannot be had.
+    /// Waits for the summarizer, and reads the summaries from the parent's start point to `start`. The inner error is
+    /// the reason why they cannot be used.
     ///
     /// # Errors
-    /// The server's, when it does not answer; [`Watch::check`]'s.
+    /// Those of the server and of [`Watch::check`].
     pub fn read(
         session: &Session,
         history: &TimelineHistory,
@@ -99,7 +99,8 @@ impl Summaries {
             Ok(Ok(summaries))
         };
         match read() {
-            // A user who may take backups need not be one who may read summaries; and one may be removed any time.
+            // The privilege to take backups does not include reading summaries, and a summary may be removed at any
+            // time.
             Err(error) if error.kind() == ErrorKind::Usage => Ok(Err(error.to_string())),
             other => other,
         }
@@ -125,7 +126,7 @@ impl Summaries {
         self.relations.get(&place)?.limit.map(|limit| limit.saturating_sub(first))
     }
 
-    /// What they say of the file of a main fork that has so many `pages` now and had `parent_pages`.
+    /// The changes of a file of a main fork that has `pages` pages now and had `parent_pages` in the parent.
     pub fn of(
         &self,
         relation: PlannedRelation,
@@ -168,7 +169,7 @@ impl PageSet {
     }
 }
 
-/// Waits until the summarizer has come to `lsn`; returns where it stands still instead.
+/// Waits until the summarizer reaches `lsn`; returns its position if it makes no progress.
 fn wait(session: &Session, lsn: Lsn, watch: &Watch<'_>) -> Result<Option<String>> {
     let mut last = None;
     let mut since = Instant::now();
@@ -188,7 +189,7 @@ fn wait(session: &Session, lsn: Lsn, watch: &Watch<'_>) -> Result<Option<String>
     }
 }
 
-/// The WAL between two start points, timeline by timeline.
+/// Splits the WAL between two start points by timeline.
 fn stretches(history: &TimelineHistory, parent: &BackupPoint, start: &BackupPoint) -> Vec<Stretch> {
     let own = (history.timeline(), start.lsn);
     let ancestors = history.switches().iter().map(|switch| (switch.timeline, switch.switch_point));
@@ -204,7 +205,7 @@ fn stretches(history: &TimelineHistory, parent: &BackupPoint, start: &BackupPoin
     stretches
 }
 
-/// The summaries that cover a stretch without a gap, or the first position of which there is none.
+/// Returns the summaries that cover a stretch without a gap, or the first position that none covers.
 fn covering(available: &[Stretch], wanted: Stretch) -> std::result::Result<Vec<Stretch>, Lsn> {
     let mut overlapping: Vec<Stretch> = available
         .iter()

@@ -1,4 +1,4 @@
-//! What a backup came to.
+//! The summary of a completed backup.
 
 use crate::postgres::{Lsn, TimelineId};
 use crate::repository::backup::StoredBackup;
@@ -7,10 +7,10 @@ use jiff::Timestamp;
 use serde::Serialize;
 use std::time::Duration;
 
-/// The outcome of a base backup, for people and programs.
+/// The outcome of a base backup, shown to users and written as JSON.
 #[derive(Clone, Debug, Serialize)]
 pub struct BackupSummary {
-    /// The backup's name.
+    /// The label of the backup.
     pub label: String,
     /// Whether it was taken from a standby.
     pub from_standby: bool,
@@ -18,9 +18,9 @@ pub struct BackupSummary {
     pub r#type: &'static str,
     /// The backup that an incremental one builds on.
     pub parent: Option<String>,
-    /// When it began, by the server's clock.
+    /// Start time, by the server's clock.
     pub started: Timestamp,
-    /// When it ended: recovery can reach any point after this.
+    /// Stop time, by the server's clock. Recovery can reach any later point.
     pub stopped: Timestamp,
     /// The start point.
     pub start_lsn: Lsn,
@@ -28,29 +28,29 @@ pub struct BackupSummary {
     pub stop_lsn: Lsn,
     /// The timeline of both.
     pub timeline: TimelineId,
-    /// How many files it holds.
+    /// Number of files.
     pub files: u64,
-    /// How long they are, as they are restored.
+    /// Total size of the files as restored, in bytes.
     pub file_bytes: u64,
-    /// How much of them had to be stored, before it was compressed.
+    /// Size of the stored content before compression, in bytes.
     pub changed_bytes: u64,
-    /// How long its objects are.
+    /// Total size of its objects, in bytes.
     pub stored_bytes: u64,
-    /// How much was read of the server's files; `None`: they were not asked.
+    /// Number of bytes read from the server's files; `None` for a streamed backup.
     pub read_bytes: Option<u64>,
-    /// How many packs there are.
+    /// Number of packs.
     pub packs: usize,
-    /// How many WAL segments it needs, all of which are in the repository.
+    /// Number of WAL segments that the backup needs; all are in the repository.
     pub wal_segments: u64,
-    /// How long it took, all in all.
+    /// Duration of the whole run, in seconds.
     pub duration_s: f64,
     /// Pages that are damaged in the cluster.
     pub damaged_pages: DamagedPages,
-    /// What to know before it is recovered.
+    /// Notes for a later recovery.
     pub notes: Vec<String>,
 }
 
-/// Of an incremental backup without data checksums, and of what was combined of such ones.
+/// For an incremental backup without data checksums, and for a backup combined from such ones.
 const NO_VISIBILITY_MAPS: &str = "the cluster has no data checksums, so the backup holds no visibility maps: run VACUUM after a \
                                   recovery, or index-only scans are slow";
 
@@ -80,7 +80,7 @@ impl BackupSummary {
         .noting_maps_of(backup)
     }
 
-    /// Says so where the maps are missing of which this backup, or what it was made of, would consist.
+    /// Adds a note if the backup lacks visibility maps.
     pub(super) fn noting_maps_of(mut self, backup: &StoredBackup) -> BackupSummary {
         if backup.lacks_visibility_maps() {
             self.notes.push(NO_VISIBILITY_MAPS.to_owned());

@@ -1,4 +1,4 @@
-//! What the server says of its WAL summaries.
+//! Rows of the server's WAL summaries.
 
 use crate::postgres::{Lsn, TimelineId};
 
@@ -19,10 +19,10 @@ pub type Place = (u32, u32, u32);
 /// A row of `pg_wal_summary_contents`, of a main fork.
 #[derive(Clone, Copy, Debug)]
 pub struct SummaryRow {
-    /// Tablespace, database and number of the relation; number 0: the database was made.
+    /// Tablespace, database and number of the relation; number 0 denotes the creation of the database.
     pub place: Place,
-    /// The changed page, or the length to which the relation was truncated.
+    /// The changed page, or the length in pages to which the relation was truncated.
     pub page: u64,
-    /// Which of the two.
+    /// Whether `page` is a length.
     pub is_limit: bool,
 }

@@ -1,12 +1,13 @@
-//! Pages that were marked as visible to all while data checksums were off for a while.
+//! Finds pages that were marked all-visible while data checksums were temporarily off.
 //!
-//! Setting a bit in a visibility map marks the heap's page, too. With checksums that page gets a new LSN then; without them it
-//! does not, and nobody can see later that they were off: `pg_checksums` leaves no trace. Such a page would come from an older
-//! backup, unmarked, under a map that has its bit; the next `UPDATE` or `DELETE` would not clear the bit, and index-only scans
-//! would return rows that are gone.
+//! Setting a bit in a visibility map also marks the heap page. With checksums, that page gets a new LSN; without them
+//! it does not, and `pg_checksums` leaves no trace of the time when they were off. An incremental backup would then
+//! take the page, unmarked, from an older backup, together with a map whose bit is set. The next `UPDATE` or `DELETE`
+//! would not clear the bit, and index-only scans would return deleted rows.
 //!
-//! So the map is compared with the parent's: a page that has a bit now and had none then was marked since. In a server whose
-//! checksums were on all the time there is none that its LSN does not tell of. The map is asked only where it has changed.
+//! So the map is compared with the parent's: a page whose bit is set now and was not set then was marked since. If
+//! checksums were on all the time, the LSN of every such page shows its change. Only changed pages of the map are
+//! compared.
 //!
 //! Source: PostgreSQL `access/heap/visibilitymap.c`, `visibilitymap_set`; `heapam.c`, `log_heap_visible`.
 
@@ -33,26 +34,26 @@ pub struct ParentMaps {
     maps: HashMap<(u32, Option<u32>, u32), StoredMap>,
 }
 
-/// Where a map is stored, and what it is: there may be as many as relations.
+/// Location, length and checksum of a stored map. Compact, because there may be as many maps as relations.
 struct StoredMap {
     bytes: u64,
     crc32c: u32,
     place: FilePlace,
 }
 
-/// The pages of a map that tell of one file of the heap.
+/// The pages of a map that cover one file of the heap.
 struct MapPart {
-    /// Which page of the map the first one is.
+    /// Page number of the first one within the map.
     first: u32,
-    /// Shorter than the heap, where the map is.
+    /// The pages; fewer if the map ends earlier.
     pages: Vec<PageBytes>,
 }
 
 impl ParentMaps {
-    /// None of them yet.
+    /// An empty collection.
     ///
     /// # Errors
-    /// As [`Layout::backup_pack`](crate::repository::Layout::backup_pack).
+    /// Those of [`Layout::backup_pack`](crate::repository::Layout::backup_pack).
     pub fn new(repository: &Repository, parent: &StoredBackup) -> Result<ParentMaps> {
         let key = |number| Ok((number, repository.layout().backup_pack(&parent.label, number)?));
         Ok(ParentMaps {
@@ -62,7 +63,7 @@ impl ParentMaps {
         })
     }
 
-    /// Adds a file of the parent, if it is a map.
+    /// Adds a file of the parent if it is a visibility map.
     pub fn add(&mut self, relation: PlannedRelation, entry: &FileEntry) {
         if relation.fork == Fork::VisibilityMap && relation.segment == 0 && entry.form == FileForm::Whole {
             let FileEntry { bytes, crc32c, place, .. } = *entry;
@@ -70,21 +71,21 @@ impl ParentMaps {
         }
     }
 
-    /// Where a map is stored, as the list of the parent says.
+    /// The stored map of a candidate's relation, from the parent's index.
     fn find(&self, candidate: &Candidate<'_>) -> Option<(&ObjectKey, FileEntry)> {
         let StoredMap { bytes, crc32c, place } = *self.maps.get(&place_of(candidate.relation))?;
         let (_, pack) = self.packs.iter().find(|(number, _)| *number == place.pack)?;
-        // For messages: the list says nothing else that matters here.
+        // Used in messages; the remaining fields of the entry are not used.
         let path = StoredText::new(map_location(candidate).as_os_str().as_bytes());
         let form = FileForm::Whole;
         Some((pack, FileEntry { path, bytes, modified_unix_s: 0, mode: 0, crc32c, place, form }))
     }
 
-    /// Of the pages of a heap's file that are not `known` to have changed `since` the parent's start point, those that the map
-    /// has a bit for and the parent's has none.
+    /// Returns the pages of a heap file whose bit is set in the current map but not in the parent's. Skips pages that
+    /// are `known` to have changed, and pages of the map that have not changed `since` the parent's start point.
     ///
     /// # Errors
-    /// The operating system's and the store's.
+    /// Those of the operating system and the store.
     pub fn marked_since(
         &self,
         candidate: &Candidate<'_>,
@@ -109,7 +110,7 @@ impl ParentMaps {
         Ok(marked)
     }
 
-    /// The same pages of the parent's map; none where it has none, or what it has is damaged.
+    /// The same pages of the parent's map; empty if the parent has none, or a damaged one.
     fn of_parent(&self, candidate: &Candidate<'_>, now: &MapPart) -> Result<MapPart> {
         let mut bytes = Vec::new();
         let (mut skipped, wanted) = (now.first as usize * PAGE_BYTES, now.pages.len() * PAGE_BYTES);
@@ -133,7 +134,7 @@ impl ParentMaps {
 }
 
 impl MapPart {
-    /// Reads what tells of so many pages of a heap, from `first_block` on; `None`: there is no map.
+    /// Reads the part of the map that covers `pages` heap pages from `first_block` on; `None` if there is no map.
     fn read(candidate: &Candidate<'_>, first_block: u32, pages: u32) -> Result<Option<MapPart>> {
         let location = map_location(candidate);
         let what = || format!("could not read \"{}\"", location.display());
@@ -150,12 +151,12 @@ impl MapPart {
         self.pages.get((block / BLOCKS_PER_PAGE).checked_sub(self.first)? as usize)
     }
 
-    /// Whether a block has its bit.
+    /// Whether the all-visible bit of a block is set.
     fn is_set(&self, block: u32) -> bool {
         self.page(block).is_some_and(|page| is_all_visible(page, block % BLOCKS_PER_PAGE))
     }
 
-    /// Whether a block has its bit, on a page of the map that was written since.
+    /// Whether the bit of a block is set, on a page of the map that was written since.
     fn is_set_since(&self, block: u32, since: Lsn) -> bool {
         let changed = |page: &PageBytes| PageHeader::of(page).lsn.is_none_or(|lsn| lsn >= since);
         self.is_set(block) && self.page(block).is_some_and(changed)
@@ -191,7 +192,7 @@ mod tests {
         let first_block = 131_072;
         assert!(MapPart::read(&candidate, first_block, 131_072).unwrap().is_none());
 
-        // The file begins within the fifth page of the map and ends within the ninth, which is not there yet.
+        // The file begins within the fifth page of the map and ends within the ninth, which does not exist yet.
         let mut map = vec![[0_u8; PAGE_BYTES]; 8];
         let set = |map: &mut Vec<PageBytes>, block: u32, lsn: u8| {
             let page = &mut map[(block / BLOCKS_PER_PAGE) as usize];

@@ -20,33 +20,33 @@ const TELL: Duration = Duration::from_secs(10);
 const ASK_AFTER: Duration = Duration::from_secs(1);
 const ASK: Duration = Duration::from_secs(5);
 
-/// Where and how long to wait.
+/// Parameters of a wait for WAL.
 pub struct WalWait<'a> {
-    /// Where it must arrive.
+    /// The repository in which the WAL must arrive.
     pub repository: &'a Repository,
-    /// The server that archives, asked how its archiver does; `None`: it cannot be reached.
+    /// Connection to the archiving server, to query its archiver; `None` if it cannot be reached.
     pub archiving: Option<&'a Connection>,
-    /// What is backed up.
+    /// Whether a primary or a standby is backed up.
     pub source: BackupSource,
-    /// The length of a segment.
+    /// The size of a segment.
     pub segment_size: SegmentSize,
-    /// How long each segment may take after the one before it.
+    /// Time limit for each segment, from the arrival of the previous one.
     pub deadline: Duration,
     /// Receives the progress.
     pub monitor: &'a dyn Monitor,
-    /// Whether to go on.
+    /// Interruption of the wait.
     pub watch: &'a Watch<'a>,
 }
 
 impl WalWait<'_> {
-    /// Makes sure that archiving works: the start of a backup has completed the segment before its start point, so that
-    /// segment must arrive. A standby completes nothing: the segment of its start point will do as well, where archiving
-    /// began with it.
+    /// Checks that archiving works. The start of a backup completes the segment before its start point, so that segment
+    /// must arrive. A standby completes no segment: if archiving began only with the segment of its start point, that
+    /// segment is accepted too.
     ///
     /// # Errors
-    /// [`ErrorKind::Unavailable`](crate::error::ErrorKind::Unavailable) when it does not.
+    /// [`ErrorKind::Unavailable`](crate::error::ErrorKind::Unavailable) if it does not arrive.
     pub fn before_copy(&self, start: &BackupPoint, history: Option<&TimelineHistory>) -> Result<()> {
-        // A cluster whose start point is in its first segment has completed none; archiving shows at the end.
+        // In the first segment of a cluster there is no earlier one; the wait after the stop checks archiving.
         let Some(before) = segment_before(start, history, self.segment_size) else { return Ok(()) };
         let mut names = vec![before];
         if self.source == BackupSource::Standby {
@@ -56,7 +56,8 @@ impl WalWait<'_> {
         self.warn_of_failing_archiver()
     }
 
-    /// The agent may store what the server's archiver fails to hand over. The backup is good then, but WAL piles up.
+    /// Warns if the server's archiver fails although the agent stores the WAL. The backup is valid, but WAL piles up in
+    /// `pg_wal`.
     fn warn_of_failing_archiver(&self) -> Result<()> {
         let Some(connection) = self.archiving else { return Ok(()) };
         if let Some(failing) = archiver::state(connection, self.watch)?.failing {
@@ -67,13 +68,14 @@ impl WalWait<'_> {
         Ok(())
     }
 
-    /// Waits for every segment from `start` to `stop`; returns how many there are.
+    /// Waits for every segment from `start` to `stop`; returns their number.
     ///
     /// # Errors
-    /// As [`WalWait::before_copy`].
+    /// Those of [`WalWait::before_copy`].
     pub fn after_stop(&self, start: &BackupPoint, stop: &BackupPoint) -> Result<u64> {
         let first = start.lsn.segment(self.segment_size).as_u64();
-        // The byte at the stop point itself is not needed: a stop point at the beginning of a segment needs the one before.
+        // The byte at the stop point itself is not needed: a stop point at the beginning of a segment needs the one
+        // before.
         let last_byte = stop.lsn.previous().unwrap_or(stop.lsn);
         let last = last_byte.segment(self.segment_size).as_u64();
         let count = last.saturating_sub(first) + 1;
@@ -89,7 +91,7 @@ impl WalWait<'_> {
         Ok(count)
     }
 
-    /// Waits for one of these segments; the first is the one that errors speak of.
+    /// Waits for any of these segments; errors name the first.
     fn wait(&self, names: &[SegmentName], what: &str) -> Result<()> {
         let Some(&name) = names.first() else { return Ok(()) };
         let keys = names.iter().map(|name| self.repository.layout().segment(*name));
@@ -126,7 +128,7 @@ impl WalWait<'_> {
         Ok(false)
     }
 
-    /// Ends the wait for what will never come.
+    /// Fails if the server has archived the segment elsewhere, so that it will never arrive.
     fn check_archived_elsewhere(&self, name: SegmentName, keys: &[ObjectKey]) -> Result<()> {
         let Some(connection) = self.archiving else { return Ok(()) };
         let last = archiver::state(connection, self.watch)?.last_archived;
@@ -167,8 +169,8 @@ impl WalWait<'_> {
     }
 }
 
-/// The segment before the one that a backup starts in, under the name that it has on the way there; `None` when that is
-/// the very first one, or the position is nonsense.
+/// The segment before the one with the start point, on the timeline to which it belongs on the way there; `None` if the
+/// start point lies in the first segment, or is invalid.
 fn segment_before(
     start: &BackupPoint,
     history: Option<&TimelineHistory>,

@@ -1,5 +1,5 @@
-//! Walking the data directory and its tablespaces, as they are when the copy begins. What exists later only is made again by
-//! WAL.
+//! Walks the data directory and its tablespaces as they are when the copy begins. WAL replay creates anything that
+//! appears later.
 
 use super::exclusions::{self, Decision, Fork};
 use super::files::{DIRECTORY_MODE, FileList, join, tablespace_oid};
@@ -18,10 +18,10 @@ use std::path::Path;
 const PERMISSIONS: u32 = 0o7777;
 
 impl FileList {
-    /// Walks through the data directory at `base`.
+    /// Walks the data directory at `base`.
     ///
     /// # Errors
-    /// The operating system's, except that files may vanish; [`Watch::check`]'s.
+    /// Those of the operating system, except for vanished files; those of [`Watch::check`].
     pub fn scan(
         base: &Path,
         version: ServerVersion,
@@ -41,15 +41,15 @@ impl FileList {
     }
 }
 
-/// How far the walk has come.
+/// State of the walk.
 struct Walk<'a> {
     list: FileList,
     version: ServerVersion,
     monitor: &'a dyn Monitor,
     watch: &'a Watch<'a>,
-    /// Directories that are listed, but not read yet.
+    /// Indexes of the directories that are listed but not yet read.
     pending: Vec<usize>,
-    /// Device and inode of what links of tablespaces point to: one may lie inside of the data directory.
+    /// Device and inode of the tablespaces' link targets, because a tablespace may lie inside the data directory.
     linked: HashSet<(u64, u64)>,
 }
 
@@ -112,7 +112,7 @@ impl Walk<'_> {
         let location = self.list.location_of(&path);
         let metadata = match fs::symlink_metadata(&location) {
             Ok(metadata) => metadata,
-            // Gone since the directory was read.
+            // Removed since the directory was read.
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(error) => {
                 return Err(Error::io(format!("could not inspect \"{}\"", location.display()), error));
@@ -160,7 +160,7 @@ impl Walk<'_> {
     fn follow_tablespace(&mut self, path: &[u8], location: &Path) -> Result<()> {
         let what = || format!("could not follow \"{}\"", location.display());
         let target = match fs::read_link(location) {
-            // Dropped since the directory was read, which is in WAL.
+            // Dropped since the directory was read; WAL contains the removal.
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             other => other.context(what)?,
         };
@@ -176,7 +176,7 @@ impl Walk<'_> {
                 let shown = self.list.location_of(&directory).display().to_string();
                 Err(not_a_file(kind_of(&metadata), &shown))
             }
-            // Being created or dropped.
+            // The directory is being created or dropped.
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             Err(error) => Err(Error::io(what(), error)),
         }
@@ -195,12 +195,12 @@ impl Walk<'_> {
     }
 }
 
-/// What is neither a directory nor a regular file.
+/// Describes an entry that is neither a directory nor a regular file.
 fn kind_of(metadata: &Metadata) -> &'static str {
     if metadata.is_symlink() { "symbolic link" } else { "special file" }
 }
 
-/// The server's data lies behind something that a base backup does not follow.
+/// The error for server data behind an entry that a base backup does not follow.
 pub fn not_a_file(kind: &str, shown: &str) -> Error {
     Error::usage(format!("the {kind} \"{shown}\" replaces data of the server, which would be missing from the backup")).hint(
         "PostgreSQL's own base backup also skips it. Stop the server, and replace it with the file or directory itself. To \
@@ -208,7 +208,7 @@ pub fn not_a_file(kind: &str, shown: &str) -> Error {
     )
 }
 
-/// Whether a directory's content is walked through.
+/// Whether the content of a directory is walked.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Walked {
     Yes,
@@ -228,7 +228,7 @@ fn unlogged_relations(directory: &Path) -> Result<HashSet<Vec<u8>>> {
     Ok(numbers)
 }
 
-/// Opens a directory; `None` when it is gone.
+/// Opens a directory; `None` if it no longer exists.
 fn open_directory(path: &Path) -> Result<Option<ReadDir>> {
     match fs::read_dir(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),

@@ -1,4 +1,4 @@
-//! `archive-get %f %p`: what PostgreSQL's startup process calls for each WAL file that it wants.
+//! `archive-get %f %p`: PostgreSQL's startup process calls it for each WAL file that it needs.
 
 mod small;
 
@@ -42,7 +42,7 @@ Exit status:
 Under standby.signal every failure exits with 1, and the standby asks again.";
 
 fn main() -> ExitCode {
-    // Known as soon as the destination is; PostgreSQL's own calls always have one.
+    // Determined from the destination as soon as it is known; PostgreSQL always passes one.
     let mode = Cell::new(recovery_mode(Path::new("pg_wal/RECOVERYXLOG")));
     small::run(
         "archive-get",

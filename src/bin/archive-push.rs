@@ -1,4 +1,4 @@
-//! `archive-push %p`: what PostgreSQL's archiver calls for each WAL file.
+//! `archive-push %p`: PostgreSQL's archiver calls it for each WAL file.
 
 mod small;
 

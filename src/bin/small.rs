@@ -1,18 +1,18 @@
-//! What the two small programs share: from a result to lines on stderr and an exit status.
+//! Code shared by the two small programs: turns a result into lines on stderr and an exit status.
 
 use pgark::error::{Error, Result};
 use std::io::{self, Write};
 use std::panic::{self, AssertUnwindSafe};
 use std::process::ExitCode;
 
-// The unwinder is linked from the compiler's archive. Loading it as a shared library would take a sixth of the start time.
+// Links the unwinder from the compiler's archive. Loading it as a shared library would take a sixth of the start time.
 #[cfg(target_env = "gnu")]
 #[allow(unsafe_code)]
 #[link(name = "gcc_eh", kind = "static", modifiers = "-bundle")]
-// SAFETY: the block declares nothing; it only adds a library to the search of the linker.
+// SAFETY: the block declares nothing; it only adds a library to the linker's search.
 unsafe extern "C" {}
 
-/// What `--version` prints.
+/// The output of `--version`.
 pub const VERSION: &str = concat!("pgark ", env!("CARGO_PKG_VERSION"));
 
 /// Runs a small program. A panic ends with `panic_status`: Rust's own 101 would make PostgreSQL promote.
@@ -43,7 +43,7 @@ pub fn usage(error: lexopt::Error) -> Error {
 /// Prints the help or the version.
 pub fn print(text: &str) -> Result<()> {
     let mut stdout = io::stdout().lock();
-    // A closed stdout loses nothing that matters.
+    // A closed stdout is not an error.
     let _ = writeln!(stdout, "{text}").and_then(|()| stdout.flush());
     Ok(())
 }

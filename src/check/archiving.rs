@@ -8,7 +8,7 @@ use crate::postgres::ControlFile;
 use crate::server::{Connection, Watch};
 use std::path::Path;
 
-/// The settings and the state of archiving in the server.
+/// The archiving settings and archiver state of the server.
 #[derive(Clone, Debug, Default)]
 struct Archiving {
     wal_level: String,
@@ -22,7 +22,8 @@ struct Archiving {
     last_archived: Option<String>,
 }
 
-/// The statements. `archive_library` exists from 15 on, and `effective_wal_level` from 19 on, which can raise the level.
+/// Queries the settings. `archive_library` exists since version 15, and `effective_wal_level`, which can exceed
+/// `wal_level`, since 19.
 const SETTINGS: &str = "SELECT coalesce(current_setting('effective_wal_level', true), current_setting('wal_level')), current_setting('archive_mode'), \
      current_setting('archive_command'), coalesce(current_setting('archive_library', true), ''), \
      (SELECT setting FROM pg_settings WHERE name = 'archive_timeout'), \
@@ -32,7 +33,7 @@ const IDENTIFIER: &str = "SELECT system_identifier FROM pg_control_system()";
 /// Checks the server.
 ///
 /// # Errors
-/// The connection's.
+/// Those of the connection.
 pub fn look(
     config: &Config,
     control: &ControlFile,
@@ -190,7 +191,7 @@ fn words(command: &str) -> Vec<String> {
     words
 }
 
-/// Whether a word may stand before the command itself: `exec`, `env`, and variables that are set for it alone.
+/// Whether a word may precede the actual command: `exec`, `env`, and variable assignments.
 fn leads_to_a_command(word: &str) -> bool {
     let is_name = |name: &str| {
         name.starts_with(|first: char| first.is_ascii_alphabetic() || first == '_')

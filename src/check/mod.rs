@@ -1,8 +1,8 @@
 //! Checks the whole setup before it is needed.
 //!
-//! Owns: the list of findings, from the configuration to the round trip of a WAL segment. Findings are independent: a failed
-//! check only skips the checks that depend on it. The only changes are that the server switches to a new WAL segment, and
-//! that a bucket is probed if this was not done before.
+//! Owns: the list of findings, from the configuration to the round trip of a WAL segment. Findings are independent: a
+//! failed check only skips the checks that depend on it. The only changes are that the server switches to a new WAL
+//! segment, and that a bucket is probed if this was not done before.
 
 mod archiving;
 mod round_trip;
@@ -149,13 +149,13 @@ fn data_directory(config: &Config) -> Result<(DataDirectory, ControlFile)> {
     }
 }
 
-/// Whether the agent has stored files there before: then an empty place is not a new one.
+/// Whether the agent has stored files in this repository before: an empty repository is then not a new one.
 fn was_seen(config: &Config, repository: &Repository) -> bool {
     let places = Spool::of(config).map(|spool| std::fs::read_to_string(spool.places()).unwrap_or_default());
     places.is_ok_and(|places| places.lines().any(|place| place == repository.place()))
 }
 
-/// Warns of a timeline in use beside that of this server, because of a forgotten copy or an old primary that still runs.
+/// Warns of another timeline in use, caused by a forgotten copy or an old primary that still runs.
 fn living_timelines(
     config: &Config,
     repository: &Repository,

@@ -13,20 +13,20 @@ const WHAT: &str = "round trip";
 /// How often the repository is polled.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// The server ends its segment; the name of the one that ended. A restore point makes sure that there is something in it.
+/// Switches to a new segment and returns the name of the completed one. A restore point ensures that it is not empty.
 const SWITCH: &str = "SELECT pg_walfile_name(pg_switch_wal()) FROM pg_create_restore_point('pgark check')";
 const LAST_ARCHIVED: &str =
     "SELECT last_archived_wal FROM pg_stat_archiver WHERE last_archived_wal ~ '^[0-9A-F]{24}$'";
-/// The last archived file, and the one at which the archiver fails since.
+/// The last archived file, and the file that the archiver has failed to archive since then.
 pub const ARCHIVER: &str = "SELECT last_archived_wal, CASE WHEN last_failed_time > coalesce(last_archived_time, '-infinity') \
      THEN last_failed_wal END FROM pg_stat_archiver";
 const CAN_ARCHIVE: &str = "SELECT NOT pg_is_in_recovery() AND current_setting('archive_mode') <> 'off'";
 
-/// Has the server switch to a new segment, waits for the old one, and reads it back. Where it may not be asked to, the
-/// last archived segment is read back.
+/// Makes the server switch to a new segment, waits for the completed one, and reads it back. Without the permission to
+/// switch, reads the last archived segment back.
 ///
 /// # Errors
-/// That it does not arrive, or cannot be read back.
+/// If the segment does not arrive or cannot be read back.
 pub fn travel(
     config: &Config,
     control: &ControlFile,
@@ -44,7 +44,7 @@ pub fn travel(
     let began = Instant::now();
     let (name, switched) = match connection.query_row("switch to a new WAL segment", SWITCH, watch) {
         Ok(row) => (row.parsed::<SegmentName>(0)?, true),
-        // The user of this connection may not.
+        // The connection's user lacks the permission.
         Err(error) if error.kind() == ErrorKind::Usage => match last_archived(connection, watch)? {
             Some(name) => (name, false),
             None => {

@@ -1,55 +1,54 @@
-//! Checksums: of stored bytes against damage on the way, of raw bytes as the identity of a file.
+//! Checksums: CRC-32 against accidental damage of stored bytes, BLAKE3 to identify content.
 
 use crate::error::{Error, Result};
 use blake3::hazmat::{ChainingValue, HasherExt, Mode, merge_subtrees_non_root, merge_subtrees_root};
 use std::fmt;
 use std::str::FromStr;
 
-/// The CRC-32 of bytes, taken piece by piece (the polynomial of zip and PNG, which S3 calls `CRC32`).
+/// The CRC-32 of bytes, computed incrementally (the polynomial of zip and PNG, called `CRC32` in S3).
 ///
-/// Against accidents only: finding other bytes of the same CRC is easy.
+/// Detects accidental damage only: content with a given CRC is easy to construct.
 #[derive(Clone, Default)]
 pub struct Crc32(crc32fast::Hasher);
 
-/// The 32 bytes of a BLAKE3 hash, written as 64 hexadecimal digits.
+/// A BLAKE3 hash of 32 bytes, written as 64 hexadecimal digits.
 ///
-/// Two contents of equal digest are equal. Anybody can compute it, so it proves nothing about who wrote them.
+/// Contents with the same digest are identical. The digest does not authenticate the writer.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Digest([u8; 32]);
 
-/// The length and digest of some content: what tells whether two files are the same.
+/// Length and digest of a content, which identify it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ContentSum {
-    /// How many bytes it is.
+    /// Length in bytes.
     pub length_bytes: u64,
-    /// The digest of all of them.
+    /// The digest of the content.
     pub digest: Digest,
 }
 
-/// Computes a [`ContentSum`] in one pass over content that comes in pieces of any length.
+/// Computes a [`ContentSum`] incrementally over pieces of any length.
 ///
-/// Fastest in pieces of 64 KiB or more, of which it hashes several parts at once.
+/// Fastest with pieces of 64 KiB or more, for which it hashes several parts at once.
 #[derive(Clone, Default)]
 pub struct ContentHasher {
     length_bytes: u64,
     hasher: blake3::Hasher,
 }
 
-/// The sum of a part of some content, which is joined with the others' by [`ContentSum::join`]: parts can be summed apart
-/// from each other, by several threads.
+/// The sum of a part of a content; [`ContentSum::join`] joins the parts. Several threads can compute the parts.
 #[derive(Clone, Copy, Debug)]
 pub struct ContentPart {
     length_bytes: u64,
     value: ChainingValue,
-    /// The digest, should it be the only part: of the first.
+    /// The digest if this is the first and only part.
     alone: Option<Digest>,
 }
 
 impl ContentPart {
-    /// How long every part is but the last: a frame.
+    /// Size of every part but the last, in bytes: a frame.
     pub const BYTES: usize = super::FRAME_RAW_BYTES;
 
-    /// The sum of `part`, not empty, which begins at byte `offset` of the content, a multiple of [`ContentPart::BYTES`].
+    /// The sum of the nonempty `part` at byte `offset` of the content, a multiple of [`ContentPart::BYTES`].
     pub fn of(offset: u64, part: &[u8]) -> ContentPart {
         let mut hasher = blake3::Hasher::new();
         hasher.set_input_offset(offset);
@@ -60,7 +59,7 @@ impl ContentPart {
 }
 
 impl ContentSum {
-    /// The sum of the content that consists of these parts, in order.
+    /// Joins the sums of these parts, in order, into the sum of the content.
     pub fn join(parts: &[ContentPart]) -> ContentSum {
         let digest = match parts {
             [] => Digest::of(b""),
@@ -75,8 +74,8 @@ impl ContentSum {
     }
 }
 
-/// BLAKE3 hashes a tree of which the left side is a full one, as large as there can be. A part is such a full tree, or
-/// the last one. Source: the BLAKE3 paper, section 2.1.
+/// BLAKE3 hashes a binary tree whose left subtree is complete and as large as possible. Each part but the last is a
+/// complete subtree. Source: the BLAKE3 paper, section 2.1.
 fn chaining_value(parts: &[ContentPart]) -> ChainingValue {
     match parts {
         [] => ChainingValue::default(),
@@ -88,13 +87,13 @@ fn chaining_value(parts: &[ContentPart]) -> ChainingValue {
     }
 }
 
-/// At least two parts, divided as the tree is.
+/// Splits at least two parts in the same way as the tree.
 fn subtrees(parts: &[ContentPart]) -> (&[ContentPart], &[ContentPart]) {
     parts.split_at_checked(parts.len().next_power_of_two() / 2).unwrap_or_default()
 }
 
 impl Crc32 {
-    /// The CRC of no bytes: 0.
+    /// The CRC of an empty input: 0.
     pub fn new() -> Crc32 {
         Crc32::default()
     }
@@ -104,8 +103,8 @@ impl Crc32 {
         self.0.update(bytes);
     }
 
-    /// Adds the bytes that `following` has seen, as if they had been added here: parts of one object can be
-    /// summed apart from each other.
+    /// Appends the CRC of the bytes that `following` has processed, as if they had been added here. Allows the parts of
+    /// an object to be summed separately.
     pub fn combine(&mut self, following: &Crc32) {
         self.0.combine(&following.0);
     }
@@ -123,22 +122,22 @@ impl fmt::Debug for Crc32 {
 }
 
 impl Digest {
-    /// The digest of `content`.
+    /// Computes the digest of `content`.
     pub fn of(content: &[u8]) -> Digest {
         Digest(*blake3::hash(content).as_bytes())
     }
 
-    /// A digest that was stored as bytes.
+    /// Creates a digest from its stored bytes.
     pub const fn from_bytes(bytes: [u8; 32]) -> Digest {
         Digest(bytes)
     }
 
-    /// The first eight bytes, as a number whose sixteen hexadecimal digits are the digest's first ones.
+    /// The first eight bytes as a big-endian number, whose sixteen hexadecimal digits are the first of the digest.
     pub fn beginning(&self) -> u64 {
         self.0.iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte))
     }
 
-    /// The bytes to store.
+    /// The bytes of the digest, for storage.
     pub const fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }
@@ -159,8 +158,8 @@ impl fmt::Debug for Digest {
 impl FromStr for Digest {
     type Err = Error;
 
-    /// Reads 64 hexadecimal digits, upper or lower case. Errors are
-    /// [`Damaged`](crate::error::ErrorKind::Damaged): digests come from stored documents, not from people.
+    /// Parses 64 hexadecimal digits in upper or lower case. Errors are [`Damaged`](crate::error::ErrorKind::Damaged),
+    /// because digests come from stored documents.
     fn from_str(text: &str) -> Result<Digest> {
         match blake3::Hash::from_hex(text) {
             Ok(hash) => Ok(Digest(*hash.as_bytes())),
@@ -183,7 +182,7 @@ impl<'de> serde::Deserialize<'de> for Digest {
 }
 
 impl ContentHasher {
-    /// A hasher that has seen nothing.
+    /// Creates a hasher for an empty content.
     pub fn new() -> ContentHasher {
         ContentHasher::default()
     }

@@ -1,4 +1,4 @@
-//! Writing and reading a sequence of frames, whatever their format.
+//! Encodes and decodes sequences of frames in any of the formats.
 
 use super::{Block, FRAME_RAW_BYTES_MAX, FRAME_STORED_BYTES_MAX, SKIPPABLE_BYTES_MAX, lz4, u32_at, zstd};
 use crate::config::Compression;
@@ -8,13 +8,13 @@ use crate::error::{Error, Result};
 const SKIPPABLE_MAGIC: u32 = 0x184D_2A50;
 const SKIPPABLE_KIND_MASK: u32 = 0xF;
 
-/// Magic and length.
+/// Size of magic and length, in bytes.
 const SKIPPABLE_HEADER_BYTES: usize = 8;
 
-/// After the last block of a frame of either format.
+/// Size of the checksum after the last block of a frame in either format, in bytes.
 const CONTENT_CHECKSUM_BYTES: usize = 4;
 
-/// Turns raw bytes into frames, one a call. The compressor's memory is used again for every frame.
+/// Encodes raw bytes into frames. Reuses the compressor's memory for every frame.
 pub struct FrameEncoder {
     format: Encoder,
 }
@@ -25,7 +25,7 @@ enum Encoder {
 }
 
 impl FrameEncoder {
-    /// An encoder whose frames are compressed as `compression` says.
+    /// Creates an encoder for frames with this compression.
     pub fn new(compression: Compression) -> FrameEncoder {
         let format = match compression {
             Compression::None => Encoder::Lz4(lz4::Encoder::storing()),
@@ -35,12 +35,13 @@ impl FrameEncoder {
         FrameEncoder { format }
     }
 
-    /// Appends exactly one frame that holds `raw`, 0 to [`FRAME_RAW_BYTES_MAX`] bytes, to `out`.
+    /// Appends exactly one frame with the content `raw`, 0 to [`FRAME_RAW_BYTES_MAX`] bytes, to `out`.
     ///
-    /// The frame is never longer than `raw` by more than 1 in 255 and a few bytes.
+    /// The frame is longer than `raw` by at most 1 in 255 and a few bytes.
     ///
-    /// Errors: [`Usage`](crate::error::ErrorKind::Usage) if `raw` is longer,
-    /// [`Unavailable`](crate::error::ErrorKind::Unavailable) if zstd finds no memory. `out` is then unchanged.
+    /// Errors: [`Usage`](crate::error::ErrorKind::Usage) if `raw` is too long,
+    /// [`Unavailable`](crate::error::ErrorKind::Unavailable) if zstd cannot allocate memory. On error, `out` is
+    /// unchanged.
     pub fn encode(&mut self, raw: &[u8], out: &mut Vec<u8>) -> Result<()> {
         if raw.len() > FRAME_RAW_BYTES_MAX {
             return Err(Error::usage(format!(
@@ -58,10 +59,10 @@ impl FrameEncoder {
     }
 }
 
-/// Appends a skippable frame of `kind` 0 to 15 to `out`: stock tools pass over it.
+/// Appends a skippable frame of `kind` 0 to 15 to `out`. Standard tools skip it.
 ///
-/// Errors: [`Usage`](crate::error::ErrorKind::Usage) if `kind` is above 15 or `payload` longer than
-/// [`SKIPPABLE_BYTES_MAX`]. `out` is then unchanged.
+/// Errors: [`Usage`](crate::error::ErrorKind::Usage) if `kind` is greater than 15 or `payload` is longer than
+/// [`SKIPPABLE_BYTES_MAX`]. On error, `out` is unchanged.
 pub fn skippable_frame(kind: u8, payload: &[u8], out: &mut Vec<u8>) -> Result<()> {
     if u32::from(kind) > SKIPPABLE_KIND_MASK {
         return Err(Error::usage(format!("there is no skippable frame of kind {kind}")));
@@ -79,22 +80,22 @@ pub fn skippable_frame(kind: u8, payload: &[u8], out: &mut Vec<u8>) -> Result<()
     Ok(())
 }
 
-/// Turns stored bytes, pushed in pieces of any length, back into the content of their frames.
+/// Decodes stored bytes, pushed in pieces of any length, into the content of their frames.
 ///
-/// The format of each frame is told by its magic. What is pushed is not trusted: lengths are compared with the
-/// limits before anything is allocated for them, and content is handed out only after its checksum matched.
-/// Skippable frames have no checksum. Memory: a small multiple of the longest frame and of one push; no frame is
-/// waited for that is longer than [`FRAME_RAW_BYTES_MAX`] and 64 KiB.
+/// Determines the format of each frame from its magic. The input is untrusted: lengths are checked against the limits
+/// before any allocation, and content is returned only after its checksum was verified. Skippable frames have no
+/// checksum. Memory: a small multiple of the longest frame and of one push. Rejects a frame longer than
+/// [`FRAME_RAW_BYTES_MAX`] plus 64 KiB instead of waiting for its end.
 pub struct FrameDecoder {
     buffer: Vec<u8>,
-    /// How many bytes at the beginning of `buffer` have been taken out.
+    /// Number of bytes at the beginning of `buffer` that have been consumed.
     taken_bytes: usize,
     /// The frame at the front, once its header is complete.
     front: Option<Front>,
     zstd: zstd::Decoder,
 }
 
-/// What [`FrameDecoder::next`] found.
+/// Result of [`FrameDecoder::next`].
 #[derive(Debug, PartialEq, Eq)]
 pub enum Decoded {
     /// A frame; its content is in `raw`.
@@ -103,18 +104,18 @@ pub enum Decoded {
     Skippable {
         /// 0 to 15.
         kind: u8,
-        /// At most [`SKIPPABLE_BYTES_MAX`], not checked by anything.
+        /// At most [`SKIPPABLE_BYTES_MAX`], without a checksum.
         payload: Vec<u8>,
     },
-    /// The next frame is not complete, or there is none: push more, or finish.
+    /// The next frame is incomplete, or there is none: push more bytes, or finish.
     NeedMore,
 }
 
-/// A frame that is being looked at for its end. It is kept between calls so that no block header is read twice.
+/// A frame whose end is being located. Kept between calls so that no block header is read twice.
 #[derive(Clone, Copy)]
 struct Front {
     header: Header,
-    /// The length in bytes up to the next block header, or of the whole frame once `complete`.
+    /// Number of bytes up to the next block header; the length of the whole frame once `complete`.
     measured_bytes: usize,
     complete: bool,
 }
@@ -132,14 +133,14 @@ impl Default for FrameDecoder {
 }
 
 impl FrameDecoder {
-    /// A decoder at the beginning of a sequence of frames.
+    /// Creates a decoder for a new sequence of frames.
     pub fn new() -> FrameDecoder {
         FrameDecoder { buffer: Vec::new(), taken_bytes: 0, front: None, zstd: zstd::Decoder::new() }
     }
 
-    /// Adds the next stored bytes. Call [`next`](FrameDecoder::next) until it needs more before pushing again.
+    /// Adds the next stored bytes. Before the next push, call [`next`](FrameDecoder::next) until it needs more.
     pub fn push(&mut self, bytes: &[u8]) {
-        // Moving the rest only once at least as much has been taken out costs one copy of each byte at most.
+        // Moves the rest only after at least as many bytes were consumed, so each byte is copied at most once.
         if self.taken_bytes >= self.unread().len() {
             self.buffer.drain(..self.taken_bytes);
             self.taken_bytes = 0;
@@ -147,17 +148,16 @@ impl FrameDecoder {
         self.buffer.extend_from_slice(bytes);
     }
 
-    /// How many of the pushed bytes have not been taken out: where the next frame begins, counted from the end of what
-    /// was pushed.
+    /// Number of pushed bytes not consumed yet: the distance of the next frame from the end of the pushed bytes.
     pub fn pending_bytes(&self) -> usize {
         self.unread().len()
     }
 
-    /// Takes out the next frame. [`Decoded::Frame`] replaces what is in `raw`; the others leave it alone. Hand in
-    /// the same buffer every time: it is then neither allocated nor cleared again.
+    /// Consumes the next frame. Only [`Decoded::Frame`] replaces the content of `raw`. Pass the same buffer in every
+    /// call, so that it is neither reallocated nor cleared.
     ///
-    /// Errors: [`Damaged`](crate::error::ErrorKind::Damaged) if the bytes are no frame that a reader accepts.
-    /// `raw` then holds anything, and every later call fails in the same way.
+    /// Errors: [`Damaged`](crate::error::ErrorKind::Damaged) if the bytes are not a valid frame. The content of `raw`
+    /// is then unspecified, and every later call fails in the same way.
     pub fn next(&mut self, raw: &mut Vec<u8>) -> Result<Decoded> {
         let Some(magic) = u32_at(self.unread(), 0) else { return Ok(Decoded::NeedMore) };
         if magic & !SKIPPABLE_KIND_MASK == SKIPPABLE_MAGIC {
@@ -170,7 +170,7 @@ impl FrameDecoder {
         let Some(mut front) = front else { return Ok(Decoded::NeedMore) };
         front.measure(self.unread())?;
         self.front = Some(front);
-        // Not `unread()`, which would borrow the zstd context too.
+        // `unread()` would borrow the zstd context too.
         let frame = self.buffer.get(self.taken_bytes..).and_then(|bytes| bytes.get(..front.measured_bytes));
         let Some(frame) = frame.filter(|_| front.complete) else { return Ok(Decoded::NeedMore) };
         match front.header {
@@ -181,10 +181,10 @@ impl FrameDecoder {
         Ok(Decoded::Frame)
     }
 
-    /// Says that no bytes follow, after [`next`](FrameDecoder::next) needed more.
+    /// Checks that the input is complete, after [`next`](FrameDecoder::next) needed more.
     ///
-    /// Errors: [`Damaged`](crate::error::ErrorKind::Damaged) if a frame was begun and is not complete. Whole
-    /// frames that are missing are not noticed.
+    /// Errors: [`Damaged`](crate::error::ErrorKind::Damaged) if the last frame is incomplete. Does not detect missing
+    /// whole frames.
     pub fn finish(&self) -> Result<()> {
         if self.unread().is_empty() {
             return Ok(());
@@ -225,7 +225,7 @@ impl FrameDecoder {
 }
 
 impl Front {
-    /// The frame that begins `bytes` with `magic`; `None` if more bytes are needed for its header.
+    /// Parses the frame header at the beginning of `bytes`, with this `magic`; `None` if the header needs more bytes.
     fn parse(magic: u32, bytes: &[u8]) -> Result<Option<Front>> {
         let parsed = match magic {
             lz4::MAGIC => lz4::Header::parse(bytes)?.map(|(header, length)| (Header::Lz4(header), length)),
@@ -239,7 +239,7 @@ impl Front {
         Ok(parsed.map(|(header, length)| Front { header, measured_bytes: length, complete: false }))
     }
 
-    /// Goes on from block to block as far as `bytes`, which begin with the frame, reach.
+    /// Advances from block to block as far as `bytes`, which begin with the frame, permit.
     fn measure(&mut self, bytes: &[u8]) -> Result<()> {
         while !self.complete {
             let rest = bytes.get(self.measured_bytes..).unwrap_or_default();

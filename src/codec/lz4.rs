@@ -1,4 +1,4 @@
-//! LZ4 frames around `lz4_flex`'s block format: its own frame layer costs 17 to 41 % of compression speed.
+//! LZ4 frames around `lz4_flex`'s block format. The crate's own frame layer costs 17 to 41 % of compression speed.
 //!
 //! Source: `doc/lz4_Frame_format.md` of lz4 (version 1.6.1). All numbers are little-endian.
 
@@ -20,16 +20,16 @@ const CONTENT_CHECKSUM: u8 = 0b0000_0100;
 const RESERVED: u8 = 0b0000_0010;
 const DICTIONARY: u8 = 0b0000_0001;
 
-/// The largest raw block that the BD byte can announce, by its number.
+/// The block sizes that the BD byte can announce, by number.
 const BLOCK_SIZES: [(u8, usize); 4] = [(4, 64 << 10), (5, 256 << 10), (6, 1 << 20), (7, 4 << 20)];
 
-/// Set in the length of a block that is stored as it is.
+/// Flag in the length of an uncompressed block.
 const UNCOMPRESSED: u32 = 1 << 31;
 
-/// The length of a block that is none: after the last one.
+/// The length that marks the end of the blocks.
 const END_MARK: u32 = 0;
 
-/// Where the frame descriptor begins, after the magic.
+/// Offset of the frame descriptor, after the magic.
 const DESCRIPTOR_AT: usize = 4;
 const CONTENT_SIZE_AT: usize = 6;
 const HEADER_CHECKSUM_AT: usize = 14;
@@ -40,14 +40,14 @@ pub(super) struct Encoder {
     compressor: Option<Compressor>,
 }
 
-/// What is kept from frame to frame.
+/// State reused for every frame.
 struct Compressor {
     table: CompressTable,
-    /// Where a block is compressed to; as long as the largest block so far can need.
+    /// Output buffer of the compressor, sized for the largest block so far.
     scratch: Vec<u8>,
 }
 
-/// What the header of a frame says.
+/// The parsed header of a frame.
 #[derive(Clone, Copy)]
 pub(super) struct Header {
     pub(super) raw_bytes: usize,
@@ -61,12 +61,12 @@ impl Encoder {
         Encoder { compressor: Some(Compressor { table: CompressTable::default(), scratch: Vec::new() }) }
     }
 
-    /// An encoder that stores every block as it is.
+    /// An encoder that stores every block uncompressed.
     pub(super) fn storing() -> Encoder {
         Encoder { compressor: None }
     }
 
-    /// Appends one frame of `raw`, at most 4 MiB, to `out`.
+    /// Appends one frame with the content `raw`, at most 4 MiB, to `out`.
     pub(super) fn encode(&mut self, raw: &[u8], out: &mut Vec<u8>) {
         let start = out.len();
         out.extend_from_slice(&MAGIC.to_le_bytes());
@@ -90,23 +90,23 @@ impl Encoder {
 }
 
 impl Compressor {
-    /// `raw` as a compressed block; `None` if that is not shorter.
+    /// Compresses `raw` as a block; `None` if the result is not shorter.
     fn compress(&mut self, raw: &[u8]) -> Option<&[u8]> {
         let needed = block::get_maximum_output_size(raw.len());
         if self.scratch.len() < needed {
             self.scratch.resize(needed, 0);
         }
-        // It fails only where the output is too short, which is no reason to lose data.
+        // Fails only if the output buffer is too short; the block is then stored uncompressed.
         let length = block::compress_into_with_table(raw, &mut self.scratch, &mut self.table).ok()?;
         self.scratch.get(..length).filter(|compressed| compressed.len() < raw.len())
     }
 }
 
 impl Header {
-    /// The header at the beginning of `bytes`, which begin with the magic, and its length; `None` if more bytes
-    /// are needed.
+    /// Parses the header at the beginning of `bytes`, including the magic, and returns it with its length; `None` if
+    /// more bytes are needed.
     ///
-    /// Errors: [`Damaged`](crate::error::ErrorKind::Damaged) if it is no header that a reader accepts.
+    /// Errors: [`Damaged`](crate::error::ErrorKind::Damaged) if the header is not accepted.
     pub(super) fn parse(bytes: &[u8]) -> Result<Option<(Header, usize)>> {
         let Some([flags, sizes]) = bytes_at(bytes, DESCRIPTOR_AT) else { return Ok(None) };
         check_flags(flags)?;
@@ -128,7 +128,7 @@ impl Header {
         Ok(Some((header, HEADER_BYTES)))
     }
 
-    /// The block whose header is at the beginning of `bytes`; `None` if more bytes are needed.
+    /// Parses the block header at the beginning of `bytes`; `None` if more bytes are needed.
     pub(super) fn block(&self, bytes: &[u8]) -> Result<Option<Block>> {
         let Some(word) = u32_at(bytes, 0) else { return Ok(None) };
         let body_bytes = (word & !UNCOMPRESSED) as usize;
@@ -138,9 +138,9 @@ impl Header {
         Ok(Some(Block { stored_bytes: 4 + body_bytes, last: word == END_MARK }))
     }
 
-    /// Replaces `raw` by the content of `frame`, which is complete and begins with this header.
+    /// Replaces `raw` with the content of the complete `frame`, which begins with this header.
     pub(super) fn decode(&self, frame: &[u8], raw: &mut Vec<u8>) -> Result<()> {
-        // Not cleared first: only what is longer than last time is filled with zeros.
+        // Not cleared first: only the part beyond the previous length is filled with zeros.
         raw.resize(self.raw_bytes, 0);
         let mut rest = raw.as_mut_slice();
         let mut at = HEADER_BYTES;
@@ -164,7 +164,7 @@ impl Header {
     }
 }
 
-/// Refuses every frame whose FLG byte is not one that a reader accepts.
+/// Rejects every frame with an FLG byte that is not accepted.
 fn check_flags(flags: u8) -> Result<()> {
     let refused = if flags & VERSION_MASK != VERSION_1 || flags & RESERVED != 0 {
         "is of an unknown version"
@@ -182,7 +182,7 @@ fn check_flags(flags: u8) -> Result<()> {
     Err(Error::damaged(format!("lz4 frame {refused}")))
 }
 
-/// Writes the content of one block to the beginning of `rest` and returns its length in bytes.
+/// Decodes one block to the beginning of `rest`; returns its length in bytes.
 fn decode_block(body: &[u8], uncompressed: bool, bytes_max: usize, rest: &mut [u8]) -> Result<usize> {
     let room = rest.len().min(bytes_max);
     let target = rest.get_mut(..room).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! Sequences of frames: written, read in pieces, damaged, forged, and compared with other programs.
+//! Sequences of frames: encoded, decoded in pieces, damaged, forged, and compared with other programs.
 
 use super::*;
 use crate::config::Compression;
@@ -14,11 +14,11 @@ const COMPRESSIONS: [Compression; 4] =
 const LZ4_MAGIC: [u8; 4] = [0x04, 0x22, 0x4D, 0x18];
 const ZSTD_MAGIC: [u8; 4] = [0x28, 0xB5, 0x2F, 0xFD];
 
-/// Numbers that repeat with their seed (SplitMix64).
+/// A reproducible random generator (SplitMix64).
 struct Random(u64);
 
 impl Random {
-    /// From the clock, or from `PGARK_TEST_SEED` to repeat a failure; printed, so that it can be repeated.
+    /// Seeded from `PGARK_TEST_SEED`, otherwise from the clock; prints the seed, so that a failure can be reproduced.
     #[expect(clippy::print_stderr, reason = "shown only when the test fails")]
     fn printed() -> Random {
         let given = std::env::var("PGARK_TEST_SEED").ok().map(|seed| seed.parse().unwrap());
@@ -46,7 +46,7 @@ impl Random {
         bytes
     }
 
-    /// Like rows of a table: mostly repetition.
+    /// Resembles the rows of a table: mostly repetition.
     fn rows(&mut self, length: usize) -> Vec<u8> {
         let mut rows = Vec::with_capacity(length + 32);
         while rows.len() < length {
@@ -71,7 +71,7 @@ fn skippable(kind: u8, payload: &[u8]) -> Vec<u8> {
     out
 }
 
-/// Everything that `decoder` has, appended to `content`.
+/// Appends all available content of `decoder` to `content`.
 fn drain(decoder: &mut FrameDecoder, content: &mut Vec<u8>) -> Result<()> {
     let mut raw = Vec::new();
     loop {
@@ -83,7 +83,7 @@ fn drain(decoder: &mut FrameDecoder, content: &mut Vec<u8>) -> Result<()> {
     }
 }
 
-/// The content of a whole sequence.
+/// Decodes a whole sequence.
 fn decode(stored: &[u8]) -> Result<Vec<u8>> {
     let (mut decoder, mut content) = (FrameDecoder::new(), Vec::new());
     decoder.push(stored);
@@ -92,7 +92,7 @@ fn decode(stored: &[u8]) -> Result<Vec<u8>> {
     Ok(content)
 }
 
-/// Asserts that `stored` is refused with `message`, before memory is allocated for its content.
+/// Asserts that `stored` is rejected with `message`, before memory is allocated for its content.
 #[track_caller]
 fn assert_refused(stored: &[u8], message: &str) {
     let mut decoder = FrameDecoder::new();
@@ -106,7 +106,7 @@ fn assert_refused(stored: &[u8], message: &str) {
     assert_eq!(decoder.finish().unwrap_err().kind(), ErrorKind::Damaged);
 }
 
-/// A frame header of lz4 with a right checksum.
+/// An lz4 frame header with a correct checksum.
 fn lz4_header(flags: u8, sizes: u8, content_size: u64) -> Vec<u8> {
     let mut header = LZ4_MAGIC.to_vec();
     header.extend_from_slice(&[flags, sizes]);
@@ -115,12 +115,12 @@ fn lz4_header(flags: u8, sizes: u8, content_size: u64) -> Vec<u8> {
     header
 }
 
-/// A frame header of zstd whose descriptor announces a single segment, a checksum and eight bytes of size.
+/// A zstd frame header that announces a single segment, a checksum and an eight-byte content size.
 fn zstd_header(content_size: u64) -> Vec<u8> {
     [&ZSTD_MAGIC[..], &[0b1110_0100], &content_size.to_le_bytes()[..]].concat()
 }
 
-/// Sequences that hold `content` in frames of `frame_bytes`, with a skippable frame before each.
+/// Encodes `content` in frames of `frame_bytes`, with a skippable frame before each.
 fn sequence(compression: Compression, content: &[u8], frame_bytes: usize) -> Vec<u8> {
     let mut encoder = FrameEncoder::new(compression);
     let mut stored = Vec::new();
@@ -208,12 +208,12 @@ fn pieces_of_any_length_give_the_same_content() {
     for piece_bytes_max in [1, 2, 100, 10_000, 200_000, stored.len()] {
         let (mut decoder, mut decoded) = (FrameDecoder::new(), Vec::new());
         let mut rest = &stored[..];
-        // Single bytes only for a while: it is the number of pieces that costs.
+        // Single bytes only for a short input, because the number of pieces determines the run time.
         while !rest.is_empty() {
             let end = 1 + random.below(piece_bytes_max.max(if rest.len() > 200_000 { 5_000 } else { 1 }));
             let (piece, after) = rest.split_at(end.min(rest.len()));
             decoder.push(piece);
-            // Nobody has to take out everything before pushing more.
+            // A caller need not consume everything before the next push.
             if random.below(3) > 0 {
                 drain(&mut decoder, &mut decoded).unwrap();
             }
@@ -241,7 +241,7 @@ fn the_decoder_holds_little_more_than_a_frame() {
     assert!(raw.capacity() <= 2 * FRAME_RAW_BYTES);
 }
 
-/// Short frames of every kind, and what they hold.
+/// Short frames of every kind, and their content.
 fn small_sequence() -> (Vec<Vec<u8>>, Vec<u8>) {
     let mut random = Random(1);
     let contents = [random.rows(300), random.bytes(30), Vec::new(), vec![0; 700]];
@@ -270,7 +270,7 @@ fn no_flipped_bit_changes_content() {
             }
         }
     }
-    // What passes unseen are the skippable frames' kinds and payloads and a few bits without meaning.
+    // Undetected are only the kinds and payloads of skippable frames, and a few bits without meaning.
     assert!(detected > stored.len() * 8 * 8 / 10, "{detected} of {} bits", stored.len() * 8);
 }
 
@@ -322,7 +322,7 @@ fn large_announcements_are_refused_before_allocating() {
 
 #[test]
 fn blocks_without_content_do_not_go_on_for_ever() {
-    // In many pushes: a frame measured anew at each of them would take long.
+    // In many pushes: measuring the frame again for each of them would take long.
     let empty_lz4_block = [1, 0, 0, 0, 0];
     let empty_zstd_block = [0, 0, 0];
     for (header, block) in
@@ -411,7 +411,7 @@ fn another_implementation_reads_our_lz4_frames() {
     }
 }
 
-/// What the stock `program` prints, or nothing where it is not installed.
+/// The output of the standard `program`; `None` if it is not installed.
 #[expect(clippy::print_stderr, reason = "a test that is skipped says so")]
 fn stock(program: &str, arguments: &[&str], file: &Path) -> Option<Vec<u8>> {
     match Command::new(program).args(arguments).arg(file).output() {

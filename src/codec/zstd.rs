@@ -1,4 +1,4 @@
-//! Zstandard frames by the reference library, and their extent, found before it sees them.
+//! Zstandard frames. Determines the extent of a frame before the reference library decodes it.
 //!
 //! Source: RFC 8878, section 3.1.1. All numbers are little-endian.
 
@@ -26,18 +26,18 @@ const BLOCK_SIZE_SHIFT: u32 = 3;
 const BLOCK_HEADER_BYTES: usize = 3;
 const BLOCK_BYTES_MAX: usize = 128 << 10;
 
-/// Writes frames; the library's context is made at the first one and used for all.
+/// Encodes frames; creates the library's context on first use and reuses it.
 pub(super) struct Encoder {
     level: u8,
     context: Option<Compressor<'static>>,
 }
 
-/// Reads frames; the library's context is made at the first one and used for all.
+/// Decodes frames; creates the library's context on first use and reuses it.
 pub(super) struct Decoder {
     context: Option<Decompressor<'static>>,
 }
 
-/// What the header of a frame says.
+/// The parsed header of a frame.
 #[derive(Clone, Copy)]
 pub(super) struct Header {
     pub(super) raw_bytes: usize,
@@ -49,7 +49,7 @@ impl Encoder {
         Encoder { level, context: None }
     }
 
-    /// Appends one frame of `raw` to `out`, which is unchanged if that fails.
+    /// Appends one frame with the content `raw` to `out`; on error, `out` is unchanged.
     pub(super) fn encode(&mut self, raw: &[u8], out: &mut Vec<u8>) -> Result<()> {
         let failed = |error| Error::io("could not compress with zstd", error);
         let context = match &mut self.context {
@@ -69,7 +69,7 @@ impl Decoder {
         Decoder { context: None }
     }
 
-    /// Replaces `raw` by the content of `frame`, which is complete and begins with `header`.
+    /// Replaces `raw` with the content of the complete `frame`, which begins with `header`.
     pub(super) fn decode(&mut self, header: &Header, frame: &[u8], raw: &mut Vec<u8>) -> Result<()> {
         let context = match &mut self.context {
             Some(context) => context,
@@ -77,7 +77,7 @@ impl Decoder {
                 Decompressor::new().map_err(|error| Error::io("could not decompress with zstd", error))?,
             ),
         };
-        // Not cleared first: only what is longer than last time is filled with zeros. The library cannot write
+        // Not cleared first: only the part beyond the previous length is filled with zeros. The library cannot write
         // past the slice and verifies the content checksum.
         raw.resize(header.raw_bytes, 0);
         let length = context
@@ -91,20 +91,20 @@ impl Decoder {
 }
 
 impl Header {
-    /// The header at the beginning of `bytes`, which begin with the magic, and its length; `None` if more bytes
-    /// are needed.
+    /// Parses the header at the beginning of `bytes`, including the magic, and returns it with its length; `None` if
+    /// more bytes are needed.
     ///
-    /// Errors: [`Damaged`](crate::error::ErrorKind::Damaged) if it is no header that a reader accepts.
+    /// Errors: [`Damaged`](crate::error::ErrorKind::Damaged) if the header is not accepted.
     pub(super) fn parse(bytes: &[u8]) -> Result<Option<(Header, usize)>> {
         let Some(&descriptor) = bytes.get(DESCRIPTOR_AT) else { return Ok(None) };
         check_descriptor(descriptor)?;
         let single_segment = descriptor & SINGLE_SEGMENT != 0;
-        // A window descriptor is there only where the window is not the whole content.
+        // The window descriptor is absent if the window covers the whole content.
         let size_at = DESCRIPTOR_AT + 1 + usize::from(!single_segment);
         let (announced, size_bytes) = match descriptor >> CONTENT_SIZE_FLAG_SHIFT {
             0 if !single_segment => return Err(Error::damaged("zstd frame has no content size")),
             0 => (bytes_at(bytes, size_at).map(|size| u64::from(u8::from_le_bytes(size))), 1),
-            // Two bytes count from 256.
+            // Two-byte sizes start at 256.
             1 => (bytes_at(bytes, size_at).map(|size| 256 + u64::from(u16::from_le_bytes(size))), 2),
             2 => (bytes_at(bytes, size_at).map(|size| u64::from(u32::from_le_bytes(size))), 4),
             _ => (bytes_at(bytes, size_at).map(u64::from_le_bytes), 8),
@@ -113,7 +113,7 @@ impl Header {
         Ok(Some((Header { raw_bytes: checked_raw_bytes(announced)? }, size_at + size_bytes)))
     }
 
-    /// The block whose header is at the beginning of `bytes`; `None` if more bytes are needed.
+    /// Parses the block header at the beginning of `bytes`; `None` if more bytes are needed.
     pub(super) fn block(&self, bytes: &[u8]) -> Result<Option<Block>> {
         let Some([low, middle, high]) = bytes_at(bytes, 0) else { return Ok(None) };
         let word = u32::from_le_bytes([low, middle, high, 0]);
@@ -133,7 +133,7 @@ impl Header {
     }
 }
 
-/// Refuses every frame whose descriptor is not one that a reader accepts.
+/// Rejects every frame with a descriptor that is not accepted.
 fn check_descriptor(descriptor: u8) -> Result<()> {
     let refused = if descriptor & RESERVED != 0 {
         "is of an unknown version"
@@ -154,7 +154,7 @@ fn new_compressor(level: u8) -> io::Result<Compressor<'static>> {
     Ok(context)
 }
 
-/// What the library says is wrong, as the end of a sentence. The texts are those of zstd's `error_private.c`.
+/// Describes a library error, to complete a sentence. The texts come from zstd's `error_private.c`.
 fn complaint(error: &io::Error) -> String {
     match error.to_string() {
         text if text.contains("checksum") => "checksum does not match".to_owned(),

@@ -2,16 +2,16 @@
 
 use std::fmt;
 
-/// The name that the operator gave to a cluster: 1 to 63 of `A-Z a-z 0-9 _ . -`, beginning with neither `.`
-/// nor `-`, so that it is a file name, an object key and an argument as it stands.
+/// The operator's name for a cluster: 1 to 63 of `A-Z a-z 0-9 _ . -`, not beginning with `.` or `-`. It can be used
+/// unchanged as a file name, an object key and an argument.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ClusterName(String);
 
-/// As long as PostgreSQL's own names (`NAMEDATALEN - 1`).
+/// The limit of PostgreSQL's own names (`NAMEDATALEN - 1`).
 const LENGTH_MAX: usize = 63;
 
 impl ClusterName {
-    /// The name `text`; `None` if a cluster cannot be called so.
+    /// Checks a name; `None` if it is invalid.
     pub fn new(text: &str) -> Option<ClusterName> {
         let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-');
         let well_formed = (1..=LENGTH_MAX).contains(&text.len())

@@ -1,11 +1,11 @@
-//! How stored bytes are compressed.
+//! Compression methods.
 
 use std::fmt;
 
-/// The compression of new WAL files and packs. What is already stored tells its own compression.
+/// The compression of new WAL files and packs. Stored objects identify their own compression.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Compression {
-    /// Stored as they are, inside lz4 frames of uncompressed blocks, so that the same tools read them.
+    /// Uncompressed blocks in lz4 frames, so that the same tools can read them.
     None,
     /// lz4: the least CPU.
     Lz4,

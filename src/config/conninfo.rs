@@ -32,8 +32,8 @@ impl Conninfo {
         &self.0
     }
 
-    /// The parameters in their order, each a name and its value without quotes and backslashes, secrets included. Of a name
-    /// that is there twice, the last one counts.
+    /// The parameters in order, as name and value without quotes and backslashes, including secrets. Of a duplicate
+    /// name, the last one counts.
     pub fn parameters(&self) -> Vec<(&str, String)> {
         let text = |range: Range<usize>| self.0.get(range).unwrap_or_default();
         let found = parameters(&self.0).unwrap_or_default();
@@ -41,7 +41,7 @@ impl Conninfo {
     }
 }
 
-/// A value as it was meant.
+/// A value without its quotes and escapes.
 fn unquoted(value: &str) -> String {
     let inner = value.strip_prefix('\'').map(|rest| rest.strip_suffix('\'').unwrap_or(rest)).unwrap_or(value);
     let mut meant = String::with_capacity(inner.len());
@@ -75,7 +75,7 @@ impl fmt::Debug for Conninfo {
     }
 }
 
-/// Takes the text apart as `conninfo_parse` does; `None` where that would report an error.
+/// Parses the text like `conninfo_parse`; `None` if that would report an error.
 fn parameters(text: &str) -> Option<Vec<Parameter>> {
     let is_space = |byte: u8| matches!(byte, b' ' | b'\t' | b'\n' | b'\r' | 0x0B | 0x0C);
     let bytes = text.as_bytes();
@@ -182,7 +182,7 @@ mod tests {
             "a=\0",
         ] {
             let accepted = Conninfo::new(text).is_some();
-            // libpq takes an empty value at the end.
+            // libpq accepts an empty value at the end.
             assert_eq!(accepted, text == "host =", "{text:?}");
         }
     }

@@ -1,14 +1,14 @@
-//! Which configuration an agent serves, in sixteen digits.
+//! The identity of the configuration that an agent serves, in sixteen digits.
 
 use std::fmt;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-/// A 64-bit digest of pgark's version, the path of the configuration file and its content, shown as 16
-/// hexadecimal digits. Two programs with the same fingerprint mean the same by everything they say to each other.
+/// A 64-bit digest of pgark's version, the path of the configuration file and its content, shown as 16 hexadecimal
+/// digits. Programs with the same fingerprint use the same settings and the same protocol.
 ///
-/// It is FNV-1a and not the hasher of std, because that one may change from one compiler to the next, while
-/// programs that were built apart must find the same agent. It guards against mix-ups, not against attackers.
+/// Uses FNV-1a instead of the standard library's hasher, which may change from one compiler to the next, while programs
+/// that were built separately must find the same agent. Guards against mix-ups, not against attackers.
 ///
 /// Source: <http://www.isthe.com/chongo/tech/comp/fnv/>.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -20,7 +20,7 @@ const FNV_PRIME: u64 = 0x0000_0100_0000_01B3;
 impl Fingerprint {
     /// The fingerprint of this version of pgark with the file at `path` that holds `content`.
     pub(super) fn new(path: &Path, content: &[u8]) -> Fingerprint {
-        // Neither a version nor a path holds a zero byte, so it tells the parts apart.
+        // Neither a version nor a path contains a zero byte, so it separates the parts.
         let parts = [env!("CARGO_PKG_VERSION").as_bytes(), &[0], path.as_os_str().as_bytes(), &[0], content];
         Fingerprint(parts.into_iter().fold(FNV_OFFSET_BASIS, fnv1a))
     }

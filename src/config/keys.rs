@@ -1,5 +1,4 @@
-//! The table of all keys of the configuration file: what the reader, the errors, `pgark config` and the
-//! documentation know about a key, they know from here.
+//! The table of all configuration keys, used by the parser, the error messages, `pgark config` and the documentation.
 //!
 //! A new key is a row here and a field in `sections.rs`.
 
@@ -19,7 +18,7 @@ pub struct Key {
     pub description: &'static str,
 }
 
-/// What the value of a key must be; `Display` completes the sentence "must be …".
+/// The valid values of a key; `Display` completes the sentence "must be …".
 #[derive(Clone, Copy, Debug)]
 pub enum Kind {
     /// The name of a cluster.
@@ -70,7 +69,7 @@ pub enum Unit {
 /// The value of a key that is not in the file.
 #[derive(Clone, Copy, Debug)]
 pub enum DefaultValue {
-    /// The file is refused without it.
+    /// The key is required.
     Required,
     /// This text; `<cluster>` in it stands for the cluster's name.
     Text(&'static str),
@@ -78,7 +77,7 @@ pub enum DefaultValue {
     Number(u64),
     /// This truth.
     Truth(bool),
-    /// No value; the text says what happens then.
+    /// No value; the text describes the effect.
     Absent(&'static str),
 }
 
@@ -89,13 +88,13 @@ const DAY_S: u64 = 86_400;
 
 const WORKERS: Kind = Kind::Number { unit: Unit::Plain, min: 1, max: 64 };
 const NICE: Kind = Kind::Number { unit: Unit::Plain, min: 0, max: 19 };
-/// A name that goes into a header or an address as it is.
+/// A name that is used unchanged in a header or an address.
 const NAME: Kind = Kind::Text {
     form: "1 to 2048 printable characters without spaces",
     fits: |text| (1..=2048).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic()),
 };
 
-/// `https://host`, without anything that would be a secret or have no meaning.
+/// `https://host`, without secrets or parts that have no meaning.
 const ENDPOINT: Kind = Kind::Text {
     form: "an address such as https://s3.example.com",
     fits: |text| {
@@ -108,7 +107,7 @@ const ENDPOINT: Kind = Kind::Text {
     },
 };
 
-/// Tags, of which S3 takes ten an object.
+/// Tags; S3 permits ten for each object.
 const TAGS: Kind = Kind::Text {
     form: "up to 10 pairs such as \"project=database,stage=production\"",
     fits: |text| {

@@ -32,8 +32,8 @@ pub enum ConfigOrigin {
 }
 
 impl Config {
-    /// The file to read: that of `--config`, else that of `PGARK_CONFIG` (unless it is empty), else
-    /// [`DEFAULT_PATH`]. Both come as arguments, because only programs look at their environment.
+    /// The file to read: that of `--config`, else that of `PGARK_CONFIG` (unless it is empty), else [`DEFAULT_PATH`].
+    /// Both are arguments, because only the programs read their environment.
     pub fn locate(argument: Option<PathBuf>, environment: Option<OsString>) -> ConfigLocation {
         let environment = environment.filter(|value| !value.is_empty()).map(PathBuf::from);
         match (argument, environment) {

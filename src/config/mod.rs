@@ -1,10 +1,10 @@
-//! The configuration file: TOML in, validated settings out.
+//! The configuration file: parses TOML into validated settings.
 //!
-//! One strict file is one cluster and one repository. Owns: the keys, their defaults and limits, and how a wrong
-//! file is answered. Does not own: what the settings do, and the environment (it comes in as an argument).
+//! A strict file describes one cluster and one repository. Owns: the keys, their defaults and limits, and the errors
+//! for invalid files. Does not own: the effect of the settings, and the environment (an argument).
 //!
-//! The way through: [`Config::locate`] → `read` (TOML → values with lines) → `settings` (defaults, missing keys)
-//! → `sections` (typed fields). [`keys`] alone describes the keys.
+//! Order of steps: [`Config::locate`] → `read` (TOML → values with lines) → `settings` (defaults, missing keys) →
+//! `sections` (typed fields). Only [`keys`] describes the keys.
 
 mod cluster_name;
 mod compression;
@@ -52,18 +52,18 @@ use value::Value;
 /// Larger than any configuration, smaller than a WAL segment given by mistake.
 const FILE_MAX_BYTES: u64 = 1 << 20;
 
-/// Everything that can be set, validated. `Debug` shows no secrets.
+/// The validated configuration. `Debug` shows no secrets.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The file it was read from, as an absolute path; `None` if it was made without one.
+    /// Absolute path of its file; `None` if it was created without one.
     pub path: Option<PathBuf>,
     /// The name of the cluster.
     pub cluster: ClusterName,
     /// The cluster's data directory, an absolute path.
     pub data_directory: PathBuf,
-    /// The only system identifier to serve; `None`: whichever the data directory has.
+    /// The only system identifier to serve; `None` serves that of the data directory.
     pub system_identifier: Option<SystemIdentifier>,
-    /// As which version to read the files of a server of an unknown one; `None`: they are refused.
+    /// The version as which files of an unknown server version are read; `None` rejects them.
     pub assumed_version: Option<MajorVersion>,
     /// `[repository]`
     pub repository: RepositorySettings,
@@ -102,17 +102,17 @@ impl Config {
         Config::parse(&path, &content)
     }
 
-    /// Reads `content` as that of the file at `path`, an absolute one.
+    /// Parses `content` as that of the file at the absolute path `path`.
     ///
     /// # Errors
-    /// Usage: the first thing in the file that is wrong.
+    /// Usage: the first error in the file.
     pub fn parse(path: &Path, content: &[u8]) -> Result<Config> {
         let settings = Settings::new(Some(path.to_owned()), read::read(path, content)?)?;
         Config::build(settings, Fingerprint::new(path, content))
     }
 
-    /// The configuration of a cluster that is to be recovered where there is no file yet: these three settings and
-    /// the defaults.
+    /// The configuration of a cluster to recover on a host without a configuration file: these three settings and the
+    /// defaults.
     ///
     /// # Errors
     /// Usage: one of them is invalid.
@@ -125,8 +125,8 @@ impl Config {
         Config::without_file(given)
     }
 
-    /// The configuration of a copy of this cluster that was recovered into `data_directory`: with a spool of its own, and
-    /// without what leads to the original server (and may hold a password). It belongs to no file yet.
+    /// The configuration of a copy of this cluster that was recovered into `data_directory`: with its own spool, and
+    /// without the connection to the original server (which may contain a password). It has no file yet.
     ///
     /// # Errors
     /// Usage: a path is not absolute, not UTF-8, or one holds the other or the repository.
@@ -194,7 +194,7 @@ impl Config {
         Ok(config)
     }
 
-    /// Refuses a repository or a spool inside the data directory, which a backup would include.
+    /// Rejects a repository or a spool inside the data directory, which a backup would include.
     fn check_places(&self) -> Result<()> {
         let repository = match &self.repository.url {
             RepositoryUrl::Directory(repository) => Some(("repository.url", repository)),
@@ -214,14 +214,14 @@ impl Config {
     }
 }
 
-/// A setting from the command line, judged as if it stood in a file.
+/// A setting from the command line, validated like one from a file.
 fn give(name: &str, text: &str) -> Result<Setting> {
     let key = KEYS.iter().find(|key| key.name == name).expect("only names of the table are given");
     let value = Value::read(key, &DeValue::String(text.into()))?;
     Ok(Setting { key, value: Some(value), origin: SettingOrigin::Given })
 }
 
-/// The path as a TOML file can hold it.
+/// The path as UTF-8, which a TOML file requires.
 fn utf8(path: &Path) -> Result<&str> {
     path.to_str().ok_or_else(|| {
         Error::usage(format!("the data directory \"{}\" is not UTF-8", path.display()))
@@ -233,7 +233,7 @@ fn read_file(path: &Path) -> Result<Vec<u8>> {
     let attempt = || format!("could not read \"{}\"", path.display());
     let mut content = Vec::new();
     let mut read = || -> io::Result<bool> {
-        // A pipe would be empty for the agent, which reads the same path again.
+        // The agent reads the same path again, and a pipe would then be empty.
         if !std::fs::metadata(path)?.is_file() {
             return Ok(false);
         }
@@ -252,7 +252,7 @@ fn read_file(path: &Path) -> Result<Vec<u8>> {
     }
 }
 
-/// Judges why the file could not be read: what the operator has to put right is a wrong call.
+/// Classifies the failure to read the file: errors that the operator can correct are usage errors.
 fn unreadable(cause: io::ErrorKind, error: Error) -> Error {
     use crate::error::ErrorKind::Usage;
     match cause {

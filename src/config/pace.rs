@@ -1,22 +1,21 @@
-//! How much of the machine a command may use.
+//! Limits on a command's use of the machine.
 
 use super::settings::Settings;
 use crate::error::{Error, Result};
 use std::num::NonZeroU64;
 use std::str::FromStr;
 
-/// The least rate that can be asked for: below it, one read would hold a command up for longer than it takes to
-/// notice that it was interrupted.
+/// Minimum rate. Below it, a single read would delay a command longer than the detection of an interruption.
 const RATE_MIN: u64 = 128 << 10;
 
-/// Bytes a second, at least 128 KiB.
+/// A rate in bytes per second, at least 128 KiB.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rate(NonZeroU64);
 
-/// What a command may use.
+/// Limits of a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PaceSettings {
-    /// How many bytes of the cluster it moves in a second; `None`: as many as it can.
+    /// Bytes of the cluster transferred per second; `None` means no limit.
     pub max_rate: Option<Rate>,
     /// Its priority for the processors.
     pub niceness: Niceness,
@@ -40,7 +39,7 @@ pub enum IoPriority {
 }
 
 impl Rate {
-    /// How many bytes a second.
+    /// The rate in bytes per second.
     pub fn bytes_per_s(self) -> NonZeroU64 {
         self.0
     }
@@ -77,7 +76,7 @@ impl Niceness {
 }
 
 impl PaceSettings {
-    /// Reads what a section says of it; the agent, which must keep up with the server, has no limit.
+    /// Reads the limits of a section. The agent has no rate limit, because it must keep up with the server.
     pub(super) fn read(settings: &Settings, section: &str) -> PaceSettings {
         let max_rate_mib = match section {
             "agent" => 0,

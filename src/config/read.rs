@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use std::path::Path;
 use toml::de::{DeTable, DeValue};
 
-/// Reads every setting in `content`; the first thing in the file that is wrong is the error.
+/// Parses every setting in `content`; reports the first error in the file.
 ///
 /// # Errors
 /// Usage, beginning with `path` and a line.
@@ -55,8 +55,8 @@ impl Entry<'_> {
     }
 }
 
-/// Collects the entries of `table`, which is named `section`, under full names. The table of keys has one level of sections,
-/// so deeper tables stay single values.
+/// Collects the entries of `table`, which is named `section`, under full names. The table of keys has one level of
+/// sections, so deeper tables stay single values.
 fn collect<'a>(section: &str, table: &'a DeTable<'a>, entries: &mut Vec<Entry<'a>>) {
     for (key, value) in table {
         let leaf = bare(key.get_ref());

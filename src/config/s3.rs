@@ -29,25 +29,25 @@ pub struct S3Settings {
     pub storage_class_wal: Option<String>,
     /// The storage class of packs; `None`: the bucket's.
     pub storage_class_backup: Option<String>,
-    /// How the service encrypts; `None`: as the bucket says.
+    /// Server-side encryption; `None`: the bucket's default.
     pub encryption: Option<ServerEncryption>,
     /// Name and value of each tag that new objects get.
     pub tags: Vec<(String, String)>,
-    /// Whether requests go on our account.
+    /// Whether the requester pays for requests.
     pub requester_pays: bool,
     /// The protection of new objects from deletion.
     pub lock: Option<ObjectLock>,
-    /// How long a connection may take.
+    /// Time limit for establishing a connection.
     pub connect_timeout: Duration,
-    /// How long a request may go without a byte moving.
+    /// Time limit for a request without progress.
     pub stall_timeout: Duration,
-    /// How long one request is tried again.
+    /// Time limit for the retries of a request.
     pub retry_deadline: Duration,
-    /// How large the first parts of a large object are.
+    /// Size of the first parts of a large object, in bytes.
     pub part_bytes: u64,
 }
 
-/// How the service encrypts what it stores.
+/// Server-side encryption.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ServerEncryption {
     /// With keys that the service keeps (SSE-S3).
@@ -64,7 +64,7 @@ pub enum ServerEncryption {
 pub struct ObjectLock {
     /// Who may lift it.
     pub mode: LockMode,
-    /// For how many days from its creation on.
+    /// Number of days from its creation.
     pub days: NonZeroU32,
 }
 
@@ -81,7 +81,7 @@ impl S3Settings {
     /// Reads `[s3]`.
     ///
     /// # Errors
-    /// Usage: one of two settings without the other.
+    /// Usage: a setting that requires another one was given alone.
     pub(super) fn read(settings: &Settings) -> Result<S3Settings> {
         let sse = settings.optional_text("s3.sse");
         let key_id = settings.optional_text("s3.kms_key_id");

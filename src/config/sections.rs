@@ -49,7 +49,7 @@ pub struct GetSettings {
     pub standby_segment_deadline: Duration,
     /// How long it retries for a history file on a standby.
     pub standby_history_deadline: Duration,
-    /// How much WAL lies fetched ahead in the spool; 0: nothing is fetched ahead.
+    /// Limit for WAL fetched ahead into the spool, in bytes; 0 disables fetching ahead.
     pub prefetch_max_bytes: u64,
 }
 
@@ -126,7 +126,7 @@ impl ConnectionSettings {
         self.standby.as_ref().unwrap_or(&self.conninfo)
     }
 
-    /// The primary of the standby that backups are taken from, where both are known.
+    /// The primary of the standby from which backups are taken, if both are configured.
     pub fn primary(&self) -> Option<&Conninfo> {
         self.standby.as_ref().map(|_| &self.conninfo).filter(|conninfo| !conninfo.reveal().trim().is_empty())
     }

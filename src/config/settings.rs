@@ -40,7 +40,7 @@ pub(super) struct Settings {
     all: Vec<Setting>,
 }
 
-/// The smallest file there can be, for the operator who has none yet.
+/// The smallest valid file, as an example for an operator without one.
 const SMALLEST_FILE: &str = "cluster = \"main\"\n\
                              data_directory = \"/var/lib/postgresql/15/main\"\n\
                              repository.url = \"/srv/pgark\"";
@@ -98,7 +98,7 @@ impl Settings {
         &self.all
     }
 
-    /// Replaces what the file says of a key.
+    /// Overrides the value of a key.
     pub(super) fn give(&mut self, name: &str, value: Value) {
         for setting in self.all.iter_mut().filter(|setting| setting.key.name == name) {
             (setting.value, setting.origin) = (Some(value.clone()), SettingOrigin::Given);
@@ -110,7 +110,7 @@ impl Settings {
         self.setting(name).origin != SettingOrigin::Default
     }
 
-    /// `error`, which is about the key `name`, with the place where that was set.
+    /// Adds the place where the key `name` was set to an error about it.
     pub(super) fn blame(&self, name: &str, error: Error) -> Error {
         match (&self.path, self.setting(name).origin) {
             (Some(path), SettingOrigin::File { line }) => error.context(place(path, line)),
@@ -129,7 +129,7 @@ impl Settings {
         self.number(name) << 20
     }
 
-    /// The value of a key whose least is 1.
+    /// The value of a key with a minimum of 1.
     pub(super) fn count(&self, name: &str) -> NonZeroUsize {
         let number = usize::try_from(self.number(name)).unwrap_or(usize::MAX);
         NonZeroUsize::new(number).unwrap_or(NonZeroUsize::MIN)
@@ -245,8 +245,8 @@ impl Settings {
     }
 }
 
-/// A name in `sections.rs` and its row in `keys.rs` do not fit: every configuration would end here, so the first
-/// test does.
+/// Reports a mismatch between a name in `sections.rs` and its row in `keys.rs`. It would affect every configuration, so
+/// the first test finds it.
 fn wrong_kind(name: &str) -> ! {
     unreachable!("the table of keys knows {name} otherwise")
 }

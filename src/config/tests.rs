@@ -1,4 +1,4 @@
-//! What every wrong file is answered with, word for word, and what a right one means.
+//! The exact error for every invalid file, and the values of valid ones.
 
 use super::*;
 use crate::error::ErrorKind;
@@ -27,7 +27,7 @@ fn report(result: Result<Config>) -> String {
     error.report()
 }
 
-/// The message without the hint, and the file's name taken away.
+/// The message without the hint and the file's name.
 fn message(result: Result<Config>) -> String {
     let report = report(result);
     let message = report.lines().next().unwrap();
@@ -67,7 +67,7 @@ fn three_lines_are_enough() {
     assert_eq!(pace(config.recover.pace), (None, 0, IoPriority::Normal));
 }
 
-/// Every key but the required ones, each with another value than its default.
+/// Every key except the required ones, each with a non-default value.
 const OTHER_VALUES: [&str; 53] = [
     "system_identifier = 7312345678901234567",
     "assume_version = 18",
@@ -126,7 +126,7 @@ const OTHER_VALUES: [&str; 53] = [
 
 #[test]
 fn every_key_reaches_a_field_of_its_own() {
-    // `settings` and `fingerprint` differ always.
+    // `settings` and `fingerprint` always differ.
     let fields = |config: Config| {
         let Config { repository, connection, spool, push, get, agent, backup, recover, s3, .. } = &config;
         let sections = format!("{repository:?}{connection:?}{spool:?}{push:?}{get:?}{agent:?}{backup:?}");
@@ -480,7 +480,7 @@ fn an_assumed_version_is_a_supported_one_and_can_be_given_for_one_call() {
     let config = with("assume_version = 17").unwrap();
     let given = config.clone().assuming(MajorVersion::V18);
     assert_eq!(given.assumed_version, Some(MajorVersion::V18));
-    // It is the same agent's, and the archive programs of a recovered copy know it.
+    // The same agent serves it, and the archive programs of a recovered copy find it.
     assert_eq!(given.fingerprint(), config.fingerprint());
     let system = SystemIdentifier::new(7).unwrap();
     let copy = given.of_recovered(Path::new("/restored"), Path::new("/restored.spool"), system).unwrap();

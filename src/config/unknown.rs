@@ -22,7 +22,7 @@ pub(super) fn unknown_section(name: &str) -> Error {
     Error::usage(format!("unknown section \"{name}\"")).hint(hint)
 }
 
-/// The names at the least distance from `name`, if that is no more than a third of its letters.
+/// The names with the smallest edit distance from `name`, if it is at most a third of its letters.
 fn nearest(name: &str, names: impl Iterator<Item = &'static str>) -> Vec<&'static str> {
     let limit = (name.chars().count() / 3).max(1);
     let mut best = limit;

@@ -1,10 +1,10 @@
-//! Where the repository is.
+//! The location of the repository.
 
 use crate::error::{Error, Result};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-/// The place of a repository, as the operator names it.
+/// The location of a repository.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum RepositoryUrl {
     /// A directory, by its absolute path.
@@ -19,17 +19,16 @@ pub enum RepositoryUrl {
 }
 
 impl RepositoryUrl {
-    /// Reads an absolute path, `file://` before one, or `s3://bucket/prefix`; `None` for what is no place of a
-    /// repository.
+    /// Parses an absolute path, optionally after `file://`, or `s3://bucket/prefix`; `None` for anything else.
     ///
     /// # Errors
-    /// Usage: an address that is understood but cannot be used.
+    /// Usage: an address that is recognized but cannot be used.
     pub(super) fn read(text: &str) -> Result<Option<RepositoryUrl>> {
         if let Some(place) = text.strip_prefix("s3://") {
             return Ok(bucket_and_prefix(place));
         }
         let path = match text.strip_prefix("file://") {
-            // Whether `%20` means a space is answered differently by different programs.
+            // Programs differ in whether `%20` means a space.
             Some(path) if path.contains('%') => {
                 return Err(Error::usage("a file:// URL with \"%\" is ambiguous")
                     .hint("Write the directory as a plain absolute path."));
@@ -51,8 +50,8 @@ impl fmt::Display for RepositoryUrl {
     }
 }
 
-/// `bucket/prefix`: a bucket's name as S3 has it since 2018 (old ones may hold capitals and `_`), and a prefix of parts
-/// that need no escaping anywhere.
+/// Parses `bucket/prefix`: a bucket name under the rules of S3 since 2018 (older names may contain capitals and `_`),
+/// and a prefix whose parts need no escaping.
 fn bucket_and_prefix(text: &str) -> Option<RepositoryUrl> {
     let (bucket, prefix) = text.split_once('/').unwrap_or((text, ""));
     let prefix = prefix.strip_suffix('/').unwrap_or(prefix);
@@ -66,9 +65,9 @@ fn bucket_and_prefix(text: &str) -> Option<RepositoryUrl> {
         .then(|| RepositoryUrl::S3 { bucket: bucket.to_owned(), prefix: prefix.to_owned() })
 }
 
-/// A text in which an address may stand, without the user and password before its host: for messages.
+/// Removes the user and password before the host of an address, for messages.
 pub fn without_user_information(text: &str) -> String {
-    // A password may hold any letter, also those that end the host.
+    // A password may contain any character, including those that terminate the host.
     let Some((before, host)) = text.rsplit_once('@') else { return text.to_owned() };
     match before.split_once(':') {
         Some((scheme, rest)) if rest.starts_with("//") => format!("{scheme}://…@{host}"),
@@ -77,7 +76,7 @@ pub fn without_user_information(text: &str) -> String {
     }
 }
 
-/// The path `text` if it begins at the root and the operating system can take it.
+/// An absolute path that is valid for the operating system; `None` otherwise.
 pub(super) fn absolute_path(text: &str) -> Option<PathBuf> {
     let path = Path::new(text);
     (path.is_absolute() && !text.contains('\0')).then(|| path.to_owned())

@@ -1,4 +1,4 @@
-//! One value of a key: from TOML, to people, and back to TOML.
+//! A value of a key: parsed from TOML, displayed, and written as TOML.
 
 use super::cluster_name::ClusterName;
 use super::conninfo::Conninfo;
@@ -10,7 +10,7 @@ use std::fmt::{self, Write};
 use std::path::PathBuf;
 use toml::de::DeValue;
 
-/// A value that is what its key wants; one variant for each [`Kind`].
+/// A valid value of a key; one variant for each [`Kind`].
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Value {
     ClusterName(ClusterName),
@@ -25,14 +25,14 @@ pub(super) enum Value {
     Number(u64),
 }
 
-/// As much of a wrong value as an error repeats, in characters.
+/// Upper limit for the part of an invalid value that an error repeats, in characters.
 const REPEATED_MAX: usize = 60;
 
 impl Value {
     /// Reads the value of `key`.
     ///
     /// # Errors
-    /// Usage, beginning with the key's name: another type, out of range, or not of the form.
+    /// Usage, beginning with the key's name: wrong type, out of range, or invalid.
     pub(super) fn read(key: &Key, raw: &DeValue<'_>) -> Result<Value> {
         let value = match (key.kind, raw) {
             (Kind::Number { min, max, .. }, DeValue::Integer(digits)) => {
@@ -87,14 +87,14 @@ impl Value {
             Value::MajorVersion(version) => version.to_string(),
             Value::Truth(truth) => truth.to_string(),
             Value::Conninfo(conninfo) => quoted(conninfo.reveal()),
-            // A TOML integer ends at 2^63 for most readers, a system identifier does not.
+            // TOML integers are signed 64-bit numbers for most readers; a system identifier may exceed them.
             other => quoted(&other.to_string()),
         }
     }
 }
 
 impl fmt::Display for Value {
-    /// The value for people: without quotes and without secrets.
+    /// The value for display: without quotes and secrets.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Value::ClusterName(name) => write!(f, "{name}"),

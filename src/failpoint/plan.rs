@@ -15,13 +15,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
-/// The most bytes that a short read returns: not a power of two, so that no boundary is kept.
+/// Upper limit for the bytes that a short read returns. Not a power of two, so that reads do not end at boundaries.
 pub const SHORT_READ_BYTES: usize = 4097;
 
 static TAKEN: AtomicU64 = AtomicU64::new(0);
 static PLAN: OnceLock<Plan> = OnceLock::new();
 
-/// Read once: it does not change within a process.
+/// Parsed once, because it does not change within a process.
 #[derive(Debug, Default)]
 struct Plan {
     die_before: Option<u64>,
@@ -31,7 +31,7 @@ struct Plan {
     mutant: Option<Mutant>,
 }
 
-/// Which operations fail.
+/// The operations that fail.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Where {
     Step(u64),
@@ -39,7 +39,7 @@ enum Where {
     Named(String),
 }
 
-/// How an operation fails.
+/// The kind of failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// It fails with this error of the operating system.
@@ -102,7 +102,7 @@ pub(super) fn take() -> u64 {
     step
 }
 
-/// How the operation `name` on `path` fails; `step` is its number if it counts as one. Does not return if it
+/// The fault for the operation `name` on `path`; `step` is its number if it counts as a step. Does not return if it
 /// hangs.
 pub fn fault(name: &str, path: Option<&Path>, step: Option<u64>) -> Option<Fault> {
     let (place, fault) = plan().fail_at.as_ref()?;

@@ -1,9 +1,8 @@
 //! Records the operations on the disk in their order, so that a test can replay power failures.
 //!
-//! The directory that `PGARK_RECORD` names gets two files. All processes append to them under one lock, held
-//! from before an operation until it is recorded. `log` has a line for each operation: process, operation,
-//! inode, offset, length, path, second path, place, separated by tabs. `data` has the bytes written; offset
-//! and length say where.
+//! The directory in `PGARK_RECORD` gets two files. All processes append to them under one lock, held from before an
+//! operation until it is recorded. `log` has a line for each operation: process, operation, inode, offset, length,
+//! path, second path, place, separated by tabs. `data` contains the written bytes, at that offset with that length.
 
 use super::plan::{recording, take};
 use std::fs::{File, OpenOptions};
@@ -18,11 +17,11 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 pub struct Record<'a> {
     /// The operation's name.
     pub operation: &'a str,
-    /// What was written.
+    /// The written bytes.
     pub content: &'a [u8],
     /// The path.
     pub path: Option<&'a Path>,
-    /// The new name, or where a link leads.
+    /// The new name, or the target of a link.
     pub other: Option<&'a Path>,
     /// The position in the file of a write that is not an append; or the file's new length.
     pub place: u64,
@@ -57,11 +56,11 @@ pub fn perform<T>(
 
 /// Records a step that has only a name and is not an operation of the disk.
 pub fn step(what: &str) {
-    // If it could not be recorded, the next operation fails.
+    // If recording fails, the next operation fails.
     let _ = perform(&Record { operation: what, ..Record::default() }, || Ok(take()), |_| None);
 }
 
-/// The number that identifies a file, whatever its names are.
+/// The inode number, which identifies a file under any name.
 pub fn inode_of(file: &File) -> Option<u64> {
     file.metadata().ok().map(|metadata| metadata.ino())
 }

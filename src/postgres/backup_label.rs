@@ -1,75 +1,76 @@
-//! `backup_label` and the backup history file: where a base backup began and, in the latter, ended.
+//! `backup_label` and the backup history file: the start of a base backup and, in the latter, its end.
 //!
-//! Owns: reading both, and the two lines that mark an incremental backup. Does not own: writing a label; the server does.
+//! Owns: parsing both files, and the two lines that mark an incremental backup. Does not own: writing a label; the
+//! server does.
 
 use super::lsn::Lsn;
 use super::timeline::TimelineId;
 use super::wal_file::SegmentName;
 use crate::error::{Error, Result};
 
-/// The longest label that is read, in bytes; the server writes a few hundred, and a label of at most 1024.
+/// Upper limit for the size of a label file, in bytes. The server writes a few hundred, plus a label of at most 1024.
 pub const BACKUP_LABEL_BYTES_MAX: usize = 16 << 10;
 
-/// What `backup_label` says.
+/// The content of `backup_label`.
 ///
 /// Text form: a line `KEY: value` for each field. Source: PostgreSQL `access/transam/xlogbackup.c`,
 /// `build_backup_content`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BackupLabel {
-    /// Where replay must begin.
+    /// The position at which replay must begin.
     pub start_point: Lsn,
     /// The segment that holds the start point.
     pub start_segment: SegmentName,
-    /// The checkpoint's record.
+    /// The position of the checkpoint record.
     pub checkpoint: Lsn,
-    /// How the copy came to be.
+    /// How the copy was made.
     pub method: BackupMethod,
-    /// What kind of server it was taken from.
+    /// The kind of server from which it was taken.
     pub source: BackupSource,
-    /// When it began, in the zone of the server's log; for people.
+    /// The start time in `log_timezone`, for display.
     pub start_time: String,
-    /// The label that was given to it; bytes that are not UTF-8 are replaced.
+    /// The label of the backup; bytes that are not UTF-8 are replaced.
     pub label: String,
     /// The timeline of the start point.
     pub start_timeline: TimelineId,
-    /// Of an incremental backup: its parent's start point.
+    /// The start point of the parent; only for an incremental backup.
     pub incremental_from: Option<IncrementalFrom>,
 }
 
-/// What the backup history file `<segment>.<offset>.backup` says.
+/// The content of the backup history file `<segment>.<offset>.backup`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BackupHistory {
-    /// What it shares with the label.
+    /// The fields that it shares with `backup_label`.
     pub label: BackupLabel,
     /// The position after the record that ends the backup; recovery must reach it.
     pub stop_point: Lsn,
     /// The segment of the stop point.
     pub stop_segment: SegmentName,
-    /// When it ended, in the zone of the server's log; for people.
+    /// The end time in `log_timezone`, for display.
     pub stop_time: String,
     /// The timeline of the stop point.
     pub stop_timeline: TimelineId,
 }
 
-/// The start point of the backup on which an incremental one builds.
+/// The start point of an incremental backup's parent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IncrementalFrom {
-    /// Where the parent's replay begins.
+    /// The position at which replay of the parent begins.
     pub start_point: Lsn,
-    /// The timeline of that point.
+    /// The timeline of that position.
     pub timeline: TimelineId,
 }
 
-/// How the copy of a data directory came to be.
+/// How a copy of a data directory was made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BackupMethod {
-    /// Copied while the server ran: recovery must see the backup's end.
+    /// Copied while the server ran: recovery must reach the end of the backup.
     Streamed,
     /// Left behind by `pg_rewind`.
     PgRewind,
 }
 
-/// What kind of server a backup was taken from.
+/// The kind of server from which a backup was taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BackupSource {
     /// A server in production.
@@ -82,18 +83,18 @@ const INCREMENTAL_LSN: &str = "INCREMENTAL FROM LSN";
 const INCREMENTAL_TIMELINE: &str = "INCREMENTAL FROM TLI";
 
 impl BackupLabel {
-    /// Reads the content of `backup_label`.
+    /// Parses the content of `backup_label`.
     ///
     /// # Errors
-    /// [`ErrorKind::Damaged`](crate::error::ErrorKind::Damaged) if a field is missing, comes twice (a label with a line
-    /// feed in it can forge one), contradicts another, or is not what the server writes. Unknown fields are passed over.
+    /// [`ErrorKind::Damaged`](crate::error::ErrorKind::Damaged) if a field is missing, duplicate (a label that contains
+    /// a line feed can forge one), contradicts another, or has a value that no server writes. Ignores unknown fields.
     pub fn parse(content: &[u8]) -> Result<BackupLabel> {
         Fields::split("backup_label", content)?.label()
     }
 }
 
 impl BackupHistory {
-    /// Reads the content of a backup history file; errors as for [`BackupLabel::parse`].
+    /// Parses the content of a backup history file; errors as for [`BackupLabel::parse`].
     pub fn parse(content: &[u8]) -> Result<BackupHistory> {
         let fields = Fields::split("backup history file", content)?;
         let (stop_point, stop_segment) = fields.location("STOP WAL LOCATION")?;
@@ -107,7 +108,8 @@ impl BackupHistory {
     }
 }
 
-/// The content of a `backup_label` as that of an incremental backup, as 17 and later write it themselves.
+/// Turns the content of a `backup_label` into that of an incremental backup, in the form that version 17 and later
+/// write.
 pub fn with_incremental_from(label: &[u8], parent: IncrementalFrom) -> Vec<u8> {
     let mut content = without_incremental_from(label);
     let lines =
@@ -116,8 +118,8 @@ pub fn with_incremental_from(label: &[u8], parent: IncrementalFrom) -> Vec<u8> {
     content
 }
 
-/// The content of a `backup_label` without the lines that mark an incremental backup: the server refuses to start from
-/// such a label, because the files beside it are not whole until they are combined.
+/// Removes the lines that mark an incremental backup from a `backup_label`. The server refuses to start from a marked
+/// label, because the files are not complete until they have been combined.
 pub fn without_incremental_from(label: &[u8]) -> Vec<u8> {
     let marks = |line: &&[u8]| {
         !line.starts_with(INCREMENTAL_LSN.as_bytes()) && !line.starts_with(INCREMENTAL_TIMELINE.as_bytes())
@@ -125,7 +127,7 @@ pub fn without_incremental_from(label: &[u8]) -> Vec<u8> {
     label.split_inclusive(|byte| *byte == b'\n').filter(marks).collect::<Vec<_>>().concat()
 }
 
-/// The lines of a file, as keys and values.
+/// The lines of a file as keys and values.
 struct Fields {
     file: &'static str,
     lines: Vec<(String, String)>,
@@ -181,7 +183,7 @@ impl Fields {
         })
     }
 
-    /// A value `0/3000028 (file 000000010000000000000003)`.
+    /// Parses a value such as `0/3000028 (file 000000010000000000000003)`.
     fn location(&self, key: &str) -> Result<(Lsn, SegmentName)> {
         self.required(key)?
             .strip_suffix(')')
@@ -217,7 +219,7 @@ mod tests {
     use super::*;
     use crate::error::ErrorKind;
 
-    /// Of `pg_backup_stop` of PostgreSQL 15.
+    /// Returned by `pg_backup_stop` of PostgreSQL 15.
     const LABEL: &str = "START WAL LOCATION: 0/1400028 (file 000000010000000000000014)\n\
         CHECKPOINT LOCATION: 0/1400060\n\
         BACKUP METHOD: streamed\n\

@@ -1,4 +1,4 @@
-//! `global/pg_control`: which cluster a data directory holds, and in which state.
+//! `global/pg_control`: the identity and state of a cluster.
 
 use super::little_endian::{i64_at, u8_at, u32_at, u64_at};
 use super::lsn::{Lsn, SegmentSize};
@@ -9,73 +9,73 @@ use super::timeline::TimelineId;
 use crate::error::{Error, Result};
 use std::fmt;
 
-/// How many bytes of `pg_control` are enough to read it; the rest of the file is zero.
+/// Number of bytes of `pg_control` that hold its content; the rest of the file is zero.
 ///
 /// Source: `catalog/pg_control.h`, `PG_CONTROL_MAX_SAFE_SIZE`.
 pub const CONTROL_FILE_BYTES: usize = 512;
 
-/// What `pg_control` says.
+/// The content of `pg_control`.
 ///
 /// Source: PostgreSQL `catalog/pg_control.h`, `ControlFileData`, of versions 1300 (13 to 16), 1700, 1800 and 1905.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ControlFile {
-    /// Which cluster it is.
+    /// The system identifier of the cluster.
     pub system: SystemIdentifier,
-    /// The major version of PostgreSQL, from the catalog version; for an unknown one, the version as which it was read.
+    /// The major version of PostgreSQL, derived from the catalog version; for an unknown version, the assumed one.
     pub version: MajorVersion,
-    /// The catalog version itself.
+    /// The catalog version.
     pub catalog_version: u32,
-    /// What the server was doing when it last wrote the file.
+    /// The state of the server when it last wrote the file.
     pub state: ClusterState,
-    /// When it last wrote the file, in seconds since 1970.
+    /// Time of the last write, in seconds since 1970.
     pub written_unix_s: i64,
-    /// Where the last checkpoint's record begins.
+    /// The position of the last checkpoint record.
     pub checkpoint: Lsn,
-    /// Where recovery from the last checkpoint begins.
+    /// The redo point of the last checkpoint, where recovery begins.
     pub redo: Lsn,
     /// The timeline of the last checkpoint.
     pub timeline: TimelineId,
-    /// The timeline before it, if the checkpoint began a new one; else the same.
+    /// The previous timeline if the checkpoint began a new one; otherwise the same as `timeline`.
     pub previous_timeline: TimelineId,
     /// Whether `full_page_writes` was on at the last checkpoint.
     pub full_page_writes: bool,
-    /// The next transaction number at the last checkpoint: epoch in the upper half, as `pg_current_xact_id` counts.
+    /// The next transaction ID at the last checkpoint, with the epoch in the upper half, as in `pg_current_xact_id`.
     pub next_xid: u64,
-    /// When the last checkpoint was made, in seconds since 1970.
+    /// Time of the last checkpoint, in seconds since 1970.
     pub checkpoint_unix_s: i64,
-    /// How far WAL must be replayed before the cluster is consistent; set during recovery only.
+    /// The position up to which WAL must be replayed before the cluster is consistent; set only during recovery.
     pub min_recovery_point: Option<Lsn>,
     /// The timeline of that point.
     pub min_recovery_timeline: Option<TimelineId>,
-    /// Where the base backup began from which the cluster is being recovered.
+    /// The start point of the base backup from which the cluster is being recovered.
     pub backup_start_point: Option<Lsn>,
-    /// Where that backup ended, if it was taken from a standby.
+    /// The end point of that backup, if it was taken from a standby.
     pub backup_end_point: Option<Lsn>,
-    /// Whether recovery must meet the backup's end record.
+    /// Whether recovery must reach the backup's end record.
     pub backup_end_required: bool,
-    /// The `wal_level` that the server last ran with.
+    /// The `wal_level` with which the server last ran.
     pub wal_level: WalLevel,
-    /// Settings that a server recovering this cluster must not undercut.
+    /// Lower bounds for settings of a server that recovers this cluster.
     pub limits: ServerLimits,
     /// Whether `wal_log_hints` was on.
     pub wal_log_hints: bool,
     /// Whether `track_commit_timestamp` was on.
     pub track_commit_timestamp: bool,
-    /// The alignment of data in bytes, 8 on every supported machine.
+    /// The maximum alignment of data in bytes; 8 on every supported platform.
     pub max_align: u32,
-    /// The length of a data page in bytes.
+    /// The size of a data page, in bytes.
     pub page_bytes: u32,
-    /// How many data pages a file of a relation holds at most.
+    /// Upper limit for the number of data pages in one file of a relation.
     pub pages_per_file: u32,
-    /// The length of a WAL page in bytes.
+    /// The size of a WAL page, in bytes.
     pub wal_page_bytes: u32,
-    /// The length of a WAL segment.
+    /// The size of a WAL segment.
     pub segment_size: SegmentSize,
-    /// Whether data pages carry checksums.
+    /// Whether data pages have checksums.
     pub data_checksums: bool,
 }
 
-/// The settings of the primary that are lower bounds for a server in recovery with `hot_standby` on.
+/// The primary's settings that are lower bounds for a server in recovery with `hot_standby` on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ServerLimits {
     /// `max_connections`
@@ -102,7 +102,7 @@ impl ServerLimits {
         ]
     }
 
-    /// The larger of each two.
+    /// The larger value of each setting.
     #[must_use]
     pub fn max(self, other: ServerLimits) -> ServerLimits {
         ServerLimits {
@@ -115,12 +115,12 @@ impl ServerLimits {
     }
 }
 
-/// What the server was doing when it last wrote `pg_control`.
+/// The state of the server when it last wrote `pg_control`.
 ///
 /// `Display` prints what `pg_controldata` prints. Source: `catalog/pg_control.h`, `DBState`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClusterState {
-    /// Being initialised.
+    /// Being initialized.
     StartingUp,
     /// Stopped cleanly.
     ShutDown,
@@ -136,30 +136,30 @@ pub enum ClusterState {
     InProduction,
 }
 
-/// How much the server writes into WAL. Source: `access/xlog.h`, `WalLevel`.
+/// The amount of information in WAL. Source: `access/xlog.h`, `WalLevel`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum WalLevel {
-    /// Enough for crash recovery only; such WAL cannot be archived.
+    /// Information for crash recovery only; such WAL cannot be archived.
     Minimal,
-    /// Enough for archiving and standbys.
+    /// Information for archiving and standbys.
     Replica,
-    /// Enough for logical decoding as well.
+    /// Information for logical decoding as well.
     Logical,
 }
 
 impl ControlFile {
-    /// Reads the content of `global/pg_control`, of which [`CONTROL_FILE_BYTES`] are enough.
+    /// Parses the content of `global/pg_control`, of which the first [`CONTROL_FILE_BYTES`] suffice.
     ///
-    /// A server may be writing the file while it is read, and not every file system keeps the two apart: whoever reads
-    /// the file of a running server should read it again after [`ErrorKind::Damaged`](crate::error::ErrorKind::Damaged).
+    /// A running server may write the file during the read, and not every file system makes the two atomic. The caller
+    /// should retry on [`ErrorKind::Damaged`](crate::error::ErrorKind::Damaged) while the server runs.
     ///
-    /// A file of a version that is not known is read as one of the `assumed` version. Its checksum has to hold all the
-    /// same, at the place where that version has it.
+    /// A file of an unknown version is parsed in the format of the `assumed` version. Its checksum must still be
+    /// correct, at the offset of that version.
     ///
     /// # Errors
-    /// [`ErrorKind::Damaged`](crate::error::ErrorKind::Damaged) if the checksum does not hold or a value is impossible;
-    /// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) if no supported version of PostgreSQL wrote it
-    /// and none is assumed, or one that has another format.
+    /// [`ErrorKind::Damaged`](crate::error::ErrorKind::Damaged) if the checksum is wrong or a value is impossible;
+    /// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) if the version is not supported and none is assumed, or the
+    /// assumed version has another format.
     pub fn parse(bytes: &[u8], assumed: Option<MajorVersion>) -> Result<ControlFile> {
         let format = Format::of(bytes, assumed)?;
         let facts = format.version().facts();
@@ -180,27 +180,27 @@ impl ControlFile {
         Fields { content, insertions: facts.control_insertions }.read(assumed)
     }
 
-    /// The version, unless it is unknown and its format the assumed one.
+    /// The version; `None` if it is unknown and its format is assumed.
     pub fn known_version(&self) -> Option<MajorVersion> {
         (!self.is_assumed()).then_some(self.version)
     }
 
-    /// Whether its version is unknown, and its format the assumed one.
+    /// Whether the version is unknown and its format is assumed.
     pub fn is_assumed(&self) -> bool {
         MajorVersion::of_catalog_version(self.catalog_version).is_none()
     }
 }
 
-/// The format of a file, by a version that has it, and why the file is taken to have it.
+/// The format of a file, as a version that has it, and how it was determined.
 enum Format {
-    /// It names it.
+    /// The file names this version.
     Known(MajorVersion),
-    /// It names one that is not known.
+    /// The file names an unknown version; this one is assumed.
     Assumed(MajorVersion),
 }
 
 impl Format {
-    /// The format that the file names, or else the assumed one.
+    /// The format that the file names, otherwise the assumed one.
     fn of(bytes: &[u8], assumed: Option<MajorVersion>) -> Result<Format> {
         let format = u32_at(bytes, 8).ok_or_else(|| too_short(bytes))?;
         if let Some(version) = MajorVersion::of_control_version(format) {
@@ -229,7 +229,7 @@ fn too_short(bytes: &[u8]) -> Error {
     Error::damaged(format!("pg_control has only {} bytes", bytes.len()))
 }
 
-/// The content before the checksum, whose fields are read by their offsets in version 13.
+/// The content before the checksum. Fields are addressed by their offsets in version 13.
 struct Fields<'a> {
     content: &'a [u8],
     /// See [`VersionFacts::control_insertions`](super::version_facts::VersionFacts::control_insertions).
@@ -275,12 +275,12 @@ impl Fields<'_> {
             wal_page_bytes: self.u32(224)?,
             segment_size: SegmentSize::new(segment_bytes)
                 .ok_or_else(|| impossible("WAL segment size", segment_bytes))?,
-            // Other values stand for a change that is under way: then no page is sure to have one.
+            // Other values denote a change in progress, during which a page may lack a checksum.
             data_checksums: self.u32(252)? == 1,
         })
     }
 
-    /// The version by the marks of the file, which must not contradict each other.
+    /// The version according to the control and catalog versions, which must not contradict each other.
     fn version(&self, catalog_version: u32, assumed: Option<MajorVersion>) -> Result<MajorVersion> {
         let control_version = self.u32(8)?;
         let same_format = |version: &MajorVersion| version.facts().control_version == control_version;
@@ -347,7 +347,7 @@ impl Fields<'_> {
         self.at(offset, i64_at)
     }
 
-    /// The field that stands at `offset` in version 13.
+    /// Reads the field that is at `offset` in version 13.
     fn at<T>(&self, offset: usize, read: fn(&[u8], usize) -> Option<T>) -> Result<T> {
         let before = self.insertions.iter().filter(|(inserted, _)| *inserted <= offset);
         let moved: usize = before.map(|(_, bytes)| bytes).sum();
@@ -388,7 +388,7 @@ mod tests {
     use super::*;
     use crate::error::ErrorKind;
 
-    /// `pg_control` of a running server of each version, and what the server's own `pg_controldata` printed of it.
+    /// `pg_control` of a running server of each version, with the output of its own `pg_controldata`.
     macro_rules! samples {
         ($($major:literal),*) => {
             [$((
@@ -408,7 +408,7 @@ mod tests {
                 line.unwrap_or_else(|| panic!("{label} of {major}"))[label.len()..].trim().to_owned()
             };
             let on = |setting: bool| if setting { "on" } else { "off" }.to_owned();
-            // 19 prints the lower half with all its digits.
+            // Version 19 prints the lower half with all eight digits.
             let position = |label: &str| {
                 let (high, low) =
                     printed(label).split_once('/').map(|(a, b)| (a.to_owned(), b.to_owned())).unwrap();
@@ -514,7 +514,7 @@ mod tests {
         assert!(error.hint_text().unwrap().contains("assume_version"));
     }
 
-    /// The file of a version, under other marks.
+    /// The sample of a version with other version numbers.
     fn forged(major: u32, control_version: u32, catalog_version: u32) -> [u8; CONTROL_FILE_BYTES] {
         let (_, sample, _) = SAMPLES[major as usize - 13];
         let end = MajorVersion::new(major).unwrap().facts().control_checksum_offset;
@@ -550,7 +550,7 @@ mod tests {
             assert_eq!(error.kind(), ErrorKind::Damaged);
             assert!(error.hint_text().unwrap().contains("assume_version"), "{error}");
         }
-        // The file itself says that it has another version's format.
+        // The file itself has the format of another version.
         let error = ControlFile::parse(&forged(18, 1800, 202_503_011), Some(MajorVersion::V17)).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Usage);
         assert_eq!(error.to_string(), "pg_control has version 1800, which is not that of PostgreSQL 17");

@@ -1,7 +1,7 @@
-//! `INCREMENTAL.<name>`: what changed in the file `<name>` of a relation since an earlier backup.
+//! `INCREMENTAL.<name>`: the changes in the relation file `<name>` since an earlier backup.
 //!
-//! Owns: the layout of such a file and its name, as PostgreSQL 17 to 19 have them, so that `pg_combinebackup` reads ours and
-//! we read the server's. Does not own: which pages belong into one.
+//! Owns: the format and the name of such files, as in PostgreSQL 17 to 19. `pg_combinebackup` can read pgark's files,
+//! and pgark the server's. Does not own: the selection of the pages.
 //!
 //! Source: PostgreSQL `backup/basebackup_incremental.c` and `.h`, `bin/pg_combinebackup/reconstruct.c`.
 
@@ -9,22 +9,22 @@ use super::page::PAGE_BYTES;
 use crate::error::{Error, Result};
 use std::io::{self, Read};
 
-/// What the name of such a file begins with.
+/// Prefix of the name of an incremental file.
 const PREFIX: &[u8] = b"INCREMENTAL.";
 
-/// The first four bytes.
+/// The first four bytes of the file.
 const MAGIC: u32 = 0xD3AE_1F0D;
 
-/// Magic, number of pages, truncation length: four bytes each.
+/// Size of the magic, the number of pages and the truncation length, four bytes each.
 const FIXED_BYTES: usize = 12;
 
-/// The length of a file that says that nothing has changed.
+/// Size of a file without changed pages, in bytes.
 pub const UNCHANGED_BYTES: u64 = FIXED_BYTES as u64;
 
-/// What stands before the pages.
+/// The header before the pages.
 ///
-/// Shape, little-endian: magic, number of pages that follow, truncation length in pages, the pages' numbers within the file
-/// in rising order (4 bytes each); where there are pages, zeros up to a multiple of a page; then the pages.
+/// Shape, little-endian: magic, number of pages that follow, truncation length in pages, the pages' numbers within the
+/// file in ascending order (4 bytes each); if there are pages, zeros up to a multiple of the page size; then the pages.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IncrementalHeader {
     truncation_pages: u32,
@@ -32,12 +32,12 @@ pub struct IncrementalHeader {
 }
 
 impl IncrementalHeader {
-    /// The header of a file with these pages. Of the earlier backup's file only the first `truncation_pages` count; what of
-    /// them is not among `pages` is as it was.
+    /// Creates the header of a file with these pages. Of the earlier backup's file, only the first `truncation_pages`
+    /// pages are used; those not listed in `pages` are unchanged.
     ///
     /// # Errors
-    /// [`ErrorKind::Damaged`](crate::error::ErrorKind::Damaged) when the pages do not rise, or do not fit into a file of at
-    /// most `pages_per_file`.
+    /// [`ErrorKind::Damaged`](crate::error::ErrorKind::Damaged) if the pages are not in ascending order, or exceed a
+    /// file of `pages_per_file` pages.
     pub fn new(truncation_pages: u32, pages: Vec<u32>, pages_per_file: u32) -> Result<IncrementalHeader> {
         let rising = pages.iter().zip(pages.iter().skip(1)).all(|(page, next)| page < next);
         if !rising {
@@ -49,27 +49,27 @@ impl IncrementalHeader {
         Ok(IncrementalHeader { truncation_pages, pages })
     }
 
-    /// The numbers of the pages that follow, rising.
+    /// The numbers of the pages that follow, in ascending order.
     pub fn pages(&self) -> &[u32] {
         &self.pages
     }
 
-    /// How many pages of the earlier backup's file may still count.
+    /// Number of pages of the earlier backup's file that may be used.
     pub fn truncation_pages(&self) -> u32 {
         self.truncation_pages
     }
 
-    /// How many pages the file has that comes out: all that may count, and all that follow.
+    /// Number of pages of the restored file: covers the truncation length and all pages that follow.
     pub fn restored_pages(&self) -> u32 {
         self.pages.last().map_or(0, |last| last.saturating_add(1)).max(self.truncation_pages)
     }
 
-    /// The length of the whole file: header and pages.
+    /// Size of the incremental file with header and pages, in bytes.
     pub fn file_bytes(&self) -> u64 {
         file_bytes(self.pages.len())
     }
 
-    /// The header's bytes, with what fills it up.
+    /// The bytes of the header, including padding.
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(header_bytes(self.pages.len()) as usize);
         let count = self.pages.len() as u32;
@@ -80,10 +80,10 @@ impl IncrementalHeader {
         bytes
     }
 
-    /// Reads a header, so that the first page is what `input` gives next.
+    /// Reads a header up to the first page.
     ///
     /// # Errors
-    /// [`ErrorKind::Damaged`](crate::error::ErrorKind::Damaged) for what is not one, and `input`'s.
+    /// [`ErrorKind::Damaged`](crate::error::ErrorKind::Damaged) if it is not a valid header; those of `input`.
     pub fn read(input: &mut dyn Read, pages_per_file: u32) -> Result<IncrementalHeader> {
         let mut fixed = [0; FIXED_BYTES];
         input.read_exact(&mut fixed).map_err(unreadable)?;
@@ -96,7 +96,7 @@ impl IncrementalHeader {
         if count > pages_per_file {
             return Err(Error::damaged(format!("an incremental file has {count} pages")));
         }
-        // Not all at once: a manifest that lies about the length of files makes any count possible.
+        // Reads in pieces instead of allocating at once, because a manifest with wrong file sizes permits any count.
         let rest_bytes = header_bytes(count as usize) - FIXED_BYTES as u64;
         let mut rest = Vec::new();
         input.take(rest_bytes).read_to_end(&mut rest).map_err(unreadable)?;
@@ -109,24 +109,24 @@ impl IncrementalHeader {
     }
 }
 
-/// The length of a header before `pages` pages.
+/// Size of a header before `pages` pages, in bytes.
 fn header_bytes(pages: usize) -> u64 {
     let bytes = FIXED_BYTES as u64 + 4 * pages as u64;
     if pages == 0 { bytes } else { bytes.next_multiple_of(PAGE_BYTES as u64) }
 }
 
-/// The length of a file that holds `pages` pages.
+/// Size of a file with `pages` pages, in bytes.
 pub fn file_bytes(pages: usize) -> u64 {
     header_bytes(pages) + pages as u64 * PAGE_BYTES as u64
 }
 
-/// The path of the incremental file that stands for the file at `path`.
+/// The path of the incremental file for the file at `path`.
 pub fn incremental_path(path: &[u8]) -> Vec<u8> {
     let (directory, name) = path.split_at_checked(name_at(path)).unwrap_or((b"", path));
     [directory, PREFIX, name].concat()
 }
 
-/// The path of the file that the incremental file at `path` stands for; `None` if it is not the name of one.
+/// The path of the file that the incremental file at `path` describes; `None` if it is not an incremental file's name.
 pub fn whole_path(path: &[u8]) -> Option<Vec<u8>> {
     let (directory, name) = path.split_at_checked(name_at(path))?;
     name.strip_prefix(PREFIX).filter(|name| !name.is_empty()).map(|name| [directory, name].concat())
@@ -150,7 +150,7 @@ mod tests {
 
     const PAGES_PER_FILE: u32 = 131_072;
 
-    /// Files that `pg_basebackup --incremental` made of a table with 89 pages, of which the pages 1 and 44 had changed.
+    /// Files that `pg_basebackup --incremental` wrote for a table of 89 pages, of which pages 1 and 44 had changed.
     const SAMPLES: [&[u8]; 2] = [
         include_bytes!("../../tests/fixtures/postgres/17/incremental.zst"),
         include_bytes!("../../tests/fixtures/postgres/18/incremental.zst"),

@@ -1,6 +1,6 @@
-//! Integers at given offsets of foreign bytes: `None` instead of a panic where the bytes end.
+//! Reads integers at given offsets of untrusted bytes. Returns `None` past the end.
 //!
-//! Every supported PostgreSQL writes its files in the byte order of its machine; pgark supports little-endian ones.
+//! PostgreSQL writes its files in the byte order of the machine; pgark supports little-endian machines.
 
 /// The `N` bytes at `offset`.
 pub(super) fn array_at<const N: usize>(bytes: &[u8], offset: usize) -> Option<[u8; N]> {

@@ -1,4 +1,4 @@
-//! Positions in the WAL and the segments that they fall into.
+//! Positions in the WAL, and segments.
 
 use crate::error::{Error, Result};
 use std::fmt;
@@ -11,18 +11,18 @@ use std::str::FromStr;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Lsn(NonZeroU64);
 
-/// The length of a WAL segment in bytes: a power of two from 1 MiB to 1 GiB, fixed by `initdb --wal-segsize`.
+/// The size of a WAL segment in bytes: a power of two from 1 MiB to 1 GiB, set by `initdb --wal-segsize`.
 ///
 /// Source: PostgreSQL `access/xlog_internal.h`, `IsValidWalSegSize`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct SegmentSize(u32);
 
-/// The ordinal of a WAL segment: its first byte's position divided by the segment size.
+/// The ordinal number of a WAL segment: the position of its first byte divided by the segment size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SegmentNumber(u64);
 
 impl Lsn {
-    /// The position `bytes` after the beginning of the WAL; `None` for 0, which PostgreSQL calls invalid.
+    /// The position `bytes` after the beginning of the WAL; `None` for 0, which is invalid in PostgreSQL.
     pub const fn new(bytes: u64) -> Option<Lsn> {
         match NonZeroU64::new(bytes) {
             Some(position) => Some(Lsn(position)),
@@ -35,7 +35,7 @@ impl Lsn {
         self.0.get()
     }
 
-    /// The position `bytes` further on; `None` past the end of the address space.
+    /// The position `bytes` later; `None` past the end of the address space.
     pub fn checked_add(self, bytes: u64) -> Option<Lsn> {
         self.0.checked_add(bytes).map(Lsn)
     }
@@ -52,7 +52,7 @@ impl Lsn {
 
     /// The offset of this position within its segment, in bytes.
     pub fn segment_offset(self, size: SegmentSize) -> u32 {
-        // A remainder of a division by a u32.
+        // The remainder of a division by a u32 fits into a u32.
         (self.as_u64() % size.as_u64()) as u32
     }
 }
@@ -72,7 +72,7 @@ impl fmt::Debug for Lsn {
 impl FromStr for Lsn {
     type Err = Error;
 
-    /// Reads `high/low`: one to eight hexadecimal digits each, as PostgreSQL's type `pg_lsn` does.
+    /// Parses `high/low`: one to eight hexadecimal digits each, as PostgreSQL's type `pg_lsn`.
     fn from_str(text: &str) -> Result<Lsn> {
         let part = |digits: &str| -> Option<u64> {
             let well_formed =
@@ -106,7 +106,7 @@ impl SegmentSize {
     /// The default of `initdb`, 16 MiB.
     pub const DEFAULT: SegmentSize = SegmentSize(16 << 20);
 
-    /// A segment size of `bytes`; `None` unless it is a power of two from 1 MiB to 1 GiB.
+    /// The segment size of `bytes`; `None` unless it is a power of two from 1 MiB to 1 GiB.
     pub const fn new(bytes: u32) -> Option<SegmentSize> {
         if bytes.is_power_of_two() && bytes >= 1 << 20 && bytes <= 1 << 30 {
             Some(SegmentSize(bytes))
@@ -125,30 +125,30 @@ impl SegmentSize {
         self.0 as u64
     }
 
-    /// How many segments share one log number (the middle eight digits of a file name).
+    /// Number of segments that share a log number (the middle eight digits of a file name).
     pub const fn segments_per_log(self) -> u64 {
         (1 << 32) / self.as_u64()
     }
 }
 
 impl SegmentNumber {
-    /// The segment with this ordinal.
+    /// The segment with this ordinal number.
     pub const fn new(number: u64) -> SegmentNumber {
         SegmentNumber(number)
     }
 
-    /// The ordinal.
+    /// The ordinal number.
     pub const fn as_u64(self) -> u64 {
         self.0
     }
 
-    /// The segment after this one. PostgreSQL's WAL address space ends long before this overflows.
+    /// The next segment. PostgreSQL's WAL address space ends long before this overflows.
     #[must_use]
     pub const fn next(self) -> SegmentNumber {
         SegmentNumber(self.0.saturating_add(1))
     }
 
-    /// The segment before this one; `None` before the first.
+    /// The previous segment; `None` for the first one.
     pub fn previous(self) -> Option<SegmentNumber> {
         self.0.checked_sub(1).map(SegmentNumber)
     }

@@ -1,11 +1,11 @@
-//! The major versions of PostgreSQL that pgark supports, and the marks by which its files tell them.
+//! The major versions of PostgreSQL that pgark supports, and how its files identify them.
 //!
-//! What differs between them is in the table of `version_facts`.
+//! The differences between versions are in the table of `version_facts`.
 
 use crate::error::{Error, Result};
 use std::fmt;
 
-/// A major version of PostgreSQL. Versions have no order: what differs between them is asked of their row.
+/// A major version of PostgreSQL. Versions are not ordered; compare their rows in the table instead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[allow(missing_docs)]
 pub enum MajorVersion {
@@ -19,11 +19,11 @@ pub enum MajorVersion {
 }
 
 impl MajorVersion {
-    /// The end of a hint about a version that pgark does not know.
+    /// The final sentence of a hint about an unknown version.
     pub const HOW_TO_ASSUME: &str = "At your own risk, set assume_version in the configuration (or --assume-version) to the \
                                      version to treat it as.";
 
-    /// Which versions are supported, in words.
+    /// The supported versions, for messages.
     pub const SUPPORTED: &str = "13 to 19";
 
     /// Every supported version, oldest first.
@@ -37,21 +37,21 @@ impl MajorVersion {
         MajorVersion::V19,
     ];
 
-    /// The number, as in `PG_VERSION`.
+    /// The major version number, as in `PG_VERSION`.
     pub const fn as_u32(self) -> u32 {
         self.facts().number
     }
 
-    /// The version of a server, by its `server_version_num`; `None` if pgark does not support it.
+    /// The version for a `server_version_num`; `None` if pgark does not support it.
     pub fn of_version_num(version_num: u32) -> Option<MajorVersion> {
         MajorVersion::new(version_num / 10_000)
     }
 
-    /// The version as which a server of this `server_version_num` is treated: its own, or the `assumed` one if that is
+    /// The version as which a server with this `server_version_num` is treated: its own, or the `assumed` one if it is
     /// unknown.
     ///
     /// # Errors
-    /// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) for an unknown version when none is assumed.
+    /// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) for an unknown version if none is assumed.
     pub fn of_server(version_num: u32, assumed: Option<MajorVersion>) -> Result<MajorVersion> {
         MajorVersion::of_version_num(version_num).or(assumed).ok_or_else(|| {
             Error::usage(format!(
@@ -66,7 +66,7 @@ impl MajorVersion {
         })
     }
 
-    /// A version whose `pg_control` has this format: several share one.
+    /// A version with this format of `pg_control`, which several versions share.
     pub fn of_control_version(control_version: u32) -> Option<MajorVersion> {
         MajorVersion::ALL.into_iter().find(|version| version.facts().control_version == control_version)
     }
@@ -81,7 +81,7 @@ impl MajorVersion {
         MajorVersion::ALL.into_iter().find(|version| version.facts().wal_magic == magic)
     }
 
-    /// The version whose catalogs have this format. Development versions of PostgreSQL have none.
+    /// The version with this catalog version. Development versions of PostgreSQL are not included.
     pub fn of_catalog_version(catalog_version: u32) -> Option<MajorVersion> {
         MajorVersion::ALL.into_iter().find(|version| version.facts().catalog_version == catalog_version)
     }

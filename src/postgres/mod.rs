@@ -1,7 +1,7 @@
-//! What PostgreSQL defines: bytes and names in, types out.
+//! Formats and names that PostgreSQL defines: parses bytes and names into types.
 //!
-//! Owns: every format and name that PostgreSQL prescribes, each with its source. Does no I/O. What the small programs
-//! need links only std, serde and crc32c; the rest is behind the feature `companion`.
+//! Owns: every format and name that PostgreSQL prescribes, each with its source. Does no I/O. The parts that the small
+//! programs need link only std, serde and crc32c; the rest is behind the feature `companion`.
 
 #[cfg(feature = "companion")]
 pub mod backup_label;

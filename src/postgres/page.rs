@@ -1,48 +1,48 @@
 //! Data pages: their header and their checksum.
 //!
-//! Owns: whether a page can be what the server wrote. Does not own: what to do about one that cannot; while the server
-//! runs, a page that changed after the backup's start point may be half written and is repaired by WAL.
+//! Owns: whether the server can have written a page. Does not own: the response to an invalid page. While the server
+//! runs, a page that changed after the backup's start point may be torn, and WAL repairs it.
 
 use super::little_endian::{u16_at, u32_at};
 use super::lsn::Lsn;
 use multiversion::multiversion;
 
-/// The length of a data page in bytes. PostgreSQL can be built with another one; no distribution does.
+/// The size of a data page in bytes. PostgreSQL can be built with another size, but no distribution does that.
 ///
-/// Source: `BLCKSZ`; `pg_control` says which one a cluster has.
+/// Source: `BLCKSZ`; `pg_control` contains the cluster's actual value.
 pub const PAGE_BYTES: usize = 8192;
 
 /// The bytes of one data page.
 pub type PageBytes = [u8; PAGE_BYTES];
 
-/// Whether the pages of a cluster carry checksums; `pg_control` says so.
+/// Whether the pages of a cluster have checksums, according to `pg_control`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PageChecksums {
-    /// `initdb --data-checksums`, the default from 18 on, or `pg_checksums --enable`.
+    /// Checksums are on: `initdb --data-checksums`, the default from version 18 on, or `pg_checksums --enable`.
     On,
-    /// Only the header can be checked.
+    /// Checksums are off; only the header can be checked.
     Off,
 }
 
-/// What a page was found to be.
+/// Result of a page check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PageVerdict {
-    /// Its checksum holds, as far as there is one, and its header is possible.
+    /// The checksum, if any, is correct, and the header is possible.
     Valid,
     /// All zero: allocated, never written.
     New,
-    /// The stored checksum is not that of the content.
+    /// The stored checksum does not match the content.
     BadChecksum {
-        /// The checksum of the content at this block number.
+        /// The checksum calculated for this block number.
         expected: u16,
-        /// The checksum that the page says.
+        /// The stored checksum.
         found: u16,
-        /// The LSN that the page says, if any.
+        /// The stored LSN, if any.
         lsn: Option<Lsn>,
     },
-    /// The checksum holds, or there is none, but no server writes such a header.
+    /// The checksum, if any, is correct, but no server writes such a header.
     BadHeader {
-        /// The LSN that the page says, if any.
+        /// The stored LSN, if any.
         lsn: Option<Lsn>,
     },
 }
@@ -54,24 +54,24 @@ pub enum PageVerdict {
 /// Source: PostgreSQL `storage/bufpage.h`, `PageHeaderData`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PageHeader {
-    /// The end of the last WAL record that changed the page; `None` for 0. Sorted index builds leave tiny ones.
+    /// The end of the last WAL record that changed the page; `None` for 0. Sorted index builds leave very small values.
     pub lsn: Option<Lsn>,
     /// The checksum; 0 without checksums.
     pub checksum: u16,
     /// The flag bits.
     pub flags: u16,
-    /// Where the free space starts.
+    /// Start of the free space.
     pub lower: u16,
-    /// Where the free space ends; 0 on a new page.
+    /// End of the free space; 0 on a new page.
     pub upper: u16,
-    /// Where the space of the access method starts.
+    /// Start of the access method's special space.
     pub special: u16,
 }
 
 impl PageHeader {
     const ALL_FLAGS: u16 = 0x0007;
 
-    /// Reads the header at the start of `page`, whatever it says.
+    /// Parses the header at the start of `page` without checking it.
     pub fn of(page: &PageBytes) -> PageHeader {
         // A page is longer than its header, so that no field is missing.
         let u16_at = |offset| u16_at(page, offset).unwrap_or_default();
@@ -86,7 +86,7 @@ impl PageHeader {
         }
     }
 
-    /// Whether the page was allocated and not filled yet, if the rest of it is zero too.
+    /// Whether the page is allocated but unused, provided that the rest of it is zero too.
     pub fn is_new(&self) -> bool {
         self.upper == 0
     }
@@ -101,7 +101,7 @@ impl PageHeader {
     }
 }
 
-/// Judges the page that is block `block_number` of its relation's fork, counted over all files of the fork.
+/// Checks the page with number `block_number` in its relation's fork, counted over all files of the fork.
 pub fn verify(page: &PageBytes, block_number: u32, checksums: PageChecksums) -> PageVerdict {
     let header = PageHeader::of(page);
     if header.is_new() {
@@ -117,10 +117,10 @@ pub fn verify(page: &PageBytes, block_number: u32, checksums: PageChecksums) -> 
     if header.is_possible() { PageVerdict::Valid } else { PageVerdict::BadHeader { lsn: header.lsn } }
 }
 
-/// The checksum that the server stores in this page at this block number; what the page itself says is left out.
+/// The checksum that the server stores in this page at this block number; ignores the stored one.
 ///
-/// The page is 64 rows of 32 words; each column is hashed on its own by a variant of FNV-1a, the 32 results are folded
-/// together with the block number and reduced to 1 to 65535. Source: PostgreSQL `storage/checksum_impl.h`.
+/// The page is 64 rows of 32 words. A variant of FNV-1a hashes each column; the 32 results are combined with the block
+/// number and reduced to 1 to 65535. Source: PostgreSQL `storage/checksum_impl.h`.
 pub fn checksum(page: &PageBytes, block_number: u32) -> u16 {
     let folded = column_checksums(page) ^ block_number;
     // At most 65535.
@@ -130,7 +130,7 @@ pub fn checksum(page: &PageBytes, block_number: u32) -> u16 {
 const COLUMNS: usize = 32;
 const ROW_BYTES: usize = COLUMNS * 4;
 
-/// Where each column's hash begins. Source: `checksum_impl.h`, `checksumBaseOffsets`.
+/// Initial hash of each column. Source: `checksum_impl.h`, `checksumBaseOffsets`.
 const COLUMN_SEEDS: [u32; COLUMNS] = [
     0x5B1F36E9, 0xB8525960, 0x02AB50AA, 0x1DE66D2A, 0x79FF467A, 0x9BB9F8A3, 0x217E7CD2, 0x83E13D2C,
     0xF8D4474F, 0xE39EB970, 0x42C6AE16, 0x993216FA, 0x7B093B5D, 0x98DAFF3C, 0xF718902A, 0x0B1C9CDB,
@@ -140,8 +140,8 @@ const COLUMN_SEEDS: [u32; COLUMNS] = [
 
 const FNV_PRIME: u32 = 16_777_619;
 
-/// The 32 columns' hashes, folded. All columns advance together, so that the compiler can use vectors; the call
-/// is dispatched per page, which costs nothing beside the page's two thousand multiplications.
+/// The combined hashes of the 32 columns. All columns advance together so that the compiler can use vector
+/// instructions; the dispatch per page costs nothing compared with the page's two thousand multiplications.
 #[multiversion(targets("x86_64+avx2", "x86_64+sse4.1"))]
 fn column_checksums(page: &PageBytes) -> u32 {
     let (rows, _) = page.as_chunks::<ROW_BYTES>();
@@ -158,7 +158,7 @@ fn column_checksums(page: &PageBytes) -> u32 {
     for row in rows {
         mix(&mut hashes, &words_of(row));
     }
-    // Two rows of zeros spread the bits of the last one.
+    // Two rows of zeros distribute the bits of the last row.
     mix(&mut hashes, &[0; COLUMNS]);
     mix(&mut hashes, &[0; COLUMNS]);
     hashes.iter().fold(0, |folded, hash| folded ^ hash)

@@ -1,36 +1,36 @@
-//! `postmaster.pid`: what a server that runs, or has crashed, says of itself in its data directory.
+//! `postmaster.pid`: a running or crashed server's description of itself in its data directory.
 
-/// What the file says. Whether the process still runs is the reader's to find out, and what follows from it.
+/// The content of the file. The caller must determine whether the process still runs.
 ///
-/// Source: PostgreSQL `utils/pidfile.h` (`miscadmin.h` up to 9.6), `LOCK_FILE_LINE_PID` and its neighbours. A server writes
-/// it line by line while it starts, so that the later ones may be missing.
+/// Source: PostgreSQL `utils/pidfile.h` (`miscadmin.h` up to 9.6), `LOCK_FILE_LINE_PID` and following. A starting
+/// server writes the file line by line, so later lines may be missing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PostmasterPid {
-    /// The process. In single-user mode the file has it negated.
+    /// The process ID. In single-user mode the file contains it negated.
     pub process_id: i32,
     /// Whether it is in single-user mode.
     pub single_user: bool,
-    /// When it started, in seconds since 1970.
+    /// Start time, in seconds since 1970.
     pub started_unix_s: Option<i64>,
     /// The port.
     pub port: Option<u16>,
-    /// The directory of its first Unix socket; `None` when it has none, or not yet.
+    /// The directory of the first Unix socket; `None` if there is none, or none yet.
     pub socket_directory: Option<String>,
-    /// The first address at which it listens; `*` is every one. `None` when it has none, or not yet.
+    /// The first listen address; `*` means all addresses. `None` if there is none, or none yet.
     pub listen_address: Option<String>,
-    /// Whether it was told to shut down, in whichever way.
+    /// Whether the server is shutting down, in any mode.
     pub stopping: bool,
 }
 
 impl PostmasterPid {
-    /// Reads it; `None` when it names no process: the server has just begun, or the file is something else.
+    /// Parses the file; `None` if it names no process: the server has just begun to write it, or it is another file.
     pub fn parse(content: &[u8]) -> Option<PostmasterPid> {
         let content = String::from_utf8_lossy(content);
         let lines: Vec<&str> = content.lines().map(str::trim).collect();
         let line = |number: usize| lines.get(number).copied().filter(|line| !line.is_empty());
         let written: i32 = line(0)?.parse().ok()?;
         let process_id = written.checked_abs()?;
-        // 0 stands for more than one process. In a container a server may be process 1.
+        // 0 would denote a process group. In a container, a server may be process 1.
         if process_id < 1 {
             return None;
         }

@@ -1,4 +1,4 @@
-//! Where a recovery ends, and the settings that tell the server so.
+//! The end of a recovery, and the settings that specify it.
 
 use super::lsn::Lsn;
 use super::setting::quote_setting;
@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use std::fmt;
 use std::str::FromStr;
 
-/// Where a recovery ends.
+/// The point at which a recovery ends.
 ///
 /// Source: PostgreSQL manual, "Recovery Target"; `access/transam/xlogrecovery.c`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,16 +28,16 @@ pub enum RecoveryTarget {
     Name(RestorePointName),
 }
 
-/// The name of a restore point, as `pg_create_restore_point` takes it: 1 to 63 bytes.
+/// The name of a restore point, as accepted by `pg_create_restore_point`: 1 to 63 bytes.
 ///
 /// Source: `access/xlog_internal.h`, `MAXFNAMELEN`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct RestorePointName(String);
 
-/// Whether what stands exactly at the target is recovered. Only positions, times and transactions have both choices.
+/// Whether recovery includes the target itself. Applies only to positions, times and transactions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TargetBound {
-    /// It is recovered; PostgreSQL's default.
+    /// The target is included; PostgreSQL's default.
     Inclusive,
     /// Recovery ends just before it.
     Exclusive,
@@ -46,47 +46,47 @@ pub enum TargetBound {
 /// The timeline to which the server recovers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TargetTimeline {
-    /// The newest that the archive knows a history of; PostgreSQL's default.
+    /// The newest timeline with a history in the archive; PostgreSQL's default.
     Latest,
-    /// The base backup's own.
+    /// The timeline of the base backup.
     Current,
-    /// This one.
+    /// This timeline.
     Id(TimelineId),
 }
 
-/// What the server does once the target is reached. Without a target it always promotes itself.
+/// The server's action when it reaches the target. Without a target it always promotes itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TargetAction {
-    /// It waits, open for reading, until somebody promotes it or moves the target.
+    /// Pauses, open for read-only queries, until it is promoted or the target is changed.
     Pause,
-    /// It ends recovery and begins a new timeline.
+    /// Ends recovery and begins a new timeline.
     Promote,
-    /// It stops.
+    /// Shuts down.
     Shutdown,
 }
 
-/// All that tells the server where to end and what then.
+/// All settings that specify the end of a recovery.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TargetSettings {
-    /// Where recovery ends.
+    /// The target.
     pub target: RecoveryTarget,
-    /// Whether that is included.
+    /// Whether the target is included.
     pub bound: TargetBound,
-    /// On which timeline.
+    /// The timeline.
     pub timeline: TargetTimeline,
-    /// What happens then.
+    /// The action at the target.
     pub action: TargetAction,
 }
 
 impl TargetSettings {
-    /// The lines for `postgresql.auto.conf`, each ended by a line feed.
+    /// The lines for `postgresql.auto.conf`, each terminated by a line feed.
     ///
-    /// All five targets are written, so that none which an operator once left in `postgresql.conf` comes to life. The
-    /// empty ones stand first: a server that meets an empty one after the one in use refuses to start with "multiple
-    /// recovery targets specified" (measured on 13 to 18).
+    /// Writes all five target settings, so that none left in `postgresql.conf` takes effect. Empty ones come first: a
+    /// server that reads an empty one after the one in use refuses to start with "multiple recovery targets specified"
+    /// (measured on 13 to 18).
     ///
     /// # Errors
-    /// None for values that were made by their constructors.
+    /// None for values created by their constructors.
     pub fn render(&self) -> Result<String> {
         let used = self.target.setting();
         let mut lines = String::new();
@@ -119,7 +119,7 @@ fn line(name: &str, value: &str) -> Result<String> {
 }
 
 impl RecoveryTarget {
-    /// The setting that this target uses, with its value; `None` for [`RecoveryTarget::Latest`].
+    /// The setting for this target, with its value; `None` for [`RecoveryTarget::Latest`].
     fn setting(&self) -> Option<(&'static str, String)> {
         match self {
             RecoveryTarget::Latest => None,
@@ -132,9 +132,9 @@ impl RecoveryTarget {
     }
 }
 
-/// The time with its offset, which no setting of the server can change the meaning of.
+/// The time with its offset, so that no setting of the server can change its meaning.
 fn setting_time(time: jiff::Timestamp) -> String {
-    // What WAL says has microseconds; the server would round, we cut.
+    // Times in WAL have microseconds. The server would round the value; truncate it instead.
     let time = PgTimestamp::from_jiff(time).to_jiff().unwrap_or(time);
     time.strftime("%Y-%m-%d %H:%M:%S.%6f+00").to_string()
 }
@@ -153,13 +153,13 @@ impl fmt::Display for RecoveryTarget {
 }
 
 impl RestorePointName {
-    /// The longest name in bytes.
+    /// Upper limit for the length of a name, in bytes.
     pub const BYTES_MAX: usize = 63;
 
-    /// The restore point with this name.
+    /// Checks the name of a restore point.
     ///
     /// # Errors
-    /// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) if it is empty, too long, or has a NUL byte.
+    /// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) if it is empty, too long, or contains a NUL byte.
     pub fn new(name: &str) -> Result<RestorePointName> {
         if name.is_empty() {
             Err(Error::usage("the name of a restore point cannot be empty"))

@@ -1,27 +1,28 @@
-//! The version of one server, which may be one that pgark does not know.
+//! The version of a server, which may be unknown to pgark.
 
 use super::major_version::MajorVersion;
 use crate::error::{Error, Result};
 use std::fmt;
 
-/// What a server says of its version, and as which version its files are read.
+/// The version of a server, and the version whose formats are used to read its files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ServerVersion {
-    /// The major version's number, as in `PG_VERSION`.
+    /// The major version number, as in `PG_VERSION`.
     pub number: u32,
-    /// The format of the catalogs; names of directories in tablespaces hold it.
+    /// The catalog version; part of directory names in tablespaces.
     pub catalog_version: u32,
-    /// The version whose formats and functions it is taken to have: its own, or for an unknown one the one that the
-    /// operator has us assume.
+    /// The version whose formats and functions are used: its own, or for an unknown version the one that the operator
+    /// has chosen to assume.
     pub formats: MajorVersion,
 }
 
 impl ServerVersion {
-    /// The version of a server with this `server_version_num` and catalog version; `assumed` is for an unknown one.
+    /// The version of a server with this `server_version_num` and catalog version; `assumed` applies to an unknown one.
     ///
     /// # Errors
-    /// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) for a version that pgark does not know when none is assumed,
-    /// for a development version of one that it knows when another is, and for two marks that contradict each other.
+    /// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) for an unknown version if none is assumed, for a
+    /// development version of a known version if another version is assumed, and for two numbers that contradict each
+    /// other.
     pub fn of(
         version_num: u32,
         catalog_version: u32,
@@ -42,20 +43,20 @@ impl ServerVersion {
         Ok(ServerVersion { number: version_num / 10_000, catalog_version, formats })
     }
 
-    /// Whether it is an unknown version, of which the formats are assumed.
+    /// Whether the version is unknown and its formats are assumed.
     pub fn is_assumed(self) -> bool {
         MajorVersion::of_catalog_version(self.catalog_version).is_none()
     }
 
-    /// The name of the directory in a tablespace that belongs to this version. Source: PostgreSQL
-    /// `common/relpath.h`, `TABLESPACE_VERSION_DIRECTORY`.
+    /// The name of this version's directory in a tablespace. Source: PostgreSQL `common/relpath.h`,
+    /// `TABLESPACE_VERSION_DIRECTORY`.
     pub fn tablespace_directory(self) -> String {
         format!("PG_{}_{}", self.number, self.catalog_version)
     }
 }
 
 impl fmt::Display for ServerVersion {
-    /// `18`, or `20 (catalog version 202709101), read as 19`.
+    /// Prints `18`, or `20 (catalog version 202709101), read as 19`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.is_assumed() {
             false => write!(f, "{}", self.number),
@@ -71,7 +72,7 @@ impl fmt::Display for ServerVersion {
 }
 
 impl From<MajorVersion> for ServerVersion {
-    /// A release.
+    /// The version of a release.
     fn from(version: MajorVersion) -> ServerVersion {
         ServerVersion {
             number: version.as_u32(),
@@ -81,7 +82,7 @@ impl From<MajorVersion> for ServerVersion {
     }
 }
 
-/// The error for catalogs of no release, which `whose` has.
+/// The error for a catalog version of no release; `whose` names its owner.
 pub(super) fn no_release(whose: &str, catalog_version: u32) -> Error {
     Error::usage(format!("{whose} has catalog version {catalog_version}, which is not a release")).hint(
         format!(

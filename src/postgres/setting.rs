@@ -3,14 +3,13 @@
 use crate::error::{Error, Result};
 use std::fmt::Write;
 
-/// `value` as it stands in `postgresql.auto.conf`, quotes included.
+/// Quotes a value for `postgresql.auto.conf`.
 ///
-/// Text form: single quotes around it; quotes are doubled, backslashes doubled, and control characters written as
-/// escapes, since a string must not span lines. Source: PostgreSQL `utils/misc/guc-file.l`, `STRING` and
-/// `DeescapeQuotedString`.
+/// Text form: enclosed in single quotes; quotes and backslashes are doubled, and control characters escaped, because a
+/// string must not span lines. Source: PostgreSQL `utils/misc/guc-file.l`, `STRING` and `DeescapeQuotedString`.
 ///
 /// # Errors
-/// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) if the value has a NUL byte, which no setting can hold.
+/// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) if the value contains a NUL byte, which no setting can hold.
 pub fn quote_setting(value: &str) -> Result<String> {
     let mut quoted = String::with_capacity(value.len() + 2);
     quoted.push('\'');

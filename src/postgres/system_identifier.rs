@@ -1,14 +1,14 @@
-//! The number that tells one cluster from every other.
+//! The number that identifies a cluster.
 
 use crate::error::{Error, Result};
 use std::fmt;
 use std::num::NonZeroU64;
 use std::str::FromStr;
 
-/// The identifier that `initdb` gives a cluster; all its copies and standbys share it.
+/// The identifier that `initdb` assigns to a cluster; all its copies and standbys share it.
 ///
-/// Text form: decimal digits, as `pg_controldata` prints them. In JSON it is a string, because numbers above 2^53
-/// lose digits in most readers. Source: PostgreSQL `catalog/pg_control.h`, `system_identifier`; 0 is never one.
+/// Text form: decimal digits, as printed by `pg_controldata`. In JSON it is a string, because most readers lose digits
+/// of numbers above 2^53. Source: PostgreSQL `catalog/pg_control.h`, `system_identifier`; never 0.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SystemIdentifier(NonZeroU64);
 
@@ -42,7 +42,7 @@ impl fmt::Debug for SystemIdentifier {
 impl FromStr for SystemIdentifier {
     type Err = Error;
 
-    /// Reads decimal digits without sign or leading zero, so that one cluster has one spelling.
+    /// Parses decimal digits without sign or leading zeros, so that each cluster has a single spelling.
     fn from_str(text: &str) -> Result<SystemIdentifier> {
         let well_formed = text.bytes().all(|b| b.is_ascii_digit()) && !text.starts_with('0');
         let number = if well_formed { text.parse().ok() } else { None };

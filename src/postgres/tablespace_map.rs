@@ -1,28 +1,28 @@
-//! `tablespace_map`: where a base backup's tablespaces lie.
+//! `tablespace_map`: the locations of a base backup's tablespaces.
 
 use super::major_version::MajorVersion;
 use crate::error::{Error, Result};
 
-/// The longest `tablespace_map` that is read, in bytes; a line is an object identifier and a path.
+/// Upper limit for the size of a `tablespace_map`, in bytes; a line is an object identifier and a path.
 pub const TABLESPACE_MAP_BYTES_MAX: usize = 16 << 20;
 
-/// One tablespace: the link `pg_tblspc/<oid>` and what it points to.
+/// A tablespace: the target of the link `pg_tblspc/<oid>`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TablespaceLocation {
     /// The tablespace's object identifier.
     pub oid: u32,
-    /// The directory that the link points to: any bytes but NUL.
+    /// The target directory of the link: any bytes but NUL.
     pub path: Vec<u8>,
 }
 
-/// Reads a `tablespace_map` that the server of this major version wrote.
+/// Parses a `tablespace_map` written by a server of this major version.
 ///
-/// Text form: a line per tablespace, object identifier, blank, path. In the path a backslash stands before each line
-/// feed and carriage return and, from 14 on, before each backslash. 13 does not escape backslashes.
+/// Text form: a line for each tablespace with object identifier, space, path. In the path, a backslash precedes each
+/// line feed and carriage return and, from version 14 on, each backslash. Version 13 does not escape backslashes.
 /// Source: PostgreSQL `access/transam/xlog.c`, `do_pg_backup_start`, and `xlogrecovery.c`, `read_tablespace_map`.
 ///
 /// # Errors
-/// [`ErrorKind::Damaged`](crate::error::ErrorKind::Damaged) for anything else, a tablespace that comes twice, and more
+/// [`ErrorKind::Damaged`](crate::error::ErrorKind::Damaged) for any other content, a duplicate tablespace, and more
 /// than [`TABLESPACE_MAP_BYTES_MAX`].
 pub fn parse_tablespace_map(content: &[u8], version: MajorVersion) -> Result<Vec<TablespaceLocation>> {
     if content.len() > TABLESPACE_MAP_BYTES_MAX {
@@ -64,11 +64,11 @@ pub fn parse_tablespace_map(content: &[u8], version: MajorVersion) -> Result<Vec
     Ok(locations)
 }
 
-/// Writes a `tablespace_map` for the server of this major version.
+/// Writes a `tablespace_map` for a server of this major version.
 ///
 /// # Errors
 /// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) for a path that the server could not read back: empty, with a
-/// NUL byte or, in 13, with a backslash at its end.
+/// NUL byte or, in version 13, with a trailing backslash.
 pub fn render_tablespace_map(locations: &[TablespaceLocation], version: MajorVersion) -> Result<Vec<u8>> {
     let mut content = Vec::new();
     for location in locations {
@@ -115,7 +115,7 @@ mod tests {
 
     #[test]
     fn reads_what_each_version_writes() {
-        // Both maps are of servers with these two tablespaces.
+        // Both maps come from servers with these two tablespaces.
         let expected = [location(16402, b"/mnt/ts2"), location(16401, b"/mnt/ts\n back\\slash")];
         for (version, content) in [
             (MajorVersion::V13, &b"16402 /mnt/ts2\n16401 /mnt/ts\\\n back\\slash\n"[..]),

@@ -1,29 +1,29 @@
-//! The time to which an operator wants to recover, as a person writes it.
+//! Parses the recovery target time entered by an operator.
 //!
-//! Owns: understanding it without a doubt, or refusing it. A time zone is never assumed: the operator's, the server's
-//! and that of the log in which the time was read may be three different ones.
+//! Owns: parsing it unambiguously, or rejecting it. Never assumes a time zone: those of the operator, the server and
+//! the log from which the time was copied may differ.
 
 use crate::error::{Error, Result};
 use jiff::Timestamp;
 use jiff::civil::{Date, DateTime, Time};
 use jiff::tz::{Offset, TimeZone};
 
-/// The longest text that is looked at, in bytes; the longest zone name has 30.
+/// Upper limit for the length of the text, in bytes; the longest zone name has 30.
 const TEXT_BYTES_MAX: usize = 100;
 
-/// The largest offset that PostgreSQL takes, 15:59:59, in seconds.
+/// Upper limit for an offset in PostgreSQL, 15:59:59, in seconds.
 const OFFSET_S_MAX: i32 = 16 * 3600 - 1;
 
-/// Reads a time with its zone.
+/// Parses a time with its zone.
 ///
-/// Text form: `2026-01-15 14:30`, with a blank or `T` in the middle and optionally seconds and up to six further digits;
-/// then, after an optional blank, `Z`, `UTC`, `GMT`, an offset (`+01`, `+0100`, `+01:00`, `+01:00:00`) or a zone's name
-/// (`Europe/Berlin`). RFC 3339 is a part of this. Abbreviations such as `EST` are refused: they mean different things in
-/// different places, and `UTC+2` means the opposite to PostgreSQL.
+/// Text form: `2026-01-15 14:30`, with a space or `T` between date and time, optionally with seconds and up to six
+/// decimal places; then, after an optional space, `Z`, `UTC`, `GMT`, an offset (`+01`, `+0100`, `+01:00`, `+01:00:00`)
+/// or a zone name (`Europe/Berlin`). This includes RFC 3339. Rejects abbreviations such as `EST`, whose meaning depends
+/// on the region, and `UTC+2`, which means the opposite in PostgreSQL.
 ///
 /// # Errors
-/// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) for everything else, and for a time that a zone's clock skips or
-/// shows twice.
+/// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) for anything else, and for a local time that does not exist or
+/// is ambiguous in its zone.
 pub fn parse_target_time(text: &str) -> Result<Timestamp> {
     let text = text.trim();
     let not_a_time = || {
@@ -52,7 +52,7 @@ pub fn parse_target_time(text: &str) -> Result<Timestamp> {
     in_named_zone(civil_time, zone)
 }
 
-/// The part of digits and what separates them, and the zone after it.
+/// Splits the text into date and time, and zone.
 fn split(text: &str) -> Option<(&str, &str)> {
     let (date, rest) = text.split_at_checked(10)?;
     if !rest.starts_with([' ', 'T', 't']) {
@@ -63,7 +63,7 @@ fn split(text: &str) -> Option<(&str, &str)> {
     text.split_at_checked(date.len() + 1 + length.unwrap_or(clock.len()))
 }
 
-/// `2026-01-15 14:30`, `…:00`, `…:00.123456`.
+/// Parses `2026-01-15 14:30`, `…:00` or `…:00.123456`.
 fn civil_of(text: &str) -> Option<DateTime> {
     let (date, clock) = (text.get(..10)?, text.get(11..)?);
     let mut date = date.split('-');
@@ -95,7 +95,7 @@ fn civil_of(text: &str) -> Option<DateTime> {
     Some(date.to_datetime(time))
 }
 
-/// `+01`, `+0100`, `+01:00` or `+01:00:00`, with either sign.
+/// Parses `+01`, `+0100`, `+01:00` or `+01:00:00`, with either sign.
 fn offset_of(text: &str) -> Option<Offset> {
     let sign = if text.starts_with('-') { -1 } else { 1 };
     let digits = text.get(1..)?;
@@ -114,7 +114,7 @@ fn offset_of(text: &str) -> Option<Offset> {
     Offset::from_seconds(sign * seconds.min(OFFSET_S_MAX)).ok()
 }
 
-/// A number of exactly this many decimal digits.
+/// Parses a number of exactly `digits` decimal digits.
 fn number(text: &str, digits: usize) -> Option<u32> {
     let well_formed = text.len() == digits && text.bytes().all(|b| b.is_ascii_digit());
     if well_formed { text.parse().ok() } else { None }

@@ -1,4 +1,4 @@
-//! Timelines, and the history files that tell how one came out of another.
+//! Timelines, and the history files that list their ancestors.
 
 use super::lsn::{Lsn, SegmentNumber, SegmentSize};
 use crate::error::{Error, Result};
@@ -8,13 +8,13 @@ use std::str::FromStr;
 
 /// One timeline of a cluster: 1 for a new cluster, a new one after each recovery or promotion.
 ///
-/// `Display` prints decimal digits, as `recovery_target_timeline` takes them; file names carry eight hexadecimal
+/// `Display` prints decimal digits, as accepted by `recovery_target_timeline`; file names contain eight hexadecimal
 /// digits ([`TimelineId::file_digits`]). Source: PostgreSQL `access/xlogdefs.h`, `TimeLineID`.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(transparent)]
 pub struct TimelineId(NonZeroU32);
 
-/// How a timeline came out of its ancestors: the content of `<timeline>.history`.
+/// The ancestors of a timeline: the content of `<timeline>.history`.
 ///
 /// Source: PostgreSQL `access/transam/timeline.c`, `readTimeLineHistory` and `writeTimeLineHistory`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,16 +23,16 @@ pub struct TimelineHistory {
     switches: Vec<TimelineSwitch>,
 }
 
-/// One line of a history file: the ancestor `timeline` ends at `switch_point`, where the next one begins.
+/// A line of a history file: the ancestor `timeline` ends at `switch_point`, where the next timeline begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TimelineSwitch {
     /// The ancestor.
     pub timeline: TimelineId,
-    /// The first position that does not belong to the ancestor any more.
+    /// The first position that no longer belongs to the ancestor.
     pub switch_point: Lsn,
 }
 
-/// The largest history file that is read, in bytes. A line is some 60 bytes; four thousand promotions fit.
+/// Upper limit for the size of a history file, in bytes. A line has about 60 bytes, so four thousand promotions fit.
 pub const HISTORY_BYTES_MAX: usize = 256 << 10;
 
 impl TimelineId {
@@ -52,7 +52,7 @@ impl TimelineId {
         self.0.get()
     }
 
-    /// The eight upper-case hexadecimal digits of file names.
+    /// The eight upper-case hexadecimal digits in file names.
     pub fn file_digits(self) -> String {
         format!("{:08X}", self.as_u32())
     }
@@ -73,7 +73,7 @@ impl fmt::Debug for TimelineId {
 impl FromStr for TimelineId {
     type Err = Error;
 
-    /// Reads decimal digits, or hexadecimal ones after `0x`, as `recovery_target_timeline` does.
+    /// Parses decimal digits, or hexadecimal ones after `0x`, as `recovery_target_timeline` does.
     fn from_str(text: &str) -> Result<TimelineId> {
         let number = match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
             Some(digits) if digits.bytes().all(|b| b.is_ascii_hexdigit()) => {
@@ -90,31 +90,31 @@ impl FromStr for TimelineId {
 }
 
 impl TimelineHistory {
-    /// The history of timeline 1, which has no ancestors and no file.
+    /// The history of timeline 1, which has no ancestors and no history file.
     pub fn of_first() -> TimelineHistory {
         TimelineHistory::without_ancestors(TimelineId::FIRST)
     }
 
-    /// The history of a timeline of which no ancestor is known.
+    /// The history of a timeline without known ancestors.
     pub fn without_ancestors(timeline: TimelineId) -> TimelineHistory {
         TimelineHistory { timeline, switches: Vec::new() }
     }
 
-    /// Reads the content of `<timeline>.history`.
+    /// Parses the content of `<timeline>.history`.
     ///
-    /// Text form: a line per ancestor, oldest first: number, LSN and reason, separated by white space; `#` starts a
-    /// comment. Numbers rise and positions do not fall, and all numbers are below `timeline`.
+    /// Text form: a line for each ancestor, oldest first, with number, LSN and reason, separated by whitespace; `#`
+    /// starts a comment. Numbers increase, positions do not decrease, and all numbers are less than `timeline`.
     ///
     /// # Errors
-    /// [`ErrorKind::Damaged`](crate::error::ErrorKind::Damaged) for anything that PostgreSQL itself would refuse, and
-    /// for a file without ancestors, or above [`HISTORY_BYTES_MAX`].
+    /// [`ErrorKind::Damaged`](crate::error::ErrorKind::Damaged) for content that PostgreSQL would reject, for a file
+    /// without ancestors, and for a file larger than [`HISTORY_BYTES_MAX`].
     pub fn parse(timeline: TimelineId, content: &[u8]) -> Result<TimelineHistory> {
         let damaged =
             |why: String| Error::damaged(format!("history file of timeline {timeline} is damaged: {why}"));
         if content.len() > HISTORY_BYTES_MAX {
             return Err(damaged(format!("it has {} bytes", content.len())));
         }
-        // The reason may hold a restore point's name in any encoding; only the first two fields matter.
+        // The reason may contain a restore point's name in any encoding; only the first two fields are used.
         let text = String::from_utf8_lossy(content);
         let mut switches: Vec<TimelineSwitch> = Vec::new();
         for (line, number) in text.lines().zip(1_u32..) {
@@ -144,22 +144,22 @@ impl TimelineHistory {
         }
     }
 
-    /// The timeline whose history this is.
+    /// The timeline that this history describes.
     pub fn timeline(&self) -> TimelineId {
         self.timeline
     }
 
-    /// The ancestors, oldest first, each with the position where it ends.
+    /// The ancestors, oldest first, each with the position at which it ends.
     pub fn switches(&self) -> &[TimelineSwitch] {
         &self.switches
     }
 
-    /// The switch that this timeline began with; `None` for timeline 1.
+    /// The switch at which this timeline began; `None` for timeline 1.
     pub fn parent(&self) -> Option<TimelineSwitch> {
         self.switches.last().copied()
     }
 
-    /// The timeline that the byte at `position` belongs to, on the way to this timeline.
+    /// The timeline to which the byte at `position` belongs, on the path to this timeline.
     pub fn timeline_at(&self, position: Lsn) -> TimelineId {
         self.switches
             .iter()
@@ -167,8 +167,8 @@ impl TimelineHistory {
             .map_or(self.timeline, |switch| switch.timeline)
     }
 
-    /// The timeline whose name the segment carries that PostgreSQL reads on the way to this timeline: a segment that
-    /// holds a switch point is read from the newest timeline that begins in it.
+    /// The timeline in the name of the segment that PostgreSQL reads on the path to this timeline: a segment with
+    /// switch points is read from the newest timeline that begins in it.
     ///
     /// Source: PostgreSQL `access/transam/xlogrecovery.c`, `XLogFileReadAnyTLI`.
     pub fn timeline_of_segment(&self, segment: SegmentNumber, size: SegmentSize) -> TimelineId {
@@ -178,17 +178,17 @@ impl TimelineHistory {
             .map_or(self.timeline, |switch| switch.timeline)
     }
 
-    /// The first segment that carries this timeline's name; `None` for timeline 1, which begins before its first WAL.
+    /// The first segment with this timeline in its name; `None` for timeline 1, which begins before its first WAL.
     pub fn first_segment(&self, size: SegmentSize) -> Option<SegmentNumber> {
         self.parent().map(|parent| parent.switch_point.segment(size))
     }
 
-    /// Whether `timeline` is this one or one of its ancestors.
+    /// Whether `timeline` is this timeline or one of its ancestors.
     pub fn contains(&self, timeline: TimelineId) -> bool {
         timeline == self.timeline || self.switches.iter().any(|switch| switch.timeline == timeline)
     }
 
-    /// Where `timeline` ends on the way to this one: `None` if it is this one, or not an ancestor.
+    /// The position at which `timeline` ends on the path to this one; `None` if it is this one, or not an ancestor.
     pub fn end_of(&self, timeline: TimelineId) -> Option<Lsn> {
         self.switches.iter().find(|switch| switch.timeline == timeline).map(|switch| switch.switch_point)
     }

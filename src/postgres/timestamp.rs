@@ -1,4 +1,4 @@
-//! PostgreSQL's `timestamptz`, as it lies in WAL.
+//! PostgreSQL's `timestamptz`, as stored in WAL.
 
 use std::fmt;
 
@@ -13,31 +13,31 @@ const EPOCH_UNIX_S: i64 = 946_684_800;
 pub struct PgTimestamp(i64);
 
 impl PgTimestamp {
-    /// The time this many microseconds after 2000.
+    /// The time at this number of microseconds after 2000-01-01.
     pub const fn new(microseconds: i64) -> PgTimestamp {
         PgTimestamp(microseconds)
     }
 
-    /// Microseconds since 2000.
+    /// The number of microseconds since 2000-01-01.
     pub const fn as_i64(self) -> i64 {
         self.0
     }
 
-    /// The same point in time in the calendar; `None` if it is out of its range, as only damaged WAL can say.
+    /// The same time as a calendar date; `None` if it is out of range, which only damaged WAL contains.
     pub fn to_jiff(self) -> Option<jiff::Timestamp> {
         let unix_us = self.0.checked_add(EPOCH_UNIX_S * 1_000_000)?;
         jiff::Timestamp::from_microsecond(unix_us).ok()
     }
 
-    /// Whether this is more than `window` after `other`.
+    /// Whether this time is more than `window` later than `other`.
     pub fn is_later_by(self, other: PgTimestamp, window: std::time::Duration) -> bool {
         let window = i64::try_from(window.as_micros()).unwrap_or(i64::MAX);
         self.0.saturating_sub(other.0) > window
     }
 
-    /// The last microsecond that is not after `time`.
+    /// The last microsecond that is not later than `time`.
     pub fn from_jiff(time: jiff::Timestamp) -> PgTimestamp {
-        // The calendar ends in the year 9999, and its nanoseconds are below those of the microsecond before 1970.
+        // The calendar ends in the year 9999, so the result fits. Rounds down, also before 1970.
         let nanoseconds = time.as_nanosecond().div_euclid(1000) - i128::from(EPOCH_UNIX_S) * 1_000_000;
         PgTimestamp(i64::try_from(nanoseconds).unwrap_or(i64::MAX))
     }

@@ -1,74 +1,73 @@
-//! What differs between the major versions of PostgreSQL: one table, with a row for each, so that a new version is a new row
-//! and nowhere a comparison of versions.
+//! The differences between PostgreSQL's major versions, in a table with a row for each. A new version is a new row; no
+//! other code compares versions.
 //!
-//! A row is written as what has changed since the version before.
+//! A row lists its differences from the previous version.
 
 use super::major_version::MajorVersion;
 
-/// A row: all that pgark has to know of one major version.
+/// A row of the table: all that pgark has to know about one major version.
 #[derive(Debug)]
 pub struct VersionFacts {
-    /// The number, as in `PG_VERSION`.
+    /// The major version number, as in `PG_VERSION`.
     pub number: u32,
     /// The first two bytes of every WAL page. Source: `access/xlog_internal.h`, `XLOG_PAGE_MAGIC`.
     pub wal_magic: u16,
-    /// The format of the system catalogs. Source: `catalog/catversion.h`, `CATALOG_VERSION_NO`.
+    /// The catalog version. Source: `catalog/catversion.h`, `CATALOG_VERSION_NO`.
     pub catalog_version: u32,
-    /// The format of `pg_control`. Source: `catalog/pg_control.h`, `PG_CONTROL_VERSION`.
+    /// The version of `pg_control`. Source: `catalog/pg_control.h`, `PG_CONTROL_VERSION`.
     pub control_version: u32,
-    /// Where in `pg_control` the checksum stands, which ends its content.
-    /// Source: `catalog/pg_control.h`, `ControlFileData`.
+    /// Offset of the checksum in `pg_control`, which is also the size of the content before it. Source:
+    /// `catalog/pg_control.h`, `ControlFileData`.
     pub control_checksum_offset: usize,
-    /// Where fields came into `pg_control` that 13 does not have, before its checksum: the offset in 13's layout before which
-    /// they stand, and by how many bytes all that follows has moved. Source: the same.
+    /// Fields inserted into `pg_control` since version 13, before the checksum: the offset in version 13's layout
+    /// before which they were inserted, and the number of bytes by which they shift all that follows. Source: as above.
     pub control_insertions: &'static [(usize, usize)],
-    /// The flags of a page image in WAL of which each means that it is compressed. Source: `access/xlogrecord.h`,
+    /// The flags of a page image in WAL each of which marks it as compressed. Source: `access/xlogrecord.h`,
     /// `BKPIMAGE_*`.
     pub compressed_image_flags: u8,
-    /// How many bytes each dropped object takes in the record of a commit. Source: `access/xact.h`, `xl_xact_stats_item`,
-    /// where an object's identifier has 64 bits from 18 on.
+    /// Size of each dropped statistics item in a commit record, in bytes. Source: `access/xact.h`,
+    /// `xl_xact_stats_item`, whose object identifiers have 64 bits from version 18 on.
     pub statistics_item_bytes: u64,
-    /// Which `backup_manifest` the server writes: from version 2 on it names the cluster.
+    /// The version of the `backup_manifest` that the server writes; from version 2 on it contains the system
+    /// identifier.
     pub manifest_version: u32,
-    /// Whether the server's reader of `tablespace_map` takes every backslash for an escape, or only one before the end of a
-    /// line. Source: `access/transam/xlogrecovery.c`, `read_tablespace_map`.
+    /// Whether the server's parser of `tablespace_map` treats every backslash as an escape character, or only one
+    /// before a line end. Source: `access/transam/xlogrecovery.c`, `read_tablespace_map`.
     pub tablespace_map_escapes_backslashes: bool,
     /// The function that starts a backup.
     pub start_backup: &'static str,
     /// The function that stops it.
     pub stop_backup: &'static str,
-    /// What both are told besides: that the backup is not the only one, where that had to be said.
+    /// Further argument of both functions, which requests a non-exclusive backup in versions that support both kinds.
     pub backup_options: &'static str,
-    /// How the replication protocol's `BASE_BACKUP` is written and answered.
+    /// The syntax and the response format of the replication protocol's `BASE_BACKUP`.
     pub base_backup: BaseBackupForm,
-    /// Whether the server can summarize its WAL, and so send incremental backups and mark them in the backup label.
+    /// Whether the server can summarize WAL, and therefore send incremental backups and mark them in the backup label.
     pub has_wal_summaries: bool,
-    /// Whether the server has `archive_library`, which `archive_command` does not go with.
+    /// Whether the server has `archive_library`, which excludes `archive_command`.
     pub has_archive_library: bool,
-    /// Whether `pg_database` has the version of each database's collation.
+    /// Whether `pg_database` contains the version of each database's collation.
     pub has_database_collation_version: bool,
-    /// An SQL expression that is `paused` where replay stands still.
+    /// An SQL expression that returns `paused` while replay is paused.
     pub replay_pause_state: &'static str,
-    /// Settings, each with a value, that must not be what they were in the original when its copy is recovered; besides
-    /// those of every version.
+    /// Settings, each with a value, that a recovered copy must override, in addition to those of all versions.
     pub settings_of_recovery: &'static [(&'static str, &'static str)],
-    /// Directories whose content the server makes anew when it starts. Source: `backup/basebackup.c`,
-    /// `excludeDirContents`.
+    /// Directories whose content the server recreates at startup. Source: `backup/basebackup.c`, `excludeDirContents`.
     pub emptied_directories: &'static [&'static str],
-    /// The directories in `pg_wal` that are kept, empty. Source: `backup/basebackup.c`, `sendDir`.
+    /// Directories in `pg_wal` that a backup keeps, empty. Source: `backup/basebackup.c`, `sendDir`.
     pub directories_in_pg_wal: &'static [&'static str],
-    /// Files that no backup holds. Source: `backup/basebackup.c`, `excludeFiles`.
+    /// Files that no backup contains. Source: `backup/basebackup.c`, `excludeFiles`.
     pub skipped_files: &'static [&'static str],
-    /// How the names of others begin. Source: the same, and `sendDir`.
+    /// Name prefixes of further such files. Source: as above, and `sendDir`.
     pub skipped_beginnings: &'static [&'static str],
 }
 
-/// The forms of `BASE_BACKUP`. Source: PostgreSQL's manual, "Streaming Replication Protocol".
+/// The variants of `BASE_BACKUP`. Source: PostgreSQL's manual, "Streaming Replication Protocol".
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BaseBackupForm {
-    /// Words one after the other; the answer has a stream for each archive.
+    /// Keywords; the response has a stream for each archive.
     Words,
-    /// A list of options; the answer is one stream, whose messages say what they are.
+    /// A list of options; the response is a single stream of typed messages.
     Options,
 }
 
@@ -91,7 +90,8 @@ const V13: VersionFacts = VersionFacts {
     has_archive_library: false,
     has_database_collation_version: false,
     replay_pause_state: "CASE WHEN pg_is_wal_replay_paused() THEN 'paused' END",
-    // Would end the recovery where it pauses, and the server removes the file, which may be meant for the original.
+    // A trigger file would end the recovery at its pause. The server would also remove the file, which may be meant for
+    // the original.
     settings_of_recovery: &[("promote_trigger_file", "")],
     emptied_directories: &[
         "pg_stat_tmp",
@@ -207,11 +207,11 @@ mod tests {
         let facts = MajorVersion::ALL.map(MajorVersion::facts);
         for (one, next) in facts.iter().zip(&facts[1..]) {
             assert_eq!(one.number + 1, next.number);
-            // Both grow, with every version.
+            // Both increase with every version.
             assert!(one.wal_magic < next.wal_magic && one.catalog_version < next.catalog_version, "{next:?}");
             assert!(one.control_version <= next.control_version, "{next:?}");
         }
-        // What was taken over from the row above by mistake.
+        // Detects values copied from the row above by mistake.
         let column = |of: fn(&VersionFacts) -> String| facts.map(of);
         assert_eq!(
             column(|facts| format!("{}({})", facts.start_backup, facts.backup_options)),
@@ -235,7 +235,7 @@ mod tests {
         }
     }
 
-    /// Of servers of each version, where there are files of theirs.
+    /// Compares rows with real servers of each version for which there are fixtures.
     #[test]
     fn the_rows_are_those_of_real_servers() {
         let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/postgres");

@@ -1,20 +1,20 @@
-//! Visibility maps: which pages of a heap hold nothing but rows that everybody sees.
+//! Visibility maps: the heap pages that contain only rows visible to all transactions.
 //!
-//! A heap's page says so itself as well, and the two belong together: what changes the page clears the map's bit only where the
-//! page has its mark. Source: PostgreSQL `access/visibilitymapdefs.h`, `access/heap/visibilitymap.c`.
+//! The heap page has a flag too, and the two depend on each other: a change of the page clears the map's bit only if
+//! the page has its flag. Source: PostgreSQL `access/visibilitymapdefs.h`, `access/heap/visibilitymap.c`.
 
 use super::page::{PAGE_BYTES, PageBytes};
 
-/// Where a map's page begins to hold bits: `MAXALIGN(SizeOfPageHeaderData)`.
+/// Offset of the bits in a page of the map: `MAXALIGN(SizeOfPageHeaderData)`.
 const BITS_OFFSET: usize = 24;
 
-/// `HEAPBLOCKS_PER_BYTE`: of two bits a page the first says that all is visible, the second that all is frozen.
+/// `HEAPBLOCKS_PER_BYTE`: each page has two bits, the first for all-visible, the second for all-frozen.
 const BLOCKS_PER_BYTE: usize = 4;
 
-/// How many pages of the heap a page of its map tells of, `HEAPBLOCKS_PER_PAGE`.
+/// Number of heap pages that a page of the map covers, `HEAPBLOCKS_PER_PAGE`.
 pub const BLOCKS_PER_PAGE: u32 = ((PAGE_BYTES - BITS_OFFSET) * BLOCKS_PER_BYTE) as u32;
 
-/// Whether a page of a map says that all is visible on the heap's page `block`, counted from the first that it tells of.
+/// Whether a page of the map marks heap page `block` as all-visible, counted from the first page that it covers.
 pub fn is_all_visible(map_page: &PageBytes, block: u32) -> bool {
     let (byte, place) = (block as usize / BLOCKS_PER_BYTE, block as usize % BLOCKS_PER_BYTE);
     map_page.get(BITS_OFFSET + byte).is_some_and(|bits| bits >> (2 * place) & 1 == 1)
@@ -28,7 +28,7 @@ mod tests {
     fn two_bits_tell_of_a_page() {
         assert_eq!(BLOCKS_PER_PAGE, 32672);
         let mut page = [0; PAGE_BYTES];
-        // Frozen without being visible, which the server does not write; visible; both; the last.
+        // Frozen without visible, which no server writes; visible; both; the last one.
         page[24] = 0b_0011_0110;
         page[PAGE_BYTES - 1] = 0b_0100_0000;
         let visible: Vec<u32> =

@@ -1,4 +1,4 @@
-//! The names of the files that PostgreSQL archives, and of the one kind that an archive adds to them.
+//! The names of the files that PostgreSQL archives, and one more kind that pgark adds.
 
 use super::lsn::{Lsn, SegmentNumber, SegmentSize};
 use super::timeline::TimelineId;
@@ -8,8 +8,8 @@ use std::str::FromStr;
 
 /// The name of a complete WAL segment: 24 upper-case hexadecimal digits (timeline, log, segment).
 ///
-/// Which bytes of the WAL it holds follows only together with the segment size. Source: PostgreSQL
-/// `access/xlog_internal.h`, `XLogFileName`.
+/// The segment size determines which bytes of the WAL it contains. Source: PostgreSQL `access/xlog_internal.h`,
+/// `XLogFileName`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SegmentName {
     timeline: TimelineId,
@@ -17,21 +17,21 @@ pub struct SegmentName {
     segment: u32,
 }
 
-/// The name of a file in the archive: the four forms that PostgreSQL archives or asks for, and one of our own.
+/// The name of a file in the archive: the four forms that PostgreSQL archives or requests, and one of pgark's own.
 ///
-/// Source: PostgreSQL `access/xlog_internal.h`, `IsXLogFileName` and its neighbours.
+/// Source: PostgreSQL `access/xlog_internal.h`, `IsXLogFileName` and following.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum WalFileName {
     /// `000000010000000000000003`: a complete segment.
     Segment(SegmentName),
-    /// `000000010000000000000003.partial`: the last, incomplete segment of a timeline that was left.
+    /// `000000010000000000000003.partial`: the last, incomplete segment of a timeline at a promotion.
     Partial(SegmentName),
-    /// `000000010000000000000003.partial.0123456789abcdef`: a partial segment that came after a different one of the same
-    /// name, with the first eight bytes of its BLAKE3 digest. PostgreSQL knows no such name.
+    /// `000000010000000000000003.partial.0123456789abcdef`: a partial segment that arrived after a different one of the
+    /// same name, with the first eight bytes of its BLAKE3 digest. PostgreSQL does not know this form.
     FurtherPartial(SegmentName, u64),
-    /// `00000002.history`: how a timeline came out of its ancestors.
+    /// `00000002.history`: the ancestors of a timeline.
     History(TimelineId),
-    /// `000000010000000000000003.00000028.backup`: where a base backup started, as an offset in a segment.
+    /// `000000010000000000000003.00000028.backup`: the start point of a base backup, as an offset in a segment.
     BackupHistory(SegmentName, u32),
 }
 
@@ -62,12 +62,12 @@ impl SegmentName {
         self.log
     }
 
-    /// Whether the name is the one behind `other` in the same log, which holds for every segment size.
+    /// Whether this name directly follows `other` in the same log; the result does not depend on the segment size.
     pub fn follows(self, other: SegmentName) -> bool {
         self.is_beside(other) && other.segment.checked_add(1) == Some(self.segment)
     }
 
-    /// The name in the middle between this one and a later one of the same log; this one when there is none between them.
+    /// The name halfway between this one and a later one of the same log; this one if there is none between them.
     #[must_use]
     pub fn middle(self, later: SegmentName) -> SegmentName {
         let distance = if self.is_beside(later) { later.segment.saturating_sub(self.segment) } else { 0 };
@@ -78,7 +78,7 @@ impl SegmentName {
         (self.timeline, self.log) == (other.timeline, other.log)
     }
 
-    /// The ordinal of the segment; `None` when the last eight digits do not exist at this segment size.
+    /// The ordinal number of the segment; `None` if the last eight digits are too large for this segment size.
     pub fn number(self, size: SegmentSize) -> Option<SegmentNumber> {
         let per_log = size.segments_per_log();
         (u64::from(self.segment) < per_log)
@@ -87,7 +87,7 @@ impl SegmentName {
 }
 
 impl WalFileName {
-    /// The segment that a segment, partial or backup name speaks of.
+    /// The segment in the name of a segment, partial segment or backup history file.
     pub fn segment(self) -> Option<SegmentName> {
         match self {
             WalFileName::Segment(segment)
@@ -98,7 +98,7 @@ impl WalFileName {
         }
     }
 
-    /// The timeline that the name carries.
+    /// The timeline in the name.
     pub fn timeline(self) -> TimelineId {
         match self {
             WalFileName::History(timeline) => timeline,
@@ -109,7 +109,7 @@ impl WalFileName {
         }
     }
 
-    /// Whether a server archives files of this name.
+    /// Whether PostgreSQL archives files with such names.
     pub fn is_of_postgresql(self) -> bool {
         !matches!(self, WalFileName::FurtherPartial(..))
     }
@@ -139,7 +139,7 @@ fn eight_digits(text: &str) -> Option<u32> {
     if well_formed { u32::from_str_radix(text, 16).ok() } else { None }
 }
 
-/// Exactly sixteen lower-case hexadecimal digits, as we write digests.
+/// Exactly sixteen lower-case hexadecimal digits, as in pgark's digests.
 fn sixteen_digits(text: &str) -> Option<u64> {
     let well_formed = text.len() == 16 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
     if well_formed { u64::from_str_radix(text, 16).ok() } else { None }
@@ -190,7 +190,7 @@ impl FromStr for WalFileName {
     }
 }
 
-/// Serialised as the name itself.
+/// Serializes the name as text.
 macro_rules! serialize_as_text {
     ($($name:ty),*) => {$(
         impl serde::Serialize for $name {

@@ -1,7 +1,7 @@
-//! The headers at the start of every WAL page.
+//! The headers at the start of WAL pages.
 //!
-//! Owns: what they say and whether it can be true. Does not own: whether a page is the one that was expected there
-//! (that is up to the reader of the pages), and records.
+//! Owns: parsing them and checking that their values are possible. Does not own: whether a page is the expected one
+//! (the task of the page reader), and records.
 
 use super::little_endian::{u16_at, u32_at, u64_at};
 use super::lsn::{Lsn, SegmentSize};
@@ -10,47 +10,47 @@ use super::system_identifier::SystemIdentifier;
 use super::timeline::TimelineId;
 use crate::error::{Error, Result};
 
-/// The length of a WAL page in bytes. PostgreSQL can be built with another one; no distribution does, and pgark
-/// refuses such WAL. Source: `XLOG_BLCKSZ`.
+/// The size of a WAL page in bytes. PostgreSQL can be built with another size; no distribution does that, and pgark
+/// rejects such WAL. Source: `XLOG_BLCKSZ`.
 pub const WAL_PAGE_BYTES: u32 = 8192;
 
-/// The header of every page but the first of a segment, 24 bytes.
+/// The header of every page except the first of a segment, 24 bytes.
 ///
 /// Shape: magic (2), flags (2), timeline (4), address (8), bytes of a continued record (4), padding (4); little-endian.
 /// Source: PostgreSQL `access/xlog_internal.h`, `XLogPageHeaderData`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WalPageHeader {
-    /// The version that wrote the page, by its magic; for an unknown one, the version as which it was read.
+    /// The version that wrote the page, derived from the magic; for an unknown version, the assumed one.
     pub version: MajorVersion,
-    /// The magic itself.
+    /// The magic.
     pub magic: u16,
     /// The flag bits that are set.
     flags: u16,
-    /// The timeline of the first record on the page: in a segment that holds a switch point, an ancestor's before it.
+    /// The timeline of the first record on the page. In a segment with a switch point, pages before it have the
+    /// ancestor's.
     pub timeline: TimelineId,
     /// The position of the page's first byte.
     pub address: Lsn,
-    /// How many bytes of a record that began on an earlier page are still to come, counted from this page on; 0 if a
-    /// record starts here.
+    /// Number of bytes, from this page on, that remain of a record that began on an earlier page; 0 if there is none.
     pub remaining_bytes: u32,
 }
 
-/// The header of the first page of a segment, 40 bytes: it says to what the segment belongs.
+/// The header of the first page of a segment, 40 bytes; it identifies the segment.
 ///
-/// Shape: the 24 bytes of [`WalPageHeader`], then system identifier (8), segment size (4), page length (4).
+/// Shape: the 24 bytes of [`WalPageHeader`], then system identifier (8), segment size (4), page size (4).
 /// Source: PostgreSQL `access/xlog_internal.h`, `XLogLongPageHeaderData`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LongPageHeader {
-    /// What every page says.
+    /// The fields that all pages have.
     pub page: WalPageHeader,
     /// The cluster that wrote the segment.
     pub system: SystemIdentifier,
-    /// The segment's length.
+    /// The size of the segment.
     pub segment_size: SegmentSize,
 }
 
 impl WalPageHeader {
-    /// The header's length in bytes, padding included.
+    /// Size of the header in bytes, including padding.
     pub const BYTES: u32 = 24;
 
     const CONTINUED: u16 = 0x0001;
@@ -58,12 +58,12 @@ impl WalPageHeader {
     const OVERWRITE: u16 = 0x0008;
     const ALL_FLAGS: u16 = 0x000F;
 
-    /// Reads the header at the start of `page`. A page of a version that is not known is read as one of the `assumed`
-    /// version.
+    /// Parses the header at the start of `page`, in the format of the `assumed` version if its version is unknown.
     ///
     /// # Errors
-    /// [`ErrorKind::Damaged`](crate::error::ErrorKind::Damaged) if the bytes are too few, the magic is of no supported
-    /// version and none is assumed, an unknown flag is set, or a field has a value that PostgreSQL never writes.
+    /// [`ErrorKind::Damaged`](crate::error::ErrorKind::Damaged) if there are too few bytes, the magic belongs to no
+    /// supported version and none is assumed, an unknown flag is set, or a field has a value that PostgreSQL never
+    /// writes.
     pub fn parse(page: &[u8], assumed: Option<MajorVersion>) -> Result<WalPageHeader> {
         let too_short = || Error::damaged(format!("WAL page has only {} bytes", page.len()));
         let magic = u16_at(page, 0).ok_or_else(too_short)?;
@@ -83,37 +83,37 @@ impl WalPageHeader {
         Ok(WalPageHeader { version, magic, flags, timeline, address, remaining_bytes })
     }
 
-    /// Whether the page begins with the rest of a record that began earlier.
+    /// Whether the page begins with the rest of an earlier record.
     pub fn is_continued(&self) -> bool {
         self.flags & WalPageHeader::CONTINUED != 0
     }
 
-    /// Whether this is the header of a segment's first page.
+    /// Whether this is the header of the first page of a segment.
     pub fn is_long(&self) -> bool {
         self.flags & WalPageHeader::LONG != 0
     }
 
-    /// Whether this page replaces the lost rest of a record: after a crash (14 and later), the server gives up a record
-    /// whose later pages never reached the disk, and goes on at this page.
+    /// Whether this page replaces the lost rest of a record: after a crash, the server (version 14 and later) abandons
+    /// a record whose later pages never reached the disk, and continues at this page.
     pub fn is_overwrite(&self) -> bool {
         self.flags & WalPageHeader::OVERWRITE != 0
     }
 
-    /// The length of the header on its page, in bytes.
+    /// Size of the header, in bytes.
     pub fn header_bytes(&self) -> u32 {
         if self.is_long() { LongPageHeader::BYTES } else { WalPageHeader::BYTES }
     }
 }
 
 impl LongPageHeader {
-    /// The header's length in bytes.
+    /// Size of the header in bytes.
     pub const BYTES: u32 = 40;
 
-    /// Reads the header at the start of a segment, of which 40 bytes are enough.
+    /// Parses the header at the start of a segment, of which the first 40 bytes suffice.
     ///
     /// # Errors
-    /// [`ErrorKind::Damaged`](crate::error::ErrorKind::Damaged) as for [`WalPageHeader::parse`], and if it is not the
-    /// long form, its address is not the start of a segment, or segment size and page length are not possible ones.
+    /// [`ErrorKind::Damaged`](crate::error::ErrorKind::Damaged) as for [`WalPageHeader::parse`], and if it is not a
+    /// long header, its address is not the start of a segment, or the segment size or page size is impossible.
     pub fn parse(segment: &[u8], assumed: Option<MajorVersion>) -> Result<LongPageHeader> {
         let too_short = || Error::damaged(format!("WAL segment has only {} bytes", segment.len()));
         let page = WalPageHeader::parse(segment, assumed)?;
@@ -144,7 +144,7 @@ impl LongPageHeader {
     }
 }
 
-/// The version that wrote a page. What most likely is no page of an unknown version is not taken for one.
+/// The version that wrote a page. Rejects a page that is unlikely to belong to an unknown version.
 fn version_of(magic: u16, assumed: Option<MajorVersion>) -> Result<MajorVersion> {
     if let Some(known) = MajorVersion::of_wal_magic(magic) {
         return Ok(known);
@@ -169,7 +169,7 @@ fn version_of(magic: u16, assumed: Option<MajorVersion>) -> Result<MajorVersion>
 mod tests {
     use super::*;
 
-    /// The first 40 bytes of segment 8 of a cluster of PostgreSQL 15 with segments of 1 MiB.
+    /// The first 40 bytes of segment 8 of a PostgreSQL 15 cluster with segments of 1 MiB.
     const SEGMENT: [u8; 40] = [
         0x10, 0xD1, 0x07, 0x00, 0x01, 0, 0, 0, 0, 0, 0x80, 0, 0, 0, 0, 0, 0x39, 0, 0, 0, 0, 0, 0, 0, 0x7D,
         0x8E, 0xFE, 0xB9, 0x33, 0x80, 0, 0x6B, 0, 0, 0x10, 0, 0, 0x20, 0, 0,

@@ -1,4 +1,4 @@
-//! Finds what a WAL record says while its bytes pass by, so that no record is ever held as a whole.
+//! Decodes WAL records as their bytes arrive, without holding a whole record in memory.
 
 use super::control_file::ServerLimits;
 use super::little_endian::{i64_at, u8_at, u16_at, u32_at, u64_at};
@@ -9,22 +9,22 @@ use super::timestamp::PgTimestamp;
 use super::wal_record::{CheckpointKind, RecordHeader, ResourceManager, TransactionEnd, WalPayload};
 use super::xid::Xid;
 
-/// The most bytes that the headers before a record's data can have: 33 blocks of at most 27 bytes, the origin, the
-/// top-level transaction and the length of the main data.
+/// Upper limit for the size of the headers before a record's data, in bytes: 33 blocks of at most 27 bytes, the origin,
+/// the top-level transaction and the length of the main data.
 ///
 /// Source: PostgreSQL `access/xlogrecord.h`, `XLR_MAX_BLOCK_ID` and `MaxSizeOfXLogRecordBlockHeader`.
 const HEADERS_BYTES_MAX: usize = 33 * 27 + 3 + 5 + 5;
 
-/// `wal_level = minimal` in a record. Source: PostgreSQL `access/xlog.h`, `WalLevel`.
+/// `wal_level = minimal` as stored in a record. Source: PostgreSQL `access/xlog.h`, `WalLevel`.
 const WAL_LEVEL_MINIMAL: u32 = 0;
 
-/// The longest part of a main data that is kept: a new tablespace's, a number and a path with its end. Source: PostgreSQL
-/// `pg_config_manual.h`, `MAXPGPATH`.
+/// Upper limit for the part of the main data that is kept, in bytes. The largest is that of a new tablespace: a number
+/// and a NUL-terminated path. Source: PostgreSQL `pg_config_manual.h`, `MAXPGPATH`.
 const KEPT_BYTES_MAX: usize = 4 + 1024;
 
-/// Takes the bytes of one record after another.
+/// Decodes one record after another.
 pub(super) struct PayloadDecoder {
-    /// The subtransaction that is looked for in the ends of transactions.
+    /// The subtransaction to search for in the ends of transactions.
     pub(super) wanted: Option<Xid>,
     kind: Kind,
     version: MajorVersion,
@@ -35,13 +35,13 @@ pub(super) struct PayloadDecoder {
     main: MainData,
 }
 
-/// What is taken from the main data: its first bytes, or what the end of a transaction says.
+/// State of the main data: its first bytes, or the parsed end of a transaction.
 struct MainData {
     kept: Kept<KEPT_BYTES_MAX>,
     transaction: TransactionWalk,
 }
 
-/// What kind of record is passing.
+/// Kind of the current record.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Commit,
@@ -60,13 +60,13 @@ enum Kind {
 
 #[derive(Clone, Copy)]
 enum Phase {
-    /// The headers before the data are being kept.
+    /// Collecting the headers before the data.
     Headers,
-    /// This many bytes of block data come before the main data.
+    /// Skipping this number of bytes of block data before the main data.
     Blocks(u64),
-    /// The main data passes.
+    /// Reading the main data.
     Main,
-    /// The headers made no sense.
+    /// The headers are invalid.
     Broken,
 }
 
@@ -82,7 +82,7 @@ impl Kind {
             (ResourceManager::XLOG, 0x70) => Kind::RestorePoint,
             (ResourceManager::XLOG, 0x90) => Kind::EndOfRecovery,
             (ResourceManager::TABLESPACE, 0x00) => Kind::TablespaceCreate,
-            // The highest bit says whether flags follow.
+            // The highest bit indicates whether flags follow.
             (ResourceManager::TRANSACTION, info) => match info & 0x70 {
                 0x00 => Kind::Commit,
                 0x20 => Kind::Abort,
@@ -113,7 +113,7 @@ impl PayloadDecoder {
         }
     }
 
-    /// Begins a record that has `body_bytes` after its fixed header.
+    /// Begins a record with `body_bytes` bytes after its fixed header.
     pub(super) fn begin(&mut self, header: &RecordHeader, body_bytes: u64, version: MajorVersion) {
         self.kind = Kind::of(header);
         self.version = version;
@@ -127,7 +127,7 @@ impl PayloadDecoder {
         self.main.transaction.wanted = self.wanted;
     }
 
-    /// Takes the next bytes of the body.
+    /// Processes the next bytes of the body.
     pub(super) fn push(&mut self, bytes: &[u8]) {
         if matches!(self.kind, Kind::Other | Kind::Switch) {
             return;
@@ -144,7 +144,7 @@ impl PayloadDecoder {
                 self.phase = Phase::Broken;
                 return;
             };
-            // What was kept may reach into the main data already.
+            // The collected bytes may already extend into the main data.
             self.phase = Phase::Blocks(main_offset.saturating_sub(seen_bytes));
             let main = usize::try_from(main_offset).ok().and_then(|offset| kept.get(offset..));
             self.main.push(self.kind, self.version, main.unwrap_or_default());
@@ -159,7 +159,7 @@ impl PayloadDecoder {
         }
     }
 
-    /// What the record said, after its last byte; `None` if a record of this kind cannot be like that.
+    /// The decoded content after the last byte; `None` if it is impossible for a record of this kind.
     pub(super) fn finish(&self) -> Option<WalPayload<'_>> {
         let main = self.main.kept.get();
         let lsn = |offset| u64_at(main, offset).and_then(Lsn::new);
@@ -184,7 +184,8 @@ impl PayloadDecoder {
                 redo: lsn(0)?,
                 timeline: timeline(8)?,
                 previous_timeline: timeline(12)?,
-                // Source: PostgreSQL `catalog/pg_control.h`, `CheckPoint`: what lies between is aligned alike in all versions.
+                // Source: PostgreSQL `catalog/pg_control.h`, `CheckPoint`; the fields in between have the same
+                // alignment in all versions.
                 next_xid: u64_at(main, 24)?,
             },
             Kind::TablespaceCreate => {
@@ -225,10 +226,10 @@ impl MainData {
     }
 }
 
-/// Where the main data begins in the body of a record, whose headers `headers` holds; `None` if they make no sense.
+/// Offset of the main data in the body of a record that begins with `headers`; `None` if the headers are invalid.
 ///
-/// Shape of a body: headers of the blocks; perhaps the origin and the top-level transaction; the header of the main data
-/// with its length; the data of the blocks; the main data. Source: PostgreSQL `access/xlogrecord.h`;
+/// Shape of a body: headers of the blocks; optionally the origin and the top-level transaction; the header of the main
+/// data with its length; the data of the blocks; the main data. Source: PostgreSQL `access/xlogrecord.h`;
 /// `access/transam/xlogreader.c`, `DecodeXLogRecord`.
 fn main_data_offset(headers: &[u8], body_bytes: u64, version: MajorVersion) -> Option<u64> {
     let mut at = 0_usize;
@@ -261,12 +262,12 @@ fn main_data_offset(headers: &[u8], body_bytes: u64, version: MajorVersion) -> O
                     block_bytes += u64::from(u16_at(headers, at)?);
                     let image_flags = u8_at(headers, at + 4)?;
                     at += 5;
-                    // The length of a compressed page's hole is stored; else it follows.
+                    // The hole's length is stored only for a compressed page.
                     if image_flags & 0x01 != 0 && is_compressed(image_flags, version) {
                         at += 2;
                     }
                 }
-                // The relation, unless it is that of the block before; then the block number.
+                // The relation, unless it is the same as that of the previous block; then the block number.
                 at += if flags & 0x80 == 0 { 12 + 4 } else { 4 };
             }
             _ => return None,
@@ -281,7 +282,7 @@ fn is_compressed(image_flags: u8, version: MajorVersion) -> bool {
     image_flags & version.facts().compressed_image_flags != 0
 }
 
-/// The first bytes of something, up to `N`.
+/// A buffer for the first bytes of the input, up to `N`.
 #[derive(Clone, Copy)]
 struct Kept<const N: usize> {
     bytes: [u8; N],
@@ -297,7 +298,7 @@ impl<const N: usize> Kept<N> {
         self.bytes.get(..self.length).unwrap_or_default()
     }
 
-    /// Keeps what is missing up to `wanted` bytes; gives back the rest.
+    /// Appends bytes until there are `wanted`; returns the rest.
     fn push<'a>(&mut self, bytes: &'a [u8], wanted: usize) -> &'a [u8] {
         let taken = wanted.min(N).saturating_sub(self.length).min(bytes.len());
         let (kept, rest) = bytes.split_at_checked(taken).unwrap_or((bytes, &[]));
@@ -309,8 +310,8 @@ impl<const N: usize> Kept<N> {
     }
 }
 
-/// Walks over the main data of a commit or abort up to the number of a prepared transaction, which stands behind lists of
-/// any length.
+/// Parses the main data of a commit or abort up to the ID of a prepared transaction, which comes after lists of any
+/// length.
 ///
 /// Source: PostgreSQL `access/xact.h`, `xl_xact_commit`; `access/rmgrdesc/xactdesc.c`, `ParseCommitRecord`.
 struct TransactionWalk {
@@ -321,21 +322,21 @@ struct TransactionWalk {
     skipped_bytes: u64,
     time: Option<PgTimestamp>,
     prepared: Option<Xid>,
-    /// A subtransaction that is looked for, and whether it was among those that ended here.
+    /// The subtransaction to search for, and whether the record lists it.
     wanted: Option<Xid>,
     holds_wanted: bool,
-    /// How many numbers of subtransactions are still to come.
+    /// Number of subtransaction IDs still to come.
     subtransactions: u32,
 }
 
-/// The parts of the main data, in this order; all but the first are optional.
+/// The parts of the main data in order; all but the first are optional.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Part {
     Time,
     Flags,
     Database,
     Subtransactions,
-    /// One of them, if one is looked for.
+    /// A subtransaction ID, if one is searched for.
     Subtransaction,
     Relations,
     Statistics,
@@ -378,10 +379,10 @@ impl TransactionWalk {
         }
     }
 
-    /// A part's fixed bytes are complete.
+    /// Processes the complete fixed bytes of a part.
     fn take(&mut self, part: Part, version: MajorVersion) {
         let kept = self.kept.get();
-        // Four bytes, or the count of a list.
+        // A four-byte value, or the count of a list.
         let number = u32_at(kept, 0).unwrap_or_default();
         let element_bytes = match part {
             Part::Time => {
@@ -414,7 +415,7 @@ impl TransactionWalk {
         self.skipped_bytes = u64::from(number) * element_bytes;
     }
 
-    /// The part after this one; `None` if nothing of interest follows.
+    /// The next part; `None` if nothing relevant follows.
     fn after(&self, part: Part) -> Option<Part> {
         const OPTIONAL: [(Part, u32); 6] = [
             (Part::Database, 1 << 0),
@@ -450,7 +451,7 @@ impl TransactionWalk {
 mod tests {
     use super::*;
 
-    /// A record's fixed header of this kind.
+    /// The fixed header of a record of this kind.
     fn header(resource_manager: u8, info: u8) -> RecordHeader {
         let mut bytes = [0; RecordHeader::BYTES];
         bytes[4] = 77;
@@ -459,7 +460,7 @@ mod tests {
         RecordHeader::parse(&bytes)
     }
 
-    /// What is found in this body, whatever the pieces in which it comes.
+    /// The decoded content of a body, checked to be independent of the pieces in which it arrives.
     fn decoded(resource_manager: u8, info: u8, body: &[u8], version: MajorVersion) -> Option<String> {
         let whole = decoded_in_pieces(resource_manager, info, body, version, usize::MAX);
         for piece in [1, 3, 8, 1000] {
@@ -483,7 +484,7 @@ mod tests {
         decoder.finish().map(|payload| format!("{payload:?}"))
     }
 
-    /// The header of a main data of this length.
+    /// The header of main data with this length.
     fn main_header(length: usize) -> Vec<u8> {
         if length < 256 {
             vec![255, length as u8]
@@ -492,7 +493,7 @@ mod tests {
         }
     }
 
-    /// A commit of a prepared transaction with every list, each of this many elements.
+    /// The commit of a prepared transaction with all lists, each with this number of elements.
     fn prepared_commit(elements: u32, statistics: Option<usize>) -> Vec<u8> {
         let list =
             |bytes: usize| [&elements.to_le_bytes()[..], &vec![0xAB; bytes * elements as usize]].concat();

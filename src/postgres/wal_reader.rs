@@ -1,7 +1,7 @@
-//! Reads WAL, record by record, as its pages come in.
+//! Reads WAL record by record, as its pages arrive.
 //!
-//! Owns: putting records together across pages and segments, and finding where valid WAL ends. Does not own: where
-//! segments come from, and which timeline's segment is the right one.
+//! Owns: assembling records across pages and segments, and finding the end of valid WAL. Does not own: the source of
+//! the segments, and the choice of the timeline.
 
 use super::lsn::{Lsn, SegmentSize};
 use super::major_version::MajorVersion;
@@ -17,14 +17,14 @@ use std::ops::ControlFlow;
 
 const PAGE: usize = WAL_PAGE_BYTES as usize;
 
-/// The longest record that is believed, in bytes. Source: PostgreSQL `access/xlogrecord.h`, `XLogRecordMaxSize` (1020
-/// MiB, from 16 on); before, the server's largest allocation, 1 GiB.
+/// Upper limit for the length of a record, in bytes. Source: PostgreSQL `access/xlogrecord.h`, `XLogRecordMaxSize`
+/// (1020 MiB, from version 16 on); before, the server's largest allocation, 1 GiB.
 const RECORD_BYTES_MAX: u32 = 1 << 30;
 
-/// Reads WAL. It holds a kilobyte, whatever the length of the records, and allocates nothing while it reads.
+/// Reads WAL. Holds a kilobyte in memory, whatever the length of the records, and does not allocate while reading.
 ///
-/// It is fed with pages and calls back for each record: the storage decides how many pages come at a time. After a
-/// switch of the segment, [`WalReader::next_page`] lies in the next segment, so that the rest need not be fetched.
+/// The caller feeds it any number of pages at a time, and it calls back for each record. After a segment switch,
+/// [`WalReader::next_page`] lies in the next segment, so the rest need not be fetched.
 pub struct WalReader {
     segment_size: SegmentSize,
     system: Option<SystemIdentifier>,
@@ -33,7 +33,7 @@ pub struct WalReader {
     assumed: Option<MajorVersion>,
     timeline: Option<TimelineId>,
     next_page: u64,
-    /// Where the next record begins, or the boundary of the page at whose start it does.
+    /// Position of the next record, or the page boundary before it.
     position: u64,
     start: Start,
     previous: Option<Lsn>,
@@ -42,48 +42,48 @@ pub struct WalReader {
     end: Option<WalEnd>,
 }
 
-/// What stands at the position from which reading begins.
+/// What begins at the position where reading starts.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Start {
     /// The first byte of a record.
     Record,
-    /// A page, perhaps with the rest of a record that began before.
+    /// A page, which may begin with the rest of an earlier record.
     Page,
 }
 
-/// How far [`WalReader::read`] has come.
+/// Result of [`WalReader::read`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WalProgress {
-    /// All pages were read; the next one to feed is [`WalReader::next_page`].
+    /// All pages were read; [`WalReader::next_page`] is the next one.
     NeedsMore,
-    /// The visitor wanted no more. The page that holds the next record can be fed again.
+    /// The visitor stopped. The page with the next record can be fed again.
     Stopped,
     /// Valid WAL ends here.
     Ended(WalEnd),
 }
 
-/// Where valid WAL ends, and why.
+/// The end of valid WAL, and the reason.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WalEnd {
     /// The position after the last complete record.
     pub position: Lsn,
-    /// What is found there.
+    /// What follows at that position.
     pub cause: WalEndCause,
     detail: String,
 }
 
-/// What is found where valid WAL ends.
+/// What follows the end of valid WAL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WalEndCause {
-    /// Zeros: nothing was written there yet.
+    /// Zeros: not written yet.
     Unwritten,
-    /// What an earlier use of the file left there.
+    /// Content from an earlier use of the file.
     Stale,
-    /// Something that is no record: it was cut off or damaged.
+    /// An invalid record: truncated or damaged.
     Broken,
 }
 
-/// A record of which not all bytes were seen yet.
+/// An incomplete record.
 struct RecordState {
     start: Lsn,
     timeline: TimelineId,
@@ -93,11 +93,11 @@ struct RecordState {
     checksum: u32,
 }
 
-/// Why reading cannot go on.
+/// The reason why reading cannot continue.
 enum Obstacle {
-    /// Valid WAL ends: what is found, and in words.
+    /// The end of valid WAL: its cause, and a description.
     End(WalEndCause, String),
-    /// Something is wrong that is not the end of WAL.
+    /// An error other than the end of WAL.
     Failure(Error),
 }
 
@@ -116,32 +116,33 @@ fn broken<T>(detail: impl Into<String>) -> Step<T> {
 }
 
 impl WalReader {
-    /// A reader that begins with the record at `start`, which may also be the boundary of a page that begins with one.
+    /// Creates a reader that begins with the record at `start`. `start` may also be the boundary of a page that begins
+    /// with a record.
     pub fn from_record(start: Lsn, segment_size: SegmentSize) -> WalReader {
         WalReader::new(start.as_u64(), Start::Record, segment_size)
     }
 
-    /// A reader that begins with the first record that starts on the page that holds `position`, or on a later one.
+    /// Creates a reader that begins with the first record that starts on the page of `position` or on a later one.
     pub fn from_page(position: Lsn, segment_size: SegmentSize) -> WalReader {
         let page = position.as_u64() - position.as_u64() % PAGE as u64;
         WalReader::new(page, Start::Page, segment_size)
     }
 
-    /// The same reader, which reads WAL of an unknown version as that of the `assumed` one.
+    /// Makes the reader treat WAL of an unknown version as that of the `assumed` version.
     #[must_use]
     pub fn assuming(mut self, assumed: Option<MajorVersion>) -> WalReader {
         self.assumed = assumed;
         self
     }
 
-    /// The same reader, which says of the end of each transaction whether this subtransaction was part of it.
+    /// Makes the reader report for the end of each transaction whether it includes this subtransaction.
     #[must_use]
     pub fn looking_for(mut self, subtransaction: Option<Xid>) -> WalReader {
         self.decoder.wanted = subtransaction;
         self
     }
 
-    /// The same reader, which accepts only WAL of this cluster. Without it the first segment's decides.
+    /// Makes the reader accept only WAL of this cluster. Otherwise the first segment determines the cluster.
     #[must_use]
     pub fn of_system(mut self, system: SystemIdentifier) -> WalReader {
         self.system = Some(system);
@@ -166,23 +167,23 @@ impl WalReader {
         }
     }
 
-    /// The address of the next page that is needed.
+    /// The address of the next required page.
     pub fn next_page(&self) -> Lsn {
         at(self.next_page)
     }
 
-    /// The position after the last complete record, where the next or the incomplete one begins.
+    /// The position after the last complete record, where the next or an incomplete one begins.
     pub fn position(&self) -> Lsn {
         self.record.as_ref().map_or(at(self.position), |record| record.start)
     }
 
-    /// Reads `pages`, the first of which lies at `address`, and calls `visit` for every record that is complete. Pages
-    /// before [`WalReader::next_page`] are passed over.
+    /// Reads `pages`, which begin at `address`, and calls `visit` for every complete record. Skips pages before
+    /// [`WalReader::next_page`].
     ///
     /// # Errors
-    /// [`ErrorKind::Foreign`] for WAL of another cluster, [`ErrorKind::Hole`] if pages are missing before `address`,
-    /// [`ErrorKind::Damaged`] if `pages` are not whole pages, or a record has a checksum that holds and content that
-    /// cannot be. Where valid WAL ends is not an error.
+    /// [`ErrorKind::Foreign`] for WAL of another cluster, [`ErrorKind::Hole`] if pages before `address` are missing,
+    /// [`ErrorKind::Damaged`] if `pages` does not consist of whole pages, or a record has a correct checksum and
+    /// impossible content. The end of valid WAL is not an error.
     pub fn read(
         &mut self,
         address: Lsn,
@@ -193,7 +194,7 @@ impl WalReader {
         if !rest.is_empty() || !address.as_u64().is_multiple_of(PAGE as u64) {
             return Err(Error::damaged(format!("WAL from {address} on does not consist of whole pages")));
         }
-        // Two segments before the end of the address space nothing can overflow.
+        // Up to two segments before the end of the address space, nothing can overflow.
         let room = pages.len() as u64 + 2 * self.segment_size.as_u64();
         if address.as_u64().checked_add(room).is_none() {
             return Err(Error::damaged(format!("there is no WAL at {address}")));
@@ -225,7 +226,7 @@ impl WalReader {
         Ok(WalProgress::NeedsMore)
     }
 
-    /// Reads one page. The inner error ends valid WAL.
+    /// Reads one page. The inner error denotes the end of valid WAL.
     fn read_page(
         &mut self,
         address: u64,
@@ -235,14 +236,14 @@ impl WalReader {
         let header = self.page_header(address, page)?;
         let mut offset = self.first_offset(address, page, &header)?;
         loop {
-            // A record that is complete, be it one that began on an earlier page.
+            // A record is complete; it may have begun on an earlier page.
             if self.record.as_ref().is_some_and(|record| record.seen_bytes == record.total_bytes) {
                 self.position = address + offset as u64;
                 if self.finish_record(visit)?.is_break() {
                     return Ok(ControlFlow::Break(()));
                 }
                 if self.position > address + offset as u64 {
-                    // A switch.
+                    // A segment switch.
                     break;
                 }
             }
@@ -256,7 +257,7 @@ impl WalReader {
         Ok(ControlFlow::Continue(()))
     }
 
-    /// The page's header, if the page can be the one at this address.
+    /// The header of a page, if the page belongs at this address.
     fn page_header(&mut self, address: u64, page: &[u8; PAGE]) -> Step<WalPageHeader> {
         if page.first_chunk() == Some(&[0; 24]) {
             return unwritten("the page was never written");
@@ -307,17 +308,17 @@ impl WalReader {
         Ok(header)
     }
 
-    /// The offset of the first record of the page, after what belongs to an earlier one.
+    /// The offset of the first record of the page, after the rest of an earlier one.
     fn first_offset(&mut self, address: u64, page: &[u8; PAGE], header: &WalPageHeader) -> Step<usize> {
         let header_bytes = header.header_bytes() as usize;
         let body = page.get(header_bytes..).unwrap_or_default();
-        // The aligned end of a record's rest, up to the end of the page.
+        // The aligned end of an earlier record's rest, limited to the page.
         let rest_end = || header_bytes + body.len().min(aligned(header.remaining_bytes));
         if let Some(record) = &self.record {
             let missing = record.total_bytes - record.seen_bytes;
             if header.is_overwrite() {
-                // The server gave the record up: its rest never reached the disk. The record before it stays the one to
-                // which the next one points back.
+                // The server abandoned the record, because its rest never reached the disk. The next record points back
+                // to the record before it.
                 self.record = None;
                 self.position = address;
                 return Ok(header_bytes);
@@ -345,7 +346,7 @@ impl WalReader {
         }
     }
 
-    /// Begins the record at `offset` and takes what this page has of it; gives the aligned offset after that.
+    /// Begins the record at `offset` and processes its bytes on this page; returns the aligned offset after them.
     fn begin_record(
         &mut self,
         address: u64,
@@ -354,10 +355,10 @@ impl WalReader {
         header: &WalPageHeader,
     ) -> Step<usize> {
         self.position = address + offset as u64;
-        // From the first record on, pages follow each other.
+        // After the first record, pages are contiguous.
         self.start = Start::Record;
         let bytes = page.get(offset..).unwrap_or_default();
-        // Records begin at multiples of 8, so that the length is never torn.
+        // Records begin at multiples of 8, so the length never spans pages.
         let total_bytes = bytes.first_chunk().copied().map_or(0, u32::from_le_bytes);
         if total_bytes == 0 {
             return unwritten("nothing was written there");
@@ -377,7 +378,7 @@ impl WalReader {
         Ok(offset + aligned(total_bytes).min(bytes.len()))
     }
 
-    /// Takes the next bytes of the record that is being read.
+    /// Processes the next bytes of the current record.
     fn push(&mut self, bytes: &[u8]) -> Step<()> {
         let Some(record) = &mut self.record else { return Ok(()) };
         let mut bytes = bytes;
@@ -392,7 +393,7 @@ impl WalReader {
             bytes = rest;
             if record.seen_bytes as usize == RecordHeader::BYTES {
                 let header = RecordHeader::parse(&record.header);
-                // A stale record is sound in itself, but points back to another place.
+                // A stale record is intact, but points back to another position.
                 let follows = match self.previous {
                     Some(previous) => header.previous == previous.as_u64(),
                     None => header.previous < record.start.as_u64(),
@@ -413,7 +414,7 @@ impl WalReader {
         Ok(())
     }
 
-    /// Judges the record of which all bytes were seen, and shows it. Leaves the position where the next one may begin.
+    /// Checks the completed record and passes it to the visitor. Sets the position at which the next one may begin.
     fn finish_record(
         &mut self,
         visit: &mut dyn FnMut(&WalRecord<'_>) -> ControlFlow<()>,
@@ -429,7 +430,7 @@ impl WalReader {
             return Err(Obstacle::Failure(Error::damaged(message)));
         };
         if payload == WalPayload::Switch {
-            // The rest of the segment is unused, unless the record ended exactly with it.
+            // The rest of the segment is unused, unless the record ends exactly at its end.
             self.position = self.position.next_multiple_of(self.segment_size.as_u64());
         }
         let shown = WalRecord {
@@ -449,12 +450,12 @@ impl WalReader {
     }
 }
 
-/// A position of WAL; segment 0 is never written, so that there is no WAL at 0.
+/// A WAL position. Segment 0 is never written, so position 0 does not occur.
 fn at(position: u64) -> Lsn {
     Lsn::new(position.max(1)).expect("it is at least 1")
 }
 
-/// The length of a record with what follows it up to a multiple of 8. Source: PostgreSQL `c.h`, `MAXALIGN`.
+/// The length of a record padded to a multiple of 8. Source: PostgreSQL `c.h`, `MAXALIGN`.
 fn aligned(bytes: u32) -> usize {
     (bytes as usize).next_multiple_of(8)
 }
@@ -472,8 +473,8 @@ mod tests {
 
     const SIZE: u32 = 1 << 20;
 
-    /// Five segments of timeline 1 of PostgreSQL 15, and the segment with which timeline 2 begins; beside them what
-    /// `pg_waldump` printed. They hold a record over two segments, one whose rest was lost in a crash, switches, prepared
+    /// Five segments of timeline 1 of PostgreSQL 15, and the first segment of timeline 2, with the output of
+    /// `pg_waldump`. They contain a record across two segments, one whose rest was lost in a crash, switches, prepared
     /// transactions, a backup and a promotion.
     macro_rules! sample {
         ($name:literal) => {
@@ -506,7 +507,7 @@ mod tests {
         vec![(address("00000002000000000000000B"), sample!("00000002000000000000000B"))]
     }
 
-    /// Position, length and transaction of each record, and what else is known of it.
+    /// Position, length and transaction of a record, and its decoded content.
     #[derive(Clone, Debug, PartialEq)]
     struct Seen {
         start: Lsn,
@@ -570,7 +571,7 @@ mod tests {
         rest.split([',', '/']).next().unwrap().trim()
     }
 
-    /// Whether the records are those that `pg_waldump` printed.
+    /// Compares the records with the output of `pg_waldump`.
     fn assert_printed(records: &[Seen], printed: &[u8]) {
         let printed = String::from_utf8_lossy(printed);
         assert_eq!(records.len(), printed.lines().count());
@@ -720,7 +721,7 @@ mod tests {
         assert_eq!(end_of(0, &|page| page[40] = 23).cause, WalEndCause::Broken);
         assert_eq!(end_of(0, &|page| page[80] ^= 1).cause, WalEndCause::Broken);
         assert_eq!(end_of(0, &|page| page[40 + 24 + 69] = 1).position.to_string(), "0/700070");
-        // The second record's link to the one before it.
+        // The second record's pointer to the previous record.
         assert_eq!(end_of(0, &|page| page[0x70 + 8] ^= 8).cause, WalEndCause::Stale);
     }
 
@@ -745,7 +746,7 @@ mod tests {
         let (known, _) = read(&mut reader(&segments), &segments, PAGE);
         let mark = |page: &mut [u8], magic: u16| page[..2].copy_from_slice(&magic.to_le_bytes());
         for (_, segment) in &mut segments {
-            // What was never written has no magic.
+            // Unwritten pages have no magic.
             for page in segment.chunks_mut(PAGE).filter(|page| page[0] != 0) {
                 mark(page, 0xD1F0);
             }
@@ -756,7 +757,7 @@ mod tests {
         let assuming = |segments: &[_]| reader(segments).assuming(Some(assumed));
         let (records, _) = read(&mut assuming(&segments), &segments, PAGE);
         assert_eq!(records, known);
-        // Neither another unknown one nor the assumed one itself goes on with it.
+        // Neither another unknown version nor the assumed one may continue this WAL.
         for other in [0xD1F1, assumed.facts().wal_magic] {
             mark(&mut segments[0].1[PAGE..], other);
             let (records, progress) = read(&mut assuming(&segments), &segments, PAGE);
@@ -775,7 +776,7 @@ mod tests {
                 noise = noise.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
                 *byte = (noise >> 56) as u8;
             }
-            // Lengths that could be, so that more than the first field is looked at.
+            // Plausible lengths, so that more than the first field is checked.
             page[42..44].fill(0);
             page[48..56].fill(0);
             page[PAGE..PAGE + 24].copy_from_slice(&segment[PAGE..PAGE + 24]);

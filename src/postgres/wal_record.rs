@@ -1,4 +1,4 @@
-//! WAL records: what each says of itself, and what the few say on which recovery targets depend.
+//! WAL records: their headers, and the content of those records on which recovery targets depend.
 
 use super::control_file::ServerLimits;
 use super::little_endian::{array_at, u8_at, u32_at, u64_at};
@@ -7,24 +7,24 @@ use super::timeline::TimelineId;
 use super::timestamp::PgTimestamp;
 use super::xid::Xid;
 
-/// One WAL record, whose checksum held.
+/// A WAL record with a correct checksum.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WalRecord<'a> {
-    /// The position of its first byte.
+    /// Position of its first byte.
     pub start: Lsn,
-    /// The position where the next record may begin: aligned to 8 bytes, and after a switch the next segment.
+    /// Position at which the next record may begin: aligned to 8 bytes, and after a switch in the next segment.
     pub end: Lsn,
     /// The timeline of the page on which it begins.
     pub timeline: TimelineId,
-    /// Which part of the server wrote it.
+    /// The resource manager that wrote it.
     pub resource_manager: ResourceManager,
-    /// Its kind, in the terms of the resource manager; the lower four bits are common to all.
+    /// Its kind as defined by the resource manager; the lower four bits are common to all.
     pub info: u8,
     /// The transaction to which it belongs; 0 for none.
     pub xid: Xid,
     /// Its length in bytes, without the headers of the pages that it spans.
     pub total_bytes: u32,
-    /// What it says, where anybody cares.
+    /// Its content, if it is relevant.
     pub payload: WalPayload<'a>,
 }
 
@@ -32,59 +32,59 @@ pub struct WalRecord<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ResourceManager(u8);
 
-/// What a record says, where a backup or a recovery depends on it.
+/// The content of a record on which a backup or a recovery depends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WalPayload<'a> {
     /// A transaction committed.
     Commit(TransactionEnd),
     /// A transaction was rolled back.
     Abort(TransactionEnd),
-    /// Somebody called `pg_create_restore_point`.
+    /// `pg_create_restore_point` was called.
     RestorePoint {
-        /// When.
+        /// The time.
         time: PgTimestamp,
         /// Its name, in the encoding of the database in which it was created.
         name: &'a [u8],
     },
     /// A checkpoint was completed.
     Checkpoint {
-        /// Whether the server was running.
+        /// Whether the server was shut down or running.
         kind: CheckpointKind,
-        /// Where recovery from this checkpoint begins.
+        /// The redo point, where recovery from this checkpoint begins.
         redo: Lsn,
         /// The timeline.
         timeline: TimelineId,
-        /// The timeline before, if this record begins a new one; else the same.
+        /// The previous timeline if this record begins a new one; otherwise the same as `timeline`.
         previous_timeline: TimelineId,
-        /// The next transaction's number, with its epoch in the upper half.
+        /// The next transaction ID, with the epoch in the upper half.
         next_xid: u64,
     },
     /// A tablespace was created.
     TablespaceCreate {
         /// Its object identifier.
         oid: u32,
-        /// Its directory; empty for one within the data directory.
+        /// Its directory; empty for a tablespace within the data directory.
         path: &'a [u8],
     },
     /// Recovery ended without a checkpoint, and a new timeline began.
     EndOfRecovery {
-        /// When.
+        /// The time.
         time: PgTimestamp,
         /// The new timeline.
         timeline: TimelineId,
-        /// The timeline that was left.
+        /// The timeline that ended.
         previous_timeline: TimelineId,
     },
     /// A base backup of a primary ended here.
     BackupEnd {
-        /// Where the backup's replay begins.
+        /// The position at which replay of the backup begins.
         start_point: Lsn,
     },
-    /// The server was started with other settings than before.
+    /// The server was started with different settings.
     ParameterChange {
-        /// What a server in recovery must not undercut from here on.
+        /// The lower bounds for a server in recovery from here on.
         limits: ServerLimits,
-        /// Whether it writes with `wal_level = minimal` from here on: no recovery goes past this record.
+        /// Whether `wal_level` is `minimal` from here on: no recovery can pass this record.
         is_minimal: bool,
     },
     /// The rest of the segment is unused.
@@ -93,32 +93,32 @@ pub enum WalPayload<'a> {
     Other,
 }
 
-/// How a transaction ended.
+/// The end of a transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TransactionEnd {
-    /// The transaction: of a prepared one, its own number, not that of who finished it.
+    /// The transaction ID; for a prepared transaction, its own, not that of the transaction that finished it.
     pub xid: Xid,
-    /// When; `recovery_target_time` compares with this.
+    /// The time; `recovery_target_time` is compared with it.
     pub time: PgTimestamp,
-    /// Whether the subtransaction that the reader looks for is part of it.
+    /// Whether it includes the subtransaction that the reader searches for.
     pub holds_wanted: bool,
 }
 
-/// When a checkpoint was made.
+/// The kind of a checkpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CheckpointKind {
-    /// At shutdown or at the end of recovery: nothing was going on.
+    /// At shutdown or at the end of recovery, without activity.
     Shutdown,
-    /// While the server ran.
+    /// While the server was running.
     Online,
 }
 
 impl ResourceManager {
-    /// Of the WAL itself: checkpoints, restore points, switches.
+    /// Records about WAL itself: checkpoints, restore points, switches.
     pub const XLOG: ResourceManager = ResourceManager(0);
-    /// Of transactions.
+    /// Records about transactions.
     pub const TRANSACTION: ResourceManager = ResourceManager(1);
-    /// Of tablespaces.
+    /// Records about tablespaces.
     pub const TABLESPACE: ResourceManager = ResourceManager(5);
 
     /// The number.
@@ -128,7 +128,7 @@ impl ResourceManager {
 }
 
 impl WalRecord<'_> {
-    /// The time that the record carries, with which `recovery_target_time` compares.
+    /// The time in the record, with which `recovery_target_time` is compared.
     ///
     /// Source: PostgreSQL `access/transam/xlogrecovery.c`, `getRecordTimestamp`.
     pub fn time(&self) -> Option<PgTimestamp> {
@@ -140,10 +140,10 @@ impl WalRecord<'_> {
     }
 }
 
-/// The fixed part at the start of each record.
+/// The fixed header of each record.
 ///
-/// Shape: total length (4), transaction (4), start of the record before (8), info (1), resource manager (1), padding (2),
-/// CRC-32C of all that follows and then of the bytes before it (4); little-endian. Source: PostgreSQL
+/// Shape: total length (4), transaction (4), start of the previous record (8), info (1), resource manager (1), padding
+/// (2), CRC-32C of all that follows and then of the bytes before it (4); little-endian. Source: PostgreSQL
 /// `access/xlogrecord.h`, `XLogRecord`.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct RecordHeader {
@@ -156,11 +156,11 @@ pub(super) struct RecordHeader {
 
 impl RecordHeader {
     pub(super) const BYTES: usize = 24;
-    /// The bytes before the checksum, which it covers.
+    /// Number of bytes before the checksum, which it covers.
     pub(super) const CHECKED_BYTES: usize = 20;
 
     pub(super) fn parse(bytes: &[u8; RecordHeader::BYTES]) -> RecordHeader {
-        // The array is as long as the header, so that no field is missing.
+        // The array has the length of the header, so no field is missing.
         RecordHeader {
             xid: Xid::new(u32_at(bytes, 4).unwrap_or_default()),
             previous: u64_at(bytes, 8).unwrap_or_default(),

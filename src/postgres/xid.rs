@@ -1,48 +1,49 @@
-//! Transaction numbers.
+//! Transaction IDs.
 
 use crate::error::{Error, Result};
 use std::fmt;
 use std::str::FromStr;
 
-/// The number of a transaction, without the epoch; 0 where a WAL record belongs to none.
+/// A transaction ID without the epoch; 0 if a WAL record belongs to no transaction.
 ///
 /// Source: PostgreSQL `access/transam.h`; 1 and 2 are reserved.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Xid(u32);
 
 impl Xid {
-    /// The first number that a transaction can have.
+    /// The first ID that a transaction can have.
     const FIRST_NORMAL: u32 = 3;
 
-    /// The transaction with this number.
+    /// The transaction with this ID.
     pub const fn new(number: u32) -> Xid {
         Xid(number)
     }
 
-    /// The number.
+    /// The ID as a number.
     pub const fn as_u32(self) -> u32 {
         self.0
     }
 
-    /// Whether a transaction can have this number.
+    /// Whether a transaction can have this ID.
     pub const fn is_normal(self) -> bool {
         self.0 >= Xid::FIRST_NORMAL
     }
 }
 
-/// The number of a transaction as an operator writes it: with its epoch or without.
+/// A transaction ID as entered by an operator, with or without its epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WantedXid {
-    /// The number.
+    /// The transaction ID.
     pub xid: Xid,
-    /// How often the numbers had wrapped around, where that is said.
+    /// The epoch, the number of wraparounds, if given.
     pub epoch: Option<u32>,
 }
 
 impl FromStr for WantedXid {
     type Err = Error;
 
-    /// Reads decimal digits. What `pg_current_xact_id()` prints has the epoch in its upper 32 bits; below 2³² no epoch is said.
+    /// Parses decimal digits. The output of `pg_current_xact_id()` has the epoch in its upper 32 bits; a value below
+    /// 2³² has none.
     fn from_str(text: &str) -> Result<WantedXid> {
         let xid = text.parse::<Xid>()?;
         let epoch = text.parse::<u64>().ok().and_then(|number| u32::try_from(number >> 32).ok());
@@ -51,10 +52,10 @@ impl FromStr for WantedXid {
 }
 
 impl Xid {
-    /// The epoch of this number, which was in use when `next` was the next full number.
+    /// The epoch of this ID if it was in use when `next` was the next full ID.
     pub fn epoch_near(self, next: u64) -> u32 {
         let (epoch, low) = ((next >> 32) as u32, next as u32);
-        // Numbers in use lie within half of the range around the next one.
+        // IDs in use lie within half of the range around the next one.
         if self.0.wrapping_sub(low) < 1 << 31 {
             if self.0 < low { epoch.wrapping_add(1) } else { epoch }
         } else if self.0 > low {
@@ -80,9 +81,9 @@ impl fmt::Debug for Xid {
 impl FromStr for Xid {
     type Err = Error;
 
-    /// Reads the number of a transaction that can have committed: decimal digits, with or without the epoch that
-    /// `pg_current_xact_id()` adds in the upper 32 bits. WAL does not know the epoch, so it is dropped, as
-    /// `recovery_target_xid` does.
+    /// Parses the ID of a transaction that can have committed: decimal digits, with or without the epoch that
+    /// `pg_current_xact_id()` adds in the upper 32 bits. WAL does not contain the epoch, so it is dropped, as in
+    /// `recovery_target_xid`.
     fn from_str(text: &str) -> Result<Xid> {
         let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
         let number: Option<u64> = if digits { text.parse().ok() } else { None };

@@ -33,11 +33,11 @@ impl<'a> Authentication<'a> {
         Authentication { config, server_end_point, scram: None, bound: Bound::No }
     }
 
-    /// What to send after a message of the server; `None`: nothing.
+    /// The response to a message of the server; `None` if none is needed.
     ///
     /// # Errors
-    /// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) when there is no password, or the server wants what pgark
-    /// cannot give; and when the server itself does not know the password.
+    /// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) if there is no password, if the server requests an
+    /// unsupported method, and if the server itself does not know the password.
     pub(super) fn answer(&mut self, message: &Message) -> Result<Option<BytesMut>> {
         let mut answer = BytesMut::new();
         match message {
@@ -110,7 +110,7 @@ impl<'a> Authentication<'a> {
         }
     }
 
-    /// Fails where the exchange must be bound and is not.
+    /// Fails if the exchange must be bound but is not.
     fn check_bound(&self, is_bound: bool) -> Result<()> {
         if is_bound || self.config.get_channel_binding() != ChannelBinding::Require {
             return Ok(());
@@ -128,7 +128,7 @@ impl<'a> Authentication<'a> {
     }
 }
 
-/// The error for a server that does not let the exchange be bound to its certificate.
+/// The error for a server that does not offer channel binding.
 pub(super) fn not_bound() -> Error {
     Error::usage("the server does not bind the authentication to its certificate, as channel_binding=require demands")
         .hint("Channel binding requires TLS and scram-sha-256 in pg_hba.conf, with a password stored for scram-sha-256. If the \
@@ -154,7 +154,7 @@ mod tests {
         Message::parse(&mut bytes).unwrap().unwrap()
     }
 
-    /// What is answered to each request; `None`: nothing, because it is refused.
+    /// The expected response to each request; `None` if the request is rejected.
     fn answers(binding: ChannelBinding, tls: bool, request: &[u8]) -> Option<Vec<u8>> {
         let mut config = Config::new();
         config.user("op").password("geheim").channel_binding(binding);

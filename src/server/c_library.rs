@@ -1,18 +1,18 @@
-//! Which C library a process runs with: PostgreSQL sorts text by it.
+//! The C library of a process, by which PostgreSQL sorts text.
 //!
-//! Owns: finding glibc's version without calling it, since the server has its own. Does not own: what follows from it.
+//! Owns: finding glibc's version without calling it, since the server has its own. Does not own: the consequences.
 
 use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-/// Longer than the library, in bytes.
+/// Upper limit for the size of the library, in bytes.
 const LIBRARY_BYTES_MAX: u64 = 32 << 20;
-/// What stands in it before its version. Source: glibc, `csu/version.c`.
+/// The text before the version in the library. Source: glibc, `csu/version.c`.
 const BANNER: &[u8] = b"GNU C Library (";
 const BEFORE_VERSION: &[u8] = b" release version ";
 
-/// Where the library lies that programs of this host load, if this one is linked statically.
+/// Locations of the library that programs of this host load, for the case that this one is statically linked.
 const PLACES: [&str; 4] = [
     "/lib/x86_64-linux-gnu/libc.so.6",
     "/lib/aarch64-linux-gnu/libc.so.6",
@@ -20,26 +20,26 @@ const PLACES: [&str; 4] = [
     "/usr/lib/libc.so.6",
 ];
 
-/// The version of glibc that a process has loaded, such as `2.36`; `None` when it has another C library, or one that has been
-/// replaced since, or may not be looked at.
+/// The version of glibc that a process has loaded, such as `2.36`; `None` if it has another C library, or one that was
+/// replaced since or cannot be read.
 pub fn of_process(process_id: u32) -> Option<String> {
     let process = PathBuf::from(format!("/proc/{process_id}"));
     let library = loaded_library(&fs::read_to_string(process.join("maps")).ok()?)?;
-    // The process may see other files than we do.
+    // The process may see other files than pgark does.
     version_in(&process.join("root").join(library.strip_prefix("/").ok()?))
 }
 
-/// The version of glibc that programs of this host have; `None` when there is none.
+/// The version of glibc that programs of this host use; `None` if there is none.
 pub fn of_host() -> Option<String> {
     of_process(std::process::id()).or_else(|| PLACES.iter().find_map(|place| version_in(Path::new(place))))
 }
 
-/// The library's path among what a process has mapped. Source: proc(5), `/proc/pid/maps`.
+/// The library's path among the mapped files of a process. Source: proc(5), `/proc/pid/maps`.
 fn loaded_library(maps: &str) -> Option<PathBuf> {
     let mut paths = maps.lines().filter_map(|line| Some(Path::new(line.get(line.find('/')?..)?)));
     let is_library = |path: &&Path| {
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        // The second is its name up to 2.33.
+        // The second form is its name up to version 2.33.
         name == "libc.so.6" || (name.starts_with("libc-2.") && name.ends_with(".so"))
     };
     paths.find(is_library).map(Path::to_owned)

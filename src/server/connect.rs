@@ -18,17 +18,17 @@ use tokio::net::{TcpStream, UnixStream, lookup_host};
 use tokio::time::timeout;
 use tokio_postgres::config::LoadBalanceHosts;
 
-/// Why an attempt failed, which decides what is tried next.
+/// The reason why an attempt failed, which determines the next one.
 pub(super) enum Failure {
-    /// The server is unreachable. The next host is tried.
+    /// The server is unreachable. Continue with the next host.
     NotReached(Error),
-    /// The server refused the client, or the client refused the server. The other encryption mode is tried.
+    /// The server rejected the client, or the client rejected the server. Continue with the other encryption mode.
     Refused(Error),
-    /// Nothing else is tried.
+    /// Do not continue.
     Final(Error),
 }
 
-/// How to open another connection to the same server in the same mode.
+/// The parameters of another connection to the same server in the same mode.
 #[derive(Clone, Debug)]
 pub(super) struct Way {
     endpoint: Endpoint,
@@ -41,7 +41,7 @@ enum Endpoint {
     Address(SocketAddr),
 }
 
-/// With TLS or without.
+/// Whether a connection uses TLS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Encryption {
     Tls,
@@ -54,10 +54,10 @@ enum Answer {
     No,
 }
 
-/// Connects, and begins a session on the connection by `begin`.
+/// Connects, and begins a session on the connection with `begin`.
 ///
 /// # Errors
-/// The errors of the last host, in every mode that was tried there.
+/// Those of the last host, for every mode tried there.
 pub(super) async fn connect<T>(
     parameters: &Parameters,
     begin: impl AsyncFn(Stream) -> std::result::Result<T, Failure>,
@@ -115,7 +115,7 @@ async fn endpoints(place: &Place) -> io::Result<Vec<Endpoint>> {
     }
 }
 
-/// One place, by one of its addresses.
+/// One place, through one of its addresses.
 struct Attempt<'a> {
     parameters: &'a Parameters,
     place: &'a Place,
@@ -178,7 +178,7 @@ impl Attempt<'_> {
         if stream.is_encrypted() {
             return Ok((begin(stream).await?, way));
         }
-        // The server chose the other mode itself, so that a second attempt would repeat this one.
+        // The server chose the other mode itself, so a second attempt would repeat this one.
         let is_other_mode = way.handshake.take().is_some();
         let begun = begin(stream).await.map_err(|failure| match failure {
             Failure::Refused(error) if is_other_mode => Failure::Final(error),
@@ -189,7 +189,7 @@ impl Attempt<'_> {
 }
 
 impl Way {
-    /// Connects once more, in the same mode.
+    /// Opens another connection in the same mode.
     ///
     /// # Errors
     /// Those of connecting.
@@ -229,8 +229,8 @@ impl Way {
     }
 }
 
-/// Requests TLS. Any byte after the one-byte response is refused: a man in the middle could inject data that would later
-/// be attributed to the server (CVE-2021-23222).
+/// Requests TLS. Any byte after the one-byte response is refused: a man in the middle could inject data that would
+/// later be attributed to the server (CVE-2021-23222).
 async fn ask_for_tls(socket: &mut TcpStream) -> std::result::Result<Answer, Failure> {
     let mut question = BytesMut::new();
     frontend::ssl_request(&mut question);

@@ -1,4 +1,4 @@
-//! One connection to the server, whose calls block.
+//! A connection to the server with blocking calls.
 
 use super::connect::{Failure, Way, connect};
 use super::failure::{Fate, failure, not_begun};
@@ -16,9 +16,9 @@ use tokio::time::{sleep, timeout};
 use tokio_postgres::config::{SslMode, SslNegotiation, TargetSessionAttrs};
 use tokio_postgres::{Client, SimpleQueryMessage};
 
-/// How often a running query looks whether the backup must end.
+/// Interval at which a running query checks whether the backup must end.
 const NOTICE: Duration = Duration::from_millis(200);
-/// How long cancelling a query may take.
+/// Time limit for canceling a query.
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A connection, and the thread's own runtime that drives it while a call waits.
@@ -26,7 +26,7 @@ pub struct Connection {
     runtime: Runtime,
     client: Client,
     parameters: Parameters,
-    /// For the request to cancel, which takes a connection of its own.
+    /// For the cancel request, which needs a connection of its own.
     way: Way,
     fate: Fate,
 }
@@ -34,30 +34,31 @@ pub struct Connection {
 /// A server of this host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LocalServer {
-    /// Where it listens.
+    /// Its listen address.
     pub place: LocalPlace,
     /// Its port.
     pub port: u16,
 }
 
-/// Where a server of this host listens.
+/// The listen address of a server of this host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LocalPlace {
-    /// At a Unix socket in this directory.
+    /// A Unix socket in this directory.
     Socket(String),
-    /// At an address.
+    /// An IP address.
     Address(String),
 }
 
-/// A row of an answer, as text.
+/// A row of a result, as text.
 pub struct Row(Vec<Option<String>>);
 
 impl Connection {
-    /// Connects to the server of `data_directory`, unless `conninfo` says another place.
+    /// Connects to the server of `data_directory`, unless `conninfo` specifies another one.
     ///
     /// # Errors
-    /// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) for connection parameters that are not understood and for a user
-    /// who may not connect, [`ErrorKind::Unavailable`](crate::error::ErrorKind::Unavailable) when the server does not answer.
+    /// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) for invalid connection parameters and for a user without
+    /// permission to connect, [`ErrorKind::Unavailable`](crate::error::ErrorKind::Unavailable) if the server does not
+    /// respond.
     pub fn open(
         conninfo: &Conninfo,
         data_directory: &DataDirectory,
@@ -66,12 +67,12 @@ impl Connection {
         Connection::to(Parameters::new(conninfo, data_directory.socket(), application_name)?)
     }
 
-    /// Connects to a server of this host: of `conninfo` counts only who connects, and to which database unless another one is
-    /// named. `user` is tried in the place of the configured one, without its password.
+    /// Connects to a server of this host. Uses only the user of `conninfo`, and its database unless another one is
+    /// given. If `user` is given, it replaces the configured user and has no password.
     ///
     /// # Errors
-    /// As [`Connection::open`]; [`ErrorKind::Unavailable`](crate::error::ErrorKind::Unavailable) too when the server takes
-    /// the connection and says nothing.
+    /// As [`Connection::open`]; also [`ErrorKind::Unavailable`](crate::error::ErrorKind::Unavailable) if the server
+    /// accepts the connection but does not respond.
     pub fn open_local(
         server: &LocalServer,
         conninfo: &Conninfo,
@@ -89,7 +90,7 @@ impl Connection {
         Connection::to_within(parameters, CONNECT_TIMEOUT)
     }
 
-    /// Connects to the server of `conninfo`, wherever it is.
+    /// Connects to the server of `conninfo` on any host.
     ///
     /// # Errors
     /// As [`Connection::open`].
@@ -101,7 +102,7 @@ impl Connection {
         Connection::to_within(parameters, Duration::MAX)
     }
 
-    /// Connects; the server has so long for all that belongs to it.
+    /// Connects, with a time limit for the whole procedure.
     fn to_within(parameters: Parameters, limit: Duration) -> Result<Connection> {
         let what = || format!("could not connect to the server ({})", parameters.target());
         let runtime = Builder::new_current_thread().enable_all().build().context(what)?;
@@ -121,12 +122,12 @@ impl Connection {
         Ok(Connection { runtime, client, parameters, way, fate })
     }
 
-    /// Runs statements, and returns all rows of their answers.
+    /// Runs statements, and returns all rows of their results.
     ///
     /// # Errors
-    /// [`ErrorKind::Unavailable`](crate::error::ErrorKind::Unavailable) when the server refuses them or the connection
-    /// breaks, [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) when the user may not run them, and what [`Watch::check`] says: then the statement is
-    /// cancelled.
+    /// [`ErrorKind::Unavailable`](crate::error::ErrorKind::Unavailable) if the server rejects them or the connection
+    /// breaks, [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) if the user lacks the permission; those of
+    /// [`Watch::check`], after which the statement is canceled.
     pub fn query(&self, what: &str, sql: &str, watch: &Watch<'_>) -> Result<Vec<Row>> {
         self.query_until(None, what, sql, watch)
     }
@@ -149,7 +150,7 @@ impl Connection {
                     }
                     () = sleep(NOTICE) => {
                         if let Err(error) = watch.check() {
-                            // The server would notice the end of the connection only when it is done.
+                            // The server would notice the closed connection only after the statement.
                             let _ = timeout(CANCEL_TIMEOUT, self.cancel()).await;
                             return Err(error);
                         }
@@ -163,20 +164,20 @@ impl Connection {
         })
     }
 
-    /// As [`Connection::query_row`] for a question that any living server answers at once. Others may run on this connection
-    /// meanwhile, if they are short.
+    /// As [`Connection::query_row`] for a query that any live server answers at once. Other short queries may run on
+    /// this connection meanwhile.
     ///
     /// # Errors
-    /// As [`Connection::query_row`]; [`ErrorKind::Unavailable`](crate::error::ErrorKind::Unavailable) too when the silence
-    /// has lasted for some times as long as `tcp_user_timeout` allows to one message: the system sees only how far the next
-    /// machine on the way has them.
+    /// As [`Connection::query_row`]; also [`ErrorKind::Unavailable`](crate::error::ErrorKind::Unavailable) if the
+    /// server has been silent for several times the `tcp_user_timeout` of a single message, because TCP may detect only
+    /// the failure of the next hop.
     pub fn ping(&self, what: &str, sql: &str, watch: &Watch<'_>) -> Result<Row> {
         let end = Instant::now() + self.parameters.keepalive.silence_max();
         let mut rows = self.query_until(Some(end), what, sql, watch)?;
         rows.pop().ok_or_else(|| Error::damaged(format!("could not {what}: the server returned no row")))
     }
 
-    /// Asks the server to end the statement that is running, on a connection that is as protected as this one.
+    /// Requests the cancellation of the running statement, over a connection with the same protection.
     async fn cancel(&self) {
         if let Ok(stream) = self.way.again(&self.parameters).await {
             let _ = self.client.cancel_token().cancel_query_raw(stream, Established).await;
@@ -199,11 +200,11 @@ impl Connection {
 }
 
 impl Connection {
-    /// As [`Connection::query_row`] for a question that the server has so long to answer.
+    /// As [`Connection::query_row`] with a time limit.
     ///
     /// # Errors
-    /// As [`Connection::query_row`]; [`ErrorKind::Unavailable`](crate::error::ErrorKind::Unavailable) when the time is over:
-    /// then the connection is of no use any more.
+    /// As [`Connection::query_row`]; [`ErrorKind::Unavailable`](crate::error::ErrorKind::Unavailable) after the time
+    /// limit, which makes the connection unusable.
     pub fn query_row_within(&self, what: &str, sql: &str, limit: Duration) -> Result<Row> {
         let rows = self.query_within(what, sql, limit)?;
         let first = rows.into_iter().next();
@@ -239,23 +240,23 @@ impl Row {
         }
     }
 
-    /// A column, from 0; `None` for NULL.
+    /// The value of a column, counted from 0; `None` for NULL.
     pub fn optional(&self, column: usize) -> Option<&str> {
         self.0.get(column).and_then(Option::as_deref)
     }
 
-    /// A column that is not NULL.
+    /// The value of a column that is not NULL.
     ///
     /// # Errors
-    /// [`ErrorKind::Damaged`](crate::error::ErrorKind::Damaged) when it is.
+    /// [`ErrorKind::Damaged`](crate::error::ErrorKind::Damaged) if it is NULL.
     pub fn text(&self, column: usize) -> Result<&str> {
         self.optional(column).ok_or_else(|| Error::damaged("the server returned NULL instead of a value"))
     }
 
-    /// A column as another type.
+    /// The value of a column, converted to another type.
     ///
     /// # Errors
-    /// [`ErrorKind::Damaged`](crate::error::ErrorKind::Damaged) when it is not one.
+    /// [`ErrorKind::Damaged`](crate::error::ErrorKind::Damaged) if it cannot be converted.
     pub fn parsed<T: FromStr>(&self, column: usize) -> Result<T> {
         let text = self.text(column)?;
         text.parse().map_err(|_| Error::damaged(format!("the server returned an unexpected value {text:?}")))
@@ -267,7 +268,7 @@ impl Row {
     }
 }
 
-/// Begins a session on a connection that is made.
+/// Begins a session on a connected stream.
 async fn begin(parameters: &Parameters, stream: Stream) -> std::result::Result<(Client, Fate), Failure> {
     let mut config = parameters.config.clone();
     match stream.is_encrypted() {
@@ -279,7 +280,7 @@ async fn begin(parameters: &Parameters, stream: Stream) -> std::result::Result<(
     let (client, connection) = begun.map_err(|error| not_begun(&error))?;
     let fate = Fate::default();
     let noted = fate.clone();
-    // Its end is noticed by the next query.
+    // The next query notices its end.
     tokio::spawn(async move {
         if let Err(error) = connection.await {
             noted.note(&error);

@@ -19,7 +19,7 @@ impl Fate {
     }
 }
 
-/// Why a session did not begin.
+/// The reason why a session did not begin.
 pub(super) fn not_begun(error: &tokio_postgres::Error) -> Failure {
     if let Some(said) = error.as_db_error() {
         let (message, detail) = (said.message(), said.detail());
@@ -88,7 +88,7 @@ pub(super) fn broken_off(what: &str) -> Error {
                its session.")
 }
 
-/// The error for a connection that could not be made, or broke.
+/// The error for a connection that failed or broke.
 fn broken(what: String, error: &tokio_postgres::Error, fate: &Fate) -> Error {
     if let Some(code) = system_code(error).or(fate.0.get().copied()) {
         return lost(what, io::Error::from_raw_os_error(code));

@@ -1,4 +1,4 @@
-//! How soon an unreachable server is detected.
+//! Time limits for the detection of an unreachable server.
 //!
 //! Source: PostgreSQL's manual, "Parameter Key Words"; Linux, `tcp(7)`.
 
@@ -16,7 +16,7 @@ pub(super) struct KeepaliveSettings {
     idle_s: u32,
     interval_s: u32,
     count: u32,
-    /// How long sent data may remain unacknowledged.
+    /// Time limit for the acknowledgment of sent data.
     user_timeout_ms: u32,
 }
 
@@ -30,7 +30,7 @@ impl Default for KeepaliveSettings {
 /// A busy server may need several times as long as the network.
 const SILENCE_TIMES: u32 = 3;
 
-/// The parameters that are read here.
+/// The parameters read by this module.
 const PARAMETERS: [&str; 6] = [
     "keepalives",
     "keepalives_idle",
@@ -45,11 +45,11 @@ impl KeepaliveSettings {
         PARAMETERS.contains(&name)
     }
 
-    /// Reads the connection's parameters, in libpq's units; 0 and nothing mean pgark's own values, which are shorter than the
-    /// system's.
+    /// Parses the connection's parameters, in libpq's units; 0 and absence select pgark's own defaults, which are
+    /// shorter than the system's.
     ///
     /// # Errors
-    /// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) for values that are no numbers.
+    /// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) for values that are not numbers.
     pub(super) fn read(parameters: &[(&str, String)]) -> Result<KeepaliveSettings> {
         let mut settings = KeepaliveSettings::default();
         for (name, value) in parameters.iter().filter(|(name, value)| Self::knows(name) && !value.is_empty())
@@ -76,12 +76,12 @@ impl KeepaliveSettings {
         Ok(settings)
     }
 
-    /// How long a server may take to respond to a ping.
+    /// Time limit for the server's response to a ping.
     pub(super) fn silence_max(self) -> Duration {
         Duration::from_millis(u64::from(self.user_timeout_ms)) * SILENCE_TIMES
     }
 
-    /// Sets them for a socket.
+    /// Applies the settings to a socket.
     pub(super) fn apply(self, socket: &TcpStream) -> io::Result<()> {
         setsockopt(socket, KeepAlive, &self.on)?;
         if self.on {

@@ -1,6 +1,7 @@
-//! The running server, over one connection.
+//! Connections to the running server.
 //!
-//! Owns: how it is reached, and how a wait for it is ended. Does not own: what is asked (that is each use case's).
+//! Owns: how to reach the server, and how to interrupt a wait for it. Does not own: the queries, which belong to each
+//! use case.
 
 mod authentication;
 pub mod c_library;

@@ -1,4 +1,4 @@
-//! What a connection is made from: the configured parameters, the environment and the files of the user.
+//! The parameters of a connection, from the configuration, the environment and the user's files.
 
 use super::keepalive::KeepaliveSettings;
 use super::password_file::{self, Wanted};
@@ -11,45 +11,45 @@ use std::time::Duration;
 use tokio_postgres::Config;
 use tokio_postgres::config::{self, Host};
 
-/// Where the server's socket is unless the configuration says it: Debian's and Red Hat's default.
+/// Default directory of the server's socket, as on Debian and Red Hat.
 const SOCKET_DIRECTORY: &str = "/var/run/postgresql";
 const PORT: u16 = 5432;
 const DATABASE: &str = "postgres";
 
-/// How long to wait for a connection unless the configuration says it.
+/// Default time limit for a connection attempt.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Everything about a connection that is known before it is made.
+/// All parameters of a connection.
 #[derive(Clone, Debug)]
 pub(super) struct Parameters {
-    /// Who connects, where and to which database.
+    /// User, hosts and database.
     pub(super) config: Config,
     pub(super) tls: TlsSettings,
     pub(super) keepalive: KeepaliveSettings,
 }
 
-/// A place where the server may be.
+/// A possible location of the server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Place {
     pub(super) address: Address,
-    /// The name that was asked for; `None`: only an address was.
+    /// The requested host name; `None` if only an address was given.
     pub(super) host: Option<String>,
     pub(super) port: u16,
 }
 
-/// How a place is reached.
+/// The kind of a location.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Address {
     Socket(PathBuf),
-    /// A name, or an address.
+    /// A host name or an IP address.
     Host(String),
 }
 
 impl Parameters {
-    /// The parameters with their defaults; `local` is where a server of this host listens.
+    /// The parameters with their defaults; `local` is the address of a server of this host.
     ///
     /// # Errors
-    /// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) for parameters that are not understood.
+    /// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) for invalid parameters.
     pub(super) fn new(
         conninfo: &Conninfo,
         local: Option<(PathBuf, u16)>,
@@ -91,7 +91,7 @@ impl Parameters {
         Ok(Parameters { config, tls, keepalive: KeepaliveSettings::read(&given)? })
     }
 
-    /// Those of a replication connection: the password file knows it by a database of its own.
+    /// The parameters of a replication connection, for which the password file has a separate database name.
     ///
     /// Source: PostgreSQL's manual, "The Password File".
     ///
@@ -111,8 +111,8 @@ impl Parameters {
         Ok(parameters)
     }
 
-    /// Those for a server of this host at `host`, a directory or an address: of these ones counts who connects, and to which
-    /// database unless another one is named. Another `user` has no password.
+    /// The parameters for a server of this host at `host`, a directory or an address. Uses only the user of these
+    /// parameters, and their database unless another one is given. Another `user` has no password.
     pub(super) fn at_this_host(
         &self,
         place: Place,
@@ -135,15 +135,15 @@ impl Parameters {
         Parameters { config, tls: self.tls.clone().of_this_host(), keepalive: KeepaliveSettings::default() }
     }
 
-    /// How long one attempt may take.
+    /// Time limit for a connection attempt.
     pub(super) fn connect_timeout(&self) -> Duration {
         self.config.get_connect_timeout().copied().unwrap_or(CONNECT_TIMEOUT)
     }
 
-    /// The places in their order.
+    /// The locations in order.
     ///
     /// # Errors
-    /// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) when there are not as many names as addresses, or ports.
+    /// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) if the numbers of names, addresses and ports differ.
     pub(super) fn places(&self) -> Result<Vec<Place>> {
         let (hosts, addresses) = (self.config.get_hosts(), self.config.get_hostaddrs());
         let ports = self.config.get_ports();
@@ -172,7 +172,7 @@ impl Parameters {
         Ok((0..count).filter_map(place).collect())
     }
 
-    /// Where and as whom, for messages; no secrets.
+    /// The target and the user, for messages; no secrets.
     pub(super) fn target(&self) -> String {
         let config = &self.config;
         format!(
@@ -185,7 +185,7 @@ impl Parameters {
     }
 }
 
-/// What tokio-postgres understands of the parameters: all but those of TLS and of keepalives.
+/// The parameters that tokio-postgres supports: all except those for TLS and keepalives.
 fn config_of(given: &[(&str, String)]) -> Result<Config> {
     let escaped = |value: &str| value.replace('\\', "\\\\").replace('\'', "\\'");
     let text: String = given

@@ -1,4 +1,4 @@
-//! The password file, as libpq reads it.
+//! The password file, parsed like in libpq.
 //!
 //! Source: PostgreSQL's manual, "The Password File".
 
@@ -6,7 +6,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-/// What a connection is about to be made to.
+/// The connection for which a password is needed.
 pub(super) struct Wanted<'a> {
     /// A host, or the directory of a socket.
     pub(super) host: &'a str,
@@ -15,10 +15,10 @@ pub(super) struct Wanted<'a> {
     pub(super) user: &'a str,
 }
 
-/// Read by others: libpq passes such a file over.
+/// Permissions for others; libpq ignores a file that has any.
 const OTHERS: u32 = 0o077;
 
-/// The password for a connection; `None`: the file has none, or is not there, or others may read it.
+/// The password for a connection; `None` if the file has none, does not exist, or is accessible to others.
 pub(super) fn find(path: &Path, wanted: &Wanted<'_>) -> Option<Vec<u8>> {
     let metadata = fs::metadata(path).ok().filter(|metadata| metadata.is_file())?;
     if metadata.mode() & OTHERS != 0 {
@@ -43,7 +43,7 @@ fn password_of(line: &[u8], wanted: &Wanted<'_>) -> Option<Vec<u8>> {
     all.then(|| password.clone())
 }
 
-/// Splits at colons; a backslash takes the byte after it as it is.
+/// Splits at colons; a backslash escapes the next byte.
 fn split(line: &[u8]) -> Vec<Vec<u8>> {
     let mut fields = vec![Vec::new()];
     let mut bytes = line.iter();

@@ -1,7 +1,7 @@
-//! A connection that speaks the replication protocol, as far as a base backup needs it. Its calls block.
+//! A connection with the replication protocol, limited to the needs of a base backup. Its calls block.
 //!
-//! tokio-postgres does not know this protocol; the bytes are those of its own layer below, postgres-protocol.
-//! Source: PostgreSQL's manual, "Frontend/Backend Protocol" and "Streaming Replication Protocol".
+//! tokio-postgres does not support this protocol; messages are encoded with postgres-protocol, its lower layer. Source:
+//! PostgreSQL's manual, "Frontend/Backend Protocol" and "Streaming Replication Protocol".
 
 use super::authentication::Authentication;
 use super::connect::{Failure, connect};
@@ -24,7 +24,7 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::time::sleep;
 use tokio_postgres::error::SqlState;
 
-/// How much is sent to the server at a time.
+/// Number of bytes sent to the server at a time.
 const UPLOAD_BYTES: usize = 64 << 10;
 
 /// How often a waiting call checks whether to continue.
@@ -38,25 +38,25 @@ pub struct ReplicationConnection {
     target: String,
 }
 
-/// What the server sent.
+/// A message from the server.
 pub enum Incoming {
     /// A set of rows begins.
     Columns,
-    /// A row of it.
+    /// A row of the current set.
     Row(Row),
-    /// The server waits for a stream of data.
+    /// The server expects a stream of data.
     CopyWanted,
     /// A stream of data begins.
     CopyBegins,
-    /// A piece of it.
+    /// A piece of the stream.
     Data(Bytes),
-    /// It has ended.
+    /// The stream has ended.
     CopyEnds,
     /// A warning, or a notice.
     Warning(String),
-    /// The command failed, with this code.
+    /// The command failed with this error code.
     Failed(SqlState, Error),
-    /// The command is done, and another may follow.
+    /// The command is complete, and another one may follow.
     Ready,
 }
 
@@ -64,8 +64,8 @@ impl ReplicationConnection {
     /// Connects to the server of `conninfo`.
     ///
     /// # Errors
-    /// As [`Connection::open`](super::Connection::open);
-    /// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) when the user may not replicate.
+    /// As [`Connection::open`](super::Connection::open); [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) if the
+    /// user lacks the `REPLICATION` attribute.
     pub fn open(
         conninfo: &Conninfo,
         application_name: &str,
@@ -80,20 +80,20 @@ impl ReplicationConnection {
         Ok(ReplicationConnection { runtime, wire, target })
     }
 
-    /// Sends a command; what the server answers is received piece by piece.
+    /// Sends a command; [`receive`](ReplicationConnection::receive) returns its results.
     ///
     /// # Errors
-    /// [`ErrorKind::Unavailable`](crate::error::ErrorKind::Unavailable) when the connection is broken.
+    /// [`ErrorKind::Unavailable`](crate::error::ErrorKind::Unavailable) if the connection is broken.
     pub fn send(&mut self, command: &str) -> Result<()> {
         let mut message = BytesMut::new();
         frontend::query(command, &mut message).map_err(|error| self.broken(error))?;
         self.write(&message)
     }
 
-    /// Waits for what the server sends next.
+    /// Waits for the next message of the server.
     ///
     /// # Errors
-    /// As [`ReplicationConnection::send`], and what [`Watch::check`] says.
+    /// As [`ReplicationConnection::send`]; those of [`Watch::check`].
     pub fn receive(&mut self, watch: &Watch<'_>) -> Result<Incoming> {
         loop {
             let incoming = match self.message(watch)? {
@@ -123,10 +123,10 @@ impl ReplicationConnection {
         }
     }
 
-    /// Runs a command that answers with one row.
+    /// Runs a command that returns one row.
     ///
     /// # Errors
-    /// As [`ReplicationConnection::receive`], and the server's own.
+    /// As [`ReplicationConnection::receive`]; those of the server.
     pub fn query_row(&mut self, command: &str, watch: &Watch<'_>) -> Result<Row> {
         self.send(command)?;
         let mut row = None;
@@ -140,10 +140,10 @@ impl ReplicationConnection {
         }
     }
 
-    /// Runs a command that takes a stream of data, and sends it to the end.
+    /// Runs a command that expects a stream of data, and sends `content`.
     ///
     /// # Errors
-    /// As [`ReplicationConnection::receive`], the server's own, and `content`'s.
+    /// As [`ReplicationConnection::receive`]; those of the server and of `content`.
     pub fn upload(&mut self, command: &str, content: &mut dyn Read, watch: &Watch<'_>) -> Result<()> {
         self.send(command)?;
         match self.receive(watch)? {
@@ -257,7 +257,7 @@ fn row(body: &DataRowBody) -> io::Result<Row> {
     Ok(Row::new(columns))
 }
 
-/// What an error or a warning of the server says.
+/// The fields of an error or a warning of the server.
 struct Said {
     severity: String,
     code: SqlState,
@@ -279,7 +279,7 @@ impl Said {
         while let Some(field) = fields.next()? {
             let text = String::from_utf8_lossy(field.value_bytes()).into_owned();
             match field.type_() {
-                // Never in another language, unlike `S`.
+                // Never localized, unlike `S`.
                 b'V' => said.severity = text,
                 b'C' => said.code = SqlState::from_code(&text),
                 b'M' => said.message = text,

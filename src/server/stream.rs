@@ -1,4 +1,4 @@
-//! The bytes below a connection: a socket, with TLS or without.
+//! The byte stream below a connection: a socket, with or without TLS.
 
 use super::tls;
 use std::future::{Ready, ready};
@@ -9,7 +9,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_postgres::tls::{ChannelBinding, TlsConnect, TlsStream};
 
-/// A connected socket; what goes over it is encrypted or not.
+/// A connected socket, encrypted or not.
 #[derive(Debug)]
 pub(super) enum Stream {
     Tcp(TcpStream),
@@ -72,7 +72,7 @@ impl TlsStream for Stream {
     }
 }
 
-/// Tells tokio-postgres that TLS is there already.
+/// Reports to tokio-postgres that TLS is already established.
 pub(super) struct Established;
 
 impl TlsConnect<Stream> for Established {

@@ -1,4 +1,4 @@
-//! Why a backup must end before it is done: a signal, or something that failed meanwhile.
+//! Interruption of a backup: by a signal, or by a failure in another thread.
 
 use crate::error::{Error, Result};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -6,10 +6,10 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How long it may take until a waiting thread notices.
+/// Upper limit for the time until a waiting thread notices.
 const NOTICE_MAX: Duration = Duration::from_millis(100);
 
-/// Looked at by every thread of a backup, often.
+/// Checked frequently by every thread of a backup.
 pub struct Watch<'a> {
     interrupted: &'a AtomicBool,
     failed: AtomicBool,
@@ -17,7 +17,7 @@ pub struct Watch<'a> {
 }
 
 impl<'a> Watch<'a> {
-    /// A watch over `interrupted`, which a signal sets.
+    /// Watches `interrupted`, which a signal sets.
     pub fn new(interrupted: &'a AtomicBool) -> Watch<'a> {
         Watch { interrupted, failed: AtomicBool::new(false), failure: Mutex::new(None) }
     }
@@ -28,10 +28,10 @@ impl<'a> Watch<'a> {
         self.failed.store(true, Ordering::Release);
     }
 
-    /// Whether to go on.
+    /// Checks whether the backup may continue.
     ///
     /// # Errors
-    /// What failed; [`ErrorKind::Unavailable`](crate::error::ErrorKind::Unavailable) when a signal came.
+    /// The reported failure; [`ErrorKind::Unavailable`](crate::error::ErrorKind::Unavailable) after a signal.
     pub fn check(&self) -> Result<()> {
         if self.interrupted.load(Ordering::Acquire) {
             return Err(Error::unavailable("the backup was interrupted"));

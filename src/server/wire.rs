@@ -6,10 +6,10 @@ use postgres_protocol::message::backend::{Header, Message};
 use std::io;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-/// How much is read from the server at a time.
+/// Number of bytes read from the server at a time.
 const READ_BYTES: usize = 256 << 10;
 
-/// The longest message: the server sends far shorter ones, and memory stays bounded.
+/// Upper limit for the length of a message, in bytes. The server sends much shorter ones; this limits memory use.
 const MESSAGE_BYTES_MAX: i32 = 16 << 20;
 
 /// A stream, and the bytes that were read but not yet parsed.
@@ -35,7 +35,7 @@ impl Wire {
     /// system's.
     pub(super) async fn message(&mut self) -> io::Result<Message> {
         loop {
-            // Parsing makes room for as many bytes as the message says that it has.
+            // The parser reserves as many bytes as the message announces.
             let header = Header::parse(&self.incoming).map_err(strange)?;
             if header.is_some_and(|header| header.len() > MESSAGE_BYTES_MAX) {
                 return Err(io::ErrorKind::InvalidData.into());
@@ -50,10 +50,10 @@ impl Wire {
         }
     }
 
-    /// Sends all of it.
+    /// Sends all bytes.
     ///
     /// # Errors
-    /// The operating system's.
+    /// Those of the operating system.
     pub(super) async fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.stream.write_all(bytes).await?;
         self.stream.flush().await

@@ -6,15 +6,15 @@ use std::io::{self, IsTerminal, Write};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How often a plain line is written at most.
+/// Minimum interval between plain lines.
 const PLAIN_PAUSE: Duration = Duration::from_secs(5);
-/// How often the bar is drawn, even when nothing moves.
+/// Interval between updates of the bar.
 const BAR_TICK: Duration = Duration::from_millis(200);
 
 const BAR: &str = "{msg} [{bar:30}] {binary_bytes}/{binary_total_bytes}  {binary_bytes_per_sec}  {eta} left";
 const BAR_WITHOUT_TOTAL: &str = "{msg}  {binary_bytes}  {binary_bytes_per_sec}  {elapsed}";
 
-/// How much to show.
+/// The amount of output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Loudness {
     /// Steps, progress and warnings.
@@ -23,7 +23,7 @@ pub enum Loudness {
     Quiet,
 }
 
-/// Shows what a command tells its monitor.
+/// Shows the messages of a command's monitor.
 #[derive(Debug)]
 pub struct Progress {
     loudness: Loudness,
@@ -31,7 +31,7 @@ pub struct Progress {
     work: Mutex<Option<Work>>,
 }
 
-/// Work of a known size that is under way.
+/// Work of known size in progress.
 #[derive(Debug)]
 struct Work {
     what: String,
@@ -43,7 +43,7 @@ struct Work {
 }
 
 impl Progress {
-    /// On the stderr of this process.
+    /// Writes to the stderr of this process.
     pub fn new(loudness: Loudness) -> Progress {
         Progress { loudness, is_terminal: io::stderr().is_terminal(), work: Mutex::new(None) }
     }
@@ -110,7 +110,7 @@ impl Monitor for Progress {
 }
 
 impl Work {
-    /// A plain line; the remaining time is that of the rate so far.
+    /// A plain line; the remaining time is extrapolated from the rate so far.
     fn line(&self, elapsed: Duration) -> String {
         let rate = self.done_bytes as f64 / elapsed.as_secs_f64().max(0.001);
         let missing = self.total_bytes.saturating_sub(self.done_bytes);
@@ -141,7 +141,7 @@ fn bar(what: &str, total_bytes: u64) -> ProgressBar {
     bar
 }
 
-/// Writes to stderr. That it is closed changes nothing.
+/// Writes to stderr. A closed stderr changes nothing.
 fn say(line: &str) {
     let _ = writeln!(io::stderr().lock(), "{line}");
 }

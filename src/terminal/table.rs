@@ -1,6 +1,6 @@
-//! Columns of text.
+//! Text tables.
 
-/// Lays out rows under headers, the columns two spaces apart; columns of numbers are for the caller to pad.
+/// Aligns rows under headers, with two spaces between columns. The caller pads numeric columns.
 pub fn table(headers: &[&str], rows: &[Vec<String>]) -> String {
     let width = |column: usize| {
         let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
@@ -16,7 +16,7 @@ pub fn table(headers: &[&str], rows: &[Vec<String>]) -> String {
     lines.join("\n")
 }
 
-/// A number of bytes as people say it: three digits and a unit.
+/// A number of bytes in readable form: three digits and a unit.
 pub fn bytes(bytes: u64) -> String {
     let mut value = bytes as f64;
     let mut unit = "B";

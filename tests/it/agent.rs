@@ -1,4 +1,4 @@
-//! The agent: started on demand, one for each spool, and in nobody's way.
+//! The agent: started on demand, one for each spool, without side effects on the server.
 
 use crate::support::{
     Cluster, PATIENCE, Process, Run, Site, Stop, pgark_program, wait_until, wants_everything,
@@ -8,7 +8,7 @@ use std::time::Duration;
 
 const SEGMENT: u64 = 0x40;
 
-/// A stopped cluster with this many segments to archive.
+/// A stopped cluster with this number of segments to archive.
 fn cluster_with_segments(site: &Site, segments: u64) -> (Cluster, Vec<String>) {
     let cluster = site.cluster("primary");
     let wal = cluster.fake_wal();
@@ -37,7 +37,7 @@ fn the_next_push_succeeds_after_its_agent_was_killed() {
     assert_eq!(site.archive_of(&cluster).names().len(), paths.len());
 }
 
-/// The server reports what pgark acknowledged; the repository must hold it whole, whatever was killed meanwhile.
+/// The repository must contain intact everything that pgark acknowledged, whatever was killed meanwhile.
 #[test]
 fn everything_acknowledged_survives_kills_at_random_moments() {
     let kills = if wants_everything() { 100 } else { 10 };
@@ -88,7 +88,7 @@ fn an_agent_that_dies_while_a_push_waits_is_replaced() {
     let waiting = cluster.program("archive-push").arg(&paths[1]).spawn();
     wait_until("the push has reached its agent", PATIENCE, || waiting.process().has_socket());
     agent.kill();
-    // At once: the socket closes, and nothing waits for push.deadline_s.
+    // Ends at once: the socket closes, and nothing waits for push.deadline_s.
     waiting.wait().expect(0).within(Duration::from_secs(15));
     assert_ne!(cluster.agent(), agent);
 }
@@ -112,7 +112,7 @@ fn agent_stop_ends_the_agent() {
     let agent = cluster.agent();
     cluster.pgark(&["agent", "stop"]).run().expect(0);
     wait_until("the agent has ended", PATIENCE, || !agent.is_alive());
-    // Nothing to stop is no failure, and the next push needs no help.
+    // Stopping without an agent succeeds, and the next push starts one.
     cluster.pgark(&["agent", "stop"]).run().expect(0);
     cluster.push(&paths[1]).expect(0);
 }
@@ -137,7 +137,7 @@ fn an_agent_that_is_started_elsewhere_is_waited_for() {
     cluster.get(name, "pg_wal/RECOVERYXLOG").expect(0);
     cluster.pgark(&["agent", "stop"]).run().expect(0);
     agent.wait().expect(0);
-    // It stays while it has nothing to do: no call would start it again. An agent of the usual kind ends meanwhile.
+    // It stays while idle, because no call would start it again. An agent of the usual kind exits meanwhile.
     cluster.config.set("agent.idle_s", 1);
     let mut agent = cluster.pgark(&["agent"]).spawn();
     cluster.push(&paths[0]).expect(0);
@@ -171,7 +171,7 @@ fn two_agents_never_share_a_spool() {
     }
     wait_until("one agent is left", PATIENCE, || agents_of(&cluster).len() == 1);
     assert_eq!(agents_of(&cluster), [cluster.agent()]);
-    // One that is started by hand finds the spool taken, and leaves the first alone.
+    // An agent started by hand finds the spool in use, and leaves the first agent running.
     let agent = cluster.agent();
     let second = cluster.pgark(&["agent"]).run();
     assert_eq!(agents_of(&cluster), [agent], "{second}");
@@ -194,7 +194,7 @@ fn the_agent_holds_nothing_of_its_caller() {
     let site = Site::without_server();
     let (cluster, paths) = cluster_with_segments(&site, 1);
     let inherited = site.directory().join("inherited");
-    // As the archiver does: descriptors that a child inherits, and variables that are not meant for it.
+    // Like the archiver: with file descriptors that a child inherits, and variables not meant for it.
     let script = format!("exec 7>>'{}' 8</dev/zero; exec \"$@\"", inherited.display());
     let push = Run::new("/bin/sh").args(["-c", &script, "sh"]).arg(pgark_program("archive-push"));
     let push = push.arg("--config").arg(&cluster.config.path).arg(&paths[0]);
@@ -238,7 +238,7 @@ fn a_server_with_a_logging_collector_stops_while_its_agent_runs() {
     let segment = primary.switch_wal();
     primary.wait_archived(&segment);
     let agent = primary.agent();
-    // Returns when no process works in the data directory any more, the collector included.
+    // Returns when no process works in the data directory any more, including the log collector.
     primary.stop(Stop::Fast);
     assert!(agent.is_alive());
 }
@@ -268,7 +268,7 @@ fn an_outage_is_counted_and_then_made_up_for() {
     let postmaster = primary.psql("SELECT pg_postmaster_start_time()");
     site.hide_repository();
     let segments = [primary.switch_wal(), primary.switch_wal()];
-    // Counted: the status was not above 125, which PostgreSQL takes for a crash of its own.
+    // A counted failure means that the status was not above 125, which PostgreSQL treats as a crash.
     primary.wait_for_row("SELECT failed_count > 0 FROM pg_stat_archiver", "t");
     site.show_repository();
     primary.wait_archived(&segments[1]);
@@ -346,7 +346,7 @@ fn agent_stop_does_not_wait_for_the_next_agent() {
     let done = std::sync::atomic::AtomicBool::new(false);
     let started = std::time::Instant::now();
     std::thread::scope(|scope| {
-        // As a busy server does.
+        // Like a busy server.
         let busy = || {
             while !done.load(std::sync::atomic::Ordering::Relaxed) && started.elapsed() < PATIENCE {
                 cluster.push(&paths[0]);
@@ -361,7 +361,7 @@ fn agent_stop_does_not_wait_for_the_next_agent() {
     });
 }
 
-/// A server that systemd started hands its JOURNAL_STREAM down; the agent's stderr is not that stream.
+/// A server started by systemd passes its JOURNAL_STREAM on, but the agent's stderr is not that stream.
 #[test]
 fn the_agent_of_a_server_under_systemd_keeps_its_log() {
     let site = Site::without_server();
@@ -371,7 +371,7 @@ fn the_agent_of_a_server_under_systemd_keeps_its_log() {
     assert!(log.contains("agent listens"), "{log}");
 }
 
-/// Their agents would end each other, again and again.
+/// Their agents would stop each other again and again.
 #[test]
 fn two_clusters_do_not_share_a_spool() {
     let site = Site::with_servers(1);
@@ -386,12 +386,12 @@ fn two_clusters_do_not_share_a_spool() {
     first.write(&format!("pg_wal/archive_status/{name}.ready"), "");
     second.put_wal(&name, &bytes);
     first.push(&path).expect(0);
-    // By its name another one.
+    // Another cluster by name.
     second.config.set("cluster", "second");
     second.push(&path).expect(2).says("belongs to cluster \"main\"").says("spool.directory");
     let checked = second.pgark(&["check"]).run();
     assert!(checked.stdout.contains("FAILED   spool: the spool"), "{checked}");
-    // By the name the same, which may be a data directory that was moved; but a server runs in the first one.
+    // The same name could denote a moved data directory, but a server runs in the first one.
     second.config.set("cluster", "main");
     first.start();
     second.push(&path).expect(2).says("belongs to cluster \"main\"");
@@ -400,7 +400,7 @@ fn two_clusters_do_not_share_a_spool() {
     assert_eq!(first.agent(), agent, "it was not ended");
     first.stop(Stop::Fast);
     second.push(&path).expect(0);
-    // The configuration of one cluster may give it another name.
+    // The configuration of the same cluster may give it another name.
     second.config.set("cluster", "renamed");
     second.push(&path).expect(0);
 }

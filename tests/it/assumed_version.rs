@@ -1,12 +1,12 @@
-//! Servers of a version that pgark does not know: refused, unless the operator says as which one to read them.
+//! Servers of an unknown version: rejected, unless the operator sets the version to assume.
 
 use crate::support::hostile::HostileBackup;
 use crate::support::{Cluster, FakeWal, Site, Story};
 use serde_json::json;
 
-/// A segment number past those that initdb made.
+/// A segment number after those that initdb creates.
 const SEGMENT: u64 = 0x40;
-/// Marks that no version has.
+/// Version numbers that no version uses.
 const MAGIC: u16 = 0xD1F0;
 const CONTROL_VERSION: u32 = 9900;
 const CATALOG_VERSION: u32 = 209_901_011;
@@ -15,7 +15,7 @@ fn major(cluster: &Cluster) -> u32 {
     String::from_utf8(cluster.read("PG_VERSION")).unwrap().trim().parse().unwrap()
 }
 
-/// A stopped cluster whose `pg_control` is of an unknown version, with the format of its own.
+/// A stopped cluster whose `pg_control` has an unknown version, in the format of its actual one.
 fn unknown_cluster(site: &Site) -> Cluster {
     let cluster = site.cluster("primary");
     let mut control = cluster.read("global/pg_control");
@@ -33,7 +33,7 @@ fn unknown_cluster(site: &Site) -> Cluster {
     cluster
 }
 
-/// Puts a segment of an unknown version into `pg_wal`; its name and bytes.
+/// Puts a segment of an unknown version into `pg_wal`; returns its name and content.
 fn put_unknown_segment(cluster: &Cluster) -> (String, Vec<u8>) {
     let wal = FakeWal { magic: MAGIC, ..cluster.fake_wal() };
     let (name, bytes) = (wal.name(SEGMENT), wal.bytes(SEGMENT, 1));
@@ -91,7 +91,7 @@ fn an_assumption_on_the_command_line_holds_for_the_call() {
         cluster.pgark(&[command]).run().expect(2).says("which pgark does not know");
     }
     cluster.pgark(&["status"]).args(assuming).run().expect(0);
-    // It comes as far as to the server, which does not run.
+    // Fails only when it connects to the server, which is not running.
     cluster.pgark(&["base-backup"]).args(assuming).run().expect(3).says("connect");
     let checked = cluster.pgark(&["check"]).args(assuming).run();
     assert!(checked.stdout.contains(&format!("{CATALOG_VERSION}, which pgark does not know")), "{checked}");

@@ -1,4 +1,4 @@
-//! `pgark base-backup`: what it stores restores with stock tools, and what cannot be a backup is not listed.
+//! `pgark base-backup`: standard tools can restore it, and an invalid backup is not listed.
 
 use crate::support::{
     Cluster, PATIENCE, Run, Site, Stop, create_private_directory, pgark_program, wait_until,
@@ -10,7 +10,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-/// A running primary that archives, with some rows in it.
+/// A running primary that archives, with some rows.
 fn primary(site: &Site) -> Cluster {
     let mut primary = site.cluster("primary");
     primary.archive();
@@ -27,7 +27,7 @@ fn manifest(place: &Path) -> serde_json::Value {
     serde_json::from_slice(&fs::read(place.join("manifest.json")).unwrap()).unwrap()
 }
 
-/// The names of the objects of a backup.
+/// The names of a backup's objects.
 fn objects(place: &Path) -> Vec<String> {
     let mut names: Vec<String> = fs::read_dir(place)
         .map(|entries| entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect())
@@ -242,7 +242,7 @@ fn an_interrupted_backup_leaves_nothing() {
     backup.signal(Signal::SIGKILL);
     backup.wait().killed_by(Signal::SIGKILL);
     assert_eq!(objects(&place), ["running"]);
-    // One that runs on another host, or did, is alive as long as its heartbeat is young.
+    // A backup of another host counts as alive as long as its heartbeat is recent.
     let running = place.join("running");
     let mut mark: serde_json::Value = serde_json::from_slice(&fs::read(&running).unwrap()).unwrap();
     mark["boot_id"] = "another".into();
@@ -270,7 +270,7 @@ fn a_killed_backup_can_be_taken_again_at_once() {
     assert!(objects(&place).iter().any(|object| object == "manifest.json"));
 }
 
-/// Containers of one pod share the name of their host, and see each other's processes under no number.
+/// Containers of a pod share a host name, but do not see each other's processes.
 #[test]
 fn a_backup_of_another_pid_namespace_is_not_taken_for_dead() {
     let unshare =
@@ -319,7 +319,7 @@ fn a_damaged_page_is_told_and_kept() {
     let path = primary.psql("SELECT pg_relation_filepath('t')");
     let mut bytes = primary.read(&path);
     bytes[2 * 8192 + 5000] ^= 1;
-    // Over the same file: the server has it open.
+    // Overwrites the file in place, because the server has it open.
     use std::os::unix::fs::FileExt;
     let file = fs::OpenOptions::new().write(true).open(primary.data().join(&path)).unwrap();
     file.write_all_at(&bytes[2 * 8192..3 * 8192], 2 * 8192).unwrap();
@@ -329,7 +329,7 @@ fn a_damaged_page_is_told_and_kept() {
     assert_eq!(manifest["damaged_pages"]["listed"][0]["block"], 2);
 }
 
-/// It was an error of every backup, whatever its label.
+/// Regression: it caused an error in every backup, whatever its label.
 #[test]
 fn a_damaged_mark_of_a_running_backup_blocks_no_other() {
     let site = Site::with_servers(1);
@@ -372,7 +372,7 @@ fn a_mark_that_cannot_be_removed_is_not_waited_for() {
     let mark = serde_json::json!({ "version": 1, "run": "elsewhere.1.1", "host": "elsewhere", "pid": 1,
         "started": long_ago, "heartbeat": long_ago });
     crate::support::write_file(&place.join("running"), mark.to_string());
-    // No right to remove anything here.
+    // Removes delete permission.
     let allow = |mode: u32| fs::set_permissions(&place, fs::Permissions::from_mode(mode)).unwrap();
     allow(0o500);
     let refused = base_backup(&primary, "nightly").run().expect(4).says("are in the way").says("--label");

@@ -1,4 +1,4 @@
-//! `pgark base-backup` of a data directory that is not all files and directories, or not all there.
+//! `pgark base-backup` of a data directory with links and special files, or with missing files.
 
 use crate::backup_stream::stream;
 use crate::support::{Cluster, Outcome, Site, create_private_directory};
@@ -6,7 +6,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-/// A running primary that archives, with a table and a second database; and the table's file.
+/// A running primary that archives, with a table and a second database; also returns the table's file.
 fn primary(site: &Site) -> (Cluster, String) {
     let mut primary = site.cluster("primary");
     primary.archive();
@@ -24,7 +24,7 @@ fn both_methods(primary: &Cluster, label: &str) -> [Outcome; 2] {
     [files.run(), stream(primary, &format!("{label}-stream")).run()]
 }
 
-/// Moves a file or directory away, and back when it is dropped.
+/// Moves a file or directory away, and back when dropped.
 struct Moved {
     from: PathBuf,
     to: PathBuf,
@@ -57,7 +57,7 @@ fn data_behind_a_link_fails_the_backup() {
             outcome.expect(2).says(path).says("would be missing from the backup").says("HINT");
         }
     }
-    // What the server keeps no data in may be anything: it is told, and left out.
+    // Entries without server data may be of any type: they are reported and excluded.
     let elsewhere = site.directory().join("elsewhere");
     create_private_directory(&elsewhere);
     for name in ["log", "server.crt"] {
@@ -65,7 +65,7 @@ fn data_behind_a_link_fails_the_backup() {
     }
     let [files, streamed] = both_methods(&primary, "harmless").map(|outcome| outcome.expect(0));
     files.says("log\" is not part of the backup").says("server.crt");
-    // What the server says is shown.
+    // Messages of the server are shown.
     streamed.says("the server reports").says("./log").says("./server.crt");
 }
 

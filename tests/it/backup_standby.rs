@@ -1,4 +1,4 @@
-//! `pgark base-backup` on a standby: its backup is as good as the primary's, and a promotion ends it.
+//! `pgark base-backup` on a standby: its backup is equivalent to the primary's, and a promotion ends it.
 
 use crate::support::{Archive, Cluster, Outcome, PATIENCE, Running, Site, Stop, wait_until};
 use std::collections::BTreeMap;
@@ -17,7 +17,7 @@ impl Pair {
         Pair::start_with(|_| String::new())
     }
 
-    /// Both servers have these settings.
+    /// Starts both servers with these settings.
     fn start_with(settings: impl Fn(&Cluster) -> String) -> Pair {
         let site = Site::with_servers(2);
         let mut primary = site.cluster("primary");
@@ -37,23 +37,23 @@ impl Pair {
         Pair { site, primary, standby }
     }
 
-    /// From now on backups of the standby's data directory are taken from it, and its primary helps.
+    /// Configures backups of the standby's data directory, with the help of its primary.
     fn configure(&mut self) {
         let (primary, standby) = (self.primary.conninfo(), self.standby.conninfo());
         self.standby.config.set("connection.conninfo", primary.as_str());
         self.standby.config.set("connection.standby", standby.as_str());
     }
 
-    /// Waits until the standby has replayed all that the primary has written, and a checkpoint after it.
+    /// Waits until the standby has replayed all WAL of the primary, and a checkpoint after it.
     fn catch_up(&self) {
         self.primary.psql("CHECKPOINT");
         let written = self.primary.psql("SELECT pg_current_wal_lsn()");
         self.standby.wait_for_row(&format!("SELECT pg_last_wal_replay_lsn() >= '{written}'"), "t");
     }
 
-    /// Begins a backup, "one", of the standby, which waits before it copies.
+    /// Begins a backup "one" of the standby, which waits before the copy.
     fn hold_a_backup(&self) -> HeldBackup {
-        // What it waits for is not there until we say so.
+        // It waits for a segment that is hidden until the test releases it.
         self.site.hide_repository();
         let segment = self.primary.switch_wal();
         self.catch_up();
@@ -64,7 +64,7 @@ impl Pair {
         archive.remove(&segment);
         let backup = self.standby.pgark(&["base-backup", "--checkpoint", "fast", "--label", "one"]).spawn();
         wait_until("the backup has begun", PATIENCE, || {
-            // The last thing that it asks before it waits, which is for the time.
+            // The last query before it waits is the one for the time.
             let asked = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'pgark base-backup' \
                          AND state = 'idle' AND query LIKE '%clock_timestamp%'";
             self.place("one").join("running").exists() && self.standby.psql(asked) != "0"
@@ -121,7 +121,7 @@ fn a_backup_of_a_standby_under_load_is_recovered() {
     assert!(manifest["backup_label"].as_str().unwrap().contains("BACKUP FROM: standby"));
 
     pair.standby.stop(Stop::Fast);
-    // The copy has the standby's configuration, and so its socket.
+    // The copy has the standby's configuration, and therefore its socket.
     let into = pair.site.directory().join("into");
     pair.standby.recover(&into, &["--latest", "--wait"]).run().expect(0);
     assert!(!into.join("standby.signal").exists());
@@ -132,7 +132,7 @@ fn a_backup_of_a_standby_under_load_is_recovered() {
     assert_eq!(pair.standby.psql(balances), "t");
     pair.standby.stop_recovered(&into);
     pair.standby.check_pages(&into);
-    // As the standby was when the backup ended, and no later.
+    // The state at the end of the backup, and no later.
     let immediate = pair.site.directory().join("immediate");
     pair.standby.recover(&immediate, &["--target-immediate", "--wait"]).run().expect(0);
     pair.standby.stop_recovered(&immediate);
@@ -143,7 +143,7 @@ fn without_a_word_with_the_primary_the_backup_waits_for_its_wal() {
     let pair = Pair::start();
     pair.primary.psql("INSERT INTO t VALUES (0)");
     pair.standby.wait_for_row("SELECT count(*) FROM t", "20001");
-    // Its own server is in recovery: nothing has to be configured.
+    // The backup's own server is in recovery, so nothing has to be configured.
     let backup = pair.standby.pgark(&["base-backup", "--checkpoint", "fast", "--label", "one"]).spawn();
     let [_, stderr] = backup.output_paths().map(ToOwned::to_owned);
     wait_until("the operator is told what is waited for", PATIENCE, || {
@@ -165,7 +165,7 @@ fn a_promotion_ends_the_backup() {
     held.go_on().expect(3).says("promoted");
     assert_eq!(pair.objects("one"), 0);
 
-    // It is a primary now, and backed up as one.
+    // It is a primary now, and is backed up as one.
     pair.primary.stop(Stop::Immediate);
     pair.standby.back_up("two");
     let manifest = fs::read_to_string(pair.place("two").join("manifest.json")).unwrap();
@@ -185,7 +185,7 @@ fn a_primary_that_is_none_or_leaves_pages_out_is_refused() {
     let standby = pair.standby.conninfo();
     pair.standby.config.set("connection.conninfo", standby.as_str());
     take(&pair).expect(2).says("is also a standby");
-    // Where nobody asks the primary, the standby itself knows.
+    // If the primary is not configured, the standby itself reports it.
     pair.primary.psql("INSERT INTO t VALUES (0)");
     pair.catch_up();
     pair.standby.config.set("connection.conninfo", "");
@@ -193,7 +193,7 @@ fn a_primary_that_is_none_or_leaves_pages_out_is_refused() {
     assert_eq!(pair.objects("one"), 0);
 }
 
-/// The backup's type and its parent, and whether it is from a standby.
+/// The type and the parent of a backup, and whether it was taken from a standby.
 fn kind_of(pair: &Pair, label: &str) -> (String, bool) {
     let manifest = fs::read(pair.place(label).join("manifest.json")).unwrap();
     let manifest: serde_json::Value = serde_json::from_slice(&manifest).unwrap();
@@ -218,7 +218,7 @@ fn a_chain_goes_on_from_the_primary_to_its_standby_and_back() {
             .expect(0)
     };
     take(&pair.primary, "full", "0-primary");
-    // The standby knows of no checkpoint after that, and its backup would begin before the other has ended.
+    // The standby has no later checkpoint, so its backup would begin before the other one ended.
     let early = take(&pair.standby, "incremental", "early");
     assert!(early.stderr.contains("the last checkpoint of the primary); taking a full backup"), "{early}");
     fs::remove_dir_all(pair.place("early")).unwrap();
@@ -246,7 +246,7 @@ fn a_chain_goes_on_from_the_primary_to_its_standby_and_back() {
     pair.primary.stop(Stop::Fast);
 
     for label in ["3-primary", "4-standby"] {
-        // A copy has the configuration of the server that it is of, and so its socket.
+        // A copy has the configuration of its server, and therefore its socket.
         let server = if label.ends_with("standby") { &pair.standby } else { &pair.primary };
         let into = pair.site.directory().join(label);
         let options = ["--backup", label, "--target-immediate", "--target-action", "promote", "--wait"];
@@ -258,7 +258,7 @@ fn a_chain_goes_on_from_the_primary_to_its_standby_and_back() {
     }
 }
 
-/// With such a copy PostgreSQL would take the backup for consistent before it is.
+/// With such a copy, PostgreSQL would declare the backup consistent too early.
 #[test]
 fn a_pg_control_from_before_the_start_point_is_no_part_of_a_backup() {
     let mut pair = Pair::start();
@@ -268,7 +268,7 @@ fn a_pg_control_from_before_the_start_point_is_no_part_of_a_backup() {
     let old = pair.standby.read("global/pg_control");
     pair.primary.psql("INSERT INTO t SELECT generate_series(1, 1000)");
     let held = pair.hold_a_backup();
-    // As if the restartpoint from which the backup begins had not come to the copy.
+    // As if the copy missed the restartpoint at which the backup begins.
     pair.standby.write("global/pg_control", &old);
     held.go_on().expect(3).says("begins only at").says("Take the backup again");
     assert_eq!(pair.objects("one"), 0);

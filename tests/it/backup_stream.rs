@@ -1,10 +1,10 @@
-//! `pgark base-backup --method stream`: a backup over the replication protocol is as good as one of the files.
+//! `pgark base-backup --method stream`: a backup over the replication protocol is equivalent to one of the files.
 
 use crate::support::{Cluster, PATIENCE, Run, Site, Stop, create_private_directory, wait_until};
 use std::collections::BTreeSet;
 use std::fs;
 
-/// A running primary that archives, with some rows in it, and a configuration from which its files cannot be found.
+/// A running primary that archives, with some rows, and a configuration that does not lead to its files.
 fn primary(site: &Site) -> Cluster {
     let mut primary = site.cluster("primary");
     primary.archive();
@@ -13,7 +13,7 @@ fn primary(site: &Site) -> Cluster {
     primary
 }
 
-/// As it is called on another host: there is no such data directory.
+/// Runs as on another host, where there is no such data directory.
 pub fn stream(cluster: &Cluster, label: &str) -> Run {
     let mut config = cluster.config.clone();
     config.path = config.path.with_file_name("remote.toml");
@@ -58,7 +58,7 @@ fn a_streamed_backup_under_load_is_recovered() {
     primary.stop_recovered(&into);
     primary.check_pages(&into);
 
-    // What stock tools make of it, PostgreSQL itself finds complete.
+    // Unpacks it with standard tools; PostgreSQL's own tool finds it complete.
     let copy = site.directory().join("copy");
     let copied = site.directory().join("copied");
     let mapping = format!("--tablespace-mapping={}={}", space.display(), copied.display());
@@ -104,7 +104,7 @@ fn it_holds_the_same_files_as_a_backup_of_the_files() {
 fn the_server_is_told_who_we_are_by_every_kind_of_password() {
     let site = Site::with_servers(1);
     let mut primary = site.cluster("primary");
-    // Any address of this host, which no other test run has.
+    // A loopback address that no other test run uses.
     let process = std::process::id();
     let address = format!("127.{}.{}.7", (process >> 8) & 0xFF, process & 0xFF);
     primary.archive();
@@ -154,7 +154,7 @@ fn a_server_that_dies_in_the_middle_leaves_nothing_listed() {
     let site = Site::with_servers(1);
     let mut primary = primary(&site);
     let archive = site.archive_of(&primary);
-    // The backup waits for its first segment, and the server for us to take what it sends.
+    // The backup waits for its first segment, and the server waits for the receiver.
     primary.psql("ALTER SYSTEM SET archive_command = '/bin/false'");
     primary.psql("SELECT pg_reload_conf()");
     primary.wait_for_row("SHOW archive_command", "/bin/false");

@@ -1,4 +1,5 @@
-//! `pgark base-backup --method stream --type incremental`: what the server sends of what changed is as good as what we find.
+//! `pgark base-backup --method stream --type incremental`: the changes sent by the server are equivalent to those that
+//! pgark finds.
 
 use crate::backup_stream::stream;
 use crate::incremental::{after_recovery, manifest, parent_of, primary_with, take, unpack};
@@ -9,10 +10,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// With enough memory for the server to make room in large steps.
+/// Enough memory for the server to extend files in large steps.
 const SUMMARIES: &str = "summarize_wal = on\nshared_buffers = '128MB'\n";
 
-/// Whether the server can send such backups; says so where not.
+/// Whether the server can send such backups; prints a message if not.
 fn is_able(site: &Site) -> bool {
     let able = site.cluster("version").is_from(17);
     if !able {
@@ -25,14 +26,14 @@ fn stream_changes(cluster: &Cluster, kind: &str, label: &str) -> Outcome {
     stream(cluster, label).args(["--type", kind]).run()
 }
 
-/// A position, however many digits it is written with.
+/// Parses an LSN, whatever its number of digits.
 fn lsn(text: &str) -> u64 {
     let (high, low) = text.split_once('/').unwrap();
     (u64::from_str_radix(high, 16).unwrap() << 32) | u64::from_str_radix(low, 16).unwrap()
 }
 
-/// Leaves pages of rows that the earlier backup holds, and then room in their place that was made and not used, as loading
-/// in bulk does.
+/// Truncates pages with rows of the earlier backup, and then extends the table without using the new pages, like a bulk
+/// load.
 fn cut_off_and_make_room(primary: &Cluster, table: &str) {
     primary.psql(&format!("DELETE FROM {table} WHERE a > 100"));
     primary.psql(&format!("VACUUM {table}"));
@@ -101,14 +102,14 @@ fn chains_of_streamed_and_local_backups_are_recovered() {
     let label = changed["backup_label"].as_str().unwrap();
     let from = label.lines().find_map(|line| line.strip_prefix("INCREMENTAL FROM LSN: ")).unwrap();
     assert_eq!(lsn(from), lsn(full["start"]["lsn"].as_str().unwrap()), "{label}");
-    // Maps are whole, as in every incremental backup.
+    // Visibility maps are stored whole, as in every incremental backup.
     let list = site.archive_of(&primary).backup("1-stream").join("files");
     let listed = Run::new("lz4").arg("-dc").arg(list).run().expect(0).stdout;
     let incremental: Vec<&str> =
         listed.lines().filter(|line| line.contains("\"kind\":\"incremental\"")).collect();
     assert!(incremental.len() > 50, "{}", incremental.len());
     assert!(!incremental.iter().any(|line| line.contains("_vm\"") || line.contains("_fsm\"")));
-    // The other recovery shows a chain of all kinds.
+    // The other recovery covers a chain of all kinds.
     states.retain(|label, _| *label == "3-stream" || wants_everything());
     for (label, expected) in states {
         let into = site.directory().join(label);
@@ -118,7 +119,7 @@ fn chains_of_streamed_and_local_backups_are_recovered() {
     }
 }
 
-/// As [`after_recovery`], with a tablespace elsewhere.
+/// As [`after_recovery`], with the tablespace moved.
 fn after_mapped_recovery(cluster: &Cluster, label: &str, into: &Path, mapping: &str, sql: &str) -> String {
     let options = [
         "--backup",
@@ -159,7 +160,7 @@ fn pg_combinebackup_reads_a_chain_that_was_streamed() {
     combine.args(["--no-sync", "-o"]).arg(directory("combined")).run().expect(0);
     primary.pgark(&["combine", "two", "--label", "whole"]).run().expect(0);
     primary.recover(&directory("restored"), &["--backup", "whole", "--target-immediate"]).run().expect(0);
-    // What pgark adds for the recovery is not part of the backup.
+    // pgark adds these files for the recovery; they are not part of the backup.
     let added = ["backup_manifest", "recovery.signal", "postgresql.auto.conf"].map(PathBuf::from);
     let paths = |name: &str| -> BTreeSet<PathBuf> {
         let root = directory(name);
@@ -191,7 +192,7 @@ fn what_the_server_cannot_send_is_sent_whole() {
         return;
     }
     expect_full(&primary, "off", "while summarize_wal is off");
-    // What was written meanwhile was never summarized, and its WAL is gone.
+    // The WAL of this change was never summarized, and is gone.
     primary.psql("UPDATE t SET b = 'unseen' WHERE a = 7");
     let last = primary.switch_wal();
     primary.wait_archived(&last);
@@ -235,7 +236,7 @@ fn a_standby_sends_what_changed_to_one_who_may_only_replicate() {
     standby.config.set("connection.standby", here.as_str());
     stream_changes(&standby, "full", "one").expect(0);
     primary.psql("INSERT INTO t VALUES (10001)");
-    // Where the standby's backup begins, and behind the end of the one before.
+    // The standby's backup begins here, after the end of the previous one.
     primary.psql("CHECKPOINT");
     let last = primary.switch_wal();
     primary.wait_archived(&last);
@@ -249,7 +250,8 @@ fn a_standby_sends_what_changed_to_one_who_may_only_replicate() {
     assert_eq!(answer, "10001");
 }
 
-/// The server would send the visibility map; see `incremental::rows_deleted_after_a_recovery_stay_deleted_without_checksums`.
+/// Otherwise the server would send the visibility map; see
+/// `incremental::rows_deleted_after_a_recovery_stay_deleted_without_checksums`.
 #[test]
 fn rows_deleted_after_a_recovery_of_streamed_backups_stay_deleted_without_checksums() {
     let site = Site::with_servers(1);
@@ -305,7 +307,7 @@ fn what_changed_across_a_promotion_is_not_asked_of_the_server() {
          SELECT 't' || count(*) || ',' || sum(hashtext(t::text)) FROM t \
          UNION ALL SELECT 'u' || count(*) || ',' || sum(hashtext(t::text)) FROM truncated t) AS s(line)";
     let mut states = Vec::new();
-    // What we find ourselves of the same change is right: on either timeline its own summaries are read.
+    // pgark's own search for the same changes is right: it reads the summaries of each timeline.
     let local = take(&primary, "incremental", "1-local").expect(0);
     assert!(local.stderr.contains("WAL summaries to find changes since backup 0-full"), "{local}");
     states.push(("1-local", primary.psql(state)));

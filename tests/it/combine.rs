@@ -1,10 +1,10 @@
-//! `pgark combine`: a full backup out of a chain, with which the chain is no longer needed.
+//! `pgark combine`: turns a chain into a full backup that no longer needs the chain.
 
 use crate::support::{Cluster, Site, Stop, create_private_directory, write_file};
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 
-/// Keys that may not delete do for a combination as for a backup.
+/// Like a backup, a combination works without delete permission.
 #[test]
 fn remains_that_cannot_be_swept_are_told_and_left() {
     let site = Site::with_servers(1);
@@ -60,7 +60,7 @@ fn a_combined_backup_needs_nothing_of_its_chain() {
     assert!(absent.stderr.contains("holds no backup three"), "{absent}");
     let combined = primary.pgark(&["combine", "two", "--label", "combined"]).run().expect(0);
     assert!(combined.stdout.contains("full backup combined is complete"), "{combined}");
-    // Of two backups of one moment, the next one builds on the full one.
+    // Of two backups with the same stop point, the next one builds on the full one.
     take(&primary, "incremental", "next");
     let archive = site.archive_of(&primary);
     let manifest = |label: &str| -> serde_json::Value {
@@ -84,7 +84,7 @@ fn a_combined_backup_needs_nothing_of_its_chain() {
         for name in ["recovery.signal", "postgresql.auto.conf"] {
             fs::rename(into.join(name), site.directory().join(name)).unwrap();
         }
-        // The map was made to fit; all else is as it was listed.
+        // The tablespace map was adapted; all other files are as listed.
         let verify = primary.postgres_program("pg_verifybackup").args(["-n", "-i", "postgresql.auto.conf"]);
         verify.args(["-i", "tablespace_map"]).arg(&into).run().expect(0);
         for name in ["recovery.signal", "postgresql.auto.conf"] {

@@ -1,4 +1,4 @@
-//! `archive-get`: exactly the pushed bytes or nothing, and a status that PostgreSQL cannot misread.
+//! `archive-get`: exactly the archived bytes or nothing, and a status that PostgreSQL cannot misread.
 
 use crate::support::{
     Cluster, Outcome, PATIENCE, Site, Template, backup_history, files_below, history, wait_until,
@@ -8,13 +8,13 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
-/// Where PostgreSQL wants segments.
+/// PostgreSQL's destination for segments.
 const DESTINATION: &str = "pg_wal/RECOVERYXLOG";
 
-/// A segment number past those that initdb made; the first of a log file's last three.
+/// A segment number after those that initdb creates; the third to last of a log file.
 const SEGMENT: u64 = 0xFFD;
 
-/// A stopped cluster that has archived so many segments, from [`SEGMENT`] on. Another agent has to fetch them.
+/// A stopped cluster with this number of archived segments, from [`SEGMENT`] on. A new agent has to fetch them.
 fn cluster_with_archive(site: &Site, segments: u64) -> (Cluster, Vec<String>) {
     let cluster = site.cluster("primary");
     let names = archive_segments(&cluster, 1, SEGMENT..SEGMENT + segments);
@@ -43,7 +43,8 @@ fn get(cluster: &Cluster, name: &str) -> Outcome {
     cluster.get(name, DESTINATION)
 }
 
-/// Asks twice, since the second may be answered from what was fetched ahead; nothing may lie at the destination.
+/// Requests the file twice, because the second request may be answered from the prefetched files; nothing may be at the
+/// destination.
 #[track_caller]
 fn expect_nothing(cluster: &Cluster, name: &str, status: i32) {
     for _ in 0..2 {
@@ -52,7 +53,7 @@ fn expect_nothing(cluster: &Cluster, name: &str, status: i32) {
     }
 }
 
-/// Takes what was restored away, so that the next call has to write it.
+/// Removes the restored file, so that the next call has to write it.
 #[track_caller]
 fn take(cluster: &Cluster) -> Vec<u8> {
     let bytes = cluster.read(DESTINATION);
@@ -147,7 +148,7 @@ fn a_file_is_taken_out_to_be_looked_at_and_nothing_is_overwritten() {
     site.show_repository();
     assert_eq!(files_below(&site.directory().join("primary")).len(), files, "nothing is left");
 
-    // On a host that has no configuration.
+    // On a host without a configuration file.
     cluster.archive_file("00000002.history", history(&[(1, "0/FFE00100")]));
     let place = ["--repository", site.repository().to_str().unwrap(), "--cluster", "main"].map(str::to_owned);
     let elsewhere = cluster.pgark(&["--json", "wal", "get", "00000002.history"]);
@@ -181,7 +182,7 @@ fn what_the_agent_is_still_storing_is_waited_for() {
     cluster.config.set("get.deadline_s", 60);
     let wal = cluster.fake_wal();
     archive_segments(&cluster, 1, SEGMENT..SEGMENT + 2);
-    // The last of one log file, whose directory takes nothing for a while, and the first of the next one.
+    // The last segment of one log file, whose directory rejects writes for a while, and the first of the next one.
     let (earlier, later) = (wal.name(SEGMENT + 2), wal.name(SEGMENT + 3));
     let log = site.archive_of(&cluster).path(&wal.name(SEGMENT)).parent().unwrap().to_owned();
     let allow = |mode| std::fs::set_permissions(&log, std::fs::Permissions::from_mode(mode)).unwrap();
@@ -197,7 +198,7 @@ fn what_the_agent_is_still_storing_is_waited_for() {
             cluster.pgark(&["status"]).run().stdout.contains("is still being stored")
         });
     };
-    // At the archive's end, where recovery would end without it,
+    // At the end of the archive, where recovery would end without it,
     let mut at_the_end = ask();
     waits();
     // and where it looks like a hole.
@@ -212,7 +213,7 @@ fn what_the_agent_is_still_storing_is_waited_for() {
     at_the_end.wait().expect(0);
     before_a_later_one.wait().expect(0);
     assert!(take(&cluster) == wal.bytes(SEGMENT + 2, 1));
-    // What nobody stores any more is lost.
+    // A segment that no agent will store any more is lost.
     site.archive_of(&cluster).remove(&earlier);
     expect_nothing(&cluster, &earlier, 126);
 }
@@ -236,7 +237,7 @@ fn nothing_is_served_from_a_repository_of_a_newer_format() {
     let by_hand = cluster.pgark(&["wal", "get", &names[0], "--output", output.to_str().unwrap()]).run();
     by_hand.expect(2).says("has format 9");
     assert!(!output.exists());
-    // Damage of that file alone keeps nobody from what is whole.
+    // Damage of that file does not affect intact ones.
     stop_agent(&cluster);
     std::fs::write(&format, "{").unwrap();
     get(&cluster, &names[0]).expect(0);
@@ -247,11 +248,11 @@ fn an_empty_repository_may_be_one_that_is_not_mounted() {
     let site = Site::without_server();
     let mut cluster = site.cluster("primary");
     cluster.config.set("get.deadline_s", 1);
-    // Nothing was archived yet, or the mount is missing: nobody can say, so nothing is proven absent.
+    // Nothing was archived yet, or the mount is missing: the two cannot be told apart, so nothing is proven absent.
     expect_nothing(&cluster, &cluster.fake_wal().name(SEGMENT), 126);
     expect_nothing(&cluster, "00000002.history", 126);
-    // But this file never exists: timeline 1 has no history. A standby asks for it while it is promoted, when its
-    // standby.signal is gone already; any status above 125 ends the promotion and the server.
+    // But this file never exists: timeline 1 has no history. A standby requests it during its promotion, when its
+    // standby.signal is already gone; any status above 125 would end the promotion and the server.
     expect_nothing(&cluster, "00000001.history", 1);
     cluster.write("standby.signal", "");
     expect_nothing(&cluster, &cluster.fake_wal().name(SEGMENT), 1);
@@ -281,7 +282,7 @@ fn damaged_objects_are_refused_in_every_codec() {
             expect_nothing(&cluster, name, 126);
             cluster.write("standby.signal", "");
             expect_nothing(&cluster, name, 1);
-            // What is whole beside it is still served.
+            // Intact files beside it are still served.
             get(&cluster, &names[1]).expect(0);
         }
     }
@@ -306,7 +307,7 @@ fn a_repository_that_does_not_answer_stops_recovery_but_not_a_standby() {
     for (name, known) in [(names[0].as_str(), false), ("00000002.history", false), (names[0].as_str(), true)]
     {
         if known {
-            // An agent that has already read from this repository knows no better.
+            // An agent that has already read from this repository gives the same answer.
             get(&cluster, &names[0]).expect(0);
             take(&cluster);
         }
@@ -355,7 +356,7 @@ fn a_hole_stops_recovery_unless_it_has_a_target() {
     expect_nothing(&cluster, &names[1], 126);
     get(&cluster, &names[1]).expect(126).says(&names[1]);
     cluster.program("archive-get").arg("--with-target").args([&names[1], DESTINATION]).run().expect(1);
-    // Before and behind it all is served.
+    // All files before and after it are served.
     get(&cluster, &names[0]).expect(0);
     get(&cluster, &names[2]).expect(0);
     take(&cluster);
@@ -371,7 +372,7 @@ fn partial_and_backup_files_prove_no_later_segment() {
     cluster.archive_file(&format!("{later}.partial"), cluster.fake_wal().bytes(SEGMENT + 2, 1));
     cluster.archive_file(&format!("{later}.00000028.backup"), backup_history(&later));
     expect_nothing(&cluster, &cluster.fake_wal().name(SEGMENT + 1), 1);
-    // Nor is a partial segment served for the whole one.
+    // Nor is a partial segment served in place of the complete one.
     expect_nothing(&cluster, &later, 1);
 }
 
@@ -379,11 +380,11 @@ fn partial_and_backup_files_prove_no_later_segment() {
 fn a_timeline_begins_where_its_history_says() {
     let site = Site::without_server();
     let (cluster, parents) = cluster_with_archive(&site, 2);
-    // Timeline 2 left timeline 1 within the second segment.
+    // Timeline 2 branched off timeline 1 within the second segment.
     cluster.archive_file("00000002.history", history(&[(1, "0/FFE00100")]));
     let children = archive_segments(&cluster, 2, SEGMENT + 1..SEGMENT + 4);
     let wal = cluster.fake_wal().on_timeline(2);
-    // PostgreSQL asks the child first, for every segment: what lies below its beginning is no hole.
+    // PostgreSQL requests every segment of the child first: below its beginning, absence is no hole.
     expect_nothing(&cluster, &wal.name(SEGMENT), 1);
     get(&cluster, &children[0]).expect(0);
     take(&cluster);
@@ -411,7 +412,7 @@ fn segments_are_served_in_order_across_a_log_file_s_end() {
         get(&cluster, name).expect(0);
         assert!(take(&cluster) == cluster.fake_wal().bytes(number, 1), "{name} differs");
     }
-    // Not in order either.
+    // Also out of order.
     for step in [5, 0, 7, 3] {
         get(&cluster, &names[step]).expect(0);
         assert!(
@@ -428,7 +429,7 @@ fn what_was_fetched_ahead_follows_the_repository() {
     let site = Site::without_server();
     let (cluster, names) = cluster_with_archive(&site, 4);
     get(&cluster, &names[0]).expect(0);
-    // An agent that dies leaves what it had fetched; the next one serves nothing that it has not looked at.
+    // A killed agent leaves its prefetched files; the next one serves none without checking it.
     cluster.agent().kill();
     take(&cluster);
     for (number, name) in (SEGMENT..).zip(&names) {
@@ -485,7 +486,7 @@ fn what_was_fetched_ahead_of_one_system_is_not_served_to_another() {
     wait_until("two segments were fetched ahead", PATIENCE, || {
         std::fs::read_dir(&prefetch).unwrap().count() == 2
     });
-    // The data directory is made anew, of the other system.
+    // The data directory is replaced by that of the other system.
     std::fs::rename(cluster.data(), site.directory().join("old")).unwrap();
     std::fs::rename(other.data(), cluster.data()).unwrap();
     get(&cluster, &names[1]).expect(0);
@@ -500,7 +501,7 @@ fn what_was_fetched_ahead_of_one_system_is_not_served_to_another() {
 fn an_ancestor_of_an_ancestor_is_not_served_either() {
     let site = Site::without_server();
     let (cluster, first) = cluster_with_archive(&site, 2);
-    // Timelines 2 and 3 both begin within the second segment; its copy of timeline 1 holds records of neither.
+    // Timelines 2 and 3 both begin within the second segment; its copy on timeline 1 contains records of neither.
     cluster.archive_file("00000002.history", history(&[(1, "0/FFE00100")]));
     cluster.archive_file("00000003.history", history(&[(1, "0/FFE00100"), (2, "0/FFE00200")]));
     let second = archive_segments(&cluster, 2, SEGMENT + 1..SEGMENT + 2);
@@ -509,14 +510,14 @@ fn an_ancestor_of_an_ancestor_is_not_served_either() {
         |name: &str| cluster.program("archive-get").args(["--with-target", name, DESTINATION]).run();
     with_target(&first[0]).expect(0);
     take(&cluster);
-    // As PostgreSQL asks: the newest timeline first.
+    // In PostgreSQL's order: the newest timeline first.
     for name in [&third, &second[0], &first[1]] {
         with_target(name).expect(1);
         assert!(!cluster.has(DESTINATION), "{name} was served");
     }
 }
 
-/// Up to the proven end a hole stops recovery whether it has a target or not; behind it PostgreSQL only looks ahead.
+/// Up to the proven end, a hole stops recovery with or without a target; after it, PostgreSQL only prefetches.
 #[test]
 fn a_hole_before_the_proven_end_stops_a_recovery_with_a_target() {
     let site = Site::without_server();
@@ -540,19 +541,19 @@ fn the_end_of_a_timeline_that_was_left_later_is_a_hole() {
     let (cluster, names) = cluster_with_archive(&site, 2);
     let missing = cluster.fake_wal().name(SEGMENT + 2);
     expect_nothing(&cluster, &missing, 1);
-    // Timeline 2 left timeline 1 two segments later.
+    // Timeline 2 branched off timeline 1 two segments later.
     cluster.archive_file("00000002.history", history(&[(1, "1/100")]));
     archive_segments(&cluster, 2, SEGMENT + 3..SEGMENT + 4);
     for options in [&[][..], &["--timeline", "1"], &["--timeline", "2"]] {
         let outcome = cluster.program("archive-get").args(options).args([&missing, DESTINATION]).run();
         outcome.expect(126).says("timeline 2 began after it");
     }
-    // The segment of the switch itself may never have been complete.
+    // The segment of the switch point itself may never have been complete.
     expect_nothing(&cluster, &cluster.fake_wal().name(SEGMENT + 3), 1);
     get(&cluster, &names[1]).expect(0);
 }
 
-/// PostgreSQL takes the first number without a history file for a timeline that does not exist.
+/// PostgreSQL takes the first number without a history file as a new timeline.
 #[test]
 fn a_history_file_whose_timeline_is_stored_is_not_absent() {
     let site = Site::without_server();
@@ -568,7 +569,7 @@ fn a_history_file_whose_timeline_is_stored_is_not_absent() {
     get_history("00000003.history").expect(1);
 }
 
-/// What one recovery did not find says nothing of the next one, which may go elsewhere.
+/// Absence in one recovery does not apply to the next one, which may follow another path.
 #[test]
 fn what_was_absent_is_forgotten_with_its_recovery() {
     let site = Site::without_server();
@@ -583,13 +584,13 @@ fn what_was_absent_is_forgotten_with_its_recovery() {
     take(&cluster);
     expect_nothing(&cluster, &cluster.fake_wal().on_timeline(2).name(SEGMENT + 1), 1);
     get(&cluster, &first[1]).expect(126).says("not on the path to timeline 2");
-    // The next recovery stays on timeline 1, and its command says so.
+    // The next recovery stays on timeline 1, as its command says.
     begin(1_767_229_200);
     let on_first =
         |name: &str| cluster.program("archive-get").args(["--timeline", "1", name, DESTINATION]).run();
     on_first(&first[1]).expect(0);
     take(&cluster);
-    // Without that, nothing tells it from one that goes to timeline 2, of which no WAL is stored yet.
+    // Without that option, it cannot be distinguished from one to timeline 2, of which no WAL is stored yet.
     begin(1_767_232_800);
     get(&cluster, &first[1]).expect(126).says("--timeline 1");
     archive_segments(&cluster, 2, SEGMENT + 1..SEGMENT + 2);
@@ -597,7 +598,7 @@ fn what_was_absent_is_forgotten_with_its_recovery() {
     get(&cluster, &first[1]).expect(0);
 }
 
-/// The server's log and `pgark status` say why recovery stands still, while it does.
+/// While recovery waits, the server's log and `pgark status` show the reason.
 #[test]
 fn who_waits_for_a_repository_that_is_unavailable_learns_why() {
     let site = Site::without_server();
@@ -614,7 +615,7 @@ fn who_waits_for_a_repository_that_is_unavailable_learns_why() {
     wait_until("a line in the server's log", PATIENCE, || said().contains(&missing));
     let status = cluster.pgark(&["status"]).run().expect(0).stdout;
     assert!(status.contains(&format!("{name}: ")) && status.contains(&missing), "{status}");
-    // One line, however long it takes.
+    // A single line, however long it takes.
     wait_until("some more attempts", PATIENCE, || {
         let log = std::fs::read_to_string(cluster.spool().join("agent.log")).unwrap();
         log.matches("could not be fetched; retrying").count() >= 7

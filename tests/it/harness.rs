@@ -1,4 +1,4 @@
-//! The scaffolding itself: without it standing, no other scenario says anything.
+//! Tests of the test harness itself, on which all scenarios depend.
 
 use crate::support::{PATIENCE, Process, Run, Site, Stop, segment_number, wait_until};
 use nix::sys::signal::Signal;
@@ -53,7 +53,7 @@ fn fake_segments_have_the_names_and_headers_of_real_ones() {
     assert_eq!(wal.name(0x1000), "000000010000000100000000");
     let (real, fake) = (cluster.read(&format!("pg_wal/{name}")), wal.bytes(number, 0));
     assert_eq!(fake.len(), real.len());
-    // All but the flags and what is left of a record that began before.
+    // All fields except the flags and the rest of an earlier record.
     for field in [0..2, 4..16, 24..40] {
         assert_eq!(fake[field.clone()], real[field]);
     }

@@ -1,5 +1,5 @@
-//! A repository that was written by an enemy: whatever it says, nothing is written outside of the directory that was
-//! named, nothing there can be started, and memory stays bounded.
+//! A repository written by an attacker: nothing is written outside the given directory, nothing in it can be started,
+//! and memory use is limited.
 
 use crate::support::hostile::{HostileBackup, after_first_frame, frame, frame_announcing};
 use crate::support::{
@@ -11,10 +11,10 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-/// What an enemy does to a manifest.
+/// A manipulation of a manifest.
 type Change<'a> = &'a dyn Fn(&mut Value);
 
-/// What lies beside the directory that is recovered into.
+/// The files beside the target directory.
 fn surroundings(story: &Story, into: &Path) -> BTreeSet<PathBuf> {
     let logs = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "log");
     let own =
@@ -22,7 +22,7 @@ fn surroundings(story: &Story, into: &Path) -> BTreeSet<PathBuf> {
     files_below(story.site.directory()).into_iter().filter(|path| !own(path)).collect()
 }
 
-/// Recovers from what an enemy has made of the backup: refused as damaged, and harmless.
+/// Recovers from the manipulated backup: rejected as damaged, without harm.
 #[track_caller]
 fn expect_refused(story: &Story, name: &str, what: &str) {
     let into = story.directory(name);
@@ -41,7 +41,7 @@ fn a_file<'a>(lines: &'a mut [Value], path: &str) -> &'a mut Value {
     lines.iter_mut().find(|line| line["path"] == path).unwrap()
 }
 
-/// An index whose lines are in order again.
+/// An index with its lines sorted again.
 fn sorted(lines: &mut [Value]) {
     lines.sort_by_key(|line| line["path"].as_str().unwrap_or_default().as_bytes().to_vec());
 }
@@ -148,7 +148,7 @@ fn a_manifest_that_points_elsewhere_is_refused() {
         backup.tell(change);
         expect_refused(&story, "into", what);
     }
-    // An existing directory with something in it is not the repository's to fill.
+    // A repository must not be able to fill an existing nonempty directory.
     backup.tell(|manifest| manifest["tablespaces"] = tablespace(&occupied.display().to_string()));
     let into = story.directory("into");
     let refused = story.recover(&into, &["--target-immediate", "--backup", "first"]);
@@ -185,7 +185,7 @@ fn objects_that_grow_without_end_are_refused_in_bounded_memory() {
     let name = wal.name(9);
     cluster.archive_file(&name, wal.bytes(9, 1));
     let archive = site.archive_of(&cluster);
-    // 4 MiB of zeros in some 16 KiB, a thousand times over what the segment announces.
+    // 4 MiB of zeros in some 16 KiB, a thousand times the announced size of the segment.
     let mut bomb = archive.stored(&name);
     let zeros = frame(&vec![0; 4 << 20]);
     for _ in 0..1000 {
@@ -197,7 +197,7 @@ fn objects_that_grow_without_end_are_refused_in_bounded_memory() {
     assert!(!cluster.has("pg_wal/RECOVERYXLOG"));
     assert!(peak_kib(cluster.agent()) < 100 << 10, "the agent took {} KiB", peak_kib(cluster.agent()));
 
-    // A frame that announces more than any frame may hold is refused before anything is allocated for it.
+    // A frame that announces more than the limit is rejected before any allocation for it.
     let mut absurd = archive.stored(&name);
     absurd.truncate(after_first_frame(&absurd));
     absurd.extend_from_slice(&frame_announcing(1 << 40));
@@ -205,7 +205,7 @@ fn objects_that_grow_without_end_are_refused_in_bounded_memory() {
     cluster.get(&name, "pg_wal/RECOVERYXLOG").expect(126).says("more than the");
 }
 
-/// A file where a directory must be, and a directory where a file must be: that does not pass by itself.
+/// A file in place of a directory, and a directory in place of a file: a retry does not help.
 #[test]
 fn a_repository_of_another_shape_is_damaged() {
     let site = Site::without_server();
@@ -245,7 +245,7 @@ fn a_repository_of_another_shape_is_damaged() {
     cluster.push(&format!("pg_wal/{next}")).expect(0);
 }
 
-/// The most memory that a process ever had, in KiB.
+/// The peak memory use of a process, in KiB.
 fn peak_kib(process: Process) -> u64 {
     process.status_kib("VmHWM").unwrap()
 }

@@ -1,17 +1,17 @@
-//! A repository that does not come back: a frozen file system, a file server that is dead. Threads hang in it for ever, and
-//! nothing else does.
+//! An unresponsive repository: a frozen file system, or a dead file server. Threads hang in it forever, but nothing
+//! else does.
 
 use crate::support::{Cluster, PATIENCE, Process, Running, Site, SmallDisk, wait_until};
 use nix::sys::signal::Signal;
 use std::time::Duration;
 
-/// A segment's number past those that initdb made.
+/// A segment number after those that initdb creates.
 const SEGMENT: u64 = 0x40;
 
-/// How long an agent takes to give up what hangs, on a loaded machine.
+/// Time limit for an agent to abandon hanging threads, on a loaded machine.
 const END_MAX: Duration = Duration::from_secs(20);
 
-/// Longer than `pg_ctl` waits.
+/// Longer than the time limit of `pg_ctl`.
 const STOP_DEADLINE: Duration = Duration::from_secs(70);
 
 fn listens(cluster: &Cluster) -> bool {
@@ -26,7 +26,7 @@ fn agent_with(cluster: &Cluster, name: &str, value: &str) -> Running {
     agent
 }
 
-/// An agent for which every file that it stores hangs.
+/// An agent that hangs on every file that it stores.
 fn hung_agent(cluster: &Cluster) -> Running {
     agent_with(cluster, "PGARK_FAIL_AT", "sync-file/repository:HANG")
 }
@@ -56,7 +56,7 @@ fn an_agent_that_hangs_ends_soon_whoever_ends_it_and_hands_the_spool_over() {
     told_agent.signal(Signal::SIGTERM);
     let (mut stopped, stopped_agent, stopped_path) = cluster_with_hung_agent(&site, "stopped", 300);
     let (mut replaced, replaced_agent, replaced_path) = cluster_with_hung_agent(&site, "replaced", 300);
-    // It is seen and ended, though it is not the agent of this configuration any more.
+    // It is detected and stopped although it no longer belongs to this configuration.
     stopped.config.set("push.deadline_s", 30);
     replaced.config.set("push.deadline_s", 30);
     let status = replaced.pgark(&["status"]).run().expect(0).stdout;
@@ -72,7 +72,7 @@ fn an_agent_that_hangs_ends_soon_whoever_ends_it_and_hands_the_spool_over() {
     }
 }
 
-/// What hangs there is not even ended by the end of its process.
+/// A hanging thread survives even the end of its process.
 #[test]
 fn an_agent_on_a_frozen_file_system_hands_the_spool_over() {
     let site = Site::without_server();
@@ -95,7 +95,7 @@ fn an_agent_on_a_frozen_file_system_hands_the_spool_over() {
     cluster.pgark(&["agent", "stop"]).run().expect(0);
 }
 
-/// It cannot end by itself, and is named to the operator.
+/// It cannot exit, so its process is reported to the operator.
 #[test]
 fn an_agent_that_is_stopped_itself_is_told_by_its_process() {
     let site = Site::without_server();
@@ -125,7 +125,7 @@ fn what_is_no_file_where_one_must_be_keeps_nobody() {
         nix::unistd::mkfifo(path, nix::sys::stat::Mode::S_IRWXU).unwrap();
         crate::support::give(path);
     };
-    // The repository's, the server's, and the history that the server's file needs.
+    // A FIFO in place of the stored object, of a WAL segment, and of a history file.
     let name = cluster.fake_wal().name(SEGMENT);
     fifo(&archive.path(&name));
     cluster.get(&name, "pg_wal/RECOVERYXLOG").expect(126).says("is not a file").within(soon);
@@ -141,7 +141,7 @@ fn what_is_no_file_where_one_must_be_keeps_nobody() {
     cluster.push(&other).expect(0).within(soon);
 }
 
-/// `pg_ctl stop -m fast -t 60`.
+/// Runs `pg_ctl stop -m fast -t 60`.
 fn stop_fast(cluster: &mut Cluster) -> Duration {
     let stop = cluster.postgres_program("pg_ctl").args(["stop", "-m", "fast", "-t", "60", "-D"]);
     let outcome = stop.arg(cluster.data()).deadline(STOP_DEADLINE).run().expect(0);
@@ -164,13 +164,13 @@ fn a_server_stops_while_its_agent_hangs() {
     stop_fast(&mut primary);
     assert!(primary.log().contains("the server is shutting down"), "{}", primary.log());
     assert!(primary.has(&format!("pg_wal/archive_status/{segment}.ready")));
-    // With another agent all is made up for.
+    // A new agent archives everything.
     agent.process().kill();
     primary.start();
     primary.wait_archived(&segment);
 }
 
-/// How many files the server has marked as ready.
+/// Number of files that the server has marked as ready.
 fn ready_files(cluster: &Cluster) -> usize {
     let marks = std::fs::read_dir(cluster.data().join("pg_wal/archive_status")).unwrap();
     let names = marks.map(|mark| mark.unwrap().file_name().to_string_lossy().into_owned());

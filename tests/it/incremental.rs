@@ -1,4 +1,4 @@
-//! `pgark base-backup --type incremental` and `differential`: what changed is stored, and what is restored is whole.
+//! `pgark base-backup --type incremental` and `differential`: changes are stored, and the restored cluster is complete.
 
 use crate::backup_stream::stream;
 use crate::support::{Cluster, Outcome, Run, Site, Stop, Template, create_private_directory, files_below};
@@ -30,13 +30,13 @@ pub fn manifest(site: &Site, cluster: &Cluster, label: &str) -> serde_json::Valu
     serde_json::from_slice(&fs::read(place.join("manifest.json")).unwrap()).unwrap()
 }
 
-/// The label of the backup that this one builds on; empty for a full one.
+/// The label of a backup's parent; empty for a full one.
 pub fn parent_of(site: &Site, cluster: &Cluster, label: &str) -> String {
     let manifest = manifest(site, cluster, label);
     manifest["type"]["incremental"]["parent"].as_str().unwrap_or_default().to_owned()
 }
 
-/// What a query gives after a recovery to the end of this backup.
+/// The result of a query after a recovery to the end of this backup.
 #[track_caller]
 pub fn after_recovery(cluster: &Cluster, label: &str, into: &Path, sql: &str) -> String {
     let options =
@@ -110,7 +110,7 @@ fn a_restored_chain_is_what_its_backups_hold() {
     let label = fs::read_to_string(into.join("backup_label")).unwrap();
     assert!(!label.contains("INCREMENTAL"), "{label}");
     assert!(!files_below(&into).iter().any(|path| path.display().to_string().contains("INCREMENTAL.")));
-    // What pgark adds for the recovery is not part of the backup.
+    // pgark adds these files for the recovery; they are not part of the backup.
     for name in ["recovery.signal", "postgresql.auto.conf"] {
         fs::remove_file(into.join(name)).unwrap();
     }
@@ -170,8 +170,8 @@ fn pg_combinebackup_makes_the_same_data_directory() {
     }
 }
 
-/// The new database's pages lie under the paths of the old one's, and their LSNs are older than the parent: only the row in
-/// `pg_database` tells that they are others.
+/// The new database's pages have the paths of the old one's, and LSNs older than the parent: only the row in
+/// `pg_database` reveals that they are different.
 #[test]
 fn a_database_that_was_made_anew_under_a_known_number_comes_back() {
     let site = Site::with_servers(1);
@@ -244,7 +244,7 @@ fn wal_summaries_and_pages_tell_the_same() {
     let (by_pages, said) = read_bytes("differential", "pages");
     assert!(said.contains("reading all files to find changes: summarize_wal is off"), "{said}");
     assert!(by_summaries * 2 < by_pages, "{by_summaries} and {by_pages}");
-    // What was not summarized meanwhile is never made up for where its WAL is gone.
+    // Changes not summarized meanwhile are never summarized once their WAL is gone.
     primary.psql("UPDATE t SET b = 'unseen' WHERE a = 7");
     primary.psql("ALTER SYSTEM SET wal_summary_keep_time = '1min'");
     let last = primary.switch_wal();
@@ -269,7 +269,7 @@ fn wal_summaries_and_pages_tell_the_same() {
     assert_eq!(answer, "unseen");
 }
 
-/// A role that takes backups need not be one that may read summaries.
+/// The privilege to take backups does not include reading summaries.
 #[test]
 fn who_may_not_read_wal_summaries_gets_a_right_backup_and_is_told() {
     let site = Site::with_servers(1);
@@ -304,7 +304,7 @@ fn who_may_not_read_wal_summaries_gets_a_right_backup_and_is_told() {
     assert_eq!(after_recovery(&primary, "one", &into, sql), "10");
 }
 
-/// Without checksums, VACUUM marks pages of the heap as visible to all without a trace of it on the page.
+/// Without checksums, VACUUM marks heap pages as all-visible without changing their LSNs.
 #[test]
 fn rows_deleted_after_a_recovery_stay_deleted_without_checksums() {
     let site = Site::with_servers(1);
@@ -343,7 +343,7 @@ fn rows_deleted_after_a_recovery_stay_deleted_without_checksums() {
     }
 }
 
-/// Nothing that the next backup could ask knows of it: what was done meanwhile left no LSN where it otherwise does.
+/// Nothing records the change for the next backup: pages changed meanwhile have no new LSN.
 #[test]
 fn rows_deleted_after_a_recovery_stay_deleted_where_checksums_were_off_for_a_while() {
     for settings in ["", "summarize_wal = on\n"] {
@@ -388,7 +388,7 @@ fn rows_deleted_after_a_recovery_stay_deleted_where_checksums_were_off_for_a_whi
             assert_eq!(primary.psql("SELECT count(*), sum(a) FROM changed"), expected, "{label}");
             for table in ["t", "changed", "crashed"] {
                 primary.psql(&format!("DELETE FROM {table} WHERE a % 2 = 0"));
-                // From an index alone, where the map says that the heap need not be asked.
+                // An index-only scan, which skips the heap where the map permits it.
                 let by_index = format!(
                     "SET enable_seqscan = off; SET enable_bitmapscan = off; \
                      SELECT count(*) FROM {table} WHERE a > -20000"
@@ -403,7 +403,7 @@ fn rows_deleted_after_a_recovery_stay_deleted_where_checksums_were_off_for_a_whi
     }
 }
 
-/// A disk may give wrong bytes for a while.
+/// A disk may temporarily return wrong bytes.
 #[test]
 fn a_page_that_was_damaged_only_in_the_parent_comes_back_right() {
     let site = Site::with_servers(1);
@@ -482,7 +482,7 @@ fn damage_in_any_backup_of_a_chain_is_noticed() {
         let pack = site.archive_of(&primary).backup(label).join("pack-000001");
         let content = fs::read(&pack).unwrap();
         let mut damaged = content.clone();
-        // Not all of a pack is needed: what has not changed says nothing that the list does not.
+        // Damages many places, because not all of a pack is read: the list already describes unchanged files.
         damaged.iter_mut().step_by(1000).for_each(|byte| *byte ^= 0x10);
         fs::write(&pack, &damaged).unwrap();
         let into = site.directory().join("restored");

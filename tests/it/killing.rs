@@ -1,7 +1,8 @@
-//! Under load, everything is killed at random: agent, archiver, backups, recoveries, and the primary crashes. At the end
-//! nothing that was acknowledged is missing, and a recovery to any moment gives exactly what was committed until then.
+//! Under load, everything is killed at random: agent, archiver, backups, recoveries, and the primary crashes. At the
+//! end, nothing acknowledged is missing, and a recovery to any point in time yields exactly the transactions committed
+//! until then.
 //!
-//! `PGARK_TEST_SEED` plays the same choices again, `PGARK_SOAK_S` says for how many seconds they are made.
+//! `PGARK_TEST_SEED` repeats a run; `PGARK_SOAK_S` sets its duration in seconds.
 
 use crate::support::checker::{Acknowledged, Tree, expect_sound};
 use crate::support::{
@@ -11,20 +12,20 @@ use nix::sys::signal::Signal;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// How long a short one takes: in CI.
+/// Duration of the short form, as in CI.
 const SHORT: Duration = Duration::from_secs(12);
 
-/// How often the cluster is recovered at the end, to moments chosen by chance.
+/// Number of recoveries at the end, to random points in time.
 const RECOVERIES: usize = 3;
 
-/// One client writes the rows that are counted, so that their order is that of their commits.
+/// A single client writes the counted rows, so that their order is that of their commits.
 const LEDGER: &str = "INSERT INTO ledger (note) VALUES (repeat('x', 200));\n";
 
-/// The others make WAL.
+/// The other clients generate WAL.
 const NOISE: &str =
     "\\set key random(1, 2000)\nUPDATE noise SET n = n + 1, pad = md5(random()::text) WHERE key = :key;\n";
 
-/// The scene: a primary under load, and what was said to be archived.
+/// A primary under load, and the files reported as archived.
 struct Scene {
     site: Site,
     primary: Cluster,
@@ -44,7 +45,7 @@ impl Scene {
         let mut primary = site.cluster("primary");
         let acknowledged = site.directory().join("acknowledged");
         let push = crate::support::pgark_program("archive-push");
-        // What is acknowledged is noted by the shell, not by pgark: the digest of the file as it is at that moment.
+        // The shell, not pgark, records acknowledgments, with the digest of the file at that time.
         primary.append_conf(&format!(
             "archive_mode = on\narchive_command = '{} --config {} %p && sha256sum %p >> {}'\n\
              track_commit_timestamp = on\nsynchronous_commit = on\nfsync = on\nmax_wal_size = '32MB'\n\
@@ -87,7 +88,7 @@ impl Scene {
         self.load = vec![pgbench("ledger.sql", "1"), pgbench("noise.sql", "2")];
     }
 
-    /// A backup that must succeed, whatever is left of those before it.
+    /// A backup that must succeed, whatever remains of earlier ones.
     fn back_up(&mut self) {
         let label = format!("whole-{}", self.backups.len() + 1);
         let backup = self.primary.pgark(&["base-backup", "--checkpoint", "fast", "--label", &label]);
@@ -95,11 +96,11 @@ impl Scene {
         self.backups.push(label);
     }
 
-    /// Kills what is there of such processes.
+    /// Kills the running processes of a kind.
     fn kill(&mut self, what: &str) {
         for process in Process::all_of(self.site.directory()) {
             let command = process.command_line();
-            // The shell between PostgreSQL and us, and the server itself, are not meant.
+            // Not the shell between PostgreSQL and pgark, and not the server itself.
             let program = command.split(' ').next().unwrap_or_default();
             if program.ends_with(what) || (what == "agent" && command.contains(" agent ")) {
                 process.signal(Signal::SIGKILL);
@@ -108,7 +109,7 @@ impl Scene {
         }
     }
 
-    /// Starts something and kills it before long, or lets it come to its end.
+    /// Starts a program and kills it soon, unless it completes first.
     fn begin_and_kill(&mut self, run: Run) {
         let mut running = run.spawn();
         let moment = Duration::from_millis(self.random.below(900) as u64);
@@ -134,7 +135,7 @@ impl Scene {
                 self.begin_and_kill(run);
             }
             12 | 13 => {
-                // Always into the same place: each begins with what the one before has left.
+                // Always into the same directory, so that each run begins with the remains of the previous one.
                 let target = self.site.directory().join("dies");
                 if target.join("global/pg_control").exists() {
                     std::fs::remove_dir_all(&target).unwrap();
@@ -169,7 +170,7 @@ impl Scene {
         }
     }
 
-    /// What the shell has noted, with nothing of pgark between.
+    /// The acknowledgments recorded by the shell, independent of pgark.
     fn acknowledged(&self) -> Acknowledged {
         let mut acknowledged = Acknowledged::default();
         let noted = std::fs::read_to_string(self.site.directory().join("acknowledged")).unwrap();
@@ -189,7 +190,7 @@ impl Scene {
     }
 }
 
-/// A row, by its transaction: number, transaction, and when it was committed.
+/// A row: number, transaction, and commit time.
 #[derive(Debug)]
 struct Row {
     number: String,
@@ -208,7 +209,7 @@ fn rows(primary: &Cluster) -> Vec<Row> {
     text.lines().map(row).collect()
 }
 
-/// The rows up to one of them: how many, and the last.
+/// The rows up to an index: their number, and the last one.
 fn until(rows: &[Row], index: usize) -> String {
     format!("{}|{}", index + 1, rows[index].number)
 }
@@ -222,7 +223,7 @@ fn nothing_is_lost_when_everything_is_killed_at_random() {
     }
     scene.load.clear();
     scene.back_up();
-    // After the last backup there is still something to recover to.
+    // Makes a target after the last backup possible.
     scene.primary.psql("INSERT INTO ledger (note) VALUES ('last')");
     let last = scene.primary.switch_wal();
     scene.primary.wait_archived(&last);

@@ -1,4 +1,4 @@
-//! What a command may take from a busy server: bytes a second, and its place behind everybody else.
+//! The limits on a command's impact on a busy server: its rate, and its priority.
 
 use crate::support::{Cluster, PATIENCE, Run, Site, pgark_program, wait_until};
 use nix::sys::signal::Signal;
@@ -32,7 +32,7 @@ fn keeps_to_the_rate_that_is_asked_for() {
     let outcome = backup.run().expect(0);
     let summary: serde_json::Value = serde_json::from_str(&outcome.stdout).unwrap();
     let bytes = summary["file_bytes"].as_u64().unwrap();
-    // Less what may be made up for, and the last piece of each thread.
+    // Minus the unused time that may be made up for, and the last piece of each thread.
     let least = Duration::from_secs_f64((bytes as f64 - 2_000_000.0) / f64::from(16 << 20));
     assert!(outcome.took >= least, "{bytes} bytes took {:?}", outcome.took);
 
@@ -54,7 +54,7 @@ fn stands_behind_the_server_and_does_not_push_it_back() {
     backup.wait().expect(3);
 }
 
-/// As in a container whose rules do not know the call.
+/// As in a container whose rules do not know the system call.
 #[test]
 fn goes_on_where_the_priority_may_not_be_lowered() {
     let site = Site::with_servers(1);

@@ -1,14 +1,14 @@
-//! The checkers are checked: pgark is told to have a defect (`src/failpoint.rs`), and the suites must notice it. A suite that
-//! does not complain here proves nothing elsewhere.
+//! Tests of the checkers: pgark gets a defect (`src/failpoint.rs`), and the suites must detect it. A suite that does
+//! not proves nothing elsewhere.
 
 use crate::power_loss::{back_up_and_cut, delta_and_cut, push_and_cut};
 use crate::support::checker::{Acknowledged, Tree, complaints};
 use crate::support::{Cluster, Site};
 
-/// A segment's number past those that initdb made.
+/// A segment number after those that initdb creates.
 const SEGMENT: u64 = 0x40;
 
-/// Starts the agent with a defect by way of the first push, as PostgreSQL would.
+/// Starts the agent with a defect through the first push, as PostgreSQL would.
 fn push(cluster: &Cluster, name: &str, mutant: &str) -> crate::support::Outcome {
     cluster.program("archive-push").arg(format!("pg_wal/{name}")).env("PGARK_MUTANT", mutant).run()
 }
@@ -55,7 +55,7 @@ fn an_overwrite_is_noticed() {
     assert!(complaints.iter().any(|complaint| complaint.contains("with other bytes")), "{complaints:?}");
 }
 
-/// The same question without the defect is in `full_disk/faults.rs`.
+/// The same check without the defect is in `full_disk/faults.rs`.
 #[test]
 fn a_swallowed_read_error_is_noticed() {
     let site = Site::without_server();
@@ -66,7 +66,7 @@ fn a_swallowed_read_error_is_noticed() {
     cluster.pgark(&["agent", "stop"]).run().expect(0);
     let get = cluster.program("archive-get").args([name.as_str(), "pg_wal/RECOVERYXLOG"]);
     let outcome = get.env("PGARK_FAIL_AT", "open/wal:EIO").env("PGARK_MUTANT", "swallow-read-error").run();
-    // PostgreSQL would take it for the end of the archive, and promote.
+    // PostgreSQL would take it as the end of the archive, and promote.
     let noticed = crate::full_disk::complaint_about_unreadable(&outcome);
     assert!(noticed.is_some(), "{outcome}");
 }

@@ -1,4 +1,4 @@
-//! A cluster made new under its old name, by initdb or pg_upgrade: both systems lie side by side and can be recovered.
+//! A new cluster under the old name, created by initdb or pg_upgrade: both systems coexist and can be recovered.
 
 use crate::support::{
     Cluster, Run, Site, Stop, Template, old_postgres_program, postgres_program, wants_everything,
@@ -24,7 +24,7 @@ fn systems(cluster: &Cluster) -> Vec<(String, Vec<String>)> {
         .collect()
 }
 
-/// Archives, writes so many rows, backs up before the last of them, and stops.
+/// Archives, writes this number of rows, takes a backup before the last one, and stops.
 fn live(cluster: &mut Cluster, rows: u32) {
     cluster.psql(&format!("CREATE TABLE t AS SELECT generate_series(2, {rows}) AS a"));
     cluster.back_up("first");
@@ -43,7 +43,7 @@ fn a_cluster_made_new_in_its_own_place_leaves_the_old_one_recoverable() {
     let old = primary.system_identifier().to_string();
     primary.stop(Stop::Fast);
 
-    // The same configuration, spool and agent, and the same label; WAL begins at the same position again.
+    // The same configuration, spool, agent and label; WAL begins at the same position again.
     let other = site.cluster_of("other", Template { checksums: false, ..Template::default() });
     primary.move_data_away("destroyed");
     fs::rename(other.data(), primary.data()).unwrap();
@@ -68,7 +68,7 @@ fn a_cluster_made_new_in_its_own_place_leaves_the_old_one_recoverable() {
     }
 }
 
-/// Takes two versions, and half a minute.
+/// Needs two versions, and half a minute.
 #[test]
 fn an_upgraded_cluster_goes_on_beside_what_it_was() {
     if !wants_everything() {
@@ -81,7 +81,7 @@ fn an_upgraded_cluster_goes_on_beside_what_it_was() {
     let old_bin = old_bin.parent().unwrap().to_owned();
     let site = Site::with_servers(1);
     let mut primary = site.cluster("primary");
-    // In its place, one of the older version.
+    // A cluster of the older version in its place.
     primary.move_data_away("new");
     let initdb =
         Run::new(old_bin.join("initdb")).args(["--username=postgres", "--auth=trust", "--encoding=UTF8"]);

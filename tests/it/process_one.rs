@@ -1,5 +1,5 @@
-//! PostgreSQL as process 1, as in a container without an init process: every orphan becomes its child, and the death of one by
-//! a signal is a crash to it, which ends all sessions.
+//! PostgreSQL as process 1, as in a container without an init process: every orphan becomes its child, and it treats
+//! the death of a child by a signal as a crash, which ends all sessions.
 
 use crate::support::{
     Cluster, PATIENCE, Process, Run, Running, Site, postgres_program, wait_until, wants_everything,
@@ -11,13 +11,13 @@ use std::time::Duration;
 /// Longer than any session here is needed.
 const SESSION: &str = "SELECT pg_sleep(3600)";
 
-/// What a server says that ends all sessions.
+/// Message of a server that ends all sessions.
 const CRASH: &str = "terminating any other active server processes";
 
-/// Each step of the disk takes so much longer, so that a call can be met in its middle.
+/// Delay of each disk operation, so that a signal can arrive in the middle of a call.
 const SLOW_MS: &str = "60";
 
-/// A server in a PID namespace of its own, and a session in it.
+/// A server in a PID namespace of its own, with a session.
 struct Container {
     cluster: Cluster,
     server: Running,
@@ -25,7 +25,7 @@ struct Container {
 }
 
 impl Container {
-    /// None, with a word about it, where that is not allowed.
+    /// Starts it; `None`, with a message, without the privileges.
     fn start(cluster: Cluster) -> Option<Container> {
         let isolated = ["--pid", "--fork", "--kill-child", "--mount-proc"];
         let unshare = || Run::as_caller("/usr/bin/unshare").args(isolated);
@@ -55,7 +55,7 @@ impl Container {
         session
     }
 
-    /// The process of pgark in the container with this in its command line.
+    /// A pgark process in the container with this text in its command line.
     fn find(&self, what: &str) -> Option<Process> {
         let program = format!("/{what} ");
         let is_it = |process: &Process| {
@@ -78,7 +78,7 @@ impl Container {
         self.cluster.wait_archived(&self.cluster.switch_wal());
     }
 
-    /// Sends a signal to a process of pgark, waits until that is gone, and holds that nobody in the server noticed.
+    /// Sends a signal to a pgark process, waits for its end, and asserts that the server did not notice.
     fn meet(&mut self, what: &str, signal: Signal) {
         let process = self.process(what);
         process.signal(signal);
@@ -103,7 +103,7 @@ impl Drop for Container {
         if std::thread::panicking() {
             eprintln!("{}", self.log());
         }
-        // Outside, the server is the child of unshare, which ends with it.
+        // Outside the container, the server is the child of unshare, which ends with it.
         let parent = self.server.process();
         let is_server = |process: &Process| process.parent() == Some(parent);
         Process::all().into_iter().filter(is_server).for_each(|server| server.signal(Signal::SIGINT));
@@ -117,7 +117,7 @@ fn rounds() -> usize {
 
 const GENTLE: [Signal; 4] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGHUP];
 
-/// The death by lack of memory is a SIGKILL of the kernel's, or an abort of our own.
+/// Out of memory ends a process by SIGKILL from the kernel, or by its own abort.
 const HARD: [Signal; 2] = [Signal::SIGKILL, Signal::SIGABRT];
 
 #[test]
@@ -139,7 +139,7 @@ fn sessions_survive_what_happens_to_a_resident_agent() {
         }
         container.cluster.switch_wal();
         container.meet("archive-push", Signal::SIGKILL);
-        // Where it has just begun to start an agent, too.
+        // Also just after it began to start an agent.
         container.meet("pgark agent --announce", Signal::SIGKILL);
         let agent = container.process("pgark agent --announce");
         agent.kill();
@@ -151,7 +151,7 @@ fn sessions_survive_what_happens_to_a_resident_agent() {
         container.archive();
         container.expect_unharmed("SIGKILL of an archive-push that starts an agent");
     }
-    // What remains, and it happens once: the agent goes with the process that minded it.
+    // The remaining case, which happens once: the agent ends with its parent process.
     let agent = container.process("pgark agent --announce");
     container.process("pgark agent --detach").kill();
     wait_until("the agent is gone", PATIENCE, || !agent.is_alive());

@@ -1,8 +1,8 @@
-//! A standby takes over: what it then archives, and recovery across the switch.
+//! A standby takes over: its archiving, and recovery across the switch.
 
 use crate::support::{Archive, Cluster, PATIENCE, Site, Stop, segment_name, segment_number, wait_until};
 
-/// A primary, a standby that streams from it and archives once it is promoted, and a copy from before both.
+/// A primary, a standby that streams from it and archives once promoted, and a copy from before both.
 struct Pair {
     primary: Cluster,
     standby: Cluster,
@@ -32,7 +32,7 @@ fn start_pair(site: &Site) -> Pair {
 }
 
 impl Pair {
-    /// Writes rows on the primary, in whole segments, and one more into a segment that is not full.
+    /// Writes rows on the primary in complete segments, and one more into an incomplete segment.
     fn write(&self, rows: std::ops::Range<u32>) -> Vec<String> {
         let mut segments = Vec::new();
         for row in rows.clone() {
@@ -44,7 +44,7 @@ impl Pair {
         segments
     }
 
-    /// From now on the primary archives nothing.
+    /// Makes archiving fail on the primary.
     fn break_archiving(&self) {
         self.primary.append_conf("archive_command = '/bin/false'\n");
         self.primary.psql("SELECT pg_reload_conf()");
@@ -52,7 +52,7 @@ impl Pair {
         self.primary.agent().kill(); // it would go on reading ahead
     }
 
-    /// The primary is destroyed, the standby takes over. Says the segment in which the timelines part.
+    /// Destroys the primary and promotes the standby. Returns the segment of the switch point.
     fn fail_over(&mut self) -> u64 {
         let size = self.primary.template().segment_size();
         self.primary.kill9();
@@ -69,7 +69,7 @@ impl Pair {
         segment_name(timeline, number, self.primary.template().segment_size())
     }
 
-    /// Recovers the copy from the archive alone, along the newest timeline.
+    /// Recovers the copy from the archive only, along the newest timeline.
     #[track_caller]
     fn expect_recovered_rows(&mut self, rows: &str) {
         self.standby.stop(Stop::Fast);
@@ -120,7 +120,7 @@ fn what_the_old_primary_never_archived_is_filled_in() {
     wait_until("what the primary did not archive is there", PATIENCE, || {
         segments.iter().all(|name| pair.archive.holds(name))
     });
-    // Not the segment of the switch itself: on its own timeline it may never have been complete.
+    // Not the segment of the switch point itself: on its own timeline it may never have been complete.
     assert!(!pair.archive.holds(&pair.segment(1, switch)));
     for name in segments.iter().filter(|name| segment_number(name, 1024 * 1024) < switch) {
         assert_eq!(pair.archive.raw(name), pair.standby.read(&format!("pg_wal/{name}")), "{name}");
@@ -130,7 +130,7 @@ fn what_the_old_primary_never_archived_is_filled_in() {
     pair.expect_recovered_rows("1 2 3 4");
 }
 
-/// What lies neither in the archive nor in `pg_wal` is lost: that is said where an operator looks.
+/// A segment that is neither in the archive nor in `pg_wal` is lost: this is reported where an operator looks.
 #[test]
 fn a_gap_that_the_back_fill_cannot_close_is_reported() {
     let site = Site::with_servers(2);
@@ -200,7 +200,7 @@ fn a_standby_takes_over_while_the_repository_does_not_answer() {
     pair.expect_recovered_rows("1 2 3");
 }
 
-/// What a standby has waited for a repository that is unavailable, it does not wait again for each file.
+/// After a standby has waited for an unavailable repository, it does not wait again for each file.
 #[test]
 fn a_promotion_does_not_wait_for_the_repository_once_more() {
     let site = Site::with_servers(2);
@@ -217,7 +217,7 @@ fn a_promotion_does_not_wait_for_the_repository_once_more() {
     standby.wait_for_row("SELECT count(*) FROM pg_class WHERE relname = 't'", "1");
     site.hide_repository();
     let before = standby.calls().len();
-    // The first history has all its time.
+    // The first history file gets the full deadline.
     wait_until("a history was waited for", PATIENCE, || {
         standby.calls()[before..].iter().any(|(name, _)| name.ends_with(".history"))
     });
@@ -230,9 +230,9 @@ fn a_promotion_does_not_wait_for_the_repository_once_more() {
     assert!(took < std::time::Duration::from_secs(10), "promotion took {took:?}");
 }
 
-/// In the middle of its promotion a standby removes standby.signal and asks for its own timeline's history. Were that
-/// 126, it would end there, and start again without recovery on the old timeline. Timeline 1 has no history, so this
-/// takes a second promotion.
+/// During its promotion, a standby removes standby.signal and requests its own timeline's history. Status 126 would end
+/// it, and the restart would continue without recovery on the old timeline. Timeline 1 has no history, so this takes a
+/// second promotion.
 #[test]
 fn a_second_take_over_needs_no_repository_either() {
     let site = Site::with_servers(2);
@@ -253,7 +253,7 @@ fn a_second_take_over_needs_no_repository_either() {
     assert_eq!(second.psql("SELECT string_agg(a::text, ' ' ORDER BY a) FROM t"), "1 2");
     let segment = second.psql("SELECT pg_walfile_name(pg_current_wal_insert_lsn())");
     assert!(segment.starts_with("00000003"), "{segment}");
-    // Standby rules up to there, and the one call after them.
+    // Standby rules apply up to there, and to one call after them.
     let calls = second.calls();
     assert!(calls.iter().all(|(_, status)| *status <= 1), "{calls:?}");
     assert!(calls.contains(&("00000002.history".to_owned(), 1)), "{calls:?}");
@@ -267,7 +267,7 @@ fn a_second_server_may_not_take_the_same_timeline() {
     pair.primary.wait_archived(&segments[1]);
     pair.fail_over();
     wait_until("the new timeline's history is archived", PATIENCE, || pair.archive.holds("00000002.history"));
-    // Another copy promotes itself without asking the archive, and archives into it.
+    // Another copy promotes itself without querying the archive, and archives into it.
     pair.copy.archive();
     pair.copy.write("standby.signal", "");
     pair.copy.start();
@@ -279,8 +279,8 @@ fn a_second_server_may_not_take_the_same_timeline() {
     assert_eq!(pair.archive.raw(name), pair.standby.read(&format!("pg_wal/{name}")), "the first one stays");
 }
 
-/// Two standbys that had come to different positions of one segment, promoted one after the other: both leave a partial
-/// segment of one name, and PostgreSQL archives nothing behind one that is refused.
+/// Two standbys that had reached different positions of one segment are promoted one after the other: both leave a
+/// partial segment of the same name, and PostgreSQL archives nothing after a rejected one.
 #[test]
 fn a_second_promotion_out_of_the_same_segment_does_not_stop_archiving() {
     let site = Site::with_servers(1);

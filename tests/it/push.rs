@@ -1,4 +1,4 @@
-//! `archive-push`: what may enter the archive, what may not, and what PostgreSQL is told.
+//! `archive-push`: the files that it accepts and rejects, and its answers to PostgreSQL.
 
 use crate::support::checker::{Acknowledged, Tree, expect_sound};
 use crate::support::{Archive, Cluster, FakeWal, PATIENCE, Run, Site, history, pgark_program, wait_until};
@@ -7,10 +7,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
-/// A segment number past those that initdb made.
+/// A segment number after those that initdb creates.
 const SEGMENT: u64 = 0x40;
 
-/// A stopped cluster with one more segment in its `pg_wal`, and that segment's name.
+/// A stopped cluster with one more segment in its `pg_wal`; returns the segment's name.
 fn cluster_with_segment(site: &Site) -> (Cluster, String) {
     let cluster = site.cluster("primary");
     let wal = cluster.fake_wal();
@@ -84,7 +84,7 @@ fn other_bytes_under_a_stored_name_are_refused_and_the_first_stay() {
     cluster.put_wal(&name, cluster.fake_wal().bytes(SEGMENT, 2));
     push(&cluster, &name).expect(4).says(&name).says("HINT:");
     assert_eq!(site.archive_of(&cluster).stored(&name), before);
-    // The right bytes again: the failure was of those bytes, not of the name.
+    // The right content again: the error concerned that content, not the name.
     cluster.put_wal(&name, cluster.fake_wal().bytes(SEGMENT, 1));
     push(&cluster, &name).expect(0);
 }
@@ -132,7 +132,7 @@ fn segments_that_are_not_what_their_name_says_are_refused() {
     let foreign = FakeWal { system_identifier: wal.system_identifier ^ 1, ..wal };
     let other_magic = FakeWal { magic: 0xD0FF, ..wal };
     let other_size = FakeWal { segment_size: 2 * wal.segment_size, ..wal };
-    // Of this very system, and of another major version all the same.
+    // Of the same system, but of another major version.
     let other_version = FakeWal { magic: if wal.magic == 0xD10D { 0xD113 } else { 0xD10D }, ..wal };
     let mut wrong_size_in_header = good.clone();
     wrong_size_in_header[32..36].copy_from_slice(&other_size.bytes(0, 1)[32..36]);
@@ -171,7 +171,7 @@ fn the_first_segment_after_a_promotion_may_begin_on_the_old_timeline() {
     assert!(site.archive_of(&cluster).holds(&name));
 }
 
-/// Where the repository cannot say what a history holds, that is no fault of the segment.
+/// If the repository cannot return a history file, the segment is not at fault.
 #[test]
 fn a_history_that_the_repository_cannot_give_is_not_told_as_an_unreadable_segment() {
     let site = Site::without_server();
@@ -259,7 +259,7 @@ fn a_repository_that_does_not_answer_is_reported_in_time() {
     std::fs::set_permissions(site.repository(), std::fs::Permissions::from_mode(0o500)).unwrap();
     push(&cluster, &name).expect(3).says("permission").within(Duration::from_secs(15));
     std::fs::set_permissions(site.repository(), std::fs::Permissions::from_mode(0o700)).unwrap();
-    // Told apart from "damaged": it succeeds as soon as the repository answers.
+    // Distinguished from damage: it succeeds as soon as the repository answers.
     wait_until("a push succeeds again", PATIENCE, || push(&cluster, &name).code == Some(0));
 }
 
@@ -311,7 +311,7 @@ fn what_else_is_ready_is_stored_before_postgres_asks() {
     push(&cluster, &names[0]).expect(0);
     let archive = site.archive_of(&cluster);
     wait_until("all ready segments are stored", PATIENCE, || names.iter().all(|name| archive.holds(name)));
-    // Read ahead is not yet acknowledged: a file that changed since is looked at again.
+    // Stored in advance does not mean acknowledged: a file that changed since is checked again.
     cluster.put_wal(&names[1], wal.bytes(SEGMENT + 1, 2));
     push(&cluster, &names[1]).expect(4);
     push(&cluster, &names[2]).expect(0);
@@ -374,7 +374,7 @@ fn a_second_different_partial_segment_is_stored_beside_the_first() {
     assert!(cluster.read("pg_wal/RECOVERYXLOG") == wal.bytes(SEGMENT, 8));
     cluster.put_wal(&further, wal.bytes(SEGMENT, 8));
     push(&cluster, &further).expect(2);
-    // An acknowledgement holds for its own name, not for the first one's.
+    // An acknowledgment applies to the stored name, not to that of the first segment.
     cluster.put_wal(&name, wal.bytes(SEGMENT, 8));
     push(&cluster, &name).expect(0);
     archive.remove(&further);
@@ -384,7 +384,7 @@ fn a_second_different_partial_segment_is_stored_beside_the_first() {
     cluster.get(&further, "pg_wal/RECOVERYXLOG").expect(126).says("which differs from its name");
 }
 
-/// No recovery reads it by itself, and PostgreSQL archives nothing behind one that is refused.
+/// No recovery reads it automatically, and PostgreSQL archives nothing after a rejected one.
 #[test]
 fn a_partial_segment_is_stored_beside_a_damaged_one() {
     let site = Site::without_server();
@@ -395,7 +395,7 @@ fn a_partial_segment_is_stored_beside_a_damaged_one() {
     let whole = archive.stored(&name);
     archive.damage(&name, -1);
     let damaged = archive.stored(&name);
-    // Another file, and the one that was damaged.
+    // A different file, and the original of the damaged one.
     for seed in [2, 1] {
         let further = further_partial(&name, &wal.bytes(SEGMENT, seed));
         cluster.put_wal(&name, wal.bytes(SEGMENT, seed));
@@ -410,7 +410,7 @@ fn a_partial_segment_is_stored_beside_a_damaged_one() {
                 && line.contains("checksum")
         };
         assert!(log.lines().any(warned), "{log}");
-        // A retry, and one of another agent.
+        // A retry, and one through another agent.
         push(&cluster, &name).expect(0);
         cluster.agent().kill();
         push(&cluster, &name).expect(0);
@@ -419,7 +419,7 @@ fn a_partial_segment_is_stored_beside_a_damaged_one() {
     archive.replace(&name, &whole[..whole.len() / 2]);
     cluster.put_wal(&name, wal.bytes(SEGMENT, 3));
     push(&cluster, &name).expect(0);
-    // A whole segment is never stored beside another.
+    // A complete segment is never stored beside another.
     let segment = wal.name(SEGMENT + 1);
     cluster.archive_file(&segment, wal.bytes(SEGMENT + 1, 1));
     archive.damage(&segment, -1);
@@ -427,7 +427,7 @@ fn a_partial_segment_is_stored_beside_a_damaged_one() {
     push(&cluster, &segment).expect(4).says("cannot be used");
 }
 
-/// Stored unfinished, it would keep the complete one out for ever.
+/// An incomplete segment, once stored, would block the complete one forever.
 #[test]
 fn the_segment_that_the_server_writes_to_is_not_pushed_by_hand() {
     let site = Site::with_servers(1);
@@ -438,11 +438,11 @@ fn the_segment_that_the_server_writes_to_is_not_pushed_by_hand() {
     let name = primary.psql("SELECT pg_walfile_name(pg_current_wal_insert_lsn())");
     push(&primary, &name).expect(2).says("has not marked").says("pg_switch_wal");
     assert!(!site.archive_of(&primary).holds(&name));
-    // As the hint says.
+    // As the hint recommends.
     assert_eq!(primary.switch_wal(), name);
     primary.wait_archived(&name);
     push(&primary, &name).expect(0);
-    // One that the archive has lost is put back by hand, whatever its mark: it lies below the last checkpoint.
+    // A segment lost from the archive can be pushed by hand, whatever its mark: it lies before the last checkpoint.
     let lost = primary.read(&format!("pg_wal/{name}"));
     site.archive_of(&primary).remove(&name);
     std::fs::remove_file(primary.data().join(format!("pg_wal/archive_status/{name}.done"))).unwrap();

@@ -1,8 +1,8 @@
-//! A cluster, with checksums or without, lives through a random history with full, incremental and differential backups,
-//! of its files or streamed, and combined ones; each of them, and random moments, come back as a logical dump of the moment
-//! has them, in a new directory or in the place of another.
+//! A random history of a cluster, with or without checksums, with full, incremental, differential, streamed and
+//! combined backups. Each backup, and random points in time, are recovered into a new directory or over another
+//! cluster, and compared with a logical dump of that time.
 //!
-//! The seed is printed; `PGARK_TEST_SEED=<number>` plays it again. Seeds that found something stay in [`FOUND`].
+//! Prints the seed; `PGARK_TEST_SEED=<number>` repeats a run. Seeds that found a defect are kept in [`FOUND`].
 
 use crate::backup_stream::stream;
 use crate::support::{Cluster, Site, Stop, Template, create_private_directory, wants_everything};
@@ -11,18 +11,18 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// Seeds of histories that once came back wrong.
+/// Seeds of histories that once were recovered incorrectly.
 const FOUND: &[u64] = &[];
 
 /// Steps of a history in CI, and with `scripts/test --all`.
 const STEPS: usize = 30;
 const STEPS_OF_ALL: usize = 120;
-/// How many histories are played with `scripts/test --all`.
+/// Number of histories with `scripts/test --all`.
 const HISTORIES_OF_ALL: u64 = 5;
 
 const TABLES: [&str; 4] = ["t0", "t1", "t2", "t3"];
 
-/// Marsaglia's xorshift: enough to choose, and the same everywhere.
+/// Marsaglia's xorshift: sufficient here, and the same on every platform.
 struct Random(u64);
 
 impl Random {
@@ -42,18 +42,18 @@ impl Random {
     }
 }
 
-/// A cluster, and what is known of its past.
+/// A cluster, and the record of its past.
 struct History {
     site: Site,
     primary: Cluster,
     random: Random,
-    /// What was done, for whoever reads why it failed.
+    /// The steps so far, to analyze a failure.
     story: String,
-    /// Databases beside `postgres`, and tablespaces, by name; numbers never come twice.
+    /// Databases beside `postgres`, and tablespaces, by name; numbers are not reused.
     databases: Vec<String>,
     tablespaces: Vec<String>,
     made: u32,
-    /// The dump that belongs to each backup, and to each moment.
+    /// The dump for each backup, and for each point in time.
     backups: BTreeMap<String, String>,
     moments: Vec<(String, String)>,
 }
@@ -98,7 +98,7 @@ impl History {
         self.sql_in("postgres", sql);
     }
 
-    /// Runs SQL, one statement a call; what the server refuses now is not part of the history.
+    /// Runs SQL, one statement per call; ignores statements that the server currently rejects.
     fn sql_in(&mut self, database: &str, sql: &str) {
         let conninfo = self.primary.conninfo().replace("dbname=postgres", &format!("dbname={database}"));
         let psql = self.primary.postgres_program("psql").args(["-X", "-q", "-d"]).arg(conninfo);
@@ -155,7 +155,7 @@ impl History {
             (true, 0) => " STRATEGY wal_log",
             (true, _) => " STRATEGY file_copy",
         };
-        // Also of one with old pages in it.
+        // The template may contain old pages.
         let template = self.databases.last().cloned().unwrap_or_else(|| "template1".to_owned());
         self.sql(&format!("CREATE DATABASE {name} TEMPLATE {template}{strategy}"));
         self.sql_in(&name, &create("t0").replace("CREATE TABLE", "CREATE TABLE IF NOT EXISTS"));
@@ -172,7 +172,7 @@ impl History {
         self.sql(&format!("DROP DATABASE {name}"));
     }
 
-    /// Makes a tablespace, or moves a table into one, or out and the tablespace away.
+    /// Creates a tablespace, moves a table into one, or moves a table out and drops the tablespace.
     fn use_tablespace(&mut self, table: &str) {
         match (self.tablespaces.last().cloned(), self.random.below(3)) {
             (None, _) => {
@@ -181,7 +181,7 @@ impl History {
                 create_private_directory(&location);
                 self.sql(&format!("CREATE TABLESPACE {name} LOCATION '{}'", location.display()));
                 self.tablespaces.push(name);
-                // Recovery from an older backup would make it in the place of the original.
+                // Recovery from an older backup would create it at the location of the original.
                 self.back_up();
             }
             (Some(name), 0 | 1) => self.sql(&format!("ALTER TABLE {table} SET TABLESPACE {name}")),
@@ -206,7 +206,7 @@ impl History {
         self.primary.start();
     }
 
-    /// Without a trace but in `pg_control`: off at one time, and maybe on again later.
+    /// Disables checksums at one time, and possibly enables them again later; only `pg_control` shows it.
     fn switch_checksums(&mut self) {
         let how = if self.primary.psql("SHOW data_checksums") == "on" { "--disable" } else { "--enable" };
         let _ = writeln!(self.story, "pg_checksums {how}");
@@ -243,7 +243,7 @@ impl History {
         self.backups.insert(label, dump);
     }
 
-    /// Makes a full backup of a chain, if there is one.
+    /// Combines a chain into a full backup, if there is one.
     fn combine(&mut self) {
         let labels: Vec<&String> = self.backups.keys().collect();
         let of = labels[self.random.below(labels.len() as u64) as usize].clone();
@@ -261,12 +261,12 @@ impl History {
         let dump = self.dump();
         let _ = writeln!(self.story, "moment {time}");
         self.moments.push((time, dump));
-        // A transaction after the moment, so that recovery can see that it has come there.
+        // A transaction after the point in time, so that recovery can detect that it has reached it.
         self.sql("CREATE TABLE IF NOT EXISTS moments (a int)");
         self.sql("INSERT INTO moments VALUES (1)");
     }
 
-    /// All databases as SQL, without what differs from dump to dump.
+    /// All databases as SQL, without the parts that differ between dumps.
     fn dump(&self) -> String {
         let dump = self.primary.postgres_program("pg_dumpall").arg("-h").arg(self.primary.socket_directory());
         let text = dump.args(["-U", "postgres", "--no-sync"]).run().expect(0).stdout;
@@ -275,7 +275,7 @@ impl History {
         kept.collect::<Vec<_>>().join("\n")
     }
 
-    /// Ends the history; each backup and each moment comes back.
+    /// Ends the history and recovers each backup and each point in time.
     fn prove(mut self) {
         self.sql("CREATE TABLE IF NOT EXISTS moments (a int)");
         let last = self.primary.switch_wal();
@@ -307,7 +307,7 @@ impl History {
             options.push("--delta");
         }
         options.extend(target);
-        // Only those that the backup knows can be mapped; it says which those are.
+        // Only the tablespaces of the backup can be mapped; it lists them.
         let options = self.with_mappings(options, &into, &mappings);
         let outcome = self.primary.recover(&into, &options).run();
         assert_eq!(outcome.code, Some(0), "{name}: {outcome}\n{}", self.story);
@@ -322,12 +322,12 @@ impl History {
         }
         match place {
             Place::New => std::fs::remove_dir_all(&into).unwrap(),
-            // What the next one puts right.
+            // The next recovery overwrites it.
             Place::Shared => {}
         }
     }
 
-    /// Holds that what is deleted is gone for whoever asks an index alone: visibility maps say no more than the heaps do.
+    /// Asserts that an index-only scan finds no deleted rows: visibility maps must agree with the heaps.
     fn check_deletions(&self, name: &str) {
         let checks = TABLES.map(|table| {
             format!(
@@ -341,7 +341,7 @@ impl History {
         assert_eq!(wrong, "", "{name}\n{}", self.story);
     }
 
-    /// Where each tablespace that there ever was goes.
+    /// Mappings for all tablespaces that ever existed.
     fn mappings(&self, into: &Path) -> Vec<String> {
         (1..=self.made)
             .map(|number| format!("s{number}"))
@@ -353,7 +353,7 @@ impl History {
     }
 
     fn with_mappings<'a>(&self, options: Vec<&'a str>, into: &Path, mappings: &'a [String]) -> Vec<&'a str> {
-        // At most one tablespace is there at a time.
+        // At most one tablespace exists at a time.
         let with = |mapping: Option<&'a String>| -> Vec<&'a str> {
             options.iter().copied().chain(mapping.map(String::as_str)).collect()
         };
@@ -368,11 +368,11 @@ impl History {
     }
 }
 
-/// Where a recovery goes.
+/// The target directory of a recovery.
 #[derive(Clone, Copy)]
 enum Place {
     New,
-    /// The same for several, one over the other.
+    /// The same for several recoveries, each over the previous one.
     Shared,
 }
 
@@ -380,7 +380,7 @@ fn create(table: &str) -> String {
     format!("CREATE TABLE {table} (a int, b text); CREATE INDEX {table}_a ON {table} (a)")
 }
 
-/// The first line that differs, for people.
+/// The first line that differs, for the failure message.
 fn difference(found: &str, expected: &str) -> String {
     let mut lines = found.lines().zip(expected.lines()).filter(|(found, expected)| found != expected);
     match lines.next() {

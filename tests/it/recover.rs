@@ -1,4 +1,4 @@
-//! `pgark recover`: to the moment that was asked for, or a refusal that says which moment there is.
+//! `pgark recover`: reaches the requested target, or refuses and names a target that can be reached.
 
 use crate::support::Story;
 

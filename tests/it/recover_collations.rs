@@ -1,4 +1,4 @@
-//! `pgark recover` where text is sorted by other versions than when its indexes were built.
+//! `pgark recover` if the collation versions differ from those with which the indexes were built.
 
 use crate::support::hostile::HostileBackup;
 use crate::support::{Cluster, Site, Stop, Story};
@@ -23,7 +23,7 @@ fn another_c_library_than_the_originals_is_told_in_the_plan() {
     assert!(plan.stdout.contains("REINDEX DATABASE"), "{plan}");
     let plan = planned("--standby");
     assert!(plan.stdout.contains("a standby cannot rebuild them"), "{plan}");
-    // Of an older pgark.
+    // A backup of an older pgark.
     stored.tell(|manifest| {
         manifest.as_object_mut().unwrap().remove("collations");
     });
@@ -31,7 +31,7 @@ fn another_c_library_than_the_originals_is_told_in_the_plan() {
     assert!(!plan.stdout.contains("C library"), "{plan}");
 }
 
-/// A database and a collation whose catalogs have recorded a version that no library has.
+/// A database and a collation with recorded versions that no library has.
 fn primary_with_old_collations(site: &Site) -> Option<Cluster> {
     let mut primary = site.cluster("primary");
     primary.archive();
@@ -85,7 +85,7 @@ fn a_recovered_server_is_asked_which_collations_have_another_version() {
     }
     assert!(outcome.stdout.contains("REINDEX DATABASE"), "{outcome}");
 
-    // The advice, followed.
+    // Follows the advice.
     primary.psql("REINDEX DATABASE postgres");
     primary.psql("ALTER COLLATION \"und-x-icu\" REFRESH VERSION");
     if is_from_15 {

@@ -1,4 +1,4 @@
-//! `pgark recover --database`: some databases whole, the others empty and dropped.
+//! `pgark recover --database`: some databases are complete, the others are empty and dropped.
 
 use crate::support::{Cluster, Site, Stop, create_private_directory};
 use std::fs;

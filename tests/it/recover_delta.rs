@@ -1,4 +1,4 @@
-//! `pgark recover --delta`: what is right stays, everything else is made right, and what does not belong goes.
+//! `pgark recover --delta`: keeps correct files, restores all others, and removes files that do not belong.
 
 use crate::support::{
     Cluster, PATIENCE, Site, Stop, create_private_directory, expect_not_startable, wait_until,
@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 const ROWS: &str = "SELECT count(*), sum(a) FROM t";
 
-/// A primary with a table, backed up fully and once more, that then went on and was stopped.
+/// A stopped primary with a table, a full and an incremental backup, and later changes.
 fn story(site: &Site) -> Cluster {
     let mut primary = site.cluster("primary");
     primary.archive();
@@ -25,7 +25,7 @@ fn story(site: &Site) -> Cluster {
     primary
 }
 
-/// What happened after the backups, and must not be there afterwards.
+/// Changes after the backups, which must not survive.
 fn go_on(primary: &mut Cluster) {
     primary.psql("UPDATE t SET a = -a WHERE a % 500 = 0");
     primary.psql("DROP TABLE gone; CREATE TABLE later AS SELECT * FROM t");
@@ -174,7 +174,7 @@ fn an_interrupted_delta_converges_and_starts_no_server_meanwhile() {
             let without = primary.recover(&data, &["--dry-run"]).run().expect(4);
             assert!(without.stderr.contains("unfinished recovery with --delta"), "{without}");
         }
-        // Its interlock stays, and another process may get its number.
+        // Its lock file remains, and another process may get its process ID.
         let pid = data.join("postmaster.pid");
         if let Ok(content) = fs::read_to_string(&pid)
             && content.lines().count() == 2
@@ -187,7 +187,7 @@ fn an_interrupted_delta_converges_and_starts_no_server_meanwhile() {
     assert_eq!(answer(&primary, "one", &[], ROWS), "10000|50005000");
 }
 
-/// PostgreSQL's own interlock keeps servers away, the owner's group keeps its rights, and a lost pg_control is no obstacle.
+/// PostgreSQL's own lock file keeps servers out, group permissions are preserved, and a lost pg_control is no obstacle.
 #[test]
 fn delta_keeps_servers_out_and_permissions_as_they_were() {
     let site = Site::with_servers(1);
@@ -206,7 +206,7 @@ fn delta_keeps_servers_out_and_permissions_as_they_were() {
     primary.recover(&fresh, &["--latest"]).run().expect(0);
     assert_eq!(mode(&fresh), 0o750);
 
-    // Its pg_control is lost: pg_wal says whose it is.
+    // Its pg_control is lost: pg_wal identifies the cluster.
     fs::remove_file(primary.data().join("global/pg_control")).unwrap();
     let options = ["--delta", "--target-immediate", "--target-action", "promote"];
     let running = primary.recover(&primary.data(), &options).env("PGARK_SLOW_MS", "3").spawn();

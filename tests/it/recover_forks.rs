@@ -1,5 +1,4 @@
-//! `pgark recover` where two timelines of one cluster are in use: a copy that somebody recovered and forgot archives beside
-//! its original.
+//! `pgark recover` with two timelines in use: a recovered and forgotten copy archives beside its original.
 
 use crate::support::{Cluster, PATIENCE, Site, Stop, wait_until};
 use std::path::PathBuf;
@@ -59,7 +58,7 @@ impl Stray {
 fn a_stray_timeline_is_never_taken_without_a_word() {
     let mut story = Stray::tell();
     let into = story.directory("into");
-    // What the backup and the transactions of both say, whatever is asked for.
+    // Any target: the backups and the transactions of both timelines are shown.
     for target in [
         &["--latest"][..],
         &["--target-time", &story.time_on_first],
@@ -73,7 +72,7 @@ fn a_stray_timeline_is_never_taken_without_a_word() {
             .says("--target-timeline 2");
         assert!(!into.exists());
     }
-    // Each is shown with what it leads to.
+    // Each timeline is shown with the points that it can reach.
     let info = story.original.pgark(&["info", "--json"]).run().expect(0);
     let info: serde_json::Value = serde_json::from_str(&info.stdout).unwrap();
     let windows = info["systems"][0]["windows"].as_array().unwrap().clone();
@@ -82,7 +81,7 @@ fn a_stray_timeline_is_never_taken_without_a_word() {
     assert_eq!((window(0), window(1)), ((Some(2), Some("first")), (Some(1), Some("first"))), "{windows:?}");
     let check = story.original.pgark(&["check"]).run().expect(0);
     assert!(check.stdout.contains("timelines 1 and 2 were both in use"), "{check}");
-    // So is it while the original archives.
+    // The agent reports it too, while the original archives.
     wait_until("the agent sees the other timeline", PATIENCE, || {
         let status = story.original.pgark(&["status"]).run().expect(0).stdout;
         status.contains("timeline 2 branched off this server's timeline at")
@@ -96,7 +95,7 @@ fn a_stray_timeline_is_never_taken_without_a_word() {
     ] {
         assert_eq!(story.original.answer_after(&story.directory(name), options, ROWS), rows, "{name}");
     }
-    // A time that the stray has not seen is proposed where it was.
+    // A time that neither timeline has reached: the error does not propose the other one.
     let options = ["--target-time", "2099-01-01 00:00:00+00", "--target-timeline", "2"];
     let outcome = story.original.recover(&into, &options).run().expect(1);
     assert!(!outcome.stderr.contains("--target-timeline 1"), "nobody has seen it:\n{outcome}");

@@ -1,5 +1,5 @@
-//! `pgark recover` beside a living original, and killed at its end: nothing of the original is touched, nothing that is
-//! complete is cleared.
+//! `pgark recover` beside a running original, and killed at its end: the original is not touched, and nothing complete
+//! is cleared.
 
 use crate::support::{Cluster, PATIENCE, Run, Site, Stop, create_private_directory};
 use nix::sys::signal::Signal;
@@ -8,7 +8,7 @@ use std::path::Path;
 
 const MARKER: &str = "pgark-recovery-incomplete";
 
-/// A running primary that archives, with a table in the tablespace `space`, in the directory of that name.
+/// A running primary that archives, with a table in the tablespace `space`, whose directory has that name.
 fn primary(site: &Site) -> Cluster {
     let mut primary = site.cluster("primary");
     primary.archive();
@@ -76,7 +76,7 @@ fn a_tablespace_that_was_dropped_while_the_backup_began_is_not_linked() {
         go.display()
     ));
     primary.stop(Stop::Fast);
-    // It would store what is ready without being asked.
+    // It would store ready files without a request.
     primary.pgark(&["agent", "stop"]).run().expect(0);
     primary.start();
     let backup = base_backup(&primary).spawn();
@@ -103,7 +103,7 @@ fn killed_at_the_end_no_tablespace_in_use_can_be_taken_for_remains() {
     let (into, space) = (site.directory().join("copy"), site.directory().join("moved"));
     let mapping = format!("{}/space={}", site.directory().display(), space.display());
     let run = || recover(&primary, &into).args(["--tablespace-mapping", &mapping]);
-    // How many durable steps there are, by halving.
+    // Determines the number of durable steps by bisection.
     let (mut survives_not, mut survives) = (1, 4096);
     let dies_before = |step: u32| {
         let _ = fs::remove_dir_all(&into);
@@ -143,7 +143,7 @@ fn a_server_that_stops_at_its_target_is_told_from_one_that_failed() {
     primary.archive();
     primary.append_conf("logging_collector = on\nlog_filename = 'server.log'\n");
     primary.start();
-    // A complaint in the original's own log, which comes with the backup.
+    // An error in the original's own log, which is part of the backup.
     let nowhere = format!("{} dbname=nowhere", primary.conninfo());
     primary.postgres_program("psql").arg("-d").arg(nowhere).run().expect(2);
     base_backup(&primary).run().expect(0);
@@ -173,7 +173,7 @@ fn a_server_that_stops_at_its_target_is_told_from_one_that_failed() {
 fn the_trigger_file_of_the_original_does_not_promote_a_copy() {
     let site = Site::with_servers(1);
     let mut primary = site.cluster("primary");
-    // Up to 15.
+    // Version 15 and earlier.
     let known =
         primary.postgres_program("postgres").args(["-C", "promote_trigger_file", "-D"]).arg(primary.data());
     if known.run().code != Some(0) {
@@ -219,7 +219,7 @@ fn a_copy_does_not_take_over_the_subscriptions_of_its_original() {
     archive_all(&primary);
     let into = site.directory().join("copy");
     recover(&primary, &into).args(["--wait", "--port", "5499"]).run().expect(0);
-    // The original's own worker makes room for another.
+    // Stops the original's own worker, so that another one could use its slot.
     subscribe("ALTER SUBSCRIPTION s DISABLE");
     primary.wait_for_row("SELECT count(*) FROM pg_stat_subscription WHERE pid IS NOT NULL", "0");
     for _ in 0..20 {
@@ -237,7 +237,7 @@ fn a_damaged_manifest_keeps_nobody_from_the_other_backups() {
     base_backup(&primary).args(["--label", "good"]).run().expect(0);
     base_backup(&primary).args(["--label", "torn"]).run().expect(0);
     primary.stop(Stop::Fast);
-    // The archive knows where a history file lies: in `wal`.
+    // The location of a history file in the repository: `wal`.
     let wal = site.archive_of(&primary).path("00000002.history");
     let manifest = wal.parent().unwrap().with_file_name("backup").join("torn/manifest.json");
     fs::write(&manifest, b"{").unwrap();

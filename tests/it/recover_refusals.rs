@@ -1,5 +1,5 @@
-//! What `pgark recover` refuses: before the first byte where that can be known, and never in a way that leaves behind
-//! what looks like a cluster.
+//! The cases that `pgark recover` refuses: before it writes anything if possible, and never leaving a directory that
+//! looks like a cluster.
 
 use crate::support::{
     Cluster, Outcome, PATIENCE, Run, Site, Stop, Story, Template, create_private_directory,
@@ -10,7 +10,7 @@ use std::path::Path;
 
 const COUNT: &str = "SELECT count(*) FROM t";
 
-/// The target as it is while nothing was written: absent or empty.
+/// Whether the target is absent or empty, as before anything is written.
 fn is_untouched(directory: &Path) -> bool {
     fs::read_dir(directory).map_or(true, |mut entries| entries.next().is_none())
 }
@@ -59,7 +59,7 @@ fn a_time_after_the_last_commit_is_reached_by_the_command_that_is_offered() {
     story.primary.stop_recovered(&into);
 }
 
-/// Four rows, each in a segment of its own, of which that of the third row is gone.
+/// Four rows, each in its own segment; the segment of the third row is missing.
 fn story_with_a_hole(site: &Site) -> (Cluster, Vec<String>, Vec<String>) {
     let mut primary = site.cluster("primary");
     primary.archive();
@@ -131,7 +131,7 @@ fn only_a_free_directory_is_recovered_into() {
     story.recover(&story.directory("link"), &[]).expect(4).says("is a dangling symbolic link");
     assert!(precious(&into));
 
-    // The data directory of another cluster, and our own: stopped, running, half removed.
+    // The data directory of another cluster, and the cluster's own: stopped, running, partly removed.
     let other = story.site.cluster_of("other", Template { checksums: false, ..Template::default() });
     story.recover(&other.data(), &[]).expect(4).says("holds a data directory");
     story.recover(&story.primary.data(), &[]).expect(4).says("holds a data directory").says("mv ");
@@ -201,7 +201,7 @@ fn a_new_host_needs_only_the_repository() {
 #[test]
 fn of_two_systems_under_one_name_one_has_to_be_chosen() {
     let story = Story::tell();
-    // The same cluster, made new by initdb.
+    // The same cluster, recreated by initdb.
     let mut second = story.site.cluster_of("second", Template { checksums: false, ..Template::default() });
     second.archive();
     second.start();
@@ -267,7 +267,7 @@ fn a_damaged_pack_ends_the_restore() {
         fs::write(pack, &whole).unwrap();
         give(pack);
     }
-    // Repaired, the same command succeeds over what is left.
+    // After the repair, the same command succeeds over the remains.
     let options = ["--target-name", "ten rows"];
     assert_eq!(story.primary.answer_after(&into, &options, COUNT), "10");
 }
@@ -304,7 +304,7 @@ fn damaged_wal_is_found_when_planning_or_stops_recovery() {
     }
     let outcome = primary.recover(&into, &["--latest"]).run().expect(4);
     hinted_command(&outcome).run().expect(0);
-    // Where so much may not be read, an LSN and the end of the WAL are proven without all that lies before them.
+    // If this much may not be read, an LSN and the end of the WAL are proven without the earlier WAL.
     primary.config.set("recover.prove_wal_mib", 0);
     for (name, options) in
         [("latest", &["--latest"][..]), ("lsn", &["--target-lsn", &end, "--target-action", "promote"])]
@@ -315,7 +315,7 @@ fn damaged_wal_is_found_when_planning_or_stops_recovery() {
         assert!(!into.join("postmaster.pid").exists());
         assert!(into.join("recovery.signal").exists(), "the server believes to be recovered");
         assert!(!into.join("pg_wal/00000002.history").exists(), "the server promoted itself");
-        // Repaired, the same server goes on.
+        // After the repair, the same server continues.
         archive.replace(damaged, &whole);
         primary.start_recovered(&into);
         primary.wait_for_row(COUNT, if name == "latest" { "4" } else { "3" });
@@ -325,7 +325,7 @@ fn damaged_wal_is_found_when_planning_or_stops_recovery() {
     }
 }
 
-/// A pack, the index or the manifest of a backup that is missing or cut short is found by one listing, not by the restore.
+/// One listing detects a missing or truncated pack, index or manifest, before the restore begins.
 #[test]
 fn a_backup_that_lacks_an_object_is_found_before_the_first_byte() {
     let site = Site::with_servers(1);
@@ -359,7 +359,7 @@ fn a_backup_that_lacks_an_object_is_found_before_the_first_byte() {
     primary.recover(&into, &["--latest"]).run().expect(0);
 }
 
-/// `pg_resetwal` changes the size of segments within one system; each backup is recovered with its own.
+/// `pg_resetwal` changes the segment size of a system; each backup is recovered with its own.
 #[test]
 fn the_segment_size_is_that_of_the_chosen_backup() {
     if !has_postgres_program("pg_resetwal") {
@@ -384,7 +384,7 @@ fn the_segment_size_is_that_of_the_chosen_backup() {
         .arg(primary.data())
         .run()
         .expect(0);
-    // The first start writes wal_level into pg_control again.
+    // The first start restores wal_level in pg_control.
     primary.start();
     primary.back_up("small");
     primary.psql("INSERT INTO t VALUES (2)");
@@ -399,12 +399,12 @@ fn the_segment_size_is_that_of_the_chosen_backup() {
     assert_eq!(primary.answer_after(&small, &["--latest"], COUNT), "2");
     let large = site.directory().join("large");
     assert_eq!(primary.answer_after(&large, &["--target-name", "large segments"], COUNT), "1");
-    // What follows in another size is no hole, neither for the plan nor while the server asks for what would come next.
+    // WAL that continues with another segment size is no hole, for the plan and for the server's requests at the end.
     let end = site.directory().join("end");
     assert_eq!(primary.answer_after(&end, &["--latest", "--backup", "large"], COUNT), "1");
 }
 
-/// Each range of segments is told by its own size, and so is what is missing of it.
+/// Each range of segments is shown with its own size and its own gaps.
 fn check_sizes_in_info(primary: &Cluster, site: &Site) {
     let archive = site.archive_of(primary);
     let names: Vec<String> = archive.names().into_iter().filter(|name| name.len() == 24).collect();
@@ -452,7 +452,7 @@ fn a_copy_is_not_made_inside_of_what_belongs_to_its_original() {
     }
 }
 
-/// PostgreSQL promotes at the end of the WAL whatever the action says.
+/// PostgreSQL promotes at the end of the WAL, whatever the action.
 #[test]
 fn an_action_that_the_end_of_the_wal_does_not_have_is_refused() {
     let story = Story::tell();
@@ -462,7 +462,7 @@ fn an_action_that_the_end_of_the_wal_does_not_have_is_refused() {
         assert!(!into.exists());
     }
     story.recover(&into, &["--latest", "--target-action", "promote", "--dry-run"]).expect(0);
-    // What the hint proposes.
+    // The proposal of the hint.
     let options = ["--latest-before", "2099-01-01 00:00:00+00", "--target-action", "pause"];
     assert_eq!(story.rows_after("before", &["--target-name", "ten rows"]), "10");
     story.recover(&into, &[&options[..], &["--dry-run"]].concat()).expect(0);
@@ -526,7 +526,7 @@ fn a_subtransaction_finds_its_transaction_and_an_epoch_is_not_dropped() {
     assert_eq!(primary.answer_after(&into, &["--target-xid", subtransaction], COUNT), "2");
 }
 
-/// The first recovery is slowed down; the second waits for its lock, and finds a finished cluster.
+/// The first recovery is slowed down; the second waits for its lock, and finds a complete cluster.
 #[test]
 fn a_recovery_that_waited_for_another_does_not_clear_what_that_has_finished() {
     let story = Story::tell();

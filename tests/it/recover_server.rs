@@ -1,5 +1,5 @@
-//! The server that `pgark recover --wait` starts: what keeps it from starting, from answering or from going on is told with
-//! what helps, and the advice is followed here.
+//! The server that `pgark recover --wait` starts: reports why it does not start, respond or continue, with advice,
+//! which the tests follow.
 
 use crate::support::{Cluster, Outcome, Run, Site, Stop, Story, create_private_directory, write_file};
 use std::fs;
@@ -8,18 +8,18 @@ use std::path::Path;
 
 const COUNT: &str = "SELECT count(*) FROM t";
 
-/// Adds lines to the settings of a recovered cluster, at their end.
+/// Appends lines to the settings of a recovered cluster.
 fn set(data: &Path, lines: &str) {
     let path = data.join("postgresql.auto.conf");
     write_file(&path, fs::read_to_string(&path).unwrap() + lines + "\n");
 }
 
-/// Our own hint, below those of the server's log.
+/// pgark's own hint, below those of the server's log.
 fn hint(outcome: &Outcome) -> &str {
     outcome.stderr.rsplit_once("\nHINT: ").map(|(_, hint)| hint).unwrap_or_default()
 }
 
-/// Runs a line of a shell.
+/// Runs a command line in a shell.
 #[track_caller]
 fn type_in(command: &str) {
     Run::new("/bin/sh").arg("-c").arg(command).run().expect(0);
@@ -72,7 +72,7 @@ fn a_setting_that_keeps_the_server_from_starting_is_named_and_can_be_mended() {
     primary.archive();
     primary.start();
     primary.psql("CREATE TABLE t AS SELECT generate_series(1, 3) AS a");
-    // The server has not read it.
+    // The original server has not read it.
     primary.append_conf("shared_preload_libraries = 'absent'\n");
     primary.back_up("one");
     primary.stop(Stop::Fast);
@@ -87,7 +87,7 @@ fn a_setting_that_keeps_the_server_from_starting_is_named_and_can_be_mended() {
     primary.stop_recovered(&into);
 }
 
-/// A cluster whose backup was taken with fewer connections than the WAL behind it needs.
+/// A cluster whose backup was taken with a lower max_connections than later WAL needs.
 fn with_raised_connections(site: &Site) -> Cluster {
     let mut primary = site.cluster("primary");
     primary.archive();
@@ -109,7 +109,7 @@ fn with_raised_connections(site: &Site) -> Cluster {
 fn a_pause_that_is_not_the_target_is_an_error_with_what_ends_it() {
     let site = Site::with_servers(1);
     let mut primary = with_raised_connections(&site);
-    // So that the plan does not know.
+    // Keeps the plan from finding out.
     primary.config.set("recover.prove_wal_mib", 0);
     for (name, options) in [("recovered", &["--latest"][..]), ("standby", &["--standby"])] {
         let into = site.directory().join(name);
@@ -123,7 +123,7 @@ fn a_pause_that_is_not_the_target_is_an_error_with_what_ends_it() {
             set(&into, lines.next().unwrap());
             lines.for_each(type_in);
         } else {
-            // That version ends instead.
+            // This version exits instead.
             let outcome = outcome.says("max_connections").says("the end of postgresql.auto.conf");
             set(&into, "max_connections = 30");
             let command =
@@ -171,7 +171,7 @@ fn a_server_opens_at_its_target_as_it_is_told_to() {
     opened(&into);
 }
 
-/// What the last message says of a recovered server, held against one.
+/// Checks the statements of the last message against a recovered server.
 #[test]
 fn what_does_not_come_back_is_told() {
     let site = Site::with_servers(1);
@@ -205,7 +205,7 @@ fn what_does_not_come_back_is_told() {
     primary.stop_recovered(&into);
 }
 
-/// What the runbook says of subscriptions to a recovered publisher.
+/// The runbook's procedure for subscriptions to a recovered publisher.
 #[test]
 fn a_subscription_to_a_recovered_publisher_is_made_anew() {
     let site = Site::with_servers(2);

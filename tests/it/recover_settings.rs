@@ -1,4 +1,4 @@
-//! What `pgark recover` makes of a cluster's settings: archiving, names that need quotes, configuration elsewhere.
+//! The settings of a recovered cluster: archiving, names that need quotes, configuration files elsewhere.
 
 use crate::support::{Cluster, Outcome, Run, Site, Stop, Story, create_private_directory, write_file};
 use std::fs;
@@ -25,7 +25,7 @@ fn a_recovered_cluster_does_not_archive_and_check_is_red_until_it_does() {
     assert!(red.stdout.contains("archive_mode is off"), "{red}");
     assert_eq!(archive.names(), before, "the copy leaves its original's archive alone");
 
-    // What the output of recover and the hint of check tell to do.
+    // Follows the output of recover and the hint of check.
     let auto = String::from_utf8(story.primary.read("postgresql.auto.conf")).unwrap();
     let without: Vec<&str> = auto.lines().filter(|line| !line.starts_with("archive_mode")).collect();
     assert_eq!(without.len() + 1, auto.lines().count());
@@ -34,8 +34,8 @@ fn a_recovered_cluster_does_not_archive_and_check_is_red_until_it_does() {
     story.primary.start();
     story.primary.pgark(&["check"]).run().expect(0);
 
-    // It began its timeline while it did not archive: PostgreSQL never asks for the history file to be archived, without
-    // which nobody can recover along that timeline.
+    // It began its timeline while it did not archive, so PostgreSQL never archives the history file, without which
+    // recovery along that timeline is impossible.
     assert_eq!(archive.raw("00000002.history"), story.primary.read("pg_wal/00000002.history"));
     let into = story.directory("into");
     story.primary.pgark(&["recover", "--dry-run"]).arg("-D").arg(&into).run().expect(4).says("missing");
@@ -60,7 +60,7 @@ fn a_cluster_that_archives_from_another_place_does_so_with_a_configuration_of_it
     assert!(archive.holds("00000002.history") && archive.holds(&last) && last.starts_with("00000002"));
     story.primary.stop_recovered(&into);
 
-    // In its own place it archives as it always did.
+    // Recovered in place, it archives as before.
     let mut story = story;
     story.primary.move_data_away("destroyed");
     let outcome = story.primary.pgark(&["recover", "--latest", "--archiving", "on"]).run().expect(0);
@@ -72,7 +72,7 @@ fn a_cluster_that_archives_from_another_place_does_so_with_a_configuration_of_it
     assert!(last.starts_with("00000003") && archive.holds(&last), "{last}");
 }
 
-/// Settings that other hosts inherit (`pg_rewind` copies them) name the configuration that each host has.
+/// Settings that other hosts inherit (`pg_rewind` copies them) refer to the configuration of each host.
 #[test]
 fn in_its_own_place_a_server_is_given_the_configuration_of_its_host() {
     let story = Story::tell();
@@ -89,7 +89,7 @@ fn in_its_own_place_a_server_is_given_the_configuration_of_its_host() {
     story.primary.stop_recovered(&story.primary.data());
 }
 
-/// A running original whose settings would reach into its own place from a copy of it.
+/// A running original whose settings would make a copy affect it.
 #[test]
 fn a_copy_beside_its_original_leaves_that_alone_and_takes_writes() {
     let site = Site::with_servers(2);
@@ -122,12 +122,12 @@ fn a_copy_beside_its_original_leaves_that_alone_and_takes_writes() {
     assert_eq!(fs::read_to_string(&pid_file).unwrap(), process);
 }
 
-/// Makes a standby of the server that runs, as PostgreSQL's own tool does, and holds that it follows.
+/// Creates a standby of the running server with PostgreSQL's own tool, and asserts that it follows.
 #[track_caller]
 fn expect_standby_follows(primary: &Cluster, data: &Path) {
     let base = primary.postgres_program("pg_basebackup").args(["-c", "fast", "-d", &primary.conninfo()]);
     base.arg("-D").arg(data).run().expect(0);
-    // Not by its option -R: that writes what only a libpq of its own version understands.
+    // Not with the tool's option -R, which writes settings for a libpq of its own version.
     let auto = fs::read_to_string(data.join("postgresql.auto.conf")).unwrap();
     let conninfo = format!("primary_conninfo = '{}'\n", primary.conninfo());
     write_file(&data.join("postgresql.auto.conf"), auto + &conninfo);
@@ -143,7 +143,7 @@ fn expect_standby_follows(primary: &Cluster, data: &Path) {
     primary.stop_recovered(data);
 }
 
-/// The recovery target is of no more use once it was reached, and keeps others from starting.
+/// A recovery target that was reached is useless, and would conflict with others.
 #[test]
 fn a_standby_can_be_made_of_a_recovered_server() {
     let mut story = Story::tell();
@@ -155,7 +155,7 @@ fn a_standby_can_be_made_of_a_recovered_server() {
     expect_standby_follows(&story.primary, &story.directory("standby-of-waited"));
     story.primary.stop_recovered(&into);
 
-    // What the last message and the runbook say of a server that becomes the production.
+    // Follows the last message and the runbook for a server that becomes the production server.
     let into = story.directory("typed");
     let outcome = story.recover(&into, &target).expect(0).stdout;
     assert!(
@@ -175,10 +175,10 @@ fn a_standby_can_be_made_of_a_recovered_server() {
     story.primary.stop_recovered(&into);
 }
 
-/// A name with everything that a shell, a setting or TOML could take for something else.
+/// A name with characters that are special in a shell, a setting or TOML.
 const ODD: &str = "it's 100% \"a\" \\b $x";
 
-/// Without what PostgreSQL's own `pg_ctl` fails on.
+/// The same without characters on which PostgreSQL's own `pg_ctl` fails.
 const LESS_ODD: &str = "it's 100% (%f) & new";
 
 #[test]
@@ -206,7 +206,7 @@ fn names_that_need_quotes_work_from_end_to_end() {
     assert_eq!(primary.answer_after(&new.join("data"), &["--latest"], COUNT), "2");
     assert_eq!(primary.answer_after(&new.join(LESS_ODD), &by_name, COUNT), "1");
 
-    // pg_ctl cannot start a server there; the command that is printed can.
+    // pg_ctl cannot start a server there, but the printed command can.
     let into = new.join(ODD);
     primary.recover(&into, &["--latest", "--wait"]).run().expect(2).says("pg_ctl cannot start a server in");
     assert!(!into.exists());
@@ -218,7 +218,7 @@ fn names_that_need_quotes_work_from_end_to_end() {
     }
 }
 
-/// Types the command that `pgark recover` printed.
+/// Runs the command that `pgark recover` printed.
 #[track_caller]
 fn start_as_printed(outcome: &Outcome) {
     let command = outcome.stdout.lines().find_map(|line| line.strip_prefix("Start the server: "));
@@ -255,7 +255,8 @@ fn configuration_outside_of_the_data_directory_comes_along() {
     assert_eq!(copies.join(hosts.strip_prefix("/").unwrap()).exists(), hosts.exists());
     assert_eq!(fs::read(into.join("pg_hba.conf")).unwrap(), fs::read(elsewhere.join("pg_hba.conf")).unwrap());
 
-    // It starts as it is; only the place to listen at is our own, for other servers of this host.
+    // It starts with its settings unchanged, except for the listen address, which could conflict with other servers of
+    // this host.
     let mut conf = fs::read_to_string(into.join("postgresql.conf")).unwrap();
     let sockets = primary.socket_directory();
     conf += &format!("listen_addresses = ''\nunix_socket_directories = '{}'\n", sockets.display());

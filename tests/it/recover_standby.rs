@@ -1,11 +1,11 @@
-//! `pgark recover --standby`: a replica that follows its primary, by streaming and through the archive.
+//! `pgark recover --standby`: a replica that follows its primary through streaming and the archive.
 
 use crate::support::{Cluster, PATIENCE, Site, Stop, wait_until};
 use std::fs;
 use std::path::PathBuf;
 
-/// A primary that was backed up and runs, and a place for its replica. The replica gets the primary's configuration, so
-/// the primary's moves to another directory of sockets first.
+/// A running primary with a backup, and a directory for its replica. The replica has the primary's configuration, so
+/// the primary moves to another socket directory first.
 struct Original {
     site: Site,
     primary: Cluster,
@@ -28,14 +28,14 @@ impl Original {
         Original { site, primary, replica }
     }
 
-    /// Recovers with these options, and a port of its own.
+    /// Recovers with these options, and with its own port.
     fn make(&self, options: &[&str]) -> serde_json::Value {
         let options = [&["--standby", "--wait", "--port", "5433", "--json"], options].concat();
         let outcome = self.primary.recover(&self.replica, &options).run().expect(0);
         serde_json::from_str(&outcome.stdout).unwrap()
     }
 
-    /// The replica, asked by way of the directory of sockets that it shares with its primary.
+    /// Queries the replica through the socket directory that it shares with its primary.
     fn ask(&self, sql: &str) -> String {
         let conninfo = format!("{} port=5433", self.primary.conninfo());
         let psql = self.primary.postgres_program("psql").args(["-X", "-A", "-t", "-q", "-d"]);
@@ -68,7 +68,7 @@ fn a_replica_streams_and_outlives_its_primary_by_the_archive() {
         original.replica.join("standby.signal").exists()
             && !original.replica.join("recovery.signal").exists()
     );
-    // Within a segment that nobody has archived.
+    // In a segment that is not archived.
     original.primary.psql("INSERT INTO t VALUES (2)");
     original.wait_for(ROWS, "1 2");
     assert_eq!(original.ask("SELECT pg_is_in_recovery(), current_setting('archive_mode')"), "t|on");
@@ -126,7 +126,7 @@ fn a_delayed_replica_follows_the_archive_and_can_be_promoted() {
     {
         assert!(auto.contains(line), "{line} in {auto}");
     }
-    // Committed after the backup, and archived: only the delay holds it back.
+    // Committed after the backup and archived: only the delay defers it.
     assert_eq!(original.ask("SELECT count(*) FROM t"), "0");
     assert_eq!(original.ask("SELECT pg_is_in_recovery()"), "t");
     original.ask("ALTER SYSTEM RESET recovery_min_apply_delay");

@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// A stopped primary with a table in a tablespace, backed up before its last rows.
+/// A stopped primary with a table in a tablespace, and a backup from before its last rows.
 struct Spacious {
     site: Site,
     primary: Cluster,
-    /// Where the tablespace lies.
+    /// The location of the tablespace.
     space: PathBuf,
     /// The name of its link.
     oid: String,
@@ -17,7 +17,7 @@ struct Spacious {
 
 const ROWS: &str = "SELECT count(*), sum(a) FROM s";
 
-/// What [`ROWS`] gives at the end.
+/// The result of [`ROWS`] at the end.
 const ALL: &str = "200|20100";
 
 impl Spacious {
@@ -70,7 +70,7 @@ fn the_originals_tablespace_is_not_touched() {
         .says(&format!("--tablespace-mapping {}=", story.space.display()));
     assert!(!into.exists());
 
-    // Any name that PostgreSQL takes is good enough.
+    // Any name that PostgreSQL accepts is permitted.
     let moved = story.directory("a = \"new\" place");
     story.primary.recover(&into, &["--latest", &story.mapping(&moved)]).run().expect(0);
     assert_eq!(fs::read_link(into.join("pg_tblspc").join(&story.oid)).unwrap(), moved);
@@ -88,7 +88,7 @@ fn the_originals_tablespace_is_not_touched() {
     assert_eq!(contents(&story.space), original);
 }
 
-/// What is mapped is listed as it was written; and a tablespace of after the backup is announced.
+/// Mapped files are listed as written, and a tablespace created after the backup is announced.
 #[test]
 fn a_mapped_tablespace_passes_pg_verifybackup_and_a_newer_one_is_named() {
     if !has_postgres_program("pg_verifybackup") {
@@ -141,7 +141,7 @@ fn a_tablespace_has_no_place_in_what_is_not_free() {
     assert!(!into.exists());
     assert_eq!(contents(&full).len(), 1);
 
-    // A directory that is there and empty is as good as none.
+    // An existing empty directory is accepted too.
     let empty = story.directory("empty");
     create_private_directory(&empty);
     assert_eq!(story.primary.answer_after(&into, &["--latest", &story.mapping(&empty)], ROWS), ALL);
@@ -175,14 +175,14 @@ fn a_restore_with_a_tablespace_that_was_killed_is_begun_anew() {
     story.primary.stop_recovered(&into);
 }
 
-/// A developer's option: the tablespace is a directory where others have a link, and moves with the data directory.
+/// A developer option: the tablespace is a directory in place of a link, and moves with the data directory.
 #[test]
 fn a_tablespace_in_place_of_a_link_comes_along() {
     let site = Site::with_servers(1);
     let mut primary = site.cluster("primary");
     primary.archive();
     primary.start();
-    // For one session alone: the server that recovers it does not have the setting.
+    // For one session only: the server that recovers it does not have the setting.
     let create = |primary: &Cluster, name: &str| {
         primary.psql("ALTER ROLE postgres SET allow_in_place_tablespaces = on");
         primary.psql(&format!("CREATE TABLESPACE {name} LOCATION ''"));
@@ -200,7 +200,7 @@ fn a_tablespace_in_place_of_a_link_comes_along() {
     let oid = primary.psql("SELECT oid FROM pg_tablespace WHERE spcname = 'inside'");
     let sent = streamed.code == Some(0);
     if !sent {
-        // Before 16 the server does not send it, and such a backup is none.
+        // Before version 16, the server does not send it, and such a backup is invalid.
         assert!(primary.version_num() < 160_000, "{streamed}");
         streamed.expect(3).says("did not send the tablespace \"inside\"").says("--method files");
     }
@@ -221,7 +221,7 @@ fn a_tablespace_in_place_of_a_link_comes_along() {
     assert!(!plan.stdout.contains("was created in \"\""), "{plan}");
 }
 
-/// As above, where the backup knows nothing of it.
+/// As above, with a tablespace created after the backup.
 #[test]
 fn a_tablespace_in_place_of_a_link_that_is_newer_than_the_backup_is_recovered() {
     let site = Site::with_servers(1);

@@ -1,9 +1,9 @@
-//! `pgark recover` where a recovery has happened before: there are two futures of one past, and each can be reached.
+//! `pgark recover` after an earlier recovery: two futures share a past, and each can be reached.
 
 use crate::support::{Archive, Cluster, Site, Stop, segment_name, segment_number};
 use std::path::PathBuf;
 
-/// How many segments are written on each side of the point where the timelines part.
+/// Number of segments written on each side of the switch point.
 const SEGMENTS: u32 = 4;
 
 /// A cluster that was recovered to a point in its past, in its own place, and went on from there.
@@ -42,7 +42,7 @@ impl TwoFutures {
         cluster.psql("INSERT INTO t VALUES (2)");
         let time_on_first = cluster.now();
         cluster.psql("INSERT INTO t VALUES (3)");
-        // Whole segments of the future that is given up, that of the parting among them.
+        // Complete segments of the abandoned future, including that of the switch point.
         (1..SEGMENTS).for_each(|_| drop(cluster.switch_wal()));
         let last = cluster.switch_wal();
         cluster.wait_archived(&last);
@@ -74,7 +74,7 @@ impl TwoFutures {
         segment_name(timeline, number, self.cluster.template().segment_size())
     }
 
-    /// Recovers into the cluster's own place; its restore_command notes each call.
+    /// Recovers in place; its restore_command logs each call.
     fn recover_in_place(&self, options: &[&str]) {
         self.cluster.pgark(&["recover"]).args(options).run().expect(0);
         self.cluster.note_calls_of_recovered();
@@ -96,11 +96,11 @@ fn a_recovered_cluster_is_recovered_again() {
     ] {
         assert_eq!(story.cluster.answer_after(&story.directory(name), options, ROWS), rows, "{name}");
     }
-    // A time of the given-up future lies before the first transaction on the way to the other one.
+    // A time in the abandoned future precedes the first transaction on the path to the other one.
     let into = story.directory("elsewhere");
     assert_eq!(story.cluster.answer_after(&into, &["--target-time", &first], ROWS), "1");
 
-    // And once more in its own place: the third timeline begins on the second one.
+    // Once more in place: the third timeline branches off the second.
     story.cluster.move_data_away("given-up-too");
     let options = ["--target-time", &second, "--target-action", "promote", "--archiving", "on"];
     story.cluster.pgark(&["recover"]).args(options).run().expect(0);
@@ -150,7 +150,7 @@ fn wal_is_fetched_ahead_across_the_parting_and_never_from_the_wrong_side() {
     story.cluster.wait_promoted();
     assert_eq!(story.cluster.psql(ROWS), "1 4 5");
 
-    // Whole on both sides, and only that of the way is served.
+    // Complete on both timelines, and only the copy on the path is served.
     let switch = story.switch;
     assert!(story.archive.holds(&story.segment(1, switch)) && story.archive.holds(&story.segment(2, switch)));
     let calls = story.cluster.calls();
@@ -185,7 +185,7 @@ fn without_the_new_timelines_copy_recovery_stops_at_the_parting() {
     assert!(calls.contains(&(name.clone(), 126)), "{calls:?}");
     assert!(!calls.contains(&(story.segment(1, story.switch), 0)), "{calls:?}");
 
-    // Planning sees the same.
+    // The plan comes to the same result.
     let into = story.directory("planned");
     story.cluster.recover(&into, &["--latest"]).run().expect(4).says(&name).says("missing");
     assert!(!into.exists());

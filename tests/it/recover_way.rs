@@ -1,5 +1,5 @@
-//! `pgark recover` past what keeps a server from going on: settings that were raised, clocks that stepped, WAL that was
-//! written with `wal_level = minimal`, a primary that goes on writing.
+//! `pgark recover` past events that stop a server: raised settings, clock steps, WAL written with `wal_level =
+//! minimal`, and a primary that continues to write.
 
 use crate::support::{Cluster, Site, Stop, hinted_command};
 use std::path::PathBuf;
@@ -46,7 +46,7 @@ fn settings_that_were_raised_after_the_backup_are_raised_in_the_copy() {
     let mut scene = Scene::begin();
     scene.restart_with("max_connections = 130\nmax_locks_per_transaction = 199\n");
     scene.primary.psql("INSERT INTO t VALUES (2)");
-    // Lower again: what was on the way counts.
+    // Lowered again: the maximum on the path counts.
     scene.restart_with("max_connections = 60\nmax_locks_per_transaction = 170\n");
     scene.primary.psql("INSERT INTO t VALUES (3)");
     scene.archive_all();
@@ -54,7 +54,7 @@ fn settings_that_were_raised_after_the_backup_are_raised_in_the_copy() {
     let into = scene.directory("into");
     let sql = format!("SELECT ({ROWS}) || ' ' || setting FROM pg_settings WHERE name = 'max_connections'");
     assert_eq!(scene.primary.answer_after(&into, &["--latest"], &sql), "1 2 3 130");
-    // The advice that a restart is enough once they are raised by hand would be in vain with our value behind it.
+    // The advice to raise them by hand and restart would fail if pgark's own values came later in the file.
     let auto = std::fs::read_to_string(into.join("postgresql.auto.conf")).unwrap();
     assert!(auto.contains("max_locks_per_transaction = '199'"), "{auto}");
 }
@@ -74,7 +74,7 @@ fn a_time_ends_where_the_server_ends_after_the_clock_has_stepped() {
     scene.primary.psql("INSERT INTO t VALUES (4)");
     scene.archive_all();
     scene.primary.stop(Stop::Fast);
-    // Row 2 is past that time, and the server stops before it; the plan knows.
+    // Row 2 is later than that time, so the server stops before it; the plan takes that into account.
     let options = ["--target-time", &after_row_3];
     assert_eq!(scene.primary.answer_after(&scene.directory("in-time"), &options, ROWS), "1");
 }
@@ -96,7 +96,7 @@ fn wal_of_level_minimal_is_named_and_not_run_into() {
         assert!(matches!(outcome.code, Some(4)), "{outcome}");
         assert!(!into.exists(), "{outcome}");
     }
-    // The way out that the error names, and a backup behind it.
+    // The way out that the error names, and a later backup.
     let outcome = scene.primary.recover(&into, &["--latest"]).run().expect(4);
     if outcome.stderr.contains("minimal") {
         hinted_command(&outcome).run().expect(0);

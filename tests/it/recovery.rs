@@ -1,11 +1,11 @@
-//! PostgreSQL recovers through `archive-get`: everything that was archived, or an error; never a part in silence.
+//! PostgreSQL recovers through `archive-get`: everything archived, or an error; never silently a part.
 
 use crate::support::{Archive, Cluster, Site, Stop, Template, has_postgres_program};
 
-/// Rows that each segment of [`write_history`] holds.
+/// Number of rows in each segment of [`write_history`].
 const ROWS: usize = 500;
 
-/// A primary that archived some segments and was stopped, and a copy from before its first start.
+/// A stopped primary that archived some segments, and a copy from before its first start.
 struct Past {
     primary: Cluster,
     copy: Cluster,
@@ -31,14 +31,14 @@ fn write_history(site: &Site, primary: Cluster, segments: usize) -> Past {
     Past { primary, copy, archive, segments }
 }
 
-/// Holds the number of rows of a cluster that has ended its recovery.
+/// Asserts the number of rows of a cluster after its recovery.
 #[track_caller]
 fn expect_rows(cluster: &Cluster, rows: usize) {
     cluster.wait_promoted();
     assert_eq!(cluster.psql("SELECT count(*) FROM t"), rows.to_string());
 }
 
-/// Starts a recovery that must fail, and not end in a promotion.
+/// Starts a recovery that must fail instead of promoting.
 #[track_caller]
 fn expect_no_promotion(copy: &mut Cluster, because_of: &str) {
     copy.start_without_waiting();
@@ -75,7 +75,7 @@ fn recovery_goes_on_behind_the_end_of_a_log_file() {
     ] {
         let site = Site::with_servers(1);
         let mut primary = site.cluster_of("primary", Template::with_segments_of(size));
-        // Three segments before the end: pg_resetwal begins a new one.
+        // Three segments before the end, where pg_resetwal begins a new one.
         let begin = format!("{}{}", &last[..23], "D");
         primary
             .postgres_program("pg_resetwal")
@@ -83,7 +83,7 @@ fn recovery_goes_on_behind_the_end_of_a_log_file() {
             .arg(primary.data())
             .run()
             .expect(0);
-        // It leaves wal_level = minimal in pg_control, which no recovery goes past; the first start mends it.
+        // pg_resetwal sets wal_level = minimal in pg_control, which no recovery can pass; the first start corrects it.
         primary.start();
         primary.stop(Stop::Fast);
         let mut past = write_history(&site, primary, 5);
@@ -100,7 +100,7 @@ fn recovery_ends_where_the_archive_ends() {
     let site = Site::with_servers(1);
     let primary = site.cluster("primary");
     let mut past = write_history(&site, primary, 4);
-    // What the server archived when it was stopped lies behind, and has to go first: it would show a hole.
+    // The server archived more segments at shutdown; removes them first, because they would reveal a hole.
     for name in past.archive.names().iter().filter(|name| **name >= past.segments[2]) {
         past.archive.remove(name);
     }
@@ -120,7 +120,7 @@ fn a_damaged_segment_stops_recovery() {
     past.archive.damage(&name, -1);
     past.copy.recover_from_archive();
     expect_no_promotion(&mut past.copy, &name);
-    // The same command again, once it is repaired.
+    // The same command again after the repair.
     past.archive.replace(&name, &whole);
     past.copy.start();
     expect_rows(&past.copy, 3 * ROWS);
@@ -146,7 +146,7 @@ fn a_repository_that_went_away_stops_recovery() {
     past.copy.recover_from_archive();
     past.copy.config.set("get.deadline_s", 1);
     site.hide_repository();
-    // The first thing asked for: were it "absent", timeline 2 would be taken twice.
+    // The first request: if it were "absent", timeline 2 would be used twice.
     expect_no_promotion(&mut past.copy, "00000002.history");
     site.show_repository();
     past.copy.start();

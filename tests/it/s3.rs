@@ -1,11 +1,12 @@
-//! The journeys over a real S3 server: archive, restore, back up, recover; what they cost, and what they refuse.
+//! All operations with a real S3 server: archiving, restore, backup, recovery; their number of requests, and their
+//! errors.
 
 use crate::support::{
     Bucket, Cluster, Fault, FaultProxy, PATIENCE, Run, Site, Stop, Template, s3_server, wait_until,
 };
 use std::time::Duration;
 
-/// A segment number past those that initdb made.
+/// A segment number after those that initdb creates.
 const SEGMENT: u64 = 0x40;
 
 /// A stopped cluster with segments in its `pg_wal`, whose repository is a bucket behind a proxy.
@@ -51,7 +52,7 @@ fn a_segment_costs_one_request_each_way() {
     }
     let of_wal = requests.iter().filter(|request| request.contains("/wal/")).count();
     assert_eq!(of_wal, 5, "{requests:#?}");
-    // What the agent asks for once: unfinished uploads.
+    // Includes a one-time request of the agent for unfinished uploads.
     assert!(requests.len() <= 6, "{requests:#?}");
 
     scene.cluster.agent().kill();
@@ -86,7 +87,7 @@ fn a_large_segment_goes_in_parts_and_not_through_memory() {
     let mut cluster = site.cluster_of("primary", Template::with_segments_of(128));
     bucket.serve(&mut cluster, &proxy.endpoint());
     cluster.config.set("compression.method", "none");
-    // Some servers read all of an object before they answer.
+    // Some servers read a whole object before they respond.
     cluster.config.set("s3.stall_timeout_s", 20);
     cluster.config.set("get.deadline_s", 25);
     let wal = cluster.fake_wal();
@@ -150,7 +151,7 @@ fn a_server_that_overwrites_is_found_out_and_guarded() {
         let key = target.split('?').next().unwrap().splitn(3, '/').nth(2).unwrap().to_owned();
         bucket.delete(&key);
     });
-    // Garage does so by itself, and removing an object ends its uploads there.
+    // Garage does so on its own, and there the removal of an object ends its uploads.
     if scene.bucket.server.kind != "garage" {
         scene.proxy.fault("PUT", "", usize::MAX, Fault::Overwrite);
     }
@@ -172,16 +173,16 @@ fn only_what_the_bucket_says_is_absent() {
     scene.push(&scene.names[0]).expect(0);
     scene.cluster.get(&absent, "pg_wal/RECOVERYXLOG").expect(1);
     scene.cluster.get("00000002.history", "pg_wal/RECOVERYHISTORY").expect(1);
-    // A proxy on the way that knows nothing of objects.
+    // A proxy in between that knows nothing about objects.
     scene.proxy.fault("GET", &absent, usize::MAX, Fault::Status(404, "Huh"));
     scene.cluster.get(&absent, "pg_wal/RECOVERYXLOG").expect(126);
     scene.proxy.mend();
     scene.proxy.set_away(true);
-    // The store goes on trying for longer than archive-get waits: what keeps it is told all the same.
+    // The store retries for longer than archive-get waits; the reason is reported all the same.
     let outcome = scene.cluster.get(&absent, "pg_wal/RECOVERYXLOG").expect(126);
     outcome.says("did not answer before the deadline: no response from http://127.0.0.1");
     scene.proxy.set_away(false);
-    // Not every server tells a missing bucket from a missing object: then the place is not there.
+    // Some servers do not distinguish a missing bucket from a missing object: then the repository appears empty.
     let no_bucket =
         if scene.bucket.server.kind == "s3s-fs" { "holds nothing of" } else { "there is no bucket" };
     for (key, value, says) in [
@@ -296,7 +297,7 @@ fn what_is_asked_of_the_service_stands_in_every_put() {
         heads.iter().filter(|head| !head.contains("x-amz-request-payer: requester")).collect();
     assert!(unpaid.is_empty(), "{unpaid:#?}");
 
-    // Whether the service can do it is not ours to know: what it is asked for counts.
+    // Whether the service can do it is beyond pgark's control; the request counts.
     scene.cluster.config.set("s3.sse", "AES256");
     let asked = |scene: &Scene, name: &str| {
         scene.push(name);
@@ -354,7 +355,8 @@ fn lists_go_on_behind_a_thousand_names_and_a_handful_of_requests_tells_the_ends(
     let Some(scene) = scene(&site, 1) else { return };
     scene.push(&scene.names[0]).expect(0);
     let wal = scene.cluster.fake_wal();
-    // Two in each of 1,050 log numbers, so that both kinds of list have more than a page; and what is no segment at the end.
+    // Two in each of 1,050 log numbers, so that both kinds of listing have several pages; and finally a name that is no
+    // segment.
     let segments_of_a_log = 0x1_0000_0000 / wal.segment_size;
     let numbers = (1..=1050).flat_map(|log| [log * segments_of_a_log, log * segments_of_a_log + 1]);
     let names: Vec<String> = numbers.map(|number| wal.name(number)).collect();
@@ -381,7 +383,7 @@ fn lists_go_on_behind_a_thousand_names_and_a_handful_of_requests_tells_the_ends(
         (timeline["segments"].as_u64(), timeline["gaps"].as_array().unwrap().len()),
         (Some(2101), 1050)
     );
-    // One flat list that ends with the 2,102nd name.
+    // One flat listing that ends with the 2,102nd name.
     assert_eq!(lists("00000001"), 3, "{:#?}", scene.proxy.requests());
 
     let timeline = info(&["--quick"]);
@@ -391,14 +393,14 @@ fn lists_go_on_behind_a_thousand_names_and_a_handful_of_requests_tells_the_ends(
     );
     assert_eq!(timeline["span_segments"], 1050 * segments_of_a_log + 2 - SEGMENT);
     assert!(timeline["segments"].is_null() && timeline["gaps"].is_null(), "{timeline}");
-    // The first name, two pages of log numbers, the last two of which are looked into.
+    // The first name, two pages of log numbers, and listings of the last two of them.
     assert_eq!(lists("00000001"), 1 + 2 + 2, "{:#?}", scene.proxy.requests());
-    // And the systems, the format of the place, its backups, its timelines, the segment size at both ends.
+    // Also the systems, the repository's format, its backups, its timelines, and the segment size at both ends.
     assert!(scene.proxy.requests().len() <= 11, "{:#?}", scene.proxy.requests());
     let text = scene.cluster.pgark(&["info", "--quick"]).run().expect(0).stdout;
     assert!(text.contains("up to 4300738"), "{text}");
 
-    // What is absent between segments is a hole, which one page tells.
+    // Segments missing between others are a hole, which one page shows.
     scene.proxy.forget();
     let absent = wal.name(500 * segments_of_a_log + 7);
     scene.cluster.get(&absent, "pg_wal/RECOVERYXLOG").expect(126).says("is missing from the archive");
@@ -421,9 +423,9 @@ fn a_cluster_is_backed_up_and_recovered() {
     primary.config.set("backup.checkpoint", "fast");
     primary.archive();
     primary.start();
-    // More than goes in one request.
+    // More data than one request can hold.
     primary.psql("CREATE TABLE t AS SELECT a, repeat(md5(a::text), 30) FROM generate_series(1, 45000) a");
-    // A part that arrives as something else, one whose answer is lost, and a service that has too much to do.
+    // A part that arrives corrupted, one whose response is lost, and an overloaded service.
     proxy.fault("PUT", "partNumber=2", 1, Fault::FlipRequest);
     proxy.fault("PUT", "partNumber=3", 1, Fault::LoseAnswer);
     proxy.fault("PUT", "partNumber=4", 2, Fault::Status(503, "SlowDown"));
@@ -439,7 +441,7 @@ fn a_cluster_is_backed_up_and_recovered() {
     primary.wait_archived(&last);
     primary.stop(Stop::Fast);
 
-    // Bodies that end too early or stand still.
+    // Bodies that end early or stall.
     proxy.fault("GET", "/pack-", 1, Fault::TruncateAnswer);
     proxy.fault("GET", "/wal/", 1, Fault::StallAnswer);
     proxy.count_at_once("GET", "/pack-");
@@ -453,7 +455,7 @@ fn a_cluster_is_backed_up_and_recovered() {
         proxy.most_at_once(),
         proxy.requests()
     );
-    // It has the socket of the stopped primary.
+    // It uses the socket of the stopped primary.
     assert_eq!(
         primary.psql("SELECT count(*), sum(a), md5(string_agg(repeat, '' ORDER BY a)) FROM t"),
         before
@@ -467,7 +469,7 @@ fn a_cluster_is_backed_up_and_recovered() {
         .expect(0);
 }
 
-/// A bucket may be shared, and its root be our place.
+/// A bucket may be shared, with the repository at its root.
 #[test]
 fn the_uploads_of_others_are_left_alone() {
     let site = Site::without_server();

@@ -1,4 +1,4 @@
-//! A chain of backups in a bucket: taken, combined and recovered from, into a new place and over what there is.
+//! A chain of backups in a bucket: taken, combined, and recovered into a new directory and with `--delta`.
 
 use crate::support::{Bucket, Site, Stop, s3_server};
 
@@ -15,7 +15,7 @@ fn a_chain_in_a_bucket_is_combined_and_recovered() {
     primary.archive();
     primary.append_conf("autovacuum = off\n");
     primary.start();
-    // More than goes in one request.
+    // More data than one request can hold.
     primary.psql(
         "CREATE TABLE t AS SELECT a, md5(a::text) || md5((-a)::text) AS b FROM generate_series(1, 150000) a",
     );

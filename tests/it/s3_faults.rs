@@ -1,9 +1,9 @@
-//! What networks and services do at their worst: nothing of it may be taken for success, and little of it for failure.
+//! Faults of networks and services: none may be taken as success, and few as failure.
 
 use crate::support::{Bucket, Cluster, Fault, FaultProxy, PATIENCE, Site, Stop, s3_server, wait_until};
 use std::time::Duration;
 
-/// A segment number past those that initdb made.
+/// A segment number after those that initdb creates.
 const SEGMENT: u64 = 0x40;
 
 struct Scene {
@@ -12,7 +12,7 @@ struct Scene {
     proxy: FaultProxy,
 }
 
-/// A stopped cluster whose repository is a bucket behind a proxy, and was probed.
+/// A stopped cluster whose repository is a bucket behind a proxy, already probed.
 fn scene(site: &Site) -> Option<Scene> {
     let bucket = Bucket::new(s3_server()?);
     let proxy = FaultProxy::start(&bucket.server.endpoint);
@@ -34,7 +34,7 @@ impl Scene {
         name
     }
 
-    /// Gets a segment from the bucket alone.
+    /// Fetches a segment directly from the bucket.
     #[track_caller]
     fn expect_whole(&self, name: &str) {
         self.cluster.get(name, "pg_wal/RECOVERYXLOG").expect(0);
@@ -112,7 +112,7 @@ fn an_outage_is_told_and_ends_by_itself() {
     let push = || scene.cluster.push(&format!("pg_wal/{name}"));
     scene.proxy.set_away(true);
     push().expect(3).says("no response from").says(&name);
-    // From now on the agent knows, and answers soon.
+    // From now on the agent knows about the failure, and answers soon.
     push().expect(3).within(Duration::from_secs(6));
     scene.proxy.set_away(false);
     scene.proxy.fault("PUT", &name, 3, Fault::Status(403, "AccessDenied"));
@@ -127,7 +127,7 @@ fn an_outage_is_told_and_ends_by_itself() {
     assert_eq!(scene.bucket.keys().iter().filter(|stored| **stored == key).count(), 1);
 }
 
-/// Some proxies pass the answer on in pieces, and leave out how long it is.
+/// Some proxies use chunked encoding for responses, without their length.
 #[test]
 fn answers_of_unknown_length_are_read_to_their_end() {
     let site = Site::with_servers(1);
@@ -139,7 +139,7 @@ fn answers_of_unknown_length_are_read_to_their_end() {
     primary.config.set("s3.stall_timeout_s", 8);
     primary.config.set("compression.method", "none");
     primary.config.set("get.deadline_s", 20);
-    // Bodies that break off are resumed.
+    // Truncated bodies are resumed.
     for part in ["/pack-", "/wal/00000001/"] {
         proxy.fault("GET", part, 2, Fault::NoLengthAndNoEnd);
     }
@@ -147,7 +147,7 @@ fn answers_of_unknown_length_are_read_to_their_end() {
     proxy.fault("HEAD", "", usize::MAX, Fault::NoLength);
     primary.archive();
     primary.start();
-    // More than goes in one request.
+    // More data than one request can hold.
     primary.psql("CREATE TABLE t AS SELECT a, repeat(md5(a::text), 30) FROM generate_series(1, 45000) a");
     primary.back_up("one");
     let answer = primary.psql("SELECT count(*), sum(a) FROM t");
@@ -161,7 +161,7 @@ fn answers_of_unknown_length_are_read_to_their_end() {
     assert_eq!(primary.answer_after(&copy, &["--latest"], "SELECT count(*), sum(a) FROM t"), answer);
 }
 
-/// A service that takes everything and gives nothing back must not be trusted with anything.
+/// A service that accepts everything but returns nothing must not be trusted.
 #[test]
 fn nothing_is_acknowledged_that_could_not_be_read_back() {
     let site = Site::without_server();

@@ -1,5 +1,4 @@
-//! A service that answers with whatever comes to its mind: nothing of it is taken for success, and nothing but a clear
-//! word for absence.
+//! A service with arbitrary responses: none is taken as success, and only an explicit statement as absence.
 
 use crate::support::{Cluster, Site};
 use std::io::{Read, Write};
@@ -10,7 +9,7 @@ use std::thread;
 
 const SEGMENT: u64 = 0x40;
 
-/// As many answers as a scenario asks for; `PGARK_TEST_SEED` repeats a run.
+/// Responds to all requests of a scenario; `PGARK_TEST_SEED` repeats a run.
 struct Babbler {
     endpoint: String,
     answers: Arc<Mutex<Vec<String>>>,
@@ -67,7 +66,7 @@ impl Babbler {
     }
 }
 
-/// Answers the requests of one connection until it is closed.
+/// Responds to the requests of one connection until it is closed.
 fn babble(mut client: TcpStream, mut numbers: Numbers, told: &Mutex<Vec<String>>) -> std::io::Result<()> {
     client.set_nodelay(true)?;
     loop {
@@ -87,7 +86,7 @@ fn babble(mut client: TcpStream, mut numbers: Numbers, told: &Mutex<Vec<String>>
         let status = *numbers
             .pick(&[200, 200, 200, 204, 206, 301, 400, 403, 404, 405, 409, 411, 412, 416, 429, 500, 503]);
         let body = nonsense(&mut numbers);
-        // Sometimes more is announced than comes.
+        // Sometimes announces more than it sends.
         let announced = body.len() + if numbers.next(8) == 0 { 7 } else { 0 };
         told.lock().unwrap().push(format!("{} {status} {}", head.lines().next().unwrap_or(""), body.len()));
         let extra = numbers.pick(&[
@@ -108,7 +107,7 @@ fn babble(mut client: TcpStream, mut numbers: Numbers, told: &Mutex<Vec<String>>
     }
 }
 
-/// The body of an answer, which never says in so many words that there is no such object.
+/// The body of a response, which never states explicitly that an object does not exist.
 fn nonsense(numbers: &mut Numbers) -> Vec<u8> {
     let entry = |key: &str| {
         format!(

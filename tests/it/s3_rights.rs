@@ -1,4 +1,4 @@
-//! The journeys in buckets that allow less, or keep more, than usual.
+//! All operations in buckets with fewer permissions, or with versioning and object lock.
 
 use crate::support::{Bucket, Cluster, FaultProxy, Site, Stop, s3_server};
 use std::time::Duration;
@@ -6,10 +6,10 @@ use std::time::Duration;
 const ARCHIVE_POLICY: &str = include_str!("../../pg-config-snippets/s3-archive-policy.json");
 const RECOVER_POLICY: &str = include_str!("../../pg-config-snippets/s3-recover-policy.json");
 
-/// Content of the table, whole.
+/// The complete content of the table.
 const ANSWER: &str = "SELECT count(*) || ' ' || sum(a) FROM t";
 
-/// Archives a running server, backs it up in the middle, and stops it; says what it held.
+/// Archives a running server, takes a backup in between, and stops it; returns its content.
 fn archive_and_back_up(primary: &mut Cluster) -> String {
     primary.config.set("s3.stall_timeout_s", 8);
     primary.archive();
@@ -38,7 +38,7 @@ fn the_policies_that_are_recommended_are_enough() {
     let mut primary = site.cluster("primary");
     bucket.serve(&mut primary, &proxy.endpoint());
     bucket.come_as(&primary, writer);
-    // What is left of a backup that died long ago, and may not be removed.
+    // Remains of a backup that died long ago, which must not be removed.
     let left = format!("{}/main/{}/backup/dead/pack-000001", bucket.prefix, primary.system_identifier());
     bucket.put(&left, b"x");
     let answer = archive_and_back_up(&mut primary);
@@ -105,7 +105,7 @@ fn old_versions_do_not_come_back() {
     let name = wal.name(0x40);
     cluster.archive_file(&name, wal.bytes(0x40, 1));
     cluster.get(&name, "pg_wal/RECOVERYXLOG").expect(0);
-    // Deleted, it is absent, and may be stored again with other content.
+    // After its deletion it is absent, and can be stored again with different content.
     bucket.delete(&bucket.wal_key(&cluster, &name));
     cluster.get(&name, "pg_wal/RECOVERYXLOG").within(Duration::from_secs(5)).expect(1);
     cluster.agent().kill();

@@ -1,5 +1,5 @@
-//! Long and odd trouble: an outage that rejects a hundred attempts, a server that goes away in the middle of everything,
-//! and each usual mistake.
+//! Long and unusual problems: an outage that rejects a hundred attempts, a server that becomes unavailable in the
+//! middle of every operation, and all common mistakes.
 
 use crate::support::{
     Bucket, Cluster, Fault, FaultProxy, Run, S3Server, Site, Stop, Template, faketime, s3_server, wait_until,
@@ -9,10 +9,10 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-/// A segment number past those that initdb made.
+/// A segment number after those that initdb creates.
 const SEGMENT: u64 = 0x40;
 
-/// Holds on a loaded machine.
+/// Sufficient on a loaded machine.
 const LONG: Duration = Duration::from_secs(120);
 
 #[test]
@@ -44,7 +44,7 @@ fn each_usual_mistake_is_told_with_its_remedy() {
     cluster.pgark(&["info"]).run().expect(3);
 }
 
-/// A stopped cluster whose agent knows it, with a segment that is marked as ready and cannot be stored.
+/// A stopped cluster whose agent has used the repository before, with a ready segment that cannot be stored.
 fn rejected(site: &Site) -> Option<(Cluster, Bucket, FaultProxy, String)> {
     let server = s3_server()?;
     let (bucket, proxy) = (Bucket::new(server), FaultProxy::start(&server.endpoint));
@@ -68,11 +68,11 @@ fn a_hundred_rejected_attempts_are_survived_and_caught_up_with() {
     let agent = cluster.agent();
     let rejected = || proxy.count("PUT", &name);
     while rejected() < 100 {
-        // As often as PostgreSQL likes to ask, and each time it is told the truth at once.
+        // Every request, however frequent, gets the actual error at once.
         let push = cluster.push(&format!("pg_wal/{name}")).expect(3).within(Duration::from_secs(10));
         push.says("access denied").says(&name).says("s3:PutObject");
     }
-    // When nobody asks, the agent tries by itself, and not more often than it was told to.
+    // Without requests, the agent retries on its own, but not more often than configured.
     let (before, began) = (rejected(), Instant::now());
     wait_until("three attempts of the agent's own", LONG, || rejected() >= before + 3);
     let (attempts, seconds) = (rejected() - before, began.elapsed().as_secs() as usize);
@@ -119,7 +119,7 @@ fn a_service_that_asks_to_slow_down_is_left_alone() {
     assert_eq!(proxy.count("PUT", &name), 3);
 }
 
-/// Archives, backs up and recovers while the server goes away in the middle of each.
+/// Archives, backs up and recovers while the server becomes unavailable in the middle of each.
 fn everything_goes_on(bucket: &Bucket, server: &S3Server, interrupt: impl Fn(&FaultProxy) + Send + 'static) {
     let site = Site::with_servers(2);
     let proxy = FaultProxy::start(&server.endpoint);
@@ -188,7 +188,7 @@ fn a_server_that_is_killed_and_started_again_ends_nothing() {
     });
 }
 
-/// A server that nobody else uses, on a disk.
+/// A separate server, on a disk.
 struct OwnServer {
     directory: std::path::PathBuf,
     variables: String,
@@ -252,19 +252,19 @@ fn replaced_access_keys_are_taken_up_by_the_agent_that_runs() {
         wait_until("the keys to be refused", LONG, || push(number).code == Some(3));
         push(number).expect(3).says("does not know these access keys");
     };
-    // The file of the keys changes: to ones that nobody has, and to right ones.
+    // The credentials file changes: to unknown keys, and to valid ones.
     bucket.come_as_nobody(&cluster);
     until_refused(1);
     bucket.come_as_owner(&cluster);
     until_it_works(1);
-    // The file stays as it is, and the program that it names gives other keys.
+    // The file stays the same, and the program that it names returns other keys.
     bucket.come_by_program(&cluster, false);
     until_refused(2);
     bucket.come_by_program(&cluster, true);
     until_it_works(2);
 }
 
-/// The answer to a HEAD has no words: that keys were revoked looks like a missing right.
+/// The response to a HEAD has no body, so revoked keys look like a missing permission.
 #[test]
 fn revoked_keys_are_not_told_as_a_missing_right() {
     let site = Site::without_server();
@@ -277,8 +277,7 @@ fn revoked_keys_are_not_told_as_a_missing_right() {
     let name = wal.name(SEGMENT + 1);
     cluster.put_wal(&name, wal.bytes(SEGMENT + 1, 1));
     let push = || cluster.push(&format!("pg_wal/{name}"));
-    // It was stored, and what became of it has to be looked for.
-    // AWS answers a HEAD with expired keys with 400.
+    // The object was stored, and its state has to be queried. AWS responds to a HEAD with expired keys with 400.
     for (status, code) in [(403, "InvalidAccessKeyId"), (403, "AccessDenied"), (400, "ExpiredToken")] {
         proxy.fault("PUT", &name, 1, Fault::LoseAnswer);
         proxy.fault("HEAD", &name, usize::MAX, Fault::Status(status, ""));
@@ -293,7 +292,7 @@ fn revoked_keys_are_not_told_as_a_missing_right() {
     push().expect(0);
 }
 
-/// The service tells its time when it refuses for it.
+/// The service returns its time when it rejects a request for it.
 #[test]
 fn a_clock_that_jumps_is_corrected_by_the_services_own() {
     let site = Site::without_server();
@@ -306,7 +305,7 @@ fn a_clock_that_jumps_is_corrected_by_the_services_own() {
     let name = wal.name(SEGMENT + 1);
     cluster.put_wal(&name, wal.bytes(SEGMENT + 1, 1));
     proxy.forget();
-    // Two hours ahead, it seems; which the server itself then refuses, and tells the right time.
+    // Two hours ahead, apparently; the server itself then rejects the request and returns the right time.
     proxy.fault("PUT", &name, 1, Fault::Skewed(7200));
     cluster.push(&format!("pg_wal/{name}")).expect(0);
     let signed: Vec<String> = proxy
@@ -319,7 +318,7 @@ fn a_clock_that_jumps_is_corrected_by_the_services_own() {
     assert!(signed[1] > signed[0] && signed[2] < signed[1], "{signed:?}");
 }
 
-/// A host whose clock is wrong takes no backup of another host for dead.
+/// A host with a wrong clock does not consider the backup of another host dead.
 #[test]
 fn hosts_judge_each_other_by_the_clock_of_the_service() {
     let site = Site::with_servers(1);
@@ -343,7 +342,7 @@ fn hosts_judge_each_other_by_the_clock_of_the_service() {
     plan.run().expect(0);
 }
 
-/// Nothing but silence after the parts are to be put together, whether the server has done it or not.
+/// No response to the request that completes an upload, whether the server has executed it or not.
 #[test]
 fn silence_at_the_end_of_an_upload_is_not_waited_for_long() {
     let site = Site::without_server();
@@ -372,7 +371,7 @@ fn silence_at_the_end_of_an_upload_is_not_waited_for_long() {
     });
     silent.wait().expect(0).within(LONG / 2);
     store(2, Some(Fault::StallAnswer)).wait().expect(0).within(LONG / 2);
-    // As long as something comes, it is waited for.
+    // As long as data arrives, it keeps waiting.
     store(3, Some(Fault::Drip(Duration::from_secs(8)))).wait().expect(0);
     assert_eq!(proxy.count("POST", "uploadId="), 1, "{:#?}", proxy.requests());
 }

@@ -1,17 +1,17 @@
-//! Many names: that memory does not grow with the repository, and with the cluster by what is documented only. Objects are
-//! empty or tiny, files are holes: this is about names, not bytes.
+//! Many names: memory use does not grow with the repository, and grows with the cluster only as documented. Objects are
+//! empty or tiny, and files are sparse, because only the names matter.
 
 use crate::support::{Archive, Cluster, Site, give, segment_name, wants_everything};
 use std::fs;
 use std::path::Path;
 
-/// What any command may take beside the list of a cluster's files.
+/// Memory limit of every command, in addition to its list of the cluster's files.
 const MEMORY_BYTES_MAX: u64 = 40 << 20;
 
-/// What a base backup may take for each file of the cluster; see docs/performance.md.
+/// Memory limit of a base backup for each file of the cluster; see docs/performance.md.
 const MEMORY_PER_FILE_BYTES_MAX: u64 = 130;
 
-/// How many there are in the short form, and in the long one.
+/// The number of items in the short form, or in the long one.
 fn number(short: u64, long: u64) -> u64 {
     if wants_everything() { long } else { short }
 }
@@ -23,10 +23,10 @@ fn primary(site: &Site) -> Cluster {
     primary
 }
 
-/// Empty objects under the names of so many segments, behind those that are there.
+/// Creates empty objects with the names of this number of segments, after the existing ones.
 fn fill_wal(archive: &Archive, segments: u64) {
     let mut made = None;
-    // The tests' segments have 1 MiB.
+    // The test clusters' segments have 1 MiB.
     for number in (1 << 20)..(1 << 20) + segments {
         let path = archive.path(&segment_name(1, number, 1 << 20));
         let directory = path.parent().unwrap();
@@ -35,12 +35,12 @@ fn fill_wal(archive: &Archive, segments: u64) {
             give(directory);
             made = Some(directory.to_owned());
         }
-        // Readable for all, as nothing of it has to be written.
+        // Readable for all users; no write access is needed.
         fs::File::create_new(&path).unwrap();
     }
 }
 
-/// Copies of a backup under other labels, which share its objects.
+/// Copies a backup under other labels by linking its objects.
 fn fill_backups(archive: &Archive, label: &str, backups: u64) {
     let original = archive.backup(label);
     let manifest = fs::read(original.join("manifest.json")).unwrap();
@@ -65,7 +65,7 @@ fn fill_backups(archive: &Archive, label: &str, backups: u64) {
     }
 }
 
-/// Files of one page that is a hole, in the directory of a database.
+/// Creates sparse files of one page in the directory of a database.
 fn fill_cluster(data: &Path, files: u64) {
     let database = data.join("base/1");
     for number in 0..files {

@@ -1,9 +1,9 @@
-//! `pgark info`, `status`, `check` and `config`: what an operator is told.
+//! `pgark info`, `status`, `check` and `config`: their output for an operator.
 
 use crate::support::{Cluster, Outcome, Site};
 use serde_json::Value;
 
-/// What a command prints for programs.
+/// The JSON output of a command.
 #[track_caller]
 fn json(outcome: &Outcome) -> Value {
     let value: Value = serde_json::from_str(&outcome.stdout).unwrap();
@@ -11,7 +11,7 @@ fn json(outcome: &Outcome) -> Value {
     value
 }
 
-/// How a thing that `check` looked at is.
+/// The finding of `check` on a subject.
 fn found<'a>(findings: &'a Value, what: &str) -> &'a Value {
     let found = findings["findings"].as_array().unwrap().iter().find(|finding| finding["what"] == what);
     found.unwrap_or_else(|| panic!("{what} was not looked at: {findings}"))
@@ -139,7 +139,7 @@ fn check_passes_where_everything_works_and_says_what_does_not() {
     assert_eq!(verdict(&passed, "round trip"), "passed", "{passed}");
     primary.pgark(&["check"]).run().expect(0);
     if primary.is_from(19) {
-        // What the server really writes, whatever wal_level says.
+        // The level at which the server actually writes WAL, whatever wal_level is.
         primary.psql("SELECT pg_create_logical_replication_slot('slot', 'test_decoding')");
         let raised = json(&primary.pgark(&["--json", "check"]).run().expect(0));
         assert_eq!(found(&raised, "wal_level")["detail"], "logical", "{raised}");
@@ -162,7 +162,7 @@ fn check_passes_where_everything_works_and_says_what_does_not() {
     site.hide_repository();
     let away = json(&primary.pgark(&["--json", "check"]).run().expect(3));
     assert_eq!(verdict(&away, "repository"), "failed");
-    // An empty mount point is no new repository.
+    // An empty mount point is not a new repository.
     crate::support::create_private_directory(&site.repository());
     let unmounted = json(&primary.pgark(&["--json", "check"]).run().expect(3));
     assert_eq!(verdict(&unmounted, "repository"), "failed", "{unmounted}");
@@ -244,7 +244,7 @@ fn what_a_newer_pgark_wrote_hides_nothing_else() {
     let shown = primary.pgark(&["info"]).run().expect(2).stdout;
     assert!(shown.contains("newer CANNOT BE USED: ") && shown.contains("it has version 7"), "{shown}");
     assert!(shown.contains("Upgrade pgark") && shown.contains("(end of backup one)"), "{shown}");
-    // An incremental backup builds on what can be read.
+    // An incremental backup builds on a readable one.
     let built =
         primary.pgark(&["--json", "base-backup", "--type", "incremental", "--checkpoint", "fast"]).run();
     assert_eq!(json(&built.expect(0))["parent"], "one");
@@ -255,7 +255,7 @@ fn what_a_newer_pgark_wrote_hides_nothing_else() {
     primary.recover(&into, &["--dry-run", "--backup", "newer"]).run().expect(2).says("it has version 7");
     assert_eq!(primary.answer_after(&into, &["--latest"], "SELECT a FROM t"), "1");
 
-    // Nor does the place of another system.
+    // Nor does the repository of another system.
     let format = archive.backup("x").parent().unwrap().with_file_name("format.json");
     let other = format.parent().unwrap().with_file_name("7000000000000000001");
     std::fs::create_dir(&other).unwrap();

@@ -1,5 +1,5 @@
-//! As PostgreSQL sees it: what the programs write to may be closed or full, signals come at any moment, the repository is slow,
-//! and a server that is stopped does not wait for it.
+//! Behavior as seen by PostgreSQL: closed or full output, signals at any time, a slow repository, and a server that
+//! shuts down without waiting for it.
 
 use crate::support::checker::{Acknowledged, Tree, expect_sound};
 use crate::support::{
@@ -8,15 +8,15 @@ use crate::support::{
 use nix::sys::signal::Signal;
 use std::time::{Duration, Instant};
 
-/// A segment's number past those that initdb made.
+/// A segment number after those that initdb creates.
 const SEGMENT: u64 = 0x40;
 
 const DESTINATION: &str = "pg_wal/RECOVERYXLOG";
 
-/// What a small program may find where its output goes.
+/// Possible states of a small program's output.
 const OUTPUTS: [&str; 4] = [">&- 2>&-", ">/dev/full 2>/dev/full", ">&-", "2>&- </dev/null"];
 
-/// Runs one of the small programs by a shell, as PostgreSQL does.
+/// Runs one of the small programs in a shell, as PostgreSQL does.
 fn by_shell(cluster: &Cluster, program: &str, arguments: &str, output: &str) -> Outcome {
     let program = pgark_program(program).display().to_string();
     let config = cluster.config.path.display();
@@ -40,7 +40,7 @@ fn a_status_holds_when_nothing_can_be_said() {
         by_shell(&cluster, "archive-get", &format!("{name} {DESTINATION}"), output).expect(0);
         by_shell(&cluster, "archive-get", &format!("{other} {DESTINATION}"), output).expect(1);
         by_shell(&cluster, "archive-get", &format!("nothing {DESTINATION}"), output).expect(126);
-        // Whoever starts the agent lends it nothing: it works as ever.
+        // The agent inherits nothing from the program that starts it, so it works as usual.
         cluster.pgark(&["agent", "stop"]).run().expect(0);
     }
     for output in OUTPUTS {
@@ -51,7 +51,7 @@ fn a_status_holds_when_nothing_can_be_said() {
     }
 }
 
-/// The file is stored whole or not at all, whenever the signal comes, and pushed again it is acknowledged.
+/// The file is stored completely or not at all, whenever the signal comes, and a second push is acknowledged.
 #[test]
 fn a_push_that_gets_a_signal_at_any_moment_does_no_harm() {
     let site = Site::without_server();
@@ -101,7 +101,7 @@ fn whoever_asks_after_a_signal_to_the_agent_is_answered() {
     cluster.put_wal(&wal.name(SEGMENT), wal.bytes(SEGMENT, 1));
     cluster.push(&format!("pg_wal/{}", wal.name(SEGMENT))).expect(0);
     for signal in [Signal::SIGHUP, Signal::SIGINT, Signal::SIGTERM, Signal::SIGQUIT, Signal::SIGPIPE] {
-        // The one before may have ended when it had answered.
+        // The previous one may have exited after its answer.
         if let Some(agent) = cluster.find_agent() {
             agent.signal(signal);
         }
@@ -109,7 +109,7 @@ fn whoever_asks_after_a_signal_to_the_agent_is_answered() {
     }
 }
 
-/// Each step of the disk takes so much longer.
+/// Delay of each disk operation.
 const SLOW_MS: &str = "150";
 
 #[test]
@@ -124,7 +124,7 @@ fn a_slow_repository_is_waited_for_and_a_push_that_gave_up_is_made_up_for() {
         cluster.program("archive-push").arg(format!("pg_wal/{name}")).env("PGARK_SLOW_MS", SLOW_MS).run()
     };
     push(&cluster).expect(3).says(&name).says("deadline").within(Duration::from_secs(5));
-    // It goes on by itself, and the next push finds it done.
+    // The agent continues, and the next push finds the file stored.
     wait_until("a push finds the file stored", PATIENCE, || push(&cluster).code == Some(0));
     expect_sound(&Tree::read(&site.repository()), &Acknowledged::with_file(&name, &bytes), "on a slow disk");
     cluster.config.set("get.deadline_s", 10);
@@ -135,8 +135,8 @@ fn a_slow_repository_is_waited_for_and_a_push_that_gave_up_is_made_up_for() {
 
 const DEADLINE: Duration = Duration::from_secs(5);
 
-/// What is said to PostgreSQL after the first deadline, in the round in which the server is stopped and in the last one:
-/// the agent's answer comes after a second, PostgreSQL's pause is another.
+/// Time for the answers to PostgreSQL after the first deadline, in the round in which the server is stopped and in the
+/// last one: the agent's answer takes a second, PostgreSQL's pause another.
 const ANSWERS: Duration = Duration::from_secs(6 * 2);
 
 #[test]
@@ -177,7 +177,7 @@ fn a_fast_shutdown_does_not_wait_for_a_slow_repository() {
     }
 }
 
-/// The WAL files that the server has marked so.
+/// The WAL files with this mark of the server.
 fn marked(cluster: &Cluster, suffix: &str) -> Vec<String> {
     let entries = std::fs::read_dir(cluster.data().join("pg_wal/archive_status")).unwrap();
     let names = entries.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned());

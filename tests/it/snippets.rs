@@ -1,12 +1,12 @@
-//! The files of `pg-config-snippets/` that PostgreSQL reads, in a real server.
+//! The files of `pg-config-snippets/` that PostgreSQL reads, tested with a real server.
 
 use crate::support::{Cluster, Run, Site, Stop, pgark_program};
 use std::path::Path;
 
-/// Where the snippets believe the programs to be.
+/// The directory of the programs in the snippets.
 const INSTALLED: &str = "/usr/local/bin/";
 
-/// Includes a snippet with our programs and configuration in place of the installed ones.
+/// Includes a snippet, with the tested programs and configuration in place of the installed ones.
 fn include(cluster: &Cluster, snippet: &str) -> String {
     let mut text = snippet_text(snippet);
     assert!(text.contains(INSTALLED), "commands need absolute paths");
@@ -25,7 +25,7 @@ fn snippet_text(snippet: &str) -> String {
         .unwrap_or_else(|error| panic!("could not read {}: {error}", path.display()))
 }
 
-/// The settings of a snippet, also those that are commented out: name and value.
+/// The settings of a snippet as name and value, including those that are commented out.
 fn settings(snippet: &str) -> Vec<(String, String)> {
     let text = snippet_text(snippet);
     let lines = text.lines().filter_map(|line| {

@@ -1,14 +1,13 @@
-//! Two who believe themselves to be the one: two primaries of one history, two agents of one spool, and the orphan of an
-//! archiver that is gone.
+//! Conflicting instances: two primaries with one history, two agents of one spool, and the orphan of an ended archiver.
 
 use crate::support::checker::{Acknowledged, Tree, expect_sound};
 use crate::support::{Cluster, PATIENCE, Process, Site, Stop, wait_until};
 use nix::sys::signal::Signal;
 
-/// A segment's number past those that initdb made.
+/// A segment number after those that initdb creates.
 const SEGMENT: u64 = 0x40;
 
-/// Archives, and goes on writing with rows of its own.
+/// Archives, and continues with rows of its own.
 fn write(cluster: &Cluster, who: &str) -> String {
     cluster.psql(&format!("INSERT INTO t SELECT '{who}', generate_series(1, 500)"));
     cluster.switch_wal()
@@ -24,7 +23,7 @@ fn of_two_primaries_one_wins_each_file_and_the_other_is_told() {
     right.psql("CREATE TABLE t (who text, a int)");
     right.back_up("one");
     right.stop(Stop::Fast);
-    // A copy of the machine, with the same spool's settings and the same repository.
+    // A copy of the machine, with the same spool settings and the same repository.
     let mut wrong = right.copy("wrong");
     wrong.archive();
     right.start();
@@ -36,7 +35,7 @@ fn of_two_primaries_one_wins_each_file_and_the_other_is_told() {
     let log = wrong.log();
     assert!(log.contains("already holds another file of this name"), "{log}");
     assert!(log.contains("Check that the old primary is stopped") || log.contains("HINT"), "{log}");
-    // Both go on; each file is one server's, and the wrong one never gets past its first refusal.
+    // Both continue; each file is that of one server, and the wrong one never gets past its first rejection.
     let segments = [write(&right, "right"), write(&right, "right")];
     write(&wrong, "wrong");
     right.wait_archived(&segments[1]);
@@ -95,7 +94,7 @@ fn of_two_primaries_at_once_nothing_is_mixed() {
     expect_sound(&Tree::read(&site.repository()), &acknowledged, "with two primaries");
 }
 
-/// A server is killed, its `archive-push` goes on waiting, and the server that starts in its place archives the same file.
+/// A server is killed, its `archive-push` continues to wait, and the server that replaces it archives the same file.
 #[test]
 fn an_orphan_of_the_old_archiver_is_in_nobodys_way() {
     let site = Site::with_servers(1);
@@ -114,7 +113,7 @@ fn an_orphan_of_the_old_archiver_is_in_nobodys_way() {
     };
     wait_until("a push waits", PATIENCE, || pushes().iter().any(|push| push.has_socket()));
     let orphan = pushes()[0];
-    // All of the server, its archiver too; only what that has started goes on.
+    // Kills the whole server, including its archiver; only its child processes continue.
     primary.kill_server_but_not(&|process| is_push(process));
     assert!(orphan.is_alive(), "the orphan goes on");
     primary.start();
@@ -134,7 +133,7 @@ fn is_push(process: Process) -> bool {
     process.command_line().split(' ').next().is_some_and(|program| program.ends_with("archive-push"))
 }
 
-/// Two agents that start at once, again and again: one goes on, and what both were asked for is stored once.
+/// Two agents that start at once, again and again: one continues, and each requested file is stored once.
 #[test]
 fn two_agents_that_start_at_once_store_each_file_once() {
     let site = Site::without_server();

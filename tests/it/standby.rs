@@ -1,8 +1,8 @@
-//! A standby that is fed by `archive-get`: it follows, and nothing but its operator ends it.
+//! A standby that restores through `archive-get`: it follows, and only its operator ends it.
 
 use crate::support::{Cluster, PATIENCE, Site, Stop, wait_until};
 
-/// A primary that archives, and a standby that knows the archive only; both run.
+/// A primary that archives, and a standby that restores only from the archive; both run.
 fn primary_and_standby(site: &Site) -> (Cluster, Cluster) {
     let mut primary = site.cluster("primary");
     let mut standby = primary.copy("standby");
@@ -14,7 +14,7 @@ fn primary_and_standby(site: &Site) -> (Cluster, Cluster) {
     (primary, standby)
 }
 
-/// Writes a row and ends the segment that holds it.
+/// Writes a row and ends its segment.
 fn write(primary: &Cluster, row: u32) -> String {
     primary.psql(&format!("INSERT INTO t VALUES ({row})"));
     primary.switch_wal()

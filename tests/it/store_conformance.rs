@@ -1,4 +1,4 @@
-//! What every store must do, asked of its port itself: the directory, and a bucket.
+//! The contract of every store, tested through its interface: the directory, and a bucket.
 
 use crate::support::{Bucket, Site, s3_server};
 use pgark::config::Config;
@@ -10,7 +10,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::thread;
 
-/// More than a bucket takes in one part, whatever `s3.part_mib` is at least.
+/// Larger than one part in a bucket, even with the minimum of `s3.part_mib`.
 const LARGE_BYTES: usize = (11 << 20) + 7;
 
 #[test]
@@ -33,7 +33,7 @@ fn a_bucket_is_a_store() {
     conforms(store.as_ref());
 }
 
-/// The whole contract of the port, as its documentation states it.
+/// The whole contract of the interface, as documented.
 fn conforms(store: &dyn Store) {
     what_was_never_stored_is_absent(store);
     an_object_is_written_once(store);
@@ -58,7 +58,7 @@ fn content(store: &dyn Store, text: &str) -> Vec<u8> {
     store.read_small(&key(text), u64::MAX).unwrap().expect(text)
 }
 
-/// What a reader from `from` on gives; up to `until`, if it is limited.
+/// The content that a reader returns from `from` on; up to `until`, if given.
 fn part(store: &dyn Store, text: &str, from: u64, until: Option<u64>) -> Vec<u8> {
     let opened = match until {
         Some(until) => store.open_until(&key(text), from, until),
@@ -127,7 +127,7 @@ fn a_writer_that_is_dropped_leaves_nothing(store: &dyn Store) {
 fn any_length_comes_back_from_any_place(store: &dyn Store) {
     for bytes in [0, 1, 65_536, LARGE_BYTES] {
         let name = format!("lengths/{bytes}");
-        // No two parts are alike.
+        // No two parts are equal.
         let whole: Vec<u8> = (0..bytes).map(|at| (at / 65_536 + at % 251) as u8).collect();
         let mut writer = store.create(&key(&name)).unwrap();
         for piece in whole.chunks(1_000_003) {
@@ -175,7 +175,7 @@ fn only_a_replaced_object_changes(store: &dyn Store) {
 }
 
 fn lists_and_walks_are_sorted_and_complete(store: &dyn Store) {
-    // In the order of bytes, `-` and `.` come before `/`, and `0` behind it.
+    // In byte order, `-` and `.` precede `/`, and `0` follows it.
     let names = ["a", "a-b/c", "a.b", "b/a/deep", "b/b", "b0", "c/d/e/f", "z"];
     for (length, name) in names.iter().enumerate() {
         store.put_new(&key(&format!("listed/{name}")), &[&vec![b'x'; length]]).unwrap();

@@ -1,8 +1,8 @@
-//! One to three timelines, a hole, a way, a target, a mode: a real server recovers through `archive-get`, and a model that
-//! knows everything that was ever archived says where it must end.
+//! Combinations of one to three timelines, a hole, a path, a target and a mode: a real server recovers through
+//! `archive-get`, and a model that knows everything archived predicts the end.
 //!
-//! `src/repository/wal/path/matrix_tests.rs` tries every small archive without a server; here some cells are drawn by a seed,
-//! all of them with `--all`.
+//! `src/repository/wal/path/matrix_tests.rs` covers every small archive without a server; here some cells are drawn at
+//! random, and all of them with `--all`.
 
 use crate::support::{Archive, Cluster, Random, Site, Stop, segment_number, wants_everything};
 use std::collections::{BTreeMap, BTreeSet};
@@ -10,10 +10,10 @@ use std::fs;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// How many cells are drawn.
+/// Number of random cells.
 const CELLS: usize = 40;
 
-/// A row, and where its commit lies.
+/// A row, and the position of its commit.
 #[derive(Clone, Copy, Debug)]
 struct Row {
     number: u32,
@@ -21,25 +21,26 @@ struct Row {
     lsn: u64,
 }
 
-/// Three real timelines: 2 left 1, and 3 left 2, each in the middle of a segment; the older one went on every time.
+/// Three real timelines: 2 branched off 1, and 3 off 2, each in the middle of a segment; the older one always
+/// continued.
 struct World {
     site: Site,
     origin: Cluster,
     archive: Archive,
     rows: Vec<Row>,
-    /// Where a timeline left its parent, which is the one before it.
+    /// Switch point of each timeline from its parent, which is the previous one.
     switches: BTreeMap<u32, u64>,
 }
 
-/// One question to pgark.
+/// A test case for pgark.
 #[derive(Clone, Debug)]
 struct Cell {
-    /// The newest timeline that is known.
+    /// The newest known timeline.
     newest: u32,
-    /// Whether the older timelines went on after they were left.
+    /// Whether the older timelines continued after their switch points.
     went_on: bool,
     lost: BTreeSet<String>,
-    /// The timeline that recovery goes to; `None`: "latest", and archive-get is told nothing.
+    /// The timeline to which recovery goes; `None` means "latest", and archive-get gets no option.
     destination: Option<u32>,
     target: Target,
     standby: bool,
@@ -48,18 +49,18 @@ struct Cell {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Target {
     None,
-    /// The restore point after this row, with `--with-target` alone.
+    /// The restore point after this row, with `--with-target` only.
     Hinted(u32),
-    /// The same, with the last segment that is proven to be needed.
+    /// The same, with the last segment proven to be needed.
     Proven(u32),
 }
 
-/// How a recovery must end.
+/// The expected end of a recovery.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum End {
-    /// With these rows.
+    /// Success, with these rows.
     Rows(String),
-    /// Stopped by `archive-get`, which was asked for this file.
+    /// Stopped by `archive-get` at this file.
     Stopped(String),
     /// Stopped by PostgreSQL, which did not reach its target.
     Unreached,
@@ -97,8 +98,8 @@ impl World {
         world
     }
 
-    /// Writes rows on a timeline, most in a segment of their own; says where the next timeline is to leave it, which is
-    /// between two rows in the middle of a segment.
+    /// Writes rows on a timeline, most of them in a segment of their own; returns the switch point for the next
+    /// timeline, between two rows in the middle of a segment.
     fn write(&mut self, cluster: &Cluster, timeline: u32) -> String {
         let mut left_at = String::new();
         let mut last = String::new();
@@ -122,7 +123,7 @@ impl World {
         self.origin.template().segment_size()
     }
 
-    /// The timeline whose name a segment has on the way to `destination`.
+    /// The timeline in the name of a segment on the path to `destination`.
     fn timeline_of(&self, segment: u64, destination: u32) -> u32 {
         (2..=destination)
             .find(|next| segment < self.switches[next] / self.size())
@@ -133,7 +134,7 @@ impl World {
         crate::support::segment_name(timeline, segment, self.size())
     }
 
-    /// The files of a cell's archive before any was lost.
+    /// The files of a cell's archive before any loss.
     fn written(&self, cell: &Cell) -> BTreeSet<String> {
         let is_written = |name: &String| {
             let timeline = u32::from_str_radix(&name[..8], 16).unwrap();
@@ -147,7 +148,7 @@ impl World {
         self.archive.names().into_iter().filter(is_written).collect()
     }
 
-    /// Every cell.
+    /// All cells.
     fn cells(&self) -> Vec<Cell> {
         let mut cells = Vec::new();
         for newest in 1..=3 {
@@ -170,7 +171,7 @@ impl World {
                         let row = goes_to * 10 + 4;
                         for target in [Target::None, Target::Hinted(row), Target::Proven(row)] {
                             for standby in [false, true] {
-                                // A standby has no target, and a hand-written command knows of none.
+                                // A standby has no target, and a hand-written command does not pass any.
                                 if target == Target::None || !standby && destination.is_some() {
                                     let lost = lost.clone();
                                     cells.push(Cell { lost, destination, target, standby, ..whole.clone() });
@@ -184,7 +185,7 @@ impl World {
         cells
     }
 
-    /// How a cell must end.
+    /// The expected end of a cell.
     fn model(&self, cell: &Cell) -> End {
         let stored: BTreeSet<String> = self.written(cell).difference(&cell.lost).cloned().collect();
         let history = |timeline: u32| format!("{timeline:08X}.history");
@@ -196,7 +197,8 @@ impl World {
         let newest_known = (1..=cell.newest).take_while(|timeline| known(*timeline)).last().unwrap();
         let destination = cell.destination.unwrap_or(newest_known);
         if let Some(lost) = lost_history.filter(|_| !cell.standby) {
-            // Looked for before the first segment on the way to the latest; and at the end, for a number that is free.
+            // Requested before the first segment on the path to the latest timeline, and at the end to find an unused
+            // number.
             if cell.destination.is_none() || !known(destination) {
                 return End::Stopped(history(lost));
             }
@@ -233,7 +235,7 @@ impl World {
             if needed(end) && self.is_proven(&stored, timeline, end, destination) {
                 break Some(self.name(timeline, end));
             }
-            // An ancestor's copy of the segment in which it was left is not served.
+            // An ancestor's copy of the segment with its switch point is not served.
             let parent = (reading..timeline).rev().find(|parent| {
                 end == self.switches[&(parent + 1)] / self.size() && stored.contains(&self.name(*parent, end))
             });
@@ -257,7 +259,8 @@ impl World {
             rows.sort_unstable();
             rows.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
         };
-        // With the checkpoint read, and before it replays, PostgreSQL fetches the histories of all timelines on the way.
+        // After it has read the checkpoint, and before replay, PostgreSQL requests the histories of all timelines on
+        // the path.
         if let Some(lost) = lost_history.filter(|lost| !cell.standby && *lost < destination && end > first) {
             return End::Stopped(history(lost));
         }
@@ -276,7 +279,7 @@ impl World {
         }
     }
 
-    /// Whether something that is stored could not have been written without this segment of the way.
+    /// Whether a stored file could not have been written without this segment of the path.
     fn is_proven(&self, stored: &BTreeSet<String>, timeline: u32, segment: u64, destination: u32) -> bool {
         let later = |name: &String| {
             name.len() == 24
@@ -295,7 +298,7 @@ impl World {
         stored.iter().any(later) || self.switches.keys().any(left_later)
     }
 
-    /// Lets a real server recover in a cell.
+    /// Makes a real server recover in a cell.
     fn try_out(&self, cell: &Cell, name: &str) {
         let expected = self.model(cell);
         let repository = self.site.directory().join(format!("{name}-repository"));
@@ -363,14 +366,14 @@ impl World {
     }
 }
 
-/// `16/B374D848` as a number.
+/// Parses `16/B374D848` as a number.
 fn position(lsn: &str) -> u64 {
     let (high, low) = lsn.trim().split_once('/').expect("an LSN");
     let number = |text| u64::from_str_radix(text, 16).unwrap();
     number(high) << 32 | number(low)
 }
 
-/// The same files, as links: objects never change.
+/// Links to the same files, because objects never change.
 fn copy_without(from: &Path, to: &Path, wanted: &dyn Fn(&Path) -> bool) {
     crate::support::create_private_directory(to);
     for entry in fs::read_dir(from).unwrap() {
@@ -393,7 +396,7 @@ fn recovery_across_timelines_never_ends_early_in_silence() {
         let drawn = (0..CELLS).map(|_| random.choose(&cells).clone()).collect();
         cells = drawn;
     }
-    // Two servers at a time: each waits more than it works.
+    // Two servers at a time, because each waits more than it works.
     let next = AtomicUsize::new(0);
     std::thread::scope(|scope| {
         for _ in 0..2 {

@@ -1,15 +1,15 @@
-//! Connections over TLS: what pgark makes of a server's certificate, beside what libpq makes of it.
+//! Connections over TLS: compares pgark's treatment of a server certificate with libpq's.
 
 use crate::support::{Site, TlsScene};
 use std::os::unix::fs::PermissionsExt;
 
-/// What becomes of a connection.
+/// The expected outcome of a connection.
 enum Verdict {
     /// Both connect.
     Accepted,
-    /// Neither does, and pgark says this.
+    /// Neither connects, and pgark reports this.
     Refused(&'static str),
-    /// libpq connects; pgark is stricter, and says this.
+    /// libpq connects; pgark is stricter, and reports this.
     OnlyByLibpq(&'static str),
 }
 use Verdict::{Accepted, OnlyByLibpq, Refused};
@@ -46,7 +46,7 @@ fn certificates_are_judged_as_libpq_does() {
     let wrong = "sslmode=verify-full host=other.example sslrootcert={dir}/ca.crt";
     both(&scene, "postgres", wrong, Refused("is for \"db.example\", not for \"other.example\""));
     both(&scene, "postgres", "sslmode=verify-ca host=other.example sslrootcert={dir}/ca.crt", Accepted);
-    // A server's certificate that no authority vouches for; require verifies where there are roots.
+    // A server certificate without a trusted authority; require verifies if there are roots.
     made.self_signed("other", "/CN=other authority", &["basicConstraints = critical, CA:TRUE"]);
     for mode in ["verify-full", "verify-ca", "require"] {
         let parameters = format!("sslmode={mode} host=db.example sslrootcert={{dir}}/other.crt");
@@ -61,9 +61,9 @@ fn certificates_are_judged_as_libpq_does() {
         "sslmode=require ssl_max_protocol_version=TLSv1.2 sslrootcert={dir}/ca.crt",
         Accepted,
     );
-    // The server's own, in the file of roots, is trusted only where it is a root.
+    // The server's own certificate in the root file is trusted only if it is a root.
     both(&scene, "postgres", &format!("{FULL} sslrootcert={{dir}}/server.crt"), Refused("no authority in"));
-    // Found where libpq looks.
+    // Found in libpq's default location.
     let usual = scene.home().join(".postgresql");
     crate::support::create_private_directory(&usual);
     std::fs::copy(made.path("other.crt"), usual.join("root.crt")).unwrap();
@@ -78,7 +78,7 @@ fn certificates_are_judged_as_libpq_does() {
     std::fs::remove_file(usual.join("root.crt")).unwrap();
 
     for (name, subject, days, extensions, verdict) in [
-        // As the manual's recipe makes it: of version 1, the host in the common name.
+        // According to the manual's recipe: version 1, with the host in the common name.
         ("v1", "/CN=db.example", "30", &[][..], Accepted),
         ("expired", "/CN=db.example", "-1", &[], Refused("has expired")),
         ("noname", "/O=nobody", "30", &[], Refused("has no name")),
@@ -126,7 +126,7 @@ fn servers_that_sign_themselves_and_authorities_in_between() {
     let rsa = ["-newkey", "rsa:2048"];
     let own = |name: &str| format!("{FULL} sslrootcert={{dir}}/{name}.crt");
     for (name, extensions) in [
-        // As `openssl req -x509` makes it, and as Debian's make-ssl-cert.
+        // As created by `openssl req -x509`, and by Debian's make-ssl-cert.
         ("plain", &["basicConstraints = critical, CA:TRUE", "subjectKeyIdentifier = hash"][..]),
         ("snakeoil", &["basicConstraints = CA:FALSE", "subjectAltName = DNS:db.example"]),
         ("v1", &[]),
@@ -137,12 +137,12 @@ fn servers_that_sign_themselves_and_authorities_in_between() {
         both(&scene, "postgres", &format!("{} ssl_max_protocol_version=TLSv1.2", own(name)), Accepted);
         both(&scene, "postgres", &own("ca"), Refused("self-signed and not in"));
     }
-    // Its signature is good, its time is over.
+    // Its signature is valid, but it has expired.
     made.openssl(&["x509", "-in", "plain.crt", "-signkey", "plain.key", "-days", "-1", "-out", "late.crt"]);
     scene.show("late.crt", "plain.key");
     both(&scene, "postgres", &own("late"), Refused("has expired"));
 
-    // An authority in between: sent by the server, or kept here.
+    // An intermediate authority: sent by the server, or stored locally.
     let authority = ["basicConstraints = critical, CA:TRUE, pathlen:0"];
     made.issue("ca", "between", "/CN=between", "30", &authority);
     made.issue("between", "below", "/CN=db.example", "30", &["subjectAltName = DNS:db.example"]);
@@ -150,23 +150,23 @@ fn servers_that_sign_themselves_and_authorities_in_between() {
     made.bundle("both.crt", &["ca", "between"]);
     scene.show("chain.crt", "below.key");
     both(&scene, "postgres", &own("ca"), Accepted);
-    // It is trusted itself, but no root.
+    // It is trusted itself, but is not a root.
     both(&scene, "postgres", &own("between"), Refused("no authority in"));
     scene.show("below.crt", "below.key");
     both(&scene, "postgres", &own("ca"), Refused("no authority in"));
     both(&scene, "postgres", &own("both"), Accepted);
-    // One authority too many below the one that allows none.
+    // One authority too many below one that permits none.
     made.issue("between", "deeper", "/CN=deeper", "30", &["basicConstraints = critical, CA:TRUE"]);
     made.issue("deeper", "deep", "/CN=db.example", "30", &["subjectAltName = DNS:db.example"]);
     made.bundle("deep-chain.crt", &["deep", "deeper", "between"]);
     scene.show("deep-chain.crt", "deep.key");
     both(&scene, "postgres", &own("ca"), Refused("may have only 0 others"));
-    // No authority at all.
+    // Not an authority at all.
     made.issue("server", "forged", "/CN=db.example", "30", &["subjectAltName = DNS:db.example"]);
     made.bundle("forged-chain.crt", &["forged", "server"]);
     scene.show("forged-chain.crt", "forged.key");
     both(&scene, "postgres", &own("ca"), Refused("may not issue"));
-    // Names that an authority may not certify are not looked at.
+    // pgark rejects an authority with name constraints, which it does not evaluate.
     let limited = ["basicConstraints = critical, CA:TRUE", "nameConstraints = permitted;DNS:example"];
     made.self_signed("limited", "/CN=limited", &limited);
     made.issue("limited", "within", "/CN=db.example", "30", &["subjectAltName = DNS:db.example"]);
@@ -194,7 +194,7 @@ fn revocation_and_our_own_certificate() {
     );
     both(&scene, "postgres", &format!("{by_ca} sslcrl={{dir}}/none.crl"), OnlyByLibpq("could not read"));
 
-    // The server asks for ours.
+    // The server requests a client certificate.
     let cert = format!("{by_ca} sslcert={{dir}}/cert.crt sslkey={{dir}}/cert.key");
     both(&scene, "cert", &cert, Accepted);
     both(&scene, "cert", &by_ca, Refused("requires a valid client certificate"));
@@ -213,7 +213,7 @@ fn revocation_and_our_own_certificate() {
     made.openssl(&["ec", "-aes128", "-passout", "pass:x", "-in", "cert.key", "-out", "locked.key"]);
     both(&scene, "cert", &format!("{cert} sslkey={{dir}}/locked.key"), Refused("is encrypted"));
 
-    // The operating system's roots, which libpq knows from 16 on.
+    // The operating system's roots, which libpq supports from version 16 on.
     let roots = made.path("ca.crt");
     let system = scene.conninfo("postgres", "sslrootcert=system host=db.example");
     let found = scene.check_run(&system).env("SSL_CERT_FILE", &roots).run();
@@ -223,7 +223,7 @@ fn revocation_and_our_own_certificate() {
     let wrong = scene.conninfo("postgres", "sslrootcert=system host=other.example");
     let wrong = scene.check_run(&wrong).env("SSL_CERT_FILE", &roots).run();
     assert!(wrong.stdout.contains("not for \"other.example\""), "{wrong}");
-    // Variables count where a parameter is missing.
+    // Environment variables apply to missing parameters.
     let variables = scene.check_run(&scene.conninfo("postgres", "host=other.example"));
     let variables = variables.env("PGSSLMODE", "verify-full").env("PGSSLROOTCERT", &roots).run();
     assert!(variables.stdout.contains("not for \"other.example\""), "{variables}");

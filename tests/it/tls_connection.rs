@@ -1,10 +1,10 @@
-//! Connections over TLS: when one is encrypted, what it is bound to, and what becomes of one that goes nowhere.
+//! Connections over TLS: when they are encrypted, their channel binding, and unresponsive peers.
 
 use crate::support::{Begin, PATIENCE, Proxy, Site, Stop, TlsScene, wait_until};
 use nix::sys::signal::Signal;
 use std::time::Duration;
 
-/// The text that `pgark check` says of a connection, after comparing with libpq whether there is one.
+/// The message of `pgark check` about a connection, after a comparison with libpq.
 #[track_caller]
 fn check(scene: &TlsScene, conninfo: &str, connects: bool) -> String {
     let (ours, theirs) = (scene.check(conninfo), scene.psql(conninfo));
@@ -17,7 +17,7 @@ fn check(scene: &TlsScene, conninfo: &str, connects: bool) -> String {
 fn the_mode_says_what_goes_in_the_clear() {
     let site = Site::with_servers(1);
     let scene = TlsScene::start(&site, 24);
-    // Who may come only so, or only otherwise: the modes that leave the choice find the way.
+    // Users that may connect only with TLS, or only without it: the modes that permit both find the right one.
     for (user, mode, connects) in [
         ("tls", "disable", false),
         ("tls", "allow", true),
@@ -31,12 +31,12 @@ fn the_mode_says_what_goes_in_the_clear() {
         let said = check(&scene, &scene.conninfo(user, &format!("sslmode={mode}")), connects);
         assert!(connects || said.contains("no pg_hba.conf entry"), "{said}");
     }
-    // prefer verifies where there are roots, and goes on in the clear: so does libpq.
+    // prefer verifies if there are roots, and falls back to an unencrypted connection, like libpq.
     scene.certificates.self_signed("other", "/CN=other", &["basicConstraints = critical, CA:TRUE"]);
     check(&scene, &scene.conninfo("plain", "sslmode=prefer sslrootcert={dir}/other.crt"), true);
     let said = check(&scene, &scene.conninfo("tls", "sslmode=prefer sslrootcert={dir}/other.crt"), false);
     assert!(said.contains("no authority in") && said.contains("without TLS: no pg_hba.conf entry"), "{said}");
-    // At a Unix socket there is nothing to encrypt.
+    // A Unix socket needs no encryption.
     let socket = format!("{} sslmode=verify-full", scene.cluster.conninfo());
     check(&scene, &socket, true);
 
@@ -84,7 +84,7 @@ fn a_password_is_bound_to_the_certificate() {
         let said = check(&scene, &scene.conninfo(user, &bound), false);
         assert!(said.contains("does not bind the authentication"), "{said}");
     }
-    // The hash is that of the certificate's signature.
+    // The hash function is that of the certificate's signature.
     for (name, hash) in [("sha384", "-sha384"), ("sha512", "-sha512"), ("sha1", "-sha1")] {
         let [key, path] = ["key", "crt"].map(|kind| format!("{name}.{kind}"));
         let made = ["req", "-x509", hash, "-nodes", "-newkey", "rsa:2048", "-keyout", &key, "-out", &path];
@@ -95,7 +95,7 @@ fn a_password_is_bound_to_the_certificate() {
     }
     scene.show("server.crt", "server.key");
 
-    // Somebody in the middle, whom the same authority has certified for the same name.
+    // A man in the middle with a certificate of the same authority for the same name.
     let made = &scene.certificates;
     made.issue("ca", "middle", "/CN=db.example", "30", &["subjectAltName = DNS:db.example"]);
     let [certificate, key, authority] = ["middle.crt", "middle.key", "ca.crt"].map(|file| made.path(file));
@@ -145,7 +145,7 @@ fn backups_and_replicas_go_over_tls() {
         "sslmode=verify-full host=db.example sslrootcert={dir}/ca.crt password=geheim channel_binding=require",
     );
     scene.cluster.psql("CREATE TABLE t AS SELECT 1 AS a; CREATE TABLE u AS SELECT generate_series(1, 20000)");
-    // The request to cancel goes the same way as the session that waits for a checkpoint.
+    // The cancel request uses the same path as the session that waits for a checkpoint.
     scene.cluster.config.set("connection.conninfo", conninfo.as_str());
     let slow = scene.cluster.pgark(&["base-backup", "--checkpoint", "spread", "--label", "slow"]).spawn();
     let waiting = "SELECT count(*) FROM pg_stat_activity JOIN pg_stat_ssl USING (pid)
@@ -209,7 +209,7 @@ fn a_server_that_is_gone_without_a_word_ends_the_backup() {
     scene.cluster.wait_for_row(sending, "1");
     proxy.fall_silent();
     backup.wait().expect(3).says("no longer responds").within(Duration::from_secs(30));
-    // And nobody waits for ever for one that never begins.
+    // A connection that never begins has a time limit, too.
     scene.check(&conninfo).within(Duration::from_secs(15));
     let label = site.archive_of(&scene.cluster).backup("one");
     wait_until("nothing of the backup is left", PATIENCE, || !label.join("manifest.json").exists());

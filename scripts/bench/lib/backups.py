@@ -6,7 +6,7 @@ from .measure import Cost, Tree, forget_cached, stored_bytes
 
 
 class Backups:
-    """A server that runs, and contestants that can back it up."""
+    """A running server, and contestants that can back it up."""
 
     def __init__(self, bench, cluster, compression, names):
         self.bench, self.cluster, self.compression = bench, cluster, compression
@@ -19,24 +19,24 @@ class Backups:
         return self.bench.begin(kind, self.cluster, self.socket, self.compression, place=place)
 
     def begin_all(self):
-        """Every contestant, with one full backup."""
+        """All contestants, each with one full backup."""
         contestants = [self.begin(kind) for kind in self.kinds]
         for it in contestants:
             self.measure(it)
         return contestants
 
     def measure_fresh(self, kind, report, figure):
-        """One full backup into a new repository on the fresh file system."""
+        """Takes one full backup into a new repository on the new file system."""
         it = self.begin(kind, self.bench.fresh)
         self.measure(it, report, figure)
         self.bench.end(it)
 
     def measure(self, it, report=None, figure="", command=None):
-        """One backup, a full one unless there is a command; its cost with what it costs the server."""
+        """Takes a backup, a full one unless there is a command; returns its cost, including the server's."""
         environment = " ".join(f"{name}={value}" for name, value in it.environment.items())
-        # The one before may be gone by now, and the server waits until its WAL is archived.
+        # The previous contestant may have been removed, and the server waits until its WAL is archived.
         push = f"{environment} {it.push}" if hasattr(it, "push") else "/bin/true"
-        # The load of the data has ended: without a switch there would be no WAL to wait for.
+        # Switches the segment, because without load there would be no WAL to wait for.
         self.server.sql(f"ALTER SYSTEM SET archive_command = '{push}'", "SELECT pg_reload_conf()")
         self.server.sql("CHECKPOINT", "SELECT pg_switch_wal()")
         before = stored_bytes(it.repository)
@@ -52,7 +52,7 @@ class Backups:
         self.tree.close()
 
     def restore(self, it, report, figure):
-        """One restore onto the fresh file system, durable; its cost."""
+        """Restores durably onto the new file system; returns the cost."""
         forget_cached(it.repository)
         target = owned(f"{self.bench.fresh}/restored", 0o700)
         with Cost(it.tree) as cost:

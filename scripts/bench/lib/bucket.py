@@ -12,7 +12,7 @@ ROOT = os.path.realpath(os.path.join(os.path.dirname(__file__), "../../.."))
 
 
 class Bucket:
-    """Made when it is created; `address` is for https, `plain_address` for http."""
+    """Starts the server when created; `address` is for https, `plain_address` for http."""
 
     name = "bench"
 

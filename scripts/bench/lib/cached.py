@@ -1,4 +1,4 @@
-"""What the kernel's cache holds of files."""
+"""Measures which parts of files are in the page cache."""
 
 import ctypes
 import mmap
@@ -13,13 +13,13 @@ LIBC.mincore.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p]
 
 
 def relations(cluster):
-    """The files of relations that have some size, in order."""
+    """The relation files of at least 1 MiB, sorted."""
     found = [os.path.join(path, name) for path, _, names in os.walk(f"{cluster}/base") for name in names]
     return sorted(path for path in found if os.path.getsize(path) >= 1 << 20)
 
 
 def keep_half(paths):
-    """Reads every second file, so that the cache holds it; those, and the others."""
+    """Reads every second file into the cache; returns these files, and the others."""
     working, others = paths[::2], paths[1::2]
     for path in working:
         with open(path, "rb") as file:
@@ -29,7 +29,7 @@ def keep_half(paths):
 
 
 def cached_bytes(paths):
-    """How much of these files is in the cache."""
+    """Number of bytes of these files in the cache."""
     return sum(map(cached_bytes_of, paths))
 
 
@@ -38,7 +38,7 @@ def cached_bytes_of(path):
         size = os.fstat(file.fileno()).st_size
         if size == 0:
             return 0
-        # The module's own map would have to be writable for its address to be had.
+        # Uses libc, because the mmap module reveals the address of a writable mapping only.
         address = LIBC.mmap(None, size, mmap.PROT_READ, mmap.MAP_SHARED, file.fileno(), 0)
         if address == ctypes.c_void_p(-1).value:
             raise OSError(ctypes.get_errno(), "mmap", path)

@@ -1,4 +1,4 @@
-"""What the commands of this folder have in common: options, a place to work in, rounds, the report at the end."""
+"""Shared by the commands of this folder: options, a working directory, rounds, the final report."""
 
 import argparse
 import os
@@ -13,12 +13,12 @@ from .measure import OWNER, Failed
 from .report import Report
 
 
-# Enough for the repository of a turn and what is restored from it.
+# Sufficient for the repository of a turn and the data restored from it.
 DISK_BYTES = 8 << 30
 
 
 class Bench:
-    """One command: made from its description, it reads the options; `turns()` gives the turns."""
+    """A command: parses the options when created; `turns()` yields the turns."""
 
     def __init__(self, description, rounds=4, options=()):
         parser = argparse.ArgumentParser(
@@ -39,10 +39,10 @@ class Bench:
         self.open = []
 
     def run(self, title, measure):
-        """Calls `measure(bench, report)`, prints what it reported, and leaves nothing behind."""
+        """Calls `measure(bench, report)`, prints the report, and cleans up."""
         if os.geteuid() != 0:
             sys.exit("run this as root: it measures control groups and runs servers as another user")
-        os.chdir("/")  # which the owner may enter
+        os.chdir("/")  # a directory that the owner may enter
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
         self.report = Report(title)
         self.place = tempfile.mkdtemp(prefix="work-", dir=owned(directory()))
@@ -63,41 +63,41 @@ class Bench:
             shutil.rmtree(self.place, ignore_errors=True)
 
     def turns(self, kinds):
-        """Every contestant in every round, in turn, each on a fresh file system: see `rounds`."""
+        """Yields every contestant in every round, each on a new file system: see `rounds`."""
         for turn in self.rounds(kinds):
             self.renew()
             yield turn
 
     def rounds(self, kinds):
-        """Every contestant in every round, in turn.
+        """Yields every contestant in every round.
 
-        The one that begins changes from round to round. The first round is discarded.
+        The first contestant changes from round to round. The results of the first round are discarded.
         """
         for number in range(self.options.rounds + 1):
             self.report.discarding = number == 0
             first = number % len(kinds)
             order = kinds[first:] + kinds[:first]
-            # The other way round in every second round: what one leaves behind must not always meet the same next one.
+            # Reverses the order in every second round, so that no contestant always follows the same other one.
             for kind in order[:: 1 if number % 2 else -1]:
                 yield number, kind
         self.report.discarding = False
 
     def renew(self):
-        """Makes the file system of a turn, empty, and its directory `fresh`."""
+        """Creates an empty file system for a turn, with the directory `fresh`."""
         self.disk = self.disk or Disk(f"{self.place}/disk.image", f"{self.place}/disk", DISK_BYTES)
         self.disk.renew()
         self.fresh = owned(f"{self.disk.path}/turn")
         touch_memory()
 
     def begin(self, kind, *arguments, place=None, **options):
-        """A contestant in a place of its own, below `place` if it is given."""
+        """Creates a contestant in a directory of its own, below `place` if given."""
         contestant = kind(f"{place or self.place}/{kind.name}", *arguments, **options)
         self.open.append(contestant)
         contestant.start()
         return contestant
 
     def end(self, contestant):
-        """Ends it and removes its place."""
+        """Closes a contestant and removes its directory."""
         self.open.remove(contestant)
         contestant.close()
         shutil.rmtree(contestant.place, ignore_errors=True)

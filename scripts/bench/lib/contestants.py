@@ -1,4 +1,4 @@
-"""Who is measured: how each is configured, called and stopped. All with two workers and the same compression."""
+"""The measured programs: how each is configured, called and stopped. All use two workers and the same compression."""
 
 import os
 import shutil
@@ -12,7 +12,7 @@ ROOT = os.path.realpath(os.path.join(os.path.dirname(__file__), "../../.."))
 
 
 class Contestant:
-    """One program for one cluster, with a repository, a place of its own and a tree of processes."""
+    """A program for one cluster, with a repository, a directory and a process tree of its own."""
 
     name = ""
     environment = {}
@@ -35,10 +35,10 @@ class Contestant:
         pass
 
     def start(self):
-        """Makes ready for the first call."""
+        """Prepares the first call."""
 
     def stop_agent(self):
-        """Ends what a pause would end."""
+        """Stops processes that would exit during a pause."""
 
     def close(self):
         self.shell.close()
@@ -168,7 +168,7 @@ class PgBackRestBundles(PgBackRest):
 
 class PgBackRestBlocks(PgBackRest):
     name = "pgbackrest-block"
-    # Debian's 2.45 calls blocks a beta feature.
+    # In Debian's version 2.45, block incremental backups are a beta feature.
     settings = "repo1-bundle=y\nrepo1-block=y\nbeta=y\n"
 
 
@@ -220,12 +220,12 @@ class WalRus(Contestant):
         return f"{self.program} backup-push {self.data}"
 
     def restore(self, target):
-        # It does not make durable what it restores.
+        # It does not make the restored files durable.
         return f"{self.program} backup-fetch {target} LATEST && sync -f {target}"
 
 
 class Copy(Contestant):
-    """`cp` with an fsync: what the manual shows, and the least that is safe."""
+    """`cp` with an fsync: the manual's example, with the minimum that is safe."""
 
     name = "cp"
 
@@ -257,7 +257,7 @@ ALL = [Pgark, PgarkBefore, PgBackRest, PgBackRestSynchronous, PgBackRestBundles,
 
 
 def chosen(*names):
-    """Those of `names` that are installed and, if $PGARK_BENCH_ONLY lists some, wanted."""
+    """The contestants in `names` that are installed, limited to $PGARK_BENCH_ONLY if it is set."""
     only = os.environ.get("PGARK_BENCH_ONLY", " ".join(names)).split()
     found = [kind for kind in ALL if kind.name in names and kind.name in only]
     return [kind for kind in found if getattr(kind, "program", "given")]

@@ -1,4 +1,4 @@
-"""The real data that is measured with, made once and kept in $PGARK_BENCH_DIRECTORY (/var/tmp/pgark-bench).
+"""The data for the measurements, created once and kept in $PGARK_BENCH_DIRECTORY (/var/tmp/pgark-bench).
 
     start/    a cluster as pgbench fills it, stopped
     wal/      the WAL segments that a load of pgbench wrote after that: mostly page images, some of it incompressible
@@ -41,7 +41,7 @@ def directory():
 
 
 def programs():
-    """The directory of PostgreSQL's programs, as the other scripts find it."""
+    """The directory of PostgreSQL's programs, found in the same way as by the other scripts."""
     found = subprocess.run(
         ["bash", "-c", "source lib.sh; postgres_bin"], cwd=SCRIPTS, stdout=subprocess.PIPE, text=True, check=False
     )
@@ -51,7 +51,7 @@ def programs():
 
 
 class Server:
-    """A running server of the owner, in a tree where its cost is to be counted."""
+    """A running server of the owner, in the process tree in which its cost counts."""
 
     programs = staticmethod(lambda: programs())
 
@@ -91,7 +91,7 @@ def owned(path, mode=0o755):
 
 
 def make(part, build):
-    """A part of the data, built unless it is there."""
+    """The path of a part of the data; builds it if it does not exist."""
     path = f"{directory()}/{part}"
     if not os.path.exists(path):
         print(f"== making {path}", flush=True)
@@ -110,7 +110,7 @@ def initialize(data):
 
 
 def wal_and_clusters(segments=130, scale=100):
-    """Paths of `start`, `wal` and `cluster`. Made together: the WAL leads from the one cluster to the other."""
+    """Paths of `start`, `wal` and `cluster`, created together: the WAL leads from one cluster to the other."""
 
     def build(work):
         socket = owned(f"{work}/socket")
@@ -141,7 +141,7 @@ def wal_and_clusters(segments=130, scale=100):
 
 
 def small_files(tables=20_000):
-    """The path of a cluster of so many small tables."""
+    """The path of a cluster with this number of small tables."""
 
     def build(work):
         socket, data = owned(f"{work}/socket"), f"{work}/cluster"
@@ -189,7 +189,7 @@ def segments(wal, count=None):
 
 
 class ArchivingServer:
-    """What archiving sees of a server: a data directory with WAL and its marks. No server runs."""
+    """Looks like a server to archiving: a data directory with WAL and its status files. No server runs."""
 
     def __init__(self, path, start, wal, names):
         self.path, self.names = owned(path, 0o700), names
@@ -206,9 +206,9 @@ class ArchivingServer:
             open(f"{self.status}/{name}.ready", "w").close()
 
     def archive(self, shell, command, name):
-        """As the server's archiver does for one file; how long its command took."""
+        """Archives one file like the server's archiver; returns the run time of the command."""
         seconds = shell.must(command.replace("%p", f"pg_wal/{name}").replace("%f", name))
-        # wal-rus marks the file itself.
+        # wal-rus renames the status file itself.
         if os.path.exists(f"{self.status}/{name}.ready"):
             os.rename(f"{self.status}/{name}.ready", f"{self.status}/{name}.done")
         return seconds

@@ -13,17 +13,17 @@ import time
 from .measure import Failed
 
 CHUNK_BYTES = 64 << 20
-# More than a turn reads and writes, all of which passes through the kernel's cache.
+# More than a turn reads and writes, which all passes through the page cache.
 TOUCHED_BYTES = 5 << 30
 
 
 class Disk:
-    """An ext4 file system on a loop device, mounted at `path`; `renew` makes it anew."""
+    """An ext4 file system on a loop device, mounted at `path`; `renew` recreates it."""
 
     def __init__(self, image, path, size_bytes):
         self.image, self.path, self.mounted = image, path, False
         os.makedirs(path)
-        # Written once in full, so that no turn pays for the allocation of the image.
+        # Fully written once, so that no turn pays for the allocation of the image.
         with open(image, "wb") as file:
             zeros = bytes(CHUNK_BYTES)
             for _ in range(-(-size_bytes // CHUNK_BYTES)):
@@ -38,14 +38,14 @@ class Disk:
 
     def renew(self):
         self.unmount()
-        # Nothing is left to be initialized in the background.
+        # Leaves nothing to be initialized in the background.
         command("mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=0,lazy_journal_init=0,nodiscard", self.device)
         command("mount", self.device, self.path)
         os.rmdir(f"{self.path}/lost+found")
         self.mounted = True
 
     def unmount(self):
-        """Also waits for processes of the last turn that have not ended yet."""
+        """Unmounts it; waits for processes of the last turn that have not ended yet."""
         ends = time.monotonic() + 30
         while self.mounted:
             try:
@@ -63,7 +63,7 @@ class Disk:
 
 
 def touch_memory():
-    """Uses as much memory as a turn does, which the kernel then hands out first."""
+    """Touches as much memory as a turn uses, which the kernel then allocates first."""
     with open("/proc/meminfo") as file:
         free = next(int(line.split()[1]) << 10 for line in file if line.startswith("MemFree:"))
     wanted = min(TOUCHED_BYTES, free // 10 * 9)

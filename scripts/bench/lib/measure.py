@@ -20,7 +20,7 @@ SAMPLE_S = 0.02
 
 
 class Failed(Exception):
-    """A measurement that cannot go on; its text says why."""
+    """A measurement that cannot continue; its text is the reason."""
 
 
 def cgroup_root():
@@ -63,7 +63,7 @@ class Tree:
         return kilobytes * 1024
 
     def settle(self, deadline_s=60):
-        """Waits until nothing works any more: what goes on after the last answer is part of the cost."""
+        """Waits until all processes are idle, because work after the last answer is part of the cost."""
         ends, before = time.monotonic() + deadline_s, self.cpu_s()
         while time.monotonic() < ends:
             time.sleep(0.3)
@@ -73,12 +73,12 @@ class Tree:
             before = now
 
     def popen(self, arguments, **options):
-        """Starts a command of the owner in the tree."""
+        """Starts a command as the owner in the tree."""
         enter = f'echo $$ >{self.path}/cgroup.procs; exec setpriv --reuid={OWNER} --regid={OWNER} --init-groups "$@"'
         return subprocess.Popen(["sh", "-c", enter, "sh", *arguments], **options)
 
     def close(self):
-        """Ends whatever still runs."""
+        """Ends all running processes."""
         for number in (signal.SIGTERM, signal.SIGKILL):
             for _ in range(100):
                 processes = self.processes()
@@ -94,7 +94,7 @@ class Tree:
 
 
 class Shell:
-    """A shell in the tree that runs commands one after the other, each in a `sh -c` of its own as the server does."""
+    """A shell in the tree that runs commands sequentially, each in a `sh -c` of its own, as the server does."""
 
     LOOP = 'while read -r line; do sh -c "$line" </dev/null >>"$0" 2>&1; echo $?; done'
 
@@ -112,7 +112,7 @@ class Shell:
         self.call("true")
 
     def call(self, line):
-        """Its exit status and how many seconds it took."""
+        """Runs a command; returns its exit status and run time in seconds."""
         began = time.perf_counter()
         self.process.stdin.write(line + "\n")
         self.process.stdin.flush()
@@ -135,14 +135,14 @@ class Shell:
 
 
 class Cost:
-    """Measures what happens while it is entered: `wall_s` (unless set by hand), `cpu_s`, `peak_bytes`."""
+    """Context manager that measures `wall_s` (unless set by hand), `cpu_s` and `peak_bytes`."""
 
     def __init__(self, tree, *others):
         self.tree, self.others = tree, others
         self.wall_s = None
 
     def __enter__(self):
-        os.sync()  # what others have left to be written is not ours
+        os.sync()  # writes left over by others do not count
         self.peak_bytes, self.stop = 0, threading.Event()
         self.sampler = threading.Thread(target=self.sample)
         self.cpu_before = self.cpu_now()
@@ -167,7 +167,7 @@ class Cost:
 
 
 def run(arguments, **options):
-    """Runs a command as the owner, unmeasured; what it printed."""
+    """Runs a command as the owner without measuring it; returns its output."""
     command = ["setpriv", f"--reuid={OWNER}", f"--regid={OWNER}", "--init-groups", *arguments]
     result = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options)
     if result.returncode != 0:
@@ -176,7 +176,7 @@ def run(arguments, **options):
 
 
 def forget_cached(directory):
-    """Drops what the kernel's cache holds of the files below a directory: what is restored is rarely read from it."""
+    """Drops the files below a directory from the page cache: restores rarely find their files cached."""
     os.sync()
     for path, _, names in os.walk(directory):
         for name in names:
@@ -185,12 +185,12 @@ def forget_cached(directory):
 
 
 def stored_bytes(directory):
-    """The length of all files below a directory."""
+    """Total size of all files below a directory, in bytes."""
     return sum(os.lstat(os.path.join(path, name)).st_size for path, _, names in os.walk(directory) for name in names)
 
 
 def bytes_read(trace, directory):
-    """What was read of the files below a directory, by the output of `strace -f -y`."""
+    """Number of bytes read from files below a directory, from the output of `strace -f -y`."""
     total, waiting = 0, {}
     with open(trace, errors="replace") as lines:
         for line in lines:

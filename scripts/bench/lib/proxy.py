@@ -10,7 +10,7 @@ import sys
 import time
 
 CHUNK_BYTES = 256 << 10
-# What may be under way in one direction, as on a long line.
+# Number of chunks in transit in one direction, as on a long line.
 QUEUED_MAX = 256
 
 
@@ -42,7 +42,7 @@ async def carry(reader, writer, delay_s):
 
 async def serve(port, target, delay_s):
     async def connected(reader, writer):
-        # The greeting of TCP takes a round as well.
+        # The TCP handshake takes a round trip too.
         await asyncio.sleep(2 * delay_s)
         try:
             to_reader, to_writer = await asyncio.open_connection("127.0.0.1", target)

@@ -1,4 +1,4 @@
-"""From the numbers of several rounds to a table and a JSON file."""
+"""Turns the numbers of several rounds into a table and a JSON file."""
 
 import json
 import os
@@ -23,12 +23,12 @@ COLUMNS = [
 
 
 class Report:
-    """What was measured under one title: rows of `figure` and `contestant`, one value of each kind a round."""
+    """The results under one title: rows of `figure` and `contestant`, with one value of each kind per round."""
 
     def __init__(self, title):
         self.title = title
         self.rows = {}
-        # Whether the values of the present round are shown and then forgotten.
+        # Whether to show the values of the current round without recording them.
         self.discarding = False
 
     def add(self, figure, contestant, **values):
@@ -66,7 +66,7 @@ class Report:
         return f"{text:>24} " + (f"{ratio:6.2f}" if ratio is not None else " " * 6)
 
     def write(self, directory):
-        """Adds a JSON file to the directory; its path."""
+        """Writes a JSON file into the directory; returns its path."""
         os.makedirs(directory, exist_ok=True)
         path = f"{directory}/{self.title.split(':')[0].replace(' ', '-')}-{time.strftime('%Y%m%d-%H%M%S')}.json"
         with open(path, "w") as file:
@@ -75,7 +75,7 @@ class Report:
 
 
 def number(value):
-    """Three digits that count."""
+    """Three significant digits."""
     for limit, form in ((100, "{:.0f}"), (10, "{:.1f}"), (0.095, "{:.2f}")):
         if abs(value) >= limit:
             return form.format(value)
@@ -83,7 +83,7 @@ def number(value):
 
 
 def percentiles(seconds):
-    """As two columns, in milliseconds."""
+    """Two columns, in milliseconds."""
     ordered = sorted(seconds)
     at = lambda share: ordered[min(len(ordered) - 1, int(len(ordered) * share))] * 1000
     return {"p50_ms": at(0.5), "p99_ms": at(0.99)}

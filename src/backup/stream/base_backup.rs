@@ -1,7 +1,7 @@
-//! PostgreSQL's `BASE_BACKUP`: the command, and the parts of its answer one after the other.
+//! PostgreSQL's `BASE_BACKUP`: sends the command and reads the parts of its response in sequence.
 //!
-//! Every archive is a stream of its own, or there is one stream, whose messages say what they are: see [`BaseBackupForm`].
-//! Source: PostgreSQL's manual, "Streaming Replication Protocol"; `backup/basebackup_copy.c` (13, 14:
+//! Each archive is a COPY stream of its own, or all are messages of a single stream: see [`BaseBackupForm`]. Source:
+//! PostgreSQL's manual, "Streaming Replication Protocol"; `backup/basebackup_copy.c` (13, 14:
 //! `replication/basebackup.c`).
 
 use crate::config::Checkpoint;
@@ -15,41 +15,42 @@ use std::collections::VecDeque;
 use std::io::{self, Read};
 use tokio_postgres::error::SqlState;
 
-/// A base backup that the server is sending.
+/// A base backup in transmission.
 pub struct BaseBackup<'a> {
     connection: &'a mut ReplicationConnection,
     watch: &'a Watch<'a>,
     framing: Framing,
-    /// The part that begins next, if that is known already.
+    /// The next part, if it is already known.
     next: Option<Part>,
-    /// What of the current part was received and not yet read.
+    /// Received but unread data of the current part.
     chunk: Bytes,
     in_part: bool,
-    /// Whether the one stream of messages has ended.
+    /// Whether the single stream of messages has ended.
     ended: bool,
     warnings: Vec<String>,
 }
 
-/// How the parts are told apart.
+/// How parts are delimited.
 enum Framing {
-    /// By the streams: one for each of these, then one for the manifest.
+    /// By stream: one for each of these parts, the manifest last.
     Streams(VecDeque<Part>),
-    /// By messages within one stream.
+    /// By messages within a single stream.
     Messages,
 }
 
-/// A part of the answer.
+/// A part of the response.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Part {
     /// The archive of the data directory.
     DataDirectory,
-    /// The archive of a tablespace, and where that lies; a relative path: in the data directory, in place of a link.
+    /// The archive of a tablespace, with its location. A relative path denotes an in-place tablespace in the data
+    /// directory.
     Tablespace(u32, String),
     /// The server's backup manifest.
     Manifest,
 }
 
-/// A position that the server named.
+/// A position reported by the server.
 #[derive(Clone, Copy, Debug)]
 pub struct NamedPosition {
     /// The position.
@@ -58,48 +59,49 @@ pub struct NamedPosition {
     pub timeline: TimelineId,
 }
 
-/// What the server says before it sends.
+/// The server's announcement before the data.
 pub struct Announcement {
     /// The start point.
     pub start: NamedPosition,
-    /// How much will come, in bytes: an estimate, of all files even where only what changed comes.
+    /// Estimated size of the data, in bytes. Covers all files, even if only changes are sent.
     pub bytes: u64,
     framing: Framing,
     next: Option<Part>,
     warnings: Vec<String>,
 }
 
-/// How much is asked for.
+/// Extent of the requested backup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Extent {
-    /// Everything.
+    /// All files.
     Full,
-    /// What changed since the backup whose manifest was uploaded.
+    /// Changes since the backup whose manifest was uploaded.
     Incremental,
 }
 
-/// How the server answers.
+/// The server's response to the command.
 pub enum Answer {
-    /// It begins.
+    /// The backup has begun.
     Begins(Announcement),
-    /// Its state does not allow such a backup; the connection can be used further.
+    /// The server's state does not allow such a backup; the connection remains usable.
     Refused(Error),
 }
 
-/// How it ended.
+/// The end of a backup.
 #[derive(Debug)]
 pub struct Ending {
     /// The position after the last WAL that is needed.
     pub stop: NamedPosition,
-    /// Whether the server has found pages whose checksums do not hold.
+    /// Whether the server found pages with wrong checksums.
     pub pages_are_damaged: bool,
-    /// What it warned of.
+    /// The warnings that it sent.
     pub warnings: Vec<String>,
 }
 
-/// The command.
+/// Builds the command.
 fn command(version: MajorVersion, label: &Label, checkpoint: Checkpoint, extent: Extent) -> String {
-    // Labels need no quoting. The WAL is waited for in the repository itself, which the server knows nothing of.
+    // Labels need no quoting. The server does not wait for archiving, because pgark waits for the WAL in the
+    // repository.
     if version.facts().base_backup == BaseBackupForm::Options {
         let checkpoint = match checkpoint {
             Checkpoint::Fast => "fast",
@@ -124,10 +126,10 @@ fn command(version: MajorVersion, label: &Label, checkpoint: Checkpoint, extent:
 }
 
 impl Announcement {
-    /// Has the server begin; may take as long as a checkpoint does.
+    /// Starts the backup; may take as long as a checkpoint.
     ///
     /// # Errors
-    /// The server's own, here and in the other functions.
+    /// Those of the server, as in the other functions.
     pub fn ask_for(
         connection: &mut ReplicationConnection,
         version: MajorVersion,
@@ -181,7 +183,7 @@ impl Announcement {
 }
 
 impl<'a> BaseBackup<'a> {
-    /// The backup that was announced on this connection.
+    /// Receives the backup that was announced on this connection.
     pub fn receive(
         connection: &'a mut ReplicationConnection,
         announced: Announcement,
@@ -200,16 +202,16 @@ impl<'a> BaseBackup<'a> {
         }
     }
 
-    /// Passes over what is left of the current part, and goes to the next one; `None` after the last.
+    /// Skips the rest of the current part and moves to the next one; `None` after the last.
     ///
     /// # Errors
-    /// As [`Announcement::ask_for`].
+    /// Those of [`Announcement::ask_for`].
     pub fn next_part(&mut self) -> Result<Option<Part>> {
         while self.in_part && self.fill()? {
             self.chunk.clear();
         }
         if self.next.is_none() && matches!(self.framing, Framing::Messages) && !self.ended {
-            // The first message says which part it begins.
+            // The first message names the part that it begins.
             self.fill()?;
         }
         let next = self.next.take();
@@ -217,10 +219,10 @@ impl<'a> BaseBackup<'a> {
         Ok(next)
     }
 
-    /// Receives how the backup ended; every part was read.
+    /// Receives the end of the backup, after all parts have been read.
     ///
     /// # Errors
-    /// As [`Announcement::ask_for`].
+    /// Those of [`Announcement::ask_for`].
     pub fn end(mut self) -> Result<Ending> {
         let mut rows = Vec::new();
         let mut pages_are_damaged = false;
@@ -228,7 +230,7 @@ impl<'a> BaseBackup<'a> {
             match self.connection.receive(self.watch)? {
                 Incoming::Row(row) => rows.push(row),
                 Incoming::Warning(warning) => self.warnings.push(warning),
-                // It has sent all, and then says that some of it was damaged before.
+                // The server sends everything before it reports damaged pages.
                 Incoming::Failed(code, _) if code == SqlState::DATA_CORRUPTED && !rows.is_empty() => {
                     pages_are_damaged = true;
                 }
@@ -241,7 +243,7 @@ impl<'a> BaseBackup<'a> {
         Ok(Ending { stop: position(&rows)?, pages_are_damaged, warnings: self.warnings })
     }
 
-    /// Receives more of the current part; whether there is some. What begins another part is kept for
+    /// Receives more of the current part; returns whether there is more. Remembers the beginning of another part for
     /// [`BaseBackup::next_part`].
     fn fill(&mut self) -> Result<bool> {
         while self.chunk.is_empty() {
@@ -280,7 +282,7 @@ impl<'a> BaseBackup<'a> {
         match kind {
             b'd' => self.chunk = message,
             b'm' => self.next = Some(Part::Manifest),
-            // An archive's name and where its directory lies, each ended by a NUL.
+            // The name of an archive and the location of its directory, each terminated by a NUL.
             b'n' => {
                 let mut fields = message.split(|byte| *byte == 0);
                 let name = String::from_utf8_lossy(fields.next().unwrap_or_default()).into_owned();
@@ -291,7 +293,7 @@ impl<'a> BaseBackup<'a> {
                     _ => return Err(strange()),
                 });
             }
-            // How far it is: we count ourselves.
+            // The server's progress; pgark counts the received bytes itself.
             b'p' => {}
             _ => return Err(strange()),
         }
@@ -300,7 +302,7 @@ impl<'a> BaseBackup<'a> {
 }
 
 impl Read for BaseBackup<'_> {
-    /// Reads from the current part, to its end.
+    /// Reads up to the end of the current part.
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if !self.in_part || !self.fill().map_err(io::Error::other)? {
             return Ok(0);

@@ -1,12 +1,12 @@
-//! What a streamed incremental backup builds on.
+//! The parent of a streamed incremental backup.
 
 use crate::backup::summaries::Summaries;
 use crate::repository::backup::Chain;
 
-/// What the backup that is being received builds on.
+/// The parent of the incremental backup that is being received.
 pub struct BuiltOn {
     /// The parent, with its ancestors.
     pub chain: Chain,
-    /// What the server's WAL summaries say.
+    /// The content of the server's WAL summaries.
     pub summaries: Summaries,
 }

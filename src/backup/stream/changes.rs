@@ -14,27 +14,28 @@ use crate::postgres::page::PAGE_BYTES;
 use crate::repository::backup::pack::PackWriter;
 use std::io::{self, Read};
 
-/// What comes of a file, and the checksum of what has come.
+/// The content of a file during reception, with its checksum so far.
 struct Received<'a, R> {
     content: &'a mut R,
     crc32c: u32,
-    /// What kept it from coming, where the caller sees only that something did.
+    /// The original error of a failed read, for callers that see only an I/O error.
     failure: Option<Error>,
 }
 
-/// An incremental file that is being received, whose header was read.
+/// An incremental file during reception, after its header.
 pub struct IncrementalFile<'a, R> {
     received: Received<'a, R>,
     sent: IncrementalHeader,
-    /// What is stored: the pages that were sent, and those that were passed over.
+    /// The header of the stored file: the pages that were sent, and those that the server skipped.
     pub stored: IncrementalHeader,
 }
 
 impl<'a, R: Read> IncrementalFile<'a, R> {
-    /// Reads the header of a file, and finds out what has to be stored.
+    /// Reads the header of a file and determines the pages to store.
     ///
     /// # Errors
-    /// [`ErrorKind::Damaged`](crate::error::ErrorKind::Damaged) for what is not an incremental file, and the server's.
+    /// [`ErrorKind::Damaged`](crate::error::ErrorKind::Damaged) if it is not a valid incremental file; those of the
+    /// server.
     pub fn begin(
         content: &'a mut R,
         file: &SentFile,
@@ -56,15 +57,15 @@ impl<'a, R: Read> IncrementalFile<'a, R> {
         Ok(IncrementalFile { received, sent, stored })
     }
 
-    /// The length of the file for which it stands.
+    /// The length in bytes of the restored file.
     pub fn whole_bytes(&self) -> u64 {
         u64::from(self.stored.restored_pages()) * PAGE_BYTES as u64
     }
 
-    /// Packs it; returns the checksum of what was sent.
+    /// Packs the file; returns the CRC-32C of the content as sent.
     ///
     /// # Errors
-    /// The server's and the store's.
+    /// Those of the server and the store.
     pub fn pack(mut self, pack: &mut PackWriter, advance: &mut dyn FnMut(u64)) -> Result<u32> {
         pack.write(&self.stored.to_bytes())?;
         let mut sent = self.sent.pages().iter().peekable();
@@ -100,14 +101,14 @@ impl<R: Read> Read for Received<'_, R> {
     }
 }
 
-/// Adds the pages beyond the truncation point that were not sent to the header.
+/// Adds the pages beyond the truncation point that were not sent.
 fn with_unused_room(
     sent: &IncrementalHeader,
     cut_off_to: Option<u64>,
     pages_per_file: u32,
 ) -> Result<IncrementalHeader> {
     let end = sent.truncation_pages();
-    // A value that does not fit lies beyond the end.
+    // A value that does not fit into 32 bits lies beyond the end.
     let from = cut_off_to.map_or(end, |pages| u32::try_from(pages).map_or(end, |pages| pages.min(end)));
     let mut pages: Vec<u32> = sent.pages().iter().copied().chain(from..end).collect();
     pages.sort_unstable();

@@ -1,4 +1,4 @@
-//! The pages that the server found damaged while it read them, as its warnings tell.
+//! Pages that the server found damaged, parsed from its warnings.
 
 use crate::backup::exclusions;
 use crate::backup::files::{FileList, tablespace_prefix};
@@ -7,7 +7,7 @@ use crate::repository::backup::manifest::{DamagedPage, DamagedPages};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-/// Collects the damaged pages from the server's warnings, of which those in other languages than English cannot be read.
+/// Collects the damaged pages from the server's warnings. Warnings in other languages than English cannot be parsed.
 ///
 /// Source: PostgreSQL `backup/basebackup.c`, `sendFile` and `verify_page_checksum`.
 pub fn damaged_pages(warnings: &[String], files: &FileList, pages_per_file: u32) -> DamagedPages {
@@ -21,12 +21,12 @@ pub fn damaged_pages(warnings: &[String], files: &FileList, pages_per_file: u32)
             damaged.add(DamagedPage { path: StoredText::new(path), block, problem });
         }
     }
-    // That there are some, it has said by failing.
+    // The failed backup proves that there is at least one.
     damaged.count = damaged.count.max(1);
     damaged
 }
 
-/// The file, the block in it, and what is wrong.
+/// The file, the block within it, and the problem.
 pub fn failed_page(warning: &str) -> Option<(&str, u32, String)> {
     let rest = warning.strip_prefix("checksum verification failed in file \"")?;
     let (path, rest) = rest.split_once("\", block ")?;
@@ -34,7 +34,8 @@ pub fn failed_page(warning: &str) -> Option<(&str, u32, String)> {
     Some((path, block.parse().ok()?, format!("checksum: {problem}")))
 }
 
-/// The server names files of the data directory from there, those of tablespaces from the root.
+/// Converts a path from a warning into one relative to the data directory. The server reports files of the data
+/// directory relative to it, and files of tablespaces by absolute path.
 pub fn below_data_directory(path: &str, files: &FileList) -> Vec<u8> {
     let path = path.strip_prefix("./").unwrap_or(path);
     for root in &files.roots {

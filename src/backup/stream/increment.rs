@@ -24,7 +24,8 @@ use std::fs::File;
 use std::io::{BufWriter, Seek, Write};
 
 impl StreamedBackup<'_> {
-    /// Chooses the parent and tells the server of it. `None`: the backup is a full one, and the operator was told why.
+    /// Chooses the parent and uploads its manifest to the server. `None` means a full backup; a message explains the
+    /// reason.
     pub(super) fn offer(
         &self,
         replication: &mut ReplicationConnection,
@@ -38,7 +39,8 @@ impl StreamedBackup<'_> {
             self.monitor.warning(&format!("{why}; taking a full backup"));
             return Ok(None);
         }
-        // The backup's start point comes later; nothing that ends before here can end behind it.
+        // The start point of the backup comes later than this position, so any backup that ends before it also ends
+        // before the start point.
         let row = replication.query_row("IDENTIFY_SYSTEM", self.watch)?;
         let now = self.session.point(row.parsed(2)?, row.parsed(1)?, self.watch)?;
         let history = publish::history(self.repository, &now)?
@@ -79,7 +81,7 @@ impl StreamedBackup<'_> {
         }
     }
 
-    /// Why the server cannot send an incremental backup; `None`: it can.
+    /// The reason why the server cannot send an incremental backup; `None` if it can.
     fn cannot_send_changes(&self) -> Result<Option<String>> {
         let version = self.server.build.version.formats;
         if !version.facts().has_wal_summaries {
@@ -103,7 +105,7 @@ impl StreamedBackup<'_> {
         }
     }
 
-    /// Has the server begin, with all that it has where it cannot tell what changed since the chain that it was offered.
+    /// Starts the backup. Starts a full one if the server cannot determine the changes since the offered chain.
     pub(super) fn begin(
         &self,
         replication: &mut ReplicationConnection,
@@ -127,7 +129,8 @@ impl StreamedBackup<'_> {
         }
     }
 
-    /// Looks again, now that the start point is known, whether the chain leads to it, and reads what the server goes by.
+    /// Checks again, now that the start point is known, that the chain leads to it, and reads the server's WAL
+    /// summaries.
     pub(super) fn build_on(
         &self,
         chain: Chain,
@@ -158,11 +161,10 @@ impl StreamedBackup<'_> {
         Ok(BuiltOn { chain, summaries })
     }
 
-    /// The manifest of a parent with the files of it that may be built on, in a file without a name: it is as long as their
-    /// list.
+    /// Writes a manifest of the parent's usable files to an unnamed file, because it is as long as the file list.
     ///
     /// # Errors
-    /// [`ErrorKind::Damaged`] when the parent's index cannot be used; the store's and the operating system's.
+    /// [`ErrorKind::Damaged`] if the parent's index cannot be used; those of the store and the operating system.
     fn manifest_of(&self, parent: &StoredBackup, databases: &[StoredDatabase]) -> Result<File> {
         let what = || "could not write the manifest for the server";
         let usable = UsableFiles::of(parent, databases);
@@ -195,7 +197,7 @@ impl StreamedBackup<'_> {
         Ok(file)
     }
 
-    /// That the parent holds every file of which only what changed came.
+    /// Checks that the parent contains every file of which only changes were sent.
     pub(super) fn check_built_on(
         &self,
         parent: &StoredBackup,

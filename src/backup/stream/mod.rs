@@ -50,30 +50,30 @@ use std::os::unix::ffi::OsStrExt;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-/// What is wanted.
+/// Parameters of a streamed backup.
 #[derive(Debug)]
 pub struct StreamRequest<'a> {
-    /// What the new backup is to be called.
+    /// Label of the new backup.
     pub label: NewLabel,
-    /// How much of the data it stores.
+    /// Full, incremental or differential.
     pub kind: BackupType,
-    /// How many incremental backups may follow a full one, each building on the one before.
+    /// Upper limit for the number of incremental backups that follow a full one.
     pub chain_max: usize,
     /// How to reach the server.
     pub conninfo: &'a Conninfo,
-    /// How to reach its primary, where the server is a standby.
+    /// How to reach the primary if the server is a standby.
     pub primary: Option<&'a Conninfo>,
     /// The checkpoint that begins the backup.
     pub checkpoint: Checkpoint,
-    /// How much of the machine, and of the server's, it may use.
+    /// Limits on the use of this machine's and the server's resources.
     pub pace: Pace,
     /// How packs are compressed.
     pub compression: Compression,
-    /// How long a WAL segment may take to arrive in the repository.
+    /// Time limit for the arrival of each WAL segment in the repository.
     pub wal_deadline: Duration,
 }
 
-/// What has to be known of a server before it sends.
+/// The facts about a server that must be known before it sends data.
 #[derive(Clone, Copy, Debug)]
 struct Server {
     system: SystemIdentifier,
@@ -81,10 +81,10 @@ struct Server {
     segment_size: SegmentSize,
 }
 
-/// Which system a server holds.
+/// Returns the system identifier of a server.
 ///
 /// # Errors
-/// As [`Connection::open_remote`] and [`Connection::query`].
+/// Those of [`Connection::open_remote`] and [`Connection::query`].
 pub fn system_of(
     conninfo: &Conninfo,
     assumed_version: Option<MajorVersion>,
@@ -96,12 +96,12 @@ pub fn system_of(
     Ok(examine(&session, &watch)?.system)
 }
 
-/// Takes a backup. When this returns, it is complete and durable, with all the WAL that it needs.
+/// Takes a backup. On return, it is complete and durable, with all the WAL that it needs.
 ///
-/// Ends early, and leaves nothing that is listed, when `interrupted` becomes true.
+/// Stops early, without listing a backup, if `interrupted` becomes true.
 ///
 /// # Errors
-/// As [`super::run`], and [`ErrorKind::Damaged`] when what came is not what the server's manifest lists.
+/// Those of [`super::run`], and [`ErrorKind::Damaged`] if the received files differ from the server's manifest.
 pub fn run(
     request: &StreamRequest<'_>,
     repository: &Repository,
@@ -141,7 +141,7 @@ pub fn run(
     Ok(BackupSummary::of(&stored, wal_segments, began.elapsed()))
 }
 
-/// Asks the server what it is.
+/// Queries the system identifier, version and build of the server.
 fn examine(session: &Session, watch: &Watch<'_>) -> Result<Server> {
     let sql = "SELECT system_identifier, catalog_version_no, \
                (SELECT setting FROM pg_settings WHERE name = 'wal_segment_size'), \
@@ -162,7 +162,7 @@ fn examine(session: &Session, watch: &Watch<'_>) -> Result<Server> {
     Ok(Server { system: row.parsed(0)?, build, segment_size })
 }
 
-/// That both connections lead to the server that the repository is for: a name may stand for several hosts.
+/// Checks that both connections lead to the server of this repository: one host name may stand for several hosts.
 fn check_same(
     replication: &mut ReplicationConnection,
     system: SystemIdentifier,
@@ -180,7 +180,7 @@ fn check_same(
     Ok(())
 }
 
-/// A backup that is being taken.
+/// A backup in progress.
 struct StreamedBackup<'a> {
     request: &'a StreamRequest<'a>,
     label: &'a Label,
@@ -193,7 +193,7 @@ struct StreamedBackup<'a> {
 }
 
 impl StreamedBackup<'_> {
-    /// The story; also returns how many WAL segments the backup needs.
+    /// Runs the steps of the backup in order; also returns the number of WAL segments that it needs.
     fn take(
         &self,
         replication: &mut ReplicationConnection,
@@ -338,7 +338,7 @@ impl StreamedBackup<'_> {
         }
     }
 
-    /// Packs all archives; the files that the server's manifest lists.
+    /// Packs all archives; returns the sum of the files that the server's manifest lists.
     fn receive(
         &self,
         sending: &mut BaseBackup<'_>,
@@ -357,7 +357,7 @@ impl StreamedBackup<'_> {
         listed.ok_or_else(|| nothing_sent("backup_manifest"))
     }
 
-    /// Their content is on the server's host.
+    /// Records the paths of the configuration files; their content is on the server's host.
     fn configuration_files(&self, facts: &ServerFacts) -> Vec<StoredConfigurationFile> {
         let paths = facts.configuration_files.iter().flatten();
         let data_directory = facts.settings.get("data_directory");
@@ -378,7 +378,7 @@ impl StreamedBackup<'_> {
     }
 }
 
-/// Reads the server's manifest, by way of a file without a name: it is as long as the list of files.
+/// Reads the server's manifest through an unnamed file, because it is as long as the file list.
 fn read_manifest(sending: &mut BaseBackup<'_>) -> Result<FileSetSum> {
     let what = || "could not receive the server's backup manifest";
     let mut file: File = tempfile::tempfile().context(what)?;
@@ -399,7 +399,7 @@ fn read_manifest(sending: &mut BaseBackup<'_>) -> Result<FileSetSum> {
     read().context(|| "the server's backup manifest cannot be used")
 }
 
-/// That everything came, and as the server read it.
+/// Checks that all files arrived unchanged and that no tablespace is missing.
 fn check_complete(packed: &Repacked, listed: FileSetSum, facts: &ServerFacts) -> Result<()> {
     if packed.sent != listed {
         return Err(Error::damaged(format!(
@@ -407,7 +407,7 @@ fn check_complete(packed: &Repacked, listed: FileSetSum, facts: &ServerFacts) ->
             listed.files, packed.sent.files
         )));
     }
-    // Before 16 the server leaves out those in place of a link when it sends its map of the others.
+    // Before version 16, the server omits in-place tablespaces when it sends its tablespace map.
     for (oid, name) in &facts.tablespace_names {
         let linked = packed.files.roots.iter().any(|root| root.tablespace == Some(*oid));
         if !linked && !packed.files.in_place_tablespaces.contains(oid) {
@@ -425,7 +425,7 @@ fn parse_control(content: &[u8], assumed: Option<MajorVersion>) -> Result<Contro
         .context(|| "the server sent a pg_control that cannot be used")
 }
 
-/// That the server is what it said before: what was packed went by that.
+/// Checks that `pg_control` matches the properties on which packing relied.
 fn check_build(control: &ControlFile, build: Build) -> Result<()> {
     let same_version = control.catalog_version == build.version.catalog_version;
     if same_version && Build::of(control, build.version) == build {

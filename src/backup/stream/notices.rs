@@ -1,4 +1,4 @@
-//! What the server said while it sent its files.
+//! The warnings that the server sent along with its files.
 
 use super::damage::{below_data_directory, failed_page};
 use crate::backup::exclusions;
@@ -7,11 +7,11 @@ use crate::backup::walk::not_a_file;
 use crate::error::Result;
 use crate::monitor::Monitor;
 
-/// Shows what the server said, but for damaged pages, of which more is told elsewhere.
+/// Shows the server's warnings, except those about damaged pages, which are reported elsewhere.
 ///
 /// # Errors
-/// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) when it has passed over some of its data: it does so with what is
-/// neither a directory nor a regular file, says that in the language of its messages, and goes on.
+/// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) if the server skipped some of its data. The server skips
+/// anything that is neither a directory nor a regular file, warns in the language of its messages, and continues.
 pub fn check(warnings: &[String], files: &FileList, monitor: &dyn Monitor) -> Result<()> {
     for warning in warnings.iter().filter(|warning| failed_page(warning).is_none()) {
         monitor.warning(&format!("the server reports: {warning}"));
@@ -27,8 +27,8 @@ pub fn check(warnings: &[String], files: &FileList, monitor: &dyn Monitor) -> Re
     }
 }
 
-/// The path in quotation marks that a message names: in each language others are used, but they are never part of a path of
-/// the server's own data.
+/// Extracts the quoted path from a message. The quotation marks depend on the language, but paths of the server's own
+/// data never contain them.
 fn path_in(warning: &str) -> Option<&str> {
     let from = warning.find("./").or_else(|| warning.find('/'))?;
     let rest = warning.get(from..)?;

@@ -1,7 +1,6 @@
-//! The session that the server's questions are asked in, kept alive while the replication connection does the work.
+//! Keeps the SQL session alive while the replication connection does the work.
 //!
-//! Whatever is between forgets a connection on which nothing is said, and the server of a name may be another one by the time it
-//! is needed.
+//! Firewalls and proxies drop idle connections, and a new connection to the same host name could reach another server.
 
 use super::super::session::Session;
 use crate::error::Result;
@@ -11,10 +10,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 const PING: Duration = Duration::from_secs(5);
-/// How soon its end is noticed.
+/// Interval between checks whether the backup has ended.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// Pings the session while `make` goes on, and ends the backup when it does not answer.
+/// Pings the session while `make` runs, and ends the backup if the session does not answer.
 pub fn during<T>(session: &Session, watch: &Watch<'_>, make: impl FnOnce() -> Result<T>) -> Result<T> {
     let ended = AtomicBool::new(false);
     thread::scope(|scope| {
@@ -38,7 +37,7 @@ fn ping(session: &Session, watch: &Watch<'_>, ended: &AtomicBool) {
     }
 }
 
-/// Ends the pings, however it goes out of scope.
+/// Stops the pings on every way out of the scope.
 struct End<'a>(&'a AtomicBool);
 
 impl Drop for End<'_> {

@@ -1,4 +1,4 @@
-//! Packs what the server sends, as it comes: in memory are a frame, and what is to be listed of each file.
+//! Packs the data as the server sends it. Holds in memory one frame and the list entry of each file.
 
 use super::base_backup::{BaseBackup, Part};
 use super::built_on::BuiltOn;
@@ -25,24 +25,24 @@ use std::collections::HashMap;
 use std::io::Read;
 use tar::{Archive, EntryType};
 
-/// How much of a file is read at a time: a frame.
+/// Number of bytes read at a time: a frame.
 const READ_BYTES: usize = crate::codec::FRAME_RAW_BYTES;
 
-/// The longest of the files that are kept until the end: `backup_label`, `tablespace_map`, `pg_control`.
+/// Upper limit for the size of a file kept until the end: `backup_label`, `tablespace_map`, `pg_control`.
 const KEPT_BYTES_MAX: u64 = 1 << 20;
 
-/// What packs of the data directory have as their root.
+/// Root index of the data directory.
 const DATA_DIRECTORY: usize = 0;
 
 /// Where and how to pack.
 pub struct Repacking<'a> {
-    /// The place in the repository.
+    /// The destination repository.
     pub repository: &'a Repository,
     /// The backup.
     pub label: &'a Label,
-    /// The server.
+    /// Version and build of the server.
     pub build: Build,
-    /// What the backup builds on; `None`: it is a full one.
+    /// The parent of an incremental backup; `None` for a full one.
     pub built_on: Option<&'a BuiltOn>,
     /// How packs are compressed.
     pub compression: Compression,
@@ -52,27 +52,27 @@ pub struct Repacking<'a> {
     pub monitor: &'a dyn Monitor,
 }
 
-/// What was packed, and what is to be packed last.
+/// The packed content, and the files to be packed last.
 pub struct Repacked {
-    /// What was listed; every file of it was packed, in this order.
+    /// The listed files, in the order in which they were packed.
     pub files: FileList,
     /// The packs.
     pub copied: Copied,
-    /// The files that the server sent, those that are not part of a backup of ours among them.
+    /// Sum of the files that the server sent, including those that pgark excludes from a backup.
     pub sent: FileSetSum,
     /// `backup_label`
     pub backup_label: Vec<u8>,
-    /// `tablespace_map`; empty: there is none.
+    /// `tablespace_map`; empty if there is none.
     pub tablespace_map: Vec<u8>,
     /// `global/pg_control`
     pub control_file: Option<LastFile>,
-    /// The directories by their paths.
+    /// Indexes of the directories by path.
     directories: HashMap<Vec<u8>, usize>,
     pack: Option<(usize, PackWriter)>,
 }
 
 impl Repacking<'_> {
-    /// Nothing packed yet.
+    /// The initial state, with nothing packed.
     pub fn begin(&self) -> Repacked {
         let files = FileList::of_stream();
         Repacked {
@@ -90,12 +90,12 @@ impl Repacking<'_> {
     /// Packs an archive, the current part of `backup`.
     ///
     /// # Errors
-    /// [`ErrorKind::Damaged`](crate::error::ErrorKind::Damaged) for what cannot be a base backup; the server's and the
-    /// store's.
+    /// [`ErrorKind::Damaged`](crate::error::ErrorKind::Damaged) if the content cannot belong to a base backup; those of
+    /// the server and the store.
     pub fn archive(&self, backup: &mut BaseBackup<'_>, part: &Part, packed: &mut Repacked) -> Result<()> {
         let (root, prefix) = match part {
             Part::DataDirectory | Part::Manifest => (DATA_DIRECTORY, String::new()),
-            // A directory in place of a link is part of the data directory.
+            // An in-place tablespace is part of the data directory.
             Part::Tablespace(oid, location) if !location.starts_with('/') => {
                 packed.files.in_place_tablespaces.push(*oid);
                 self.add_directory(packed, tablespace_prefix(*oid).trim_end_matches('/').into(), 0o700, 0)?;
@@ -138,10 +138,10 @@ impl Repacking<'_> {
         Ok(())
     }
 
-    /// Ends the last pack.
+    /// Finishes the last pack.
     ///
     /// # Errors
-    /// The store's.
+    /// Those of the store.
     pub fn end(&self, packed: &mut Repacked) -> Result<()> {
         packed.finish_pack()
     }
@@ -149,7 +149,7 @@ impl Repacking<'_> {
     /// Begins a pack.
     ///
     /// # Errors
-    /// The store's.
+    /// Those of the store.
     pub fn begin_pack(&self, packed: &Repacked, root: usize) -> Result<PackWriter> {
         let number = packed.copied.packs.len() as u32 + 1;
         let tablespace = packed.files.roots.get(root).and_then(|root| root.tablespace);
@@ -231,7 +231,7 @@ impl Repacking<'_> {
                     Some(LastFile::sent_control_file(kept, file.mode, file.modified_unix_s));
                 return Ok(());
             }
-            // Such as standby.signal, which the server's own backups hold.
+            // For example standby.signal, which the server includes in its backups.
             Decision::Skip | Decision::KeepEmpty => {
                 let mut crc32c = 0;
                 each_piece(file, content, buffer, &mut |piece| {
@@ -259,7 +259,7 @@ impl Repacking<'_> {
         if self.build.data_checksums { PageChecksums::On } else { PageChecksums::Off }
     }
 
-    /// Of which file's relation a file holds what has changed, if that is what it holds.
+    /// The path and relation of the complete file, if `file` is an incremental file.
     fn incremental(&self, file: &SentFile) -> Option<(Vec<u8>, PlannedRelation)> {
         self.built_on?;
         let path = whole_path(&file.path)?;
@@ -294,7 +294,7 @@ impl Repacking<'_> {
         Ok(())
     }
 
-    /// The pack for so many bytes more of a root.
+    /// Returns a pack of this root with room for `bytes` more.
     fn pack_for<'p>(&self, packed: &'p mut Repacked, root: usize, bytes: u64) -> Result<&'p mut PackWriter> {
         let fits = packed.pack.as_ref().is_some_and(|(open_root, pack)| {
             *open_root == root && pack.raw_bytes().saturating_add(bytes) <= TARGET_RAW_BYTES
@@ -312,7 +312,7 @@ impl Repacking<'_> {
 }
 
 impl Repacked {
-    /// Lists a file in a directory that was listed; returns its number.
+    /// Adds a file to a listed directory; returns its index.
     fn add_file(&mut self, path: &[u8], bytes: u64) -> Result<usize> {
         let (parent, name) = split(path);
         let directory = self.directories.get(parent).copied().ok_or_else(|| {
@@ -327,7 +327,7 @@ impl Repacked {
     fn finish_pack(&mut self) -> Result<()> {
         let Some((root, pack)) = self.pack.take() else { return Ok(()) };
         let FinishedPack { pack, files } = pack.finish()?;
-        // Of an incremental file the sum has what was sent, which need not be what is stored.
+        // For an incremental file the sum covers the content as sent, which may differ from the stored content.
         for file in files.iter().filter(|file| file.form == FileForm::Whole) {
             if let Some(planned) = self.files.files.get(file.number) {
                 self.sent.add(&self.files.path_of(planned), file.bytes, file.crc32c);
@@ -340,7 +340,7 @@ impl Repacked {
     }
 }
 
-/// Reads all of a file, piece by piece.
+/// Passes the content of a file to `take`, piece by piece.
 fn each_piece(
     file: &SentFile,
     content: &mut impl Read,

@@ -5,9 +5,9 @@ use std::io;
 
 /// A file of an archive, before its content.
 pub(super) struct SentFile {
-    /// Below the data directory.
+    /// Path relative to the data directory.
     pub path: Vec<u8>,
-    /// Its length.
+    /// Length in bytes.
     pub bytes: u64,
     /// Permission bits.
     pub mode: u32,
@@ -15,7 +15,7 @@ pub(super) struct SentFile {
     pub modified_unix_s: i64,
 }
 
-/// An error of ours that came through an archive's reader, or one of the archive itself.
+/// Extracts the pgark error that passed through an archive reader, or wraps an error of the archive itself.
 pub(super) fn of_stream(error: io::Error, what: &str) -> Error {
     match error.downcast::<Error>() {
         Ok(error) => error,

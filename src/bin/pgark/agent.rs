@@ -1,4 +1,4 @@
-//! `pgark agent`: runs it, detaches it, stops it.
+//! `pgark agent`: runs, detaches and stops the agent.
 
 use super::Context;
 use super::output;
@@ -104,8 +104,8 @@ pub fn run(context: &Context, arguments: AgentArguments) -> Result<ExitCode> {
     }
 }
 
-/// Runs the agent and ends when its parent ends for any reason. In a container it would otherwise become a child of the server,
-/// which takes the death of a child by a signal as a crash.
+/// Runs the agent and ends when its parent ends for any reason. In a container it would otherwise become a child of the
+/// server, which takes the death of a child by a signal as a crash.
 fn serve_for_parent(context: &Context) {
     // These stay pending until they are unblocked. No other signal is blocked, unlike in the parent process.
     let blocked = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT]);
@@ -149,7 +149,7 @@ fn serve(context: &Context, listening: impl FnOnce()) -> Result<ExitCode> {
         output::say("pgark: an agent for this configuration is already running");
         return Ok(ExitCode::SUCCESS);
     };
-    // Two clusters that started at the same time have both passed the first check.
+    // Two clusters that start at the same time both pass the first check.
     spool.claim(&config, disk.as_ref())?;
     start_log(&config, &spool, disk.clone())?;
     if let Err(error) = Pace::new(config.agent.pace).try_give_way() {
@@ -175,7 +175,7 @@ fn serve(context: &Context, listening: impl FnOnce()) -> Result<ExitCode> {
     served.map(|()| ExitCode::SUCCESS)
 }
 
-/// Under systemd the journal keeps the log; else a file in the spool does.
+/// Logs to the journal under systemd, otherwise to a file in the spool.
 fn start_log(config: &Config, spool: &Spool, disk: Arc<dyn Disk>) -> Result<()> {
     let filter = EnvFilter::try_from_env("PGARK_LOG").unwrap_or_else(|_| EnvFilter::new(LOG_FILTER));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_target(false);
@@ -189,17 +189,17 @@ fn start_log(config: &Config, spool: &Spool, disk: Arc<dyn Disk>) -> Result<()> 
     Ok(())
 }
 
-/// Whether our stderr is the stream that systemd says it is. A server that systemd started hands the variable down to
-/// whatever it starts, but not the stream. Source: `systemd.exec(5)`, `$JOURNAL_STREAM`.
+/// Whether stderr is the stream of the systemd journal. A server started by systemd passes the variable on to its child
+/// processes, but not the stream. Source: `systemd.exec(5)`, `$JOURNAL_STREAM`.
 fn stderr_is_the_journal() -> bool {
     let stderr =
         std::fs::metadata("/proc/self/fd/2").map(|stream| format!("{}:{}", stream.dev(), stream.ino()));
     std::env::var("JOURNAL_STREAM").is_ok_and(|stream| stderr.is_ok_and(|ours| ours == stream))
 }
 
-/// Spawns the agent and stays as its parent, so that neither the agent nor its exit status ever reaches the caller as a child
-/// of its own. In a container the caller may be PostgreSQL, which would take it as a crash. For the same reason only SIGKILL
-/// ends this process.
+/// Spawns the agent and stays as its parent, so that neither the agent nor its exit status ever reaches the caller as a
+/// child of its own. In a container the caller may be PostgreSQL, which would take it as a crash. For the same reason
+/// only SIGKILL ends this process.
 fn detach(context: &Context) -> Result<()> {
     let what = || "could not detach the agent";
     SigSet::all().thread_block().context(what)?;

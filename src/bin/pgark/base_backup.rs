@@ -148,7 +148,7 @@ pub fn run(context: &Context, arguments: BaseBackupArguments) -> Result<ExitCode
     Ok(ExitCode::SUCCESS)
 }
 
-/// The place of the system that is to be backed up.
+/// The repository of the system to back up.
 fn repository(context: &Context, config: &Config, system: SystemIdentifier) -> Result<Repository> {
     if let Some(configured) = config.system_identifier.filter(|configured| *configured != system) {
         return Err(Error::new(
@@ -161,7 +161,7 @@ fn repository(context: &Context, config: &Config, system: SystemIdentifier) -> R
     Ok(repository.assuming(config.assumed_version))
 }
 
-/// The label that was named, or else one after the time.
+/// The label from the command line, otherwise one derived from the current time.
 pub fn new_label(named: Option<&str>) -> Result<NewLabel> {
     match named {
         Some(label) => Ok(NewLabel::Named(label.parse()?)),
@@ -172,7 +172,7 @@ pub fn new_label(named: Option<&str>) -> Result<NewLabel> {
     }
 }
 
-/// What SIGINT and SIGTERM set from now on; the backup then ends in order.
+/// Returns a flag that SIGINT and SIGTERM set from now on; the backup then stops in an orderly way.
 pub fn interrupted_by_signals() -> Result<Arc<AtomicBool>> {
     let interrupted = Arc::new(AtomicBool::new(false));
     let what = || "could not listen for signals";

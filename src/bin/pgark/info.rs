@@ -221,7 +221,7 @@ fn timelines(timelines: &[TimelineInfo]) -> String {
     table(&heads, &rows)
 }
 
-/// A moment, to the second, in UTC.
+/// A time in UTC, in seconds.
 fn second(time: Timestamp) -> String {
     time.strftime("%Y-%m-%d %H:%M:%S+00").to_string()
 }

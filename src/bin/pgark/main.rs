@@ -1,4 +1,4 @@
-//! `pgark`: the companion that an operator calls. Arguments → one use case → exit status.
+//! `pgark`: the program for operators. Maps arguments to a use case, and its result to an exit status.
 
 mod agent;
 mod base_backup;
@@ -124,7 +124,7 @@ enum Command {
     Agent(agent::AgentArguments),
 }
 
-/// What every command gets.
+/// The context of every command.
 struct Context {
     location: Option<PathBuf>,
     assumed_version: Option<MajorVersion>,
@@ -132,13 +132,13 @@ struct Context {
 }
 
 impl Context {
-    /// The configuration that the command line or the environment names.
+    /// The configuration selected by the command line or the environment.
     fn config(&self) -> Result<Config> {
         let location = Config::locate(self.location.clone(), env::var_os("PGARK_CONFIG"));
         Ok(self.assuming(Config::load(&location.path)?))
     }
 
-    /// The configuration with what the command line assumes.
+    /// Applies the assumed version from the command line to a configuration.
     fn assuming(&self, config: Config) -> Config {
         match self.assumed_version {
             Some(version) => config.assuming(version),
@@ -146,16 +146,16 @@ impl Context {
         }
     }
 
-    /// The store that a configuration names.
+    /// The store of a configuration.
     fn store(&self, config: &Config) -> Result<Arc<dyn Store>> {
         open(config)
     }
 
-    /// The store and the configuration of the cluster that the arguments name, or else of the configuration file.
+    /// The store and the configuration of the cluster named by the arguments, otherwise by the configuration file.
     fn place(&self, arguments: &PlaceArguments) -> Result<(Arc<dyn Store>, Config)> {
         match (&arguments.repository, &arguments.cluster) {
             (Some(url), Some(cluster)) => {
-                // The data directory is on another host or does not exist any more.
+                // The data directory is on another host or no longer exists.
                 let config = Config::for_recovery(cluster, url, &PathBuf::from("/nonexistent"))?;
                 Ok((open(&config)?, self.assuming(config)))
             }
@@ -179,7 +179,7 @@ struct PlaceArguments {
     cluster: Option<String>,
 }
 
-/// The one place where a concrete store is chosen.
+/// The only place that chooses a concrete store.
 fn open(config: &Config) -> Result<Arc<dyn Store>> {
     pgark::repository::open_store(config, pgark::durable::disk())
 }

@@ -1,21 +1,21 @@
-//! What `pgark` prints: data on stdout, everything else on stderr; text for people or JSON for programs.
+//! Output of `pgark`: data on stdout, everything else on stderr; text for users or JSON for programs.
 
 use pgark::error::Error;
 use serde::Serialize;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-/// The version of everything that `--json` prints.
+/// The version of all `--json` output.
 const SCHEMA: u32 = 1;
 
-/// How to print.
+/// The output format.
 #[derive(Clone, Copy, Debug)]
 pub struct Output {
     json: bool,
     quiet: bool,
 }
 
-/// A JSON document: the schema's version beside the fields of `data`.
+/// A JSON document: the schema version beside the fields of `data`.
 #[derive(Serialize)]
 struct Document<'a, T: Serialize> {
     schema: u32,
@@ -41,17 +41,17 @@ impl Output {
         Output { json, quiet }
     }
 
-    /// Whether programs read it.
+    /// Whether the output is JSON.
     pub fn is_json(self) -> bool {
         self.json
     }
 
-    /// Whether to show no progress.
+    /// Whether progress is hidden.
     pub fn is_quiet(self) -> bool {
         self.quiet
     }
 
-    /// Prints the result of a command: `data` for programs, `text` for people.
+    /// Prints the result of a command: `data` as JSON, or `text`.
     pub fn result<T: Serialize>(self, data: &T, text: impl FnOnce() -> String) {
         if self.json { json(data) } else { print(&text()) }
     }
@@ -75,7 +75,7 @@ impl Output {
     }
 }
 
-/// Handles a command line that clap refused, or a request for help or the version.
+/// Handles a command line that clap rejected, or a request for help or the version.
 pub fn command_line(error: &clap::Error) -> ExitCode {
     let asked_for_json = std::env::args_os().any(|argument| argument == "--json");
     if error.use_stderr() && asked_for_json {

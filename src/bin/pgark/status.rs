@@ -114,7 +114,7 @@ fn failure(failure: &FailureStatus) -> String {
     format!("error     {file}{}{}{}", failure.message, since.unwrap_or_default(), hint.unwrap_or_default())
 }
 
-/// Seconds as people say them.
+/// A number of seconds in readable form.
 fn duration(seconds: u64) -> String {
     match seconds {
         0..=119 => format!("{seconds} s"),

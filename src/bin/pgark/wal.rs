@@ -74,7 +74,7 @@ pub fn run(context: &Context, arguments: WalArguments) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The system of the configured data directory, where there is one.
+/// The system of the configured data directory, if there is one.
 fn system_here(config: &Config) -> Option<SystemIdentifier> {
     let data_directory = DataDirectory::open(&config.data_directory).ok()?.assuming(config.assumed_version);
     data_directory.control_file().ok().map(|control| control.system)

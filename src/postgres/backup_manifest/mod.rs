@@ -1,7 +1,7 @@
 //! `backup_manifest`: PostgreSQL's own list of the files of a base backup.
 //!
-//! Owns: the text form, exactly as the server writes it, so that `pg_verifybackup` and `pg_combinebackup` accept ours.
-//! Does not own: which files belong to a backup.
+//! Owns: the text format, exactly as the server writes it, so that `pg_verifybackup` and `pg_combinebackup` accept
+//! pgark's manifests. Does not own: the selection of the files.
 //!
 //! Source: PostgreSQL `backup/backup_manifest.c` and `common/parse_manifest.c`; manual, "Backup Manifest Format".
 
@@ -17,20 +17,20 @@ use super::system_identifier::SystemIdentifier;
 use super::timeline::TimelineId;
 use std::borrow::Cow;
 
-/// The version of the format, with what only that version holds.
+/// The version of the format, with the fields that only this version has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ManifestVersion {
-    /// Version 1, of PostgreSQL up to 16.
+    /// Version 1, of PostgreSQL 16 and earlier.
     One,
-    /// Version 2, of PostgreSQL 17 and later, which names the cluster.
+    /// Version 2, of PostgreSQL 17 and later, which identifies the cluster.
     Two(SystemIdentifier),
 }
 
 /// One file of a base backup.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ManifestFile<'a> {
-    /// Path below the data directory, with `/`; what lies in a tablespace is below `pg_tblspc/<oid>/`. File names may be
-    /// any bytes.
+    /// Path relative to the data directory, separated by `/`; files of a tablespace are below `pg_tblspc/<oid>/`. A
+    /// file name may contain any bytes.
     pub path: Cow<'a, [u8]>,
     /// Length in bytes.
     pub size_bytes: u64,
@@ -40,19 +40,19 @@ pub struct ManifestFile<'a> {
     pub crc32c: Option<u32>,
 }
 
-/// A stretch of WAL that the backup needs: from `start` to `end` on `timeline`.
+/// A range of WAL that the backup needs: from `start` to `end` on `timeline`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WalRange {
     /// The timeline.
     pub timeline: TimelineId,
-    /// The first position that is needed.
+    /// The first required position.
     pub start: Lsn,
-    /// The position after the last byte that is needed.
+    /// The position after the last required byte.
     pub end: Lsn,
 }
 
 impl ManifestVersion {
-    /// The version that the server of this major version writes.
+    /// The version that a server of this major version writes.
     pub fn written_by(version: MajorVersion, system: SystemIdentifier) -> ManifestVersion {
         match version.facts().manifest_version {
             1 => ManifestVersion::One,

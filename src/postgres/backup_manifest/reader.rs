@@ -9,17 +9,17 @@ use sha2::{Digest, Sha256};
 use std::borrow::Cow;
 use std::io::{BufRead, Read};
 
-/// The longest line that is read, in bytes: a path of PostgreSQL's longest (`MAXPGPATH`, 1024), every byte escaped, and
-/// as much again for the rest.
+/// Upper limit for the length of a line, in bytes: a path of `MAXPGPATH` (1024) bytes with every byte escaped, and as
+/// much again for the other fields.
 const LINE_BYTES_MAX: u64 = 16 << 10;
 
-/// The most WAL ranges that are read; a backup rarely spans two timelines.
+/// Upper limit for the number of WAL ranges; a backup rarely spans two timelines.
 const WAL_RANGES_MAX: usize = 10_000;
 
-/// Reads a backup manifest as PostgreSQL and [`BackupManifestWriter`](super::BackupManifestWriter) write it, one file a
-/// line; it holds one line in memory.
+/// Reads a backup manifest as written by PostgreSQL and [`BackupManifestWriter`](super::BackupManifestWriter), one file
+/// per line. Holds one line in memory.
 ///
-/// The files may be used only when [`finish`](BackupManifestReader::finish) has found the checksum at the end right.
+/// Do not rely on the files before [`finish`](BackupManifestReader::finish) has verified the checksum at the end.
 pub struct BackupManifestReader<R> {
     lines: Lines<R>,
     version: ManifestVersion,
@@ -27,11 +27,11 @@ pub struct BackupManifestReader<R> {
 }
 
 impl<R: BufRead> BackupManifestReader<R> {
-    /// Begins to read.
+    /// Reads the beginning of a manifest.
     ///
     /// # Errors
-    /// Here and in the other functions: [`ErrorKind::Damaged`](crate::error::ErrorKind::Damaged) where it is not such a
-    /// manifest, and those of `input`.
+    /// For all functions: [`ErrorKind::Damaged`](crate::error::ErrorKind::Damaged) if the input is not a valid
+    /// manifest; those of `input`.
     pub fn new(input: R) -> Result<BackupManifestReader<R>> {
         let mut lines = Lines { input, hash: Sha256::new(), line: Vec::new(), number: 0 };
         let version = match lines.value_of("{ \"PostgreSQL-Backup-Manifest-Version\":")? {
@@ -47,7 +47,7 @@ impl<R: BufRead> BackupManifestReader<R> {
         Ok(BackupManifestReader { lines, version, files_ended: false })
     }
 
-    /// The version of the format and, from version 2 on, the cluster.
+    /// The version of the format and, from version 2 on, the system identifier.
     pub fn version(&self) -> ManifestVersion {
         self.version
     }
@@ -65,7 +65,7 @@ impl<R: BufRead> BackupManifestReader<R> {
         file.read().map(Some).map_err(|why| self.lines.damaged(why))
     }
 
-    /// Reads what is left: the WAL that the backup needs, newest timeline first, once the manifest's checksum holds.
+    /// Reads the rest and verifies the manifest's checksum; returns the required WAL ranges, newest timeline first.
     pub fn finish(mut self) -> Result<Vec<WalRange>> {
         while self.next_file()?.is_some() {}
         let mut ranges = Vec::new();
@@ -97,7 +97,7 @@ impl<R: BufRead> BackupManifestReader<R> {
     }
 }
 
-/// The lines of the input, bounded in length, and the checksum of those that were read.
+/// The lines of the input, limited in length, with the checksum of those read so far.
 struct Lines<R> {
     input: R,
     hash: Sha256,
@@ -106,7 +106,7 @@ struct Lines<R> {
 }
 
 impl<R: BufRead> Lines<R> {
-    /// Reads the next line, which `line` then holds without its line feed.
+    /// Reads the next line into `line`, without its line feed.
     fn read(&mut self) -> Result<()> {
         self.line.clear();
         self.number += 1;
@@ -121,11 +121,11 @@ impl<R: BufRead> Lines<R> {
         Ok(())
     }
 
-    /// Reads the next element of a list, without the comma after it; false for the line that ends the list.
+    /// Reads the next element of a list, without its trailing comma; returns false at the line that ends the list.
     fn read_element(&mut self) -> Result<bool> {
         self.read()?;
         if self.line.is_empty() {
-            // A list of WAL ranges that is empty has an empty line in it.
+            // An empty list of WAL ranges contains an empty line.
             self.read()?;
         }
         if self.line == b"]," {
@@ -135,7 +135,7 @@ impl<R: BufRead> Lines<R> {
         Ok(true)
     }
 
-    /// The element that was read, which should be a `what`.
+    /// Parses the current element; `what` describes it in errors.
     fn element<'a, T: serde::Deserialize<'a>>(&'a self, what: &str) -> Result<T> {
         serde_json::from_slice(&self.line).map_err(|cause| {
             Error::damaged(format!("backup manifest names no {what} in line {}", self.number))
@@ -152,7 +152,7 @@ impl<R: BufRead> Lines<R> {
         }
     }
 
-    /// The number in a line `<name> <number>,`.
+    /// Parses the number in a line `<name> <number>,`.
     fn value_of(&mut self, name: &str) -> Result<u64> {
         self.read()?;
         let value = std::str::from_utf8(&self.line)
@@ -242,8 +242,8 @@ mod tests {
     use super::*;
     use crate::error::ErrorKind;
 
-    /// Manifests of `pg_basebackup` of 15 (version 1) and 17 (version 2), each with a path that is not UTF-8 and one full
-    /// of what JSON escapes.
+    /// Manifests written by `pg_basebackup` 15 (version 1) and 17 (version 2), each with one path that is not UTF-8 and
+    /// one that consists of characters that JSON escapes.
     const SAMPLES: [&[u8]; 2] = [
         include_bytes!("../../../tests/fixtures/postgres/15/backup_manifest.zst"),
         include_bytes!("../../../tests/fixtures/postgres/17/backup_manifest.zst"),
@@ -253,7 +253,7 @@ mod tests {
         zstd::decode_all(SAMPLES[index]).unwrap()
     }
 
-    /// What the writer makes of what the reader finds.
+    /// Reads a manifest and writes it again.
     fn written_again(manifest: &[u8]) -> Result<Vec<u8>> {
         let mut reader = BackupManifestReader::new(manifest)?;
         let mut writer = BackupManifestWriter::new(Vec::new(), reader.version())?;
@@ -329,7 +329,7 @@ mod tests {
         for bit in 0..manifest.len() * 8 {
             let mut changed = manifest.clone();
             changed[bit / 8] ^= 1 << (bit % 8);
-            // Hexadecimal digits may be of either case.
+            // Hexadecimal digits may be in either case.
             if changed.eq_ignore_ascii_case(&manifest)
                 && changed[bit / 8] != b'\n'
                 && bit / 8 > manifest.len() - 67

@@ -6,9 +6,9 @@ use sha2::{Digest, Sha256};
 use std::fmt::Write as _;
 use std::io::Write;
 
-/// Writes a backup manifest; it holds one line in memory.
+/// Writes a backup manifest. Holds one line in memory.
 ///
-/// Nothing that was written is a manifest before [`finish`](BackupManifestWriter::finish) has returned.
+/// The output is not a valid manifest before [`finish`](BackupManifestWriter::finish) has returned.
 pub struct BackupManifestWriter<W> {
     output: W,
     hash: Sha256,
@@ -20,7 +20,7 @@ impl<W: Write> BackupManifestWriter<W> {
     /// Begins a manifest in `output`, which should be buffered.
     ///
     /// # Errors
-    /// Those of `output`, here and in the other functions.
+    /// Those of `output`, for all functions.
     pub fn new(output: W, version: ManifestVersion) -> Result<BackupManifestWriter<W>> {
         let mut writer = BackupManifestWriter { output, hash: Sha256::new(), line: String::new(), files: 0 };
         let number = match version {
@@ -47,7 +47,7 @@ impl<W: Write> BackupManifestWriter<W> {
         appended
     }
 
-    /// Adds the WAL that the backup needs, newest timeline first, then the checksum; gives `output` back, flushed.
+    /// Adds the required WAL ranges, newest timeline first, and the checksum; returns `output`, flushed.
     pub fn finish(mut self, ranges: &[WalRange]) -> Result<W> {
         self.append("\n],\n\"WAL-Ranges\": [\n")?;
         for (index, range) in ranges.iter().enumerate() {
@@ -92,14 +92,14 @@ fn push_file(line: &mut String, file: &ManifestFile<'_>) -> Result<()> {
             line.push('"');
         }
     }
-    // A time stamp that no calendar holds is the file system's nonsense and nobody reads it.
+    // A time outside the calendar's range is an error of the file system; PostgreSQL's tools ignore this field.
     let modified = jiff::Timestamp::from_second(file.modified_unix_s).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
     let modified = modified.strftime("%Y-%m-%d %H:%M:%S GMT");
     // Writing to a string cannot fail.
     let _ = write!(line, ", \"Size\": {}, \"Last-Modified\": \"{modified}\"", file.size_bytes);
     if let Some(checksum) = file.crc32c {
         line.push_str(", \"Checksum-Algorithm\": \"CRC32C\", \"Checksum\": \"");
-        // PostgreSQL prints the checksum's bytes as they lie in the memory of a little-endian machine.
+        // PostgreSQL prints the bytes of the checksum in their order in little-endian memory.
         push_hex(line, &checksum.to_le_bytes());
         line.push('"');
     }

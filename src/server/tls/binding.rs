@@ -6,13 +6,13 @@ use super::certificate::Certificate;
 use sha2::{Digest, Sha224, Sha256, Sha384, Sha512};
 use x509_parser::signature_algorithm::SignatureAlgorithm;
 
-/// The hash of a server's certificate, by the algorithm that it was signed with; by SHA-256 where that is MD5 or SHA-1.
+/// The hash of a server's certificate, by the algorithm of its signature; SHA-256 replaces MD5 and SHA-1.
 ///
 /// For an algorithm without a hash (Ed25519) servers refuse the exchange, so no value is correct. Returning none would
 /// let a man in the middle disable the binding by presenting such a certificate.
 pub(in crate::server) fn server_end_point(certificate: &[u8]) -> Vec<u8> {
     match Certificate::parse(certificate).map(|parsed| hash_of(&parsed)).unwrap_or_default().as_str() {
-        // Of each: the hash itself (in the parameters of RSA-PSS), with RSA, with ECDSA.
+        // For each: the hash itself (in the parameters of RSA-PSS), with RSA, with ECDSA.
         "2.16.840.1.101.3.4.2.4" | "1.2.840.113549.1.1.14" | "1.2.840.10045.4.3.1" => {
             Sha224::digest(certificate).to_vec()
         }

@@ -1,7 +1,7 @@
 //! A parsed certificate, with the properties that verification needs.
 //!
-//! Certificates of every version are accepted: with OpenSSL before 3.2, the commands in PostgreSQL's manual create one of
-//! version 1.
+//! Certificates of every version are accepted: with OpenSSL before 3.2, the commands in PostgreSQL's manual create one
+//! of version 1.
 
 use super::refusal::Refusal;
 use rustls::crypto::CryptoProvider;
@@ -14,7 +14,7 @@ use x509_parser::oid_registry::OID_PKCS1_RSAENCRYPTION;
 use x509_parser::prelude::FromDer;
 use x509_parser::x509::AlgorithmIdentifier;
 
-/// A certificate that was read.
+/// A parsed certificate.
 #[derive(Debug)]
 pub(super) struct Certificate<'a> {
     der: &'a [u8],
@@ -29,7 +29,7 @@ const LIMITS: [(&str, &str); 4] = [
     ("1.3.6.1.5.5.7.1.14", "its use to a proxy"),
 ];
 
-/// What somebody has signed, and how.
+/// Signed content, with its signature and algorithm.
 pub(super) struct Signed<'a> {
     pub(super) content: &'a [u8],
     pub(super) algorithm: &'a AlgorithmIdentifier<'a>,
@@ -37,7 +37,7 @@ pub(super) struct Signed<'a> {
 }
 
 impl<'a> Certificate<'a> {
-    /// Reads all of `der`.
+    /// Parses all of `der`.
     pub(super) fn parse(der: &'a [u8]) -> Result<Certificate<'a>, Refusal> {
         match X509Certificate::from_der(der) {
             Ok(([], parsed)) => Ok(Certificate { der, parsed }),
@@ -70,7 +70,7 @@ impl<'a> Certificate<'a> {
         self.parsed.tbs_certificate.raw_serial()
     }
 
-    /// For messages.
+    /// The subject, for messages.
     pub(super) fn name(&self) -> String {
         self.parsed.subject().to_string()
     }
@@ -81,12 +81,12 @@ impl<'a> Certificate<'a> {
 
     /// Whether it names itself as its issuer.
     ///
-    /// Source: OpenSSL, `X509_check_issued`: the names, and the key's identifier where both sides tell it.
+    /// Source: OpenSSL, `X509_check_issued`: compares the names, and the key identifiers if both sides have one.
     pub(super) fn is_self_issued(&self) -> bool {
         self.may_be_issued_by(self)
     }
 
-    /// Whether the names say so, and the key's identifier where both tell it.
+    /// Whether the names match, and the key identifiers if both sides have one.
     pub(super) fn may_be_issued_by(&self, issuer: &Certificate<'_>) -> bool {
         let agree = match (self.authority_key_identifier(), issuer.subject_key_identifier()) {
             (Some(wanted), Some(found)) => wanted == found,
@@ -95,7 +95,7 @@ impl<'a> Certificate<'a> {
         agree && self.issuer() == issuer.subject()
     }
 
-    /// Whether this one's key has signed `signed`, by an algorithm that is known and not broken.
+    /// Whether the key of this certificate has signed `signed`, with a known algorithm that is not broken.
     pub(super) fn has_signed(&self, signed: &Signed<'_>, provider: &CryptoProvider) -> bool {
         let Some(identifier) = encoded(signed.algorithm) else { return false };
         let spki = self.key();
@@ -108,7 +108,7 @@ impl<'a> Certificate<'a> {
         )
     }
 
-    /// Its own content, as its issuer has signed it.
+    /// The content of this certificate with its issuer's signature.
     pub(super) fn signed(&self) -> Signed<'_> {
         Signed {
             content: self.parsed.tbs_certificate.as_ref(),
@@ -117,12 +117,12 @@ impl<'a> Certificate<'a> {
         }
     }
 
-    /// Whether the algorithm is the same within what is signed and without.
+    /// Whether the algorithm is the same inside and outside the signed content.
     pub(super) fn names_one_algorithm(&self) -> bool {
         self.parsed.tbs_certificate.signature == self.parsed.signature_algorithm
     }
 
-    /// Whether it may be used at a time.
+    /// Checks the validity period.
     pub(super) fn check_time(&self, now_unix_s: i64) -> Result<(), Refusal> {
         let validity = self.parsed.validity();
         if now_unix_s < validity.not_before.timestamp() {
@@ -200,7 +200,7 @@ impl<'a> Certificate<'a> {
         })
     }
 
-    /// Whether Netscape's older extension, where it is there, lets it be a server's.
+    /// Whether Netscape's older extension, if present, permits use by a server.
     pub(super) fn is_of_server_type(&self) -> bool {
         let found = self.extension(|extension| match extension {
             ParsedExtension::NSCertType(found) => Some(found),
@@ -213,7 +213,7 @@ impl<'a> Certificate<'a> {
         self.parsed.public_key().algorithm.algorithm == OID_PKCS1_RSAENCRYPTION
     }
 
-    /// The alternative names; empty where there are none.
+    /// The alternative names; empty if there are none.
     pub(super) fn alternative_names(&self) -> &[GeneralName<'a>] {
         self.extension(|extension| match extension {
             ParsedExtension::SubjectAlternativeName(found) => Some(found.general_names.as_slice()),
@@ -222,7 +222,7 @@ impl<'a> Certificate<'a> {
         .unwrap_or_default()
     }
 
-    /// The first common name, as the bytes that stand there.
+    /// The first common name, as raw bytes.
     pub(super) fn common_name(&self) -> Option<&[u8]> {
         self.parsed.subject().iter_common_name().next().map(|attribute| attribute.as_slice())
     }
@@ -249,7 +249,7 @@ impl<'a> Certificate<'a> {
     }
 }
 
-/// The content of an algorithm's identifier, as it stands in a certificate.
+/// The content of an algorithm identifier in DER.
 fn encoded(algorithm: &AlgorithmIdentifier<'_>) -> Option<Vec<u8>> {
     let mut encoded = algorithm.algorithm.to_der_vec().ok()?;
     if let Some(parameters) = &algorithm.parameters {

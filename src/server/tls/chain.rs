@@ -9,19 +9,19 @@ use super::certificate::Certificate;
 use super::refusal::Refusal;
 use rustls::crypto::CryptoProvider;
 
-/// How many certificates a chain may have.
+/// Upper limit for the number of certificates in a chain.
 const LENGTH_MAX: usize = 10;
-/// The maximum number of signatures to verify for one server.
+/// Upper limit for the number of signature verifications for one server.
 const SIGNATURES_MAX: usize = 100;
 
 /// The input of the search for a chain.
 pub(super) struct Search<'s, 'a> {
     pub(super) trusted: &'s [Certificate<'a>],
-    /// What the server sent besides its own.
+    /// The certificates that the server sent besides its own.
     pub(super) sent: &'s [Certificate<'a>],
     pub(super) now_unix_s: i64,
     pub(super) provider: &'s CryptoProvider,
-    /// Where the trusted ones come from, for messages.
+    /// The source of the trusted certificates, for messages.
     pub(super) source: &'s str,
 }
 
@@ -29,10 +29,10 @@ pub(super) struct Search<'s, 'a> {
 pub(super) type Chain<'s, 'a> = Vec<&'s Certificate<'a>>;
 
 impl<'s, 'a> Search<'s, 'a> {
-    /// The first chain that holds.
+    /// Returns the first valid chain.
     ///
     /// # Errors
-    /// What is wrong with the first chain, or that there is none.
+    /// The problem of the first chain, or that there is none.
     pub(super) fn chain(&self, server: &'s Certificate<'a>) -> Result<Chain<'s, 'a>, Refusal> {
         let mut refused = None;
         let mut signatures = 0;
@@ -51,7 +51,7 @@ impl<'s, 'a> Search<'s, 'a> {
             if chain.len() == LENGTH_MAX {
                 continue;
             }
-            // The last one is taken first: those that are trusted before those that were sent.
+            // The last one is tried first: trusted certificates before those that the server sent.
             for issuer in self.sent.iter().chain(self.trusted).filter(|issuer| last.may_be_issued_by(issuer))
             {
                 let is_new = chain.iter().all(|link| link.der() != issuer.der());
@@ -99,7 +99,7 @@ impl<'s, 'a> Search<'s, 'a> {
     }
 }
 
-/// That the certificate may be a server's; an authority's may be, too.
+/// Checks that the certificate may be a server's; an authority's may be one, too.
 fn check_server(certificate: &Certificate<'_>) -> Result<(), Refusal> {
     let for_servers = certificate.extended_key_usage().is_none_or(|usage| usage.server_auth);
     // Certificates with RSA keys may allow only the key exchange of older TLS versions.
@@ -107,7 +107,7 @@ fn check_server(certificate: &Certificate<'_>) -> Result<(), Refusal> {
         usage.digital_signature()
             || certificate.has_rsa_key() && (usage.key_encipherment() || usage.key_agreement())
     });
-    // A number where it has no meaning makes the certificate invalid to OpenSSL before version 3.
+    // A path length without meaning makes the certificate invalid in OpenSSL before version 3.
     let is_sound =
         certificate.basic_constraints().is_none_or(|found| found.ca || found.path_len_constraint.is_none());
     if for_servers && for_tls && is_sound && certificate.is_of_server_type() {
@@ -119,7 +119,7 @@ fn check_server(certificate: &Certificate<'_>) -> Result<(), Refusal> {
     ))
 }
 
-/// That the certificate may issue others; `below` are those between it and the server's.
+/// Checks that the certificate may issue others; `below` are those between it and the server's.
 fn check_authority(certificate: &Certificate<'_>, below: &[&Certificate<'_>]) -> Result<(), Refusal> {
     let constraints = certificate.basic_constraints();
     let is_authority = match constraints {

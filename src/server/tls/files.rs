@@ -1,4 +1,4 @@
-//! Reads the files of the settings: trusted certificates, revocation lists, the client's certificate and key.
+//! Reads the configured files: trusted certificates, revocation lists, the client's certificate and key.
 //!
 //! Source: `fe-secure-openssl.c`, `initialize_SSL`.
 
@@ -14,16 +14,17 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-/// The data to verify a server's certificate with.
+/// The data for the verification of a server's certificate.
 #[derive(Debug)]
 pub(super) struct Trust {
     pub(super) roots: Vec<CertificateDer<'static>>,
     pub(super) revoked: Vec<CertificateRevocationListDer<'static>>,
-    /// Where the roots come from, for messages.
+    /// The source of the roots, for messages.
     pub(super) source: String,
 }
 
-/// The trusted certificates; `None` if no verification takes place: the mode does not require it, and there is no file.
+/// The trusted certificates; `None` if there is no verification, because the mode does not require it and there is no
+/// file.
 pub(super) fn trust(settings: &TlsSettings) -> Result<Option<Trust>> {
     let place = match &settings.roots {
         Roots::Unverified => return Ok(None),
@@ -73,7 +74,7 @@ fn objects<T: PemObject>(content: &[u8], source: &str, kind: &str) -> Result<Vec
     }
 }
 
-/// The certificate that the server is shown, and its key.
+/// The client certificate, with its key.
 pub(super) fn own(settings: &TlsSettings, provider: &CryptoProvider) -> Result<Option<CertifiedKey>> {
     let Some(place) = &settings.certificate else { return Ok(None) };
     let Some((path, content)) = read(place, "the client's certificate")? else { return Ok(None) };
@@ -95,7 +96,7 @@ pub(super) fn own(settings: &TlsSettings, provider: &CryptoProvider) -> Result<O
     Ok(Some(CertifiedKey::new(chain, signing)))
 }
 
-/// The key, and where it is.
+/// The key, and its location.
 fn key(place: &Place, certificate: &str) -> Result<(String, PrivateKeyDer<'static>)> {
     let (Place::Named(path) | Place::Usual(Some(path))) = place else {
         return Err(no_key(certificate, "the user has no home directory to search"));
@@ -126,7 +127,7 @@ fn key(place: &Place, certificate: &str) -> Result<(String, PrivateKeyDer<'stati
     key.map(|key| (shown.clone(), key)).ok_or_else(|| unreadable(&shown, "it holds no private key"))
 }
 
-/// As libpq has it.
+/// The same rule as in libpq.
 fn is_open_to_others(metadata: &fs::Metadata) -> bool {
     let forbidden = if metadata.uid() == 0 { 0o037 } else { 0o077 };
     metadata.mode() & forbidden != 0

@@ -1,4 +1,4 @@
-//! The handshake of one connection.
+//! The TLS handshake of a connection.
 
 use super::files;
 use super::refusal::Refusal;
@@ -28,11 +28,11 @@ pub(in crate::server) struct Handshake {
 }
 
 impl Handshake {
-    /// Reads the files; `host` is the name that was asked for.
+    /// Reads the files; `host` is the requested name.
     ///
     /// # Errors
-    /// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) for files that are missing or of no use, and where `verify-full`
-    /// has no name to look for.
+    /// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) for missing or unusable files, and for `verify-full`
+    /// without a host name.
     pub(in crate::server) fn new(settings: &TlsSettings, host: Option<&str>) -> Result<Handshake> {
         let provider = Arc::new(ring::default_provider());
         let wanted = match (settings.mode, host) {
@@ -54,7 +54,7 @@ impl Handshake {
         })
     }
 
-    /// Whether TLS begins without asking.
+    /// Whether TLS begins without a request.
     pub(in crate::server) fn is_direct(&self) -> bool {
         self.negotiation == Negotiation::Direct
     }
@@ -62,7 +62,7 @@ impl Handshake {
     /// Performs the handshake on a socket whose peer expects it.
     ///
     /// # Errors
-    /// See [`failed`]; also when the other side did not say that it speaks PostgreSQL's protocol although it must.
+    /// See [`failed`]; also if the peer does not confirm PostgreSQL's protocol although it must.
     pub(in crate::server) async fn shake(&self, socket: TcpStream) -> io::Result<TlsStream<TcpStream>> {
         let name = self.name(socket.peer_addr()?.ip());
         let stream = TlsConnector::from(self.config.clone()).connect(name, socket).await?;

@@ -1,7 +1,7 @@
 //! TLS to the server, by libpq's rules.
 //!
-//! Owns: the settings, the verification of the server's certificate, and the handshake. Does not own: the socket, and the
-//! choice between encrypted and unencrypted attempts (that is `connect`).
+//! Owns: the settings, the verification of the server's certificate, and the handshake. Does not own: the socket, and
+//! the choice between encrypted and unencrypted attempts (that is `connect`).
 //!
 //! pgark never accepts what libpq refuses. `docs/tls.md` lists what libpq accepts and pgark refuses.
 

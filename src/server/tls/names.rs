@@ -1,14 +1,14 @@
-//! Whether a certificate is for the host that was asked for.
+//! Checks whether a certificate is for the requested host.
 //!
-//! Source: PostgreSQL's manual, "Client Verification of Server Certificates"; `fe-secure-common.c`, `fe-secure-openssl.c`,
-//! `pgtls_verify_peer_name_matches_certificate_guts`.
+//! Source: PostgreSQL's manual, "Client Verification of Server Certificates"; `fe-secure-common.c`,
+//! `fe-secure-openssl.c`, `pgtls_verify_peer_name_matches_certificate_guts`.
 
 use super::certificate::Certificate;
 use super::refusal::Refusal;
 use std::net::IpAddr;
 use x509_parser::extensions::GeneralName;
 
-/// Checks the alternative names; the common name where none of the host's kind is there.
+/// Checks the alternative names, or the common name if there is no alternative name of the host's kind.
 pub(super) fn check(certificate: &Certificate<'_>, host: &str) -> Result<(), Refusal> {
     let address = host.parse::<IpAddr>().ok();
     if address.is_none() && looks_like_an_address(host) {
@@ -58,7 +58,7 @@ pub(super) fn check(certificate: &Certificate<'_>, host: &str) -> Result<(), Ref
     ))
 }
 
-/// How many names a message lists.
+/// Upper limit for the number of names in a message.
 const NAMED_MAX: usize = 3;
 
 fn quoted(names: &[String]) -> String {
@@ -68,8 +68,8 @@ fn quoted(names: &[String]) -> String {
     format!("{}{more}", listed.join(", "))
 }
 
-/// Whether a name of the certificate is the host's, or stands for it by a `*` in place of its first label. An address is no name
-/// below another one.
+/// Whether a name in the certificate equals the host, or matches it with a `*` as its first label. An address never
+/// matches a wildcard.
 fn name_fits(name: &[u8], host: &str, is_address: bool) -> Result<bool, Refusal> {
     if name.contains(&0) {
         return Err(Refusal::plain("a name of the server's certificate contains a zero byte"));
@@ -90,7 +90,7 @@ fn address_of(bytes: &[u8]) -> Result<IpAddr, Refusal> {
     })
 }
 
-/// Whether the system might take it for an address: `127.1`, `0x7f.1`, `2130706433`.
+/// Whether the system might parse it as an address: `127.1`, `0x7f.1`, `2130706433`.
 fn looks_like_an_address(host: &str) -> bool {
     let last = host.trim_end_matches('.').rsplit('.').next().unwrap_or_default();
     let hexadecimal = last.strip_prefix("0x").or(last.strip_prefix("0X"));

@@ -1,9 +1,9 @@
-//! The reason for refusing a server's certificate.
+//! The reason for rejecting a server's certificate.
 
 use crate::error::Error;
 use std::fmt;
 
-/// The reason, and what can be done about it.
+/// A reason, with a hint for the operator.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Refusal {
     reason: String,

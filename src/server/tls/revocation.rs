@@ -21,7 +21,7 @@ pub(super) fn check(
     let lists: Vec<CertificateRevocationList<'_>> =
         lists.iter().map(|der| parse(der)).collect::<Result<_, Refusal>>()?;
     for (index, certificate) in chain.iter().enumerate() {
-        // The last one has issued itself.
+        // The last certificate is self-issued.
         let issuer = chain.get(index + 1).unwrap_or(certificate);
         let mut outdated = None;
         let list = lists
@@ -68,7 +68,7 @@ fn missing(certificate: &Certificate<'_>, issuer: &Certificate<'_>, outdated: Op
     }
 }
 
-/// Whether the issuer has signed it, may do so, and it speaks of all the issuer's certificates.
+/// Whether the issuer has signed the list and may do so, and whether the list covers all its certificates.
 fn is_signed_by(
     list: &CertificateRevocationList<'_>,
     issuer: &Certificate<'_>,

@@ -6,29 +6,29 @@
 use crate::error::{Error, Result};
 use std::path::{Path, PathBuf};
 
-/// Whether TLS is used, and what is asked of the server's certificate.
+/// Whether TLS is used, and how the server's certificate is verified.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(in crate::server) enum SslMode {
     Disable,
-    /// First without.
+    /// Unencrypted first.
     Allow,
-    /// First with.
+    /// TLS first.
     Prefer,
     Require,
     VerifyCa,
     VerifyFull,
 }
 
-/// How TLS begins.
+/// The way in which TLS begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::server) enum Negotiation {
-    /// The server is asked whether it speaks TLS.
+    /// After a request to the server.
     Asked,
-    /// At once; from PostgreSQL 17 on.
+    /// Immediately; PostgreSQL 17 and later.
     Direct,
 }
 
-/// Whether the password's exchange is bound to the server's certificate.
+/// Whether the password exchange is bound to the server's certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::server) enum ChannelBinding {
     Disable,
@@ -36,26 +36,26 @@ pub(in crate::server) enum ChannelBinding {
     Require,
 }
 
-/// A file that a setting names, or libpq's default file.
+/// A file named by a setting, or libpq's default file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Place {
-    /// It must be there.
+    /// It must exist.
     Named(PathBuf),
-    /// It may be there; `None`: there is no home directory.
+    /// It may exist; `None` if there is no home directory.
     Usual(Option<PathBuf>),
 }
 
-/// Which certificates are trusted.
+/// The trusted certificates.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Roots {
     File(Place),
     /// Those of the operating system.
     System,
-    /// No certificate is verified.
+    /// No verification.
     Unverified,
 }
 
-/// A version of the protocol.
+/// A version of the TLS protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Protocol {
     Tls10,
@@ -64,7 +64,7 @@ pub(super) enum Protocol {
     Tls13,
 }
 
-/// All of them, valid together.
+/// All TLS settings, validated together.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::server) struct TlsSettings {
     pub(in crate::server) mode: SslMode,
@@ -72,7 +72,7 @@ pub(in crate::server) struct TlsSettings {
     pub(in crate::server) channel_binding: ChannelBinding,
     pub(super) roots: Roots,
     pub(super) revoked: Place,
-    /// `None`: the server is shown no certificate.
+    /// The client certificate; `None` sends none.
     pub(super) certificate: Option<Place>,
     pub(super) key: Place,
     pub(super) server_name_indication: bool,
@@ -80,7 +80,7 @@ pub(in crate::server) struct TlsSettings {
     pub(super) newest: Protocol,
 }
 
-/// The parameters that are read here, and the variables that stand in for them.
+/// The parameters read by this module, with the environment variables that can replace them.
 const PARAMETERS: [(&str, Option<&str>); 14] = [
     ("sslmode", Some("PGSSLMODE")),
     ("sslnegotiation", Some("PGSSLNEGOTIATION")),
@@ -98,10 +98,10 @@ const PARAMETERS: [(&str, Option<&str>); 14] = [
     ("ssl_max_protocol_version", Some("PGSSLMAXPROTOCOLVERSION")),
 ];
 
-/// Where libpq looks, below the home directory.
+/// libpq's default directory, relative to the home directory.
 const USUAL: &str = ".postgresql";
 
-/// Where the settings come from.
+/// The sources of the settings.
 pub(in crate::server) struct Sources<'a> {
     /// The connection's parameters.
     pub(in crate::server) parameters: &'a [(&'a str, String)],
@@ -111,7 +111,7 @@ pub(in crate::server) struct Sources<'a> {
 }
 
 impl Sources<'_> {
-    /// An empty value is none.
+    /// Treats an empty value as absent.
     fn value(&self, name: &str) -> Option<String> {
         let given = self.parameters.iter().rev().find(|(found, _)| *found == name);
         let variable = || {
@@ -139,16 +139,16 @@ impl Sources<'_> {
 }
 
 impl TlsSettings {
-    /// Whether a parameter of this name is read here.
+    /// Whether this module reads a parameter of this name.
     pub(in crate::server) fn knows(name: &str) -> bool {
         PARAMETERS.iter().any(|(known, _)| *known == name)
     }
 
-    /// Reads them.
+    /// Parses the settings.
     ///
     /// # Errors
-    /// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) for values that are not known, that contradict each other, or that
-    /// pgark cannot honor.
+    /// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) for values that are unknown, contradictory, or not
+    /// supported by pgark.
     pub(in crate::server) fn read(sources: &Sources<'_>) -> Result<TlsSettings> {
         refuse_what_is_not_done(sources)?;
         let system = sources.value("sslrootcert").is_some_and(|value| value == "system");
@@ -202,7 +202,8 @@ impl TlsSettings {
         })
     }
 
-    /// For a server on this host, reached by an address: TLS if the server requires it, without verification.
+    /// The settings for a server on this host, reached by an address: TLS if the server requires it, without
+    /// verification.
     pub(in crate::server) fn of_this_host(self) -> TlsSettings {
         TlsSettings {
             mode: self.mode.min(SslMode::Prefer),
@@ -215,7 +216,7 @@ impl TlsSettings {
 }
 
 fn mode(sources: &Sources<'_>, system: bool) -> Result<SslMode> {
-    // PostgreSQL's own older variable.
+    // An older variable of PostgreSQL.
     let required = (sources.variable)("PGREQUIRESSL").is_some_and(|value| value.starts_with('1'));
     let usual = match (system, required) {
         (true, _) => SslMode::VerifyFull,
@@ -238,7 +239,7 @@ fn mode(sources: &Sources<'_>, system: bool) -> Result<SslMode> {
     Ok(mode)
 }
 
-/// Refuses settings that pgark does not support, because ignoring them would weaken security.
+/// Rejects unsupported settings, because ignoring them would weaken security.
 fn refuse_what_is_not_done(sources: &Sources<'_>) -> Result<()> {
     for (name, refused, hint) in [
         ("sslcrldir", None, "Put the revocation lists into one file, and name it with sslcrl."),

@@ -1,8 +1,8 @@
 //! Verifies the certificate that a server presents in its handshake.
 //!
-//! The verifier of rustls refuses certificates that are common with PostgreSQL: version 1, an authority's certificate used
-//! as the server's own, the host in the common name. This one accepts them, as libpq does. In every mode the server must
-//! hold the key of its certificate: the signature of the handshake is always checked.
+//! The verifier of rustls refuses certificates that are common with PostgreSQL: version 1, an authority's certificate
+//! used as the server's own, the host in the common name. This one accepts them, as libpq does. In every mode the
+//! server must hold the key of its certificate: the signature of the handshake is always checked.
 
 use super::certificate::Certificate;
 use super::chain::Search;
@@ -20,9 +20,9 @@ use webpki::RawPublicKeyEntity;
 #[derive(Debug)]
 pub(super) struct Verifier {
     pub(super) provider: Arc<CryptoProvider>,
-    /// `None`: any certificate will do.
+    /// `None` accepts any certificate.
     pub(super) trust: Option<Trust>,
-    /// The name that the certificate must have; `None`: any.
+    /// The name that the certificate must have; `None` accepts any.
     pub(super) host: Option<String>,
 }
 
@@ -78,7 +78,7 @@ impl ServerCertVerifier for Verifier {
         let known = self.provider.signature_verification_algorithms.mapping;
         let algorithms =
             known.iter().find(|(scheme, _)| *scheme == signed.scheme).map(|(_, algorithms)| *algorithms);
-        // In this version a scheme does not say on which curve the key is.
+        // In this version, a signature scheme does not determine the curve of the key.
         let holds = algorithms
             .unwrap_or_default()
             .iter()

@@ -1,4 +1,4 @@
-//! A base backup dies; there is all of it or nothing that counts, and the next one succeeds without help.
+//! A base backup is killed: it is complete or does not count, and the next one succeeds without help.
 
 use super::steps::chosen;
 use super::{dying, expect_repository_sound};
@@ -10,7 +10,8 @@ fn base_backup(cluster: &Cluster, label: &str) -> Run {
     cluster.pgark(&["base-backup", "--checkpoint", "fast", "--label", label])
 }
 
-/// Has a backup die before this step; before an earlier one if it has fewer of them this time. Its label, and the step.
+/// Kills a backup before this step, or before an earlier one if this run has fewer steps. Returns its label and the
+/// step.
 fn die(site: &Site, primary: &Cluster, step: u64) -> (String, u64) {
     for step in (1..=step).rev() {
         let label = format!("step-{step}");
@@ -44,7 +45,7 @@ fn a_backup_that_dies_at_any_step_is_there_or_not_and_the_next_succeeds() {
         let exists = site.archive_of(&primary).backup(&label).join("manifest.json").is_file();
         let again = base_backup(&primary, &label).run();
         if exists {
-            // It died after it was published: then it is a backup, and the label is taken.
+            // Killed after its publication, so it is a backup, and the label is in use.
             again.expect(4).says("already holds a backup");
         } else {
             again.expect(0);
@@ -55,7 +56,7 @@ fn a_backup_that_dies_at_any_step_is_there_or_not_and_the_next_succeeds() {
         let place = site.archive_of(&primary).backup(&label);
         let left = !exists && place.join("running").exists();
         assert!(!left, "the death before step {step} ({kind}) left a mark in {}", place.display());
-        // It need not be looked at again and again.
+        // Removed so that it is not checked again and again.
         std::fs::remove_dir_all(place).unwrap();
         acknowledged.backups.remove(&label);
     }

@@ -1,4 +1,4 @@
-//! The agent dies before and after each of its requests to a bucket, where nothing goes through a disk.
+//! The agent is killed before and after each of its requests to a bucket; no disk operation is involved.
 
 use super::{SEGMENT, STEPS_MAX, dying, forget_spool, start_agent, stop};
 use crate::support::checker::{Acknowledged, expect_sound};
@@ -15,7 +15,7 @@ fn a_segment_in_a_bucket_survives_the_death_of_its_agent_at_every_step() {
     let acknowledged = Acknowledged::with_file(&name, &bytes);
     cluster.put_wal(&name, &bytes);
     let mut tally = Tally::of("push-bucket");
-    // Each third, from one of the first three by chance; with everything wanted, each.
+    // Every third step from a random offset; all of them in the long form.
     let stride = if wants_everything() { 1 } else { 3 };
     let first = 1 + Random::seeded("steps at a bucket").below(stride) as u64;
     for step in (first..STEPS_MAX).step_by(stride) {
@@ -37,7 +37,7 @@ fn a_segment_in_a_bucket_survives_the_death_of_its_agent_at_every_step() {
     panic!("the agent died before each of {STEPS_MAX} steps");
 }
 
-/// Here the packs are large enough to be sent in parts.
+/// The packs are large enough for multipart uploads.
 #[test]
 fn a_backup_into_a_bucket_that_dies_at_any_step_is_there_or_not() {
     let Some(server) = s3_server() else { return };
@@ -77,7 +77,7 @@ fn a_backup_into_a_bucket_that_dies_at_any_step_is_there_or_not() {
             primary.stop(Stop::Fast);
             return;
         }
-        // The older ones are not needed any more, and are looked at each time.
+        // Older objects are no longer needed, and would be checked each time.
         for key in bucket.keys().iter().filter(|key| key.contains(&format!("/backup/{label}/"))) {
             bucket.delete(key);
         }

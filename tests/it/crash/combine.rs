@@ -1,4 +1,4 @@
-//! A combination dies; there is all of the full backup or nothing that counts, and the chain is as it was.
+//! A combination is killed: the full backup is complete or does not count, and the chain is unchanged.
 
 use super::steps::chosen;
 use super::{dying, expect_repository_sound};
@@ -13,11 +13,11 @@ fn combine(cluster: &Cluster) -> Run {
     cluster.pgark(&["combine", "incremental", "--label", LABEL])
 }
 
-/// What a backup restores to.
+/// The restored content of a backup.
 fn restored(cluster: &Cluster, label: &str, into: &Path) -> Tree {
     cluster.recover(into, &["--backup", label, "--target-immediate"]).run().expect(0);
     let mut tree = Tree::read(into);
-    // It names the directory and the moment.
+    // The file contains the directory and the time.
     tree.remove("postgresql.auto.conf").expect("pgark writes it");
     tree
 }
@@ -44,7 +44,7 @@ fn a_combination_that_dies_at_any_step_is_there_or_not_and_the_next_succeeds() {
     let mut acknowledged = Acknowledged::default();
     acknowledged.backups.extend(["full", "incremental"].map(str::to_owned));
     let mut tally = Tally::of("combine");
-    // Most kinds of steps are those of a backup, which dies before each of them, too.
+    // Most kinds of steps are those of a backup, whose suite covers all of them.
     let stride = if wants_everything() { 1 } else { 2 };
     for (step, kind) in chosen(&recording, "steps of a combination").into_iter().rev().step_by(stride) {
         dying(combine(&primary), step).run().killed_by(Signal::SIGKILL);
@@ -53,7 +53,7 @@ fn a_combination_that_dies_at_any_step_is_there_or_not_and_the_next_succeeds() {
         let exists = place.join("manifest.json").is_file();
         let again = combine(&primary).run();
         if exists {
-            // It died after it was published: then it is a backup, and the label is taken.
+            // Killed after its publication, so it is a backup, and the label is in use.
             again.expect(4).says("already holds a backup");
         } else {
             again.expect(0);

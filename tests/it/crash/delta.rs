@@ -1,5 +1,5 @@
-//! A recovery over what is there dies, once or twice on its way; no server starts from what is left unless it is the old cluster
-//! or the new one, and the same command goes on.
+//! A recovery with `--delta` is killed once or twice: no server starts from the result unless it is the old cluster or
+//! the new one, and the same command completes it.
 
 use super::dying;
 use super::steps::chosen;
@@ -13,7 +13,7 @@ fn a_delta_that_dies_at_any_step_leaves_nothing_to_start_or_everything() {
     let mut tally = Tally::of("delta");
     let steps = chosen(&scene.recording, "steps of a recovery with --delta");
     let all = scene.recording.operations().len();
-    // Of the kinds of steps many are the same but for the file.
+    // Many kinds of steps differ only in the file.
     let stride = if wants_everything() { 1 } else { 3 };
     for (step, kind) in steps.into_iter().rev().step_by(stride) {
         let when = format!("after the death before step {step} ({kind})");
@@ -22,7 +22,7 @@ fn a_delta_that_dies_at_any_step_leaves_nothing_to_start_or_everything() {
         tally.kills += 1;
         scene.expect_harmless(&when);
         if random.percent(30) {
-            // Of what is left to do there may be fewer steps than that.
+            // Fewer steps than that may remain.
             let next = 1 + random.below(all) as u64;
             let outcome = dying(scene.recover(), next).run();
             if outcome.signal.is_some() {

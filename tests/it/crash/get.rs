@@ -1,4 +1,5 @@
-//! `archive-get` and its agent die before each of their steps in turn; what has the destination's name is all of the file.
+//! `archive-get` and its agent are killed before each of their steps in turn; a file with the destination's name is
+//! complete.
 
 use super::{SEGMENT, STEPS_MAX, dying, forget_spool, start_agent};
 use crate::support::{Cluster, Site, Tally, create_private_directory};
@@ -8,7 +9,7 @@ use std::path::PathBuf;
 
 const DESTINATION: &str = "pg_wal/RECOVERYXLOG";
 
-/// A cluster with an archived segment and those after it, the first one's name and bytes.
+/// A cluster with an archived segment and the following ones; returns the name and content of the first.
 fn cluster_with_archived(site: &Site) -> (Cluster, String, Vec<u8>) {
     let cluster = site.cluster("primary");
     let wal = cluster.fake_wal();
@@ -23,7 +24,7 @@ fn names_in_wal_directory(cluster: &Cluster) -> BTreeSet<String> {
     entries.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect()
 }
 
-/// The destination holds all of the file or does not exist, and nothing else lies beside it.
+/// The destination is the complete file or does not exist, and there are no other new files beside it.
 #[track_caller]
 fn expect_whole_or_nothing(cluster: &Cluster, before: &BTreeSet<String>, bytes: &[u8], step: u64) {
     let mut names = names_in_wal_directory(cluster);
@@ -38,7 +39,7 @@ fn die_everywhere(cluster: &Cluster, name: &str, bytes: &[u8]) -> u64 {
     let mut tally = Tally::of("get");
     for step in 1..STEPS_MAX {
         let _ = std::fs::remove_file(cluster.data().join(DESTINATION));
-        // Warm: the steps are those of archive-get alone.
+        // With a running agent, the steps are those of archive-get only.
         cluster.get(name, DESTINATION).expect(0);
         std::fs::remove_file(cluster.data().join(DESTINATION)).unwrap();
         let outcome = dying(cluster.program("archive-get").args([name, DESTINATION]), step).run();
@@ -65,7 +66,7 @@ fn a_get_that_dies_at_any_step_leaves_all_of_the_file_or_nothing() {
     assert_eq!(steps, 1);
 }
 
-/// A directory in memory, which is removed again.
+/// A directory on a tmpfs, removed when dropped.
 struct OtherFileSystem(PathBuf);
 
 impl Drop for OtherFileSystem {

@@ -1,8 +1,8 @@
-//! Death at every step: a program is started again and again, and dies before its first, second, … step, until it has come
-//! to its end. A step is an operation of the disk, a request to a bucket, or has a name in the source (`src/failpoint.rs`);
-//! the programs count them themselves, so that there is no list in which one could be missing.
+//! Kills at every step: a program is started again and again, and killed before its first, second, … step, until it
+//! completes. A step is a disk operation, a request to a bucket, or named in the source (`src/failpoint.rs`); the
+//! programs count them themselves, so that no list can miss one.
 //!
-//! After each death the checker looks at what is there, and the same thing done again succeeds.
+//! After each kill the checker inspects the result, and repeating the operation succeeds.
 
 mod backup;
 mod bucket;
@@ -20,13 +20,13 @@ use crate::support::{Cluster, PATIENCE, Run, Running, Site, wait_until};
 use nix::sys::signal::Signal;
 use std::path::Path;
 
-/// More than anything takes that is counted up here: whoever passes it never ends.
+/// More steps than any of these programs has; a program that exceeds it never ends.
 const STEPS_MAX: u64 = 400;
 
-/// A segment's number past those that initdb made.
+/// A segment number after those that initdb creates.
 const SEGMENT: u64 = 0x40;
 
-/// The run that dies before this step.
+/// The run that is killed before this step.
 fn dying(run: Run, step: u64) -> Run {
     run.env("PGARK_DIE_BEFORE", step.to_string())
 }
@@ -45,7 +45,7 @@ fn has_socket(cluster: &Cluster) -> bool {
     entries.any(|entry| entry.unwrap().file_name().to_string_lossy().ends_with(".sock"))
 }
 
-/// Has whichever agent runs end; whether `agent` died before, or on the way.
+/// Stops the running agent; returns whether `agent` was killed before or meanwhile.
 fn stop(cluster: &Cluster, agent: Running) -> bool {
     cluster.pgark(&["agent", "stop"]).run().expect(0);
     let outcome = agent.wait();
@@ -57,7 +57,7 @@ fn stop(cluster: &Cluster, agent: Running) -> bool {
     true
 }
 
-/// The agent dies, and nothing is left of the spool: what it keeps there matters to nobody.
+/// Kills the agent and removes the spool, whose content is not needed.
 fn forget_spool(cluster: &Cluster) {
     if let Some(agent) = cluster.find_agent() {
         agent.kill();

@@ -1,15 +1,16 @@
-//! The agent dies before each of its steps in turn; what was acknowledged is stored, and nothing needs help.
+//! The agent is killed before each of its steps in turn; everything acknowledged is stored, and nothing needs manual
+//! repair.
 
 use super::{SEGMENT, STEPS_MAX, clear, dying, expect_repository_sound, forget_spool, start_agent};
 use crate::support::checker::Acknowledged;
 use crate::support::{Archive, Cluster, Site, Tally, history, pgark_program, wants_everything};
 use std::path::PathBuf;
 
-/// Creating the place and storing one file takes at least so many: the temporary directory and its name; for
+/// Minimum number of steps to create the repository and store a file: the temporary directory and its name; for
 /// format.json and for the file each a temporary file, its content, its directories with their names, and its own name.
 const STEPS_MIN: u64 = 12;
 
-/// A file for `pg_wal`: its name, its bytes, and other bytes that might have its name.
+/// A file for `pg_wal`: its name, its content, and different content for the same name.
 struct WalFile {
     name: String,
     bytes: Vec<u8>,
@@ -36,14 +37,14 @@ fn temporary_files(site: &Site) -> Vec<PathBuf> {
     entries.map(|entry| entry.unwrap().path()).collect()
 }
 
-/// An empty repository and no spool, as on the first day.
+/// Starts over with an empty repository and no spool.
 fn begin_anew(site: &Site, cluster: &Cluster, files: &[WalFile]) {
     forget_spool(cluster);
     clear(&site.repository());
     files.iter().for_each(|file| cluster.put_wal(&file.name, &file.bytes));
 }
 
-/// Pushes `files` at once, with the agent that dies before each step in turn; says how often one died.
+/// Pushes `files` in parallel, with an agent that is killed before each step in turn; returns the number of kills.
 fn die_everywhere(files: impl Fn(&Cluster) -> Vec<WalFile>) -> u64 {
     let site = Site::without_server();
     let cluster = site.cluster("primary");
@@ -73,20 +74,21 @@ fn die_everywhere(files: impl Fn(&Cluster) -> Vec<WalFile>) -> u64 {
     panic!("the agent died before each of {STEPS_MAX} steps");
 }
 
-/// The next agent removes what the dead one left. There was one already, unless the first died when it was to end.
+/// The next agent removes the remains of the killed one. It has already run, unless the first one was killed during its
+/// shutdown.
 #[track_caller]
 fn expect_nothing_left(site: &Site, cluster: &Cluster, files: &[WalFile], step: u64) {
     if !temporary_files(site).is_empty() {
         cluster.put_wal(&files[0].name, &files[0].bytes);
         cluster.push(&path_of(&files[0])).expect(0);
-        // It answers while it sweeps, and ends after that.
+        // It answers while it sweeps, and exits afterwards.
         cluster.pgark(&["agent", "stop"]).run().expect(0);
     }
     let left = temporary_files(site);
     assert!(left.is_empty(), "the death before step {step} left {left:?}");
 }
 
-/// The same bytes again succeed, and others are refused.
+/// Pushing the same content again succeeds, and different content is rejected.
 #[track_caller]
 fn expect_written_once(cluster: &Cluster, archive: &Archive, files: &[WalFile]) {
     for file in files {
@@ -130,7 +132,7 @@ fn two_segments_at_once_survive_the_death_of_their_agent_at_every_step() {
     assert!(steps > STEPS_MIN);
 }
 
-/// An agent that dies after the file has its name, and before it could say so: pushed again, the file is acknowledged.
+/// The agent is killed after the file has its name, and before it can answer: pushed again, the file is acknowledged.
 #[test]
 fn what_was_stored_without_an_answer_is_acknowledged_when_it_is_pushed_again() {
     let site = Site::without_server();
@@ -140,7 +142,7 @@ fn what_was_stored_without_an_answer_is_acknowledged_when_it_is_pushed_again() {
     let mut unanswered = 0;
     for step in 1..STEPS_MAX {
         begin_anew(&site, &cluster, &files);
-        // Nobody takes the dead agent's place before we have looked.
+        // Prevents a new agent from replacing the killed one before the check.
         cluster.config.set("agent.program", "/bin/false");
         let _agent = start_agent(&cluster, dying(cluster.pgark(&["agent"]), step));
         let answer = cluster.push(&path_of(&files[0]));

@@ -1,5 +1,5 @@
-//! A recovery dies, again and again in the same directory; no server could be started from what is left, unless it is all
-//! there, and the same command goes on.
+//! A recovery is killed again and again in the same directory: no server can be started from the result unless it is
+//! complete, and the same command completes it.
 
 use super::dying;
 use super::steps::chosen;
@@ -7,10 +7,10 @@ use crate::support::checker::Tree;
 use crate::support::{Recording, Run, Site, Stop, Tally};
 use nix::sys::signal::Signal;
 
-/// What makes a directory one that a server starts from.
+/// Without this file, no server starts from a directory.
 const CONTROL_FILE: &str = "global/pg_control";
 
-/// How many deaths follow each other before the command is let go to its end.
+/// Number of consecutive kills before the command may complete.
 const DEATHS_IN_A_ROW: usize = 6;
 
 #[test]
@@ -34,7 +34,7 @@ fn a_recovery_that_dies_at_any_step_leaves_nothing_to_start_or_everything() {
     let mut tally = Tally::of("recover");
     let steps = chosen(&recording, "steps of a recovery");
     for (number, (step, kind)) in steps.iter().enumerate() {
-        // From what the death before has left, there are other steps on the way: these are counted from an empty place.
+        // A restart after a kill has other steps; this count begins with an empty directory.
         if number % DEATHS_IN_A_ROW == 0 {
             let _ = std::fs::remove_dir_all(&target);
         }
@@ -50,7 +50,7 @@ fn a_recovery_that_dies_at_any_step_leaves_nothing_to_start_or_everything() {
         if number % DEATHS_IN_A_ROW == DEATHS_IN_A_ROW - 1 || number == steps.len() - 1 {
             let again = recover().run();
             if target.join(super::recover::CONTROL_FILE).exists() && again.code == Some(4) {
-                // Nothing was left to do but to say so.
+                // Only the final message was missing.
                 again.says("holds a data directory");
             } else {
                 again.expect(0);
@@ -62,7 +62,7 @@ fn a_recovery_that_dies_at_any_step_leaves_nothing_to_start_or_everything() {
     }
 }
 
-/// Every file is there with its content; the marker may be as well.
+/// Every file has its content; the marker file may exist as well.
 #[track_caller]
 fn expect_whole(found: &Tree, whole: &Tree, step: u64) {
     for (path, content) in whole.files() {

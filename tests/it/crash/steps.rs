@@ -1,13 +1,13 @@
-//! Which of many steps to die before.
+//! Selects the steps before which to kill.
 
 use crate::support::{Random, Recording, wants_everything};
 use std::collections::BTreeMap;
 
-/// The last steps of a story decide: what is published, and what is put in place.
+/// The last steps are decisive: publication, and putting files in place.
 const LAST_STEPS: usize = 4;
 
-/// The steps of a program that was recorded, each with its number, counted from 1. With everything wanted: all of them; else
-/// one of each kind by chance, and the last ones.
+/// The steps of a recorded program, each with its number, counted from 1. In the long form all of them; otherwise a
+/// random one of each kind, and the last ones.
 pub fn chosen(recording: &Recording, scenario: &str) -> Vec<(u64, String)> {
     let operations = recording.operations();
     let process = operations.first().expect("something was recorded").process;

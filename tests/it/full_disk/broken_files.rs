@@ -1,4 +1,4 @@
-//! Spools and directories that are not as pgark left them, and clocks that jump.
+//! Manipulated spools and directories, and clocks that jump.
 
 use crate::support::{Cluster, PATIENCE, Site, faketime, wait_until};
 use nix::unistd::Uid;
@@ -7,16 +7,16 @@ use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// A segment's number past those that initdb made.
+/// A segment number after those that initdb creates.
 const SEGMENT: u64 = 0x40;
 
-/// Many times what a busy server has waiting.
+/// Many times the number of waiting files on a busy server.
 const READY_FILES: u64 = 100_000;
 
-/// Far less than it would take to look at every one of them.
+/// Far less than it would take to inspect each of them.
 const SOON: Duration = Duration::from_secs(20);
 
-/// A small agent stays small.
+/// Memory limit of an agent with little work.
 const MEMORY_MAX_KIB: u64 = 200 << 10;
 
 fn put_segment(cluster: &Cluster, number: u64) -> String {
@@ -25,7 +25,7 @@ fn put_segment(cluster: &Cluster, number: u64) -> String {
     format!("pg_wal/{}", wal.name(number))
 }
 
-/// The socket of the agent that runs.
+/// The socket of the running agent.
 fn socket(cluster: &Cluster) -> PathBuf {
     let entries = std::fs::read_dir(cluster.spool()).unwrap().map(|entry| entry.unwrap().path());
     entries.into_iter().find(|path| path.extension().is_some_and(|e| e == "sock")).expect("a socket")
@@ -102,7 +102,7 @@ fn what_the_agent_may_not_read_is_told_and_passes() {
     cluster.push(&path).expect(3).says("permission denied").says(&cluster.fake_wal().name(SEGMENT));
     mode(0o600);
     cluster.push(&path).expect(0);
-    // A stored object that nobody may read stops a recovery, which "absent" would end.
+    // A stored object without read permission must stop the recovery, which "absent" would end with a promotion.
     let stored = site.archive_of(&cluster).path(&cluster.fake_wal().name(SEGMENT));
     std::fs::set_permissions(&stored, std::fs::Permissions::from_mode(0o000)).unwrap();
     cluster
@@ -125,7 +125,7 @@ fn a_spool_that_is_a_file_is_a_usage_error_and_passes() {
     cluster.push(&path).expect(0);
 }
 
-/// The spool must know the repository before the file system below it can be missing.
+/// The spool must record the repository before a missing mount can be detected.
 #[test]
 fn a_spool_that_could_not_note_the_repository_notes_it_later() {
     let site = Site::without_server();

@@ -1,4 +1,4 @@
-//! A recovery over what is there meets a full disk, or a broken one.
+//! A recovery with `--delta` meets a full disk, or a broken one.
 
 use super::faults::{ERRORS, failing};
 use crate::crash::chosen;
@@ -20,7 +20,7 @@ fn a_delta_tells_of_every_operation_that_fails_and_goes_on_when_none_does() {
         let outcome = failing(scene.recover(), &step.to_string(), error).run();
         tally.faults += 1;
         if outcome.code == Some(0) {
-            // What failed was in the way of nothing.
+            // The failed operation was not essential.
             scene.expect_done(&when);
         } else {
             outcome.expect(3).says(text);

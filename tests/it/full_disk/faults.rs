@@ -1,4 +1,4 @@
-//! Operations that fail because they are told to: each one in turn, with the errors of a full disk and of a broken one.
+//! Injected faults: each operation fails in turn, with the errors of a full disk and of a broken one.
 
 use super::complaint_about_unreadable;
 use crate::crash::chosen;
@@ -8,12 +8,12 @@ use crate::support::{
 };
 use std::time::Duration;
 
-/// A segment's number past those that initdb made.
+/// A segment number after those that initdb creates.
 const SEGMENT: u64 = 0x40;
 
 const AT_ONCE: Duration = Duration::from_secs(10);
 
-/// Variables' names for errors, and what is said of them.
+/// Error names for the variable, with their descriptions in messages.
 pub const ERRORS: [(&str, &str); 2] = [("ENOSPC", "no space left on device"), ("EIO", "input/output error")];
 
 /// The run in which this operation fails.
@@ -62,7 +62,7 @@ fn a_push_tells_of_every_operation_that_fails_and_succeeds_when_it_does_not() {
     let acknowledged = Acknowledged::with_file(&name, &bytes);
     let mut tally = Tally::of("push-faults");
     for (number, step) in (1..=steps).enumerate() {
-        // Each step once; with everything wanted, with each error, and as a disk that stays full.
+        // Each step once; in the long form with each error, and with a disk that stays full.
         let errors = if wants_everything() { &ERRORS[..] } else { &ERRORS[number % 2..][..1] };
         for (error, text) in errors {
             begin_anew(&site, &cluster);
@@ -99,7 +99,7 @@ fn a_push_tells_of_every_operation_that_fails_and_succeeds_when_it_does_not() {
     }
 }
 
-/// A file of the server's on a broken disk is named as that, and says nothing of the repository: all others are stored.
+/// A server file that cannot be read from a broken disk is reported as such, and all other files are stored.
 #[test]
 fn a_wal_file_that_cannot_be_read_holds_up_no_other() {
     let site = Site::without_server();
@@ -116,7 +116,7 @@ fn a_wal_file_that_cannot_be_read_holds_up_no_other() {
         let agent = start_agent(&cluster, run);
         let broken = format!("pg_wal/{}", names[0]);
         cluster.push(&broken).expect(3).says("could not read").says(&broken).says("input/output error");
-        // The others before anybody asks for them, and without a pause for an outage.
+        // The other files are stored before they are requested, and without a pause as in an outage.
         let archive = site.archive_of(&cluster);
         wait_until("the others are stored", AT_ONCE, || names[1..].iter().all(|name| archive.holds(name)));
         cluster.push(&format!("pg_wal/{}", names[2])).expect(0).within(AT_ONCE);
@@ -151,7 +151,7 @@ fn a_backup_tells_of_every_operation_that_fails_and_leaves_nothing() {
         let outcome = failing(base_backup("one"), &step.to_string(), error).run();
         tally.faults += 1;
         if outcome.code == Some(0) {
-            // What failed was in the way of nothing: a mark or a temporary name that stayed.
+            // The failed operation was not essential: a mark or a temporary file remained.
             assert!(archive.backup("one").join("manifest.json").exists(), "{kind}");
         } else {
             let of_the_server = format!("could not read \"{}", primary.data().display());
@@ -191,7 +191,8 @@ fn what_cannot_be_read_stops_recovery_and_short_reads_do_not() {
     assert!(cluster.read("pg_wal/RECOVERYXLOG") == bytes);
 }
 
-/// A server's file on a broken disk: named, and no backup; the next one, on a disk that was mended, is taken.
+/// A server file cannot be read from a broken disk: it is named, and there is no backup. The next one, after the
+/// repair, succeeds.
 #[test]
 fn a_backup_that_cannot_read_a_file_of_the_server_names_it_and_leaves_nothing() {
     let site = Site::with_servers(1);

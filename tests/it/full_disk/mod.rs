@@ -1,5 +1,5 @@
-//! Full disks, failing ones, and files that are not as they should be: the right error at once, no debris that is in the way
-//! of the next run, and all is well again when there is room.
+//! Full disks, failing disks, and damaged files: the right error at once, no remains that obstruct the next run, and
+//! normal operation once there is space.
 
 mod broken_files;
 mod delta;
@@ -8,7 +8,7 @@ mod small;
 
 use crate::support::Outcome;
 
-/// What is wrong with how `archive-get` ended for an object that is there and cannot be read: it must stop the recovery.
+/// The problem, if any, of the outcome of `archive-get` for a stored but unreadable object: it must stop the recovery.
 pub fn complaint_about_unreadable(outcome: &Outcome) -> Option<String> {
     (outcome.code != Some(126)).then(|| format!("recovery is not stopped by\n{outcome}"))
 }

@@ -5,15 +5,15 @@ use crate::support::{Cluster, PATIENCE, Site, SmallDisk, Stop, Tally, wait_until
 use std::path::Path;
 use std::time::Duration;
 
-/// A segment's number past those that initdb made.
+/// A segment number after those that initdb creates.
 const SEGMENT: u64 = 0x40;
 
-/// No longer than an error may take.
+/// Time limit for an error.
 const AT_ONCE: Duration = Duration::from_secs(10);
 
 const NO_SPACE: &str = "no space left on device";
 
-/// How many files a directory holds, which may be missing.
+/// Number of files in a directory; 0 if it does not exist.
 fn entries(directory: &Path) -> usize {
     std::fs::read_dir(directory).into_iter().flatten().count()
 }
@@ -63,7 +63,7 @@ fn a_read_only_repository_is_told_and_passes() {
     push(&cluster, SEGMENT).expect(0);
     disk.set_read_only(true);
     push(&cluster, SEGMENT + 1).expect(3).says("read-only file system").within(AT_ONCE);
-    // It is read all the same.
+    // Reading still works.
     cluster.get(&cluster.fake_wal().name(SEGMENT), "pg_wal/RECOVERYXLOG").expect(0);
     disk.set_read_only(false);
     wait_until("it can be written to again", PATIENCE, || push(&cluster, SEGMENT + 1).code == Some(0));
@@ -81,7 +81,7 @@ fn a_full_spool_is_told_and_passes() {
     push(&cluster, SEGMENT).expect(3).says(&full).says(NO_SPACE).within(AT_ONCE);
     disk.empty();
     wait_until("there is room again", PATIENCE, || push(&cluster, SEGMENT).code == Some(0));
-    // What a push needs of the spool is there already, and a get has another place.
+    // The parts of the spool that a push needs exist already, and a get uses another directory.
     disk.fill();
     push(&cluster, SEGMENT + 1).expect(0);
     cluster.get(&name, destination).expect(0).says(&full).says("into pg_wal").within(AT_ONCE);
@@ -96,7 +96,7 @@ fn a_full_spool_is_told_and_passes() {
     cluster.pgark(&["agent", "stop"]).run().expect(0);
 }
 
-/// How many files of pgark lie in `pg_wal`.
+/// Number of pgark's files in `pg_wal`.
 fn leftovers(cluster: &Cluster) -> usize {
     let entries = std::fs::read_dir(cluster.data().join("pg_wal")).unwrap().flatten();
     entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(".pgark")).count()
@@ -111,11 +111,11 @@ fn a_read_only_spool_is_named_at_once_and_passes() {
     let (name, destination) = (cluster.fake_wal().name(SEGMENT), "pg_wal/RECOVERYXLOG");
     push(&cluster, SEGMENT).expect(0);
     cluster.pgark(&["agent", "stop"]).run().expect(0);
-    // One that fetches into pg_wal, and dies, leaves a file that the next one removes.
+    // A killed process that fetched into pg_wal leaves a file, which the next one removes.
     cluster.write("pg_wal/.pgark-fetch-dead", "x");
     disk.set_read_only(true);
     let read_only = format!("the spool \"{}\" is read-only", disk.path().join("spool").display());
-    // No agent can begin: said at once, whatever the deadline.
+    // No agent can start: reported at once, whatever the deadline.
     push(&cluster, SEGMENT + 1).expect(3).says(&read_only).within(AT_ONCE);
     let get = cluster.get(&name, destination).expect(126);
     assert!(get.stderr.matches(&read_only).count() >= 2, "at once, and in the end: {get}");
@@ -163,10 +163,10 @@ fn a_target_that_fills_up_while_it_is_restored_cannot_be_started_and_is_begun_an
     primary.stop(Stop::Fast);
     let Some(disk) = SmallDisk::mount(&site.directory().join("small"), 8192) else { return };
     let target = disk.path().join("target");
-    // That it cannot fit is seen before the first byte.
+    // Lack of space is detected before anything is written.
     primary.recover(&target, &["--latest"]).run().expect(3).says("free").within(AT_ONCE);
     assert!(!target.exists());
-    // Remains make room, so nothing is promised then: it fills up on the way.
+    // Remains will be replaced, so the space is not checked in advance: the disk fills up on the way.
     std::fs::create_dir(&target).unwrap();
     crate::support::give(&target);
     crate::support::write_file(&target.join("pgark-recovery-incomplete"), "");

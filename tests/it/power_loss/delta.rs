@@ -1,10 +1,11 @@
-//! A recovery over what is there writes over what was durable: the power is cut there, too.
+//! A recovery with `--delta` overwrites durable files: simulates power failures there too.
 
 use super::{cuts_per_operation, put_in_place};
 use crate::support::{DeltaScene, PowerCuts, Random, Recording, Tally};
 
-/// Records a recovery with `--delta` that has this defect, and cuts the power after every operation. Gives the first state
-/// from which a server could start that is neither the old cluster nor the new one, or another complaint.
+/// Records a recovery with `--delta` that has this defect, and simulates a power failure after every operation. Returns
+/// the first state from which a server could start although it is neither the old cluster nor the new one, or another
+/// problem.
 pub fn delta_and_cut(mutant: Option<&str>) -> Option<String> {
     let scene = DeltaScene::tell();
     scene.begin_anew();

@@ -1,8 +1,9 @@
-//! Power cuts after every operation: the programs write down what they do to the disk, and of each beginning of that record
-//! the states are made that a power cut could leave: what was not made durable is gone, or partly there, by chance.
+//! Power failures after every operation: the programs record their disk operations, and each prefix of that record
+//! yields simulated states after a power failure, in which changes that are not durable are randomly lost or partly
+//! present.
 //!
-//! The checker must find in each of them what was acknowledged up to then, and nothing half. `strace` proves that the record
-//! tells the truth.
+//! In each state, the checker must find everything acknowledged so far, and nothing incomplete. `strace` verifies the
+//! record.
 
 mod delta;
 mod truth;
@@ -15,16 +16,16 @@ use crate::support::{
     wants_everything,
 };
 
-/// A segment's number past those that initdb made.
+/// A segment number after those that initdb creates.
 const SEGMENT: u64 = 0x40;
 
-/// How often the power is cut after each operation.
+/// Number of simulated power failures after each operation.
 fn cuts_per_operation() -> usize {
     if wants_everything() { 50 } else { 4 }
 }
 
-/// Pushes one file after the other through a recorded agent with this defect, and cuts the power after every operation.
-/// Gives the first state that the checker complains about.
+/// Pushes files one after another through a recorded agent with this defect, and simulates a power failure after every
+/// operation. Returns the first state with a problem.
 pub fn push_and_cut(mutant: Option<&str>) -> Option<String> {
     let site = Site::without_server();
     let cluster = site.cluster("primary");
@@ -35,7 +36,7 @@ pub fn push_and_cut(mutant: Option<&str>) -> Option<String> {
         (SEGMENT..SEGMENT + 3).map(|number| (wal.name(number), wal.bytes(number, 1))).collect();
     for (name, bytes) in &files {
         cluster.put_wal(name, bytes);
-        // A defective one may say so too early, so that the next comes before it is done.
+        // A defective agent may acknowledge too early, so that the next push comes before it is done.
         cluster.push(&format!("pg_wal/{name}")).expect(0);
         let archive = site.archive_of(&cluster);
         wait_until("the file is stored", PATIENCE, || archive.holds(name));
@@ -86,7 +87,7 @@ fn recorded_agent(cluster: &Cluster, recording: &Recording, mutant: Option<&str>
     agent
 }
 
-/// In what a power cut left, a push succeeds without help.
+/// After a power failure, a push succeeds without help.
 fn begin_again_after_cuts(
     site: &Site,
     cluster: &Cluster,
@@ -109,7 +110,7 @@ fn begin_again_after_cuts(
     }
 }
 
-/// Puts a tree in place of what a directory holds.
+/// Replaces the content of a directory with a tree.
 fn put_in_place(tree: &Tree, directory: &std::path::Path) {
     for entry in std::fs::read_dir(directory).unwrap() {
         let path = entry.unwrap().path();
@@ -121,7 +122,8 @@ fn put_in_place(tree: &Tree, directory: &std::path::Path) {
     Run::as_caller("/bin/chown").args(["-R", "--reference"]).arg(directory).arg(directory).run().expect(0);
 }
 
-/// Takes a backup with this defect, recorded, and cuts the power after every operation. Gives the first complaint.
+/// Takes a recorded backup with this defect, and simulates a power failure after every operation. Returns the first
+/// problem.
 pub fn back_up_and_cut(mutant: Option<&str>) -> Option<String> {
     let site = Site::with_servers(1);
     let mut primary = site.cluster("primary");
@@ -135,7 +137,7 @@ pub fn back_up_and_cut(mutant: Option<&str>) -> Option<String> {
     backup.run().expect(0);
     primary.stop(Stop::Fast);
 
-    // The WAL came by another program, and is durable: the record is of the backup alone.
+    // Another program archived the WAL durably: the record covers the backup only.
     let wal = Tree::read(&site.repository());
     let mut random = Random::seeded("power cuts of a backup");
     let mut tally = Tally::of("backup-power");
@@ -199,7 +201,7 @@ fn a_power_cut_in_a_recovery_leaves_nothing_to_start_or_everything() {
         .iter()
         .position(|operation| control(&operation.path) || control(&operation.other))
         .expect("pg_control is put in place");
-    // Before that, a few states are enough: what must not be there does not come by itself.
+    // Before that, a few states suffice, because an incomplete backup does not appear by itself.
     let step = if wants_everything() { 1 } else { operations.len() / 40 };
     let resumed = random.below(decisive);
     for number in 0..=operations.len() {
@@ -220,7 +222,7 @@ fn a_power_cut_in_a_recovery_leaves_nothing_to_start_or_everything() {
     }
     tally.recoveries = 1;
 
-    // The same command goes on in what a power cut left.
+    // The same command completes after a power failure.
     let mut cuts = PowerCuts::of(&recording);
     let claimed =
         operations.iter().position(|operation| operation.name == "sync-directory").unwrap_or_default();
@@ -232,7 +234,7 @@ fn a_power_cut_in_a_recovery_leaves_nothing_to_start_or_everything() {
     tally.recoveries += 1;
 }
 
-/// Without `pg_control` no server starts. With it, everything is there that was restored.
+/// Without `pg_control`, no server starts. With it, all restored files exist.
 #[track_caller]
 fn expect_nothing_or_everything(left: &Tree, whole: &Tree, finished: bool) {
     let startable = left.get("global/pg_control").is_some();

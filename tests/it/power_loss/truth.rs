@@ -1,14 +1,14 @@
-//! What the programs write down against what the kernel saw them do.
+//! Compares the programs' record with the system calls that the kernel saw.
 
 use super::SEGMENT;
 use crate::support::{Operation, PATIENCE, Recording, Run, Site, wait_until};
 use std::path::Path;
 
-/// The calls on which durability hangs.
+/// The calls on which durability depends.
 const CALLS: &str = "fsync,fdatasync,syncfs,sync,sync_file_range,rename,renameat,renameat2,link,linkat,unlink,unlinkat,\
                      rmdir,mkdir,mkdirat,symlink,symlinkat";
 
-/// The operation that a call of `strace -y` stands for, in the words of the record; `None` for one that failed.
+/// The operation of a call in the output of `strace -y`, in the words of the record; `None` for a failed call.
 fn operation_of(line: &str) -> Option<String> {
     let (call, rest) = line.split_once('(')?;
     let call = call.rsplit(' ').next()?;
@@ -36,7 +36,7 @@ fn operation_of(line: &str) -> Option<String> {
     })
 }
 
-/// The same of the record. A file that is created or written to is no such call.
+/// The same for an entry of the record; `None` for creating a file or writing to it.
 fn recorded(operation: &Operation) -> Option<String> {
     let durable = !matches!(
         operation.name.as_str(),
@@ -86,7 +86,7 @@ fn the_record_is_what_the_kernel_saw() {
 
     let repository = site.repository();
     let text = std::fs::read_to_string(&trace).unwrap();
-    // Two threads in calls at once: strace says so in two lines each.
+    // If two threads make calls at once, strace splits each call into two lines.
     assert!(!text.contains("<unfinished") || text.contains("resumed>"), "{text}");
     let mut seen: Vec<String> = joined(&text)
         .iter()
@@ -105,7 +105,7 @@ fn the_record_is_what_the_kernel_saw() {
     assert_eq!(told, seen, "what was written down, and what the kernel saw");
 }
 
-/// Calls whole, each with the process before it: `call(… <unfinished ...>` and `<... call resumed>…) = 0` put together.
+/// Complete calls, each preceded by its process: joins `call(… <unfinished ...>` and `<... call resumed>…) = 0`.
 fn joined(text: &str) -> Vec<String> {
     let mut begun: std::collections::HashMap<&str, String> = std::collections::HashMap::new();
     let mut lines = Vec::new();

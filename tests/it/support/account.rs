@@ -1,4 +1,4 @@
-//! Who runs PostgreSQL and pgark.
+//! The user that runs PostgreSQL and pgark.
 
 use super::programs::search_path;
 use nix::unistd::{User, geteuid};
@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::OnceLock;
 
-/// The user that PostgreSQL's package makes; root's tests run everything as this one.
+/// The user created by PostgreSQL's package; tests started by root run everything as this user.
 const SERVER_USER: &str = "postgres";
 
 /// Whether the tests run as root.
@@ -15,7 +15,7 @@ pub fn is_root() -> bool {
     geteuid().is_root()
 }
 
-/// The user to become, when the tests run as root.
+/// The user to switch to if the tests run as root.
 fn server_user() -> Option<&'static User> {
     static USER: OnceLock<Option<User>> = OnceLock::new();
     let find = || {
@@ -26,25 +26,25 @@ fn server_user() -> Option<&'static User> {
     USER.get_or_init(|| is_root().then(find)).as_ref()
 }
 
-/// A command that runs as the owner of the data directories, with an environment that holds nothing of ours.
+/// A command that runs as the owner of the data directories, without the test's environment.
 pub fn command(program: &Path) -> Command {
     let mut command = command_as_caller(program);
     if let Some(user) = server_user() {
         use std::os::unix::process::CommandExt;
-        // Not runuser: it puts a process of its own between, which answers 128+n for a signal.
+        // Not runuser: its intermediate process turns a signal into the status 128+n.
         command.uid(user.uid.as_raw()).gid(user.gid.as_raw());
     }
     command
 }
 
-/// The same as whoever runs the tests.
+/// A command that runs as the user that started the tests.
 pub fn command_as_caller(program: &Path) -> Command {
     let mut command = Command::new(program);
     command.env_clear().env("PATH", search_path()).env("LC_ALL", "C").env("HOME", "/").env("TZ", "UTC");
     command
 }
 
-/// Gives a file or directory to the user who runs everything.
+/// Makes a file or directory owned by the user that runs everything.
 pub fn give(path: &Path) {
     if let Some(user) = server_user() {
         chown(path, Some(user.uid.as_raw()), Some(user.gid.as_raw()))
@@ -52,7 +52,7 @@ pub fn give(path: &Path) {
     }
 }
 
-/// Creates a directory that the user who runs everything owns, and nobody else reads.
+/// Creates a private directory owned by the user that runs everything.
 pub fn create_private_directory(path: &Path) {
     use std::os::unix::fs::DirBuilderExt;
     std::fs::DirBuilder::new()
@@ -62,9 +62,9 @@ pub fn create_private_directory(path: &Path) {
     give(path);
 }
 
-/// Writes a file that the user who runs everything owns.
+/// Writes a file owned by the user that runs everything.
 pub fn write_file(path: &Path, content: impl AsRef<[u8]>) {
-    // A new file: the old one may be read-only.
+    // Creates a new file, because the old one may be read-only.
     let _ = std::fs::remove_file(path);
     std::fs::write(path, content)
         .unwrap_or_else(|error| panic!("could not write {}: {error}", path.display()));

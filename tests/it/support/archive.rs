@@ -1,14 +1,14 @@
-//! What the repository holds, seen with stock tools only.
+//! The content of the repository, read with standard tools only.
 
 use super::account::write_file;
 use super::wal::timeline_and_log_of;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// The name under which all clusters of the tests archive.
+/// The name under which all test clusters archive.
 pub const CLUSTER_NAME: &str = "main";
 
-/// The stored WAL of one system identifier.
+/// The stored WAL of one system.
 #[derive(Clone, Debug)]
 pub struct Archive {
     repository: PathBuf,
@@ -21,7 +21,7 @@ impl Archive {
         Archive { repository, wal }
     }
 
-    /// Where a WAL file is stored.
+    /// The location of a stored WAL file.
     pub fn path(&self, name: &str) -> PathBuf {
         match timeline_and_log_of(name) {
             Some((timeline, log)) => self.wal.join(timeline).join(log).join(name),
@@ -29,7 +29,7 @@ impl Archive {
         }
     }
 
-    /// Where the objects of a backup lie.
+    /// The location of a backup's objects.
     pub fn backup(&self, label: &str) -> PathBuf {
         self.wal.with_file_name("backup").join(label)
     }
@@ -38,12 +38,12 @@ impl Archive {
         self.path(name).is_file()
     }
 
-    /// The stored bytes.
+    /// The stored bytes of a WAL file.
     pub fn stored(&self, name: &str) -> Vec<u8> {
         read(&self.path(name))
     }
 
-    /// The bytes that were archived, unpacked by `lz4` or `zstd`.
+    /// The archived bytes of a WAL file, decompressed by `lz4` or `zstd`.
     #[track_caller]
     pub fn raw(&self, name: &str) -> Vec<u8> {
         let path = self.path(name);
@@ -54,7 +54,7 @@ impl Archive {
         output.stdout
     }
 
-    /// Every object of WAL by its name, sorted. Whatever else lies among them (temporary files) is named as well.
+    /// The names of all objects in the WAL directory, sorted, including temporary files.
     pub fn names(&self) -> Vec<String> {
         let mut names: Vec<String> = files_below(&self.wal)
             .iter()
@@ -64,7 +64,7 @@ impl Archive {
         names
     }
 
-    /// Every file of the repository.
+    /// All files of the repository.
     pub fn files(&self) -> Vec<PathBuf> {
         files_below(&self.repository)
     }
@@ -73,8 +73,8 @@ impl Archive {
         std::fs::remove_file(self.path(name)).unwrap();
     }
 
-    /// Flips one bit of the byte at this offset of the stored object; negative ones count from its end. The last byte is of a
-    /// checksum; in the middle of a run of zeros, another distance to copy from gives the same zeros.
+    /// Flips one bit of the byte at this offset of the stored object; negative offsets count from its end. Use the last
+    /// byte, which belongs to a checksum: in a run of zeros, a changed match distance can still yield zeros.
     pub fn damage(&self, name: &str, offset: i64) {
         let mut bytes = self.stored(name);
         let at = if offset < 0 { bytes.len() as i64 + offset } else { offset };
@@ -82,12 +82,12 @@ impl Archive {
         write_file(&self.path(name), bytes);
     }
 
-    /// Puts other bytes in place of the stored object.
+    /// Replaces the content of the stored object.
     pub fn replace(&self, name: &str, bytes: &[u8]) {
         write_file(&self.path(name), bytes);
     }
 
-    /// Cuts the stored object to half its length.
+    /// Truncates the stored object to half its length.
     pub fn truncate(&self, name: &str) {
         let mut bytes = self.stored(name);
         bytes.truncate(bytes.len() / 2);
@@ -95,7 +95,7 @@ impl Archive {
     }
 }
 
-/// The stock tool that reads these bytes: told by the first frame that is not a skippable one.
+/// The standard tool for these bytes, determined from the first frame that is not skippable.
 fn tool_for(bytes: &[u8]) -> &'static str {
     let number = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap());
     let mut at = 0;
@@ -109,7 +109,7 @@ fn tool_for(bytes: &[u8]) -> &'static str {
     }
 }
 
-/// Every file below a directory; none if it is not there.
+/// All files below a directory; none if it does not exist.
 pub fn files_below(directory: &Path) -> Vec<PathBuf> {
     let mut files = Vec::new();
     for entry in std::fs::read_dir(directory).into_iter().flatten() {

@@ -1,4 +1,4 @@
-//! A bucket on a real S3 server, seen with the SDK alone.
+//! A bucket on a real S3 server, accessed through the SDK only.
 
 use super::archive::CLUSTER_NAME;
 use super::checker::Tree;
@@ -11,22 +11,22 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use tokio::runtime::Runtime;
 
-/// The server that the tests were given, and the right to use it.
+/// The S3 server for the tests, with its access keys.
 #[derive(Debug)]
 pub struct S3Server {
-    /// Which program it is, as `scripts/s3-server` names it.
+    /// The kind of server, as named by `scripts/s3-server`.
     pub kind: String,
     pub endpoint: String,
     pub tls_endpoint: Option<String>,
     pub tls_directory: Option<String>,
     pub access_key: String,
     pub secret_key: String,
-    /// Users who may do what a bucket's policy allows them.
+    /// Users with only the permissions that a bucket's policy grants.
     pub writer: Option<S3User>,
     pub reader: Option<S3User>,
 }
 
-/// Somebody else than the owner of the buckets.
+/// A user other than the owner of the buckets.
 #[derive(Clone, Debug)]
 pub struct S3User {
     pub name: String,
@@ -42,7 +42,7 @@ impl S3User {
 }
 
 impl S3Server {
-    /// From the variables that `scripts/s3-server` prints, each without its `PGARK_TEST_S3_`.
+    /// Reads the variables that `scripts/s3-server` prints, each without the prefix `PGARK_TEST_S3_`.
     pub fn from_variables(variable: impl Fn(&str) -> Option<String>) -> Option<S3Server> {
         Some(S3Server {
             kind: variable("KIND").unwrap_or_else(|| "ceph".to_owned()),
@@ -56,17 +56,17 @@ impl S3Server {
         })
     }
 
-    /// Whether it obeys `If-None-Match`.
+    /// Whether it honors `If-None-Match`.
     pub fn refuses_second_puts(&self) -> bool {
         self.kind != "garage"
     }
 
-    /// The header in which it is told a checksum that it compares.
+    /// The header with a checksum that the server verifies.
     pub fn checksum_header(&self) -> &'static str {
         if self.kind == "ceph" { "content-md5: " } else { "x-amz-checksum-crc32: " }
     }
 
-    /// Whether it is Ceph's gateway; else says which scenario needs what the server does not do.
+    /// Whether the server is Ceph's gateway; otherwise prints why the scenario is skipped.
     pub fn is_ceph(&self, needs: &str) -> bool {
         let is = self.kind == "ceph";
         if !is {
@@ -76,7 +76,7 @@ impl S3Server {
     }
 }
 
-/// The server; `None`, with a word about it, where there is none. `scripts/test` starts one.
+/// The server; `None`, with a message, if there is none. `scripts/test` starts one.
 pub fn s3_server() -> Option<&'static S3Server> {
     static SERVER: OnceLock<Option<S3Server>> = OnceLock::new();
     let variable = |name: &str| std::env::var(format!("PGARK_TEST_S3_{name}")).ok();
@@ -87,7 +87,7 @@ pub fn s3_server() -> Option<&'static S3Server> {
     server.as_ref()
 }
 
-/// A prefix of its own in the bucket of this test run.
+/// A separate prefix in the bucket of this test run.
 #[derive(Clone, Debug)]
 pub struct Bucket {
     pub server: &'static S3Server,
@@ -104,17 +104,17 @@ impl Bucket {
         bucket
     }
 
-    /// Makes it, on a server that may be another than that of the other tests.
+    /// Creates the bucket, on a server that may differ from that of the other tests.
     pub fn make(&self) {
         runtime().block_on(self.client.create_bucket().bucket(&self.name).send()).unwrap();
     }
 
-    /// A bucket of its own, with object lock, and so with versions.
+    /// A separate bucket with object lock, and therefore with versioning.
     pub fn locked(server: &'static S3Server) -> Bucket {
         Bucket::alone(server, true)
     }
 
-    /// A bucket of its own, for settings that hold for all of one.
+    /// A separate bucket, for bucket-wide settings.
     pub fn alone(server: &'static S3Server, locked: bool) -> Bucket {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
@@ -125,7 +125,7 @@ impl Bucket {
         bucket
     }
 
-    /// Switches versioning on.
+    /// Enables versioning.
     pub fn keep_versions(&self) {
         use aws_sdk_s3::types::{BucketVersioningStatus, VersioningConfiguration};
         let on = VersioningConfiguration::builder().status(BucketVersioningStatus::Enabled).build();
@@ -133,7 +133,7 @@ impl Bucket {
         runtime().block_on(put.send()).unwrap();
     }
 
-    /// Allows a user what a policy allows whom it is given to; the policy is written for `s3://wal-archive/prod`.
+    /// Grants each user the permissions of a policy written for `s3://wal-archive/prod`.
     pub fn allow(&self, policies: &[(&S3User, &str)]) {
         let mut statements = Vec::new();
         for (user, policy) in policies {
@@ -173,7 +173,7 @@ impl Bucket {
         Bucket { server, name, prefix: format!("t{}", COUNT.fetch_add(1, Ordering::Relaxed)), client }
     }
 
-    /// Makes this the repository of a cluster, reached at `endpoint`.
+    /// Makes this bucket the repository of a cluster, accessed through `endpoint`.
     pub fn serve(&self, cluster: &mut Cluster, endpoint: &str) {
         let credentials = credentials_file(cluster);
         write_credentials(cluster, &self.server.access_key, &self.server.secret_key);
@@ -185,22 +185,22 @@ impl Bucket {
         cluster.config.set("s3.retry_deadline_s", 8);
     }
 
-    /// Has a cluster come with the access keys of another user.
+    /// Makes a cluster use the access keys of another user.
     pub fn come_as(&self, cluster: &Cluster, user: &S3User) {
         write_credentials(cluster, &user.access_key, &user.secret_key);
     }
 
-    /// Has a cluster come with the access keys of the bucket's owner.
+    /// Makes a cluster use the access keys of the bucket's owner.
     pub fn come_as_owner(&self, cluster: &Cluster) {
         write_credentials(cluster, &self.server.access_key, &self.server.secret_key);
     }
 
-    /// Has a cluster come with access keys that nobody has.
+    /// Makes a cluster use unknown access keys.
     pub fn come_as_nobody(&self, cluster: &Cluster) {
         write_credentials(cluster, "AKIAREVOKED", "revokedrevokedrevoked");
     }
 
-    /// Has a cluster ask a program for its keys; those of the owner of the bucket, or ones that nobody has.
+    /// Makes a cluster obtain its keys from a program: those of the bucket's owner, or unknown ones.
     pub fn come_by_program(&self, cluster: &Cluster, known: bool) {
         let (access, secret) = match known {
             true => (self.server.access_key.as_str(), self.server.secret_key.as_str()),
@@ -216,7 +216,7 @@ impl Bucket {
         }
     }
 
-    /// What an object says of itself besides its content.
+    /// The metadata of an object.
     pub fn metadata(&self, key: &str) -> std::collections::HashMap<String, String> {
         let head = self.client.head_object().bucket(&self.name).key(key).send();
         runtime().block_on(head).unwrap().metadata().cloned().unwrap_or_default()
@@ -231,7 +231,7 @@ impl Bucket {
         }
     }
 
-    /// The full keys below our prefix.
+    /// The full keys below this prefix.
     pub fn keys(&self) -> Vec<String> {
         runtime().block_on(async {
             let mut pages = self
@@ -249,7 +249,7 @@ impl Bucket {
         })
     }
 
-    /// The uploads below our prefix that nobody has ended.
+    /// Number of unfinished uploads below this prefix.
     pub fn uploads(&self) -> usize {
         let uploads =
             self.client.list_multipart_uploads().bucket(&self.name).prefix(format!("{}/", self.prefix));
@@ -263,7 +263,7 @@ impl Bucket {
         })
     }
 
-    /// All objects below our prefix, as they lie below the root of a directory.
+    /// All objects below this prefix, as a directory would hold them.
     pub fn tree(&self) -> Tree {
         let mut tree = Tree::default();
         for key in self.keys() {
@@ -282,7 +282,7 @@ impl Bucket {
         runtime().block_on(self.client.delete_object().bucket(&self.name).key(key).send()).unwrap();
     }
 
-    /// Deletes whatever versions there are of an object; whether the service did so.
+    /// Deletes all versions of an object; returns whether the service permitted it.
     pub fn delete_every_version(&self, key: &str) -> bool {
         runtime().block_on(async {
             let listed =
@@ -298,7 +298,7 @@ impl Bucket {
         })
     }
 
-    /// Stores small objects, several at a time.
+    /// Stores small objects in parallel.
     pub fn put_many(&self, keys: &[String]) {
         runtime().block_on(async {
             for some in keys.chunks(16) {

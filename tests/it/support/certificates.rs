@@ -1,4 +1,4 @@
-//! Keys and certificates, made by openssl as an administrator makes them.
+//! Keys and certificates, created with openssl as an administrator would do it.
 
 use super::account::{create_private_directory, write_file};
 use super::run::Run;
@@ -10,7 +10,7 @@ pub struct Certificates {
     directory: PathBuf,
 }
 
-/// The keys that most have: quickly made.
+/// The default key type, which is fast to generate.
 const QUICK_KEY: [&str; 4] = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"];
 
 impl Certificates {
@@ -27,7 +27,7 @@ impl Certificates {
         Run::new("openssl").args(args).in_directory(&self.directory).run().expect(0);
     }
 
-    /// A certificate that signs itself, with these extensions and no others.
+    /// A self-signed certificate with exactly these extensions.
     pub fn self_signed(&self, name: &str, subject: &str, extensions: &[&str]) {
         self.self_signed_with(&QUICK_KEY, name, subject, extensions);
     }
@@ -42,7 +42,8 @@ impl Certificates {
         self.openssl(&args);
     }
 
-    /// One that `authority` has issued. Without extensions it is of version 1, as PostgreSQL's manual has it made.
+    /// A certificate issued by `authority`. Without extensions it is of version 1, as in the recipe of PostgreSQL's
+    /// manual.
     pub fn issue(&self, authority: &str, name: &str, subject: &str, days: &str, extensions: &[&str]) {
         let config = self.config(name, extensions);
         let [key, request, path] = ["key", "csr", "crt"].map(|kind| format!("{name}.{kind}"));
@@ -59,7 +60,7 @@ impl Certificates {
         self.openssl(&args);
     }
 
-    /// A revocation list by `authority`, `NAME.crl`, of these certificates.
+    /// A revocation list `NAME.crl` of `authority` with these certificates.
     pub fn revoke(&self, authority: &str, name: &str, revoked: &[&str]) {
         let path = |kind: &str| self.path(&format!("{name}.{kind}")).display().to_string();
         let (index, config, list) = (path("index"), path("ca"), path("crl"));

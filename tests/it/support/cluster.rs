@@ -1,4 +1,4 @@
-//! One PostgreSQL data directory, its server, and its pgark.
+//! A PostgreSQL data directory with its server and its pgark configuration.
 
 use super::account::{create_private_directory, write_file};
 use super::archive::CLUSTER_NAME;
@@ -15,10 +15,10 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// Servers are told apart by the directories of their sockets, so all have the same port.
+/// Servers differ in their socket directories, so all use the same port.
 const PORT: u16 = 5432;
 
-/// A data directory with its server (running or not), its `pgark.toml` and its spool. Everything lies in
+/// A data directory with its server (running or not), its `pgark.toml` and its spool. All files are in
 /// `<site>/<name>/`: `data`, `socket`, `spool`, `pgark.toml`, `log`, `calls`.
 #[derive(Debug)]
 pub struct Cluster {
@@ -26,14 +26,14 @@ pub struct Cluster {
     home: PathBuf,
     template: Template,
     pub config: ConfigFile,
-    /// Where the server's configuration lies.
+    /// The directory of the server's configuration files.
     configuration: PathBuf,
-    /// How far the server's clock is off, as libfaketime has it.
+    /// Offset of the server's clock, in the form of libfaketime.
     clock: Option<String>,
     server: Option<Running>,
 }
 
-/// How a server is stopped: PostgreSQL's own words.
+/// Shutdown modes of PostgreSQL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stop {
     Fast,
@@ -86,8 +86,8 @@ impl Cluster {
         self.config.set("get.standby_history_deadline_s", 2);
     }
 
-    /// A copy of this stopped cluster, with a `pgark.toml` and a spool of its own: the same system identifier and the
-    /// same repository, archiving switched off.
+    /// A copy of this stopped cluster with its own `pgark.toml` and spool: it has the same system identifier and
+    /// repository, and archiving is off.
     pub fn copy(&self, name: &str) -> Cluster {
         assert!(self.server.is_none(), "only a stopped cluster is copied");
         let copy =
@@ -117,13 +117,13 @@ impl Cluster {
         format!("host={} port={PORT} user=postgres dbname=postgres", self.socket_directory().display())
     }
 
-    /// The first eight bytes of `pg_control`.
+    /// The system identifier, from the first eight bytes of `pg_control`.
     pub fn system_identifier(&self) -> u64 {
         let control = std::fs::read(self.data().join("global/pg_control")).unwrap();
         u64::from_le_bytes(control[..8].try_into().unwrap())
     }
 
-    /// The segment in which a stopped cluster's next start begins to read.
+    /// The segment with the redo point of a stopped cluster, where the next start begins to read.
     pub fn checkpoint_segment(&self) -> String {
         let control = self.postgres_program("pg_controldata").arg(self.data()).run().expect(0).stdout;
         let line =
@@ -131,24 +131,24 @@ impl Cluster {
         line.rsplit(' ').next().unwrap_or_default().to_owned()
     }
 
-    /// Segments as this cluster would write them.
+    /// Generates segments like those of this cluster.
     pub fn fake_wal(&self) -> FakeWal {
         FakeWal::of(&self.data(), self.system_identifier(), self.template.segment_size())
     }
 
-    /// Appends to `postgresql.conf`; of a setting that is there twice the last one holds.
+    /// Appends to `postgresql.conf`; the last value of a setting takes effect.
     pub fn append_conf(&self, text: &str) {
         let path = self.configuration.join("postgresql.conf");
         let mut file = OpenOptions::new().append(true).open(path).unwrap();
         file.write_all(text.as_bytes()).unwrap();
     }
 
-    /// Moves the server's configuration out of the data directory, as Debian has it. Says where to.
+    /// Moves the server's configuration files out of the data directory, as on Debian; returns the new directory.
     pub fn move_configuration(&mut self) -> PathBuf {
         let to = self.home.join("configuration");
         create_private_directory(&to);
         let names = ["postgresql.conf", "pg_hba.conf", "pg_ident.conf", "pg_hosts.conf"];
-        // The last one is there from 19 on.
+        // The last file exists from version 19 on.
         for name in names.into_iter().filter(|name| self.has(name)) {
             std::fs::rename(self.data().join(name), to.join(name)).unwrap();
         }
@@ -158,7 +158,7 @@ impl Cluster {
         to
     }
 
-    /// Writes a file at a path below the data directory.
+    /// Writes a file at a path relative to the data directory.
     pub fn write(&self, path: &str, content: impl AsRef<[u8]>) {
         write_file(&self.data().join(path), content);
     }
@@ -176,7 +176,7 @@ impl Cluster {
 // --- pgark -----------------------------------------------------------------------------------------------------------
 
 impl Cluster {
-    /// Switches archiving through pgark on.
+    /// Enables archiving through pgark.
     pub fn archive(&self) {
         let push = pgark_program("archive-push");
         let config = self.config.path.display();
@@ -186,19 +186,19 @@ impl Cluster {
         ));
     }
 
-    /// Makes the next start recover from the archive to its end, and then promote.
+    /// Makes the next start recover to the end of the archive and promote.
     pub fn recover_from_archive(&self) {
         self.restore_by_command(&[]);
         self.write("recovery.signal", "");
     }
 
-    /// Makes the next start a standby that is fed by the archive.
+    /// Makes the next start a standby that restores from the archive.
     pub fn stand_by(&self) {
         self.restore_by_command(&[]);
         self.write("standby.signal", "");
     }
 
-    /// Sets a restore_command with these options, which notes each call in [`Cluster::calls`].
+    /// Sets a restore_command with these options that logs each call; see [`Cluster::calls`].
     pub fn restore_by_command(&self, options: &[&str]) {
         let get = pgark_program("archive-get");
         let command = format!(
@@ -211,7 +211,7 @@ impl Cluster {
         self.append_conf(&format!("restore_command = '{command}'\nwal_retrieve_retry_interval = 100ms\n"));
     }
 
-    /// Makes the restore_command that `pgark recover` wrote into the data directory note each call.
+    /// Makes the restore_command that `pgark recover` wrote into the data directory log each call.
     pub fn note_calls_of_recovered(&self) {
         let auto = String::from_utf8(self.read("postgresql.auto.conf")).unwrap();
         let mut lines = auto.lines().filter_map(|line| line.strip_prefix("restore_command = '"));
@@ -221,24 +221,24 @@ impl Cluster {
         self.write("postgresql.auto.conf", format!("{auto}restore_command = '{noted}'\n"));
     }
 
-    /// What the server asked its restore_command for, and the exit status that answered.
+    /// The files that the server requested through restore_command, with the exit status of each call.
     pub fn calls(&self) -> Vec<(String, i32)> {
         let text = std::fs::read_to_string(self.home.join("calls")).unwrap_or_default();
         let lines = text.lines().filter_map(|line| line.split_once(' '));
         lines.map(|(name, status)| (name.to_owned(), status.parse().unwrap())).collect()
     }
 
-    /// One of pgark's programs with this cluster's configuration, in the data directory.
+    /// One of pgark's programs with this cluster's configuration, run in the data directory.
     pub fn program(&self, name: &str) -> Run {
         Run::new(pgark_program(name)).arg("--config").arg(&self.config.path).in_directory(self.data())
     }
 
-    /// `pgark SUBCOMMAND… --config FILE`, as an operator runs it.
+    /// `pgark SUBCOMMAND… --config FILE`, as run by an operator.
     pub fn pgark(&self, subcommand: &[&str]) -> Run {
         Run::new(pgark_program("pgark")).args(subcommand).arg("--config").arg(&self.config.path)
     }
 
-    /// `archive-push PATH`, the path as `%p` has it.
+    /// `archive-push PATH`, with a path as in `%p`.
     pub fn push(&self, path: &str) -> Outcome {
         self.program("archive-push").arg(path).run()
     }
@@ -253,8 +253,8 @@ impl Cluster {
         self.write(&format!("pg_wal/{name}"), content);
     }
 
-    /// Writes a file into `pg_wal`, archives it and removes it again, as a server does in the course of time: what is
-    /// asked for later, only the archive has.
+    /// Writes a file into `pg_wal`, archives it and removes it again, as a server does over time: afterwards only the
+    /// archive has it.
     #[track_caller]
     pub fn archive_file(&self, name: &str, content: impl AsRef<[u8]>) {
         self.put_wal(name, content);
@@ -262,11 +262,11 @@ impl Cluster {
         std::fs::remove_file(self.data().join("pg_wal").join(name)).unwrap();
     }
 
-    /// The agent of this cluster, if there is one: `agent.lock` says its process.
+    /// The running agent of this cluster, from the process ID in `agent.lock`.
     pub fn find_agent(&self) -> Option<Process> {
         let text = std::fs::read_to_string(self.spool().join("agent.lock")).ok()?;
         let process = Process(text.lines().next()?.trim().parse().ok()?);
-        // The number may be of an agent that is gone, and belong to another program by now.
+        // The process ID may be that of an ended agent, and now belong to another program.
         (process.is_alive() && process.command_line().contains("agent")).then_some(process)
     }
 
@@ -278,14 +278,14 @@ impl Cluster {
 // --- The server ------------------------------------------------------------------------------------------------------
 
 impl Cluster {
-    /// Starts the server and waits until it takes connections.
+    /// Starts the server and waits until it accepts connections.
     #[track_caller]
     pub fn start(&mut self) {
         self.start_without_waiting();
         self.wait_until_ready("the server did not start");
     }
 
-    /// Waits until a server that was started takes connections.
+    /// Waits until a started server accepts connections.
     #[track_caller]
     pub fn wait_until_ready(&mut self, otherwise: &str) {
         let ready = poll(PATIENCE, || {
@@ -295,17 +295,17 @@ impl Cluster {
         assert_eq!(ready, Some(true), "{otherwise}");
     }
 
-    /// Removes a stopped cluster, for scenarios that make many.
+    /// Removes a stopped cluster, for scenarios that create many.
     pub fn remove(self) {
         assert!(self.server.is_none(), "only a stopped cluster is removed");
         std::fs::remove_dir_all(&self.home).unwrap();
     }
 
-    /// Starts the server; recovery may take its time, or end it.
+    /// Starts the server without waiting; recovery may take a while, or fail.
     pub fn start_without_waiting(&mut self) {
         assert!(self.server.is_none(), "the server runs already");
         let log = self.log_path();
-        // Through a shell, for the log to be appended to; exec, for signals to reach the server.
+        // A shell appends the output to the log; exec makes signals reach the server.
         let server = Run::new("/bin/sh")
             .arg("-c")
             .arg("exec \"$0\" -D \"$1\" >>\"$2\" 2>&1")
@@ -318,12 +318,12 @@ impl Cluster {
         self.server = Some(server.spawn());
     }
 
-    /// Lets the clock of servers that are started from now on be off by so much: `+1h`.
+    /// Offsets the clock of servers started from now on: `+1h`.
     pub fn set_clock(&mut self, offset: Option<&str>) {
         self.clock = offset.map(str::to_owned);
     }
 
-    /// As the server's own `postmaster.pid` says; one that a killed server left behind says nothing.
+    /// Reads the status in `postmaster.pid`; ignores a file left behind by a killed server.
     fn is_ready(&self) -> bool {
         let text = std::fs::read_to_string(self.data().join("postmaster.pid")).unwrap_or_default();
         let lines: Vec<&str> = text.lines().map(str::trim).collect();
@@ -331,7 +331,7 @@ impl Cluster {
         lines.first().copied() == ours.as_deref() && lines.get(7) == Some(&"ready")
     }
 
-    /// Waits until the server has ended by itself; whether its status was 0.
+    /// Waits until the server has exited without a request; returns whether its status was 0.
     pub fn wait_for_end(&mut self) -> bool {
         let mut server = self.server.take().expect("a server that was started");
         let status = wait_for("the end of the server", PATIENCE, || server.try_status());
@@ -339,7 +339,7 @@ impl Cluster {
         status.success()
     }
 
-    /// Stops the server and waits for its end.
+    /// Stops the server and waits for its exit.
     pub fn stop(&mut self, how: Stop) {
         let server = self.server.as_ref().expect("a server that runs");
         server.signal(match how {
@@ -349,13 +349,13 @@ impl Cluster {
         self.wait_for_end();
     }
 
-    /// Kills every process of the server at once, as a power cut would (what was written stays in the cache).
+    /// Kills all processes of the server at once. Unlike in a power failure, written data stays in the cache.
     pub fn kill9(&mut self) {
         self.server = None;
         kill_all_of(&self.data());
     }
 
-    /// Kills every process of the server at once, but those that it has started and that are meant to be left.
+    /// Kills all processes of the server at once, except the spared ones among those that it has started.
     pub fn kill_server_but_not(&mut self, spared: &dyn Fn(Process) -> bool) {
         let of_server = |process: &Process| process.command_line().contains("postgres") && !spared(*process);
         for process in self.processes().into_iter().filter(of_server) {
@@ -367,7 +367,7 @@ impl Cluster {
         });
     }
 
-    /// The processes that work in the data directory: the server's, and what it started.
+    /// The processes that work in the data directory: the server's, and those that it started.
     pub fn processes(&self) -> Vec<Process> {
         let data = self.data();
         let works_there =
@@ -375,13 +375,13 @@ impl Cluster {
         Process::all().into_iter().filter(works_there).collect()
     }
 
-    /// Runs SQL as superuser; rows come as lines, columns with `|` between.
+    /// Runs SQL as superuser; returns rows as lines, with columns separated by `|`.
     #[track_caller]
     pub fn psql(&self, sql: &str) -> String {
         self.psql_in("postgres", sql)
     }
 
-    /// The same in another database.
+    /// Runs SQL in another database.
     #[track_caller]
     pub fn psql_in(&self, database: &str, sql: &str) -> String {
         let outcome = self.try_psql_in(database, sql).expect(0);
@@ -403,7 +403,7 @@ impl Cluster {
         self.psql("SHOW server_version_num").parse().unwrap()
     }
 
-    /// Holds that every page of a stopped server's data directory is whole.
+    /// Asserts that all pages of a stopped server's data directory have correct checksums.
     #[track_caller]
     pub fn check_pages(&self, data: &Path) {
         let has_tablespaces = std::fs::read_dir(data.join("pg_tblspc")).unwrap().next().is_some();
@@ -416,23 +416,23 @@ impl Cluster {
         self.postgres_program("pg_checksums").args(["--check", "-D"]).arg(data).run().expect(0);
     }
 
-    /// Another of PostgreSQL's programs.
+    /// One of PostgreSQL's other programs.
     pub fn postgres_program(&self, name: &str) -> Run {
         Run::new(postgres_program(name)).in_directory(&self.home)
     }
 
-    /// Whether it is of this major version of PostgreSQL or a later one.
+    /// Whether the major version is at least `major`.
     pub fn is_from(&self, major: u32) -> bool {
         String::from_utf8(self.read("PG_VERSION")).unwrap().trim().parse::<u32>().unwrap() >= major
     }
 
-    /// Where PostgreSQL's programs lie.
+    /// The directory of PostgreSQL's programs.
     pub fn pg_bin(&self) -> PathBuf {
         let program = postgres_program("postgres");
         program.parent().expect("a program lies in a directory").to_owned()
     }
 
-    /// Polls a query until it gives this text.
+    /// Polls a query until it returns `expected`.
     #[track_caller]
     pub fn wait_for_row(&self, sql: &str, expected: &str) {
         let mut last = String::new();
@@ -448,19 +448,19 @@ impl Cluster {
         assert!(came.is_some(), "waited in vain for \"{expected}\" from: {sql}\nthe last answer: {last}");
     }
 
-    /// Ends the current segment and says its name. Something is written first, or there would be nothing to end.
+    /// Ends the current segment and returns its name. Writes a record first, because an empty segment is not switched.
     pub fn switch_wal(&self) -> String {
         self.psql("SELECT pg_create_restore_point('switch')");
         self.psql("SELECT pg_walfile_name(pg_switch_wal())")
     }
 
-    /// Waits until the server believes that this file is archived, and everything before it.
+    /// Waits until the server considers this file and all earlier ones archived.
     #[track_caller]
     pub fn wait_archived(&self, name: &str) {
         self.wait_for_row(&format!("SELECT last_archived_wal >= '{name}' FROM pg_stat_archiver"), "t");
     }
 
-    /// Waits until recovery has ended and the server takes writes.
+    /// Waits until recovery has ended and the server accepts writes.
     pub fn wait_promoted(&self) {
         self.wait_for_row("SELECT pg_is_in_recovery()", "f");
     }
@@ -473,7 +473,7 @@ impl Cluster {
         self.home.join("log")
     }
 
-    /// What is worth reading when a scenario failed: the ends of the logs.
+    /// Shows the ends of the logs after a failure.
     fn show_logs(&self) {
         let mut logs = vec![self.log_path()];
         let spool = std::fs::read_dir(self.spool())

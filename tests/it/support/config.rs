@@ -1,14 +1,14 @@
-//! The pgark.toml of one cluster.
+//! The `pgark.toml` of a cluster.
 
 use super::account::write_file;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
-/// Settings and the file that they are written to, again after each change.
+/// Settings, and the file to which they are written after each change.
 #[derive(Clone, Debug)]
 pub struct ConfigFile {
     pub path: PathBuf,
-    /// Full name and value as TOML has it.
+    /// Full names, with values in TOML syntax.
     settings: Vec<(String, String)>,
 }
 
@@ -17,7 +17,7 @@ impl ConfigFile {
         ConfigFile { path, settings: Vec::new() }
     }
 
-    /// Sets a key (`get.deadline_s`) to a number or a text, in the place where it already stands.
+    /// Sets a key (`get.deadline_s`) to a number or a text; keeps its position if it is already set.
     pub fn set(&mut self, key: &str, value: impl Into<Value>) {
         let value = value.into().0;
         match self.settings.iter_mut().find(|(name, _)| name == key) {
@@ -36,7 +36,7 @@ impl ConfigFile {
     }
 }
 
-/// A value as TOML has it.
+/// A value in TOML syntax.
 #[derive(Debug)]
 pub struct Value(String);
 
@@ -54,7 +54,7 @@ impl From<bool> for Value {
 
 impl From<&str> for Value {
     fn from(text: &str) -> Value {
-        // The texts of our tests need no more escaping than Rust's, which TOML understands.
+        // The strings in the tests need no more escaping than in Rust, whose syntax TOML understands.
         Value(format!("{text:?}"))
     }
 }

@@ -1,4 +1,4 @@
-//! A stopped cluster that has changed in every way since its backup, for recoveries with `--delta` that do not come to their end.
+//! A stopped cluster that has changed in every way since its backup, for interrupted recoveries with `--delta`.
 
 use super::account::create_private_directory;
 use super::archive::files_below;
@@ -13,24 +13,25 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 
-/// What makes a directory one that a server starts from.
+/// Without this file, no server starts from a directory.
 const CONTROL_FILE: &str = "data/global/pg_control";
 
-/// PostgreSQL's own lock file, which a recovery takes for its own.
+/// PostgreSQL's own lock file, which a recovery uses too.
 const INTERLOCK: &str = "data/postmaster.pid";
 
 const MARKER: &str = "pgark-recovery-incomplete";
 
-/// The cluster, and what it was and is to be. All of it lies in one directory: `data`, and the tablespace `space`.
+/// The cluster with its states before and after the recovery. All files are in one directory: `data`, and the
+/// tablespace `space`.
 #[derive(Debug)]
 pub struct DeltaScene {
     pub primary: Cluster,
     pub home: PathBuf,
     saved: PathBuf,
-    /// Before the recovery, and after it.
+    /// The state before the recovery, and after it.
     pub changed: Tree,
     pub whole: Tree,
-    /// An undisturbed recovery.
+    /// A recording of an undisturbed recovery.
     pub recording: Recording,
     // Dropped last.
     pub site: Site,
@@ -96,12 +97,12 @@ impl DeltaScene {
         scene
     }
 
-    /// The command.
+    /// The recovery command.
     pub fn recover(&self) -> Run {
         self.primary.recover(&self.primary.data(), &["--delta", "--backup", "one", "--target-immediate"])
     }
 
-    /// Puts everything back as it was before the recovery.
+    /// Restores the state before the recovery.
     pub fn begin_anew(&self) {
         for name in ["data", "space"] {
             let _ = fs::remove_dir_all(self.home.join(name));
@@ -109,7 +110,7 @@ impl DeltaScene {
         }
     }
 
-    /// All files with their inodes, for power cuts to begin with.
+    /// All files with their inodes, as the initial state for simulated power failures.
     pub fn files(&self) -> Vec<(PathBuf, u64, Vec<u8>)> {
         let links = self.primary.data().join("pg_tblspc");
         let files = ["data", "space"].into_iter().flat_map(|name| files_below(&self.home.join(name)));
@@ -121,8 +122,8 @@ impl DeltaScene {
         files.filter(|path| !path.starts_with(&links)).map(file).collect()
     }
 
-    /// Holds that no server starts from what is there by mistake: nothing was touched yet, or everything is in place, or the
-    /// server has nothing to start from.
+    /// Asserts that no server can be started by mistake: either nothing was changed yet, or everything is in place, or
+    /// `pg_control` is missing.
     #[track_caller]
     pub fn expect_harmless(&self, when: &str) {
         let found = state(&self.home);
@@ -134,7 +135,7 @@ impl DeltaScene {
         }
     }
 
-    /// What is wrong with a state in which a recovery was interrupted.
+    /// The problem, if any, of the state after an interrupted recovery.
     pub fn complaint(&self, found: &Tree) -> Option<String> {
         found.get(CONTROL_FILE)?;
         let untouched = compare(found, &self.changed)?;
@@ -144,19 +145,19 @@ impl DeltaScene {
         ))
     }
 
-    /// Where a state is not that after the recovery.
+    /// The difference between a state and the one after the recovery.
     pub fn differs(&self, found: &Tree) -> Option<String> {
         compare(found, &self.whole)
     }
 
-    /// Lets the same command come to its end, and holds that it leads to the right state.
+    /// Runs the same command to completion, and asserts that it reaches the right state.
     #[track_caller]
     pub fn expect_converges(&self, when: &str) {
         self.recover().run().expect(0);
         self.expect_done(when);
     }
 
-    /// Holds that the recovery came to its end.
+    /// Asserts that the recovery is complete.
     #[track_caller]
     pub fn expect_done(&self, when: &str) {
         let found = state(&self.home);
@@ -173,7 +174,7 @@ fn state(home: &Path) -> Tree {
     let mut all = Tree::default();
     for name in ["data", "space"] {
         for (path, content) in Tree::read(&home.join(name)).files() {
-            // The same once more, through the tablespace's link.
+            // The same files again, through the tablespace's link.
             if !path.starts_with("pg_tblspc/") {
                 all.insert(&format!("{name}/{path}"), content.clone());
             }
@@ -182,8 +183,8 @@ fn state(home: &Path) -> Tree {
     all
 }
 
-/// The first file of the cluster that is not the same in both, if one is not; the marker may be there, and the interlock of a
-/// process that lives no more, which no server minds.
+/// The first file that differs between two states. Ignores the marker file, and the lock file of an ended process,
+/// which no server respects.
 fn compare(found: &Tree, expected: &Tree) -> Option<String> {
     let counts = |path: &&str| {
         ["data/", "space/"].iter().any(|root| path.starts_with(root))

@@ -1,62 +1,62 @@
-//! A proxy between pgark and an S3 server that counts requests and does what networks and services do at their worst.
+//! A proxy between pgark and an S3 server that counts requests and injects faults of networks and services.
 //!
-//! It knows as much of HTTP as it needs: one request after the other on a connection, each on a new one to the server.
+//! It implements just enough HTTP: one request after another on a connection, each over a new connection to the server.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-/// What happens to a request.
+/// The fault injected into a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// The connection is closed when the head of the request has come.
+    /// Closes the connection after the head of the request.
     ResetBeforeAnswer,
-    /// The connection is closed in the middle of the request's body.
+    /// Closes the connection in the middle of the request's body.
     ResetInBody,
-    /// The server does it, and its answer is lost.
+    /// The server processes the request, and the response is lost.
     LoseAnswer,
-    /// Nothing comes back until the caller has gone.
+    /// Sends nothing until the client has gone.
     Stall,
-    /// This status and code come back, and the server hears of nothing.
+    /// Returns this status and code without contacting the server.
     Status(u16, &'static str),
-    /// Half of the answer's body comes, then the connection is closed.
+    /// Sends half of the response's body, then closes the connection.
     TruncateAnswer,
-    /// Half of the answer's body comes, then nothing.
+    /// Sends half of the response's body, then nothing.
     StallAnswer,
-    /// The answer comes so slowly that it takes this long, and does not stand still.
+    /// Sends the response so slowly that it takes this long, but without stopping.
     Drip(Duration),
-    /// 403, by a clock that is so many seconds ahead of ours; the server hears of nothing.
+    /// Returns 403 with a clock this many seconds ahead, without contacting the server.
     Skewed(i64),
-    /// The answer does not say how long it is, as behind some proxies.
+    /// Sends the response without its length, as some proxies do.
     NoLength,
-    /// The same, and it breaks off halfway.
+    /// Sends the response without its length, and breaks off halfway.
     NoLengthAndNoEnd,
-    /// A bit of the request's body is another one.
+    /// Flips a bit of the request's body.
     FlipRequest,
-    /// A bit of the answer's body is another one.
+    /// Flips a bit of the response's body.
     FlipAnswer,
-    /// This comes back with status 200, and the server hears of nothing.
+    /// Returns this body with status 200, without contacting the server.
     Say(String),
-    /// The answer has status 200 and tells of an error.
+    /// Returns status 200 with an error in the body.
     ErrorInside200,
-    /// In the middle of the body the server goes away, as [`FaultProxy::interrupts_with`] has it.
+    /// Makes the server unavailable in the middle of the body, as set by [`FaultProxy::interrupts_with`].
     Interrupt,
-    /// The object is removed before: what a server does that takes `If-None-Match` for nothing.
+    /// Removes the object first, like a server that ignores `If-None-Match`.
     Overwrite,
 }
 
-/// Takes the server away, and sees to it that it comes back.
+/// Makes the server unavailable, and ensures that it returns.
 type Interrupter = Box<dyn Fn(&FaultProxy) + Send>;
 
-/// Removes the object that a target names.
+/// Removes the object that a request target names.
 type Remover = Box<dyn Fn(&str) + Send>;
 
-/// A rule: which requests, how many of them, and what happens.
+/// A rule: the matching requests, how many of them, and the fault.
 #[derive(Debug)]
 struct Rule {
     method: &'static str,
-    /// What the target holds.
+    /// A substring of the request target.
     part: String,
     left: usize,
     fault: Fault,
@@ -68,10 +68,10 @@ struct State {
     heads: Vec<String>,
     rules: Vec<Rule>,
     away: bool,
-    /// How many more connections are closed at once before the server is back.
+    /// Number of further connections that are closed at once before the server is back.
     refuse: usize,
     refused: usize,
-    /// How many requests are on their way at once, now and at the most: those that are counted.
+    /// Number of matching requests in progress, currently and at most.
     counted: Option<(&'static str, String)>,
     at_once: (usize, usize),
     remove: Option<Remover>,
@@ -86,7 +86,7 @@ pub struct FaultProxy {
 }
 
 impl FaultProxy {
-    /// In front of the server at `http://host:port`.
+    /// Starts a proxy in front of the server at `http://host:port`.
     pub fn start(upstream: &str) -> FaultProxy {
         let upstream = upstream.strip_prefix("http://").expect("plain http").trim_end_matches('/').to_owned();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -95,7 +95,7 @@ impl FaultProxy {
         std::thread::spawn(move || {
             for client in listener.incoming().flatten() {
                 let (proxy, upstream) = (served.clone(), upstream.clone());
-                // Its end is the end of the connection, however that comes.
+                // A connection may end for any reason.
                 std::thread::spawn(move || drop(serve(client, &upstream, &proxy)));
             }
         });
@@ -106,54 +106,54 @@ impl FaultProxy {
         format!("http://127.0.0.1:{}", self.port)
     }
 
-    /// Does this to the next `times` requests of `method` whose target holds `part`.
+    /// Injects a fault into the next `times` requests of `method` whose target contains `part`.
     pub fn fault(&self, method: &'static str, part: &str, times: usize, fault: Fault) {
         self.state.lock().unwrap().rules.push(Rule { method, part: part.to_owned(), left: times, fault });
     }
 
-    /// No more faults.
+    /// Clears all faults.
     pub fn mend(&self) {
         self.state.lock().unwrap().rules.clear();
     }
 
-    /// Who removes an object for [`Fault::Overwrite`]; it gets the target.
+    /// Sets the function that removes an object for [`Fault::Overwrite`], given the request target.
     pub fn removes_with(&self, remove: impl Fn(&str) + Send + 'static) {
         self.state.lock().unwrap().remove = Some(Box::new(remove));
     }
 
-    /// What takes the server away for [`Fault::Interrupt`].
+    /// Sets the function that makes the server unavailable for [`Fault::Interrupt`].
     pub fn interrupts_with(&self, interrupt: impl Fn(&FaultProxy) + Send + 'static) {
         self.state.lock().unwrap().interrupt = Some(Box::new(interrupt));
     }
 
-    /// Closes the next so many connections at once, as a server that is gone and comes back.
+    /// Closes this number of further connections at once, like a server that is down and returns.
     pub fn refuse_next(&self, connections: usize) {
         self.state.lock().unwrap().refuse = connections;
     }
 
-    /// How many connections were closed because the server was away.
+    /// Number of connections closed while the server was unavailable.
     pub fn refused(&self) -> usize {
         self.state.lock().unwrap().refused
     }
 
-    /// Counts from now on how many requests of `method` whose target holds `part` are on their way at once.
+    /// From now on counts the concurrent requests of `method` whose target contains `part`.
     pub fn count_at_once(&self, method: &'static str, part: &str) {
         let mut state = self.state.lock().unwrap();
         state.counted = Some((method, part.to_owned()));
         state.at_once = (0, 0);
     }
 
-    /// The most of them that there were.
+    /// The maximum of that count.
     pub fn most_at_once(&self) -> usize {
         self.state.lock().unwrap().at_once.1
     }
 
-    /// Closes every connection at once, or no more.
+    /// Closes every connection at once, or stops doing so.
     pub fn set_away(&self, away: bool) {
         self.state.lock().unwrap().away = away;
     }
 
-    /// `METHOD target` of every request so far, in their order.
+    /// `METHOD target` of all requests so far, in order.
     pub fn requests(&self) -> Vec<String> {
         self.state.lock().unwrap().requests.clone()
     }
@@ -169,13 +169,13 @@ impl FaultProxy {
         state.requests.clear();
     }
 
-    /// How many requests there were of `method` whose target holds `part`.
+    /// Number of requests of `method` whose target contains `part`.
     pub fn count(&self, method: &str, part: &str) -> usize {
         self.requests().iter().filter(|request| request.starts_with(method) && request.contains(part)).count()
     }
 }
 
-/// A head and what follows it.
+/// The head and the body of a message.
 struct Message {
     head: String,
     body: Vec<u8>,
@@ -193,7 +193,7 @@ impl Message {
         self.header("content-length").and_then(|length| length.parse().ok()).unwrap_or(0)
     }
 
-    /// The answer, in pieces whose number is not known before; not all of them where it is not to be `whole`.
+    /// The response in chunked encoding, truncated unless it is `whole`.
     fn without_length(&self, is_head: bool, whole: bool) -> Vec<u8> {
         let is_length = |line: &&str| line.to_ascii_lowercase().starts_with("content-length:");
         let mut head: Vec<&str> =
@@ -225,7 +225,7 @@ impl Message {
     }
 }
 
-/// Counts a request as on its way until it is dropped.
+/// Counts a request as in progress until it is dropped.
 struct AtOnce<'a>(&'a Mutex<State>);
 
 impl<'a> AtOnce<'a> {
@@ -299,7 +299,7 @@ fn serve(mut client: TcpStream, upstream: &str, proxy: &FaultProxy) -> io::Resul
                 refuse_as_skewed(&mut client, seconds)?;
                 continue;
             }
-            // The answer to a HEAD has no words.
+            // The response to a HEAD has no body.
             Some(Fault::Status(status, _)) if method == "HEAD" => {
                 answer(&mut client, status, "")?;
                 continue;
@@ -367,7 +367,7 @@ fn serve(mut client: TcpStream, upstream: &str, proxy: &FaultProxy) -> io::Resul
     }
 }
 
-/// Sends a request to the server and reads all of its answer.
+/// Sends a request to the server and reads the complete response.
 fn forward(upstream: &str, request: &Message, no_body: bool) -> io::Result<Message> {
     let mut server = TcpStream::connect(upstream)?;
     server.set_nodelay(true)?;
@@ -384,7 +384,7 @@ fn forward(upstream: &str, request: &Message, no_body: bool) -> io::Result<Messa
             return Ok(answer);
         }
         if answer.header("transfer-encoding").is_some() {
-            // As it is: the pieces end with an empty one.
+            // Kept as it is: the chunks end with an empty one.
             while !answer.body.ends_with(b"0\r\n\r\n") {
                 let have = answer.body.len();
                 read_body(&mut server, &mut answer, have + 1)?;
@@ -406,7 +406,7 @@ fn answer(client: &mut TcpStream, status: u16, body: &str) -> io::Result<()> {
     client.write_all(body.as_bytes())
 }
 
-/// As a service does that has another time.
+/// Rejects a request like a service whose clock differs.
 fn refuse_as_skewed(client: &mut TcpStream, seconds: i64) -> io::Result<()> {
     let time = jiff::Timestamp::now() + jiff::SignedDuration::from_secs(seconds);
     let date = time.strftime("%a, %d %b %Y %H:%M:%S GMT");
@@ -416,7 +416,7 @@ fn refuse_as_skewed(client: &mut TcpStream, seconds: i64) -> io::Result<()> {
     client.write_all(head.as_bytes())
 }
 
-/// Reads up to the empty line, a byte at a time: what follows is not ours to take.
+/// Reads up to the empty line, byte by byte, so that nothing after it is consumed.
 fn read_head(stream: &mut TcpStream) -> io::Result<Message> {
     let mut head = Vec::new();
     let mut byte = [0];

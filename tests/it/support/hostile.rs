@@ -1,4 +1,4 @@
-//! A stored backup in the hands of an enemy: every object is well formed, and says what its writer should not have said.
+//! A stored backup manipulated by an attacker: every object is well formed, but its content is malicious.
 
 use super::account::write_file;
 use super::archive::Archive;
@@ -7,7 +7,7 @@ use std::io::{Read, Write};
 use std::path::PathBuf;
 use twox_hash::XxHash32;
 
-/// Nothing in it is pgark's own code: it is written from `docs/repository-format.md`.
+/// Written from `docs/repository-format.md`, without any code of pgark.
 pub struct HostileBackup {
     directory: PathBuf,
     manifest: Vec<u8>,
@@ -15,14 +15,14 @@ pub struct HostileBackup {
 }
 
 impl HostileBackup {
-    /// That of this label, as it was stored.
+    /// The stored backup with this label.
     pub fn of(archive: &Archive, label: &str) -> HostileBackup {
         let directory = archive.backup(label);
         let read = |name: &str| std::fs::read(directory.join(name)).unwrap();
         HostileBackup { manifest: read("manifest.json"), index: read("files"), directory }
     }
 
-    /// Puts everything back as it was stored.
+    /// Restores the original objects.
     pub fn mend(&self) {
         write_file(&self.directory.join("manifest.json"), &self.manifest);
         write_file(&self.directory.join("files"), &self.index);
@@ -35,7 +35,7 @@ impl HostileBackup {
         write_file(&self.directory.join("manifest.json"), serde_json::to_vec_pretty(&manifest).unwrap());
     }
 
-    /// Changes the lines of the index but the last, which counts them, and seals it with sums that hold.
+    /// Changes all lines of the index except the last, which counts them, and updates the checksums.
     pub fn list(&self, change: impl FnOnce(&mut Vec<Value>)) {
         let (header, frames) = self.index.split_at(after_first_frame(&self.index));
         let mut text = String::new();
@@ -51,7 +51,7 @@ impl HostileBackup {
         self.store_index(header, text.as_bytes(), entries);
     }
 
-    /// Makes the index a single line of so many bytes, which takes hardly any room while it is stored.
+    /// Makes the index a single line of this many bytes, which compresses to almost nothing.
     pub fn list_one_long_line(&self, bytes: usize) {
         self.store_index(&self.index[..after_first_frame(&self.index)], &vec![b' '; bytes], 1);
     }
@@ -74,7 +74,7 @@ impl HostileBackup {
     }
 }
 
-/// One lz4 frame as the repository has them: content size and content checksum.
+/// An lz4 frame as used in the repository, with content size and content checksum.
 pub fn frame(content: &[u8]) -> Vec<u8> {
     let info = lz4_flex::frame::FrameInfo::new()
         .content_size(Some(content.len() as u64))
@@ -85,12 +85,12 @@ pub fn frame(content: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
-/// Where what follows the skippable frame at the beginning of an object begins.
+/// The offset after the skippable frame at the beginning of an object.
 pub fn after_first_frame(object: &[u8]) -> usize {
     8 + u32::from_le_bytes(object[4..8].try_into().unwrap()) as usize
 }
 
-/// The header of an lz4 frame, with a checksum that holds, which announces so many bytes of content.
+/// An lz4 frame header with a correct checksum that announces this content size.
 pub fn frame_announcing(bytes: u64) -> Vec<u8> {
     // Version 1, independent blocks of at most 4 MiB, content size, content checksum.
     let mut descriptor = vec![0x6C, 0x70];

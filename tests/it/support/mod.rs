@@ -1,4 +1,4 @@
-//! What scenarios are made of.
+//! The building blocks of the scenarios.
 //!
 //! ```text
 //! let site = Site::with_servers(1);             // a scratch directory, a repository; waits for a free server
@@ -10,14 +10,14 @@
 //! primary.get(&segment, "pg_wal/RECOVERYXLOG").expect(0);
 //! ```
 //!
-//! Under root everything runs as the user `postgres`, since PostgreSQL refuses root, and pgark all but the data
-//! directory's owner. All that a scenario started is killed and removed when its [`Site`] is dropped, after a panic
-//! too; what a killed test run leaves behind is removed by its reaper ([`run_directory`]).
+//! Under root, everything runs as the user `postgres`, because PostgreSQL refuses to run as root, and pgark runs only
+//! as the owner of the data directory. When a [`Site`] is dropped, even after a panic, it kills all processes that the
+//! scenario started and removes its files; the reaper ([`run_directory`]) does the same for a killed test run.
 //!
-//! `PGARK_TEST_PG_BIN` chooses the PostgreSQL, `PGARK_TEST_PROGRAMS` other programs than those just built,
+//! `PGARK_TEST_PG_BIN` selects the PostgreSQL, `PGARK_TEST_PROGRAMS` selects programs other than those just built,
 //! `PGARK_TEST_KEEP=1` keeps the directories.
 
-// Pieces wait here for the scenarios that need them.
+// Some building blocks are not used yet.
 #![allow(dead_code)]
 
 mod account;
@@ -68,7 +68,7 @@ pub use tls_scene::TlsScene;
 pub use wait::{PATIENCE, wait_until};
 pub use wal::{FakeWal, backup_history, history, segment_name, segment_number};
 
-/// Whether the long scenarios are wanted: `scripts/test --all`.
+/// Whether to run the long scenarios: `scripts/test --all`.
 pub fn wants_everything() -> bool {
     std::env::var_os("PGARK_TEST_ALL").is_some()
 }

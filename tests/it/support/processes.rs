@@ -1,4 +1,4 @@
-//! Other processes, as `/proc` shows them.
+//! Other processes, according to `/proc`.
 
 use super::wait::poll;
 use nix::sys::signal::{Signal, kill};
@@ -6,12 +6,12 @@ use nix::unistd::Pid;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// A process that is not our child; it may be gone at any time.
+/// A process that is not a child of the test; it may end at any time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Process(pub i32);
 
 impl Process {
-    /// Whether it runs (a zombie does not).
+    /// Whether it is running; a zombie is not.
     pub fn is_alive(self) -> bool {
         std::fs::read_to_string(self.proc("stat"))
             .is_ok_and(|stat| stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z')))
@@ -22,14 +22,14 @@ impl Process {
         let _ = kill(Pid::from_raw(self.0), signal);
     }
 
-    /// Kills it and waits until it is gone.
+    /// Kills it and waits for its end.
     pub fn kill(self) {
         self.signal(Signal::SIGKILL);
         let gone = poll(Duration::from_secs(10), || (!self.is_alive()).then_some(()));
         assert!(gone.is_some(), "process {} does not die", self.0);
     }
 
-    /// The memory that is its own, without what it maps of files; `None` when it has ended.
+    /// Its memory without mapped files; `None` if it has ended.
     pub fn anonymous_bytes(self) -> Option<u64> {
         let status = std::fs::read_to_string(self.proc("status")).ok()?;
         let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"))?;
@@ -40,19 +40,19 @@ impl Process {
         std::fs::read_link(self.proc("cwd")).ok()
     }
 
-    /// The program and its arguments, with spaces between.
+    /// The program and its arguments, separated by spaces.
     pub fn command_line(self) -> String {
         let bytes = std::fs::read(self.proc("cmdline")).unwrap_or_default();
         String::from_utf8_lossy(&bytes).replace('\0', " ")
     }
 
-    /// Its variables, each `name=value`.
+    /// Its environment variables as `name=value`.
     pub fn environment(self) -> Vec<String> {
         let bytes = std::fs::read(self.proc("environ")).unwrap_or_default();
         String::from_utf8_lossy(&bytes).split_terminator('\0').map(str::to_owned).collect()
     }
 
-    /// What its descriptors stand for: paths, `socket:[…]`, `pipe:[…]`.
+    /// The targets of its file descriptors: paths, `socket:[…]`, `pipe:[…]`.
     pub fn open_files(self) -> Vec<String> {
         let entries = std::fs::read_dir(self.proc("fd")).into_iter().flatten();
         entries
@@ -62,12 +62,12 @@ impl Process {
             .collect()
     }
 
-    /// Whether it has opened a socket: a small program has one when it talks to its agent.
+    /// Whether it has an open socket: a small program has one while it talks to its agent.
     pub fn has_socket(self) -> bool {
         self.open_files().iter().any(|file| file.starts_with("socket:"))
     }
 
-    /// The most memory that it has had at once.
+    /// Its peak memory use.
     pub fn peak_memory_bytes(self) -> u64 {
         let status = std::fs::read_to_string(self.proc("status")).unwrap();
         let line = status.lines().find(|line| line.starts_with("VmHWM:")).expect("a line for the peak");
@@ -78,32 +78,32 @@ impl Process {
         self.stat_field(1).map(Process)
     }
 
-    /// The number of its session.
+    /// Its session ID.
     pub fn session(self) -> Option<i32> {
         self.stat_field(3)
     }
 
-    /// A number of `/proc/<pid>/stat`, counted from the state.
+    /// A number from `/proc/<pid>/stat`, counted from the state.
     fn stat_field(self, index: usize) -> Option<i32> {
-        // The state follows the program's name, which stands in brackets and may hold anything.
+        // The state follows the program name, which is in parentheses and may contain any characters.
         let stat = std::fs::read_to_string(self.proc("stat")).ok()?;
         stat.rsplit_once(") ")?.1.split(' ').nth(index)?.parse().ok()
     }
 
-    /// A line of `/proc/<pid>/status` that is an amount of memory, in KiB.
+    /// A memory size from `/proc/<pid>/status`, in KiB.
     pub fn status_kib(self, field: &str) -> Option<u64> {
         let status = std::fs::read_to_string(self.proc("status")).ok()?;
         let line = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))?;
         line.trim().strip_suffix(" kB")?.parse().ok()
     }
 
-    /// Every process of the machine.
+    /// All processes of the machine.
     pub fn all() -> Vec<Process> {
         let entries = std::fs::read_dir("/proc").unwrap();
         entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok().map(Process)).collect()
     }
 
-    /// Those that work in `directory` or below it, or were told a path in it.
+    /// The processes that work in `directory` or below it, or have such a path as an argument.
     pub fn all_of(directory: &Path) -> Vec<Process> {
         let below = format!("{}/", directory.display());
         let own = Process(std::process::id() as i32);
@@ -119,7 +119,7 @@ impl Process {
     }
 }
 
-/// Kills every process of a directory, also those that are started meanwhile.
+/// Kills all processes of a directory, including those that start meanwhile.
 pub fn kill_all_of(directory: &Path) {
     let none_left = poll(Duration::from_secs(20), || {
         let left: Vec<Process> =

@@ -1,12 +1,12 @@
-//! Where the programs are: pgark's and PostgreSQL's.
+//! The locations of pgark's and PostgreSQL's programs.
 
 use super::run_directory::run_directory;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-/// The directory with `archive-push`, `archive-get` and `pgark` side by side, where the server's user can read them:
-/// cargo's own directory may lie in a closed home.
+/// The directory with `archive-push`, `archive-get` and `pgark`, readable for the server's user; cargo's own directory
+/// may be in a private home directory.
 fn pgark_directory() -> &'static Path {
     static DIRECTORY: OnceLock<PathBuf> = OnceLock::new();
     DIRECTORY.get_or_init(|| {
@@ -45,32 +45,31 @@ fn postgres_directory() -> &'static Path {
     })
 }
 
-/// The PATH of everything that runs: PostgreSQL's programs are at its end, where an operator has them who did not install
-/// a package.
+/// The PATH of all processes, with PostgreSQL's programs last, as for an operator who did not install a package.
 pub fn search_path() -> String {
     format!("/usr/bin:/bin:{}", postgres_directory().display())
 }
 
-/// One of PostgreSQL's programs, by its name.
+/// One of PostgreSQL's programs.
 pub fn postgres_program(name: &str) -> PathBuf {
     let program = postgres_directory().join(name);
     assert!(program.is_file(), "{} is missing; set PGARK_TEST_PG_BIN", program.display());
     program
 }
 
-/// Whether the PostgreSQL that is tested has this program.
+/// Whether the tested PostgreSQL has this program.
 pub fn has_postgres_program(name: &str) -> bool {
     postgres_directory().join(name).is_file()
 }
 
-/// One of the programs of an older PostgreSQL, where `PGARK_TEST_PG_OLD_BIN` names one.
+/// A program of an older PostgreSQL, if `PGARK_TEST_PG_OLD_BIN` is set.
 pub fn old_postgres_program(name: &str) -> Option<PathBuf> {
     let program = PathBuf::from(std::env::var_os("PGARK_TEST_PG_OLD_BIN")?).join(name);
     assert!(program.is_file(), "{} is missing; correct PGARK_TEST_PG_OLD_BIN", program.display());
     Some(program)
 }
 
-/// Debian keeps the server programs of each major version side by side, outside of the PATH.
+/// Debian keeps the server programs of each major version in a directory of its own, outside the PATH.
 fn newest_postgres() -> Option<PathBuf> {
     let versions = std::fs::read_dir("/usr/lib/postgresql").ok()?;
     let newest = versions
@@ -84,7 +83,7 @@ fn newest_postgres() -> Option<PathBuf> {
     std::env::split_paths(&path).find(|directory| directory.join("postgres").is_file())
 }
 
-/// The library that lies about the time, where Debian puts it.
+/// The libfaketime library, in its location on Debian.
 pub fn faketime() -> PathBuf {
     let directories = std::fs::read_dir("/usr/lib").unwrap().map(|entry| entry.unwrap().path());
     let found = directories.map(|path| path.join("faketime/libfaketime.so.1")).find(|path| path.exists());

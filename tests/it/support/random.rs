@@ -1,4 +1,4 @@
-//! Numbers for scenarios that choose at random, which can be played again.
+//! Reproducible random numbers for scenarios.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 pub struct Random(u64);
 
 impl Random {
-    /// From `PGARK_TEST_SEED`, else from the clock. Says which, for a failed scenario to be played again.
+    /// Seeded from `PGARK_TEST_SEED`, otherwise from the clock; prints the seed, so that a failure can be reproduced.
     pub fn seeded(scenario: &str) -> Random {
         let given = std::env::var("PGARK_TEST_SEED").ok().and_then(|seed| seed.parse().ok());
         let clock = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() as u64;
@@ -23,12 +23,12 @@ impl Random {
         self.0
     }
 
-    /// Below `end`.
+    /// A number less than `end`.
     pub fn below(&mut self, end: usize) -> usize {
         (self.next() >> 16) as usize % end.max(1)
     }
 
-    /// True so many times in a hundred.
+    /// True in this percentage of calls.
     pub fn percent(&mut self, percent: usize) -> bool {
         self.below(100) < percent
     }

@@ -1,4 +1,4 @@
-//! Runs a program to its end, or beside the scenario, and says what came of it.
+//! Runs programs, to completion or in the background, and captures their outcome.
 
 use super::account::{command, command_as_caller};
 use super::processes::Process;
@@ -26,7 +26,7 @@ impl Run {
         Run::with(command(program.as_ref()), program.as_ref())
     }
 
-    /// As whoever runs the tests, which may be root.
+    /// Runs as the user that started the tests, which may be root.
     pub fn as_caller(program: impl AsRef<Path>) -> Run {
         Run::with(command_as_caller(program.as_ref()), program.as_ref())
     }
@@ -56,18 +56,18 @@ impl Run {
         self
     }
 
-    /// How long it may take; a program that takes longer is killed and the test fails.
+    /// Sets the time limit, after which the program is killed and the test fails.
     pub fn deadline(mut self, deadline: Duration) -> Run {
         self.deadline = deadline;
         self
     }
 
-    /// Runs it to its end.
+    /// Runs it to completion.
     pub fn run(self) -> Outcome {
         self.spawn().wait()
     }
 
-    /// Starts it. Its output goes to files, not pipes: a pipe would be read until the last who inherited it ends.
+    /// Starts it. Its output goes to files: a pipe would stay open until the last process that inherited it ends.
     pub fn spawn(mut self) -> Running {
         let stdout = OutputFile::create();
         let stderr = OutputFile::create();
@@ -78,7 +78,7 @@ impl Run {
     }
 }
 
-/// A file in the run's directory that takes a program's output.
+/// A file in the run's directory for the output of a program.
 #[derive(Debug)]
 struct OutputFile(PathBuf);
 
@@ -105,7 +105,7 @@ impl Drop for OutputFile {
     }
 }
 
-/// A program that runs; killed when dropped.
+/// A running program; killed when dropped.
 #[derive(Debug)]
 pub struct Running {
     child: Child,
@@ -125,17 +125,17 @@ impl Running {
         self.process().signal(signal);
     }
 
-    /// The files that take its output.
+    /// The files with its output.
     pub fn output_paths(&self) -> [&Path; 2] {
         [&self.stdout.0, &self.stderr.0]
     }
 
-    /// Its status, once it has ended.
+    /// Its status, if it has exited.
     pub fn try_status(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().unwrap()
     }
 
-    /// Waits for its end; panics when it does not come within the deadline.
+    /// Waits for its exit; panics after the deadline.
     pub fn wait(mut self) -> Outcome {
         let status = poll(self.deadline, || self.try_status());
         let seconds = self.started.elapsed();
@@ -154,7 +154,7 @@ impl Running {
 }
 
 impl Running {
-    /// As [`Running::wait`], with the most memory of its own that it was seen to have, in bytes.
+    /// As [`Running::wait`]; also returns the peak of its own memory in bytes, as sampled.
     pub fn wait_measured(self) -> (Outcome, u64) {
         let (process, mut peak_bytes) = (self.process(), 0);
         let ended = poll(self.deadline, || {
@@ -176,7 +176,7 @@ impl Drop for Running {
     }
 }
 
-/// What came of a program.
+/// The outcome of a program.
 #[derive(Debug)]
 pub struct Outcome {
     shown: String,
@@ -188,14 +188,14 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    /// Holds the exit status to this one.
+    /// Asserts the exit status.
     #[track_caller]
     pub fn expect(self, code: i32) -> Outcome {
         assert_eq!(self.code, Some(code), "the exit status of\n{self}");
         self
     }
 
-    /// Holds what was printed as an error to this text; upper and lower case are the same.
+    /// Asserts that stderr contains this text, ignoring case.
     #[track_caller]
     pub fn says(self, text: &str) -> Outcome {
         assert!(
@@ -205,7 +205,7 @@ impl Outcome {
         self
     }
 
-    /// Holds the time that it took.
+    /// Asserts the maximum run time.
     #[track_caller]
     pub fn within(self, limit: Duration) -> Outcome {
         assert!(self.took <= limit, "longer than {limit:?} took\n{self}");

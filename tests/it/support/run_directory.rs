@@ -1,4 +1,4 @@
-//! The directory of one test run, below which everything lies, and the reaper that removes it.
+//! The directory of a test run, which contains all its files, and the reaper that removes it.
 
 use super::account::command_as_caller;
 use std::os::unix::fs::PermissionsExt;
@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, Stdio};
 use std::sync::OnceLock;
 
-/// Waits for the end of its input, which comes when the test run ends in whatever way; kills what runs below DIR or
-/// was told a path below it, and removes DIR.
+/// Waits for the end of its input, which comes when the test run ends for any reason. Then kills all processes that run
+/// below DIR or have an argument below it, and removes DIR.
 const REAPER: &str = r#"
 cat >/dev/null
 for process in /proc/[0-9]*; do
@@ -21,7 +21,8 @@ done </proc/mounts
 rm -rf "$DIR"
 "#;
 
-/// The directory of this test run: a short path (sockets have 107 bytes), passable for everybody.
+/// The directory of this test run: its path is short (socket paths are limited to 107 bytes) and accessible for all
+/// users.
 pub fn run_directory() -> &'static Path {
     static RUN: OnceLock<(PathBuf, Option<ChildStdin>)> = OnceLock::new();
     let (path, _reaper_input) = RUN.get_or_init(|| {
@@ -32,7 +33,7 @@ pub fn run_directory() -> &'static Path {
             eprintln!("keeping {}", path.display());
             return (path, None);
         }
-        // It outlives us, so nobody here can wait for it.
+        // The reaper outlives the test run, so it cannot be waited for.
         #[allow(clippy::zombie_processes)]
         let reaper = command_as_caller(Path::new("/bin/sh"))
             .args(["-c", REAPER])
@@ -48,7 +49,7 @@ pub fn run_directory() -> &'static Path {
     path
 }
 
-/// Whether directories are to be looked at afterwards.
+/// Whether to keep the directories for inspection.
 pub fn keeps_directories() -> bool {
     std::env::var_os("PGARK_TEST_KEEP").is_some()
 }

@@ -1,4 +1,4 @@
-//! Not more than a few servers at a time, however many tests run at once.
+//! Limits the number of concurrent servers across all tests.
 
 use std::sync::{Condvar, Mutex, PoisonError};
 
@@ -7,13 +7,13 @@ const SERVERS_MAX: usize = 2;
 static TAKEN: Mutex<usize> = Mutex::new(0);
 static FREED: Condvar = Condvar::new();
 
-/// The right to run this many servers. Taken all at once: two scenarios that each hold one and wait for a second
-/// would wait for ever.
+/// The permission to run this many servers. Acquired all at once: two scenarios that each hold one and wait for a
+/// second would deadlock.
 #[derive(Debug)]
 pub struct ServerSlots(usize);
 
 impl ServerSlots {
-    /// Waits until so many servers may run.
+    /// Waits until this many servers may run.
     pub fn take(servers: usize) -> ServerSlots {
         assert!(servers <= SERVERS_MAX, "{servers} servers at once: {SERVERS_MAX} is the limit");
         let taken = TAKEN.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,4 +1,4 @@
-//! The scratch place of one scenario.
+//! The scratch directory of a scenario.
 
 use super::account::create_private_directory;
 use super::archive::Archive;
@@ -10,9 +10,9 @@ use super::template::Template;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// One scenario's directory with its repository, and the right to run so many servers.
+/// A scenario's directory with its repository, and the permission to run this many servers.
 ///
-/// Declare it before the clusters: it is dropped last, kills whatever still runs and removes everything.
+/// Declare it before the clusters: it is dropped last, kills all remaining processes and removes all files.
 #[derive(Debug)]
 pub struct Site {
     directory: PathBuf,
@@ -20,12 +20,12 @@ pub struct Site {
 }
 
 impl Site {
-    /// For scenarios in which no server runs.
+    /// For scenarios without a server.
     pub fn without_server() -> Site {
         Site::with_servers(0)
     }
 
-    /// Waits until so many more servers may run; never more than two.
+    /// Waits until this many more servers may run; at most two.
     pub fn with_servers(servers: usize) -> Site {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let slots = ServerSlots::take(servers);
@@ -43,7 +43,7 @@ impl Site {
         self.directory.join("repository")
     }
 
-    /// A new, stopped cluster of the default template, with its `pgark.toml` and spool.
+    /// A new stopped cluster of the default template, with its `pgark.toml` and spool.
     pub fn cluster(&self, name: &str) -> Cluster {
         self.cluster_of(name, Template::default())
     }
@@ -52,12 +52,12 @@ impl Site {
         Cluster::create(&self.directory, name, template, |data| template.copy_to(data))
     }
 
-    /// What the repository holds of a cluster. All clusters of a site archive under the same name.
+    /// The repository content of a cluster. All clusters of a site archive under the same name.
     pub fn archive_of(&self, cluster: &Cluster) -> Archive {
         Archive::new(self.repository(), cluster.system_identifier())
     }
 
-    /// Makes the repository unreachable, as a file server that went away.
+    /// Makes the repository unavailable, like a failed file server.
     pub fn hide_repository(&self) {
         std::fs::rename(self.repository(), self.directory.join("hidden")).unwrap();
     }

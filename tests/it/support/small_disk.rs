@@ -4,12 +4,12 @@ use super::account::{give, is_root};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// A file system in memory, mounted as a directory of a site until it is dropped. Declare it after the site.
+/// A tmpfs mounted in a site until it is dropped. Declare it after the site.
 #[derive(Debug)]
 pub struct SmallDisk(PathBuf);
 
 impl SmallDisk {
-    /// One of this size; none, with a word about it, where that is not allowed: only root mounts.
+    /// Mounts a tmpfs of this size; `None`, with a message, without root privileges.
     pub fn mount(path: &Path, kib: u32) -> Option<SmallDisk> {
         if !is_root() {
             eprintln!("skipped: only root can mount a file system");
@@ -26,7 +26,8 @@ impl SmallDisk {
         &self.0
     }
 
-    /// One on a disk of its own, of 64 MiB, that can be frozen; none, with a word about it, where that is not allowed.
+    /// Mounts a file system of 64 MiB on a disk of its own that can be frozen; `None`, with a message, without the
+    /// privileges.
     pub fn mount_freezable(path: &Path) -> Option<SmallDisk> {
         if !is_root() {
             eprintln!("skipped: only root can mount a file system");
@@ -52,7 +53,8 @@ impl SmallDisk {
         Some(SmallDisk(path.to_owned()))
     }
 
-    /// Whoever writes hangs in the kernel, where not even SIGKILL ends it; for a minute at most, should this process die.
+    /// Makes writers hang in the kernel, where even SIGKILL does not end them. Thaws after a minute, in case this
+    /// process dies.
     pub fn freeze(&self) {
         let script = "fsfreeze -f \"$0\" && { { sleep 60; fsfreeze -u \"$0\"; } >/dev/null 2>&1 & }";
         let status = Command::new("/bin/sh").arg("-c").arg(script).arg(&self.0).status().unwrap();
@@ -71,7 +73,7 @@ impl SmallDisk {
         self.run(&["mount", "-o", if read_only { "remount,ro" } else { "remount,rw" }]);
     }
 
-    /// Takes all the room there is.
+    /// Fills the file system.
     pub fn fill(&self) {
         let path = self.0.join("ballast");
         let filled = std::io::copy(&mut std::io::repeat(1), &mut std::fs::File::create(&path).unwrap());
@@ -92,7 +94,7 @@ impl SmallDisk {
 impl Drop for SmallDisk {
     fn drop(&mut self) {
         self.thaw();
-        // Whoever still works in it does not keep it.
+        // A lazy unmount succeeds even while processes work in it.
         let _ = Command::new("umount").arg("-l").arg(&self.0).status();
     }
 }

@@ -1,4 +1,4 @@
-//! What recoveries begin from: a primary that was backed up, and what was written after that.
+//! The starting point of recoveries: a primary with a backup, and later changes.
 
 use super::cluster::{Cluster, Stop};
 use super::programs::{pgark_program, postgres_program, search_path};
@@ -6,15 +6,15 @@ use super::run::{Outcome, Run};
 use super::site::Site;
 use std::path::{Path, PathBuf};
 
-/// A primary that was backed up and stopped, with what happened to it after the backup.
+/// A stopped primary with a backup, and the changes made after it.
 pub struct Story {
     pub site: Site,
     pub primary: Cluster,
-    /// After the tenth row, before the eleventh.
+    /// A time after the tenth row and before the eleventh.
     pub time: String,
     /// The transaction of the eleventh row.
     pub xid: String,
-    /// The end of the WAL that holds the eleventh row.
+    /// The end of the WAL with the eleventh row.
     pub lsn: String,
 }
 
@@ -46,7 +46,7 @@ impl Story {
         self.primary.recover(into, options).run()
     }
 
-    /// Recovers, lets the server run, and counts the rows; the server has the socket of the stopped primary.
+    /// Recovers, runs the server, and counts the rows; the server uses the socket of the stopped primary.
     #[track_caller]
     pub fn rows_after(&self, name: &str, options: &[&str]) -> String {
         let into = self.directory(name);
@@ -54,7 +54,7 @@ impl Story {
     }
 }
 
-/// Backups and recoveries of a cluster. A recovered server has the socket of its original, which is stopped.
+/// Backups and recoveries of a cluster. A recovered server uses the socket of its stopped original.
 impl Cluster {
     /// Takes a backup of the running server.
     #[track_caller]
@@ -62,7 +62,7 @@ impl Cluster {
         self.pgark(&["base-backup", "--checkpoint", "fast", "--label", label]).run().expect(0);
     }
 
-    /// A recovery target between what was committed and what will be.
+    /// A target time after all previous commits and before all later ones.
     pub fn now(&self) -> String {
         self.psql("SELECT clock_timestamp() AT TIME ZONE 'UTC' || '+00' FROM pg_sleep(0.1)")
     }
@@ -72,7 +72,7 @@ impl Cluster {
         self.pgark(&["recover"]).arg("--target-directory").arg(into).args(options)
     }
 
-    /// Recovers, lets the server run, asks it, and stops it.
+    /// Recovers, runs the server, executes a query, and stops it.
     #[track_caller]
     pub fn answer_after(&self, into: &Path, options: &[&str], sql: &str) -> String {
         let options: Vec<&str> = options.iter().copied().chain(["--wait"]).collect();
@@ -82,7 +82,7 @@ impl Cluster {
         answer
     }
 
-    /// Holds that the heaps and indexes of all databases are whole.
+    /// Asserts that the heaps and indexes of all databases are intact.
     #[track_caller]
     pub fn check_relations(&self) {
         if self.version_num() < 140_000 {
@@ -95,8 +95,8 @@ impl Cluster {
         amcheck.run().expect(0);
     }
 
-    /// The same, as far as the amcheck of 13 goes, for which there is no program: that the B-trees are whole, and have all
-    /// that the heaps have.
+    /// Does the same with amcheck of version 13, which has no program: asserts that the B-trees are intact and
+    /// complete.
     #[track_caller]
     fn check_indexes(&self) {
         let databases = self.psql("SELECT datname FROM pg_database WHERE datallowconn ORDER BY 1");
@@ -107,7 +107,7 @@ impl Cluster {
         }
     }
 
-    /// Starts a server from a directory that was recovered into, and waits until it takes connections.
+    /// Starts a server from a recovered directory, and waits until it accepts connections.
     #[track_caller]
     pub fn start_recovered(&self, data: &Path) {
         let log = data.with_extension("log");
@@ -115,23 +115,23 @@ impl Cluster {
         start.args(["-w", "start"]).run().expect(0);
     }
 
-    /// Stops a server that pgark or `pg_ctl` started.
+    /// Stops a server started by pgark or `pg_ctl`.
     #[track_caller]
     pub fn stop_recovered(&self, data: &Path) {
         let stop = self.postgres_program("pg_ctl").arg("-D").arg(data).args(["-m", "fast", "-w", "stop"]);
         stop.run().expect(0);
     }
 
-    /// Moves the data directory away, as an operator does before recovering into its place.
+    /// Moves the data directory away, as an operator does before recovering in place.
     pub fn move_data_away(&self, name: &str) {
         std::fs::rename(self.data(), self.data().with_file_name(name)).unwrap();
     }
 }
 
-/// Holds that PostgreSQL refuses to start from a directory.
+/// Asserts that PostgreSQL refuses to start from a directory.
 #[track_caller]
 pub fn expect_not_startable(data: &Path) {
-    // A server that ran there before has left it; and a recovery in place that was killed its interlock.
+    // Files of an earlier server, and the lock file of a killed recovery in place.
     let noted = data.join("postmaster.opts").exists();
     let interlock = std::fs::read(data.join("postmaster.pid")).ok();
     let outcome = Run::new(postgres_program("postgres")).arg("-D").arg(data).run();
@@ -141,7 +141,7 @@ pub fn expect_not_startable(data: &Path) {
     assert_eq!(data.join("postmaster.opts").exists(), noted, "{outcome}");
 }
 
-/// The command that a hint tells to type, as it stands there, for a shell that finds `pgark`.
+/// The command in a hint, run by a shell with `pgark` in its PATH.
 #[track_caller]
 pub fn hinted_command(outcome: &Outcome) -> Run {
     let hint = outcome.stderr.split_once("HINT: ").map(|(_, hint)| hint).unwrap_or_default();

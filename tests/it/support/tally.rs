@@ -1,17 +1,17 @@
-//! What the suites of crashes and faults have done, for `scripts/soak` to add up.
+//! Statistics of the crash and fault suites, which `scripts/soak` adds up.
 
 use std::fs::OpenOptions;
 use std::io::Write;
 
-/// Counts, and says them when it is dropped: on stderr, and as a line of the file that `PGARK_TEST_TALLY` names.
+/// Counters that are printed when dropped: on stderr, and as a line in the file named by `PGARK_TEST_TALLY`.
 #[derive(Debug)]
 pub struct Tally {
     scenario: &'static str,
-    /// Files and backups that were acknowledged and then found whole.
+    /// Files and backups that were acknowledged and verified intact.
     pub acknowledged: usize,
-    /// Processes that died on purpose.
+    /// Processes that were killed on purpose.
     pub kills: usize,
-    /// Operations that failed on purpose, and power cuts that were played.
+    /// Operations that failed on purpose, and simulated power failures.
     pub faults: usize,
     /// Clusters that were recovered and compared.
     pub recoveries: usize,
@@ -25,7 +25,7 @@ impl Tally {
 
 impl Drop for Tally {
     fn drop(&mut self) {
-        // A scenario that fails has found something that was lost, or at least not as it must be.
+        // A failing scenario has found a loss, or another defect.
         let failures = usize::from(std::thread::panicking());
         let line = format!(
             "{} acknowledged={} kills={} faults={} recoveries={} failures={failures}",

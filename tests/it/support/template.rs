@@ -1,4 +1,4 @@
-//! Data directories as initdb makes them: made once, then copied.
+//! Data directories created by initdb once, then copied.
 
 use super::account::{command, create_private_directory};
 use super::programs::postgres_program;
@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, PoisonError};
 
-/// How a data directory is made. Clusters of one template are copies: they have the same system identifier, and the
-/// WAL of one can be recovered by another.
+/// The parameters of a data directory. Clusters of the same template are copies: they share the system identifier, and
+/// each can recover the WAL of the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Template {
     pub segment_size_mib: u32,
@@ -17,7 +17,7 @@ pub struct Template {
 }
 
 impl Default for Template {
-    /// The smallest segments: a scenario has many of them quickly.
+    /// The smallest segments, so that a scenario quickly fills many.
     fn default() -> Template {
         Template { segment_size_mib: 1, checksums: true }
     }
@@ -69,14 +69,14 @@ impl Template {
             .lines()
             .any(|line| line.starts_with("Data page checksum version:") && line.ends_with(" 0"));
         if !self.checksums && !has_none {
-            // From 18 on they are on unless told otherwise, by an option that was unknown before.
+            // From version 18 on, checksums are on by default, and the option to disable them does not exist before.
             run(command(&postgres_program("pg_checksums")).args(["--disable", "--pgdata"]).arg(&data));
         }
         data
     }
 }
 
-/// Copies a directory with owners and permissions; shares blocks where the file system can.
+/// Copies a directory with owners and permissions; shares blocks if the file system supports it.
 pub fn copy_directory(from: &Path, to: &Path) {
     let output = Command::new("cp").args(["-a", "--reflink=auto", "--"]).arg(from).arg(to).output().unwrap();
     assert!(output.status.success(), "cp failed: {}", String::from_utf8_lossy(&output.stderr));

@@ -1,4 +1,4 @@
-//! Somebody between pgark and the server: with a certificate of his own, with words of his own, or with none at all.
+//! A man in the middle between pgark and the server: with its own certificate, with a canned response, or silent.
 
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
-/// The question for TLS. Source: PostgreSQL's manual, "Message Formats", `SSLRequest`.
+/// The request for TLS. Source: PostgreSQL's manual, "Message Formats", `SSLRequest`.
 const QUESTION: [u8; 8] = [0, 0, 0, 8, 0x04, 0xD2, 0x16, 0x2F];
 
 /// A running proxy; its threads end with the test run.
@@ -20,18 +20,19 @@ pub struct Proxy {
     silent: Arc<AtomicBool>,
 }
 
-/// How the proxy's TLS begins.
+/// The way in which TLS begins at the proxy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Begin {
     Asked,
-    /// At once; the name of the protocol is known, or nothing of it.
+    /// Without a request; with or without the protocol name in ALPN.
     Direct {
         names_protocol: bool,
     },
 }
 
 impl Proxy {
-    /// Ends the TLS of clients by this certificate, and begins another to the server, whose `db.example` `authority` vouches for.
+    /// Terminates the client's TLS with this certificate, and opens another connection to the server, whose
+    /// `db.example` certificate must come from `authority`.
     pub fn in_the_middle(
         upstream: &str,
         certificate: &Path,
@@ -71,7 +72,7 @@ impl Proxy {
         })
     }
 
-    /// Answers the question for TLS by this, and nothing else.
+    /// Responds to the request for TLS with this, and nothing else.
     pub fn saying(answer: &'static [u8], upstream: &str) -> Proxy {
         Proxy::start(upstream, move |mut client, _server, _| async move {
             client.read_exact(&mut [0; 8]).await?;
@@ -80,7 +81,7 @@ impl Proxy {
         })
     }
 
-    /// Passes everything on until it falls silent; then it takes what comes and passes nothing on.
+    /// Forwards all data until it is silenced; then reads and discards.
     pub fn passing(upstream: &str) -> Proxy {
         Proxy::start(upstream, |mut client, mut server, silent| async move {
             let (mut from_client, mut from_server) = ([0; 8192], [0; 8192]);

@@ -1,4 +1,4 @@
-//! A server that speaks TLS, and shows one certificate after the other.
+//! A server with TLS that can change its certificate.
 
 use super::certificates::Certificates;
 use super::cluster::Cluster;
@@ -7,7 +7,7 @@ use super::run::{Outcome, Run};
 use super::site::Site;
 use std::path::PathBuf;
 
-/// The server, its certificates, and where it listens.
+/// The server, its certificates, and its address.
 #[derive(Debug)]
 pub struct TlsScene {
     pub cluster: Cluster,
@@ -16,14 +16,14 @@ pub struct TlsScene {
     home: PathBuf,
 }
 
-/// Who may come in which way.
+/// The pg_hba.conf rules: which user may connect in which way.
 const RULES: &str = "local all all trust\nhostssl all cert samehost cert\nhostssl all md samehost md5\n\
                      hostssl all scram samehost scram-sha-256\nhostssl replication scram samehost scram-sha-256\n\
                      hostnossl all plain samehost trust\nhostssl all tls samehost trust\n\
                      hostssl all postgres samehost trust\nhostssl replication postgres samehost trust\n";
 
 impl TlsScene {
-    /// Listens at an address of this host that no other test run has, and shows the certificate `server` of `ca`.
+    /// Listens on an address of this host that no other test run uses, with the certificate `server` issued by `ca`.
     pub fn start(site: &Site, last: u8) -> TlsScene {
         let cluster = site.cluster("primary");
         let process = std::process::id();
@@ -56,7 +56,7 @@ impl TlsScene {
         self.cluster.append_conf(&format!("ssl_cert_file = '{certificate}'\nssl_key_file = '{key}'\n"));
     }
 
-    /// Has the server show another certificate.
+    /// Makes the server use another certificate.
     pub fn show(&self, certificate: &str, key: &str) {
         self.configure(certificate, key);
         self.cluster.psql("SELECT pg_reload_conf()");
@@ -64,18 +64,18 @@ impl TlsScene {
         self.cluster.wait_for_row("SHOW ssl_cert_file", &expected);
     }
 
-    /// The parameters of a connection over TCP as this user.
+    /// The parameters of a TCP connection as this user.
     pub fn conninfo(&self, user: &str, rest: &str) -> String {
         let rest = rest.replace("{dir}", &self.certificates.path("").display().to_string());
         format!("hostaddr={} port=5432 user={user} dbname=postgres {rest}", self.address)
     }
 
-    /// A directory that programs take for their user's home.
+    /// A directory to use as the programs' home directory.
     pub fn home(&self) -> &PathBuf {
         &self.home
     }
 
-    /// `pgark check` with these parameters: its outcome says whether the server was reached.
+    /// `pgark check` with these parameters; its outcome shows whether it reached the server.
     pub fn check(&self, conninfo: &str) -> Outcome {
         self.check_run(conninfo).run()
     }
@@ -99,7 +99,7 @@ impl TlsScene {
         run.env("HOME", &self.home)
     }
 
-    /// What libpq makes of the same parameters.
+    /// psql (libpq) with the same parameters.
     pub fn psql(&self, conninfo: &str) -> Outcome {
         let run =
             self.cluster.postgres_program("psql").args(["-X", "-w", "-A", "-t", "-c", "SELECT 1", "-d"]);

@@ -1,34 +1,34 @@
-//! Names of WAL files, and segments that no server wrote but that every check of their headers accepts.
+//! Names of WAL files, and generated segments with valid headers.
 
 use std::path::Path;
 
 const PAGE_SIZE: usize = 8192;
 const LONG_HEADER: u16 = 0x0002;
 
-/// The timeline and the log number in the name of a segment, `.partial` or `.backup`; none for a history file.
+/// The timeline and the log number in the name of a segment, `.partial` or `.backup` file; none for a history file.
 pub fn timeline_and_log_of(name: &str) -> Option<(&str, &str)> {
     (name.len() >= 24 && !name.ends_with(".history")).then(|| (&name[..8], &name[8..16]))
 }
 
-/// The name of a segment of a timeline by its number since the beginning of the WAL.
+/// The name of a segment from its timeline and ordinal number.
 pub fn segment_name(timeline: u32, number: u64, segment_size: u64) -> String {
     let per_log = 0x1_0000_0000 / segment_size;
     format!("{timeline:08X}{:08X}{:08X}", number / per_log, number % per_log)
 }
 
-/// Writes segments with the headers that a server would write.
+/// Generates segments with the headers of a real server.
 #[derive(Clone, Copy, Debug)]
 pub struct FakeWal {
     /// The version of the WAL pages.
     pub magic: u16,
     pub system_identifier: u64,
-    /// The timeline of the name, and of the headers.
+    /// The timeline of the name and of the headers.
     pub timeline: u32,
     pub segment_size: u64,
 }
 
 impl FakeWal {
-    /// As the server of this data directory would write it.
+    /// Generates segments like the server of this data directory.
     pub fn of(data: &Path, system_identifier: u64, segment_size: u64) -> FakeWal {
         let segment = std::fs::read_dir(data.join("pg_wal"))
             .unwrap()
@@ -48,7 +48,7 @@ impl FakeWal {
         segment_name(self.timeline, number, self.segment_size)
     }
 
-    /// The whole segment; the same number and seed give the same bytes.
+    /// The whole segment; deterministic for a number and a seed.
     pub fn bytes(&self, number: u64, seed: u64) -> Vec<u8> {
         let mut random = seed ^ number.rotate_left(32) ^ 0x9E37_79B9_7F4A_7C15;
         let mut bytes = Vec::with_capacity(self.segment_size as usize);
@@ -65,7 +65,7 @@ impl FakeWal {
                 bytes.extend((self.segment_size as u32).to_le_bytes());
                 bytes.extend((PAGE_SIZE as u32).to_le_bytes());
             }
-            // Half of a page can be compressed, as in real WAL.
+            // Half of each page is compressible, as in real WAL.
             while bytes.len() < page + PAGE_SIZE / 2 {
                 // xorshift64
                 random ^= random << 13;
@@ -79,13 +79,13 @@ impl FakeWal {
     }
 }
 
-/// The number of a segment since the beginning of the WAL.
+/// The ordinal number of a segment.
 pub fn segment_number(name: &str, segment_size: u64) -> u64 {
     let part = |range| u64::from_str_radix(&name[range], 16).unwrap();
     part(8..16) * (0x1_0000_0000 / segment_size) + part(16..24)
 }
 
-/// The content of a history file: each ancestor with the point where it was left, as PostgreSQL writes it.
+/// The content of a history file, as PostgreSQL writes it: each ancestor with its switch point.
 pub fn history(ancestors: &[(u32, &str)]) -> String {
     let lines = ancestors
         .iter()
@@ -93,7 +93,7 @@ pub fn history(ancestors: &[(u32, &str)]) -> String {
     lines.collect()
 }
 
-/// The content of a backup history file of a backup within one segment.
+/// The content of a backup history file for a backup within one segment.
 pub fn backup_history(segment: &str) -> String {
     format!(
         "START WAL LOCATION: 0/28 (file {segment})\nSTOP WAL LOCATION: 0/100 (file {segment})\n\

@@ -1,4 +1,4 @@
-//! The arguments of `pgark recover`: raw in, typed out.
+//! The arguments of `pgark recover`, converted to typed values.
 
 use clap::ArgGroup;
 use jiff::Timestamp;
@@ -194,7 +194,7 @@ impl RecoverArguments {
             .transpose()
     }
 
-    /// PostgreSQL performs an action only at a target: at the end of the WAL it promotes.
+    /// Rejects an action without a target: at the end of the WAL, PostgreSQL always promotes.
     fn check_action(&self, goal: &Goal, action: Option<TargetAction>) -> Result<()> {
         let is_latest = matches!(goal, Goal::Target(RecoveryTarget::Latest, _));
         match action.filter(|action| is_latest && *action != TargetAction::Promote) {
@@ -233,24 +233,24 @@ impl RecoverArguments {
         self.system_identifier.as_deref().map(str::parse).transpose()
     }
 
-    /// What may be in the target directory.
+    /// Permitted content of the target directory.
     pub fn mode(&self) -> Mode {
         if self.delta { Mode::Delta } else { Mode::Fresh }
     }
 
-    /// Where tablespaces go.
+    /// New locations of tablespaces.
     pub fn mappings(&self) -> Result<Vec<TablespaceMapping>> {
         self.tablespace_mapping.iter().map(|text| text.parse()).collect()
     }
 
-    /// What the restored cluster becomes.
+    /// The role of the restored cluster.
     pub fn role(&self) -> Result<Role> {
         if !self.standby {
             return Ok(Role::Recovered);
         }
         let conninfo = |text: &String| {
             Conninfo::new(text).ok_or_else(|| {
-                // Not repeated: it may hold a password.
+                // Not repeated in the error: it may contain a password.
                 Error::usage("--primary-conninfo is not understood")
                     .hint("Write key=value pairs: 'host=db1 port=5432 user=replicator'.")
             })
@@ -281,7 +281,7 @@ fn time(argument: &str, text: &str) -> Result<Timestamp> {
     parse_target_time(text).context(|| argument)
 }
 
-/// The options that choose a target, with whether a value follows.
+/// The options that select a target, each with whether it takes a value.
 const TARGET_OPTIONS: [(&str, bool); 9] = [
     ("--target-time", true),
     ("--target-lsn", true),
@@ -294,7 +294,7 @@ const TARGET_OPTIONS: [(&str, bool); 9] = [
     ("--target-timeline", true),
 ];
 
-/// The command line without its target, from which errors build a command that would work.
+/// The command line without its target; errors complete it to a command that works.
 pub fn without_target(arguments: impl IntoIterator<Item = String>) -> String {
     let mut words = Vec::new();
     let mut arguments = arguments.into_iter();

@@ -96,7 +96,7 @@ pub fn run(context: &Context, arguments: RecoverArguments) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The settings of the original, from the file or from the command line, and the directory to restore into.
+/// The settings of the original, from the file or the command line, and the target directory.
 fn configuration(context: &Context, arguments: &RecoverArguments) -> Result<(Config, PathBuf)> {
     let target = arguments.target_directory.as_deref().map(absolutely).transpose()?;
     if let (Some(url), Some(cluster)) = (&arguments.place.repository, &arguments.place.cluster) {
@@ -113,11 +113,11 @@ fn configuration(context: &Context, arguments: &RecoverArguments) -> Result<(Con
 
 fn absolutely(path: &Path) -> Result<PathBuf> {
     let path = absolute(path).context(|| format!("could not find \"{}\"", path.display()))?;
-    // A slash at the end is no part of the name.
+    // Removes a trailing slash.
     Ok(path.components().collect())
 }
 
-/// The program that `restore_command` will call: the one beside this.
+/// The program that `restore_command` calls: the one beside this program.
 fn archive_get() -> Result<PathBuf> {
     let program = env::current_exe()
         .context(|| "could not determine the path of this program")?
@@ -164,7 +164,8 @@ fn server_start(
     Ok(start)
 }
 
-/// Checks that no process holds the socket of the recovered server; returns a warning if that server is not started now.
+/// Checks that no process holds the socket of the recovered server; returns a warning if that server is not started
+/// now.
 fn check_port(arguments: &RecoverArguments, plan: &RecoveryPlan) -> Result<Option<String>> {
     let setting = |name: &str| plan.backup.settings.get(name);
     let port = arguments.port.or_else(|| setting("port")?.parse().ok());
@@ -179,7 +180,7 @@ fn check_port(arguments: &RecoverArguments, plan: &RecoveryPlan) -> Result<Optio
     )))
 }
 
-/// The state of the started server to wait for.
+/// The state to wait for in the started server.
 fn awaited(plan: &RecoveryPlan) -> Awaited {
     match &plan.settings.role {
         Role::Standby(standby) if standby.primary.is_some() => Awaited::Streaming,

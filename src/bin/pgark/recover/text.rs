@@ -1,4 +1,4 @@
-//! The plan and the outcome of a recovery, for people and for programs.
+//! The plan and the outcome of a recovery, as text and as JSON.
 
 use super::archiving;
 use pgark::error::Result;
@@ -14,16 +14,16 @@ use pgark::repository::wal::{Outcome, TransactionEnd};
 use pgark::terminal::bytes;
 use serde::Serialize;
 
-/// What no physical backup restores, with any tool.
+/// The things that no physical backup can restore, with any tool.
 const NOT_BROUGHT_BACK: &str = "PostgreSQL cannot restore these from any physical backup: replication slots (create them again); \
     the positions of subscriptions to this server and of its own (create the subscriptions again, or rows are skipped); the \
     rows of unlogged tables (they are empty); cumulative statistics (run ANALYZE). Sequences may skip up to 32 values.";
 
-/// The plan, for programs.
+/// The plan as JSON.
 #[derive(Serialize)]
 pub struct PlanDocument {
     backup: String,
-    /// The backups that are read, the full one first.
+    /// The backups to read, the full one first.
     chain: Vec<String>,
     backup_stopped: String,
     system_identifier: String,
@@ -32,7 +32,7 @@ pub struct PlanDocument {
     tablespaces: Vec<TablespaceDocument>,
     files: u64,
     bytes: u64,
-    /// The databases of which only empty files are restored.
+    /// The databases whose files are restored empty.
     left_out: Vec<String>,
     standby: Option<StandbyDocument>,
     target: String,
@@ -88,7 +88,7 @@ struct TransactionDocument {
     lsn: Lsn,
 }
 
-/// The result, for programs.
+/// The result as JSON.
 #[derive(Serialize)]
 pub struct RecoveryDocument {
     plan: PlanDocument,
@@ -115,9 +115,9 @@ struct KeptDocument {
 #[derive(Serialize)]
 struct CollationDocument {
     database: String,
-    /// One of those that are meant; null: the database's default collation.
+    /// One of the affected collations; null: the database's default collation.
     collation: Option<String>,
-    /// How many there are.
+    /// Number of affected collations.
     count: u64,
     recorded_version: String,
     actual_version: String,
@@ -209,7 +209,7 @@ fn outcome(end: &TransactionEnd) -> &'static str {
     }
 }
 
-/// The timelines on the way from the backup to the target.
+/// The timelines on the path from the backup to the target.
 fn timelines(plan: &RecoveryPlan) -> Vec<u32> {
     let history = &plan.target.history;
     let backup = plan.backup.stop.timeline;
@@ -297,7 +297,7 @@ pub fn plan(plan: &RecoveryPlan, delta: Option<DeltaForecast>) -> String {
     lines.join("\n")
 }
 
-/// How the cluster follows, if it is to be a standby.
+/// The settings of a standby; `None` if it is not to be one.
 fn standby(plan: &RecoveryPlan) -> Option<&StandbySettings> {
     match &plan.settings.role {
         Role::Standby(standby) => Some(standby),
@@ -387,7 +387,7 @@ impl RecoveryDocument {
             remarks.push(NOT_BROUGHT_BACK.to_owned());
         }
         if plan.settings.target.action == TargetAction::Shutdown && standby(plan).is_none() {
-            // Without the file the server would replay what it finds in pg_wal, past the target.
+            // Without the file, the server would replay the WAL in pg_wal past the target.
             remarks.push(format!(
                 "Once it has stopped at its target, leave recovery.signal where it is. To open the server for writing there, \
                  add this line at the end of postgresql.auto.conf, then start it:\n  recovery_target_action = 'promote'\n  {}",
@@ -411,7 +411,7 @@ impl RecoveryDocument {
         }
     }
 
-    /// Adds the result of the check of the server's collations.
+    /// Adds the result of the collation check.
     pub fn collations(&mut self, found: Result<Vec<CollationMismatch>>) {
         let found = match found {
             Ok(found) => found,

@@ -1,4 +1,4 @@
-//! The base backups that exist.
+//! Checks the base backups.
 
 use super::Tree;
 use super::objects::{decode, header};
@@ -10,10 +10,10 @@ use std::sync::Mutex;
 /// Length and CRC-32C of each file, by its path.
 type Files = BTreeMap<String, (u64, u32)>;
 
-/// How many files are read by their places in the packs, of those that the index lists.
+/// Number of indexed files that are read from their positions in the packs.
 const SAMPLES: usize = 8;
 
-/// What is wrong with the backups whose `manifest.json` is there. `wal`: the WAL files that are stored.
+/// Problems of the backups with a `manifest.json`. `wal` holds the stored WAL files.
 pub fn check(place: &Tree, wal: &BTreeMap<String, [u8; 32]>) -> Vec<String> {
     let backups = place.below("backup");
     let labels: BTreeSet<&str> =
@@ -45,7 +45,7 @@ pub fn check(place: &Tree, wal: &BTreeMap<String, [u8; 32]>) -> Vec<String> {
     complaints
 }
 
-/// As [`check_objects`], once for each content.
+/// As [`check_objects`], once for each distinct content.
 fn check_known(backup: &Tree, label: &str) -> Result<(), String> {
     static KNOWN: Mutex<Option<HashMap<blake3::Hash, Result<(), String>>>> = Mutex::new(None);
     let mut hasher = blake3::Hasher::new();
@@ -85,7 +85,7 @@ fn check_objects(backup: &Tree, label: &str) -> Result<(), String> {
     check_index(backup, &index, &listed)
 }
 
-/// An object whose content `manifest.json` describes.
+/// The object that `manifest.json` describes, after a check of its size and checksum.
 fn object(backup: &Tree, name: &str, described: &Value) -> Result<std::sync::Arc<[u8]>, String> {
     let stored = backup.get(name).ok_or_else(|| format!("{name} is missing"))?;
     expect_stored(name, stored, described, "stored_crc32")?;
@@ -105,7 +105,7 @@ fn expect_stored(name: &str, stored: &[u8], described: &Value, crc32: &str) -> R
     Ok(())
 }
 
-/// What the archives in the packs hold.
+/// The files in the archives of the packs.
 fn packs(backup: &Tree, manifest: &Value) -> Result<Files, String> {
     let mut files = Files::new();
     for (number, described) in (1..).zip(manifest["packs"].as_array().ok_or("there are no packs")?) {
@@ -138,7 +138,7 @@ fn packs(backup: &Tree, manifest: &Value) -> Result<Files, String> {
     Ok(files)
 }
 
-/// What PostgreSQL's own manifest lists.
+/// The files that PostgreSQL's own manifest lists.
 fn postgres_manifest(text: &[u8]) -> Result<Files, String> {
     let json: Value = serde_json::from_slice(text).map_err(|error| format!("backup_manifest: {error}"))?;
     let file = |file: &Value| {
@@ -157,12 +157,12 @@ fn unhex(text: &str) -> Option<Vec<u8>> {
     (0..text.len()).step_by(2).map(byte).collect()
 }
 
-/// As PostgreSQL prints it: the bytes of the little-endian number.
+/// Parses the form that PostgreSQL prints: the bytes of the little-endian number.
 fn crc32c_of(text: &str) -> Option<u32> {
     Some(u32::from_le_bytes(unhex(text)?.try_into().ok()?))
 }
 
-/// The index tells of the same files, and leads to them.
+/// Checks that the index lists the same files, at valid positions.
 fn check_index(backup: &Tree, index: &[u8], listed: &Files) -> Result<(), String> {
     let lines: Result<Vec<Value>, _> = index
         .split(|byte| *byte == b'\n')
@@ -197,7 +197,7 @@ fn check_index(backup: &Tree, index: &[u8], listed: &Files) -> Result<(), String
     Ok(())
 }
 
-/// Reads one file alone, as the format says how.
+/// Reads a single file as the format describes.
 fn check_place(backup: &Tree, line: &Value, bytes: u64, crc32c: u32) -> Result<(), String> {
     if bytes == 0 {
         return Ok(());
@@ -213,7 +213,7 @@ fn check_place(backup: &Tree, line: &Value, bytes: u64, crc32c: u32) -> Result<(
     if crc32c::crc32c(content) == crc32c { Ok(()) } else { Err("its place holds something else".to_owned()) }
 }
 
-/// The segments that lie in the WAL ranges of a backup.
+/// The segments in the WAL ranges of a backup.
 fn needed(manifest: &Value) -> Vec<String> {
     let bytes = manifest["server"]["wal_segment_bytes"].as_u64().unwrap_or(u64::MAX);
     let position = |value: &Value| {

@@ -1,7 +1,8 @@
-//! Judges a repository by `docs/repository-format.md` and by what was acknowledged, and knows nothing else of pgark.
+//! Checks a repository against `docs/repository-format.md` and against the acknowledged files, without any code of
+//! pgark.
 //!
-//! It reads with `lz4` and `zstd`, and otherwise with a few lines of its own. It looks at a [`Tree`], which may come from a
-//! directory, from a bucket, or be what a power cut would have left.
+//! Decompresses with `lz4` and `zstd`, and parses with a few lines of its own. Takes a [`Tree`] that was read from a
+//! directory or a bucket, or simulated as the state after a power failure.
 
 mod backup;
 mod objects;
@@ -13,7 +14,7 @@ pub use tree::Tree;
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// What pgark has said to be stored.
+/// The files and backups that pgark has acknowledged.
 #[derive(Clone, Debug, Default)]
 pub struct Acknowledged {
     /// WAL files: name, and SHA-256 of the content.
@@ -38,7 +39,7 @@ pub fn sha256(content: &[u8]) -> [u8; 32] {
     Sha256::digest(content).into()
 }
 
-/// Everything that is wrong with a repository, a line each; nothing when all of it is as it must be.
+/// All problems of a repository, one per line; empty if it is intact.
 pub fn complaints(tree: &Tree, acknowledged: &Acknowledged) -> Vec<String> {
     let mut complaints = Vec::new();
     let mut stored = BTreeMap::new();
@@ -74,7 +75,7 @@ pub fn complaints(tree: &Tree, acknowledged: &Acknowledged) -> Vec<String> {
     complaints
 }
 
-/// Holds a repository to everything.
+/// Asserts that a repository is intact.
 #[track_caller]
 pub fn expect_sound(tree: &Tree, acknowledged: &Acknowledged, when: &str) {
     let complaints = complaints(tree, acknowledged);

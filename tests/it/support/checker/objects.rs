@@ -9,14 +9,14 @@ use std::sync::{Arc, Mutex};
 const LZ4: u32 = 0x184D_2204;
 const ZSTD: u32 = 0xFD2F_B528;
 
-/// What an object decodes to.
+/// The decoded content of an object.
 type Decoded = Result<Arc<[u8]>, String>;
 
 pub fn number(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_le_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
 }
 
-/// The payload of the skippable frame that an object begins with.
+/// The payload of the skippable frame at the beginning of an object.
 pub fn header(bytes: &[u8]) -> Option<&[u8]> {
     if number(bytes, 0)? != 0x184D_2A57 {
         return None;
@@ -24,18 +24,18 @@ pub fn header(bytes: &[u8]) -> Option<&[u8]> {
     bytes.get(8..8 + number(bytes, 4)? as usize)
 }
 
-/// How many bytes of decoded objects are remembered.
+/// Upper limit for the cached decoded objects, in bytes.
 const KNOWN_BYTES_MAX: usize = 256 << 20;
 
-/// What was decoded before, and how many bytes that is.
+/// Cache of decoded objects, with their total size.
 #[derive(Default)]
 struct Known {
     decoded: HashMap<blake3::Hash, Decoded>,
     bytes: usize,
 }
 
-/// The content of all frames together, by the stock tool. What was decoded before is remembered: the same objects are looked
-/// at again and again.
+/// The content of all frames, decoded by the standard tool. Caches results, because the same objects are checked
+/// repeatedly.
 pub fn decode(bytes: &[u8]) -> Decoded {
     static KNOWN: Mutex<Option<Known>> = Mutex::new(None);
     let key = blake3::hash(bytes);
@@ -47,7 +47,7 @@ pub fn decode(bytes: &[u8]) -> Decoded {
     let known = known.get_or_insert_default();
     let length = decoded.as_ref().map_or(0, |content| content.len());
     if known.bytes + length > KNOWN_BYTES_MAX {
-        // Most of it was of backups that are gone by now; what is still there is decoded once more.
+        // Most cached objects belong to deleted backups; the others are decoded again.
         *known = Known::default();
     }
     known.bytes += length;
@@ -65,7 +65,7 @@ fn run_tool(bytes: &[u8]) -> Decoded {
         .unwrap();
     let mut stdin = child.stdin.take().unwrap();
     let output = std::thread::scope(|scope| {
-        // A tool that does not like what it reads closes its input.
+        // A tool that rejects its input closes it.
         scope.spawn(move || drop(stdin.write_all(bytes)));
         child.wait_with_output().unwrap()
     });
@@ -75,7 +75,7 @@ fn run_tool(bytes: &[u8]) -> Decoded {
     Err(String::from_utf8_lossy(&output.stderr).trim().to_owned())
 }
 
-/// Told by the first frame that is not a skippable one.
+/// Determined from the first frame that is not skippable.
 fn tool(bytes: &[u8]) -> Result<&'static str, String> {
     let mut at = 0;
     loop {
@@ -90,7 +90,7 @@ fn tool(bytes: &[u8]) -> Result<&'static str, String> {
     }
 }
 
-/// Whoever finds anything in a place finds the mark of its format.
+/// A nonempty place must contain a valid `format.json`.
 pub fn check_format(place: &Tree, name: &str) -> Option<String> {
     let Some(text) = place.get("format.json") else {
         return Some(format!("{name} has no format.json"));

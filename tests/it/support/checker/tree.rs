@@ -1,20 +1,20 @@
-//! Files by their paths.
+//! File trees in memory.
 
 use super::super::archive::files_below;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
-/// What a directory or a bucket holds: paths relative to it, and content.
+/// The content of a directory or a bucket: relative paths with content.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tree(BTreeMap<String, Arc<[u8]>>);
 
 impl Tree {
-    /// All files below a directory.
+    /// Reads all files below a directory.
     pub fn read(root: &Path) -> Tree {
         let read = |path: std::path::PathBuf| {
             let relative = path.strip_prefix(root).unwrap().to_str().unwrap().to_owned();
-            // One that is being removed is not there.
+            // Skips a file that is removed meanwhile.
             Some((relative, std::fs::read(path).ok()?.into()))
         };
         Tree(files_below(root).into_iter().filter_map(read).collect())
@@ -44,14 +44,14 @@ impl Tree {
         self.0.iter().map(|(path, content)| (path.as_str(), content))
     }
 
-    /// What lies below a path, relative to it.
+    /// The subtree below a path, with relative paths.
     pub fn below(&self, path: &str) -> Tree {
         let prefix = format!("{path}/");
         let below = self.0.range(prefix.clone()..).take_while(|(key, _)| key.starts_with(&prefix));
         Tree(below.map(|(key, content)| (key[prefix.len()..].to_owned(), content.clone())).collect())
     }
 
-    /// `<cluster>/<system identifier>` of every object.
+    /// The distinct `<cluster>/<system identifier>` prefixes.
     pub fn places(&self) -> BTreeSet<String> {
         let place = |path: &str| {
             let mut parts = path.split('/');
@@ -62,7 +62,7 @@ impl Tree {
         self.paths().filter_map(place).collect()
     }
 
-    /// Writes all of it below a directory.
+    /// Writes the tree below a directory.
     pub fn write(&self, root: &Path) {
         for (path, content) in &self.0 {
             let path = root.join(path);

@@ -1,18 +1,18 @@
-//! The stored WAL files.
+//! Checks the stored WAL files.
 
 use super::objects::{decode, header};
 use super::{Tree, sha256};
 use std::collections::BTreeMap;
 
-/// The payload of the first frame: magic, version, length, digest.
+/// Size of the payload of the first frame: magic, version, length, digest.
 const HEADER_BYTES: usize = 8 + 4 + 8 + 32;
 
-/// Where a segment says of which system it is, how long segments are, and where it lies in the WAL.
+/// Offsets of the system identifier, the segment size and the address in a segment.
 const SYSTEM_AT: usize = 24;
 const SEGMENT_BYTES_AT: usize = 32;
 const ADDRESS_AT: usize = 8;
 
-/// Every stored WAL file by its name with the SHA-256 of its content, and what is wrong.
+/// All stored WAL files by name, with the SHA-256 of their content, and the problems found.
 pub fn check(place: &Tree, name: &str) -> (BTreeMap<String, [u8; 32]>, Vec<String>) {
     let (mut files, mut complaints) = (BTreeMap::new(), Vec::new());
     for (path, object) in place.below("wal").files() {
@@ -48,7 +48,7 @@ fn file(path: &str, object: &[u8], place: &str) -> Result<(String, std::sync::Ar
     if name.len() == 24 {
         check_segment(name, &content, place)?;
     }
-    // A partial segment that differs from the first of its name: its name goes on with the beginning of its digest.
+    // A partial segment that differs from the first of its name has the beginning of its digest in its name.
     if let Some((_, digits)) = name.split_once(".partial.")
         && blake3::hash(&content).to_hex()[..16] != *digits
     {

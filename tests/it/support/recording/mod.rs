@@ -1,5 +1,5 @@
-//! What was done to the disk, written down by the programs themselves (`src/failpoint/recorder.rs`), and what power cuts
-//! would have left of it.
+//! Disk operations as recorded by the programs themselves (`src/failpoint/recorder.rs`), and the states that a power
+//! failure could leave.
 
 mod power;
 
@@ -10,23 +10,23 @@ use super::run::Run;
 use super::site::Site;
 use std::path::{Path, PathBuf};
 
-/// A directory that programs write their record into.
+/// The directory in which programs write their records.
 #[derive(Clone, Debug)]
 pub struct Recording {
     directory: PathBuf,
 }
 
-/// An operation or a step.
+/// A disk operation or a named step.
 #[derive(Clone, Debug)]
 pub struct Operation {
     pub process: i32,
     pub name: String,
     pub inode: u64,
-    /// What was written.
+    /// The written bytes, as a range of the recorded data.
     pub content: std::ops::Range<usize>,
     pub path: String,
     pub other: String,
-    /// From where on it was written, or the length that the file got.
+    /// The offset of the write, or the new length of the file.
     pub place: usize,
 }
 
@@ -37,18 +37,18 @@ impl Recording {
         Recording { directory }
     }
 
-    /// Has a program write into it, and whatever that starts.
+    /// Makes a program, and all programs that it starts, write into the record.
     pub fn of(&self, run: Run) -> Run {
         run.env("PGARK_RECORD", &self.directory)
     }
 
-    /// Everything so far, in the order in which it was done.
+    /// All operations so far, in order.
     pub fn operations(&self) -> Vec<Operation> {
         let log = std::fs::read_to_string(self.directory.join("log")).unwrap_or_default();
         log.lines().map(operation).collect()
     }
 
-    /// What was written, for [`Operation::content`].
+    /// The written bytes, for [`Operation::content`].
     pub fn data(&self) -> Vec<u8> {
         std::fs::read(self.directory.join("data")).unwrap_or_default()
     }
@@ -72,12 +72,12 @@ fn operation(line: &str) -> Operation {
 }
 
 impl Operation {
-    /// Whether it touches a name below a directory.
+    /// Whether it affects a name below a directory.
     pub fn is_below(&self, directory: &Path) -> bool {
         [&self.path, &self.other].into_iter().any(|path| Path::new(path).starts_with(directory))
     }
 
-    /// What kind of step it is: the same for all numbered places of one sort.
+    /// The kind of step, without numbers in names.
     pub fn kind(&self) -> String {
         let plain = |path: &str| -> String {
             let name = path.rsplit('/').take(2).collect::<Vec<_>>().join("<");

@@ -1,8 +1,8 @@
-//! A file system of which only what was made durable is sure to be there after a power cut.
+//! A simulated file system that is certain to keep only durable changes after a power failure.
 //!
-//! The rules are those of POSIX, with one concession to what file systems really do: a rename is all or nothing. A content is
-//! durable up to the length that it had at its last sync, as far as it was not written over since; a name when its directory was
-//! synced after it was made. What is not durable may be there all the same, each thing for itself.
+//! The rules are those of POSIX, with one concession to real file systems: a rename is atomic. Content is durable up to
+//! its length at the last sync, except where it was overwritten since. A name is durable once its directory was synced
+//! after its creation. Changes that are not durable may survive as well, independently of each other.
 
 use super::{Operation, Recording};
 use crate::support::checker::Tree;
@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound::{Excluded, Unbounded};
 use std::path::{Path, PathBuf};
 
-/// Plays a record, operation by operation.
+/// Replays a record operation by operation.
 #[derive(Debug)]
 pub struct PowerCuts {
     operations: Vec<Operation>,
@@ -27,7 +27,7 @@ pub struct PowerCuts {
 struct Content {
     written: Vec<u8>,
     durable_length: usize,
-    /// What was durable before it was written over or cut off: from where on, and the bytes. The newest is the last.
+    /// Durable content before it was overwritten or truncated, as offset and bytes; the newest is last.
     replaced: Vec<(usize, Vec<u8>)>,
 }
 
@@ -38,7 +38,7 @@ enum Entry {
     Link(PathBuf),
 }
 
-/// A change of names that is not durable.
+/// A change of names that is not durable yet.
 #[derive(Clone, Debug)]
 enum Change {
     Add(PathBuf, Entry),
@@ -59,7 +59,7 @@ impl PowerCuts {
         }
     }
 
-    /// What lies below a directory before the first operation, all of it durable.
+    /// Adds files that exist durably before the first operation.
     pub fn beginning_with(mut self, files: &[(PathBuf, u64, Vec<u8>)]) -> PowerCuts {
         for (path, inode, content) in files {
             let file = self.new_file(*inode);
@@ -72,7 +72,7 @@ impl PowerCuts {
         self
     }
 
-    /// Does the next operation; `None` when all were done.
+    /// Replays the next operation; `None` after the last.
     pub fn step(&mut self) -> Option<Operation> {
         let operation = self.operations.get(self.next)?.clone();
         self.next += 1;
@@ -133,7 +133,7 @@ impl PowerCuts {
         Some(operation)
     }
 
-    /// All that is not durable may be gone, and any part of it may be there.
+    /// The state after a power failure: any part of the changes that are not durable may survive.
     pub fn cut(&self, random: &mut Random, root: &Path) -> Tree {
         let kept = *random.choose(&[0, 30, 70, 100]);
         let mut names = self.durable.clone();
@@ -148,7 +148,7 @@ impl PowerCuts {
                 content.durable_length + if random.percent(kept) { random.below(lost + 1) } else { 0 };
             let mut left = content.written[..length].to_vec();
             if random.percent(30) {
-                // The length is there, and what was written is not.
+                // The length survives, the written data does not.
                 left[content.durable_length..].fill(0);
             }
             for (offset, old) in content.replaced.iter().rev() {
@@ -161,7 +161,7 @@ impl PowerCuts {
         })
     }
 
-    /// What is there while there is power.
+    /// The state without a power failure.
     pub fn uncut(&self, root: &Path) -> Tree {
         self.tree(&self.now(), root, |content| content.written.clone())
     }
@@ -187,7 +187,7 @@ impl PowerCuts {
                 Change::Rename(from, to, entry) if within(to) => {
                     let old_name = Change::Remove(from.clone());
                     self.make_durable(Change::Add(to.clone(), entry.clone()));
-                    // The old name is in another directory, and may be seen again.
+                    // The old name is in another directory, and may reappear.
                     self.pending.push(old_name);
                 }
                 _ => self.pending.push(change),
@@ -195,7 +195,7 @@ impl PowerCuts {
         }
     }
 
-    /// What happened before in a directory that is durably gone matters no more, or its names would come back without it.
+    /// Drops earlier changes in a directory whose removal is durable, or its names would reappear without it.
     fn make_durable(&mut self, change: Change) {
         for gone in change.ends().into_iter().flatten() {
             self.pending.retain(|earlier| !earlier.is_below(gone));
@@ -203,7 +203,7 @@ impl PowerCuts {
         apply(&mut self.durable, change);
     }
 
-    /// The files below `root` whose names are there, with all directories above them.
+    /// The files below `root` whose names and parent directories all exist.
     fn tree(
         &self,
         names: &BTreeMap<PathBuf, Entry>,
@@ -244,7 +244,7 @@ impl Content {
         self.durable_length = self.durable_length.min(length);
     }
 
-    /// What is durable there may be seen again.
+    /// Remembers durable content, which may reappear after a power failure.
     fn keep(&mut self, start: usize, end: usize) {
         let end = end.min(self.durable_length);
         if start < end {
@@ -259,7 +259,7 @@ impl Content {
 }
 
 impl Change {
-    /// The names of which no directory is left, so that what lies below them cannot be reached.
+    /// The names that cease to be directories, so that everything below them becomes unreachable.
     fn ends(&self) -> [Option<&Path>; 2] {
         match self {
             Change::Add(_, Entry::Directory) => [None, None],
@@ -277,7 +277,7 @@ impl Change {
     }
 }
 
-/// A name stands for one thing: where a directory ends, all names in it end, also those whose own removal was lost.
+/// Applies a change. When a directory ends, all names in it end too, including those whose own removal was lost.
 fn apply(names: &mut BTreeMap<PathBuf, Entry>, change: Change) {
     for gone in change.ends().into_iter().flatten() {
         let within = names.range::<Path, _>((Excluded(gone), Unbounded)).map(|(path, _)| path);
@@ -299,8 +299,8 @@ mod tests {
     use super::*;
     use std::fmt::Write;
 
-    /// Plays lines of `operation inode path [other]`; everything that was written is `x`. In place of a path, an operation may have
-    /// a place in the file.
+    /// Replays lines of `operation inode path [other]`; all written data is `x`. Some operations have an offset in
+    /// place of a path.
     fn play(lines: &[&str]) -> PowerCuts {
         let mut log = String::new();
         for line in lines {
@@ -325,7 +325,7 @@ mod tests {
         cuts
     }
 
-    /// What is left in each of many power cuts: paths, each with its length.
+    /// The states after many simulated power failures: paths, each with its length.
     fn outcomes(lines: &[&str]) -> std::collections::BTreeSet<String> {
         let (cuts, mut random) = (play(lines), Random::seeded("power cuts"));
         let left = |tree: Tree| {
@@ -395,10 +395,10 @@ mod tests {
         let removed = ["remove-file 0 /r/d/a", "remove-directory 0 /r/d"];
         let replaced = [&directory[..], &removed, &["create 6 /r/d"]].concat();
         assert_eq!(outcomes(&replaced), ["", "d:0", "d/a:0"].map(str::to_owned).into());
-        // The directory's own removal of the name is never synced: it is gone as a whole.
+        // The directory's own removal of the name is never synced: the directory is gone as a whole.
         let durable = [&replaced[..], &["sync-directory 0 /r"]].concat();
         assert_eq!(outcomes(&durable), ["d:0"].map(str::to_owned).into());
-        // Nor does a name come back that was never durable, in a directory that is gone.
+        // A name that was never durable does not reappear either, in a removed directory.
         let brief = ["create-directory 0 /r/d", "sync-directory 0 /r", "create 5 /r/d/a"];
         let gone = [&brief[..], &removed, &["sync-directory 0 /r"]].concat();
         assert_eq!(outcomes(&gone), [String::new()].into());

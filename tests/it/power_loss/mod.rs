@@ -201,7 +201,7 @@ fn a_power_cut_in_a_recovery_leaves_nothing_to_start_or_everything() {
         .iter()
         .position(|operation| control(&operation.path) || control(&operation.other))
         .expect("pg_control is put in place");
-    // Before that, a few states suffice, because an incomplete backup does not appear by itself.
+    // Without pg_control no server starts, so a sample of the earlier states is enough.
     let step = if wants_everything() { 1 } else { operations.len() / 40 };
     let resumed = random.below(decisive);
     for number in 0..=operations.len() {

@@ -39,6 +39,11 @@ const NEIGHBOURS: &[(&str, &str)] = &[
     ("status", "agent"),
 ];
 
+/// The order inside a room: (room, its modules from bottom to top). As in [`LAYERS`], a module may import those of
+/// earlier rows. The room's own `mod.rs` is above all of them: its modules must not use what it defines or re-exports.
+const ROOMS: &[(&str, &[&[&str]])] =
+    &[("recover", &[&["place"], &["target"], &["server"], &["plan"], &["restore"], &["journey"]])];
+
 /// Calls on which durability depends; except in tests, only [`DURABLE`] may make them.
 const DURABLE_CALLS: &[&str] = &[
     "sync_all",
@@ -122,6 +127,9 @@ fn violations(path: &str, text: &str) -> Vec<String> {
         }
         if used.in_test || file.is_test() {
             continue;
+        }
+        if let Some(broken) = file.room_broken_by(&used) {
+            found.push(format!("{here}: {broken}"));
         }
         if let Some(call) = used.ends_with_one_of(DURABLE_CALLS)
             && path != DURABLE
@@ -237,6 +245,33 @@ impl SourceFile {
             return Some(format!("a small program must not import {target}: it is behind the wall"));
         }
         None
+    }
+
+    /// The violation of the order inside a room by using this path in this file.
+    fn room_broken_by(&self, used: &UsedPath) -> Option<String> {
+        if self.layer() == Some("bin") {
+            return None;
+        }
+        let target = self.resolve(used)?;
+        ROOMS.iter().find_map(|(room, rows)| {
+            let below = |module: &[String]| -> Option<String> {
+                let mut names = module.iter().map(String::as_str);
+                room.split('/')
+                    .all(|part| names.next() == Some(part))
+                    .then(|| names.next().map(str::to_owned))?
+            };
+            let (own, other) = (below(&self.module)?, below(&target)?);
+            let row = |module: &str| rows.iter().position(|row| row.contains(&module));
+            match (row(&own), row(&other)) {
+                _ if own == other => None,
+                (None, _) => Some(format!("\"{own}\" has no place in the order of {room}")),
+                (_, None) => Some(format!("{room}/{own} must not import {room}::{other}")),
+                (Some(below), Some(above)) if above >= below => {
+                    Some(format!("{room}/{own} must not import {room}/{other}"))
+                }
+                _ => None,
+            }
+        })
     }
 
     /// The path from the crate's root; `None` if it leads elsewhere (or `lib.rs` names it).
@@ -514,6 +549,22 @@ fn circles_are_found() {
     ];
     assert_eq!(circles(&round), ["store/a, store/b, store/c"]);
     assert_eq!(circles(&round[..3]), Vec::<String>::new());
+}
+
+#[test]
+fn imports_upwards_inside_a_room_are_found() {
+    let broken = "must not import recover";
+    assert_breaks("src/recover/place/space.rs", "use crate::recover::plan::Mode;", &format!("{broken}/plan"));
+    assert_breaks("src/recover/place/mod.rs", "fn f() { super::target::g() }", &format!("{broken}/target"));
+    assert_breaks("src/recover/plan/mod.rs", "use crate::recover::execute;", &format!("{broken}::execute"));
+    assert_breaks(
+        "src/recover/odd.rs",
+        "use super::place::x;",
+        "\"odd\" has no place in the order of recover",
+    );
+    assert_keeps("src/recover/plan/mod.rs", "use super::target::A; use super::place; mod b; use b::C;");
+    assert_keeps("src/recover/mod.rs", "use plan::A; pub use crate::recover::journey::execute;");
+    assert_keeps("src/recover/place/mod.rs", "#[cfg(test)] mod tests { use crate::recover::plan::A; }");
 }
 
 #[test]

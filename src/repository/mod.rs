@@ -7,9 +7,11 @@
 pub mod backup;
 mod format;
 mod layout;
+mod systems;
 pub mod wal;
 
 pub use layout::Layout;
+pub use systems::choose_system;
 
 use crate::config::{Config, RepositoryUrl};
 use crate::durable::Disk;

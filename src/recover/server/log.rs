@@ -4,8 +4,8 @@
 //! language and format (`lc_messages`, `log_line_prefix`, `log_destination`), so lines are selected by
 //! position instead of wording.
 
-use crate::recover::configure::{CONFIGURATION_BYTES_MAX, value_in};
-use crate::recover::restore::read_restored;
+use super::settings::{CONFIGURATION_BYTES_MAX, value_in};
+use crate::recover::place::read_restored;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom};

@@ -9,11 +9,11 @@ use pgark::postgres::{
     Lsn, RecoveryTarget, RestorePointName, SystemIdentifier, TargetAction, TargetBound, TargetTimeline,
     WantedXid,
 };
-use pgark::recover::configure::Archiving;
-use pgark::recover::standby::{ApplyDelay, Role, StandbySettings};
-use pgark::recover::tablespaces::TablespaceMapping;
-use pgark::recover::target::{Consent, Goal, TargetRequest};
-use pgark::recover::{ForkRule, Mode};
+use pgark::recover::place::tablespaces::TablespaceMapping;
+use pgark::recover::plan::Mode;
+use pgark::recover::server::settings::Archiving;
+use pgark::recover::server::standby::{ApplyDelay, Role, StandbySettings};
+use pgark::recover::target::{Consent, ForkRule, Goal, TargetRequest};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 

@@ -7,15 +7,14 @@ pub use arguments::{MORE_HELP, RecoverArguments};
 
 use super::{Context, output};
 use pgark::config::{Config, Conninfo, PaceSettings};
-use pgark::error::{Context as _, Error, ErrorKind, Result};
+use pgark::error::{Context as _, Error, Result};
 use pgark::pace::Pace;
-use pgark::postgres::{RecoveryTarget, TargetAction};
-use pgark::recover::configure::{Archiving, forget_target};
-use pgark::recover::server::{Awaited, ReachedState, ServerStart, deviations, find_pg_ctl, who_listens};
-use pgark::recover::standby::Role;
-use pgark::recover::systems::choose_system;
-use pgark::recover::{RecoverRequest, RecoveryPlan, forecast, plan, recover};
-use pgark::repository::Repository;
+use pgark::recover::plan::{RecoverRequest, RecoveryPlan, plan};
+use pgark::recover::restore::forecast;
+use pgark::recover::server::settings::Archiving;
+use pgark::recover::server::{ServerStart, find_pg_ctl, who_listens};
+use pgark::recover::{Execution, execute};
+use pgark::repository::{Repository, choose_system};
 use pgark::terminal::{Loudness, Progress};
 use std::env;
 use std::path::{Path, PathBuf, absolute};
@@ -62,36 +61,20 @@ pub fn run(context: &Context, arguments: RecoverArguments) -> Result<ExitCode> {
     if !context.output.is_json() && !context.output.is_quiet() {
         output::say(&text::plan(&plan, None));
     }
-    let disk = pgark::durable::disk();
-    let summary = recover(&plan, &repository, workers, &Pace::new(pace), disk.as_ref(), &monitor)?;
-    let start = ServerStart { name_data_directory: summary.configured_data_directory.is_some(), ..start };
-    let mut document = text::RecoveryDocument::new(&plan, &summary, &start);
-    if arguments.wait {
-        let reached = start.run(awaited(&plan), &monitor)?;
-        let deviations = match plan.settings.role {
-            // A standby follows its primary; there is no planned end to compare with.
-            Role::Standby(_) => Vec::new(),
-            Role::Recovered => deviations(&plan.settings.target.target, &plan.target.expected, &reached),
-        };
-        if !deviations.is_empty() {
-            return Err(Error::new(
-                ErrorKind::Damaged,
-                format!("recovery did not end where the plan expected: {}", deviations.join("; ")),
-            )
-            .hint(format!(
-                "The server is running in \"{}\". Inspect it before you use it.",
-                start.data_directory.display()
-            )));
-        }
-        if reached.state == ReachedState::Promoted {
-            let restore_command = plan.restore_command_of_standby(&request.archive_get)?;
-            forget_target(disk.as_ref(), &start.data_directory, &restore_command)?;
-        }
-        document.reached(&reached);
-        if reached.state != ReachedState::ShutDown {
-            document.collations(start.collation_mismatches(!plan.left_out.is_empty()));
-        }
-    }
+    let outcome = execute(
+        &plan,
+        Execution {
+            repository: &repository,
+            workers,
+            pace: &Pace::new(pace),
+            disk: pgark::durable::disk().as_ref(),
+            monitor: &monitor,
+            start,
+            wait: arguments.wait,
+            archive_get: request.archive_get,
+        },
+    )?;
+    let document = text::RecoveryDocument::new(&plan, outcome);
     context.output.result(&document, || text::summary(&document));
     Ok(ExitCode::SUCCESS)
 }
@@ -178,22 +161,6 @@ fn check_port(arguments: &RecoverArguments, plan: &RecoveryPlan) -> Result<Optio
     Ok(Some(format!(
         "{what}; stop that server before you start the recovered one, or choose another port with --port"
     )))
-}
-
-/// The state to wait for in the started server.
-fn awaited(plan: &RecoveryPlan) -> Awaited {
-    match &plan.settings.role {
-        Role::Standby(standby) if standby.primary.is_some() => Awaited::Streaming,
-        Role::Standby(_) => Awaited::Following,
-        Role::Recovered if plan.settings.target.action == TargetAction::Shutdown => Awaited::Stop,
-        Role::Recovered
-            if plan.settings.target.action == TargetAction::Promote
-                || plan.settings.target.target == RecoveryTarget::Latest =>
-        {
-            Awaited::Opening
-        }
-        Role::Recovered => Awaited::Target,
-    }
 }
 
 /// Whether the recovered cluster archives, as a word.

@@ -3,13 +3,13 @@
 use super::archiving;
 use pgark::error::Result;
 use pgark::postgres::{Lsn, RecoveryTarget, SegmentName, TargetAction, TargetBound};
-use pgark::recover::configure::Archiving;
-use pgark::recover::server::{
-    CollationMismatch, MismatchedCollations, ReachedPoint, ReachedState, ServerStart,
-};
-use pgark::recover::staging::Found;
-use pgark::recover::standby::{Role, StandbySettings};
-use pgark::recover::{DeltaForecast, HOW_TO_MEND_COLLATIONS, RecoveryPlan, RecoverySummary};
+use pgark::recover::RecoveryOutcome;
+use pgark::recover::place::staging::Found;
+use pgark::recover::plan::{HOW_TO_MEND_COLLATIONS, RecoveryPlan};
+use pgark::recover::restore::DeltaForecast;
+use pgark::recover::server::settings::Archiving;
+use pgark::recover::server::standby::{Role, StandbySettings};
+use pgark::recover::server::{CollationMismatch, MismatchedCollations, ReachedPoint, ReachedState};
 use pgark::repository::wal::{Outcome, TransactionEnd};
 use pgark::terminal::bytes;
 use serde::Serialize;
@@ -346,7 +346,8 @@ fn end_words(plan: &RecoveryPlan) -> Vec<String> {
 }
 
 impl RecoveryDocument {
-    pub fn new(plan: &RecoveryPlan, summary: &RecoverySummary, start: &ServerStart) -> RecoveryDocument {
+    pub fn new(plan: &RecoveryPlan, outcome: RecoveryOutcome) -> RecoveryDocument {
+        let RecoveryOutcome { summary, start, reached, collations } = outcome;
         let mut remarks = Vec::new();
         if summary.wrote_configuration {
             remarks.push(format!(
@@ -394,7 +395,7 @@ impl RecoveryDocument {
                 start.command()
             ));
         }
-        RecoveryDocument {
+        let mut document = RecoveryDocument {
             plan: PlanDocument::new(plan),
             restored_files: summary.files,
             restored_bytes: summary.bytes,
@@ -408,11 +409,18 @@ impl RecoveryDocument {
             reached: None,
             collation_mismatches: None,
             remarks,
+        };
+        if let Some(reached) = &reached {
+            document.add_reached(reached);
         }
+        if let Some(found) = collations {
+            document.add_collations(found);
+        }
+        document
     }
 
     /// Adds the result of the collation check.
-    pub fn collations(&mut self, found: Result<Vec<CollationMismatch>>) {
+    fn add_collations(&mut self, found: Result<Vec<CollationMismatch>>) {
         let found = match found {
             Ok(found) => found,
             Err(error) => {
@@ -434,7 +442,7 @@ impl RecoveryDocument {
     }
 
     /// Adds the point that the server reached.
-    pub fn reached(&mut self, reached: &ReachedPoint) {
+    fn add_reached(&mut self, reached: &ReachedPoint) {
         let wanted = self.plan.standby.as_ref().is_some_and(|standby| standby.primary_conninfo.is_some());
         if wanted && reached.state != ReachedState::Streaming {
             self.remarks.push(

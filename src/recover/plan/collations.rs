@@ -1,9 +1,9 @@
 //! Compares the collation version of this host with that of the host where the backup was taken.
 //!
-//! Owns: the wording of the note. Does not own: determining the versions. [`server`](super::server) asks the
+//! Owns: the wording of the note. Does not own: determining the versions. [`server`](crate::recover::server) asks the
 //! recovered server for the mismatches that it finds itself.
 
-use super::standby::Role;
+use crate::recover::server::standby::Role;
 use crate::repository::backup::manifest::StoredBackup;
 
 /// How to repair indexes that were built with another collation version.
@@ -31,7 +31,7 @@ pub fn note(backup: &StoredBackup, here: Option<&str>, role: &Role) -> Option<St
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::recover::standby::StandbySettings;
+    use crate::recover::server::standby::StandbySettings;
     use crate::repository::backup::manifest::StoredCollations;
     use crate::repository::backup::manifest::tests::sample;
 

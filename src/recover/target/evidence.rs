@@ -4,7 +4,7 @@
 //! Source of the rules: PostgreSQL `access/transam/xlogrecovery.c`, `recoveryStopsBefore` and
 //! `recoveryStopsAfter`.
 
-use super::survey::WaySurvey;
+use super::way::WaySurvey;
 use crate::error::Result;
 use crate::postgres::{Lsn, PgTimestamp, SegmentNumber, TargetBound};
 use crate::repository::wal::{Archive, PathRun, PathWal, TransactionEnd, WalEvent, WalMark};

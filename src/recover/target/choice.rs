@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::postgres::{Lsn, TimelineHistory, TimelineId};
+use crate::repository::backup::manifest::StoredBackup;
 use crate::repository::wal::TimelinePath;
 
 /// The facts about a backup that the choice depends on.
@@ -17,6 +18,18 @@ pub struct BackupCandidate {
     pub stop_point: Lsn,
     /// When the backup reached its stop point, by the server's clock.
     pub stop_time: jiff::Timestamp,
+}
+
+impl From<&StoredBackup> for BackupCandidate {
+    fn from(backup: &StoredBackup) -> BackupCandidate {
+        BackupCandidate {
+            label: backup.label.to_string(),
+            timeline: backup.stop.timeline,
+            start_point: backup.start.lsn,
+            stop_point: backup.stop.lsn,
+            stop_time: backup.stop.time,
+        }
+    }
 }
 
 /// The newest of several backups by the server's clock. This choice decides which timeline recovery follows

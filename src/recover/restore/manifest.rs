@@ -1,9 +1,9 @@
 //! Writes PostgreSQL's own file list into the data directory, for `pg_verifybackup`.
 
-use super::places::Places;
 use crate::durable::{self, Disk, DiskFile};
 use crate::error::{Context, Error, Result};
 use crate::postgres::{BackupManifestWriter, ManifestFile, ManifestVersion};
+use crate::recover::place::destinations::Places;
 use crate::repository::Repository;
 use crate::repository::backup::chain::ChainedFile;
 use crate::repository::backup::file_set::{

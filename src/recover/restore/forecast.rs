@@ -1,11 +1,11 @@
 //! Forecasts how much data a recovery with `--delta` will move.
 
-use super::RecoveryPlan;
 use super::existing::{Existing, Kind, Removal};
+use super::files::{CONTROL_FILE, tablespace_version_directory};
 use super::output::crc32c_of;
-use super::restore::{CONTROL_FILE, tablespace_version_directory};
-use super::staging::Found;
 use crate::error::{Context, Error, Result};
+use crate::recover::place::staging::Found;
+use crate::recover::plan::RecoveryPlan;
 use crate::repository::Repository;
 use crate::repository::backup::chain::{ChainEntry, ChainedFile, ChainedFiles};
 use std::num::NonZeroUsize;

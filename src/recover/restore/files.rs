@@ -4,26 +4,23 @@
 //! directory claimed for them, because that directory contains no symbolic link while files are written;
 //! links are created last.
 
-use super::RecoveryPlan;
-use super::databases::LeftOut;
 use super::existing::{Existing, Kind, Removal};
+use super::manifest::{Content, RestoredFile, RestoredManifest};
 use super::output::{Output, crc32c_of, not_created, set_mode};
-use super::places::Places;
-use super::restored_manifest::{Content, RestoredFile, RestoredManifest};
 use super::shares::{Job, Shares};
-use super::staging::Found;
 use crate::durable::{self, Disk};
 use crate::error::{Context, Error, Result};
 use crate::monitor::Monitor;
 use crate::pace::Pace;
 use crate::postgres::backup_label::without_incremental_from;
+use crate::recover::place::destinations::Places;
+use crate::recover::place::staging::Found;
+use crate::recover::plan::RecoveryPlan;
+use crate::recover::plan::databases::LeftOut;
 use crate::repository::Repository;
 use crate::repository::backup::chain::{ChainEntry, ChainReader, ChainedFile, ChainedFiles};
 use crate::repository::backup::{Chain, DirectoryEntry, StoredBackup};
-use std::fs::File;
-use std::io::{self, Read};
 use std::num::NonZeroUsize;
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
@@ -76,7 +73,7 @@ pub struct Kept {
 /// # Errors
 /// [`ErrorKind::Damaged`](crate::error::ErrorKind::Damaged) for any inconsistency in the backup; those of the
 /// store and the operating system. The first error stops all workers.
-pub fn restore(
+pub fn restore_files(
     repository: &Repository,
     plan: &RecoveryPlan,
     workers: NonZeroUsize,
@@ -359,23 +356,4 @@ impl Kept {
 /// As [`StoredBackup::server_version`].
 pub fn tablespace_version_directory(backup: &StoredBackup) -> Result<String> {
     Ok(backup.server_version()?.tablespace_directory())
-}
-
-/// Reads a small file of the restored data directory; `None` if there is none.
-///
-/// # Errors
-/// The operating system's.
-pub fn read_restored(path: &Path, bytes_max: u64) -> Result<Option<Vec<u8>>> {
-    let what = || format!("could not read \"{}\"", path.display());
-    let file = match File::open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(Error::io(what(), error)),
-    };
-    let mut content = Vec::new();
-    file.take(bytes_max + 1).read_to_end(&mut content).context(what)?;
-    if content.len() as u64 > bytes_max {
-        return Err(Error::damaged(format!("\"{}\" has more than {bytes_max} bytes", path.display())));
-    }
-    Ok(Some(content))
 }

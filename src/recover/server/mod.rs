@@ -12,6 +12,8 @@ mod point;
 mod process;
 mod programs;
 mod question;
+pub mod settings;
+pub mod standby;
 mod start;
 mod vigil;
 
@@ -21,11 +23,11 @@ pub use point::{Awaited, ReachedPoint, ReachedState};
 pub use programs::{find_pg_ctl, who_listens};
 pub use start::ServerStart;
 
-use super::restore::read_restored;
 use crate::error::{Context, Error, Result};
 use crate::monitor::Monitor;
 use crate::postgres::control_file::ServerLimits;
 use crate::postgres::{ClusterState, ControlFile, PostmasterPid};
+use crate::recover::place::read_restored;
 use crate::server::{LocalPlace, LocalServer};
 use log::{LogMark, indented};
 use process::{is_running, replayed_segment};
@@ -310,7 +312,7 @@ mod tests {
         let start = ServerStart { log: log.clone(), data_directory: scratch.path().to_owned(), ..start() };
         fs::create_dir(scratch.path().join("global")).unwrap();
         let set_state = |state: u8| {
-            let mut control = include_bytes!("../../tests/fixtures/postgres/15/pg_control").to_vec();
+            let mut control = include_bytes!("../../../tests/fixtures/postgres/15/pg_control").to_vec();
             control[16] = state;
             let checksum = crc32c::crc32c(&control[..288]);
             control[288..292].copy_from_slice(&checksum.to_le_bytes());

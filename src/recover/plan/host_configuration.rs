@@ -1,9 +1,9 @@
 //! Chooses the configuration for the archive programs of a recovered cluster: the host's file or a new one.
 
-use super::configure::{Archiving, Place, archive_command};
 use crate::config::Config;
 use crate::error::Result;
 use crate::postgres::SystemIdentifier;
+use crate::recover::server::settings::{Archiving, Place, archive_command};
 use std::path::{Path, PathBuf};
 
 /// Destination of the cluster, as the request gives it.

@@ -3,7 +3,6 @@
 //! Owns: the content of `postgresql.auto.conf` and of the files beside the data directory. Does not own: when
 //! they are written.
 
-use super::restore::read_restored;
 use super::standby::Role;
 use crate::durable::{self, Disk};
 use crate::error::{Context, Error, Result};
@@ -11,6 +10,7 @@ use crate::postgres::TargetSettings;
 use crate::postgres::control_file::ServerLimits;
 use crate::postgres::setting::quote_setting;
 use crate::postgres::{MajorVersion, RecoveryTarget, SegmentName, TimelineId};
+use crate::recover::place::read_restored;
 use std::fs;
 use std::io;
 use std::path::Path;
@@ -329,7 +329,7 @@ mod tests {
     use super::*;
     use crate::durable::RealDisk;
     use crate::postgres::{TargetAction, TargetBound, TargetTimeline};
-    use crate::recover::standby::StandbySettings;
+    use crate::recover::server::standby::StandbySettings;
 
     fn settings() -> RecoverySettings {
         let timeline = TimelineId::new(2).unwrap();

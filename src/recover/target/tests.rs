@@ -3,15 +3,14 @@
 //! The clock of these archives: the record at `n << 16` was written in second `n` of 2026, so a segment of 1
 //! MiB covers sixteen seconds.
 
-use super::choice::BackupCandidate;
-use super::forks::ForkRule;
-use super::target::{Consent, Goal, TargetPlan, TargetRequest, plan_target};
 use crate::error::{ErrorKind, Result};
 use crate::postgres::control_file::ServerLimits;
 use crate::postgres::{
     Lsn, PgTimestamp, RecoveryTarget, SegmentName, SegmentNumber, SegmentSize, TargetAction, TargetBound,
     TargetTimeline, TimelineHistory, TimelineId, Xid,
 };
+use crate::recover::target::choice::BackupCandidate;
+use crate::recover::target::{Consent, ForkRule, Goal, TargetPlan, TargetRequest, plan_target};
 use crate::repository::wal::{Archive, Outcome, PathWal, Timelines, WalCatalog, WalEvent, WalMark};
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;

@@ -1,9 +1,9 @@
 //! Inspects the files in a `--delta` destination: decides which may be kept and removes the others.
 
-use super::places::Places;
-use super::staging::{LOST_AND_FOUND, MARKER, interlock};
 use crate::durable::{self, Disk};
 use crate::error::{Context, Error, Result};
+use crate::recover::place::destinations::Places;
+use crate::recover::place::staging::{LOST_AND_FOUND, MARKER, interlock};
 use nix::unistd::Uid;
 use std::cmp::Ordering;
 use std::fs::{self, Metadata};

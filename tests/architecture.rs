@@ -41,8 +41,22 @@ const NEIGHBOURS: &[(&str, &str)] = &[
 
 /// The order inside a room: (room, its modules from bottom to top). As in [`LAYERS`], a module may import those of
 /// earlier rows. The room's own `mod.rs` is above all of them: its modules must not use what it defines or re-exports.
-const ROOMS: &[(&str, &[&[&str]])] =
-    &[("recover", &[&["place"], &["target"], &["server"], &["plan"], &["restore"], &["journey"]])];
+const ROOMS: &[(&str, &[&[&str]])] = &[
+    (
+        "backup",
+        &[
+            &["files"],
+            &["server"],
+            &["running", "parent", "summary"],
+            &["publish"],
+            &["increment"],
+            &["copy"],
+            &["draft"],
+            &["local", "stream", "combine"],
+        ],
+    ),
+    ("recover", &[&["place"], &["target"], &["server"], &["plan"], &["restore"], &["journey"]]),
+];
 
 /// Calls on which durability depends; except in tests, only [`DURABLE`] may make them.
 const DURABLE_CALLS: &[&str] = &[

@@ -3,7 +3,8 @@
 //! Owns: the distribution of files over packs. Does not contact the server. The result equals the newest
 //! backup of the chain: it has the same start and stop points and needs the same WAL.
 
-use super::lists::{self, Scope};
+use super::copy::lists::{self, Scope};
+use super::draft::{CREATED_BY, totals};
 use super::parent;
 use super::publish::publish;
 use super::running::{self, RunningBackup};
@@ -16,7 +17,7 @@ use crate::postgres::{ManifestVersion, SegmentName};
 use crate::repository::Repository;
 use crate::repository::backup::chain::{ChainEntry, ChainReader, ChainedFile, ChainedFiles};
 use crate::repository::backup::file_set::{compare_with_postgres_manifest, open_postgres_manifest};
-use crate::repository::backup::manifest::{BackupKind, BackupTotals, DamagedPages, StoredPack};
+use crate::repository::backup::manifest::{BackupKind, DamagedPages, StoredPack};
 use crate::repository::backup::pack::{FinishedPack, PackOwner, PackWriter, PlacedFile, TARGET_RAW_BYTES};
 use crate::repository::backup::{
     Chain, DirectoryEntry, IndexEntry, Label, NewLabel, StoredBackup, StoredText, inventory,
@@ -333,22 +334,14 @@ impl Combination<'_> {
                 lists.file_count, newest.label, newest.totals.files
             )));
         }
-        let packed_bytes: u64 = packed.packs.iter().map(|pack| pack.stored_bytes).sum();
+        let kind = BackupKind::Full;
         Ok(StoredBackup {
-            version: StoredBackup::version_of(&BackupKind::Full),
+            version: StoredBackup::version_of(&kind),
             label: self.label.clone(),
-            kind: BackupKind::Full,
-            created_by: concat!("pgark ", env!("CARGO_PKG_VERSION")).to_owned(),
+            created_by: CREATED_BY.to_owned(),
             backup_label: StoredText::new(without_incremental_from(newest.backup_label.as_bytes())),
-            totals: BackupTotals {
-                files: lists.file_count,
-                directories: lists.directory_count,
-                file_bytes: lists.file_bytes,
-                whole_bytes: None,
-                stored_bytes: packed_bytes
-                    + lists.index.object.stored_bytes
-                    + lists.postgres_manifest.stored_bytes,
-            },
+            totals: totals(&kind, &packed.packs, &lists),
+            kind,
             packs: packed.packs,
             index: lists.index,
             postgres_manifest: lists.postgres_manifest,

@@ -1,6 +1,6 @@
 //! The parent of a streamed incremental backup.
 
-use crate::backup::summaries::Summaries;
+use crate::backup::increment::summaries::Summaries;
 use crate::repository::backup::Chain;
 
 /// The parent of the incremental backup that is being received.

@@ -1,6 +1,6 @@
 //! Pages that the server found damaged, parsed from its warnings.
 
-use crate::backup::exclusions;
+use crate::backup::files::exclusions;
 use crate::backup::files::{FileList, tablespace_prefix};
 use crate::repository::backup::StoredText;
 use crate::repository::backup::manifest::{DamagedPage, DamagedPages};

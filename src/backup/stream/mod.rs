@@ -15,30 +15,26 @@ mod pings;
 mod repack;
 mod sent;
 
-use super::lists::{self, BackedUp, Scope};
-use super::parent::{BackupType, Build};
-use super::primary::Primary;
-use super::required::Required;
-use super::running::{self, RunningBackup};
-use super::session::{ServerFacts, Session, StoppedBackup};
-use super::summary::BackupSummary;
-use super::wal::WalWait;
-use super::{APPLICATION_NAME, archiver, last_pack, primary_of, publish, tablespaces, warn_of_assumption};
+use crate::backup::draft::BackupDraft;
+use crate::backup::files::required::Required;
+use crate::backup::parent::{BackupType, Build};
+use crate::backup::publish;
+use crate::backup::running::{self, RunningBackup};
+use crate::backup::server::primary::{Primary, archiving_server, primary_of};
+use crate::backup::server::session::{ServerFacts, Session, StoppedBackup};
+use crate::backup::server::wal::WalWait;
+use crate::backup::server::{APPLICATION_NAME, archiver, warn_of_assumption};
+use crate::backup::summary::BackupSummary;
 use crate::config::{Checkpoint, Compression, Conninfo};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::monitor::Monitor;
 use crate::pace::Pace;
 use crate::postgres::backup_label::{BackupLabel, BackupSource, IncrementalFrom};
 use crate::postgres::control_file::CONTROL_FILE_BYTES;
-use crate::postgres::{
-    BackupManifestReader, ControlFile, MajorVersion, ManifestVersion, SegmentSize, SystemIdentifier,
-};
+use crate::postgres::{BackupManifestReader, ControlFile, MajorVersion, SegmentSize, SystemIdentifier};
 use crate::repository::Repository;
 use crate::repository::backup::file_set::FileSetSum;
-use crate::repository::backup::manifest::{
-    BackupKind, BackupPoint, BackupTotals, DamagedPages, StoredConfigurationFile, StoredServer,
-    StoredWalRange,
-};
+use crate::repository::backup::manifest::{BackupPoint, DamagedPages, StoredConfigurationFile};
 use crate::repository::backup::{Label, NewLabel, StoredBackup, StoredText};
 use crate::server::{Connection, ReplicationConnection, Watch};
 use base_backup::{BaseBackup, Part};
@@ -101,7 +97,7 @@ pub fn system_of(
 /// Stops early, without listing a backup, if `interrupted` becomes true.
 ///
 /// # Errors
-/// Those of [`super::run`], and [`ErrorKind::Damaged`] if the received files differ from the server's manifest.
+/// Those of [`crate::backup::run`], and [`ErrorKind::Damaged`] if the received files differ from the server's manifest.
 pub fn run(
     request: &StreamRequest<'_>,
     repository: &Repository,
@@ -243,64 +239,24 @@ impl StreamedBackup<'_> {
             label: std::mem::take(&mut packed.backup_label),
             tablespace_map: std::mem::take(&mut packed.tablespace_map),
         };
-        let last = last_pack::files(control_file, &stopped);
-        let last_packed = last_pack::write(repacking.begin_pack(&packed, 0)?, &last)?;
-        packed.copied.packs.push(last_packed.pack);
-        let wal_segments = wal.after_stop(&start, &stopped.stop)?;
-        let range = StoredWalRange { timeline: start.timeline, start: start.lsn, end: stopped.stop.lsn };
-        let backed_up = BackedUp {
-            files: &packed.files,
-            copied: &packed.copied.files,
-            last: &last,
-            last_placed: &last_packed.files,
-        };
-        let lists = lists::write(
-            backed_up.entries(),
-            if parent.is_some() { Scope::Incremental } else { Scope::Full },
-            self.repository,
+        let last_pack = repacking.begin_pack(&packed, 0)?;
+        let Repacked { files, copied, .. } = packed;
+        let draft = BackupDraft {
+            repository: self.repository,
             label,
-            ManifestVersion::written_by(control.version, control.system),
-            &[range.into()],
-            self.request.compression,
-        )?;
-        let packed_bytes: u64 = packed.copied.packs.iter().map(|pack| pack.stored_bytes).sum();
-        let kind = parent.map_or(BackupKind::Full, |parent| BackupKind::Incremental(parent.link()));
-        let stored = StoredBackup {
-            version: StoredBackup::version_of(&kind),
-            label: label.clone(),
-            kind,
-            created_by: concat!("pgark ", env!("CARGO_PKG_VERSION")).to_owned(),
-            cluster: self.repository.layout().cluster().to_owned(),
-            system_identifier: control.system,
-            server: StoredServer::of(&control, self.session.version_num()),
-            from_standby: self.session.source() == BackupSource::Standby,
-            wal_ranges: vec![range],
-            timeline_history: history
-                .map(|history| history.switches().iter().map(|switch| (*switch).into()).collect())
-                .unwrap_or_default(),
-            tablespaces: tablespaces(&packed.files, &facts),
-            configuration_files: self.configuration_files(&facts),
-            databases: facts.databases,
-            collations: Some(facts.collations),
-            settings: facts.settings,
-            backup_label: StoredText::new(stopped.label),
-            tablespace_map: Some(stopped.tablespace_map).filter(|map| !map.is_empty()).map(StoredText::new),
-            totals: BackupTotals {
-                files: lists.file_count,
-                directories: lists.directory_count,
-                file_bytes: lists.file_bytes,
-                whole_bytes: parent.map(|_| lists.whole_bytes),
-                stored_bytes: packed_bytes
-                    + lists.index.object.stored_bytes
-                    + lists.postgres_manifest.stored_bytes,
-            },
-            packs: packed.copied.packs,
-            index: lists.index,
-            postgres_manifest: lists.postgres_manifest,
-            damaged_pages,
+            session: self.session,
+            compression: self.request.compression,
+            parent: built_on.as_ref().map(|built_on| &built_on.chain),
             start,
-            stop: stopped.stop,
+            history,
+            configuration_files: self.configuration_files(&facts),
+            facts,
+            files: &files,
+            copied,
         };
+        let draft = draft.stop(control, control_file, stopped, last_pack)?;
+        let wal_segments = wal.after_stop(draft.start_point(), draft.stop_point())?;
+        let stored = draft.list(damaged_pages)?;
         publish::warn_of_damage(&stored, self.monitor);
         let chain = built_on.as_ref().map(|built_on| &built_on.chain);
         publish::publish(self.repository, &stored, chain, running, self.watch)?;
@@ -314,10 +270,7 @@ impl StreamedBackup<'_> {
     fn wal_wait(&self) -> WalWait<'_> {
         WalWait {
             repository: self.repository,
-            archiving: match self.session.source() {
-                BackupSource::Primary => Some(self.session.connection()),
-                BackupSource::Standby => self.primary.map(Primary::connection),
-            },
+            archiving: archiving_server(self.session, self.primary),
             source: self.session.source(),
             segment_size: self.server.segment_size,
             deadline: self.request.wal_deadline,

@@ -1,9 +1,9 @@
 //! The warnings that the server sent along with its files.
 
 use super::damage::{below_data_directory, failed_page};
-use crate::backup::exclusions;
 use crate::backup::files::FileList;
-use crate::backup::walk::not_a_file;
+use crate::backup::files::exclusions;
+use crate::backup::files::walk::not_a_file;
 use crate::error::Result;
 use crate::monitor::Monitor;
 

@@ -2,7 +2,7 @@
 //!
 //! Firewalls and proxies drop idle connections, and a new connection to the same host name could reach another server.
 
-use super::super::session::Session;
+use crate::backup::server::session::Session;
 use crate::error::Result;
 use crate::server::Watch;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -1,7 +1,10 @@
 //! The primary of a standby that is backed up: it writes and archives the WAL that the backup needs.
 
-use super::archiver;
+use super::session::Session;
+use super::{APPLICATION_NAME, archiver};
+use crate::config::Conninfo;
 use crate::error::{Error, ErrorKind, Result};
+use crate::postgres::backup_label::BackupSource;
 use crate::postgres::{Lsn, SegmentSize, SystemIdentifier};
 use crate::server::{Connection, Watch};
 
@@ -62,5 +65,33 @@ impl Primary {
         }
         let switch = "SELECT pg_switch_wal()";
         self.connection.query_row("switch the primary to a new WAL segment", switch, watch).map(drop)
+    }
+}
+
+/// Connects to the primary if the server is a standby and its primary is configured.
+///
+/// # Errors
+/// Those of [`Connection::open_remote`] and [`Primary::begin`].
+pub fn primary_of(
+    conninfo: Option<&Conninfo>,
+    session: &Session,
+    system: SystemIdentifier,
+    watch: &Watch<'_>,
+) -> Result<Option<Primary>> {
+    match (session.source(), conninfo) {
+        (BackupSource::Standby, Some(conninfo)) => {
+            let connection = Connection::open_remote(conninfo, APPLICATION_NAME)?;
+            Primary::begin(connection, system, watch).map(Some)
+        }
+        // Promoted since the configuration was written: it is its own primary.
+        _ => Ok(None),
+    }
+}
+
+/// The connection to the server that archives the WAL of the backup, if there is one.
+pub fn archiving_server<'a>(session: &'a Session, primary: Option<&'a Primary>) -> Option<&'a Connection> {
+    match session.source() {
+        BackupSource::Primary => Some(session.connection()),
+        BackupSource::Standby => primary.map(Primary::connection),
     }
 }

@@ -4,7 +4,7 @@
 //! restores all of it. A damaged page that has not changed since is damaged in the cluster itself: recovery
 //! would not repair it, and the operator has to know.
 
-use super::source::read_full;
+use crate::backup::files::source::read_full;
 use crate::error::{Context, Result};
 use crate::postgres::Lsn;
 use crate::postgres::page::{self, PAGE_BYTES, PageChecksums, PageVerdict};

@@ -1,7 +1,7 @@
 //! The files that a backup of any cluster must contain. Files may vanish while they are copied; without these, the copy
 //! cannot be started.
 
-use super::files::FileList;
+use super::list::FileList;
 use crate::error::{Error, Result};
 use crate::postgres::{ServerVersion, Xid};
 use crate::repository::backup::pack::PlacedFile;

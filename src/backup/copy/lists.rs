@@ -1,7 +1,7 @@
 //! The two file lists of a backup: PostgreSQL's own, and the index with each file's location.
 
-use super::files::FileList;
 use super::last_pack::LastFile;
+use crate::backup::files::FileList;
 use crate::config::Compression;
 use crate::error::{Error, ErrorKind, Result};
 use crate::postgres::{BackupManifestWriter, ManifestFile, ManifestVersion, WalRange};

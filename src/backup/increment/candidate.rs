@@ -1,6 +1,6 @@
 //! A file that may be stored incrementally.
 
-use super::files::PlannedRelation;
+use crate::backup::files::PlannedRelation;
 use std::fs::File;
 use std::path::Path;
 

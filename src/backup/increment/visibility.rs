@@ -12,9 +12,9 @@
 //! Source: PostgreSQL `access/heap/visibilitymap.c`, `visibilitymap_set`; `heapam.c`, `log_heap_visible`.
 
 use super::candidate::Candidate;
-use super::exclusions::Fork;
-use super::files::PlannedRelation;
-use super::source::{open, read_full};
+use crate::backup::files::PlannedRelation;
+use crate::backup::files::exclusions::Fork;
+use crate::backup::files::source::{open, read_full};
 use crate::error::{Context, ErrorKind, Result};
 use crate::postgres::Lsn;
 use crate::postgres::page::{PAGE_BYTES, PageBytes, PageHeader};

@@ -1,10 +1,13 @@
 //! Copies the files of a data directory into packs with several workers.
 
-use super::candidate::Candidate;
-use super::files::FileList;
-use super::increment::Increment;
-use super::pages::{PageFindings, PageRules, Piece};
-use super::source::{open, read_full};
+pub mod last_pack;
+pub mod lists;
+pub mod pages;
+
+use crate::backup::files::FileList;
+use crate::backup::files::source::{open, read_full};
+use crate::backup::increment::Increment;
+use crate::backup::increment::candidate::Candidate;
 use crate::config::Compression;
 use crate::error::{Context, Error, Result};
 use crate::monitor::Monitor;
@@ -17,6 +20,7 @@ use crate::repository::backup::Label;
 use crate::repository::backup::manifest::StoredPack;
 use crate::repository::backup::pack::{FinishedPack, PackOwner, PackWriter, PlacedFile, TARGET_RAW_BYTES};
 use crate::server::Watch;
+use pages::{PageFindings, PageRules, Piece};
 use std::cmp::Reverse;
 use std::fs::File;
 use std::num::NonZeroUsize;

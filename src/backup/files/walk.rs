@@ -2,7 +2,7 @@
 //! appears later.
 
 use super::exclusions::{self, Decision, Fork};
-use super::files::{DIRECTORY_MODE, FileList, join, tablespace_oid};
+use super::list::{DIRECTORY_MODE, FileList, join, tablespace_oid};
 use crate::error::{Context, Error, Result};
 use crate::monitor::Monitor;
 use crate::postgres::ServerVersion;

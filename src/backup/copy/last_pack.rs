@@ -1,6 +1,6 @@
 //! The last pack: files that must be copied last, and those that the server returns at the end.
 
-use super::session::StoppedBackup;
+use crate::backup::server::session::StoppedBackup;
 use crate::data_directory::DataDirectory;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::failpoint;

@@ -4,12 +4,13 @@
 //! LSN, the end of the last WAL record that changed it, precedes that point. Every page for which this is not
 //! certain is stored.
 
-use super::candidate::Candidate;
-use super::exclusions::Fork;
-use super::files::{FileList, PlannedRelation};
-use super::source::read_full;
-use super::summaries::{FileChanges, Summaries};
-use super::visibility::ParentMaps;
+pub mod candidate;
+pub mod summaries;
+pub mod visibility;
+
+use crate::backup::files::exclusions::Fork;
+use crate::backup::files::source::read_full;
+use crate::backup::files::{FileList, PlannedRelation};
 use crate::error::{Context, Error, Result};
 use crate::pace::Pace;
 use crate::postgres::page::{self, PAGE_BYTES, PageBytes, PageChecksums, PageHeader, PageVerdict};
@@ -18,8 +19,11 @@ use crate::repository::Repository;
 use crate::repository::backup::manifest::StoredDatabase;
 use crate::repository::backup::{IndexEntry, IndexReader, StoredBackup};
 use crate::server::Watch;
+use candidate::Candidate;
 use std::cmp::Ordering;
 use std::collections::HashSet;
+use summaries::{FileChanges, Summaries};
+use visibility::ParentMaps;
 
 /// LSNs that are not the position of a change: sorted GiST builds set 1 on their pages, and other operations
 /// leave 0.

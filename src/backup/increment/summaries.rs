@@ -4,9 +4,9 @@
 //! name. PostgreSQL keeps them since version 17 with `summarize_wal = on`. Source: manual, "WAL Summarization
 //! Information Functions"; PostgreSQL `backup/basebackup_incremental.c`.
 
-use super::files::PlannedRelation;
-use super::session::Session;
-use super::summary_row::{Place, Stretch, SummaryRow};
+use crate::backup::files::PlannedRelation;
+use crate::backup::server::session::Session;
+use crate::backup::server::summary_row::{Place, Stretch, SummaryRow};
 use crate::error::{ErrorKind, Result};
 use crate::postgres::{Lsn, TimelineHistory};
 use crate::repository::backup::manifest::BackupPoint;
@@ -228,7 +228,7 @@ fn covering(available: &[Stretch], wanted: Stretch) -> std::result::Result<Vec<S
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backup::exclusions::Fork;
+    use crate::backup::files::exclusions::Fork;
     use crate::postgres::TimelineId;
     use jiff::Timestamp;
 

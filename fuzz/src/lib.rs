@@ -1,9 +1,13 @@
 //! Shared by the fuzz targets: a repository whose content comes from the fuzzer.
 
+use jiff::Timestamp;
 use pgark::error::{Error, Result};
 use pgark::postgres::SystemIdentifier;
 use pgark::repository::Repository;
-use pgark::store::{Listing, ObjectInfo, ObjectKey, ObjectReader, ObjectVisitor, ObjectWriter, Store};
+use pgark::store::{
+    Capabilities, Listing, NewObject, ObjectInfo, ObjectKey, ObjectReader, ObjectVisitor, ObjectWriter, Observation,
+    ReadRange, Store, StoreService,
+};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -35,12 +39,34 @@ fn read_only<T>() -> Result<T> {
     Err(Error::unavailable("this store can only be read"))
 }
 
-impl Store for MemoryStore {
+impl StoreService for MemoryStore {
     fn location(&self) -> String {
         "memory".to_owned()
     }
 
-    fn create(&self, _: &ObjectKey) -> Result<Box<dyn ObjectWriter>> {
+    fn now(&self) -> Result<Timestamp> {
+        Ok(Timestamp::now())
+    }
+
+    fn trouble(&self) -> Option<Error> {
+        None
+    }
+
+    fn examine(&self) -> Result<Vec<Observation>> {
+        Ok(Vec::new())
+    }
+
+    fn sweep(&self) -> Result<u64> {
+        read_only()
+    }
+}
+
+impl Store for MemoryStore {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities { header_last: false, keeps_digest: false, can_be_unmounted: false }
+    }
+
+    fn create(&self, _: &ObjectKey, _: NewObject) -> Result<Box<dyn ObjectWriter>> {
         read_only()
     }
 
@@ -48,9 +74,9 @@ impl Store for MemoryStore {
         read_only()
     }
 
-    fn open(&self, key: &ObjectKey, from: u64) -> Result<Option<Box<dyn ObjectReader>>> {
+    fn open(&self, key: &ObjectKey, range: ReadRange) -> Result<Option<Box<dyn ObjectReader>>> {
         let Some(content) = self.0.get(key.as_str()) else { return Ok(None) };
-        let position = usize::try_from(from).unwrap_or(usize::MAX).min(content.len());
+        let position = usize::try_from(range.from).unwrap_or(usize::MAX).min(content.len());
         Ok(Some(Box::new(MemoryReader { content: content.clone(), position })))
     }
 
@@ -66,19 +92,11 @@ impl Store for MemoryStore {
         Ok(())
     }
 
-    fn still_holds(&self, key: &ObjectKey) -> Result<bool> {
-        Ok(self.0.contains_key(key.as_str()))
-    }
-
     fn make_durable(&self, _: &ObjectKey) -> Result<()> {
         read_only()
     }
 
     fn delete(&self, _: &ObjectKey) -> Result<()> {
-        read_only()
-    }
-
-    fn sweep(&self) -> Result<u64> {
         read_only()
     }
 }

@@ -22,7 +22,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::postgres::{SegmentName, SegmentSize, SystemIdentifier, TimelineId, WalFileName};
 use crate::repository::{Repository, wal};
 use crate::spool::{PushRequest, Spool};
-use crate::store::PutOutcome;
+use crate::store::{PutOutcome, StoreExt};
 use entry::{Entry, State};
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;

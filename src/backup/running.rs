@@ -250,7 +250,7 @@ mod tests {
     use crate::durable::{Disk, RealDisk};
     use crate::monitor::Silent;
     use crate::postgres::SystemIdentifier;
-    use crate::store::{DirectoryStore, Store};
+    use crate::store::{DirectoryStore, Store, StoreExt};
     use jiff::SignedDuration;
     use std::io;
     use std::path::Path;

@@ -3,7 +3,7 @@
 use super::Layout;
 use crate::error::{Error, Result};
 use crate::postgres::SystemIdentifier;
-use crate::store::{PutOutcome, Store};
+use crate::store::{PutOutcome, Store, StoreExt};
 use serde::{Deserialize, Serialize};
 
 /// The version that this pgark writes. It reads all from 1 on.

@@ -19,7 +19,7 @@ use crate::error::{Context, Error, ErrorKind, Result};
 use crate::postgres::{MajorVersion, SystemIdentifier, TimelineHistory, TimelineId, WalFileName};
 #[cfg(feature = "s3")]
 use crate::store::S3Store;
-use crate::store::{DirectoryStore, ObjectKey, Store};
+use crate::store::{DirectoryStore, ObjectKey, Store, StoreExt};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 

@@ -1,7 +1,10 @@
 //! For the tests only: a store with a defect, in front of a sound one. See [`Mutant`].
 
-use super::{Listing, ObjectInfo, ObjectKey, ObjectReader, ObjectVisitor, ObjectWriter, PutOutcome, Store};
-use crate::error::Result;
+use super::{
+    Capabilities, Listing, NewObject, ObjectInfo, ObjectKey, ObjectReader, ObjectVisitor, ObjectWriter,
+    Observation, PutOutcome, ReadRange, Store, StoreService,
+};
+use crate::error::{Error, Result};
 use crate::failpoint::{Mutant, mutant};
 use jiff::Timestamp;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -48,16 +51,38 @@ fn swallow<T>(key: &ObjectKey, result: Result<Option<T>>) -> Result<Option<T>> {
     }
 }
 
-impl Store for MutantStore {
+impl StoreService for MutantStore {
     fn location(&self) -> String {
         self.inner.location()
     }
 
-    fn create(&self, key: &ObjectKey) -> Result<Box<dyn ObjectWriter>> {
+    fn now(&self) -> Result<Timestamp> {
+        self.inner.now()
+    }
+
+    fn trouble(&self) -> Option<Error> {
+        self.inner.trouble()
+    }
+
+    fn examine(&self) -> Result<Vec<Observation>> {
+        self.inner.examine()
+    }
+
+    fn sweep(&self) -> Result<u64> {
+        self.inner.sweep()
+    }
+}
+
+impl Store for MutantStore {
+    fn capabilities(&self) -> Capabilities {
+        self.inner.capabilities()
+    }
+
+    fn create(&self, key: &ObjectKey, object: NewObject) -> Result<Box<dyn ObjectWriter>> {
         if mutant(Mutant::Overwrite) {
             self.inner.delete(key)?;
         }
-        let inner = self.inner.create(key)?;
+        let inner = self.inner.create(key, object)?;
         let late =
             mutant(Mutant::EarlyManifest) && (last_part(key).starts_with(PACK) || last_part(key) == MANIFEST);
         if !late {
@@ -70,8 +95,8 @@ impl Store for MutantStore {
         self.inner.replace(key, content)
     }
 
-    fn open(&self, key: &ObjectKey, from: u64) -> Result<Option<Box<dyn ObjectReader>>> {
-        swallow(key, self.inner.open(key, from))
+    fn open(&self, key: &ObjectKey, range: ReadRange) -> Result<Option<Box<dyn ObjectReader>>> {
+        swallow(key, self.inner.open(key, range))
     }
 
     fn stat(&self, key: &ObjectKey) -> Result<Option<ObjectInfo>> {
@@ -90,24 +115,12 @@ impl Store for MutantStore {
         self.inner.walk(below, from, visit)
     }
 
-    fn still_holds(&self, key: &ObjectKey) -> Result<bool> {
-        self.inner.still_holds(key)
-    }
-
     fn make_durable(&self, key: &ObjectKey) -> Result<()> {
         self.inner.make_durable(key)
     }
 
-    fn now(&self) -> Result<Timestamp> {
-        self.inner.now()
-    }
-
     fn delete(&self, key: &ObjectKey) -> Result<()> {
         self.inner.delete(key)
-    }
-
-    fn sweep(&self) -> Result<u64> {
-        self.inner.sweep()
     }
 }
 
@@ -123,6 +136,10 @@ impl ObjectWriter for LateWriter {
     fn write(&mut self, bytes: &[u8]) -> Result<()> {
         self.bytes += bytes.len() as u64;
         self.inner.write(bytes)
+    }
+
+    fn write_header(&mut self, header: &[u8]) -> Result<()> {
+        self.inner.write_header(header)
     }
 
     fn finish(self: Box<Self>) -> Result<PutOutcome> {

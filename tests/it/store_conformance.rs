@@ -5,7 +5,7 @@ use pgark::config::Config;
 use pgark::durable::RealDisk;
 use pgark::error::ErrorKind;
 use pgark::repository::open_store;
-use pgark::store::{ObjectInfo, ObjectKey, PutOutcome, Store};
+use pgark::store::{NewObject, ObjectInfo, ObjectKey, PutOutcome, ReadRange, Store, StoreExt};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::thread;
@@ -60,11 +60,8 @@ fn content(store: &dyn Store, text: &str) -> Vec<u8> {
 
 /// The content that a reader returns from `from` on; up to `until`, if given.
 fn part(store: &dyn Store, text: &str, from: u64, until: Option<u64>) -> Vec<u8> {
-    let opened = match until {
-        Some(until) => store.open_until(&key(text), from, until),
-        None => store.open(&key(text), from),
-    };
-    let mut reader = opened.unwrap().expect(text);
+    let range = ReadRange { from, expected_end: until };
+    let mut reader = store.open(&key(text), range).unwrap().expect(text);
     let mut read = Vec::new();
     while reader.read(&mut read).unwrap() > 0 {}
     read
@@ -84,8 +81,9 @@ fn names_below(store: &dyn Store, below: &str, from: Option<&str>) -> Vec<(Strin
 
 fn what_was_never_stored_is_absent(store: &dyn Store) {
     let absent = key("absent/object");
-    assert!(store.open(&absent, 0).unwrap().is_none());
-    assert!(store.open(&absent, 7).unwrap().is_none());
+    for (from, expected_end) in [(0, None), (7, None), (0, Some(100)), (7, Some(100))] {
+        assert!(store.open(&absent, ReadRange { from, expected_end }).unwrap().is_none());
+    }
     assert_eq!(store.stat(&absent).unwrap(), None);
     assert_eq!(store.read_small(&absent, 100).unwrap(), None);
     assert_eq!(store.list(Some(&key("absent"))).unwrap(), Default::default());
@@ -104,9 +102,12 @@ fn an_object_is_written_once(store: &dyn Store) {
     store.make_durable(&name).unwrap();
     let error = store.read_small(&name, 15).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Damaged, "{error}");
-    if let Some(mut writer) = store.create_headed(&key("once/headed"), 4).unwrap() {
+    if store.capabilities().header_last {
+        let object = NewObject { header_bytes: 4, digest: None };
+        let mut writer = store.create(&key("once/headed"), object).unwrap();
         writer.write(b" and the rest").unwrap();
-        assert_eq!(writer.finish(b"head").unwrap(), PutOutcome::Created);
+        writer.write_header(b"head").unwrap();
+        assert_eq!(writer.finish().unwrap(), PutOutcome::Created);
         assert_eq!(content(store, "once/headed"), b"head and the rest");
     }
 }
@@ -114,7 +115,7 @@ fn an_object_is_written_once(store: &dyn Store) {
 fn a_writer_that_is_dropped_leaves_nothing(store: &dyn Store) {
     let name = key("dropped/object");
     for bytes in [0, 10, LARGE_BYTES] {
-        let mut writer = store.create(&name).unwrap();
+        let mut writer = store.create(&name, NewObject::default()).unwrap();
         writer.write(&vec![7; bytes]).unwrap();
         assert_eq!(store.stat(&name).unwrap(), None, "nothing is visible before the end");
         drop(writer);
@@ -129,7 +130,7 @@ fn any_length_comes_back_from_any_place(store: &dyn Store) {
         let name = format!("lengths/{bytes}");
         // No two parts are equal.
         let whole: Vec<u8> = (0..bytes).map(|at| (at / 65_536 + at % 251) as u8).collect();
-        let mut writer = store.create(&key(&name)).unwrap();
+        let mut writer = store.create(&key(&name), NewObject::default()).unwrap();
         for piece in whole.chunks(1_000_003) {
             writer.write_owned(piece.to_vec()).unwrap();
         }

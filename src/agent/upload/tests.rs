@@ -2,8 +2,10 @@ use super::*;
 use crate::durable::RealDisk;
 use crate::postgres::SystemIdentifier;
 use crate::store::{
-    DirectoryStore, Listing, ObjectInfo, ObjectKey, ObjectReader, ObjectVisitor, ObjectWriter, Store,
+    Capabilities, DirectoryStore, Listing, NewObject, ObjectInfo, ObjectKey, ObjectReader, ObjectVisitor,
+    ObjectWriter, Observation, ReadRange, Store, StoreService,
 };
+use jiff::Timestamp;
 use std::fs;
 use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -30,11 +32,30 @@ struct Gate {
     verdict: Receiver<Result<()>>,
 }
 
-impl Store for GatedStore {
+impl StoreService for GatedStore {
     fn location(&self) -> String {
         self.inner.location()
     }
-    fn create(&self, key: &ObjectKey) -> Result<Box<dyn ObjectWriter>> {
+    fn now(&self) -> Result<Timestamp> {
+        self.inner.now()
+    }
+    fn trouble(&self) -> Option<Error> {
+        self.trouble.lock().unwrap().as_ref().map(Error::replica)
+    }
+    fn examine(&self) -> Result<Vec<Observation>> {
+        self.inner.examine()
+    }
+    fn sweep(&self) -> Result<u64> {
+        self.inner.sweep()
+    }
+}
+
+impl Store for GatedStore {
+    /// Objects are created once their files have been read.
+    fn capabilities(&self) -> Capabilities {
+        Capabilities { header_last: false, ..self.inner.capabilities() }
+    }
+    fn create(&self, key: &ObjectKey, object: NewObject) -> Result<Box<dyn ObjectWriter>> {
         let gate = {
             let mut gates = self.gates.lock().unwrap();
             gates.iter().position(|gate| gate.key == key.as_str()).map(|index| gates.remove(index))
@@ -43,13 +64,13 @@ impl Store for GatedStore {
             gate.reached.send(()).unwrap();
             gate.verdict.recv().unwrap()?;
         }
-        self.inner.create(key)
+        self.inner.create(key, object)
     }
     fn replace(&self, key: &ObjectKey, content: &[u8]) -> Result<()> {
         self.inner.replace(key, content)
     }
-    fn open(&self, key: &ObjectKey, from: u64) -> Result<Option<Box<dyn ObjectReader>>> {
-        self.inner.open(key, from)
+    fn open(&self, key: &ObjectKey, range: ReadRange) -> Result<Option<Box<dyn ObjectReader>>> {
+        self.inner.open(key, range)
     }
     fn stat(&self, key: &ObjectKey) -> Result<Option<ObjectInfo>> {
         self.inner.stat(key)
@@ -60,20 +81,11 @@ impl Store for GatedStore {
     fn walk(&self, below: &ObjectKey, from: Option<&ObjectKey>, visit: ObjectVisitor<'_>) -> Result<()> {
         self.inner.walk(below, from, visit)
     }
-    fn still_holds(&self, key: &ObjectKey) -> Result<bool> {
-        self.inner.still_holds(key)
-    }
     fn make_durable(&self, key: &ObjectKey) -> Result<()> {
         self.inner.make_durable(key)
     }
     fn delete(&self, key: &ObjectKey) -> Result<()> {
         self.inner.delete(key)
-    }
-    fn trouble(&self) -> Option<Error> {
-        self.trouble.lock().unwrap().as_ref().map(Error::replica)
-    }
-    fn sweep(&self) -> Result<u64> {
-        self.inner.sweep()
     }
 }
 

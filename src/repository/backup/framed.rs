@@ -5,7 +5,7 @@ use crate::codec::{
 };
 use crate::config::Compression;
 use crate::error::{Error, Result};
-use crate::store::{ObjectKey, ObjectReader, ObjectWriter, PutOutcome, Store};
+use crate::store::{NewObject, ObjectKey, ObjectReader, ObjectWriter, PutOutcome, ReadRange, Store};
 use serde::{Deserialize, Serialize};
 use std::io;
 
@@ -47,7 +47,7 @@ impl FramedWriter {
     /// The store's, here and in the other functions.
     pub fn create(store: &dyn Store, key: &ObjectKey, compression: Compression) -> Result<FramedWriter> {
         Ok(FramedWriter {
-            object: store.create(key)?,
+            object: store.create(key, NewObject::default())?,
             encoder: FrameEncoder::new(compression),
             hasher: ContentHasher::new(),
             crc: Crc32::new(),
@@ -140,7 +140,7 @@ impl FramedReader {
     /// # Errors
     /// The store's, and [`ErrorKind::Damaged`](crate::error::ErrorKind::Damaged), also in the other functions.
     pub fn open(store: &dyn Store, key: &ObjectKey, expected: StoredObject) -> Result<Option<FramedReader>> {
-        let Some(object) = store.open(key, 0)? else { return Ok(None) };
+        let Some(object) = store.open(key, ReadRange::WHOLE)? else { return Ok(None) };
         Ok(Some(FramedReader {
             object,
             decoder: FrameDecoder::new(),

@@ -153,7 +153,7 @@ mod tests {
     use crate::durable::RealDisk;
     use crate::postgres::SystemIdentifier;
     use crate::repository::backup::manifest::tests::sample;
-    use crate::store::{DirectoryStore, Store};
+    use crate::store::{DirectoryStore, Store, StoreExt};
     use jiff::SignedDuration;
     use std::sync::Arc;
 

@@ -12,7 +12,7 @@ use crate::postgres::{
     WalRange,
 };
 use crate::repository::Repository;
-use crate::store::PutOutcome;
+use crate::store::{PutOutcome, StoreExt};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;

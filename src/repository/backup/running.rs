@@ -2,13 +2,13 @@
 //!
 //! The object is created once, which is what keeps two backups from one label, and then replaced again and again with a
 //! new heartbeat. A sweep leaves a backup alone whose last heartbeat is young. The times in it are those of
-//! [`Store::now`](crate::store::Store::now): of the service for a bucket, of the writer for a directory, where hosts that share
+//! [`StoreService::now`](crate::store::StoreService::now): of the service for a bucket, of the writer for a directory, where hosts that share
 //! it must agree on the time to within [`Running::ALIVE`].
 
 use super::label::Label;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::repository::Repository;
-use crate::store::PutOutcome;
+use crate::store::{PutOutcome, StoreExt};
 use jiff::{SignedDuration, Timestamp};
 use nix::errno::Errno;
 use nix::sys::signal::kill;

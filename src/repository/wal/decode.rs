@@ -6,6 +6,7 @@ use crate::codec::{ContentHasher, ContentSum, Decoded, FRAME_RAW_BYTES, FrameDec
 use crate::error::{Context, Error, Result};
 use crate::postgres::{LongPageHeader, SegmentName, SegmentSize, WalFileName};
 use crate::repository::Repository;
+use crate::store::ReadRange;
 use std::io::Write;
 
 /// What was fetched.
@@ -78,7 +79,8 @@ pub fn read(repository: &Repository, name: WalFileName, output: &mut Vec<u8>) ->
 /// As [`fetch`].
 pub fn header_of(repository: &Repository, name: SegmentName) -> Result<Option<LongPageHeader>> {
     let name = WalFileName::Segment(name);
-    let Some(mut reader) = repository.store().open(&repository.layout().wal_file(name)?, 0)? else {
+    let Some(mut reader) = repository.store().open(&repository.layout().wal_file(name)?, ReadRange::WHOLE)?
+    else {
         return Ok(None);
     };
     let mut decoder = FrameDecoder::new();
@@ -120,7 +122,8 @@ fn decode(
     name: WalFileName,
     output: &mut dyn FnMut(&[u8]) -> Result<()>,
 ) -> Result<Option<FetchedWal>> {
-    let Some(mut reader) = repository.store().open(&repository.layout().wal_file(name)?, 0)? else {
+    let Some(mut reader) = repository.store().open(&repository.layout().wal_file(name)?, ReadRange::WHOLE)?
+    else {
         return Ok(None);
     };
     let mut decoding =

@@ -4,7 +4,7 @@ use super::header;
 use super::put_error::PutError;
 use crate::codec::{ContentSum, Digest, FRAME_RAW_BYTES, skippable_frame};
 use crate::error::{Context, Error};
-use crate::store::{HeadedWriter, ObjectKey, ObjectWriter, PutOutcome, Store};
+use crate::store::{NewObject, ObjectKey, ObjectWriter, PutOutcome, Store};
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::Path;
@@ -27,7 +27,7 @@ pub struct WalObject<'a> {
 enum Frames {
     NotBegun,
     /// On their way into the store.
-    Written(Box<dyn HeadedWriter>),
+    Written(Box<dyn ObjectWriter>),
     /// Kept until the header is known: first what was spilled, then what is in memory. The first bytes of all are room for
     /// the header, so that an object in memory is handed over as it is.
     Kept(Option<File>, Vec<u8>),
@@ -47,8 +47,14 @@ impl<'a> WalObject<'a> {
         if matches!(self.frames, Frames::NotBegun) {
             let anything = ContentSum { length_bytes: 0, digest: Digest::from_bytes([0; 32]) };
             let room = header_frame(&anything).map_err(PutError::Local)?;
-            let headed = self.store.create_headed(self.key, room.len()).map_err(PutError::Repository)?;
-            self.frames = headed.map_or(Frames::Kept(None, room), Frames::Written);
+            let capabilities = self.store.capabilities();
+            // A digest must be known before the first byte.
+            self.frames = if capabilities.header_last && !capabilities.keeps_digest {
+                let object = NewObject { header_bytes: room.len(), digest: None };
+                Frames::Written(self.store.create(self.key, object).map_err(PutError::Repository)?)
+            } else {
+                Frames::Kept(None, room)
+            };
         }
         match &mut self.frames {
             Frames::NotBegun => Ok(()),
@@ -70,12 +76,15 @@ impl<'a> WalObject<'a> {
     pub fn finish(self, sum: &ContentSum) -> Result<PutOutcome, PutError> {
         let header = header_frame(sum).map_err(PutError::Local)?;
         let (spilled, mut memory) = match self.frames {
-            Frames::Written(writer) => return writer.finish(&header).map_err(PutError::Repository),
+            Frames::Written(mut writer) => {
+                writer.write_header(&header).map_err(PutError::Repository)?;
+                return writer.finish().map_err(PutError::Repository);
+            }
             Frames::Kept(spilled, memory) => (spilled, memory),
             Frames::NotBegun => (None, header.clone()),
         };
-        let digest = &sum.digest;
-        let mut writer = self.store.create_with_digest(self.key, digest).map_err(PutError::Repository)?;
+        let object = NewObject { header_bytes: 0, digest: Some(sum.digest) };
+        let mut writer = self.store.create(self.key, object).map_err(PutError::Repository)?;
         match spilled {
             None => {
                 let room = memory.get_mut(..header.len());

@@ -8,11 +8,12 @@ mod temporary;
 mod writer;
 
 use super::{
-    HeadedWriter, Listing, ObjectInfo, ObjectKey, ObjectReader, ObjectVisitor, ObjectWriter, PutOutcome,
-    Store,
+    Capabilities, Listing, NewObject, ObjectInfo, ObjectKey, ObjectReader, ObjectVisitor, ObjectWriter,
+    Observation, PutOutcome, ReadRange, Store, StoreService,
 };
 use crate::durable::{self, Disk};
 use crate::error::{Context, Error, ErrorKind, Result};
+use jiff::Timestamp;
 use reader::FileReader;
 use std::collections::HashSet;
 use std::fs;
@@ -178,34 +179,56 @@ impl Inner {
     }
 }
 
-impl Store for DirectoryStore {
+impl StoreService for DirectoryStore {
     fn location(&self) -> String {
         self.inner.root.display().to_string()
     }
 
-    fn create(&self, key: &ObjectKey) -> Result<Box<dyn ObjectWriter>> {
-        self.inner.check_root()?;
-        Ok(Box::new(FileWriter::begin(self.inner.clone(), key.clone())?))
+    /// By the clock of this host.
+    fn now(&self) -> Result<Timestamp> {
+        Ok(Timestamp::now())
     }
 
-    fn create_headed(&self, key: &ObjectKey, header_bytes: usize) -> Result<Option<Box<dyn HeadedWriter>>> {
+    /// No call is retried.
+    fn trouble(&self) -> Option<Error> {
+        None
+    }
+
+    fn examine(&self) -> Result<Vec<Observation>> {
+        Ok(Vec::new())
+    }
+
+    fn sweep(&self) -> Result<u64> {
         self.inner.check_root()?;
-        let writer = FileWriter::begin(self.inner.clone(), key.clone())?;
-        Ok(Some(Box::new(writer.leaving_room(header_bytes)?)))
+        temporary::sweep(self.inner.disk.as_ref(), &self.inner.root)
+    }
+}
+
+impl Store for DirectoryStore {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities { header_last: true, keeps_digest: false, can_be_unmounted: true }
+    }
+
+    fn create(&self, key: &ObjectKey, object: NewObject) -> Result<Box<dyn ObjectWriter>> {
+        self.inner.check_root()?;
+        let mut writer = FileWriter::begin(self.inner.clone(), key.clone())?;
+        writer.reserve_header(object.header_bytes)?;
+        Ok(Box::new(writer))
     }
 
     fn replace(&self, key: &ObjectKey, content: &[u8]) -> Result<()> {
         self.inner.check_root()?;
         let mut writer = FileWriter::begin(self.inner.clone(), key.clone())?;
-        ObjectWriter::write(&mut writer, content)?;
+        writer.write(content)?;
         writer.finish_over()
     }
 
-    fn open(&self, key: &ObjectKey, from: u64) -> Result<Option<Box<dyn ObjectReader>>> {
+    /// The kernel reads ahead by itself.
+    fn open(&self, key: &ObjectKey, range: ReadRange) -> Result<Option<Box<dyn ObjectReader>>> {
         let path = self.inner.path(key);
         let disk = &self.inner.disk;
         match disk.open(&path) {
-            Ok(file) => Ok(Some(Box::new(FileReader::new(disk.clone(), file, path, from)))),
+            Ok(file) => Ok(Some(Box::new(FileReader::new(disk.clone(), file, path, range.from)))),
             Err(error) if self.inner.is_absent(&error)? => Ok(None),
             Err(error) => {
                 Err(self.inner.failed(format!("could not open \"{}\"", path.display()), &path, error))
@@ -260,10 +283,6 @@ impl Store for DirectoryStore {
         self.walk_directory(below, "", from, visit).map(drop)
     }
 
-    fn still_holds(&self, key: &ObjectKey) -> Result<bool> {
-        self.stat(key).map(|info| info.is_some())
-    }
-
     fn make_durable(&self, key: &ObjectKey) -> Result<()> {
         let path = self.inner.path(key);
         let what = || format!("could not make \"{}\" durable", path.display());
@@ -287,17 +306,13 @@ impl Store for DirectoryStore {
         }
         self.inner.disk.sync_directory(durable::parent_directory(&path)).context(what)
     }
-
-    fn sweep(&self) -> Result<u64> {
-        self.inner.check_root()?;
-        temporary::sweep(self.inner.disk.as_ref(), &self.inner.root)
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::durable::RealDisk;
+    use crate::store::StoreExt;
 
     fn store() -> (tempfile::TempDir, DirectoryStore) {
         let scratch = tempfile::tempdir().unwrap();
@@ -322,12 +337,15 @@ mod tests {
     #[test]
     fn a_header_that_is_known_last_comes_first() {
         let (_scratch, store) = store();
-        let mut writer = store.create_headed(&key("a"), 4).unwrap().unwrap();
+        let object = NewObject { header_bytes: 4, digest: None };
+        let mut writer = store.create(&key("a"), object).unwrap();
         writer.write(b"body").unwrap();
-        assert_eq!(writer.finish(b"head").unwrap(), PutOutcome::Created);
+        writer.write_header(b"head").unwrap();
+        assert_eq!(writer.finish().unwrap(), PutOutcome::Created);
         assert_eq!(store.read_small(&key("a"), 100).unwrap().unwrap(), b"headbody");
-        let writer = store.create_headed(&key("b"), 4).unwrap().unwrap();
-        assert!(writer.finish(b"longer").is_err());
+        let mut writer = store.create(&key("b"), object).unwrap();
+        assert!(writer.write_header(b"longer").is_err());
+        assert!(writer.finish().is_err(), "its header is missing");
         assert_eq!(store.stat(&key("b")).unwrap(), None);
     }
 
@@ -356,7 +374,7 @@ mod tests {
     #[test]
     fn nothing_is_seen_before_it_is_finished_and_nothing_stays_of_what_was_dropped() {
         let (scratch, store) = store();
-        let mut writer = store.create(&key("a/b")).unwrap();
+        let mut writer = store.create(&key("a/b"), NewObject::default()).unwrap();
         writer.write(b"half").unwrap();
         assert_eq!(store.stat(&key("a/b")).unwrap(), None);
         assert_eq!(store.list(None).unwrap(), Listing::default());
@@ -368,7 +386,7 @@ mod tests {
     #[test]
     fn sweeps_what_the_dead_left_and_spares_the_living() {
         let (scratch, store) = store();
-        let mut writer = store.create(&key("alive")).unwrap();
+        let mut writer = store.create(&key("alive"), NewObject::default()).unwrap();
         writer.write(b"alive").unwrap();
         let temporary = scratch.path().join(temporary::DIRECTORY);
         for number in 1..4 {
@@ -384,11 +402,11 @@ mod tests {
     #[test]
     fn absent_is_told_apart_from_unavailable() {
         let (scratch, store) = store();
-        assert!(store.open(&key("a"), 0).unwrap().is_none());
+        assert!(store.open(&key("a"), ReadRange::WHOLE).unwrap().is_none());
         assert_eq!(store.list(Some(&key("a"))).unwrap(), Listing::default());
         let gone = DirectoryStore::new(scratch.path().join("gone"), Arc::new(RealDisk));
         for error in [
-            gone.open(&key("a"), 0).err().unwrap(),
+            gone.open(&key("a"), ReadRange::WHOLE).err().unwrap(),
             gone.stat(&key("a")).unwrap_err(),
             gone.list(None).unwrap_err(),
             gone.put_new(&key("a"), &[b"x"]).unwrap_err(),

@@ -1,6 +1,6 @@
 //! One object on its way into a directory.
 
-use super::{HeadedWriter, Inner, ObjectKey, ObjectWriter, PutOutcome, temporary};
+use super::{Inner, ObjectKey, ObjectWriter, PutOutcome, temporary};
 use crate::durable::{self, parent_directory};
 use crate::error::{Context, Error, Result};
 use std::fs::File;
@@ -27,6 +27,8 @@ pub struct FileWriter {
     /// Up to where the kernel was told to begin writing.
     begun_bytes: u64,
     checksum: crc32fast::Hasher,
+    /// Length of the header that is still to be filled in.
+    header_bytes: usize,
 }
 
 impl FileWriter {
@@ -40,15 +42,19 @@ impl FileWriter {
             written_bytes: 0,
             begun_bytes: 0,
             checksum: crc32fast::Hasher::new(),
+            header_bytes: 0,
         })
     }
 
-    /// Leaves room for a header, which is written last.
-    pub fn leaving_room(mut self, header_bytes: usize) -> Result<FileWriter> {
-        let what = || format!("could not write to \"{}\"", self.temporary.display());
-        self.store.disk.write_all(&self.file, &vec![0; header_bytes]).context(what)?;
+    /// Leaves room for a header, which is written last. Called before the first byte is written.
+    pub fn reserve_header(&mut self, header_bytes: usize) -> Result<()> {
+        if header_bytes > 0 {
+            let what = || format!("could not write to \"{}\"", self.temporary.display());
+            self.store.disk.write_all(&self.file, &vec![0; header_bytes]).context(what)?;
+        }
         self.written_bytes = header_bytes as u64;
-        Ok(self)
+        self.header_bytes = header_bytes;
+        Ok(())
     }
 
     /// As [`ObjectWriter::finish`], in place of whatever has the name.
@@ -112,30 +118,34 @@ impl ObjectWriter for FileWriter {
         Ok(())
     }
 
-    fn finish(self: Box<Self>) -> Result<PutOutcome> {
-        self.confirm()?;
-        if self.written_bytes > CACHED_BYTES_MAX {
-            durable::forget_cached(&self.file);
+    fn write_header(&mut self, header: &[u8]) -> Result<()> {
+        if header.len() != self.header_bytes {
+            return Err(Error::damaged(format!(
+                "internal error: {} bytes are reserved for a header of {}",
+                self.header_bytes,
+                header.len()
+            )));
         }
-        self.store.publish(&self.temporary, &self.key)
-    }
-}
-
-impl HeadedWriter for FileWriter {
-    fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        ObjectWriter::write(self, bytes)
-    }
-
-    fn finish(mut self: Box<Self>, header: &[u8]) -> Result<PutOutcome> {
         self.store
             .disk
             .write_over_start(&self.file, header)
             .context(|| format!("could not write to the repository \"{}\"", self.store.root.display()))?;
         let body = std::mem::take(&mut self.checksum);
         self.checksum.update(header);
-        // What is read back has another length if the header is not as long as the room for it.
         self.checksum.combine(&body);
-        ObjectWriter::finish(self)
+        self.header_bytes = 0;
+        Ok(())
+    }
+
+    fn finish(self: Box<Self>) -> Result<PutOutcome> {
+        if self.header_bytes > 0 {
+            return Err(Error::damaged("internal error: an object was finished without its header"));
+        }
+        self.confirm()?;
+        if self.written_bytes > CACHED_BYTES_MAX {
+            durable::forget_cached(&self.file);
+        }
+        self.store.publish(&self.temporary, &self.key)
     }
 }
 

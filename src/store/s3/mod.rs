@@ -28,15 +28,15 @@ mod writer;
 pub use behaviour::{Behaviour, ContentCheck};
 
 use super::{
-    Listing, ObjectInfo, ObjectKey, ObjectReader, ObjectUse, ObjectVisitor, ObjectWriter, Observation, Store,
+    Capabilities, Listing, NewObject, ObjectInfo, ObjectKey, ObjectReader, ObjectUse, ObjectVisitor,
+    ObjectWriter, Observation, ReadRange, Store, StoreService,
 };
-use crate::codec::Digest;
 use crate::config::S3Settings;
 use crate::error::{Context, Error, Result};
 use client::{Retry, S3Client};
 use errors::{Answer, Failure};
 use jiff::Timestamp;
-use put::{NewObject, Overwrite};
+use put::{Overwrite, SinglePut};
 use ranges::RangesReader;
 use reader::S3Reader;
 use std::sync::Arc;
@@ -161,17 +161,9 @@ struct Head {
     mark: Option<String>,
 }
 
-impl Store for S3Store {
+impl StoreService for S3Store {
     fn location(&self) -> String {
         self.inner.client.place().location()
-    }
-
-    fn create(&self, key: &ObjectKey) -> Result<Box<dyn ObjectWriter>> {
-        Ok(Box::new(S3Writer::begin(self.inner.clone(), key.clone(), None)))
-    }
-
-    fn create_with_digest(&self, key: &ObjectKey, digest: &Digest) -> Result<Box<dyn ObjectWriter>> {
-        Ok(Box::new(S3Writer::begin(self.inner.clone(), key.clone(), Some(digest.to_string()))))
     }
 
     fn now(&self) -> Result<Timestamp> {
@@ -183,21 +175,46 @@ impl Store for S3Store {
             .map_err(|error| Error::unavailable("could not read the clock").caused_by(error))
     }
 
+    fn trouble(&self) -> Option<Error> {
+        self.inner.client.trouble()
+    }
+
+    fn examine(&self) -> Result<Vec<Observation>> {
+        self.inner.client.wait(examine::examine(&self.inner))
+    }
+
+    fn sweep(&self) -> Result<u64> {
+        self.inner.client.wait(list::sweep(&self.inner))
+    }
+}
+
+impl Store for S3Store {
+    /// What was stored remains until it is deleted; a bucket cannot be unmounted.
+    fn capabilities(&self) -> Capabilities {
+        Capabilities { header_last: false, keeps_digest: true, can_be_unmounted: false }
+    }
+
+    fn create(&self, key: &ObjectKey, object: NewObject) -> Result<Box<dyn ObjectWriter>> {
+        if object.header_bytes > 0 {
+            return Err(Error::damaged("internal error: a bucket takes the header of an object first"));
+        }
+        let digest = object.digest.map(|digest| digest.to_string());
+        Ok(Box::new(S3Writer::begin(self.inner.clone(), key.clone(), digest)))
+    }
+
+    fn open(&self, key: &ObjectKey, range: ReadRange) -> Result<Option<Box<dyn ObjectReader>>> {
+        let (client, store, key) = (&self.inner.client, self.inner.clone(), key.clone());
+        Ok(match range.expected_end {
+            None => client.wait(S3Reader::open(store, key, range.from))?.map(|reader| Box::new(reader) as _),
+            Some(end) => client
+                .wait(RangesReader::open(store, key, range.from, end))?
+                .map(|reader| Box::new(reader) as _),
+        })
+    }
     fn replace(&self, key: &ObjectKey, content: &[u8]) -> Result<()> {
         let content = bytes::Bytes::copy_from_slice(content);
-        let object = NewObject::new(&self.inner, key, content);
+        let object = SinglePut::new(&self.inner, key, content);
         self.inner.client.wait(object.put(Overwrite::Yes)).map(drop)
-    }
-
-    fn open(&self, key: &ObjectKey, from: u64) -> Result<Option<Box<dyn ObjectReader>>> {
-        let opened = self.inner.client.wait(S3Reader::open(self.inner.clone(), key.clone(), from))?;
-        Ok(opened.map(|reader| Box::new(reader) as Box<dyn ObjectReader>))
-    }
-
-    fn open_until(&self, key: &ObjectKey, from: u64, until: u64) -> Result<Option<Box<dyn ObjectReader>>> {
-        let opened =
-            self.inner.client.wait(RangesReader::open(self.inner.clone(), key.clone(), from, until))?;
-        Ok(opened.map(|reader| Box::new(reader) as Box<dyn ObjectReader>))
     }
 
     fn stat(&self, key: &ObjectKey) -> Result<Option<ObjectInfo>> {
@@ -213,20 +230,11 @@ impl Store for S3Store {
         list::walk(&self.inner, below, from, visit)
     }
 
-    /// What was stored stays until somebody deletes it; a bucket cannot be unmounted.
-    fn still_holds(&self, _: &ObjectKey) -> Result<bool> {
-        Ok(true)
-    }
-
     fn make_durable(&self, key: &ObjectKey) -> Result<()> {
         match self.inner.client.wait(self.inner.head(key))? {
             Some(_) => Ok(()),
             None => Err(Error::absent(format!("\"{}\" was removed", self.inner.client.locate(key)))),
         }
-    }
-
-    fn trouble(&self) -> Option<Error> {
-        self.inner.client.trouble()
     }
 
     fn delete(&self, key: &ObjectKey) -> Result<()> {
@@ -253,13 +261,5 @@ impl Store for S3Store {
                 }
             }
         })
-    }
-
-    fn examine(&self) -> Result<Vec<Observation>> {
-        self.inner.client.wait(examine::examine(&self.inner))
-    }
-
-    fn sweep(&self) -> Result<u64> {
-        self.inner.client.wait(list::sweep(&self.inner))
     }
 }

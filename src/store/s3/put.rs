@@ -35,8 +35,8 @@ pub enum Overwrite {
     No,
 }
 
-/// An object, whole in memory.
-pub struct NewObject<'a> {
+/// Stores an object, whole in memory, by one request.
+pub struct SinglePut<'a> {
     store: &'a Arc<Inner>,
     key: &'a ObjectKey,
     content: Bytes,
@@ -119,9 +119,9 @@ pub fn lock_mode(mode: LockMode) -> ObjectLockMode {
     }
 }
 
-impl<'a> NewObject<'a> {
-    pub fn new(store: &'a Arc<Inner>, key: &'a ObjectKey, content: Bytes) -> NewObject<'a> {
-        NewObject { store, key, content, mark: new_mark(), digest: None }
+impl<'a> SinglePut<'a> {
+    pub fn new(store: &'a Arc<Inner>, key: &'a ObjectKey, content: Bytes) -> SinglePut<'a> {
+        SinglePut { store, key, content, mark: new_mark(), digest: None }
     }
 
     /// Stores it. When this returns [`PutOutcome::Created`], the service has confirmed the bytes.

@@ -2,8 +2,8 @@
 
 use super::Inner;
 use super::multipart::Upload;
-use super::put::{NewObject, Overwrite};
-use crate::error::Result;
+use super::put::{Overwrite, SinglePut};
+use crate::error::{Error, Result};
 use crate::store::{ObjectKey, ObjectWriter, PutOutcome};
 use bytes::Bytes;
 use std::sync::Arc;
@@ -67,12 +67,16 @@ impl ObjectWriter for S3Writer {
         self.write(&bytes)
     }
 
+    fn write_header(&mut self, _: &[u8]) -> Result<()> {
+        Err(Error::damaged("internal error: a bucket takes the header of an object first"))
+    }
+
     fn finish(mut self: Box<Self>) -> Result<PutOutcome> {
         let content = Bytes::from(std::mem::take(&mut self.buffer));
         let store = self.store.clone();
         match self.upload.take() {
             None => {
-                let mut object = NewObject::new(&store, &self.key, content);
+                let mut object = SinglePut::new(&store, &self.key, content);
                 object.digest = self.digest;
                 store.client.wait(object.put(Overwrite::No))
             }

@@ -21,7 +21,7 @@ mod tests {
     use crate::durable::RealDisk;
     use crate::error::ErrorKind;
     use crate::repository::backup::{FileEntry, FilePlace, StoredText};
-    use crate::store::{DirectoryStore, ObjectKey, Store};
+    use crate::store::{DirectoryStore, ObjectKey, Store, StoreExt};
     use std::io::Read;
     use std::os::unix::ffi::OsStrExt;
     use std::sync::Arc;

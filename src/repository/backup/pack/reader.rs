@@ -3,7 +3,7 @@
 use crate::codec::{Decoded, FrameDecoder};
 use crate::error::{Context, Error, Result};
 use crate::repository::backup::index::FileEntry;
-use crate::store::{ObjectKey, ObjectReader, Store};
+use crate::store::{ObjectKey, ObjectReader, ReadRange, Store};
 use std::ops::Range;
 
 /// How far ahead a file may lie to be reached by decoding what is between; beyond, opening the pack anew is cheaper.
@@ -199,7 +199,8 @@ impl<'a> PackReader<'a> {
         });
         if !near {
             let until = self.announced_end(offset).unwrap_or(end).max(end);
-            let object = self.store.open_until(&self.key, offset, until)?;
+            let range = ReadRange { from: offset, expected_end: Some(until) };
+            let object = self.store.open(&self.key, range)?;
             let object = object.ok_or_else(|| Error::damaged("the repository does not hold this pack"))?;
             self.input = Some(Input {
                 object,

@@ -8,7 +8,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::repository::backup::StoredText;
 use crate::repository::backup::index::{FileEntry, FileForm, FilePlace};
 use crate::repository::backup::manifest::StoredPack;
-use crate::store::{ObjectKey, ObjectWriter, PutOutcome, Store};
+use crate::store::{NewObject, ObjectKey, ObjectWriter, PutOutcome, Store};
 use tar::EntryType;
 
 /// How large a pack gets: a new one is begun for a file that would make it larger.
@@ -118,7 +118,7 @@ impl PackWriter {
         owner: PackOwner,
     ) -> Result<PackWriter> {
         Ok(PackWriter {
-            object: store.create(key)?,
+            object: store.create(key, NewObject::default())?,
             key: key.clone(),
             number,
             tablespace,

@@ -4,7 +4,7 @@
 //! stores anything in it.
 
 use crate::error::{Context, Error, RecoveryMode, Result};
-use crate::postgres::control_file::ControlFile;
+use crate::postgres::cluster::control_file::ControlFile;
 use crate::postgres::{MajorVersion, PostmasterPid};
 use nix::unistd::Uid;
 use std::fs;

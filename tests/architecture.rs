@@ -55,6 +55,7 @@ const ROOMS: &[(&str, &[&[&str]])] = &[
             &["local", "stream", "combine"],
         ],
     ),
+    ("postgres", &[&["value"], &["version"], &["cluster"], &["wal"], &["page"], &["backup"], &["recovery"]]),
     ("recover", &[&["place"], &["target"], &["server"], &["plan"], &["restore"], &["journey"]]),
 ];
 
@@ -589,7 +590,7 @@ fn imports_upwards_are_found() {
         "src/error.rs:1: error must not import postgres",
     );
     assert_breaks(
-        "src/postgres/lsn.rs",
+        "src/postgres/value/lsn.rs",
         "\n\nuse crate::config::Config;",
         ":3: postgres must not import config",
     );

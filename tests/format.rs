@@ -8,10 +8,10 @@
 
 use pgark::config::Compression;
 use pgark::durable::RealDisk;
-use pgark::postgres::backup_manifest::{
+use pgark::postgres::backup::incremental::{IncrementalHeader, incremental_path};
+use pgark::postgres::backup::manifest::{
     BackupManifestReader, BackupManifestWriter, ManifestFile, ManifestVersion, WalRange,
 };
-use pgark::postgres::incremental::{IncrementalHeader, incremental_path};
 use pgark::postgres::{Lsn, SegmentSize, SystemIdentifier, TimelineId, WalFileName};
 use pgark::repository::backup::chain::{Chain, ChainEntry, ChainReader, ChainedFiles};
 use pgark::repository::backup::file_set::{compare_with_postgres_manifest, open_postgres_manifest};

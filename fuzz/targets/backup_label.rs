@@ -3,8 +3,8 @@
 
 use libfuzzer_sys::fuzz_target;
 use pgark::postgres::MajorVersion;
-use pgark::postgres::backup_label::{BackupHistory, BackupLabel, without_incremental_from};
-use pgark::postgres::tablespace_map::{parse_tablespace_map, render_tablespace_map};
+use pgark::postgres::backup::label::{BackupHistory, BackupLabel, without_incremental_from};
+use pgark::postgres::backup::tablespace_map::{parse_tablespace_map, render_tablespace_map};
 
 fuzz_target!(|data: &[u8]| {
     let _ = BackupLabel::parse(data);

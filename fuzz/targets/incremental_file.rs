@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use pgark::postgres::incremental::{IncrementalHeader, incremental_path, whole_path};
+use pgark::postgres::backup::incremental::{IncrementalHeader, incremental_path, whole_path};
 
 fuzz_target!(|data: &[u8]| {
     // A manifest contains the number of pages per file: the usual one, or any that an attacker writes.

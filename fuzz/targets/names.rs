@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use pgark::postgres::target_time::parse_target_time;
+use pgark::postgres::recovery::time::parse_target_time;
 use pgark::postgres::{Lsn, RestorePointName, SystemIdentifier, WalFileName};
 use pgark::repository::backup::Label;
 use pgark::store::ObjectKey;

@@ -12,7 +12,7 @@ use super::summary::BackupSummary;
 use crate::config::Compression;
 use crate::error::{Error, ErrorKind, Result};
 use crate::monitor::Monitor;
-use crate::postgres::backup_label::without_incremental_from;
+use crate::postgres::backup::label::without_incremental_from;
 use crate::postgres::{ManifestVersion, SegmentName};
 use crate::repository::Repository;
 use crate::repository::backup::chain::{ChainEntry, ChainReader, ChainedFile, ChainedFiles};

@@ -10,7 +10,7 @@ use super::files::FileList;
 use super::server::session::{ServerFacts, Session, StoppedBackup};
 use crate::config::Compression;
 use crate::error::Result;
-use crate::postgres::backup_label::BackupSource;
+use crate::postgres::backup::label::BackupSource;
 use crate::postgres::{ControlFile, ManifestVersion, TimelineHistory};
 use crate::repository::Repository;
 use crate::repository::backup::manifest::{

@@ -23,7 +23,7 @@ use crate::data_directory::DataDirectory;
 use crate::error::{Error, ErrorKind, Result};
 use crate::monitor::Monitor;
 use crate::pace::Pace;
-use crate::postgres::backup_label::{BackupLabel, BackupSource, IncrementalFrom, with_incremental_from};
+use crate::postgres::backup::label::{BackupLabel, BackupSource, IncrementalFrom, with_incremental_from};
 use crate::postgres::page::PAGE_BYTES;
 use crate::postgres::{ControlFile, ServerVersion, TimelineHistory};
 use crate::repository::Repository;

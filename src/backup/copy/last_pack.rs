@@ -5,7 +5,7 @@ use crate::data_directory::DataDirectory;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::failpoint;
 use crate::postgres::ControlFile;
-use crate::postgres::control_file::CONTROL_FILE_BYTES;
+use crate::postgres::cluster::control_file::CONTROL_FILE_BYTES;
 use crate::repository::backup::pack::{FinishedPack, PackWriter};
 use jiff::Timestamp;
 use std::fs;

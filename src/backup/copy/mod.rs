@@ -13,7 +13,7 @@ use crate::error::{Context, Error, Result};
 use crate::monitor::Monitor;
 use crate::pace::Pace;
 use crate::postgres::ServerVersion;
-use crate::postgres::incremental::incremental_path;
+use crate::postgres::backup::incremental::incremental_path;
 use crate::postgres::page::PAGE_BYTES;
 use crate::repository::Repository;
 use crate::repository::backup::Label;

@@ -4,7 +4,7 @@ use super::session::Session;
 use super::{APPLICATION_NAME, archiver};
 use crate::config::Conninfo;
 use crate::error::{Error, ErrorKind, Result};
-use crate::postgres::backup_label::BackupSource;
+use crate::postgres::backup::label::BackupSource;
 use crate::postgres::{Lsn, SegmentSize, SystemIdentifier};
 use crate::server::{Connection, Watch};
 

@@ -8,8 +8,8 @@ use super::summary_row::{Stretch, SummaryRow};
 use crate::config::Checkpoint;
 use crate::data_directory::DataDirectory;
 use crate::error::{Error, ErrorKind, Result};
-use crate::postgres::backup_label::BackupSource;
-use crate::postgres::version_facts::VersionFacts;
+use crate::postgres::backup::label::BackupSource;
+use crate::postgres::version::facts::VersionFacts;
 use crate::postgres::{
     ControlFile, Lsn, MajorVersion, SegmentName, ServerVersion, SystemIdentifier, TimelineId,
 };

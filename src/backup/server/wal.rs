@@ -3,7 +3,7 @@
 use super::archiver;
 use crate::error::{Error, Result};
 use crate::monitor::Monitor;
-use crate::postgres::backup_label::BackupSource;
+use crate::postgres::backup::label::BackupSource;
 use crate::postgres::{SegmentName, SegmentNumber, SegmentSize, TimelineHistory};
 use crate::repository::Repository;
 use crate::repository::backup::manifest::BackupPoint;

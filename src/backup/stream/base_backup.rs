@@ -6,7 +6,7 @@
 
 use crate::config::Checkpoint;
 use crate::error::{Error, Result};
-use crate::postgres::version_facts::BaseBackupForm;
+use crate::postgres::version::facts::BaseBackupForm;
 use crate::postgres::{Lsn, MajorVersion, TimelineId};
 use crate::repository::backup::Label;
 use crate::server::{Incoming, ReplicationConnection, Row, Watch};

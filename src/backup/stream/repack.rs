@@ -14,7 +14,7 @@ use crate::config::Compression;
 use crate::error::{Context, Error, Result};
 use crate::monitor::Monitor;
 use crate::pace::Pace;
-use crate::postgres::incremental::whole_path;
+use crate::postgres::backup::incremental::whole_path;
 use crate::postgres::page::PageChecksums;
 use crate::repository::Repository;
 use crate::repository::backup::file_set::FileSetSum;

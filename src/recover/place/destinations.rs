@@ -3,7 +3,7 @@
 use super::tablespaces::TablespacePlace;
 use crate::error::{Error, Result};
 use crate::postgres::MajorVersion;
-use crate::postgres::tablespace_map::{TablespaceLocation, render_tablespace_map};
+use crate::postgres::backup::tablespace_map::{TablespaceLocation, render_tablespace_map};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};

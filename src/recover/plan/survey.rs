@@ -6,7 +6,7 @@ use super::request::{Mode, RecoverRequest};
 use crate::data_directory::DataDirectory;
 use crate::error::{Error, ErrorKind, Result};
 use crate::monitor::Monitor;
-use crate::postgres::tablespace_map::parse_tablespace_map;
+use crate::postgres::backup::tablespace_map::parse_tablespace_map;
 use crate::postgres::{ClusterState, RecoveryTarget, SegmentSize, SystemIdentifier};
 use crate::recover::place::destinations::Places;
 use crate::recover::place::staging::{

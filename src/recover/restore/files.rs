@@ -12,7 +12,7 @@ use crate::durable::{self, Disk};
 use crate::error::{Context, Error, Result};
 use crate::monitor::Monitor;
 use crate::pace::Pace;
-use crate::postgres::backup_label::without_incremental_from;
+use crate::postgres::backup::label::without_incremental_from;
 use crate::recover::place::destinations::Places;
 use crate::recover::place::staging::Found;
 use crate::recover::plan::RecoveryPlan;

@@ -18,7 +18,7 @@ use crate::durable::{self, Disk};
 use crate::error::{Context, Error, Result};
 use crate::monitor::Monitor;
 use crate::pace::Pace;
-use crate::postgres::backup_label::without_incremental_from;
+use crate::postgres::backup::label::without_incremental_from;
 use crate::postgres::{ControlFile, SystemIdentifier};
 use crate::recover::place::read_restored;
 use crate::recover::place::staging::{DIRECTORY_MODE, Found, Staging};

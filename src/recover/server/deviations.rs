@@ -1,7 +1,7 @@
 //! Compares the actual end of a recovery with the end that its plan promised.
 
 use super::point::ReachedPoint;
-use crate::postgres::wal_header::{LongPageHeader, WAL_PAGE_BYTES, WalPageHeader};
+use crate::postgres::wal::header::{LongPageHeader, WAL_PAGE_BYTES, WalPageHeader};
 use crate::postgres::{Lsn, RecoveryTarget};
 use crate::recover::target::ExpectedEnd;
 

@@ -25,7 +25,7 @@ pub use start::ServerStart;
 
 use crate::error::{Context, Error, Result};
 use crate::monitor::Monitor;
-use crate::postgres::control_file::ServerLimits;
+use crate::postgres::cluster::control_file::ServerLimits;
 use crate::postgres::{ClusterState, ControlFile, PostmasterPid};
 use crate::recover::place::read_restored;
 use crate::server::{LocalPlace, LocalServer};

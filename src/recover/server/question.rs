@@ -3,7 +3,7 @@
 use super::point::{Awaited, ReachedPoint, ReachedState};
 use crate::config::Conninfo;
 use crate::error::{Error, Result};
-use crate::postgres::control_file::ServerLimits;
+use crate::postgres::cluster::control_file::ServerLimits;
 use crate::postgres::{Lsn, MajorVersion, PgTimestamp, TimelineId};
 use crate::server::{Connection, LocalServer};
 use nix::unistd::{Uid, User};

@@ -1,6 +1,6 @@
 //! Where a recovery starts and ends.
 
-use crate::postgres::control_file::ServerLimits;
+use crate::postgres::cluster::control_file::ServerLimits;
 use crate::postgres::{Lsn, SegmentName, TargetSettings, TimelineHistory};
 use crate::repository::wal::TransactionEnd;
 

@@ -4,7 +4,7 @@
 //! MiB covers sixteen seconds.
 
 use crate::error::{ErrorKind, Result};
-use crate::postgres::control_file::ServerLimits;
+use crate::postgres::cluster::control_file::ServerLimits;
 use crate::postgres::{
     Lsn, PgTimestamp, RecoveryTarget, SegmentName, SegmentNumber, SegmentSize, TargetAction, TargetBound,
     TargetTimeline, TimelineHistory, TimelineId, Xid,

@@ -5,7 +5,7 @@
 //! records that prevent a server from continuing.
 
 use crate::error::{Error, Result};
-use crate::postgres::control_file::ServerLimits;
+use crate::postgres::cluster::control_file::ServerLimits;
 use crate::postgres::{Lsn, SegmentNumber};
 use crate::repository::wal::{Archive, PathWal, TransactionEnd, WalEvent, WalMark};
 use std::ops::ControlFlow;

@@ -6,7 +6,7 @@ use super::index::StoredIndex;
 use super::label::Label;
 use super::text::{StoredText, crc32_digits};
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::postgres::control_file::{ControlFile, ServerLimits, WalLevel};
+use crate::postgres::cluster::control_file::{ControlFile, ServerLimits, WalLevel};
 use crate::postgres::{
     Lsn, MajorVersion, SegmentName, SegmentSize, ServerVersion, SystemIdentifier, TimelineId, TimelineSwitch,
     WalRange,

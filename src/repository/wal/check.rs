@@ -1,8 +1,8 @@
 //! Whether a file is what its name says.
 
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::postgres::timeline::HISTORY_BYTES_MAX;
-use crate::postgres::wal_header::LongPageHeader;
+use crate::postgres::value::timeline::HISTORY_BYTES_MAX;
+use crate::postgres::wal::header::LongPageHeader;
 use crate::postgres::{
     MajorVersion, SegmentName, SegmentSize, SystemIdentifier, TimelineHistory, TimelineId, WalFileName,
 };

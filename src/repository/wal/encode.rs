@@ -6,7 +6,7 @@ use crate::codec::{ContentPart, ContentSum, FRAME_RAW_BYTES, FrameEncoder};
 use crate::config::Compression;
 use crate::error::{Context, Error, Result};
 use crate::failpoint;
-use crate::postgres::wal_header::{WAL_PAGE_BYTES, WalPageHeader};
+use crate::postgres::wal::header::{WAL_PAGE_BYTES, WalPageHeader};
 use crate::postgres::{Lsn, MajorVersion};
 use std::cell::Cell;
 use std::fs::File;

@@ -11,7 +11,7 @@ use crate::config::Compression;
 use crate::durable;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::failpoint;
-use crate::postgres::timeline::HISTORY_BYTES_MAX;
+use crate::postgres::value::timeline::HISTORY_BYTES_MAX;
 use crate::postgres::{SegmentSize, TimelineHistory, TimelineId, WalFileName};
 use crate::repository::Repository;
 use crate::store::PutOutcome;

@@ -6,7 +6,7 @@ use super::path::{PathWal, RepositoryCatalog, WalCatalog};
 use super::records::{Archive, Outcome, WalEvent, WalMark};
 use crate::error::{Context, Result};
 use crate::monitor::Monitor;
-use crate::postgres::wal_header::WAL_PAGE_BYTES;
+use crate::postgres::wal::header::WAL_PAGE_BYTES;
 use crate::postgres::{
     Lsn, RestorePointName, SegmentName, SegmentNumber, SegmentSize, TimelineHistory, TimelineId, WalFileName,
     WalPayload, WalProgress, WalReader, WalRecord, Xid,
@@ -214,7 +214,7 @@ impl Write for Reading<'_> {
     }
 }
 
-fn transaction_end(end: crate::postgres::wal_record::TransactionEnd, outcome: Outcome) -> WalEvent {
+fn transaction_end(end: crate::postgres::wal::record::TransactionEnd, outcome: Outcome) -> WalEvent {
     WalEvent::TransactionEnd { xid: end.xid, time: end.time, outcome, holds_wanted: end.holds_wanted }
 }
 

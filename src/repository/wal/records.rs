@@ -3,7 +3,7 @@
 
 use super::path::{PathWal, WalCatalog};
 use crate::error::Result;
-use crate::postgres::control_file::ServerLimits;
+use crate::postgres::cluster::control_file::ServerLimits;
 use crate::postgres::{Lsn, PgTimestamp, RestorePointName, SegmentNumber, Xid};
 use std::ops::ControlFlow;
 

@@ -4,7 +4,7 @@ use clap::ArgGroup;
 use jiff::Timestamp;
 use pgark::config::{Conninfo, Rate, RecoverSettings};
 use pgark::error::{Context as _, Error, Result};
-use pgark::postgres::target_time::parse_target_time;
+use pgark::postgres::recovery::time::parse_target_time;
 use pgark::postgres::{
     Lsn, RecoveryTarget, RestorePointName, SystemIdentifier, TargetAction, TargetBound, TargetTimeline,
     WantedXid,

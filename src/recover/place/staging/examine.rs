@@ -5,7 +5,7 @@ use super::{DELTA_LINE, DISARMED_LINE, Found, MARKER, SERVER_OPTIONS, TABLESPACE
 use crate::data_directory::{DataDirectory, is_server_process, may_be_server};
 use crate::durable;
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::postgres::wal_header::LongPageHeader;
+use crate::postgres::wal::header::LongPageHeader;
 use crate::postgres::{MajorVersion, PostmasterPid, SegmentName, SystemIdentifier};
 use nix::errno::Errno;
 use nix::sys::signal::kill;

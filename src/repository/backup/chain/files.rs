@@ -3,7 +3,7 @@
 use super::Chain;
 use crate::error::{Error, Result};
 use crate::postgres::IncrementalHeader;
-use crate::postgres::incremental::UNCHANGED_BYTES;
+use crate::postgres::backup::incremental::UNCHANGED_BYTES;
 use crate::postgres::page::PAGE_BYTES;
 use crate::repository::Repository;
 use crate::repository::backup::file_set::FileSetSum;

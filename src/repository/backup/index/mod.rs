@@ -12,7 +12,7 @@ pub use writer::IndexWriter;
 
 use super::framed::StoredObject;
 use super::text::StoredText;
-use crate::postgres::incremental::incremental_path;
+use crate::postgres::backup::incremental::incremental_path;
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 

@@ -1,7 +1,7 @@
 //! `tablespace_map`: the locations of a base backup's tablespaces.
 
-use super::major_version::MajorVersion;
 use crate::error::{Error, Result};
+use crate::postgres::version::major::MajorVersion;
 
 /// Upper limit for the size of a `tablespace_map`, in bytes; a line is an object identifier and a path.
 pub const TABLESPACE_MAP_BYTES_MAX: usize = 16 << 20;

@@ -1,11 +1,11 @@
 //! The end of a recovery, and the settings that specify it.
 
-use super::lsn::Lsn;
 use super::setting::quote_setting;
-use super::timeline::TimelineId;
-use super::timestamp::PgTimestamp;
-use super::xid::Xid;
 use crate::error::{Error, Result};
+use crate::postgres::value::lsn::Lsn;
+use crate::postgres::value::timeline::TimelineId;
+use crate::postgres::value::timestamp::PgTimestamp;
+use crate::postgres::value::xid::Xid;
 use std::fmt;
 use std::str::FromStr;
 

@@ -1,8 +1,8 @@
 //! The names of the files that PostgreSQL archives, and one more kind that pgark adds.
 
-use super::lsn::{Lsn, SegmentNumber, SegmentSize};
-use super::timeline::TimelineId;
 use crate::error::{Error, Result};
+use crate::postgres::value::lsn::{Lsn, SegmentNumber, SegmentSize};
+use crate::postgres::value::timeline::TimelineId;
 use std::fmt;
 use std::str::FromStr;
 

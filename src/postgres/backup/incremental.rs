@@ -5,8 +5,8 @@
 //!
 //! Source: PostgreSQL `backup/basebackup_incremental.c` and `.h`, `bin/pg_combinebackup/reconstruct.c`.
 
-use super::page::PAGE_BYTES;
 use crate::error::{Error, Result};
+use crate::postgres::page::PAGE_BYTES;
 use std::io::{self, Read};
 
 /// Prefix of the name of an incremental file.
@@ -152,8 +152,8 @@ mod tests {
 
     /// Files that `pg_basebackup --incremental` wrote for a table of 89 pages, of which pages 1 and 44 had changed.
     const SAMPLES: [&[u8]; 2] = [
-        include_bytes!("../../tests/fixtures/postgres/17/incremental.zst"),
-        include_bytes!("../../tests/fixtures/postgres/18/incremental.zst"),
+        include_bytes!("../../../tests/fixtures/postgres/17/incremental.zst"),
+        include_bytes!("../../../tests/fixtures/postgres/18/incremental.zst"),
     ];
 
     #[test]

@@ -11,10 +11,10 @@ mod writer;
 pub use reader::BackupManifestReader;
 pub use writer::BackupManifestWriter;
 
-use super::lsn::Lsn;
-use super::major_version::MajorVersion;
-use super::system_identifier::SystemIdentifier;
-use super::timeline::TimelineId;
+use crate::postgres::value::lsn::Lsn;
+use crate::postgres::value::system_identifier::SystemIdentifier;
+use crate::postgres::value::timeline::TimelineId;
+use crate::postgres::version::major::MajorVersion;
 use std::borrow::Cow;
 
 /// The version of the format, with the fields that only this version has.

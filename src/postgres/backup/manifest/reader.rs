@@ -2,9 +2,9 @@
 
 use super::{ManifestFile, ManifestVersion, WalRange};
 use crate::error::{Context, Error, Result};
-use crate::postgres::lsn::Lsn;
-use crate::postgres::system_identifier::SystemIdentifier;
-use crate::postgres::timeline::TimelineId;
+use crate::postgres::value::lsn::Lsn;
+use crate::postgres::value::system_identifier::SystemIdentifier;
+use crate::postgres::value::timeline::TimelineId;
 use sha2::{Digest, Sha256};
 use std::borrow::Cow;
 use std::io::{BufRead, Read};
@@ -245,8 +245,8 @@ mod tests {
     /// Manifests written by `pg_basebackup` 15 (version 1) and 17 (version 2), each with one path that is not UTF-8 and
     /// one that consists of characters that JSON escapes.
     const SAMPLES: [&[u8]; 2] = [
-        include_bytes!("../../../tests/fixtures/postgres/15/backup_manifest.zst"),
-        include_bytes!("../../../tests/fixtures/postgres/17/backup_manifest.zst"),
+        include_bytes!("../../../../tests/fixtures/postgres/15/backup_manifest.zst"),
+        include_bytes!("../../../../tests/fixtures/postgres/17/backup_manifest.zst"),
     ];
 
     fn sample(index: usize) -> Vec<u8> {

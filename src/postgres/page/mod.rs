@@ -3,8 +3,10 @@
 //! Owns: whether the server can have written a page. Does not own: the response to an invalid page. While the server
 //! runs, a page that changed after the backup's start point may be torn, and WAL repairs it.
 
-use super::little_endian::{u16_at, u32_at};
-use super::lsn::Lsn;
+pub mod visibility_map;
+
+use crate::postgres::value::little_endian::{u16_at, u32_at};
+use crate::postgres::value::lsn::Lsn;
 use multiversion::multiversion;
 
 /// The size of a data page in bytes. PostgreSQL can be built with another size, but no distribution does that.
@@ -186,7 +188,7 @@ mod tests {
     use super::*;
 
     /// Blocks 0 to 3 of a table of PostgreSQL 15 and blocks 0 to 2 of its index, from a cluster with checksums.
-    const SAMPLE: &[u8] = include_bytes!("../../tests/fixtures/postgres/15/pages.zst");
+    const SAMPLE: &[u8] = include_bytes!("../../../tests/fixtures/postgres/15/pages.zst");
 
     fn sample() -> Vec<(u32, PageBytes)> {
         let bytes = zstd::decode_all(SAMPLE).unwrap();

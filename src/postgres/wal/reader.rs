@@ -3,15 +3,15 @@
 //! Owns: assembling records across pages and segments, and finding the end of valid WAL. Does not own: the source of
 //! the segments, and the choice of the timeline.
 
-use super::lsn::{Lsn, SegmentSize};
-use super::major_version::MajorVersion;
-use super::system_identifier::SystemIdentifier;
-use super::timeline::TimelineId;
-use super::wal_header::{LongPageHeader, WAL_PAGE_BYTES, WalPageHeader};
-use super::wal_payload::PayloadDecoder;
-use super::wal_record::{RecordHeader, WalPayload, WalRecord};
-use super::xid::Xid;
+use super::header::{LongPageHeader, WAL_PAGE_BYTES, WalPageHeader};
+use super::payload::PayloadDecoder;
+use super::record::{RecordHeader, WalPayload, WalRecord};
 use crate::error::{Error, ErrorKind, Result};
+use crate::postgres::value::lsn::{Lsn, SegmentSize};
+use crate::postgres::value::system_identifier::SystemIdentifier;
+use crate::postgres::value::timeline::TimelineId;
+use crate::postgres::value::xid::Xid;
+use crate::postgres::version::major::MajorVersion;
 use std::fmt;
 use std::ops::ControlFlow;
 
@@ -479,7 +479,7 @@ mod tests {
     macro_rules! sample {
         ($name:literal) => {
             zstd::decode_all(
-                &include_bytes!(concat!("../../tests/fixtures/postgres/15/wal/", $name, ".zst"))[..],
+                &include_bytes!(concat!("../../../tests/fixtures/postgres/15/wal/", $name, ".zst"))[..],
             )
             .unwrap()
         };

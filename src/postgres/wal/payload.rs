@@ -1,13 +1,13 @@
 //! Decodes WAL records as their bytes arrive, without holding a whole record in memory.
 
-use super::control_file::ServerLimits;
-use super::little_endian::{i64_at, u8_at, u16_at, u32_at, u64_at};
-use super::lsn::Lsn;
-use super::major_version::MajorVersion;
-use super::timeline::TimelineId;
-use super::timestamp::PgTimestamp;
-use super::wal_record::{CheckpointKind, RecordHeader, ResourceManager, TransactionEnd, WalPayload};
-use super::xid::Xid;
+use super::record::{CheckpointKind, RecordHeader, ResourceManager, TransactionEnd, WalPayload};
+use crate::postgres::cluster::control_file::ServerLimits;
+use crate::postgres::value::little_endian::{i64_at, u8_at, u16_at, u32_at, u64_at};
+use crate::postgres::value::lsn::Lsn;
+use crate::postgres::value::timeline::TimelineId;
+use crate::postgres::value::timestamp::PgTimestamp;
+use crate::postgres::value::xid::Xid;
+use crate::postgres::version::major::MajorVersion;
 
 /// Upper limit for the size of the headers before a record's data, in bytes: 33 blocks of at most 27 bytes, the origin,
 /// the top-level transaction and the length of the main data.

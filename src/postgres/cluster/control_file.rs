@@ -1,12 +1,12 @@
 //! `global/pg_control`: the identity and state of a cluster.
 
-use super::little_endian::{i64_at, u8_at, u32_at, u64_at};
-use super::lsn::{Lsn, SegmentSize};
-use super::major_version::MajorVersion;
-use super::server_version::no_release;
-use super::system_identifier::SystemIdentifier;
-use super::timeline::TimelineId;
 use crate::error::{Error, Result};
+use crate::postgres::value::little_endian::{i64_at, u8_at, u32_at, u64_at};
+use crate::postgres::value::lsn::{Lsn, SegmentSize};
+use crate::postgres::value::system_identifier::SystemIdentifier;
+use crate::postgres::value::timeline::TimelineId;
+use crate::postgres::version::major::MajorVersion;
+use crate::postgres::version::server::no_release;
 use std::fmt;
 
 /// Number of bytes of `pg_control` that hold its content; the rest of the file is zero.
@@ -232,7 +232,7 @@ fn too_short(bytes: &[u8]) -> Error {
 /// The content before the checksum. Fields are addressed by their offsets in version 13.
 struct Fields<'a> {
     content: &'a [u8],
-    /// See [`VersionFacts::control_insertions`](super::version_facts::VersionFacts::control_insertions).
+    /// See [`VersionFacts::control_insertions`](crate::postgres::version::facts::VersionFacts::control_insertions).
     insertions: &'a [(usize, usize)],
 }
 
@@ -393,8 +393,8 @@ mod tests {
         ($($major:literal),*) => {
             [$((
                 $major,
-                include_bytes!(concat!("../../tests/fixtures/postgres/", $major, "/pg_control")),
-                include_str!(concat!("../../tests/fixtures/postgres/", $major, "/pg_controldata.txt")),
+                include_bytes!(concat!("../../../tests/fixtures/postgres/", $major, "/pg_control")),
+                include_str!(concat!("../../../tests/fixtures/postgres/", $major, "/pg_controldata.txt")),
             )),*]
         };
     }

@@ -1,11 +1,11 @@
 //! WAL records: their headers, and the content of those records on which recovery targets depend.
 
-use super::control_file::ServerLimits;
-use super::little_endian::{array_at, u8_at, u32_at, u64_at};
-use super::lsn::Lsn;
-use super::timeline::TimelineId;
-use super::timestamp::PgTimestamp;
-use super::xid::Xid;
+use crate::postgres::cluster::control_file::ServerLimits;
+use crate::postgres::value::little_endian::{array_at, u8_at, u32_at, u64_at};
+use crate::postgres::value::lsn::Lsn;
+use crate::postgres::value::timeline::TimelineId;
+use crate::postgres::value::timestamp::PgTimestamp;
+use crate::postgres::value::xid::Xid;
 
 /// A WAL record with a correct checksum.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

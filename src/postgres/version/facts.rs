@@ -3,7 +3,7 @@
 //!
 //! A row lists its differences from the previous version.
 
-use super::major_version::MajorVersion;
+use super::major::MajorVersion;
 
 /// A row of the table: all that pgark has to know about one major version.
 #[derive(Debug)]

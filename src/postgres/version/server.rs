@@ -1,6 +1,6 @@
 //! The version of a server, which may be unknown to pgark.
 
-use super::major_version::MajorVersion;
+use super::major::MajorVersion;
 use crate::error::{Error, Result};
 use std::fmt;
 
@@ -83,7 +83,7 @@ impl From<MajorVersion> for ServerVersion {
 }
 
 /// The error for a catalog version of no release; `whose` names its owner.
-pub(super) fn no_release(whose: &str, catalog_version: u32) -> Error {
+pub(in crate::postgres) fn no_release(whose: &str, catalog_version: u32) -> Error {
     Error::usage(format!("{whose} has catalog version {catalog_version}, which is not a release")).hint(
         format!(
             "pgark supports the releases of PostgreSQL {}, but no development versions. {}",

@@ -3,10 +3,10 @@
 //! Owns: parsing both files, and the two lines that mark an incremental backup. Does not own: writing a label; the
 //! server does.
 
-use super::lsn::Lsn;
-use super::timeline::TimelineId;
-use super::wal_file::SegmentName;
 use crate::error::{Error, Result};
+use crate::postgres::value::lsn::Lsn;
+use crate::postgres::value::timeline::TimelineId;
+use crate::postgres::wal::file_name::SegmentName;
 
 /// Upper limit for the size of a label file, in bytes. The server writes a few hundred, plus a label of at most 1024.
 pub const BACKUP_LABEL_BYTES_MAX: usize = 16 << 10;

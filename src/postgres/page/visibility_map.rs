@@ -3,7 +3,7 @@
 //! The heap page has a flag too, and the two depend on each other: a change of the page clears the map's bit only if
 //! the page has its flag. Source: PostgreSQL `access/visibilitymapdefs.h`, `access/heap/visibilitymap.c`.
 
-use super::page::{PAGE_BYTES, PageBytes};
+use crate::postgres::page::{PAGE_BYTES, PageBytes};
 
 /// Offset of the bits in a page of the map: `MAXALIGN(SizeOfPageHeaderData)`.
 const BITS_OFFSET: usize = 24;

@@ -3,12 +3,12 @@
 //! Owns: parsing them and checking that their values are possible. Does not own: whether a page is the expected one
 //! (the task of the page reader), and records.
 
-use super::little_endian::{u16_at, u32_at, u64_at};
-use super::lsn::{Lsn, SegmentSize};
-use super::major_version::MajorVersion;
-use super::system_identifier::SystemIdentifier;
-use super::timeline::TimelineId;
 use crate::error::{Error, Result};
+use crate::postgres::value::little_endian::{u16_at, u32_at, u64_at};
+use crate::postgres::value::lsn::{Lsn, SegmentSize};
+use crate::postgres::value::system_identifier::SystemIdentifier;
+use crate::postgres::value::timeline::TimelineId;
+use crate::postgres::version::major::MajorVersion;
 
 /// The size of a WAL page in bytes. PostgreSQL can be built with another size; no distribution does that, and pgark
 /// rejects such WAL. Source: `XLOG_BLCKSZ`.

@@ -1,0 +1,10 @@
+//! Values that every format holds: positions, timelines, identifiers, times.
+
+pub(super) mod little_endian;
+pub mod lsn;
+pub mod system_identifier;
+pub mod timeline;
+#[cfg(feature = "companion")]
+pub mod timestamp;
+#[cfg(feature = "companion")]
+pub mod xid;

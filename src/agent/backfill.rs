@@ -32,14 +32,24 @@ pub struct Backfill {
     pub scratch: PathBuf,
 }
 
+/// Segments that the archive lacks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MissingSegments {
+    /// The first one.
+    pub first: SegmentName,
+    /// The last one.
+    pub last: SegmentName,
+    /// Their number.
+    pub segments: u64,
+}
+
 /// The result of a back-fill.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BackfillSummary {
     /// The number of segments stored.
     pub stored_segments: u64,
-    /// What recovery across the switch still lacks: the first missing segment, the last one, and their
-    /// number.
-    pub missing: Option<(SegmentName, SegmentName, u64)>,
+    /// What recovery across the switch still lacks.
+    pub missing: Option<MissingSegments>,
 }
 
 impl Backfill {
@@ -55,7 +65,7 @@ impl Backfill {
         };
         let stored_segments = self.store_candidates(repository, &history)?;
         let missing = missing_before_switch(repository, history, self.segment_size)?;
-        if let Some((first, last, segments)) = &missing {
+        if let Some(MissingSegments { first, last, segments }) = &missing {
             warn!(
                 %first, %last, segments,
                 "recovery cannot cross the timeline switch: WAL is missing from the archive and from pg_wal"
@@ -99,7 +109,7 @@ fn missing_before_switch(
     repository: &Repository,
     history: TimelineHistory,
     size: SegmentSize,
-) -> Result<Option<(SegmentName, SegmentName, u64)>> {
+) -> Result<Option<MissingSegments>> {
     let Some(switch) = history.parent() else { return Ok(None) };
     let mut from = None;
     wal::visit_segments(repository, switch.timeline, None, &mut |name, _| {
@@ -112,7 +122,11 @@ fn missing_before_switch(
     let held = PathWal::find(path, from, &RepositoryCatalog::new(repository, size))?;
     let before = |gap: &PathRun| gap.first < switch.switch_point.segment(size);
     let Some(gap) = held.gaps().find(before) else { return Ok(None) };
-    Ok(Some((held.name_of(gap.first)?, held.name_of(gap.last)?, gap.count())))
+    Ok(Some(MissingSegments {
+        first: held.name_of(gap.first)?,
+        last: held.name_of(gap.last)?,
+        segments: gap.count(),
+    }))
 }
 
 /// The segments of ancestors in `pg_wal`, in order. Excludes the segment in which each timeline was left: it

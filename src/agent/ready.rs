@@ -12,40 +12,33 @@ use std::path::Path;
 /// Buffer size for one read of inotify events: several hundred names.
 const EVENT_BYTES: usize = 16 << 10;
 
-/// The position of a file in the order in which PostgreSQL archives: history files first, then by name.
-///
-/// Source: PostgreSQL `postmaster/pgarch.c`, `ready_file_comparator`.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ArchiveOrder(bool, String, WalFileName);
-
-impl ArchiveOrder {
-    pub fn of(name: WalFileName) -> ArchiveOrder {
-        ArchiveOrder(!matches!(name, WalFileName::History(_)), name.to_string(), name)
-    }
-
-    pub fn name(&self) -> WalFileName {
-        self.2
-    }
+/// The ready files of a server.
+#[derive(Debug, PartialEq, Eq)]
+pub struct ReadyFiles {
+    /// The first ones, in archive order.
+    pub first: Vec<WalFileName>,
+    /// Whether there are more.
+    pub more: bool,
 }
 
-/// Lists the first files in archive order that are marked ready, and whether there are more.
+/// Lists the files that are marked ready, at most `files_max` of them.
 ///
 /// # Errors
 /// The operating system's.
-pub fn scan(archive_status: &Path, files_max: usize) -> Result<(Vec<ArchiveOrder>, bool)> {
+pub fn scan(archive_status: &Path, files_max: usize) -> Result<ReadyFiles> {
     let what = || format!("could not list \"{}\"", archive_status.display());
-    let mut first: BinaryHeap<ArchiveOrder> = BinaryHeap::new();
+    let mut first: BinaryHeap<WalFileName> = BinaryHeap::new();
     let mut more = false;
     for entry in fs::read_dir(archive_status).context(what)? {
         let name = entry.context(what)?.file_name();
         let Some(name) = name.to_str().and_then(ready_name) else { continue };
-        first.push(ArchiveOrder::of(name));
+        first.push(name);
         if first.len() > files_max {
             first.pop();
             more = true;
         }
     }
-    Ok((first.into_sorted_vec(), more))
+    Ok(ReadyFiles { first: first.into_sorted_vec(), more })
 }
 
 /// Whether a file is still marked ready.
@@ -124,8 +117,8 @@ mod tests {
             fs::write(status.join(name), b"").unwrap();
         }
         let names = |files_max| -> (Vec<String>, bool) {
-            let (files, more) = scan(status, files_max).unwrap();
-            (files.iter().map(|file| file.name().to_string()).collect(), more)
+            let ReadyFiles { first, more } = scan(status, files_max).unwrap();
+            (first.iter().map(ToString::to_string).collect(), more)
         };
         let all = [
             "00000002.history",

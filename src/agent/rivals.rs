@@ -6,8 +6,7 @@ use crate::error::Result;
 use crate::postgres::{Lsn, SegmentName, SegmentSize, TimelineId};
 use crate::repository::Repository;
 use crate::repository::wal::{RepositoryCatalog, WalCatalog, divergence};
-use std::time::Duration;
-use tokio::time::Instant;
+use std::time::{Duration, Instant};
 
 /// The interval between checks, each of which lists the timelines of the archive once.
 const LOOK_EVERY: Duration = Duration::from_secs(60);

@@ -1,15 +1,24 @@
-use super::*;
+use super::machine::PATIENCE;
+use super::task::Uploads;
+use crate::agent::places::Places;
+use crate::config::Config;
 use crate::durable::RealDisk;
-use crate::postgres::SystemIdentifier;
+use crate::error::{Error, ErrorKind, Result};
+use crate::postgres::{SegmentSize, SystemIdentifier};
+use crate::spool::{PushRequest, Spool};
 use crate::store::{
     Capabilities, DirectoryStore, Listing, NewObject, ObjectInfo, ObjectKey, ObjectReader, ObjectVisitor,
     ObjectWriter, Observation, ReadRange, Store, StoreService,
 };
 use jiff::Timestamp;
 use std::fs;
-use std::sync::Mutex;
+use std::path::Path;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use tokio::time::timeout;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout};
 
 const NAME: &str = "00000002.history";
 
@@ -154,7 +163,7 @@ impl Scene {
     async fn push(&self, system: u64) -> JoinHandle<Option<Result<()>>> {
         let request = self.request(system, NAME);
         let (sender, answer) = oneshot::channel();
-        self.uploads.0.send(Question::Push(request, sender)).await.unwrap();
+        self.uploads.push_into(request, sender).await.unwrap();
         tokio::spawn(async move { answer.await.ok() })
     }
 }
@@ -269,32 +278,4 @@ async fn who_waits_for_the_first_attempt_is_told_what_keeps_it() {
     assert_eq!(error.to_string(), "access denied");
     verdict.send(Ok(())).unwrap();
     drop(first);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn uploads_begin_in_postgresqls_order() {
-    let scene = Scene::new();
-    let (config, places) = places_in(scene.scratch.path(), scene.store.clone());
-    let mut actor = Actor::new(&config, places, Spool::of(&config).unwrap());
-    let names: Vec<String> = (1..=4).map(|number| format!("00000001000000000000000{number}")).collect();
-    let order = |index: usize| ArchiveOrder::of(names[index].parse().unwrap());
-    let next = |actor: &Actor| actor.next_file().map(|order| order.name().to_string());
-    let marked = |actor: &mut Actor, index: usize| actor.marked(Ok(ReadyEvent::Marked(order(index).name())));
-    let (sender, _) = oneshot::channel();
-    actor.asked(scene.request(7, &names[1]), sender);
-    // Marked before archive_status was listed: earlier files may be ready, too.
-    actor.files.clear();
-    marked(&mut actor, 3);
-    assert_eq!(next(&actor), None);
-    fs::write(scene.scratch.path().join("pg_wal/archive_status").join(format!("{}.ready", names[3])), b"")
-        .unwrap();
-    actor.scanned(Ok((vec![order(2), order(3)], false)));
-    assert_eq!(next(&actor).as_deref(), Some(names[2].as_str()));
-    // Nor does a request for a later file come first.
-    let (sender, _) = oneshot::channel();
-    actor.asked(scene.request(7, &names[3]), sender);
-    assert_eq!(next(&actor).as_deref(), Some(names[2].as_str()));
-    // Marks were lost.
-    actor.marked(Ok(ReadyEvent::Overflow));
-    assert_eq!(next(&actor).as_deref(), Some(names[3].as_str()), "only what is asked for");
 }

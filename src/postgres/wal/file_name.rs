@@ -3,6 +3,7 @@
 use crate::error::{Error, Result};
 use crate::postgres::value::lsn::{Lsn, SegmentNumber, SegmentSize};
 use crate::postgres::value::timeline::TimelineId;
+use std::cmp::Ordering;
 use std::fmt;
 use std::str::FromStr;
 
@@ -19,8 +20,9 @@ pub struct SegmentName {
 
 /// The name of a file in the archive: the four forms that PostgreSQL archives or requests, and one of pgark's own.
 ///
-/// Source: PostgreSQL `access/xlog_internal.h`, `IsXLogFileName` and following.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+/// Names are ordered as PostgreSQL archives them: history files first, then by the bytes of the name. Source: PostgreSQL
+/// `access/xlog_internal.h`, `IsXLogFileName` and following; `postmaster/pgarch.c`, `ready_file_comparator`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum WalFileName {
     /// `000000010000000000000003`: a complete segment.
     Segment(SegmentName),
@@ -112,6 +114,28 @@ impl WalFileName {
     /// Whether PostgreSQL archives files with such names.
     pub fn is_of_postgresql(self) -> bool {
         !matches!(self, WalFileName::FurtherPartial(..))
+    }
+}
+
+impl Ord for WalFileName {
+    fn cmp(&self, other: &WalFileName) -> Ordering {
+        // `None` comes first. A name that extends another one follows it, and digits precede letters.
+        let key = |name: &WalFileName| match *name {
+            WalFileName::History(timeline) => (None, timeline, 0, 0),
+            WalFileName::Segment(segment) => (Some(segment), segment.timeline, 0, 0),
+            WalFileName::BackupHistory(segment, offset) => {
+                (Some(segment), segment.timeline, 1, u64::from(offset))
+            }
+            WalFileName::Partial(segment) => (Some(segment), segment.timeline, 2, 0),
+            WalFileName::FurtherPartial(segment, digest) => (Some(segment), segment.timeline, 3, digest),
+        };
+        key(self).cmp(&key(other))
+    }
+}
+
+impl PartialOrd for WalFileName {
+    fn partial_cmp(&self, other: &WalFileName) -> Option<Ordering> {
+        Some(self.cmp(other))
     }
 }
 
@@ -213,6 +237,30 @@ serialize_as_text!(SegmentName, WalFileName);
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_are_ordered_as_postgresql_archives_them() {
+        let names = [
+            "00000002.history",
+            "0000000A.history",
+            "000000010000000000000003",
+            "000000010000000000000003.00000028.backup",
+            "000000010000000000000003.000000A0.backup",
+            "000000010000000000000003.partial",
+            "000000010000000000000003.partial.0123456789abcdef",
+            "000000010000000000000003.partial.1123456789abcdef",
+            "000000010000000000000004",
+            "000000010000000100000000",
+            "000000020000000000000003",
+        ];
+        let parsed: Vec<WalFileName> = names.iter().map(|name| name.parse().unwrap()).collect();
+        for (index, name) in parsed.iter().enumerate() {
+            for (other_index, other) in parsed.iter().enumerate() {
+                assert_eq!(name.cmp(other), index.cmp(&other_index), "{name} {other}");
+            }
+        }
+        assert!(names.get(2..).unwrap().is_sorted(), "that is the order of the names' bytes");
+    }
 
     #[test]
     fn every_form_round_trips() {

@@ -71,6 +71,12 @@ impl FileIdentity {
     pub fn of(path: &Path) -> io::Result<FileIdentity> {
         fs::metadata(path).map(|metadata| FileIdentity::from(&metadata))
     }
+
+    /// The identity of a file that does not exist, for tests.
+    #[cfg(test)]
+    pub fn invented(inode: u64) -> FileIdentity {
+        FileIdentity { device: 1, inode, length_bytes: 1, modified: (0, 0), changed: (0, 0) }
+    }
 }
 
 impl From<&Metadata> for FileIdentity {

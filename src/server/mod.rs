@@ -19,4 +19,5 @@ mod wire;
 
 pub use connection::{Connection, LocalPlace, LocalServer, Row};
 pub use replication::{Incoming, ReplicationConnection};
+pub use tls::PresentedCertificate;
 pub use watch::Watch;

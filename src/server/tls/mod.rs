@@ -19,3 +19,4 @@ mod verifier;
 pub(super) use binding::server_end_point;
 pub(super) use handshake::{Handshake, failed};
 pub(super) use settings::{ChannelBinding, Sources, SslMode, TlsSettings};
+pub use verifier::PresentedCertificate;

@@ -14,6 +14,7 @@ use rustls::crypto::{CryptoProvider, verify_tls13_signature_with_raw_key};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{CertificateError, DigitallySignedStruct, Error, OtherError, SignatureScheme};
 use std::sync::Arc;
+use std::time::Duration;
 use webpki::RawPublicKeyEntity;
 
 /// A verifier for one host.
@@ -108,4 +109,41 @@ impl ServerCertVerifier for Verifier {
 /// A refusal on its way through rustls.
 fn refused(refusal: Refusal) -> Error {
     CertificateError::Other(OtherError(Arc::new(refusal))).into()
+}
+
+/// A server's certificate with everything that its verification depends on, without a connection.
+///
+/// For tests of the verification alone; a connection verifies in its handshake.
+#[derive(Debug)]
+pub struct PresentedCertificate<'a> {
+    /// The server's own certificate, in DER.
+    pub server: &'a [u8],
+    /// The other certificates that the server sent, in DER.
+    pub sent: &'a [&'a [u8]],
+    /// The trusted certificates, in DER.
+    pub roots: &'a [&'a [u8]],
+    /// The revocation lists, in DER; none means that revocation is not checked.
+    pub revoked: &'a [&'a [u8]],
+    /// The name that the certificate must have; `None` accepts any.
+    pub host: Option<&'a str>,
+    /// Seconds since 1970.
+    pub now_unix_s: u64,
+}
+
+impl PresentedCertificate<'_> {
+    /// Whether the certificate passes.
+    pub fn is_accepted(&self) -> bool {
+        let verifier = Verifier {
+            provider: Arc::new(rustls::crypto::ring::default_provider()),
+            trust: Some(Trust {
+                roots: self.roots.iter().map(|der| CertificateDer::from(der.to_vec())).collect(),
+                revoked: self.revoked.iter().map(|der| der.to_vec().into()).collect(),
+                source: "the given roots".to_owned(),
+            }),
+            host: self.host.map(str::to_owned),
+        };
+        let sent: Vec<CertificateDer<'_>> = self.sent.iter().map(|der| CertificateDer::from(*der)).collect();
+        let now = UnixTime::since_unix_epoch(Duration::from_secs(self.now_unix_s));
+        verifier.verify(self.server, &sent, now).is_ok()
+    }
 }

@@ -93,7 +93,9 @@ fn a_get_survives_every_fault_on_its_way() {
 #[test]
 fn bytes_that_change_on_their_way_back_are_never_handed_on() {
     let site = Site::without_server();
-    let Some(scene) = scene(&site) else { return };
+    let Some(mut scene) = scene(&site) else { return };
+    // Compressed, a changed bit may decode to the same content, for example as another distance in a run of zeros.
+    scene.cluster.config.set("compression.method", "none");
     let name = scene.push(1);
     scene.proxy.fault("GET", &name, usize::MAX, Fault::FlipAnswer);
     scene.cluster.get(&name, "pg_wal/RECOVERYXLOG").expect(126);

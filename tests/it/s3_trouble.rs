@@ -354,24 +354,24 @@ fn silence_at_the_end_of_an_upload_is_not_waited_for_long() {
     cluster.config.set("s3.stall_timeout_s", 3);
     cluster.config.set("push.deadline_s", 100);
     let wal = cluster.fake_wal();
-    let store = |number: u64, fault: Option<Fault>| {
+    let store = |number: u64, times: usize, fault: Fault| {
         let name = wal.name(SEGMENT + number);
         cluster.put_wal(&name, wal.bytes(SEGMENT + number, 1));
         proxy.forget();
-        if let Some(fault) = fault {
-            proxy.fault("POST", "uploadId=", 1, fault);
-        }
+        proxy.fault("POST", "uploadId=", times, fault);
         let push = cluster.program("archive-push").arg(format!("pg_wal/{name}")).deadline(LONG).spawn();
         wait_until("the parts to be put together", LONG, || proxy.count("POST", "uploadId=") > 0);
         push
     };
-    let silent = store(1, Some(Fault::Stall));
+    // The reason is shown until an attempt succeeds.
+    let silent = store(1, usize::MAX, Fault::Stall);
     wait_until("the silence to be shown", LONG, || {
         cluster.pgark(&["status"]).run().stdout.contains("no data was transferred for 3 s")
     });
+    proxy.mend();
     silent.wait().expect(0).within(LONG / 2);
-    store(2, Some(Fault::StallAnswer)).wait().expect(0).within(LONG / 2);
+    store(2, 1, Fault::StallAnswer).wait().expect(0).within(LONG / 2);
     // As long as data arrives, it keeps waiting.
-    store(3, Some(Fault::Drip(Duration::from_secs(8)))).wait().expect(0);
+    store(3, 1, Fault::Drip(Duration::from_secs(8))).wait().expect(0);
     assert_eq!(proxy.count("POST", "uploadId="), 1, "{:#?}", proxy.requests());
 }

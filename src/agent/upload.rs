@@ -6,7 +6,7 @@
 //! when the file is stored, and is valid for the file that has the name at that moment. During an outage of
 //! the repository ([`Outage`]) every request is answered soon with the last error, and one file at a time is
 //! retried with growing pauses until one is stored. If the repository is merely slow, the first request for a
-//! file may take as long as `push.deadline_s`; later requests for it are soon told that the upload is still
+//! file may take as long as `push.deadline`; later requests for it are soon told that the upload is still
 //! running.
 
 mod entry;
@@ -42,7 +42,7 @@ const AHEAD_FILES_MAX: usize = 1024;
 const RESCAN: Duration = Duration::from_secs(10);
 /// The same, while there are more ready files than are tracked.
 const RESCAN_MORE: Duration = Duration::from_secs(1);
-/// The pause after a failure, doubled each time up to `agent.retry_max_s`.
+/// The pause after a failure, doubled each time up to `agent.retry_max`.
 const RETRY_FIRST: Duration = Duration::from_millis(500);
 /// How long a request waits when the repository is known to be unavailable, or when an earlier request for
 /// the file timed out. PostgreSQL retries, and a fast shutdown of the server waits for up to six answers.

@@ -124,7 +124,7 @@ mod tests {
 
     #[test]
     fn threads_share_one_rate() {
-        let pace = pace("recover.max_rate_mib = 10");
+        let pace = pace("recover.max_rate = \"10MB\"");
         let began = Instant::now();
         thread::scope(|scope| {
             for _ in 0..4 {

@@ -25,7 +25,7 @@ const AFTER_CHECKPOINT_MAX: Duration = Duration::from_secs(10);
 ///
 /// # Errors
 /// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) for a call that PostgreSQL would not make, the agent's verdict,
-/// and [`ErrorKind::Unavailable`](crate::error::ErrorKind::Unavailable) after `push.deadline_s`, or sooner while the
+/// and [`ErrorKind::Unavailable`](crate::error::ErrorKind::Unavailable) after `push.deadline`, or sooner while the
 /// server shuts down.
 pub fn archive(config: &Config, path: &Path, working_directory: &Path) -> Result<()> {
     let started = Instant::now();

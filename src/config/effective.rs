@@ -3,14 +3,35 @@
 use super::Config;
 use super::keys::DefaultValue;
 use super::settings::{Setting, SettingOrigin, Settings};
+use super::value::Value;
+use std::time::Duration;
+
+/// The value of a setting by type, without secrets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SettingValue {
+    /// A text, a path, or a word.
+    Text(String),
+    /// A count, or a level.
+    Number(u64),
+    /// True or false.
+    Truth(bool),
+    /// A time.
+    Time(Duration),
+    /// A size in bytes.
+    Size(u64),
+    /// A size per second in bytes; 0 is unlimited.
+    Rate(u64),
+}
 
 /// One setting as `pgark config` shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EffectiveSetting {
     /// The full name of the key.
     pub name: &'static str,
-    /// The effective value, without secrets.
-    pub value: String,
+    /// The effective value, without secrets; `None` if there is none.
+    pub value: Option<SettingValue>,
+    /// The value as one writes it, without quotes; the effect if there is none.
+    pub text: String,
     /// The source of the value.
     pub origin: SettingOrigin,
     /// What the key is for, in a sentence or two.
@@ -22,7 +43,8 @@ impl Config {
     pub fn effective(&self) -> Vec<EffectiveSetting> {
         let shown = |setting: &Setting| EffectiveSetting {
             name: setting.key.name,
-            value: match (&setting.value, setting.key.default) {
+            value: setting.value.as_ref().map(SettingValue::of),
+            text: match (&setting.value, setting.key.default) {
                 (Some(value), _) => value.to_string(),
                 (None, DefaultValue::Absent(meaning)) => meaning.to_owned(),
                 (None, _) => String::new(),
@@ -38,6 +60,20 @@ impl Config {
     /// It repeats a password in `connection.conninfo`: write it readable by the owner only.
     pub fn to_toml(&self) -> String {
         self.settings.to_toml()
+    }
+}
+
+impl SettingValue {
+    fn of(value: &Value) -> SettingValue {
+        match value {
+            Value::Number(number) => SettingValue::Number(*number),
+            Value::MajorVersion(version) => SettingValue::Number(u64::from(version.as_u32())),
+            Value::Truth(truth) => SettingValue::Truth(*truth),
+            Value::Time(time) => SettingValue::Time(*time),
+            Value::Size(bytes) => SettingValue::Size(*bytes),
+            Value::Rate(bytes) => SettingValue::Rate(*bytes),
+            other => SettingValue::Text(other.to_string()),
+        }
     }
 }
 

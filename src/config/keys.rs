@@ -2,8 +2,10 @@
 //!
 //! A new key is a row here and a field in `sections.rs`.
 
+use super::quantity::{SIZE_UNITS, TIME_UNITS, Units, size_text, time_text};
 use crate::postgres::MajorVersion;
 use std::fmt;
+use std::time::Duration;
 
 /// One key of the configuration file.
 #[derive(Debug)]
@@ -44,26 +46,29 @@ pub enum Kind {
         /// Whether a text has it.
         fits: fn(&str) -> bool,
     },
-    /// A whole number, both limits included.
+    /// A whole number without a unit, both limits included.
     Number {
-        /// The unit.
-        unit: Unit,
         /// The minimum.
         min: u64,
         /// The maximum.
         max: u64,
     },
-}
-
-/// What a number counts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Unit {
-    /// Things, or a level.
-    Plain,
-    /// Seconds; such a key ends in `_s`.
-    Seconds,
-    /// Mebibytes; such a key ends in `_mib`.
-    Mebibytes,
+    /// A time with a unit, both limits included.
+    Time {
+        /// The minimum.
+        min: Duration,
+        /// The maximum.
+        max: Duration,
+    },
+    /// A size with a unit, in bytes, both limits included.
+    Size {
+        /// The minimum.
+        min: u64,
+        /// The maximum.
+        max: u64,
+    },
+    /// A size per second with a unit, in bytes; 0 is unlimited.
+    Rate,
 }
 
 /// The value of a key that is not in the file.
@@ -83,11 +88,19 @@ pub enum DefaultValue {
 
 use DefaultValue::{Absent, Number, Required, Text, Truth};
 
-/// A day: longer than any sensible wait, short enough to catch milliseconds given as seconds.
-const DAY_S: u64 = 86_400;
+/// Minimum rate in bytes per second. Below it, a single read would delay a command longer than the detection of an
+/// interruption.
+pub(super) const RATE_MIN: u64 = 128 << 10;
+/// Maximum rate in bytes per second, beyond any storage.
+pub(super) const RATE_MAX: u64 = 1 << 40;
 
-const WORKERS: Kind = Kind::Number { unit: Unit::Plain, min: 1, max: 64 };
-const NICE: Kind = Kind::Number { unit: Unit::Plain, min: 0, max: 19 };
+const SECOND: Duration = Duration::from_secs(1);
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// Time for which a program waits. A day is longer than any sensible wait.
+const WAIT: Kind = Kind::Time { min: SECOND, max: DAY };
+const WORKERS: Kind = Kind::Number { min: 1, max: 64 };
+const NICE: Kind = Kind::Number { min: 0, max: 19 };
 /// A name that is used unchanged in a header or an address.
 const NAME: Kind = Kind::Text {
     form: "1 to 2048 printable characters without spaces",
@@ -125,7 +138,6 @@ const TAGS: Kind = Kind::Text {
 };
 
 const IO_PRIORITY: Kind = Kind::OneOf(&["normal", "low", "idle"]);
-const SECONDS: Kind = Kind::Number { unit: Unit::Seconds, min: 1, max: DAY_S };
 
 /// Every key, in the order in which they are shown.
 pub static KEYS: &[Key] = &[
@@ -189,38 +201,38 @@ pub static KEYS: &[Key] = &[
     },
     Key {
         name: "compression.level",
-        kind: Kind::Number { unit: Unit::Plain, min: 1, max: 19 },
+        kind: Kind::Number { min: 1, max: 19 },
         default: Number(1),
         description: "The compression level of zstd; only with compression.method = \"zstd\".",
     },
     Key {
-        name: "push.deadline_s",
-        kind: SECONDS,
-        default: Number(60),
+        name: "push.deadline",
+        kind: WAIT,
+        default: Text("60s"),
         description: "How long archive-push waits for a WAL file to be stored, before it fails and PostgreSQL retries.",
     },
     Key {
-        name: "get.deadline_s",
-        kind: SECONDS,
-        default: Number(300),
+        name: "get.deadline",
+        kind: WAIT,
+        default: Text("300s"),
         description: "How long archive-get retries while the repository is unavailable, before it stops recovery.",
     },
     Key {
-        name: "get.standby_segment_deadline_s",
-        kind: SECONDS,
-        default: Number(5),
+        name: "get.standby_segment_deadline",
+        kind: WAIT,
+        default: Text("5s"),
         description: "The same for a WAL segment on a standby, which can stream once archive-get gives up.",
     },
     Key {
-        name: "get.standby_history_deadline_s",
-        kind: SECONDS,
-        default: Number(30),
+        name: "get.standby_history_deadline",
+        kind: WAIT,
+        default: Text("30s"),
         description: "The same for a timeline history file on a standby.",
     },
     Key {
-        name: "get.prefetch_max_mib",
-        kind: Kind::Number { unit: Unit::Mebibytes, min: 0, max: 65_536 },
-        default: Number(256),
+        name: "get.prefetch_max",
+        kind: Kind::Size { min: 0, max: 64 << 30 },
+        default: Text("256MB"),
         description: "The maximum amount of WAL that is fetched ahead into the spool; 0 disables fetching ahead.",
     },
     Key {
@@ -244,15 +256,15 @@ pub static KEYS: &[Key] = &[
                       stored or fetched ahead.",
     },
     Key {
-        name: "agent.idle_s",
-        kind: SECONDS,
-        default: Number(300),
+        name: "agent.idle",
+        kind: WAIT,
+        default: Text("300s"),
         description: "How long an agent runs without a request before it ends; unlimited if agent.start is \"never\".",
     },
     Key {
-        name: "agent.retry_max_s",
-        kind: SECONDS,
-        default: Number(30),
+        name: "agent.retry_max",
+        kind: WAIT,
+        default: Text("30s"),
         description: "The maximum pause between attempts of the agent to reach an unavailable repository.",
     },
     Key {
@@ -262,9 +274,9 @@ pub static KEYS: &[Key] = &[
         description: "The number of WAL files to store or fetch in parallel.",
     },
     Key {
-        name: "agent.log_max_mib",
-        kind: Kind::Number { unit: Unit::Mebibytes, min: 1, max: 1024 },
-        default: Number(10),
+        name: "agent.log_max",
+        kind: Kind::Size { min: 1 << 20, max: 1 << 30 },
+        default: Text("10MB"),
         description: "The maximum size of the agent's log before it is rotated.",
     },
     Key {
@@ -286,9 +298,9 @@ pub static KEYS: &[Key] = &[
         description: "The number of packs of a base backup to write in parallel.",
     },
     Key {
-        name: "backup.wal_deadline_s",
-        kind: SECONDS,
-        default: Number(300),
+        name: "backup.wal_deadline",
+        kind: WAIT,
+        default: Text("300s"),
         description: "How long a base backup waits for its WAL to reach the repository.",
     },
     Key {
@@ -298,9 +310,9 @@ pub static KEYS: &[Key] = &[
         description: "Whether the checkpoint at the start of a base backup is spread over time or completes as fast as possible.",
     },
     Key {
-        name: "backup.max_rate_mib",
-        kind: Kind::Number { unit: Unit::Mebibytes, min: 0, max: 1 << 20 },
-        default: Number(0),
+        name: "backup.max_rate",
+        kind: Kind::Rate,
+        default: Text("0"),
         description: "The maximum rate per second at which a base backup reads the cluster; 0 means unlimited.",
     },
     Key {
@@ -317,7 +329,7 @@ pub static KEYS: &[Key] = &[
     },
     Key {
         name: "backup.chain_max",
-        kind: Kind::Number { unit: Unit::Plain, min: 1, max: 100 },
+        kind: Kind::Number { min: 1, max: 100 },
         default: Number(30),
         description: "The maximum number of incremental backups in a chain after its full backup; the next backup is then a \
                       full one.",
@@ -329,23 +341,23 @@ pub static KEYS: &[Key] = &[
         description: "The number of packs to restore in parallel.",
     },
     Key {
-        name: "recover.prove_wal_mib",
-        kind: Kind::Number { unit: Unit::Mebibytes, min: 0, max: 1 << 30 },
-        default: Number(16_384),
+        name: "recover.prove_wal",
+        kind: Kind::Size { min: 0, max: 1 << 50 },
+        default: Text("16GB"),
         description: "The maximum amount of stored WAL that is read to prove where recovery ends and that nothing stops it \
                       earlier. Beyond it, a time counts as proven unless the clock was set back.",
     },
     Key {
-        name: "recover.fork_window_s",
-        kind: Kind::Number { unit: Unit::Seconds, min: 0, max: 86_400 },
-        default: Number(60),
+        name: "recover.fork_window",
+        kind: Kind::Time { min: Duration::ZERO, max: DAY },
+        default: Text("60s"),
         description: "How long an abandoned timeline may continue after the other one has begun, for the fork to count as a \
                       failover. Beyond that, recovery requires --target-timeline.",
     },
     Key {
-        name: "recover.max_rate_mib",
-        kind: Kind::Number { unit: Unit::Mebibytes, min: 0, max: 1 << 20 },
-        default: Number(0),
+        name: "recover.max_rate",
+        kind: Kind::Rate,
+        default: Text("0"),
         description: "The maximum rate per second at which the cluster is restored; 0 means unlimited.",
     },
     Key {
@@ -440,33 +452,33 @@ pub static KEYS: &[Key] = &[
         description: "The object lock mode, which protects new WAL and backups from deletion.",
     },
     Key {
-        name: "s3.object_lock_days",
-        kind: Kind::Number { unit: Unit::Plain, min: 0, max: 36_500 },
-        default: Number(0),
-        description: "The number of days of the object lock; only with s3.object_lock_mode.",
+        name: "s3.object_lock_retention",
+        kind: Kind::Time { min: DAY, max: Duration::from_secs(36_500 * 86_400) },
+        default: Absent("no lock"),
+        description: "How long new objects are locked; only with s3.object_lock_mode.",
     },
     Key {
-        name: "s3.connect_timeout_s",
-        kind: SECONDS,
-        default: Number(5),
+        name: "s3.connect_timeout",
+        kind: WAIT,
+        default: Text("5s"),
         description: "The time limit for connecting to the service.",
     },
     Key {
-        name: "s3.stall_timeout_s",
-        kind: SECONDS,
-        default: Number(20),
+        name: "s3.stall_timeout",
+        kind: WAIT,
+        default: Text("20s"),
         description: "How long a request may stall without transferring a byte.",
     },
     Key {
-        name: "s3.retry_deadline_s",
-        kind: SECONDS,
-        default: Number(30),
+        name: "s3.retry_deadline",
+        kind: WAIT,
+        default: Text("30s"),
         description: "How long one request is retried while the service fails.",
     },
     Key {
-        name: "s3.part_mib",
-        kind: Kind::Number { unit: Unit::Mebibytes, min: 5, max: 512 },
-        default: Number(8),
+        name: "s3.part_size",
+        kind: Kind::Size { min: 5 << 20, max: 512 << 20 },
+        default: Text("8MB"),
         description: "The part size of multipart uploads; later parts of very large objects are larger.",
     },
 ];
@@ -487,11 +499,36 @@ impl Key {
         self.name.split_once('.').map_or(self.name, |(_, leaf)| leaf)
     }
 
+    /// A value for a key that has units: the default, if it has one.
+    pub(super) fn example(&self) -> &'static str {
+        match (self.default, self.kind) {
+            (Text(default), _) if default != "0" => default,
+            (_, Kind::Time { .. }) => "30d",
+            _ => "50MB",
+        }
+    }
+
+    /// The unit in which a value is usually given.
+    pub(super) fn usual_unit(&self) -> &'static str {
+        self.example().trim_start_matches(|letter: char| letter.is_ascii_digit())
+    }
+
     /// The names of all sections, in the order of the table.
     pub fn sections() -> Vec<&'static str> {
         let mut sections: Vec<_> = KEYS.iter().map(Key::section).filter(|name| !name.is_empty()).collect();
         sections.dedup();
         sections
+    }
+}
+
+impl Kind {
+    /// The units of a value, largest first; empty if it has none.
+    pub(super) fn units(self) -> &'static Units {
+        match self {
+            Kind::Time { .. } => TIME_UNITS,
+            Kind::Size { .. } | Kind::Rate => SIZE_UNITS,
+            _ => &[],
+        }
     }
 }
 
@@ -515,18 +552,16 @@ impl fmt::Display for Kind {
             }
             Kind::Truth => f.write_str("true or false"),
             Kind::Text { form, .. } => f.write_str(form),
-            Kind::Number { unit, min, max } => write!(f, "a whole number{unit} from {min} to {max}"),
+            Kind::Number { min, max } => write!(f, "a whole number from {min} to {max}"),
+            Kind::Time { min, max } => write!(f, "a time from {} to {}", time_text(*min), time_text(*max)),
+            Kind::Size { min, max } => write!(f, "a size from {} to {}", size_text(*min), size_text(*max)),
+            Kind::Rate => write!(
+                f,
+                "a size per second from {} to {}, or 0 (unlimited)",
+                size_text(RATE_MIN),
+                size_text(RATE_MAX)
+            ),
         }
-    }
-}
-
-impl fmt::Display for Unit {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Unit::Plain => "",
-            Unit::Seconds => " of seconds",
-            Unit::Mebibytes => " of MiB",
-        })
     }
 }
 
@@ -562,9 +597,7 @@ mod tests {
             assert!(KEYS[..index].iter().all(|earlier| earlier.name != key.name), "{} twice", key.name);
             assert!(key.name.matches('.').count() <= 1, "{}: one level of sections", key.name);
             assert!(key.description.ends_with('.'), "{}: whole sentences", key.name);
-            if let Kind::Number { unit, min, max } = key.kind {
-                assert_eq!(unit == Unit::Seconds, key.name.ends_with("_s"), "{}", key.name);
-                assert_eq!(unit == Unit::Mebibytes, key.name.ends_with("_mib"), "{}", key.name);
+            if let Kind::Number { min, max } = key.kind {
                 let Number(default) = key.default else { panic!("{} has no number as default", key.name) };
                 assert!((min..=max).contains(&default), "{}", key.name);
             }
@@ -579,8 +612,9 @@ mod tests {
     fn says_what_a_value_must_be() {
         let expected = |name| Key::find(name).unwrap().kind.to_string();
         assert_eq!(expected("agent.workers"), "a whole number from 1 to 64");
-        assert_eq!(expected("push.deadline_s"), "a whole number of seconds from 1 to 86400");
-        assert_eq!(expected("get.prefetch_max_mib"), "a whole number of MiB from 0 to 65536");
+        assert_eq!(expected("push.deadline"), "a time from 1s to 1d");
+        assert_eq!(expected("get.prefetch_max"), "a size from 0 to 64GB");
+        assert_eq!(expected("backup.max_rate"), "a size per second from 128kB to 1TB, or 0 (unlimited)");
         assert_eq!(expected("assume_version"), "13, 14, 15, 16, 17, 18 or 19");
         assert_eq!(expected("compression.method"), "\"lz4\", \"zstd\" or \"none\"");
     }

@@ -14,6 +14,7 @@ mod fingerprint;
 pub mod keys;
 mod location;
 mod pace;
+mod quantity;
 mod read;
 mod s3;
 mod sections;
@@ -27,10 +28,11 @@ mod value;
 pub use cluster_name::ClusterName;
 pub use compression::Compression;
 pub use conninfo::Conninfo;
-pub use effective::EffectiveSetting;
+pub use effective::{EffectiveSetting, SettingValue};
 pub use fingerprint::Fingerprint;
 pub use location::{ConfigLocation, ConfigOrigin, DEFAULT_PATH, ENVIRONMENT_VARIABLE};
 pub use pace::{IoPriority, Niceness, PaceSettings, Rate};
+pub use quantity::time_text;
 pub use s3::{LockMode, ObjectLock, S3Settings, ServerEncryption};
 pub use sections::{
     AgentSettings, AgentStart, BackupSettings, Checkpoint, ConnectionSettings, GetSettings, PushSettings,

@@ -1,14 +1,13 @@
 //! Limits on a command's use of the machine.
 
+use super::keys::{RATE_MAX, RATE_MIN};
+use super::quantity::{parse_size, size_text};
 use super::settings::Settings;
 use crate::error::{Error, Result};
 use std::num::NonZeroU64;
 use std::str::FromStr;
 
-/// Minimum rate. Below it, a single read would delay a command longer than the detection of an interruption.
-const RATE_MIN: u64 = 128 << 10;
-
-/// A rate in bytes per second, at least 128 KiB.
+/// A rate in bytes per second, from 128 kB to 1 TB.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rate(NonZeroU64);
 
@@ -48,21 +47,14 @@ impl Rate {
 impl FromStr for Rate {
     type Err = Error;
 
-    /// Reads `50M`: a whole number of bytes a second, of 1024 with `k`, of 1024 of those with `M`, of those with `G`.
+    /// Reads `50MB`: a size per second, with a unit.
     fn from_str(text: &str) -> Result<Rate> {
-        let digits = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
-        let unit: Option<u64> = match text.strip_prefix(digits) {
-            Some("") => Some(1),
-            Some("k" | "K") => Some(1 << 10),
-            Some("M") => Some(1 << 20),
-            Some("G") => Some(1 << 30),
-            _ => None,
-        };
-        let bytes =
-            digits.parse().ok().zip(unit).and_then(|(number, unit): (u64, u64)| number.checked_mul(unit));
-        bytes.filter(|bytes| *bytes >= RATE_MIN).and_then(NonZeroU64::new).map(Rate).ok_or_else(|| {
+        let bytes = parse_size(text).filter(|bytes| (RATE_MIN..=RATE_MAX).contains(bytes));
+        bytes.and_then(NonZeroU64::new).map(Rate).ok_or_else(|| {
             Error::usage(format!(
-                "\"{text}\" is not a rate: give bytes per second, at least 128k, such as 500k, 50M or 1G"
+                "\"{text}\" is not a rate: give a size per second from {} to {}, such as 500kB, 50MB or 1GB",
+                size_text(RATE_MIN),
+                size_text(RATE_MAX)
             ))
         })
     }
@@ -78,12 +70,12 @@ impl Niceness {
 impl PaceSettings {
     /// Reads the limits of a section. The agent has no rate limit, because it must keep up with the server.
     pub(super) fn read(settings: &Settings, section: &str) -> PaceSettings {
-        let max_rate_mib = match section {
+        let max_rate = match section {
             "agent" => 0,
-            _ => settings.number(&format!("{section}.max_rate_mib")),
+            _ => settings.bytes(&format!("{section}.max_rate")),
         };
         PaceSettings {
-            max_rate: NonZeroU64::new(max_rate_mib << 20).map(Rate),
+            max_rate: NonZeroU64::new(max_rate).map(Rate),
             niceness: Niceness(u8::try_from(settings.number(&format!("{section}.nice"))).unwrap_or(u8::MAX)),
             io_priority: match settings.word(&format!("{section}.io_priority")) {
                 "low" => IoPriority::Low,
@@ -101,11 +93,11 @@ mod tests {
     #[test]
     fn rates_have_units() {
         let bytes = |text: &str| text.parse::<Rate>().map(|rate| rate.bytes_per_s().get()).ok();
-        assert_eq!(bytes("131072"), Some(128 << 10));
-        assert_eq!(bytes("500k"), Some(500 << 10));
-        assert_eq!(bytes("50M"), Some(50 << 20));
-        assert_eq!(bytes("2G"), Some(2 << 30));
-        for wrong in ["", "M", "0", "1k", "-1M", "1.5M", "50MB", "50 M", "99999999999999G"] {
+        assert_eq!(bytes("131072B"), Some(128 << 10));
+        assert_eq!(bytes("500kB"), Some(500 << 10));
+        assert_eq!(bytes("50MB"), Some(50 << 20));
+        assert_eq!(bytes("2GB"), Some(2 << 30));
+        for wrong in ["", "MB", "0", "1kB", "-1MB", "1.5MB", "50M", "52428800", "2TB"] {
             assert_eq!(bytes(wrong), None, "{wrong:?}");
         }
     }

@@ -50,7 +50,7 @@ impl Entry<'_> {
             (true, DeValue::Table(_)) => Ok(None),
             (true, _) => Err(not_a_section(&self.name, self.value)),
             (false, DeValue::Table(_)) => Err(unknown_section(&self.name)),
-            (false, _) => Err(unknown_key(&self.name)),
+            (false, _) => Err(unknown_key(&self.name, self.value)),
         }
     }
 }

@@ -4,7 +4,6 @@
 
 use super::settings::Settings;
 use crate::error::{Error, Result};
-use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -64,8 +63,8 @@ pub enum ServerEncryption {
 pub struct ObjectLock {
     /// Who may lift it.
     pub mode: LockMode,
-    /// Number of days from its creation.
-    pub days: NonZeroU32,
+    /// How long it holds, from the object's creation.
+    pub retention: Duration,
 }
 
 /// Who may lift an object lock before its time.
@@ -108,10 +107,10 @@ impl S3Settings {
             tags: tags(settings.optional_text("s3.tags").as_deref()),
             requester_pays: settings.truth("s3.requester_pays"),
             lock: lock(settings)?,
-            connect_timeout: settings.duration("s3.connect_timeout_s"),
-            stall_timeout: settings.duration("s3.stall_timeout_s"),
-            retry_deadline: settings.duration("s3.retry_deadline_s"),
-            part_bytes: settings.bytes_of_mib("s3.part_mib"),
+            connect_timeout: settings.time("s3.connect_timeout"),
+            stall_timeout: settings.time("s3.stall_timeout"),
+            retry_deadline: settings.time("s3.retry_deadline"),
+            part_bytes: settings.bytes("s3.part_size"),
         })
     }
 }
@@ -126,23 +125,23 @@ fn lock(settings: &Settings) -> Result<Option<ObjectLock>> {
         "COMPLIANCE" => LockMode::Compliance,
         _ => LockMode::Governance,
     });
-    let days = u32::try_from(settings.number("s3.object_lock_days")).ok().and_then(NonZeroU32::new);
-    match (mode, days) {
-        (Some(mode), Some(days)) => Ok(Some(ObjectLock { mode, days })),
+    match (mode, settings.optional_time("s3.object_lock_retention")) {
+        (Some(mode), Some(retention)) => Ok(Some(ObjectLock { mode, retention })),
         (None, None) => Ok(None),
         (Some(_), None) => {
-            let error = Error::usage("\"s3.object_lock_mode\" needs \"s3.object_lock_days\"")
-                .hint("Set the number of days. In mode COMPLIANCE it cannot be shortened afterwards.");
+            let error = Error::usage("\"s3.object_lock_mode\" needs \"s3.object_lock_retention\"").hint(
+                "Set it, for example to \"30d\". In mode COMPLIANCE it cannot be shortened afterwards.",
+            );
             Err(settings.blame("s3.object_lock_mode", error))
         }
         (None, Some(_)) => {
             let error = Error::usage(
-                "\"s3.object_lock_days\" has no meaning without \"s3.object_lock_mode\"",
+                "\"s3.object_lock_retention\" has no meaning without \"s3.object_lock_mode\"",
             )
             .hint(
-                "Set s3.object_lock_mode to \"GOVERNANCE\" or \"COMPLIANCE\", or remove s3.object_lock_days.",
+                "Set s3.object_lock_mode to \"GOVERNANCE\" or \"COMPLIANCE\", or remove s3.object_lock_retention.",
             );
-            Err(settings.blame("s3.object_lock_days", error))
+            Err(settings.blame("s3.object_lock_retention", error))
         }
     }
 }

@@ -155,17 +155,17 @@ impl SpoolSettings {
 
 impl PushSettings {
     pub(super) fn read(settings: &Settings) -> PushSettings {
-        PushSettings { deadline: settings.duration("push.deadline_s") }
+        PushSettings { deadline: settings.time("push.deadline") }
     }
 }
 
 impl GetSettings {
     pub(super) fn read(settings: &Settings) -> GetSettings {
         GetSettings {
-            deadline: settings.duration("get.deadline_s"),
-            standby_segment_deadline: settings.duration("get.standby_segment_deadline_s"),
-            standby_history_deadline: settings.duration("get.standby_history_deadline_s"),
-            prefetch_max_bytes: settings.bytes_of_mib("get.prefetch_max_mib"),
+            deadline: settings.time("get.deadline"),
+            standby_segment_deadline: settings.time("get.standby_segment_deadline"),
+            standby_history_deadline: settings.time("get.standby_history_deadline"),
+            prefetch_max_bytes: settings.bytes("get.prefetch_max"),
         }
     }
 }
@@ -179,10 +179,10 @@ impl AgentSettings {
                 _ => AgentStart::Needed,
             },
             resident: settings.truth("agent.resident"),
-            idle: settings.duration("agent.idle_s"),
-            retry_max: settings.duration("agent.retry_max_s"),
+            idle: settings.time("agent.idle"),
+            retry_max: settings.time("agent.retry_max"),
             workers: settings.count("agent.workers"),
-            log_max_bytes: settings.bytes_of_mib("agent.log_max_mib"),
+            log_max_bytes: settings.bytes("agent.log_max"),
             pace: PaceSettings::read(settings, "agent"),
         }
     }
@@ -192,7 +192,7 @@ impl BackupSettings {
     pub(super) fn read(settings: &Settings) -> BackupSettings {
         BackupSettings {
             workers: settings.count("backup.workers"),
-            wal_deadline: settings.duration("backup.wal_deadline_s"),
+            wal_deadline: settings.time("backup.wal_deadline"),
             checkpoint: match settings.word("backup.checkpoint") {
                 "fast" => Checkpoint::Fast,
                 _ => Checkpoint::Spread,
@@ -207,8 +207,8 @@ impl RecoverSettings {
     pub(super) fn read(settings: &Settings) -> RecoverSettings {
         RecoverSettings {
             workers: settings.count("recover.workers"),
-            prove_wal_bytes: settings.bytes_of_mib("recover.prove_wal_mib"),
-            fork_window: settings.duration("recover.fork_window_s"),
+            prove_wal_bytes: settings.bytes("recover.prove_wal"),
+            fork_window: settings.time("recover.fork_window"),
             pace: PaceSettings::read(settings, "recover"),
         }
     }

@@ -119,14 +119,26 @@ impl Settings {
         }
     }
 
-    /// The value of a key that has seconds.
-    pub(super) fn duration(&self, name: &str) -> Duration {
-        Duration::from_secs(self.number(name))
+    /// The value of a key that has a time.
+    pub(super) fn time(&self, name: &str) -> Duration {
+        self.optional_time(name).unwrap_or_else(|| wrong_kind(name))
     }
 
-    /// The value, in bytes, of a key that has mebibytes.
-    pub(super) fn bytes_of_mib(&self, name: &str) -> u64 {
-        self.number(name) << 20
+    /// The value of a key that may have a time.
+    pub(super) fn optional_time(&self, name: &str) -> Option<Duration> {
+        match &self.setting(name).value {
+            Some(Value::Time(time)) => Some(*time),
+            None => None,
+            Some(_) => wrong_kind(name),
+        }
+    }
+
+    /// The value, in bytes, of a key that has a size or a rate.
+    pub(super) fn bytes(&self, name: &str) -> u64 {
+        match &self.setting(name).value {
+            Some(Value::Size(bytes) | Value::Rate(bytes)) => *bytes,
+            _ => wrong_kind(name),
+        }
     }
 
     /// The value of a key with a minimum of 1.

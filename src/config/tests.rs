@@ -76,31 +76,31 @@ const OTHER_VALUES: [&str; 53] = [
     "spool.directory = \"/spool\"",
     "compression.method = \"none\"",
     "compression = { method = \"zstd\", level = 3 }",
-    "push.deadline_s = 1",
-    "get.deadline_s = 1",
-    "get.standby_segment_deadline_s = 1",
-    "get.standby_history_deadline_s = 1",
-    "get.prefetch_max_mib = 0",
+    "push.deadline = \"1s\"",
+    "get.deadline = \"1s\"",
+    "get.standby_segment_deadline = \"1s\"",
+    "get.standby_history_deadline = \"1s\"",
+    "get.prefetch_max = 0",
     "agent.program = \"/usr/bin/pgark\"",
     "agent.start = \"never\"",
     "agent.resident = false",
-    "agent.idle_s = 1",
-    "agent.retry_max_s = 1",
+    "agent.idle = \"1s\"",
+    "agent.retry_max = \"1s\"",
     "agent.workers = 64",
-    "agent.log_max_mib = 1",
+    "agent.log_max = \"1MB\"",
     "agent.nice = 19",
     "agent.io_priority = \"idle\"",
     "backup.workers = 64",
-    "backup.wal_deadline_s = 1",
+    "backup.wal_deadline = \"1s\"",
     "backup.checkpoint = \"fast\"",
-    "backup.max_rate_mib = 50",
+    "backup.max_rate = \"50MB\"",
     "backup.nice = 0",
     "backup.io_priority = \"normal\"",
     "backup.chain_max = 100",
     "recover.workers = 64",
-    "recover.max_rate_mib = 50",
-    "recover.prove_wal_mib = 1",
-    "recover.fork_window_s = 1",
+    "recover.max_rate = \"50MB\"",
+    "recover.prove_wal = \"1MB\"",
+    "recover.fork_window = 0",
     "recover.nice = 5",
     "recover.io_priority = \"low\"",
     "s3.region = \"eu-central-1\"",
@@ -116,12 +116,12 @@ const OTHER_VALUES: [&str; 53] = [
     "s3 = { sse = \"aws:kms\", kms_key_id = \"alias/pgark\" }",
     "s3.tags = \"project=database,stage=production\"",
     "s3.requester_pays = true",
-    "s3 = { object_lock_mode = \"GOVERNANCE\", object_lock_days = 30 }",
-    "s3 = { object_lock_mode = \"COMPLIANCE\", object_lock_days = 30 }",
-    "s3.connect_timeout_s = 1",
-    "s3.stall_timeout_s = 1",
-    "s3.retry_deadline_s = 1",
-    "s3.part_mib = 16",
+    "s3 = { object_lock_mode = \"GOVERNANCE\", object_lock_retention = \"30d\" }",
+    "s3 = { object_lock_mode = \"COMPLIANCE\", object_lock_retention = \"30d\" }",
+    "s3.connect_timeout = \"1500ms\"",
+    "s3.stall_timeout = \"1s\"",
+    "s3.retry_deadline = \"1s\"",
+    "s3.part_size = \"16MB\"",
 ];
 
 #[test]
@@ -147,11 +147,13 @@ fn every_key_reaches_a_field_of_its_own() {
 fn settings_of_a_bucket_must_fit_each_other() {
     assert_eq!(
         message(with("s3.object_lock_mode = \"COMPLIANCE\"")),
-        ", line 4: \"s3.object_lock_mode\" needs \"s3.object_lock_days\""
+        ", line 4: \"s3.object_lock_mode\" needs \"s3.object_lock_retention\""
     );
-    for line in
-        ["s3.object_lock_days = 3", "s3.kms_key_id = \"x\"", "s3 = { sse = \"AES256\", kms_key_id = \"x\" }"]
-    {
+    for line in [
+        "s3.object_lock_retention = \"3d\"",
+        "s3.kms_key_id = \"x\"",
+        "s3 = { sse = \"AES256\", kms_key_id = \"x\" }",
+    ] {
         assert!(message(with(line)).contains("has no meaning without"), "{line}");
     }
     for line in [
@@ -186,7 +188,7 @@ fn refuses_unknown_keys() {
     assert_eq!(
         report(with("[agent]\nworkers = 3\ncolour = 1")),
         "\"/etc/pgark/pgark.toml\", line 6: unknown key \"agent.colour\"\n\
-         HINT: The keys of [agent] are program, start, resident, idle_s, retry_max_s, workers, log_max_mib, nice and io_priority."
+         HINT: The keys of [agent] are program, start, resident, idle, retry_max, workers, log_max, nice and io_priority."
     );
     assert_eq!(message(with("'repository.url' = 1")), ", line 4: unknown key \"'repository.url'\"");
     assert_eq!(message(with("a.b.c.d = 1")), ", line 4: unknown section \"a.b\"");
@@ -244,12 +246,73 @@ fn refuses_numbers_out_of_range() {
             format!(", line 4: \"agent.workers\" must be a whole number from 1 to 64, not {number}")
         );
     }
-    assert_eq!(
-        message(with("push.deadline_s = 86401")),
-        ", line 4: \"push.deadline_s\" must be a whole number of seconds from 1 to 86400, not 86401"
-    );
     assert_eq!(with("agent.workers = 6_4").unwrap().agent.workers.get(), 64);
-    assert_eq!(with("get.prefetch_max_mib = 65536").unwrap().get.prefetch_max_bytes, 64 << 30);
+}
+
+#[test]
+fn amounts_have_units_and_limits() {
+    assert_eq!(with("get.prefetch_max = \"64GB\"").unwrap().get.prefetch_max_bytes, 64 << 30);
+    assert_eq!(with("push.deadline = \"24 h\"").unwrap().push.deadline, Duration::from_secs(86_400));
+    let pace = with("backup.max_rate = \"128kB\"").unwrap().backup.pace;
+    assert_eq!(pace.max_rate.unwrap().bytes_per_s().get(), 128 << 10);
+    for zero in ["0", "\"0\"", "\"0MB\""] {
+        assert_eq!(with(&format!("backup.max_rate = {zero}")).unwrap().backup.pace.max_rate, None);
+    }
+
+    let times = "Valid units are \"us\", \"ms\", \"s\", \"min\", \"h\" and \"d\".";
+    let sizes = "Valid units are \"B\", \"kB\", \"MB\", \"GB\" and \"TB\".";
+    let report = |line| report(with(line)).replace("\"/etc/pgark/pgark.toml\", line 4: ", "");
+    for (line, line_with_unit, what) in [
+        ("push.deadline = 90", "push.deadline = \"90s\"", "a time from 1s to 1d, not 90"),
+        ("push.deadline = \"90\"", "push.deadline = \"90s\"", "a time from 1s to 1d, not \"90\""),
+        ("push.deadline = \"90sec\"", "push.deadline = \"60s\"", "a time from 1s to 1d, not \"90sec\""),
+        ("push.deadline = \"1.5h\"", "push.deadline = \"60s\"", "a time from 1s to 1d, not \"1.5h\""),
+        ("push.deadline = 86401", "push.deadline = \"60s\"", "a time from 1s to 1d, not 86401"),
+        ("push.deadline = true", "push.deadline = \"60s\"", "a time from 1s to 1d, not true"),
+        (
+            "s3.object_lock_retention = 30",
+            "s3.object_lock_retention = \"30d\"",
+            "a time from 1d to 36500d, not 30",
+        ),
+    ] {
+        let key = line.split(' ').next().unwrap();
+        assert_eq!(
+            report(line),
+            format!(
+                "\"{key}\" must be {what}\nHINT: Write a whole number with a unit: {line_with_unit}. {times}"
+            )
+        );
+    }
+    for (line, line_with_unit, what) in [
+        ("s3.part_size = 16", "s3.part_size = \"16MB\"", "a size from 5MB to 512MB, not 16"),
+        ("s3.part_size = \"8M\"", "s3.part_size = \"8MB\"", "a size from 5MB to 512MB, not \"8M\""),
+        (
+            "recover.max_rate = 50",
+            "recover.max_rate = \"50MB\"",
+            "a size per second from 128kB to 1TB, or 0 (unlimited), not 50",
+        ),
+    ] {
+        let key = line.split(' ').next().unwrap();
+        assert_eq!(
+            report(line),
+            format!(
+                "\"{key}\" must be {what}\nHINT: Write a whole number with a unit: {line_with_unit}. {sizes}"
+            )
+        );
+    }
+    assert_eq!(
+        report("push.deadline = \"25h\""),
+        "\"push.deadline\" must be a time from 1s to 1d, not \"25h\"\n\
+         HINT: How long archive-push waits for a WAL file to be stored, before it fails and PostgreSQL retries. The \
+         default is \"60s\"."
+    );
+    for line in ["push.deadline = 0", "s3.part_size = \"4MB\"", "backup.max_rate = \"127kB\""] {
+        assert!(report(line).contains("The default is"), "{line}");
+    }
+    assert_eq!(
+        report("push.deadline_s = 90"),
+        "unknown key \"push.deadline_s\"\nHINT: The unit is part of the value: push.deadline = \"90s\"."
+    );
 }
 
 #[test]
@@ -373,7 +436,7 @@ fn secrets_are_shown_nowhere() {
     let config = with("connection.conninfo = \"host=a password=geheim\"").unwrap();
     assert!(!format!("{config:?}").contains("geheim"));
     let shown = config.effective().into_iter().find(|setting| setting.name == "connection.conninfo").unwrap();
-    assert_eq!(shown.value, "host=a password=***");
+    assert_eq!(shown.text, "host=a password=***");
     assert_eq!(config.connection.conninfo.reveal(), "host=a password=geheim");
 
     for wrong in ["connection = \"password=geheim\"", "connection.conninfo = \"password geheim\""] {
@@ -404,7 +467,7 @@ fn effective_settings_tell_who_decided() {
     assert_eq!(effective.len(), KEYS.len());
     let found = |name| {
         let setting = effective.iter().find(|setting| setting.name == name).unwrap();
-        (setting.value.as_str(), setting.origin)
+        (setting.text.as_str(), setting.origin)
     };
     assert_eq!(found("agent.workers"), ("3", SettingOrigin::File { line: 4 }));
     assert_eq!(found("repository.url"), ("/srv/pgark", SettingOrigin::File { line: 3 }));
@@ -421,7 +484,7 @@ fn writes_a_file_that_means_the_same() {
         parse(SMALLEST.replace("/srv/pgark", "file:///srv/a \\\"b\\\"")).unwrap().to_toml(),
         SMALLEST.replace("/srv/pgark", "/srv/a \\\"b\\\"")
     );
-    let values = |config: &Config| -> Vec<_> { config.effective().into_iter().map(|s| s.value).collect() };
+    let values = |config: &Config| -> Vec<_> { config.effective().into_iter().map(|s| s.text).collect() };
     for lines in OTHER_VALUES {
         let config = with(lines).unwrap();
         let again = parse(config.to_toml()).unwrap();

@@ -1,18 +1,57 @@
 //! Errors for unknown keys: they suggest the nearest name, or list the choices.
 
 use super::keys::{KEYS, Key, list};
+use super::value::with_unit;
 use crate::error::Error;
+use toml::de::DeValue;
 
-/// The error for `name`, the full name of a key that is not in the table.
-pub(super) fn unknown_key(name: &str) -> Error {
-    let hint = match suggestions(name).as_slice() {
-        [] => choices(name),
-        [only] if name.contains('.') && !only.contains('.') => {
+/// Names of units as the end of a key's name, and the same unit in a value.
+const UNITS_IN_NAMES: [(&str, &str); 17] = [
+    ("us", "us"),
+    ("ms", "ms"),
+    ("s", "s"),
+    ("sec", "s"),
+    ("seconds", "s"),
+    ("min", "min"),
+    ("minutes", "min"),
+    ("h", "h"),
+    ("hours", "h"),
+    ("d", "d"),
+    ("days", "d"),
+    ("bytes", "B"),
+    ("kib", "kB"),
+    ("mb", "MB"),
+    ("mib", "MB"),
+    ("gb", "GB"),
+    ("gib", "GB"),
+];
+
+/// The error for `name`, the full name of a key that is not in the table, with its value.
+pub(super) fn unknown_key(name: &str, value: &DeValue<'_>) -> Error {
+    let hint = match (unit_in_value(name, value), suggestions(name).as_slice()) {
+        (Some(line), _) => format!("The unit is part of the value: {line}."),
+        (None, []) => choices(name),
+        (None, [only]) if name.contains('.') && !only.contains('.') => {
             format!("Did you mean \"{only}\"? It belongs above the first section.")
         }
-        several => did_you_mean(several),
+        (None, several) => did_you_mean(several),
     };
     Error::usage(format!("unknown key \"{name}\"")).hint(hint)
+}
+
+/// The line that sets the key which `name` means if it ends in a unit: `push.deadline_s = 60` is
+/// `push.deadline = "60s"`.
+fn unit_in_value(name: &str, value: &DeValue<'_>) -> Option<String> {
+    let (stem, end) = name.rsplit_once('_')?;
+    let (_, unit) = UNITS_IN_NAMES.iter().find(|(found, _)| *found == end.to_ascii_lowercase())?;
+    let mut keys = KEYS.iter().filter(|key| key.kind.units().iter().any(|(name, _)| name == unit));
+    let exact = keys.clone().find(|key| key.name == stem);
+    let key = exact.or_else(|| keys.find(|key| key.name.starts_with(stem) && stem.contains('.')))?;
+    let number = match value {
+        DeValue::Integer(digits) => digits.as_str(),
+        _ => "",
+    };
+    Some(with_unit(key, number, unit))
 }
 
 /// The error for `name`, an empty section that is not in the table.
@@ -77,14 +116,38 @@ mod tests {
     use super::*;
 
     fn hint(name: &str) -> String {
-        unknown_key(name).hint_text().unwrap().to_owned()
+        unknown_key(name, &DeValue::Boolean(true)).hint_text().unwrap().to_owned()
+    }
+
+    #[test]
+    fn moves_a_unit_from_the_name_into_the_value() {
+        for (line, hint) in [
+            ("push.deadline_s = 90", "push.deadline = \"90s\""),
+            ("push.deadline_ms = 90000", "push.deadline = \"90000ms\""),
+            ("agent.retry_max_seconds = \"10\"", "agent.retry_max = \"30s\""),
+            ("get.prefetch_max_mib = 0", "get.prefetch_max = \"0MB\""),
+            ("backup.max_rate_mib = 50", "backup.max_rate = \"50MB\""),
+            ("s3.part_mib = 16", "s3.part_size = \"16MB\""),
+            ("s3.part_mib = 1", "s3.part_size = \"8MB\""),
+            ("s3.object_lock_days = 30", "s3.object_lock_retention = \"30d\""),
+            ("recover.fork_window_s = 60", "recover.fork_window = \"60s\""),
+            ("recover.prove_wal_GiB = 2", "recover.prove_wal = \"2GB\""),
+        ] {
+            let (name, value) = line.split_once(" = ").unwrap();
+            let error = unknown_key(name, DeValue::parse(value).unwrap().get_ref());
+            assert_eq!(
+                error.report(),
+                format!("unknown key \"{name}\"\nHINT: The unit is part of the value: {hint}.")
+            );
+        }
+        assert_eq!(hint("agent.nice_s"), "Did you mean \"agent.nice\"?");
     }
 
     #[test]
     fn names_the_nearest_key() {
         assert_eq!(hint("repository.ulr"), "Did you mean \"repository.url\"?");
         assert_eq!(hint("repositry.url"), "Did you mean \"repository.url\"?");
-        assert_eq!(hint("push_deadline_s"), "Did you mean \"push.deadline_s\"?");
+        assert_eq!(hint("push_deadline"), "Did you mean \"push.deadline\"?");
         assert_eq!(hint("'repository.url'"), "Did you mean \"repository.url\"?");
         assert_eq!(hint("backupp.workers"), "Did you mean \"backup.workers\"?");
         assert_eq!(hint("clutser"), "Did you mean \"cluster\"?");
@@ -106,7 +169,7 @@ mod tests {
     fn lists_the_choices_when_nothing_is_near() {
         assert_eq!(
             hint("agent.colour"),
-            "The keys of [agent] are program, start, resident, idle_s, retry_max_s, workers, log_max_mib, nice and io_priority."
+            "The keys of [agent] are program, start, resident, idle, retry_max, workers, log_max, nice and io_priority."
         );
         assert_eq!(hint("repository.encryption"), "The only key of [repository] is url.");
         assert_eq!(

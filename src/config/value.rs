@@ -2,12 +2,14 @@
 
 use super::cluster_name::ClusterName;
 use super::conninfo::Conninfo;
-use super::keys::{DefaultValue, Key, Kind};
+use super::keys::{DefaultValue, Key, Kind, RATE_MAX, RATE_MIN, list};
+use super::quantity::{parse_size, parse_time, size_text, time_text};
 use super::url::{RepositoryUrl, absolute_path, without_user_information};
 use crate::error::{Error, Result};
 use crate::postgres::{MajorVersion, SystemIdentifier};
 use std::fmt::{self, Write};
 use std::path::PathBuf;
+use std::time::Duration;
 use toml::de::DeValue;
 
 /// A valid value of a key; one variant for each [`Kind`].
@@ -23,6 +25,9 @@ pub(super) enum Value {
     Text(String),
     Truth(bool),
     Number(u64),
+    Time(Duration),
+    Size(u64),
+    Rate(u64),
 }
 
 /// Upper limit for the part of an invalid value that an error repeats, in characters.
@@ -35,7 +40,7 @@ impl Value {
     /// Usage, beginning with the key's name: wrong type, out of range, or invalid.
     pub(super) fn read(key: &Key, raw: &DeValue<'_>) -> Result<Value> {
         let value = match (key.kind, raw) {
-            (Kind::Number { min, max, .. }, DeValue::Integer(digits)) => {
+            (Kind::Number { min, max }, DeValue::Integer(digits)) => {
                 u64::from_str_radix(digits.as_str(), digits.radix())
                     .ok()
                     .filter(|number| (min..=max).contains(number))
@@ -49,6 +54,10 @@ impl Value {
                 number.and_then(MajorVersion::new).map(Value::MajorVersion)
             }
             (Kind::Truth, DeValue::Boolean(truth)) => Some(Value::Truth(*truth)),
+            // Zero is the same in every unit.
+            (kind, DeValue::Integer(digits)) if digits.as_str() == "0" && !kind.units().is_empty() => {
+                Value::from_text(kind, "0")?
+            }
             (kind, DeValue::String(text)) => Value::from_text(kind, text)?,
             _ => None,
         };
@@ -76,6 +85,15 @@ impl Value {
             Kind::Conninfo => Conninfo::new(text).map(Value::Conninfo),
             Kind::OneOf(words) => words.iter().find(|word| **word == text).map(|word| Value::Word(word)),
             Kind::Text { fits, .. } => fits(text).then(|| Value::Text(text.to_owned())),
+            Kind::Time { min, max } => {
+                parse_time(text).filter(|time| (min..=max).contains(time)).map(Value::Time)
+            }
+            Kind::Size { min, max } => {
+                parse_size(text).filter(|size| (min..=max).contains(size)).map(Value::Size)
+            }
+            Kind::Rate => parse_size(text)
+                .filter(|rate| *rate == 0 || (RATE_MIN..=RATE_MAX).contains(rate))
+                .map(Value::Rate),
             Kind::MajorVersion | Kind::Truth | Kind::Number { .. } => None,
         })
     }
@@ -102,6 +120,8 @@ impl fmt::Display for Value {
             Value::SystemIdentifier(system) => write!(f, "{system}"),
             Value::MajorVersion(version) => write!(f, "{version}"),
             Value::Number(number) => write!(f, "{number}"),
+            Value::Time(time) => f.write_str(&time_text(*time)),
+            Value::Size(bytes) | Value::Rate(bytes) => f.write_str(&size_text(*bytes)),
             Value::RepositoryUrl(url) => write!(f, "{url}"),
             Value::Conninfo(conninfo) => write!(f, "{conninfo}"),
             Value::Word(word) => f.write_str(word),
@@ -128,10 +148,43 @@ fn mismatch(key: &Key, raw: &DeValue<'_>) -> Error {
              or a role."
                 .to_owned()
         }
+        _ if !key.kind.units().is_empty() && !has_unit(key, raw) => missing_unit(key, raw),
         DefaultValue::Required => key.description.to_owned(),
         default => format!("{} The default is {default}.", key.description),
     };
     Error::usage(format!("\"{}\" must be {}{found}", key.name, key.kind)).hint(hint)
+}
+
+/// Whether `raw` is an amount with a valid unit, which is then out of range.
+fn has_unit(key: &Key, raw: &DeValue<'_>) -> bool {
+    match (key.kind, raw) {
+        (Kind::Time { .. }, DeValue::String(text)) => parse_time(text).is_some(),
+        (_, DeValue::String(text)) => parse_size(text).is_some(),
+        (_, DeValue::Integer(digits)) => digits.as_str() == "0",
+        _ => false,
+    }
+}
+
+/// The hint for an amount without a valid unit: how to write it, with the given number if that fits.
+fn missing_unit(key: &Key, raw: &DeValue<'_>) -> String {
+    let number = match raw {
+        DeValue::Integer(digits) => digits.as_str(),
+        DeValue::String(text) => text,
+        _ => "",
+    };
+    let units: Vec<_> = key.kind.units().iter().rev().map(|(name, _)| format!("\"{name}\"")).collect();
+    format!(
+        "Write a whole number with a unit: {}. Valid units are {}.",
+        with_unit(key, number, key.usual_unit()),
+        list(&units, "and")
+    )
+}
+
+/// The line of a file that sets `key` to `number` in `unit`, or to an example if that does not fit.
+pub(super) fn with_unit(key: &Key, number: &str, unit: &str) -> String {
+    let wanted = format!("{number}{unit}");
+    let fits = matches!(Value::from_text(key.kind, &wanted), Ok(Some(_)));
+    format!("{} = \"{}\"", key.name, if fits { &wanted } else { key.example() })
 }
 
 /// The wrong value `raw` on one line.
@@ -189,6 +242,9 @@ mod tests {
     fn every_default_fits_its_key() {
         let cluster = ClusterName::new("main").unwrap();
         for key in KEYS {
+            if !key.kind.units().is_empty() {
+                assert!(Value::from_text(key.kind, key.example()).unwrap().is_some(), "{}", key.name);
+            }
             let value = Value::default_of(key, &cluster).unwrap();
             let expected = !matches!(key.default, DefaultValue::Required | DefaultValue::Absent(_));
             assert_eq!(value.is_some(), expected, "{}", key.name);

@@ -214,7 +214,7 @@ fn too_late(spool: &Spool, reason: Option<Error>) -> Error {
         return reason.context("it did not finish before the deadline").with_kind(ErrorKind::Unavailable);
     }
     Error::unavailable("the agent did not answer before the deadline").hint(format!(
-        "The agent continues; its log is \"{}\". push.deadline_s and get.deadline_s set the deadlines.",
+        "The agent continues; its log is \"{}\". push.deadline and get.deadline set the deadlines.",
         spool.log().display()
     ))
 }

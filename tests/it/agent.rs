@@ -88,7 +88,7 @@ fn an_agent_that_dies_while_a_push_waits_is_replaced() {
     let waiting = cluster.program("archive-push").arg(&paths[1]).spawn();
     wait_until("the push has reached its agent", PATIENCE, || waiting.process().has_socket());
     agent.kill();
-    // Ends at once: the socket closes, and nothing waits for push.deadline_s.
+    // Ends at once: the socket closes, and nothing waits for push.deadline.
     waiting.wait().expect(0).within(Duration::from_secs(15));
     assert_ne!(cluster.agent(), agent);
 }
@@ -97,7 +97,7 @@ fn an_agent_that_dies_while_a_push_waits_is_replaced() {
 fn an_idle_agent_ends() {
     let site = Site::without_server();
     let (mut cluster, paths) = cluster_with_segments(&site, 2);
-    cluster.config.set("agent.idle_s", 1);
+    cluster.config.set("agent.idle", "1s");
     cluster.push(&paths[0]).expect(0);
     wait_until("the agent has ended", PATIENCE, || agents_of(&cluster).is_empty());
     wait_until("nothing runs any more", PATIENCE, || Process::all_of(site.directory()).is_empty());
@@ -123,14 +123,14 @@ fn an_agent_that_is_started_elsewhere_is_waited_for() {
     let site = Site::without_server();
     let (mut cluster, paths) = cluster_with_segments(&site, 1);
     cluster.config.set("agent.start", "never");
-    cluster.config.set("push.deadline_s", 1);
+    cluster.config.set("push.deadline", "1s");
     let says = "agent.start = \"never\"";
     cluster.push(&paths[0]).expect(3).says(says).says("HINT:").within(Duration::from_secs(5));
     let name = paths[0].trim_start_matches("pg_wal/");
     let get = cluster.get(name, "pg_wal/RECOVERYXLOG").expect(126).says(&format!("waiting for {name}"));
     assert_eq!(get.stderr.matches(says).count(), 2, "at once, and in the end: {get}");
     assert!(agents_of(&cluster).is_empty());
-    cluster.config.set("push.deadline_s", 20);
+    cluster.config.set("push.deadline", "20s");
     let push = cluster.program("archive-push").arg(&paths[0]).spawn();
     let agent = cluster.pgark(&["agent"]).spawn();
     push.wait().expect(0);
@@ -138,11 +138,11 @@ fn an_agent_that_is_started_elsewhere_is_waited_for() {
     cluster.pgark(&["agent", "stop"]).run().expect(0);
     agent.wait().expect(0);
     // It stays while idle, because no call would start it again. An agent of the usual kind exits meanwhile.
-    cluster.config.set("agent.idle_s", 1);
+    cluster.config.set("agent.idle", "1s");
     let mut agent = cluster.pgark(&["agent"]).spawn();
     cluster.push(&paths[0]).expect(0);
     let mut usual = cluster.copy("usual");
-    usual.config.set("agent.idle_s", 1);
+    usual.config.set("agent.idle", "1s");
     usual.push(&paths[0]).expect(0);
     wait_until("the other agent has ended", PATIENCE, || agents_of(&usual).is_empty());
     assert_eq!(agent.try_status(), None);

@@ -151,7 +151,7 @@ fn archiving_that_does_not_work_is_found_before_the_copy() {
     let site = Site::with_servers(1);
     let mut primary = site.cluster("primary");
     primary.append_conf("archive_mode = on\narchive_command = 'false'\n");
-    primary.config.set("backup.wal_deadline_s", 4);
+    primary.config.set("backup.wal_deadline", "4s");
     primary.start();
     primary.psql("CREATE TABLE t (a int)");
     base_backup(&primary, "one")
@@ -163,7 +163,7 @@ fn archiving_that_does_not_work_is_found_before_the_copy() {
     let place = site.archive_of(&primary).backup("one");
     assert_eq!(objects(&place), [""; 0]);
 
-    primary.config.set("backup.wal_deadline_s", 300);
+    primary.config.set("backup.wal_deadline", "300s");
     primary.append_conf("archive_command = 'true'\n");
     primary.psql("SELECT pg_reload_conf()");
     primary.switch_wal(); // which wakes the archiver of 13

@@ -178,8 +178,8 @@ fn what_is_absent_is_said_quickly_and_never_remembered() {
 fn what_the_agent_is_still_storing_is_waited_for() {
     let site = Site::without_server();
     let mut cluster = site.cluster("primary");
-    cluster.config.set("agent.retry_max_s", 1);
-    cluster.config.set("get.deadline_s", 60);
+    cluster.config.set("agent.retry_max", "1s");
+    cluster.config.set("get.deadline", "60s");
     let wal = cluster.fake_wal();
     archive_segments(&cluster, 1, SEGMENT..SEGMENT + 2);
     // The last segment of one log file, whose directory rejects writes for a while, and the first of the next one.
@@ -222,7 +222,7 @@ fn what_the_agent_is_still_storing_is_waited_for() {
 fn nothing_is_served_from_a_repository_of_a_newer_format() {
     let site = Site::without_server();
     let mut cluster = site.cluster("primary");
-    cluster.config.set("get.deadline_s", 1);
+    cluster.config.set("get.deadline", "1s");
     let names = archive_segments(&cluster, 1, SEGMENT..SEGMENT + 1);
     stop_agent(&cluster);
     let wal = site.archive_of(&cluster).path(&names[0]);
@@ -247,7 +247,7 @@ fn nothing_is_served_from_a_repository_of_a_newer_format() {
 fn an_empty_repository_may_be_one_that_is_not_mounted() {
     let site = Site::without_server();
     let mut cluster = site.cluster("primary");
-    cluster.config.set("get.deadline_s", 1);
+    cluster.config.set("get.deadline", "1s");
     // Nothing was archived yet, or the mount is missing: the two cannot be told apart, so nothing is proven absent.
     expect_nothing(&cluster, &cluster.fake_wal().name(SEGMENT), 126);
     expect_nothing(&cluster, "00000002.history", 126);
@@ -302,7 +302,7 @@ fn damaged_history_files_are_refused() {
 fn a_repository_that_does_not_answer_stops_recovery_but_not_a_standby() {
     let site = Site::without_server();
     let (mut cluster, names) = cluster_with_archive(&site, 2);
-    cluster.config.set("get.deadline_s", 2);
+    cluster.config.set("get.deadline", "2s");
     let in_time = |outcome: Outcome| outcome.within(Duration::from_secs(15));
     for (name, known) in [(names[0].as_str(), false), ("00000002.history", false), (names[0].as_str(), true)]
     {
@@ -459,7 +459,7 @@ fn a_signal_kills_a_waiting_get_as_postgres_expects() {
 fn an_agent_that_dies_while_a_get_waits_is_replaced() {
     let site = Site::without_server();
     let (mut cluster, names) = cluster_with_archive(&site, 1);
-    cluster.config.set("get.deadline_s", 30);
+    cluster.config.set("get.deadline", "30s");
     get(&cluster, &names[0]).expect(0);
     take(&cluster);
     let agent = cluster.agent();
@@ -603,7 +603,7 @@ fn what_was_absent_is_forgotten_with_its_recovery() {
 fn who_waits_for_a_repository_that_is_unavailable_learns_why() {
     let site = Site::without_server();
     let mut cluster = site.cluster("primary");
-    cluster.config.set("get.deadline_s", 30);
+    cluster.config.set("get.deadline", "30s");
     let wal = cluster.fake_wal();
     let (name, bytes) = (wal.name(0x40), wal.bytes(0x40, 1));
     cluster.archive_file(&name, &bytes);

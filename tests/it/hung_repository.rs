@@ -40,8 +40,8 @@ fn put_segment(cluster: &Cluster, number: u64) -> String {
 /// A cluster whose agent hangs in the repository, and the file that it cannot store.
 fn cluster_with_hung_agent(site: &Site, name: &str, idle_s: u32) -> (Cluster, Running, String) {
     let mut cluster = site.cluster(name);
-    cluster.config.set("agent.idle_s", idle_s);
-    cluster.config.set("push.deadline_s", 2);
+    cluster.config.set("agent.idle", format!("{idle_s}s").as_str());
+    cluster.config.set("push.deadline", "2s");
     let path = put_segment(&cluster, SEGMENT);
     let agent = hung_agent(&cluster);
     cluster.push(&path).expect(3).says("is still being stored").within(Duration::from_secs(10));
@@ -57,8 +57,8 @@ fn an_agent_that_hangs_ends_soon_whoever_ends_it_and_hands_the_spool_over() {
     let (mut stopped, stopped_agent, stopped_path) = cluster_with_hung_agent(&site, "stopped", 300);
     let (mut replaced, replaced_agent, replaced_path) = cluster_with_hung_agent(&site, "replaced", 300);
     // It is detected and stopped although it no longer belongs to this configuration.
-    stopped.config.set("push.deadline_s", 30);
-    replaced.config.set("push.deadline_s", 30);
+    stopped.config.set("push.deadline", "30s");
+    replaced.config.set("push.deadline", "30s");
     let status = replaced.pgark(&["status"]).run().expect(0).stdout;
     let process = replaced_agent.process();
     assert!(status.contains(&format!("process {} runs for another configuration", process.0)), "{status}");
@@ -80,7 +80,7 @@ fn an_agent_on_a_frozen_file_system_hands_the_spool_over() {
     let Some(disk) = SmallDisk::mount_freezable(&frozen) else { return };
     let mut cluster = site.cluster("primary");
     cluster.config.set("repository.url", frozen.as_path());
-    cluster.config.set("push.deadline_s", 1);
+    cluster.config.set("push.deadline", "1s");
     let (path, next) = (put_segment(&cluster, SEGMENT), put_segment(&cluster, SEGMENT + 1));
     cluster.push(&path).expect(0);
     let agent = cluster.agent();
@@ -155,7 +155,7 @@ fn a_server_stops_while_its_agent_hangs() {
     let site = Site::with_servers(1);
     let mut primary = site.cluster("primary");
     primary.archive();
-    primary.config.set("push.deadline_s", 60);
+    primary.config.set("push.deadline", "60s");
     let agent = hung_agent(&primary);
     primary.start();
     let segment = primary.switch_wal();

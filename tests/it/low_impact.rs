@@ -28,7 +28,7 @@ fn niceness_of_threads(process: i32) -> Vec<i32> {
 fn keeps_to_the_rate_that_is_asked_for() {
     let site = Site::with_servers(1);
     let primary = primary(&site);
-    let backup = primary.pgark(&["--json", "base-backup", "--checkpoint", "fast", "--max-rate", "16M"]);
+    let backup = primary.pgark(&["--json", "base-backup", "--checkpoint", "fast", "--max-rate", "16MB"]);
     let outcome = backup.run().expect(0);
     let summary: serde_json::Value = serde_json::from_str(&outcome.stdout).unwrap();
     let bytes = summary["file_bytes"].as_u64().unwrap();
@@ -36,7 +36,7 @@ fn keeps_to_the_rate_that_is_asked_for() {
     let least = Duration::from_secs_f64((bytes as f64 - 2_000_000.0) / f64::from(16 << 20));
     assert!(outcome.took >= least, "{bytes} bytes took {:?}", outcome.took);
 
-    primary.pgark(&["base-backup", "--max-rate", "fast"]).run().expect(2).says("500k, 50M or 1G");
+    primary.pgark(&["base-backup", "--max-rate", "fast"]).run().expect(2).says("500kB, 50MB or 1GB");
 }
 
 #[test]
@@ -44,7 +44,7 @@ fn stands_behind_the_server_and_does_not_push_it_back() {
     let site = Site::with_servers(1);
     let mut primary = primary(&site);
     primary.config.set("backup.nice", 7);
-    primary.config.set("backup.max_rate_mib", 1);
+    primary.config.set("backup.max_rate", "1MB");
     let backup = primary.pgark(&["base-backup", "--checkpoint", "fast"]).spawn();
     let process = backup.process().0;
     wait_until("the workers to give way", PATIENCE, || {

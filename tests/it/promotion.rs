@@ -206,8 +206,8 @@ fn a_promotion_does_not_wait_for_the_repository_once_more() {
     let site = Site::with_servers(2);
     let mut primary = site.cluster("primary");
     let mut standby = primary.copy("standby");
-    standby.config.set("get.standby_segment_deadline_s", 5);
-    standby.config.set("get.standby_history_deadline_s", 12);
+    standby.config.set("get.standby_segment_deadline", "5s");
+    standby.config.set("get.standby_history_deadline", "12s");
     primary.archive();
     primary.start();
     primary.psql("CREATE TABLE t (a int)");

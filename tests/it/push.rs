@@ -251,7 +251,7 @@ fn history_files_must_be_readable_ones_of_their_timeline() {
 fn a_repository_that_does_not_answer_is_reported_in_time() {
     let site = Site::without_server();
     let (mut cluster, name) = cluster_with_segment(&site);
-    cluster.config.set("push.deadline_s", 2);
+    cluster.config.set("push.deadline", "2s");
     site.hide_repository();
     push(&cluster, &name).expect(3).says(&name).within(Duration::from_secs(15));
     assert!(!site.repository().exists(), "a missing repository may be a missing mount: it is not made anew");

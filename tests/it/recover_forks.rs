@@ -34,7 +34,7 @@ impl Stray {
         copy.archive();
         copy.start();
         copy.wait_promoted();
-        original.config.set("recover.fork_window_s", 0);
+        original.config.set("recover.fork_window", "0s");
         original.start();
         original.psql("INSERT INTO t VALUES (2)");
         let time_on_first = original.now();

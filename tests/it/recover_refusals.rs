@@ -305,7 +305,7 @@ fn damaged_wal_is_found_when_planning_or_stops_recovery() {
     let outcome = primary.recover(&into, &["--latest"]).run().expect(4);
     hinted_command(&outcome).run().expect(0);
     // If this much may not be read, an LSN and the end of the WAL are proven without the earlier WAL.
-    primary.config.set("recover.prove_wal_mib", 0);
+    primary.config.set("recover.prove_wal", "0MB");
     for (name, options) in
         [("latest", &["--latest"][..]), ("lsn", &["--target-lsn", &end, "--target-action", "promote"])]
     {

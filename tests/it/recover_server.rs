@@ -110,7 +110,7 @@ fn a_pause_that_is_not_the_target_is_an_error_with_what_ends_it() {
     let site = Site::with_servers(1);
     let mut primary = with_raised_connections(&site);
     // Keeps the plan from finding out.
-    primary.config.set("recover.prove_wal_mib", 0);
+    primary.config.set("recover.prove_wal", "0MB");
     for (name, options) in [("recovered", &["--latest"][..]), ("standby", &["--standby"])] {
         let into = site.directory().join(name);
         let outcome = primary.recover(&into, &[options, &["--wait"]].concat()).run().expect(4);

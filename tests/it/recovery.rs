@@ -144,7 +144,7 @@ fn a_repository_that_went_away_stops_recovery() {
     let primary = site.cluster("primary");
     let mut past = write_history(&site, primary, 2);
     past.copy.recover_from_archive();
-    past.copy.config.set("get.deadline_s", 1);
+    past.copy.config.set("get.deadline", "1s");
     site.hide_repository();
     // The first request: if it were "absent", timeline 2 would be used twice.
     expect_no_promotion(&mut past.copy, "00000002.history");

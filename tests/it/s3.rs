@@ -88,8 +88,8 @@ fn a_large_segment_goes_in_parts_and_not_through_memory() {
     bucket.serve(&mut cluster, &proxy.endpoint());
     cluster.config.set("compression.method", "none");
     // Some servers read a whole object before they respond.
-    cluster.config.set("s3.stall_timeout_s", 20);
-    cluster.config.set("get.deadline_s", 25);
+    cluster.config.set("s3.stall_timeout", "20s");
+    cluster.config.set("get.deadline", "25s");
     let wal = cluster.fake_wal();
     let name = wal.name(SEGMENT);
     cluster.put_wal(&name, wal.bytes(SEGMENT, 1));
@@ -321,7 +321,7 @@ fn a_lock_that_does_not_hold_is_an_error() {
     let site = Site::without_server();
     let Some(mut scene) = scene(&site, 1) else { return };
     scene.cluster.config.set("s3.object_lock_mode", "GOVERNANCE");
-    scene.cluster.config.set("s3.object_lock_days", 1);
+    scene.cluster.config.set("s3.object_lock_retention", "1d");
     scene.push(&scene.names[0]).expect(3).says("object lock").says("is not effective");
     assert_eq!(scene.proxy.count("PUT", "/wal/"), 0);
 }
@@ -334,7 +334,7 @@ fn a_locked_bucket_keeps_what_it_got() {
     let mut cluster = site.cluster("primary");
     bucket.serve(&mut cluster, &server.endpoint);
     cluster.config.set("s3.object_lock_mode", "GOVERNANCE");
-    cluster.config.set("s3.object_lock_days", 1);
+    cluster.config.set("s3.object_lock_retention", "1d");
     let wal = cluster.fake_wal();
     cluster.archive_file(&wal.name(SEGMENT), wal.bytes(SEGMENT, 1));
     let key = bucket.wal_key(&cluster, &wal.name(SEGMENT));
@@ -415,9 +415,9 @@ fn a_cluster_is_backed_up_and_recovered() {
     let proxy = FaultProxy::start(&server.endpoint);
     let mut primary = site.cluster("primary");
     bucket.serve(&mut primary, &proxy.endpoint());
-    primary.config.set("s3.part_mib", 5);
-    primary.config.set("s3.stall_timeout_s", 8);
-    primary.config.set("s3.retry_deadline_s", 60);
+    primary.config.set("s3.part_size", "5MB");
+    primary.config.set("s3.stall_timeout", "8s");
+    primary.config.set("s3.retry_deadline", "60s");
     primary.config.set("compression.method", "none");
     primary.config.set("recover.workers", 1);
     primary.config.set("backup.checkpoint", "fast");

@@ -11,7 +11,7 @@ fn a_chain_in_a_bucket_is_combined_and_recovered() {
     let bucket = Bucket::new(server);
     let mut primary = site.cluster("primary");
     bucket.serve(&mut primary, &server.endpoint);
-    primary.config.set("s3.part_mib", 5);
+    primary.config.set("s3.part_size", "5MB");
     primary.archive();
     primary.append_conf("autovacuum = off\n");
     primary.start();

@@ -71,8 +71,8 @@ fn a_push_survives_every_fault_on_its_way() {
 fn a_get_survives_every_fault_on_its_way() {
     let site = Site::without_server();
     let Some(mut scene) = scene(&site) else { return };
-    scene.cluster.config.set("get.prefetch_max_mib", 0);
-    scene.cluster.config.set("get.deadline_s", 20);
+    scene.cluster.config.set("get.prefetch_max", "0MB");
+    scene.cluster.config.set("get.deadline", "20s");
     for (number, fault, times) in [
         (1, Fault::ResetBeforeAnswer, 2),
         (2, Fault::LoseAnswer, 2),
@@ -106,8 +106,8 @@ fn bytes_that_change_on_their_way_back_are_never_handed_on() {
 fn an_outage_is_told_and_ends_by_itself() {
     let site = Site::without_server();
     let Some(mut scene) = scene(&site) else { return };
-    scene.cluster.config.set("s3.retry_deadline_s", 1);
-    scene.cluster.config.set("push.deadline_s", 10);
+    scene.cluster.config.set("s3.retry_deadline", "1s");
+    scene.cluster.config.set("push.deadline", "10s");
     let wal = scene.cluster.fake_wal();
     let name = wal.name(SEGMENT + 1);
     scene.cluster.put_wal(&name, wal.bytes(SEGMENT + 1, 1));
@@ -137,10 +137,10 @@ fn answers_of_unknown_length_are_read_to_their_end() {
     let (bucket, proxy) = (Bucket::new(server), FaultProxy::start(&server.endpoint));
     let mut primary = site.cluster("primary");
     bucket.serve(&mut primary, &proxy.endpoint());
-    primary.config.set("s3.part_mib", 5);
-    primary.config.set("s3.stall_timeout_s", 8);
+    primary.config.set("s3.part_size", "5MB");
+    primary.config.set("s3.stall_timeout", "8s");
     primary.config.set("compression.method", "none");
-    primary.config.set("get.deadline_s", 20);
+    primary.config.set("get.deadline", "20s");
     // Truncated bodies are resumed.
     for part in ["/pack-", "/wal/00000001/"] {
         proxy.fault("GET", part, 2, Fault::NoLengthAndNoEnd);

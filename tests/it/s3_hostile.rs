@@ -59,10 +59,10 @@ impl Babbler {
         cluster.config.set("s3.region", "us-east-1");
         cluster.config.set("s3.credentials_file", credentials.as_path());
         cluster.config.set("s3.allow_http", true);
-        cluster.config.set("s3.stall_timeout_s", 1);
-        cluster.config.set("s3.retry_deadline_s", 1);
-        cluster.config.set("push.deadline_s", 2);
-        cluster.config.set("get.deadline_s", 2);
+        cluster.config.set("s3.stall_timeout", "1s");
+        cluster.config.set("s3.retry_deadline", "1s");
+        cluster.config.set("push.deadline", "2s");
+        cluster.config.set("get.deadline", "2s");
     }
 }
 

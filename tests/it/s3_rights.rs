@@ -11,7 +11,7 @@ const ANSWER: &str = "SELECT count(*) || ' ' || sum(a) FROM t";
 
 /// Archives a running server, takes a backup in between, and stops it; returns its content.
 fn archive_and_back_up(primary: &mut Cluster) -> String {
-    primary.config.set("s3.stall_timeout_s", 8);
+    primary.config.set("s3.stall_timeout", "8s");
     primary.archive();
     primary.start();
     primary.psql("CREATE TABLE t AS SELECT generate_series(1, 1000) a");
@@ -72,13 +72,12 @@ fn a_bucket_that_keeps_everything_serves_all_journeys() {
     let mut primary = site.cluster("primary");
     bucket.serve(&mut primary, &server.endpoint);
     primary.config.set("s3.object_lock_mode", "GOVERNANCE");
-    primary.config.set("s3.object_lock_days", 1);
+    primary.config.set("s3.object_lock_retention", "1d");
     let answer = archive_and_back_up(&mut primary);
     let checked = primary.pgark(&["check"]).run().stdout;
-    for line in [
-        "versioning: enabled: deleted",
-        "object lock: stored objects are locked for 1 days in mode GOVERNANCE",
-    ] {
+    for line in
+        ["versioning: enabled: deleted", "object lock: stored objects are locked for 1d in mode GOVERNANCE"]
+    {
         assert!(checked.contains(line), "{line:?} is not in\n{checked}");
     }
     let of_backup: Vec<String> =
@@ -100,7 +99,7 @@ fn old_versions_do_not_come_back() {
     bucket.keep_versions();
     let mut cluster = site.cluster("primary");
     bucket.serve(&mut cluster, &server.endpoint);
-    cluster.config.set("get.deadline_s", 10);
+    cluster.config.set("get.deadline", "10s");
     let wal = cluster.fake_wal();
     let name = wal.name(0x40);
     cluster.archive_file(&name, wal.bytes(0x40, 1));

@@ -22,7 +22,7 @@ fn each_usual_mistake_is_told_with_its_remedy() {
     let (bucket, proxy) = (Bucket::new(server), FaultProxy::start(&server.endpoint));
     let mut cluster = site.cluster("primary");
     bucket.serve(&mut cluster, &proxy.endpoint());
-    cluster.config.set("s3.retry_deadline_s", 1);
+    cluster.config.set("s3.retry_deadline", "1s");
     for (status, code, says, hint) in [
         (403, "AccessDenied", "access denied", "s3:ListBucket"),
         (404, "NoSuchBucket", "there is no bucket", "repository.url"),
@@ -50,8 +50,8 @@ fn rejected(site: &Site) -> Option<(Cluster, Bucket, FaultProxy, String)> {
     let (bucket, proxy) = (Bucket::new(server), FaultProxy::start(&server.endpoint));
     let mut cluster = site.cluster("primary");
     bucket.serve(&mut cluster, &proxy.endpoint());
-    cluster.config.set("s3.retry_deadline_s", 1);
-    cluster.config.set("agent.retry_max_s", 1);
+    cluster.config.set("s3.retry_deadline", "1s");
+    cluster.config.set("agent.retry_max", "1s");
     let wal = cluster.fake_wal();
     cluster.archive_file(&wal.name(SEGMENT), wal.bytes(SEGMENT, 1));
     let name = wal.name(SEGMENT + 1);
@@ -126,9 +126,9 @@ fn everything_goes_on(bucket: &Bucket, server: &S3Server, interrupt: impl Fn(&Fa
     proxy.interrupts_with(interrupt);
     let mut primary = site.cluster("primary");
     bucket.serve(&mut primary, &proxy.endpoint());
-    primary.config.set("s3.retry_deadline_s", 110);
-    primary.config.set("push.deadline_s", 120);
-    primary.config.set("get.deadline_s", 120);
+    primary.config.set("s3.retry_deadline", "110s");
+    primary.config.set("push.deadline", "120s");
+    primary.config.set("get.deadline", "120s");
     primary.config.set("backup.checkpoint", "fast");
     primary.archive();
     primary.start();
@@ -351,8 +351,8 @@ fn silence_at_the_end_of_an_upload_is_not_waited_for_long() {
     let mut cluster = site.cluster_of("primary", Template::with_segments_of(128));
     bucket.serve(&mut cluster, &proxy.endpoint());
     cluster.config.set("compression.method", "none");
-    cluster.config.set("s3.stall_timeout_s", 3);
-    cluster.config.set("push.deadline_s", 100);
+    cluster.config.set("s3.stall_timeout", "3s");
+    cluster.config.set("push.deadline", "100s");
     let wal = cluster.fake_wal();
     let store = |number: u64, times: usize, fault: Fault| {
         let name = wal.name(SEGMENT + number);

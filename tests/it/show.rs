@@ -198,7 +198,9 @@ fn status_tells_what_waits_and_why() {
 #[test]
 fn config_prints_every_setting_with_its_origin() {
     let site = Site::without_server();
-    let primary = site.cluster("primary");
+    let mut primary = site.cluster("primary");
+    primary.config.set("s3.connect_timeout", "1500ms");
+    primary.config.set("backup.max_rate", "50MB");
     let settings = json(&primary.pgark(&["--json", "config"]).run().expect(0));
     let of = |name: &str| {
         let all = settings["settings"].as_array().unwrap();
@@ -208,7 +210,21 @@ fn config_prints_every_setting_with_its_origin() {
         (&of("cluster")["value"], &of("cluster")["origin"]),
         (&Value::from("main"), &Value::from("file"))
     );
-    assert_eq!(of("agent.log_max_mib")["origin"], "default");
+    for (name, value, unit, text) in [
+        ("agent.log_max", Value::from(10 << 20), Value::from("B"), "10MB"),
+        ("get.deadline", Value::from(3), Value::from("s"), "3s"),
+        ("s3.connect_timeout", Value::from(1.5), Value::from("s"), "1500ms"),
+        ("backup.max_rate", Value::from(50 << 20), Value::from("B/s"), "50MB"),
+        ("agent.workers", Value::from(2), Value::Null, "2"),
+        ("agent.resident", Value::from(true), Value::Null, "true"),
+        ("system_identifier", Value::Null, Value::Null, "any"),
+    ] {
+        let found = of(name);
+        assert_eq!((&found["value"], &found["unit"], found["text"].as_str()), (&value, &unit, Some(text)));
+    }
+    assert_eq!(of("agent.log_max")["origin"], "default");
+    let printed = primary.pgark(&["config"]).run().expect(0).stdout;
+    assert!(printed.lines().any(|line| line.starts_with("backup.max_rate ") && line.contains(" 50MB ")));
     let wrong = primary.pgark(&["--json", "config"]).args(["--config", "/nonexistent.toml"]).run().expect(2);
     assert_eq!(json(&wrong)["error"]["exit_status"], 2);
 }

@@ -119,7 +119,7 @@ fn a_slow_repository_is_waited_for_and_a_push_that_gave_up_is_made_up_for() {
     let wal = cluster.fake_wal();
     let (name, bytes) = (wal.name(SEGMENT), wal.bytes(SEGMENT, 1));
     cluster.put_wal(&name, &bytes);
-    cluster.config.set("push.deadline_s", 1);
+    cluster.config.set("push.deadline", "1s");
     let push = |cluster: &Cluster| {
         cluster.program("archive-push").arg(format!("pg_wal/{name}")).env("PGARK_SLOW_MS", SLOW_MS).run()
     };
@@ -127,7 +127,7 @@ fn a_slow_repository_is_waited_for_and_a_push_that_gave_up_is_made_up_for() {
     // The agent continues, and the next push finds the file stored.
     wait_until("a push finds the file stored", PATIENCE, || push(&cluster).code == Some(0));
     expect_sound(&Tree::read(&site.repository()), &Acknowledged::with_file(&name, &bytes), "on a slow disk");
-    cluster.config.set("get.deadline_s", 10);
+    cluster.config.set("get.deadline", "10s");
     let get = cluster.program("archive-get").args([name.as_str(), DESTINATION]).env("PGARK_SLOW_MS", SLOW_MS);
     get.run().expect(0);
     assert!(cluster.read(DESTINATION) == bytes);
@@ -144,7 +144,7 @@ fn a_fast_shutdown_does_not_wait_for_a_slow_repository() {
     let site = Site::with_servers(1);
     let mut primary = site.cluster("primary");
     primary.archive();
-    primary.config.set("push.deadline_s", DEADLINE.as_secs() as u32);
+    primary.config.set("push.deadline", format!("{}s", DEADLINE.as_secs()).as_str());
     primary.start();
     primary.wait_archived(&primary.switch_wal());
     primary.pgark(&["agent", "stop"]).run().expect(0);

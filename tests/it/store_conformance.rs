@@ -10,7 +10,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::thread;
 
-/// Larger than one part in a bucket, even with the minimum of `s3.part_mib`.
+/// Larger than one part in a bucket, even with the minimum of `s3.part_size`.
 const LARGE_BYTES: usize = (11 << 20) + 7;
 
 #[test]
@@ -28,7 +28,7 @@ fn a_bucket_is_a_store() {
     let bucket = Bucket::new(server);
     let mut cluster = site.cluster("primary");
     bucket.serve(&mut cluster, &server.endpoint);
-    cluster.config.set("s3.part_mib", 5);
+    cluster.config.set("s3.part_size", "5MB");
     let store = open_store(&Config::load(&cluster.config.path).unwrap(), Arc::new(RealDisk)).unwrap();
     conforms(store.as_ref());
 }

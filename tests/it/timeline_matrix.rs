@@ -309,7 +309,7 @@ impl World {
         });
         let mut copy = self.origin.copy(name);
         copy.config.set("repository.url", repository.as_path());
-        copy.config.set("get.standby_history_deadline_s", 1);
+        copy.config.set("get.standby_history_deadline", "1s");
         let mut options: Vec<String> = Vec::new();
         if let Some(timeline) = cell.destination {
             options.push(format!("--timeline {timeline}"));

@@ -141,7 +141,7 @@ impl Fetcher {
         match self.trouble(request).or(last) {
             Some(cause) => cause.context(WHAT).with_kind(ErrorKind::Unavailable),
             None => Error::unavailable(WHAT).hint(
-                "Check the connection to the repository. get.deadline_s and the related settings set the deadlines.",
+                "Check the connection to the repository. get.deadline and the related settings set the deadlines.",
             ),
         }
     }

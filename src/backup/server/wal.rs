@@ -161,7 +161,7 @@ impl WalWait<'_> {
         }
         Error::unavailable(message).hint(if self.archiving.is_some() {
             "Check the server's log for messages of archive_command, and run pgark check. For a slow archive, raise \
-             backup.wal_deadline_s."
+             backup.wal_deadline."
         } else {
             "Run SELECT pg_switch_wal() on the primary to complete the segment; the primary then archives it. If \
              connection.conninfo names the primary and connection.standby the standby, pgark does this itself."

@@ -37,7 +37,7 @@ const THREAD_KEEP_ALIVE: Duration = Duration::from_secs(365 * 86_400);
 
 pub const MORE_HELP: &str = "\
 Without a subcommand the agent runs in the foreground. It ends when it has been idle for
-agent.idle_s, or at SIGTERM.
+agent.idle, or at SIGTERM.
 
 Exit status:
   0  the agent has ended, or another one of this configuration is running; always with --detach

@@ -30,7 +30,7 @@ A backup that fails is never listed.
 
 Examples:
   pgark base-backup
-  pgark base-backup --type incremental --max-rate 100M
+  pgark base-backup --type incremental --max-rate 100MB
   pgark base-backup --method stream --checkpoint fast";
 
 /// Arguments of `pgark base-backup`.
@@ -59,7 +59,7 @@ pub struct BaseBackupArguments {
     #[arg(long)]
     workers: Option<NonZeroUsize>,
 
-    /// The maximum read rate in bytes per second, such as 500k, 50M or 1G [default: backup.max_rate_mib]
+    /// The maximum read rate per second, such as 500kB, 50MB or 1GB [default: backup.max_rate]
     #[arg(long, value_name = "RATE")]
     max_rate: Option<Rate>,
 }

@@ -11,7 +11,7 @@ const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// How long a running server may neither respond nor replay.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
 /// How long a server may replay nothing on the way to its target. One record can take minutes (copying a
-/// database), and a WAL file can take as long as `get.deadline_s`.
+/// database), and a WAL file can take as long as `get.deadline`.
 const STANDSTILL_MAX: Duration = Duration::from_secs(1800);
 /// Interval between progress reports.
 const REPORT_EVERY: Duration = Duration::from_secs(10);

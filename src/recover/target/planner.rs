@@ -244,7 +244,7 @@ impl Planner<'_> {
             }
             plan.warnings.push(format!(
                 "only the first {} MiB of the stored WAL up to the target were read: raised settings and wal_level = minimal \
-                 after them would go unnoticed (recover.prove_wal_mib)",
+                 after them would go unnoticed (recover.prove_wal)",
                 self.request.prove_bytes >> 20
             ));
         }

@@ -91,7 +91,7 @@ where
                 )),
             }
         }
-        SdkError::TimeoutError(_) => unanswered("no connection within s3.connect_timeout_s".to_owned()),
+        SdkError::TimeoutError(_) => unanswered("no connection within s3.connect_timeout".to_owned()),
         other => not_sent(address, other),
     }
 }

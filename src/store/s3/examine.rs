@@ -3,6 +3,7 @@
 use super::client::Retry;
 use super::put::{Sums, lock_mode};
 use super::{ContentCheck, Inner, probe};
+use crate::config::time_text;
 use crate::error::Result;
 use crate::store::Observation;
 
@@ -39,8 +40,8 @@ pub async fn examine(store: &Inner) -> Result<Vec<Observation>> {
         Some(lock) => Observation::good(
             "object lock",
             format!(
-                "stored objects are locked for {} days in mode {}; the lock was tested",
-                lock.days,
+                "stored objects are locked for {} in mode {}; the lock was tested",
+                time_text(lock.retention),
                 lock_mode(lock.mode).as_str()
             ),
         ),

@@ -15,7 +15,6 @@ use bytes::Bytes;
 use md5::{Digest, Md5};
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 /// The name of the metadata that says which put an object came from: after a lost answer, "exists already" may mean
 /// our own.
@@ -23,8 +22,6 @@ pub const MARK: &str = "pgark-write";
 
 /// The name of the metadata that holds the BLAKE3 digest of what the object decodes to.
 pub const DIGEST: &str = "pgark-blake3";
-
-const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// Whether an object may take the place of another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,7 +97,7 @@ impl Attributes {
     /// What the settings want for an object.
     pub fn of(store: &Inner, key: &ObjectKey) -> Attributes {
         let lock = store.client.settings.lock.map(|lock| {
-            let until = store.client.clock.now() + DAY * lock.days.get();
+            let until = store.client.clock.now() + lock.retention;
             (lock_mode(lock.mode), DateTime::from(until))
         });
         Attributes { lock, ..Attributes::unlocked(store, use_of(store, key)) }
@@ -276,7 +273,7 @@ fn escaped(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::SystemTime;
+    use std::time::{Duration, SystemTime};
 
     #[test]
     fn checksums_have_the_form_of_the_headers() {
@@ -290,7 +287,7 @@ mod tests {
     fn what_is_large_is_kept_otherwise_than_what_is_small() {
         let lines = "cluster = \"main\"\ndata_directory = \"/data\"\nrepository.url = \"s3://bucket\"\n\
                      s3 = { storage_class_wal = \"STANDARD_IA\", storage_class_backup = \"GLACIER_IR\", \
-                     sse = \"aws:kms\", kms_key_id = \"k\", object_lock_mode = \"COMPLIANCE\", object_lock_days = 2 }";
+                     sse = \"aws:kms\", kms_key_id = \"k\", object_lock_mode = \"COMPLIANCE\", object_lock_retention = \"2d\" }";
         let config =
             crate::config::Config::parse(std::path::Path::new("/pgark.toml"), lines.as_bytes()).unwrap();
         let use_of = |key: &ObjectKey| match key.as_str() {
@@ -306,7 +303,7 @@ mod tests {
             assert_eq!(attributes.kms_key_id.as_deref(), Some("k"));
             let (mode, until) = attributes.lock.unwrap();
             assert_eq!(mode, ObjectLockMode::Compliance);
-            let wanted = DateTime::from(SystemTime::now() + DAY * 2).secs();
+            let wanted = DateTime::from(SystemTime::now() + Duration::from_secs(2 * 86_400)).secs();
             assert!((until.secs() - wanted).abs() < 60);
         }
         assert!(Attributes::unlocked(&store.inner, ObjectUse::Wal).lock.is_none());

@@ -181,8 +181,8 @@ impl Bucket {
         cluster.config.set("s3.endpoint", endpoint);
         cluster.config.set("s3.credentials_file", credentials.as_path());
         cluster.config.set("s3.allow_http", true);
-        cluster.config.set("s3.stall_timeout_s", 2);
-        cluster.config.set("s3.retry_deadline_s", 8);
+        cluster.config.set("s3.stall_timeout", "2s");
+        cluster.config.set("s3.retry_deadline", "8s");
     }
 
     /// Makes a cluster use the access keys of another user.

@@ -80,10 +80,10 @@ impl Cluster {
         self.config.set("repository.url", repository.as_path());
         self.config.set("connection.conninfo", conninfo.as_str());
         self.config.set("spool.directory", spool.as_path());
-        self.config.set("push.deadline_s", 20);
-        self.config.set("get.deadline_s", 3);
-        self.config.set("get.standby_segment_deadline_s", 1);
-        self.config.set("get.standby_history_deadline_s", 2);
+        self.config.set("push.deadline", "20s");
+        self.config.set("get.deadline", "3s");
+        self.config.set("get.standby_segment_deadline", "1s");
+        self.config.set("get.standby_history_deadline", "2s");
     }
 
     /// A copy of this stopped cluster with its own `pgark.toml` and spool: it has the same system identifier and

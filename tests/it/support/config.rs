@@ -17,7 +17,7 @@ impl ConfigFile {
         ConfigFile { path, settings: Vec::new() }
     }
 
-    /// Sets a key (`get.deadline_s`) to a number or a text; keeps its position if it is already set.
+    /// Sets a key (`get.deadline`) to a number or a text; keeps its position if it is already set.
     pub fn set(&mut self, key: &str, value: impl Into<Value>) {
         let value = value.into().0;
         match self.settings.iter_mut().find(|(name, _)| name == key) {

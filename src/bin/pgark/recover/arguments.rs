@@ -130,7 +130,7 @@ pub struct RecoverArguments {
     #[arg(long, value_name = "N", help_heading = "What")]
     pub workers: Option<NonZeroUsize>,
 
-    /// The maximum restore rate in bytes per second, such as 500k, 50M or 1G [default: recover.max_rate_mib]
+    /// The maximum restore rate per second, such as 500kB, 50MB or 1GB [default: recover.max_rate]
     #[arg(long, value_name = "RATE", help_heading = "What")]
     pub max_rate: Option<Rate>,
 

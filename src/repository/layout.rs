@@ -103,8 +103,8 @@ impl Layout {
     }
 }
 
-/// What lies under a key, for a store that keeps some of it otherwise; `None`: no object of ours is called so.
-#[cfg_attr(not(feature = "s3"), allow(dead_code, reason = "a directory keeps everything alike"))]
+/// What the object under a key is, for a store that treats objects differently; `None` if no object of pgark has this
+/// name.
 pub fn use_of(key: &ObjectKey) -> Option<ObjectUse> {
     let mut parts = key.as_str().splitn(3, '/');
     let (cluster, system, rest) = (ClusterName::new(parts.next()?)?, parts.next()?, parts.next()?);

@@ -9,15 +9,11 @@ mod format;
 mod layout;
 pub mod wal;
 
-pub use layout::Layout;
+pub use layout::{Layout, use_of};
 
-use crate::config::{Config, RepositoryUrl};
-use crate::durable::Disk;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::postgres::{MajorVersion, SystemIdentifier, TimelineHistory, TimelineId, WalFileName};
-#[cfg(feature = "s3")]
-use crate::store::S3Store;
-use crate::store::{DirectoryStore, ObjectKey, Store, StoreExt};
+use crate::store::{ObjectKey, Store, StoreExt};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -204,26 +200,4 @@ pub fn systems(store: &dyn Store, cluster: &str) -> Result<Vec<SystemIdentifier>
         listing.directories.iter().filter_map(|name| name.parse().ok()).collect();
     systems.sort_unstable();
     Ok(systems)
-}
-
-/// The store that a configuration names.
-///
-/// # Errors
-/// [`ErrorKind::Usage`] for a bucket when pgark was built without S3.
-pub fn open_store(config: &Config, disk: Arc<dyn Disk>) -> Result<Arc<dyn Store>> {
-    let store: Arc<dyn Store> = match &config.repository.url {
-        #[cfg(feature = "s3")]
-        RepositoryUrl::S3 { bucket, prefix } => {
-            Arc::new(S3Store::new(bucket, prefix, config.s3.clone(), layout::use_of))
-        }
-        #[cfg(not(feature = "s3"))]
-        RepositoryUrl::S3 { .. } => {
-            return Err(Error::usage("this pgark was built without S3")
-                .hint("Build it with the feature \"s3\", which is on by default."));
-        }
-        RepositoryUrl::Directory(root) => Arc::new(DirectoryStore::new(root.clone(), disk)),
-    };
-    #[cfg(feature = "failpoints")]
-    let store = crate::store::MutantStore::of(store);
-    Ok(store)
 }

@@ -7,6 +7,7 @@
 pub mod backup;
 mod format;
 mod layout;
+mod object;
 pub mod wal;
 
 pub use layout::{Layout, use_of};

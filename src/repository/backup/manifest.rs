@@ -11,8 +11,8 @@ use crate::postgres::{
     Lsn, MajorVersion, SegmentName, SegmentSize, ServerVersion, SystemIdentifier, TimelineId, TimelineSwitch,
     WalRange,
 };
-use crate::repository::Repository;
-use crate::store::{PutOutcome, StoreExt};
+use crate::repository::{Repository, object};
+use crate::store::PutOutcome;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -376,7 +376,8 @@ impl StoredBackup {
             false => Err(Error::damaged("it differs from what was written when it is read back")),
         });
         judged.context(|| format!("the backup {} could not be used", self.label))?;
-        match repository.store().put_new(&repository.layout().stored_backup(&self.label)?, &[&text])? {
+        let key = repository.layout().stored_backup(&self.label)?;
+        match object::put(repository.store().as_ref(), &key, &text)? {
             PutOutcome::Created => Ok(()),
             PutOutcome::Exists => Err(Error::new(
                 ErrorKind::Conflict,
@@ -391,7 +392,8 @@ impl StoredBackup {
     /// [`ErrorKind::Damaged`], [`ErrorKind::Usage`] when a newer version wrote it, and the store's own.
     pub fn read(repository: &Repository, label: &Label) -> Result<Option<StoredBackup>> {
         let key = repository.layout().stored_backup(label)?;
-        let Some(text) = repository.store().read_small(&key, MANIFEST_BYTES_MAX)? else { return Ok(None) };
+        let text = object::read_whole(repository.store().as_ref(), &key, MANIFEST_BYTES_MAX)?;
+        let Some(text) = text else { return Ok(None) };
         let what = || format!("\"{}/{key}\" cannot be used", repository.store().location());
         let backup = StoredBackup::parse(&text).context(what)?;
         backup.check_place(label, repository).context(what)?;

@@ -2,11 +2,11 @@
 
 use super::check::{WalExpectation, length_max};
 use super::header;
-use crate::codec::{ContentHasher, ContentSum, Decoded, FRAME_RAW_BYTES, FrameDecoder};
+use crate::codec::{ContentHasher, ContentSum, FRAME_RAW_BYTES};
 use crate::error::{Context, Error, Result};
 use crate::postgres::{LongPageHeader, SegmentName, SegmentSize, WalFileName};
 use crate::repository::Repository;
-use crate::store::ReadRange;
+use crate::repository::object::{FrameError, FrameReader, NextFrame, Reader};
 use std::io::Write;
 
 /// What was fetched.
@@ -79,24 +79,16 @@ pub fn read(repository: &Repository, name: WalFileName, output: &mut Vec<u8>) ->
 /// As [`fetch`].
 pub fn header_of(repository: &Repository, name: SegmentName) -> Result<Option<LongPageHeader>> {
     let name = WalFileName::Segment(name);
-    let Some(mut reader) = repository.store().open(&repository.layout().wal_file(name)?, ReadRange::WHOLE)?
-    else {
-        return Ok(None);
-    };
-    let mut decoder = FrameDecoder::new();
-    let (mut stored, mut raw) = (Vec::new(), Vec::new());
+    let Some(mut frames) = open(repository, name)? else { return Ok(None) };
+    let mut raw = Vec::new();
     let header = loop {
-        match decoder.next(&mut raw) {
-            Ok(Decoded::Frame) => break LongPageHeader::parse(&raw, repository.assumed_version()),
-            Ok(Decoded::Skippable { .. }) => continue,
-            Ok(Decoded::NeedMore) => {}
-            Err(error) => break Err(error),
+        match frames.next(&mut raw) {
+            Ok(NextFrame::Content) => break LongPageHeader::parse(&raw, repository.assumed_version()),
+            Ok(NextFrame::Skippable { .. }) => {}
+            Ok(NextFrame::End) => break Err(Error::damaged("it is truncated")),
+            Err(FrameError::Content(error)) => break Err(error),
+            Err(FrameError::Store(error)) => return Err(error),
         }
-        stored.clear();
-        if reader.read(&mut stored)? == 0 {
-            break Err(Error::damaged("it is truncated"));
-        }
-        decoder.push(&stored);
     };
     header.context(|| located(repository, name)).map(Some)
 }
@@ -122,37 +114,26 @@ fn decode(
     name: WalFileName,
     output: &mut dyn FnMut(&[u8]) -> Result<()>,
 ) -> Result<Option<FetchedWal>> {
-    let Some(mut reader) = repository.store().open(&repository.layout().wal_file(name)?, ReadRange::WHOLE)?
-    else {
-        return Ok(None);
-    };
+    let Some(mut frames) = open(repository, name)? else { return Ok(None) };
     let mut decoding =
         Decoding { announced: None, hasher: ContentHasher::new(), length_max: length_max(name) };
-    let mut decoder = FrameDecoder::new();
-    let (mut stored, mut raw) = (Vec::new(), Vec::new());
-    let mut stored_bytes = 0;
+    let mut raw = Vec::new();
     loop {
-        stored.clear();
-        let length = reader.read(&mut stored)?;
-        if length == 0 {
-            break;
-        }
-        stored_bytes += length as u64;
-        decoder.push(&stored);
-        loop {
-            raw.clear();
-            match decoder.next(&mut raw).and_then(|decoded| decoding.take(decoded, &raw, output)) {
-                Ok(true) => {}
-                Ok(false) => break,
-                Err(error) => return Err(error).context(|| located(repository, name)),
-            }
-        }
+        let taken = match frames.next(&mut raw) {
+            Ok(NextFrame::End) => break,
+            Ok(frame) => decoding.take(frame, &raw, output),
+            Err(FrameError::Content(error)) => Err(error),
+            Err(FrameError::Store(error)) => return Err(error),
+        };
+        taken.context(|| located(repository, name))?;
     }
-    decoder
-        .finish()
-        .and_then(|()| decoding.finish())
-        .context(|| located(repository, name))
-        .map(|sum| Some(FetchedWal { sum, stored_bytes }))
+    let sum = decoding.finish().context(|| located(repository, name))?;
+    Ok(Some(FetchedWal { sum, stored_bytes: frames.position() }))
+}
+
+fn open(repository: &Repository, name: WalFileName) -> Result<Option<FrameReader>> {
+    let object = Reader::open(repository.store().as_ref(), &repository.layout().wal_file(name)?)?;
+    Ok(object.map(|object| FrameReader::new(object, 0)))
 }
 
 /// How far the decoding of one object has come.
@@ -163,29 +144,28 @@ struct Decoding {
 }
 
 impl Decoding {
-    /// Takes one frame; whether to ask for another before reading on.
+    /// Takes one frame.
     fn take(
         &mut self,
-        decoded: Decoded,
+        frame: NextFrame,
         raw: &[u8],
         output: &mut dyn FnMut(&[u8]) -> Result<()>,
-    ) -> Result<bool> {
-        match (decoded, &self.announced) {
-            (Decoded::NeedMore, _) => Ok(false),
-            (Decoded::Skippable { kind: header::FRAME_KIND, payload }, None) => {
+    ) -> Result<()> {
+        match (frame, &self.announced) {
+            (NextFrame::Skippable { kind: header::FRAME_KIND, payload }, None) => {
                 let announced = header::decode(&payload)?;
                 if announced.length_bytes > self.length_max {
                     return Err(Error::damaged(format!("it announces {} bytes", announced.length_bytes)));
                 }
                 self.announced = Some(announced);
-                Ok(true)
+                Ok(())
             }
-            (Decoded::Frame, Some(announced)) => {
+            (NextFrame::Content, Some(announced)) => {
                 self.hasher.update(raw);
                 if self.hasher.length_bytes() > announced.length_bytes {
                     return Err(Error::damaged("it contains more bytes than it announces"));
                 }
-                output(raw).map(|()| true)
+                output(raw)
             }
             _ => Err(Error::damaged("it does not start with the header of a WAL object")),
         }

@@ -8,10 +8,8 @@ mod encode;
 mod fork;
 mod header;
 mod inventory;
-mod object;
 mod path;
 mod put;
-mod put_error;
 mod record_reader;
 mod records;
 mod sizes;
@@ -28,7 +26,8 @@ pub use path::{
     WalSearch, WalSnapshot, divergence, has_segments, judge_history, judge_segment, missing_history, resolve,
 };
 pub use put::{FileIdentity, StoredWal, WalSource, history_beside, put};
-pub use put_error::PutError;
 pub use record_reader::RepositoryArchive;
 pub use records::{Archive, Outcome, TransactionEnd, WalEvent, WalMark};
 pub use sizes::{SegmentSizes, runs_of_size};
+
+pub use crate::repository::object::PutError;

@@ -3,9 +3,7 @@
 use super::check::{HistoryLookup, WalExpectation};
 use super::decode;
 use super::encode::{Encoding, PageCheck};
-use super::inventory;
-use super::object::WalObject;
-use super::put_error::PutError;
+use super::{header, inventory};
 use crate::codec::ContentSum;
 use crate::config::Compression;
 use crate::durable;
@@ -14,6 +12,7 @@ use crate::failpoint;
 use crate::postgres::timeline::HISTORY_BYTES_MAX;
 use crate::postgres::{SegmentSize, TimelineHistory, TimelineId, WalFileName};
 use crate::repository::Repository;
+use crate::repository::object::{HeadedWriter, PutError};
 use crate::store::PutOutcome;
 use std::cell::Cell;
 use std::fs::{self, File, Metadata};
@@ -137,7 +136,7 @@ fn put_as(
     threads: NonZeroUsize,
 ) -> std::result::Result<(StoredWal, Held), PutError> {
     let key = repository.layout().wal_file(name).map_err(PutError::Local)?;
-    let mut object = WalObject::new(repository.store().as_ref(), &key, scratch);
+    let mut object = HeadedWriter::new(repository.store().as_ref(), &key, header::FRAME_BYTES, scratch);
     // What fails while the file is read is either the file's failure, or the repository's, which is asked and written to
     // meanwhile.
     let of_repository = Cell::new(false);
@@ -159,7 +158,8 @@ fn put_as(
         read(repository, source, compression, threads, &history, &mut append).map_err(|error| {
             if of_repository.get() { PutError::Repository(error) } else { PutError::Local(error) }
         })?;
-    let outcome = object.finish(&sum)?;
+    let header = header::frame(&sum).map_err(PutError::Local)?;
+    let outcome = object.finish(&header, sum.digest)?;
     let held = match outcome {
         PutOutcome::Created => Held::Same,
         PutOutcome::Exists => confirm_same(repository, name, &sum).map_err(PutError::Repository)?,

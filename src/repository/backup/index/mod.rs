@@ -298,7 +298,7 @@ mod tests {
             header.extend_from_slice(&VERSION_INCREMENTAL.to_le_bytes());
             writer.skippable(FRAME_KIND, &header).unwrap();
             writer.append(content.as_bytes()).unwrap();
-            let (object, _) = writer.finish().unwrap();
+            let object = writer.finish().unwrap();
             read_all(&store, &key, StoredIndex { entries: 1, object })
         };
         assert_eq!(read(&good).unwrap().len(), 1);
@@ -333,7 +333,7 @@ mod tests {
         ] {
             let mut writer = FramedWriter::create(&store, &key, Compression::Lz4).unwrap();
             writer.skippable(FRAME_KIND, header).unwrap();
-            let (object, _) = writer.finish().unwrap();
+            let object = writer.finish().unwrap();
             let error = IndexReader::open(&store, &key, StoredIndex { entries: 0, object }).err().unwrap();
             assert_eq!(error.kind(), kind);
             crate::store::Store::delete(&store, &key).unwrap();

@@ -5,14 +5,13 @@ use super::{
     FRAME_KIND, FileForm, IndexEntry, MAGIC, StoredIndex, VERSION_INCREMENTAL, VERSION_WHOLE, stays_below,
 };
 use crate::config::Compression;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::repository::backup::framed::FramedWriter;
-use crate::store::{ObjectKey, PutOutcome, Store};
+use crate::store::{ObjectKey, Store};
 
 /// Writes an index as a stream; it holds one frame in memory.
 pub struct IndexWriter {
     output: FramedWriter,
-    key: ObjectKey,
     version: u32,
     entries: u64,
     bytes: u64,
@@ -51,21 +50,13 @@ impl IndexWriter {
         let mut header = MAGIC.to_vec();
         header.extend_from_slice(&version.to_le_bytes());
         output.skippable(FRAME_KIND, &header)?;
-        Ok(IndexWriter {
-            output,
-            key: key.clone(),
-            version,
-            entries: 0,
-            bytes: 0,
-            last_path: Vec::new(),
-            line: Vec::new(),
-        })
+        Ok(IndexWriter { output, version, entries: 0, bytes: 0, last_path: Vec::new(), line: Vec::new() })
     }
 
     /// Adds an entry. Entries come sorted by the bytes of their paths.
     ///
     /// # Errors
-    /// [`ErrorKind::Damaged`] for a path out of order or outside of the data directory, and for an incremental file in an
+    /// [`ErrorKind::Damaged`](crate::error::ErrorKind::Damaged) for a path out of order or outside of the data directory, and for an incremental file in an
     /// index of whole ones.
     pub fn add(&mut self, entry: &IndexEntry) -> Result<()> {
         let path = entry.path().as_bytes();
@@ -87,15 +78,10 @@ impl IndexWriter {
     /// Ends the index and makes it exist.
     ///
     /// # Errors
-    /// [`ErrorKind::Conflict`] when there is an index of this name.
+    /// [`ErrorKind::Conflict`](crate::error::ErrorKind::Conflict) when there is an index of this name.
     pub fn finish(mut self) -> Result<StoredIndex> {
         self.put(&Line::end(self.entries, self.bytes))?;
-        match self.output.finish()? {
-            (object, PutOutcome::Created) => Ok(StoredIndex { entries: self.entries, object }),
-            (_, PutOutcome::Exists) => {
-                Err(Error::new(ErrorKind::Conflict, format!("the repository already holds \"{}\"", self.key)))
-            }
-        }
+        Ok(StoredIndex { entries: self.entries, object: self.output.finish()? })
     }
 
     fn put(&mut self, line: &Line<'_>) -> Result<()> {

@@ -1,9 +1,9 @@
 //! Reads files out of a pack.
 
-use crate::codec::{Decoded, FrameDecoder};
 use crate::error::{Context, Error, Result};
 use crate::repository::backup::index::FileEntry;
-use crate::store::{ObjectKey, ObjectReader, ReadRange, Store};
+use crate::repository::object::{FrameReader, NextFrame, Reader};
+use crate::store::{ObjectKey, Store};
 use std::ops::Range;
 
 /// How far ahead a file may lie to be reached by decoding what is between; beyond, opening the pack anew is cheaper.
@@ -29,17 +29,13 @@ pub struct PackReader<'a> {
     store: &'a dyn Store,
     key: ObjectKey,
     input: Option<Input>,
-    stored: Vec<u8>,
     /// Stretches of the pack that will be read whole, in their order: where each begins and ends.
     announced: Vec<(u64, u64)>,
 }
 
 /// The pack, open at some place.
 struct Input {
-    object: Box<dyn ObjectReader>,
-    decoder: FrameDecoder,
-    /// How far the object was read, in stored bytes from its beginning.
-    read_to: u64,
+    frames: FrameReader,
     /// Where the frame begins whose content is in `raw`; `None` before the first one.
     frame_at: Option<u64>,
     raw: Vec<u8>,
@@ -70,7 +66,7 @@ impl Reading {
 impl<'a> PackReader<'a> {
     /// A reader of this pack. Touches nothing.
     pub fn new(store: &'a dyn Store, key: ObjectKey) -> PackReader<'a> {
-        PackReader { store, key, input: None, stored: Vec::new(), announced: Vec::new() }
+        PackReader { store, key, input: None, announced: Vec::new() }
     }
 
     /// Says which files will be read, in the order of their places: the store may fetch ahead what they take.
@@ -162,7 +158,7 @@ impl<'a> PackReader<'a> {
     fn next_piece(&mut self, reading: &mut Reading) -> Result<()> {
         if reading.missing > 0 {
             let input = self.input.as_mut().ok_or_else(|| Error::damaged("the pack is not open"))?;
-            if reading.begun && !input.next_frame(&mut self.stored)? {
+            if reading.begun && !input.next_frame()? {
                 return Err(Error::damaged("the pack is truncated before it"));
             }
             if input.frame_at.is_none_or(|at| at >= reading.end) {
@@ -194,25 +190,19 @@ impl<'a> PackReader<'a> {
     /// Makes the frame at `offset` the current one, of a file whose frames end at `end`.
     fn seek(&mut self, offset: u64, end: u64) -> Result<()> {
         let near = self.input.as_ref().is_some_and(|input| {
-            let next = input.next_at();
+            let next = input.frames.position();
             input.frame_at == Some(offset) || (next <= offset && offset - next <= DECODE_FORWARD_BYTES_MAX)
         });
         if !near {
             let until = self.announced_end(offset).unwrap_or(end).max(end);
-            let range = ReadRange { from: offset, expected_end: Some(until) };
-            let object = self.store.open(&self.key, range)?;
+            let object = Reader::open_at(self.store, &self.key, offset, until)?;
             let object = object.ok_or_else(|| Error::damaged("the repository does not hold this pack"))?;
-            self.input = Some(Input {
-                object,
-                decoder: FrameDecoder::new(),
-                read_to: offset,
-                frame_at: None,
-                raw: Vec::new(),
-            });
+            let frames = FrameReader::new(object, offset);
+            self.input = Some(Input { frames, frame_at: None, raw: Vec::new() });
         }
         let input = self.input.as_mut().ok_or_else(|| Error::damaged("the pack is not open"))?;
         while input.frame_at.is_none_or(|at| at < offset) {
-            if !input.next_frame(&mut self.stored)? {
+            if !input.next_frame()? {
                 return Err(Error::damaged("the pack is truncated before it"));
             }
         }
@@ -224,30 +214,17 @@ impl<'a> PackReader<'a> {
 }
 
 impl Input {
-    /// Where the next frame begins.
-    fn next_at(&self) -> u64 {
-        self.read_to.saturating_sub(self.decoder.pending_bytes() as u64)
-    }
-
     /// Decodes the next frame; false at the end of the pack.
-    fn next_frame(&mut self, stored: &mut Vec<u8>) -> Result<bool> {
+    fn next_frame(&mut self) -> Result<bool> {
         loop {
-            let at = self.next_at();
-            match self.decoder.next(&mut self.raw)? {
-                Decoded::Frame => {
+            let at = self.frames.position();
+            match self.frames.next(&mut self.raw)? {
+                NextFrame::Content => {
                     self.frame_at = Some(at);
                     return Ok(true);
                 }
-                Decoded::Skippable { .. } => {}
-                Decoded::NeedMore => {
-                    stored.clear();
-                    let length = self.object.read(stored)?;
-                    if length == 0 {
-                        return self.decoder.finish().map(|()| false);
-                    }
-                    self.read_to = self.read_to.saturating_add(length as u64);
-                    self.decoder.push(stored);
-                }
+                NextFrame::Skippable { .. } => {}
+                NextFrame::End => return Ok(false),
             }
         }
     }

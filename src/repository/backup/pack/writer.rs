@@ -2,13 +2,14 @@
 
 use super::TAR_BLOCK_BYTES;
 use super::tar_header::TarEntry;
-use crate::codec::{Crc32, FRAME_RAW_BYTES, FrameEncoder};
+use crate::codec::{FRAME_RAW_BYTES, FrameEncoder};
 use crate::config::Compression;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::repository::backup::StoredText;
 use crate::repository::backup::index::{FileEntry, FileForm, FilePlace};
 use crate::repository::backup::manifest::StoredPack;
-use crate::store::{NewObject, ObjectKey, ObjectWriter, PutOutcome, Store};
+use crate::repository::object::SummedWriter;
+use crate::store::{ObjectKey, Store};
 use tar::EntryType;
 
 /// How large a pack gets: a new one is begun for a file that would make it larger.
@@ -73,15 +74,12 @@ pub struct FinishedPack {
 
 /// Writes a pack as a stream. Memory: one frame raw and stored, and some 70 bytes a file.
 pub struct PackWriter {
-    object: Box<dyn ObjectWriter>,
-    key: ObjectKey,
+    object: SummedWriter,
     number: u32,
     tablespace: Option<u32>,
     owner: PackOwner,
     encoder: FrameEncoder,
-    crc: Crc32,
     raw_bytes: u64,
-    stored_bytes: u64,
     frame: Vec<u8>,
     stored: Vec<u8>,
     header: Vec<u8>,
@@ -118,15 +116,12 @@ impl PackWriter {
         owner: PackOwner,
     ) -> Result<PackWriter> {
         Ok(PackWriter {
-            object: store.create(key, NewObject::default())?,
-            key: key.clone(),
+            object: SummedWriter::create(store, key)?,
             number,
             tablespace,
             owner,
             encoder: FrameEncoder::new(compression),
-            crc: Crc32::new(),
             raw_bytes: 0,
-            stored_bytes: 0,
             frame: Vec::with_capacity(FRAME_RAW_BYTES),
             stored: Vec::new(),
             header: Vec::new(),
@@ -185,7 +180,7 @@ impl PackWriter {
             announced_bytes: bytes,
             written_bytes: 0,
             crc32c: 0,
-            frame_offset: self.stored_bytes,
+            frame_offset: self.object.stored_bytes(),
             // A frame is shorter than 4 GiB.
             skip_bytes: self.frame.len() as u32,
             form: FileForm::Whole,
@@ -203,7 +198,7 @@ impl PackWriter {
     /// Appends content to the file that was begun.
     ///
     /// # Errors
-    /// [`ErrorKind::Damaged`] when it is more than was announced.
+    /// [`ErrorKind::Damaged`](crate::error::ErrorKind::Damaged) when it is more than was announced.
     pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
         let current = self.current.as_mut().ok_or_else(no_file)?;
         current.written_bytes += bytes.len() as u64;
@@ -236,7 +231,7 @@ impl PackWriter {
     /// Ends the file that was begun.
     ///
     /// # Errors
-    /// [`ErrorKind::Damaged`] when its content is not as long as was announced.
+    /// [`ErrorKind::Damaged`](crate::error::ErrorKind::Damaged) when its content is not as long as was announced.
     pub fn end_file(&mut self) -> Result<()> {
         let current = self.current.take().ok_or_else(no_file)?;
         if current.written_bytes != current.announced_bytes {
@@ -250,7 +245,7 @@ impl PackWriter {
         };
         if self.frame.is_empty() {
             // The frame that holds the last byte is written: the byte filled it.
-            place.stored_bytes = self.stored_bytes - current.frame_offset;
+            place.stored_bytes = self.object.stored_bytes() - current.frame_offset;
         } else if current.announced_bytes > 0 {
             self.unsettled.push(self.files.len());
         }
@@ -270,23 +265,19 @@ impl PackWriter {
     /// Ends the archive and makes the pack exist.
     ///
     /// # Errors
-    /// [`ErrorKind::Conflict`] when there is a pack of this name.
+    /// [`ErrorKind::Conflict`](crate::error::ErrorKind::Conflict) when there is a pack of this name.
     pub fn finish(mut self) -> Result<FinishedPack> {
         self.append(ZEROS.get(..ARCHIVE_END_BYTES).unwrap_or_default())?;
         self.flush_frame()?;
+        let object = self.object.finish()?;
         let pack = StoredPack {
             number: self.number,
             tablespace: self.tablespace,
             raw_bytes: self.raw_bytes,
-            stored_bytes: self.stored_bytes,
-            crc32: self.crc.value(),
+            stored_bytes: object.stored_bytes,
+            crc32: object.crc32,
         };
-        match self.object.finish()? {
-            PutOutcome::Created => Ok(FinishedPack { pack, files: self.files }),
-            PutOutcome::Exists => {
-                Err(Error::new(ErrorKind::Conflict, format!("the repository already holds \"{}\"", self.key)))
-            }
-        }
+        Ok(FinishedPack { pack, files: self.files })
     }
 
     fn append_header(&mut self, entry: TarEntry<'_>) -> Result<()> {
@@ -329,13 +320,12 @@ impl PackWriter {
     }
 
     fn store_frame(&mut self) -> Result<()> {
-        self.crc.update(&self.stored);
         self.object.write(&self.stored)?;
-        self.stored_bytes += self.stored.len() as u64;
         self.stored.clear();
+        let stored_bytes = self.object.stored_bytes();
         for index in self.unsettled.drain(..) {
             if let Some(file) = self.files.get_mut(index) {
-                file.place.stored_bytes = self.stored_bytes - file.place.frame_offset;
+                file.place.stored_bytes = stored_bytes - file.place.frame_offset;
             }
         }
         Ok(())

@@ -25,7 +25,7 @@ use crate::postgres::{
 };
 use crate::repository::Repository;
 use crate::repository::backup::manifest::StoredBackup;
-use crate::repository::backup::{Chain, IndexEntry, IndexReader, check_objects, inventory};
+use crate::repository::backup::{Chain, IndexEntry, check_objects, inventory, open_index};
 use crate::repository::wal::RepositoryArchive;
 use crate::server::c_library;
 use crate::spool::Spool;
@@ -519,9 +519,7 @@ fn whole_by_place(
     left_out: &LeftOut,
     places: &Places,
 ) -> Result<BTreeMap<Option<u32>, u64>> {
-    let (store, key) = (repository.store(), repository.layout().backup_index(&backup.label)?);
-    let mut index = IndexReader::open(store.as_ref(), &key, backup.index)?
-        .ok_or_else(|| Error::damaged(format!("\"{}/{key}\" is missing", store.location())))?;
+    let mut index = open_index(repository, backup)?;
     let mut whole: BTreeMap<Option<u32>, u64> = BTreeMap::new();
     while let Some(entry) = index.next_entry()? {
         let IndexEntry::File(file) = entry else { continue };

@@ -1,9 +1,10 @@
 //! `format.json`: the mark that a place exists, and which version its formats have.
 
 use super::Layout;
+use super::version::check_version;
 use crate::error::{Error, Result};
 use crate::postgres::SystemIdentifier;
-use crate::store::{PutOutcome, Store, StoreExt};
+use crate::store::{PutOutcome, Store, StoreExt, json_text};
 use serde::{Deserialize, Serialize};
 
 /// The version that this pgark writes. It reads all from 1 on.
@@ -36,10 +37,7 @@ pub fn create(store: &dyn Store, layout: &Layout) -> Result<()> {
         system_identifier: layout.system(),
         created_by: concat!("pgark ", env!("CARGO_PKG_VERSION")).to_owned(),
     };
-    let mut text = serde_json::to_vec_pretty(&format)
-        .map_err(|error| Error::damaged("could not write format.json").caused_by(error))?;
-    text.push(b'\n');
-    match store.put_new(&layout.format()?, &[&text])? {
+    match store.put_new(&layout.format()?, &[&json_text(&format, "format.json")?])? {
         PutOutcome::Created => Ok(()),
         // Somebody was faster: what counts is what is there.
         PutOutcome::Exists => check(store, layout).map(drop),
@@ -54,22 +52,16 @@ pub fn create(store: &dyn Store, layout: &Layout) -> Result<()> {
 pub fn check(store: &dyn Store, layout: &Layout) -> Result<bool> {
     let key = layout.format()?;
     let Some(text) = store.read_small(&key, FORMAT_BYTES_MAX)? else { return Ok(false) };
-    let format: Format = serde_json::from_slice(&text).map_err(|error| {
-        Error::damaged(format!("\"{}/{key}\" is damaged", store.location())).caused_by(error)
+    let format: Format = serde_json::from_slice(&text)
+        .map_err(|error| Error::damaged(format!("\"{}\" is damaged", store.locate(&key))).caused_by(error))?;
+    check_version(format.format, VERSION, || {
+        let (location, cluster) = (store.location(), layout.cluster());
+        format!("the repository \"{location}\" has format {} for cluster \"{cluster}\"", format.format)
     })?;
-    if format.format == 0 || format.format > VERSION {
-        return Err(Error::usage(format!(
-            "the repository \"{}\" has format {} for cluster \"{}\"; this pgark supports 1 to {VERSION}",
-            store.location(),
-            format.format,
-            layout.cluster()
-        ))
-        .hint("Upgrade pgark on this host."));
-    }
     if format.cluster != layout.cluster() || format.system_identifier != layout.system() {
         return Err(Error::damaged(format!(
-            "\"{}/{key}\" belongs to cluster \"{}\" with system identifier {}",
-            store.location(),
+            "\"{}\" belongs to cluster \"{}\" with system identifier {}",
+            store.locate(&key),
             format.cluster,
             format.system_identifier
         ))

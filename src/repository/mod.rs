@@ -8,6 +8,7 @@ pub mod backup;
 mod format;
 mod layout;
 mod object;
+mod version;
 pub mod wal;
 
 pub use layout::{Layout, use_of};

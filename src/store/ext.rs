@@ -23,6 +23,11 @@ pub trait StoreExt: Store {
         reader.map(|mut reader| reader.read_rest(key, bytes_max)).transpose()
     }
 
+    /// Where an object is, for messages.
+    fn locate(&self, key: &ObjectKey) -> String {
+        format!("{}/{key}", self.location())
+    }
+
     /// Whether an object that this process has stored still exists, as far as no request over a network is needed: a file
     /// system that was unmounted meanwhile must not be taken for the repository.
     fn still_holds(&self, key: &ObjectKey) -> Result<bool> {

@@ -6,6 +6,7 @@
 
 mod directory;
 mod ext;
+mod json;
 mod key;
 #[cfg(feature = "failpoints")]
 mod mutant;
@@ -16,6 +17,7 @@ mod service;
 
 pub use directory::DirectoryStore;
 pub use ext::StoreExt;
+pub use json::json_text;
 pub use key::ObjectKey;
 #[cfg(feature = "failpoints")]
 pub use mutant::MutantStore;

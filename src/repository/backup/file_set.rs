@@ -3,10 +3,12 @@
 use super::FileEntry;
 use super::framed::FramedReader;
 use super::manifest::StoredBackup;
+use super::objects::missing;
 use crate::codec::Digest;
 use crate::error::{Context, Error, Result};
 use crate::postgres::BackupManifestReader;
 use crate::repository::Repository;
+use crate::store::StoreExt;
 use std::io::BufRead;
 
 /// The sum of a set of files: equal sets have equal sums.
@@ -44,9 +46,9 @@ impl FileSetSum {
 /// # Errors
 /// [`ErrorKind::Damaged`](crate::error::ErrorKind::Damaged) when it is missing, and the store's.
 pub fn open_postgres_manifest(repository: &Repository, backup: &StoredBackup) -> Result<FramedReader> {
-    let (store, key) = (repository.store(), repository.layout().postgres_manifest(&backup.label)?);
-    FramedReader::open(store.as_ref(), &key, backup.postgres_manifest)?
-        .ok_or_else(|| Error::damaged(format!("\"{}/{key}\" is missing", store.location())))
+    let key = repository.layout().postgres_manifest(&backup.label)?;
+    FramedReader::open(repository.store().as_ref(), &key, backup.postgres_manifest)?
+        .ok_or_else(|| missing(repository, &key))
 }
 
 /// Checks that PostgreSQL's own manifest of a backup, read from `input`, tells of the files that its index does.
@@ -60,7 +62,7 @@ pub fn compare_with_postgres_manifest(
     input: impl BufRead,
 ) -> Result<()> {
     let key = repository.layout().postgres_manifest(&backup.label)?;
-    let location = || format!("\"{}/{key}\"", repository.store().location());
+    let location = || format!("\"{}\"", repository.store().locate(&key));
     let sum = sum_of(input).context(location)?;
     if sum == index {
         return Ok(());

@@ -202,11 +202,8 @@ impl FramedReader {
 
 impl io::Read for FramedReader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let available = self.fill().map_err(io::Error::other)?;
-        let length = available.len().min(buffer.len());
-        if let (Some(to), Some(from)) = (buffer.get_mut(..length), available.get(..length)) {
-            to.copy_from_slice(from);
-        }
+        let mut available = self.fill().map_err(io::Error::other)?;
+        let length = available.read(buffer)?;
         self.take(length);
         Ok(length)
     }

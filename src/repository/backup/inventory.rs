@@ -39,9 +39,7 @@ pub type DamagedBackup = (Label, Error);
 pub fn list(repository: &Repository, now: Timestamp) -> Result<Vec<ListedBackup>> {
     let (store, layout) = (repository.store(), repository.layout());
     let mut backups = Vec::new();
-    for name in store.list(Some(&layout.backups()?))?.directories {
-        // What has another name is not ours.
-        let Ok(label) = name.parse::<Label>() else { continue };
+    for label in labels(repository)? {
         let state = match store.stat(&layout.stored_backup(&label)?)? {
             Some(_) => Some(BackupState::Complete),
             None => match unfinished(repository, &label, now) {
@@ -71,10 +69,8 @@ pub struct Survey {
 /// # Errors
 /// As [`StoredBackup::read`], but for these.
 pub fn survey(repository: &Repository, now: Timestamp) -> Result<Survey> {
-    let (store, layout) = (repository.store(), repository.layout());
     let mut survey = Survey::default();
-    for name in store.list(Some(&layout.backups()?))?.directories {
-        let Ok(label) = name.parse::<Label>() else { continue };
+    for label in labels(repository)? {
         let looked = match StoredBackup::read(repository, &label) {
             // One that was published just now is seen the next time.
             Ok(None) => unfinished(repository, &label, now).map(|state| {
@@ -103,10 +99,8 @@ pub fn survey(repository: &Repository, now: Timestamp) -> Result<Survey> {
 /// # Errors
 /// As [`StoredBackup::read`], but for these.
 pub fn read_usable(repository: &Repository) -> Result<(Vec<StoredBackup>, Vec<DamagedBackup>)> {
-    let (store, layout) = (repository.store(), repository.layout());
     let (mut backups, mut damaged) = (Vec::new(), Vec::new());
-    for name in store.list(Some(&layout.backups()?))?.directories {
-        let Ok(label) = name.parse::<Label>() else { continue };
+    for label in labels(repository)? {
         match StoredBackup::read(repository, &label) {
             Ok(backup) => backups.extend(backup),
             Err(error) if is_of_one(&error) => damaged.push((label, error)),
@@ -124,6 +118,13 @@ pub fn read_usable(repository: &Repository) -> Result<(Vec<StoredBackup>, Vec<Da
 pub fn read_all(repository: &Repository) -> Result<Vec<StoredBackup>> {
     let (backups, damaged) = read_usable(repository)?;
     damaged.into_iter().next().map_or(Ok(backups), |(_, error)| Err(error))
+}
+
+/// The labels below which something lies, sorted.
+fn labels(repository: &Repository) -> Result<impl Iterator<Item = Label>> {
+    let listing = repository.store().list(Some(&repository.layout().backups()?))?;
+    // Anything else is not pgark's.
+    Ok(listing.directories.into_iter().filter_map(|name| name.parse().ok()))
 }
 
 /// Whether an error is about one backup, and says nothing of the others.

@@ -11,8 +11,9 @@ use crate::postgres::{
     Lsn, MajorVersion, SegmentName, SegmentSize, ServerVersion, SystemIdentifier, TimelineId, TimelineSwitch,
     WalRange,
 };
+use crate::repository::version::check_version;
 use crate::repository::{Repository, object};
-use crate::store::PutOutcome;
+use crate::store::{PutOutcome, StoreExt, json_text};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -368,9 +369,7 @@ impl StoredBackup {
     /// # Errors
     /// [`ErrorKind::Damaged`] when it would not, [`ErrorKind::Conflict`] when there is a backup of this label, and the store's own.
     pub fn publish(&self, repository: &Repository) -> Result<()> {
-        let mut text = serde_json::to_vec_pretty(self)
-            .map_err(|error| Error::damaged("could not write manifest.json").caused_by(error))?;
-        text.push(b'\n');
+        let text = json_text(self, "manifest.json")?;
         let judged = StoredBackup::parse(&text).and_then(|read| match read == *self {
             true => self.check_place(&self.label, repository),
             false => Err(Error::damaged("it differs from what was written when it is read back")),
@@ -394,7 +393,7 @@ impl StoredBackup {
         let key = repository.layout().stored_backup(label)?;
         let text = object::read_whole(repository.store().as_ref(), &key, MANIFEST_BYTES_MAX)?;
         let Some(text) = text else { return Ok(None) };
-        let what = || format!("\"{}/{key}\" cannot be used", repository.store().location());
+        let what = || format!("\"{}\" cannot be used", repository.store().locate(&key));
         let backup = StoredBackup::parse(&text).context(what)?;
         backup.check_place(label, repository).context(what)?;
         Ok(Some(backup))
@@ -418,12 +417,7 @@ impl StoredBackup {
         }
         let damaged = |error| Error::damaged("it is not a manifest").caused_by(error);
         let Version { version } = serde_json::from_slice(text).map_err(damaged)?;
-        if version == 0 || version > VERSION {
-            return Err(Error::usage(format!(
-                "it has version {version}; this pgark supports 1 to {VERSION}"
-            ))
-            .hint("Upgrade pgark on this host."));
-        }
+        check_version(version, VERSION, || format!("it has version {version}"))?;
         let backup: StoredBackup = serde_json::from_slice(text).map_err(damaged)?;
         backup.check()?;
         Ok(backup)

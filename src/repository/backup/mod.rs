@@ -30,7 +30,7 @@ pub use index::{DirectoryEntry, FileEntry, FileForm, FilePlace, IndexEntry, Inde
 pub use inventory::{BackupState, ListedBackup};
 pub use label::{Label, NewLabel};
 pub use manifest::StoredBackup;
-pub use objects::check_objects;
+pub use objects::{check_objects, objects_of, open_index};
 pub use pack::{PackReader, PackWriter, read_file};
 pub use running::Running;
 pub use text::StoredText;

@@ -8,7 +8,7 @@
 use super::label::Label;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::repository::Repository;
-use crate::store::{PutOutcome, StoreExt};
+use crate::store::{PutOutcome, StoreExt, json_text};
 use jiff::{SignedDuration, Timestamp};
 use nix::errno::Errno;
 use nix::sys::signal::kill;
@@ -157,7 +157,7 @@ impl Running {
     pub fn read(repository: &Repository, label: &Label) -> Result<Option<Running>> {
         let key = repository.layout().backup_running(label)?;
         let Some(text) = repository.store().read_small(&key, RUNNING_BYTES_MAX)? else { return Ok(None) };
-        let what = || format!("\"{}/{key}\" cannot be used", repository.store().location());
+        let what = || format!("\"{}\" cannot be used", repository.store().locate(&key));
         let damaged = |error| {
             Error::damaged("it does not identify the running backup").caused_by(error).hint(
                 "If no backup with this label is running, remove this object. Otherwise choose another label.",
@@ -167,12 +167,10 @@ impl Running {
     }
 
     fn to_json(&self) -> Result<Vec<u8>> {
-        let mut text = serde_json::to_vec_pretty(self)
-            .map_err(|error| Error::damaged("could not write the heartbeat of a backup").caused_by(error))?;
-        text.push(b'\n');
-        Ok(text)
+        json_text(self, "the heartbeat of a backup")
     }
 }
+
 fn host() -> String {
     nix::unistd::gethostname().unwrap_or_default().to_string_lossy().into_owned()
 }

@@ -7,6 +7,7 @@ use crate::error::{Context, Error, Result};
 use crate::postgres::{LongPageHeader, SegmentName, SegmentSize, WalFileName};
 use crate::repository::Repository;
 use crate::repository::object::{FrameError, FrameReader, NextFrame, Reader};
+use crate::store::StoreExt;
 use std::io::Write;
 
 /// What was fetched.
@@ -77,7 +78,7 @@ pub fn read(repository: &Repository, name: WalFileName, output: &mut Vec<u8>) ->
 ///
 /// # Errors
 /// As [`fetch`].
-pub fn header_of(repository: &Repository, name: SegmentName) -> Result<Option<LongPageHeader>> {
+fn header_of(repository: &Repository, name: SegmentName) -> Result<Option<LongPageHeader>> {
     let name = WalFileName::Segment(name);
     let Some(mut frames) = open(repository, name)? else { return Ok(None) };
     let mut raw = Vec::new();
@@ -93,6 +94,17 @@ pub fn header_of(repository: &Repository, name: SegmentName) -> Result<Option<Lo
     header.context(|| located(repository, name)).map(Some)
 }
 
+/// As [`header_of`]; `None` also if the object is damaged. Only what may pass is an error.
+///
+/// # Errors
+/// Those of the store.
+pub fn readable_header(repository: &Repository, name: SegmentName) -> Result<Option<LongPageHeader>> {
+    match header_of(repository, name) {
+        Err(error) if !error.kind().is_transient() => Ok(None),
+        other => other,
+    }
+}
+
 /// Reads an object for nothing but its sum: whether it is intact, and what it holds.
 ///
 /// # Errors
@@ -103,7 +115,7 @@ pub fn sum(repository: &Repository, name: WalFileName) -> Result<Option<FetchedW
 
 fn located(repository: &Repository, name: WalFileName) -> String {
     match repository.layout().wal_file(name) {
-        Ok(key) => format!("the stored object \"{}/{key}\" cannot be used", repository.store().location()),
+        Ok(key) => format!("the stored object \"{}\" cannot be used", repository.store().locate(&key)),
         Err(_) => format!("the stored object of {name} cannot be used"),
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::codec::{ContentSum, Digest, skippable_frame};
 use crate::error::{Error, Result};
+use crate::repository::version::check_version;
 
 /// The nibble that tells our skippable frame from those of other tools: the frame's magic is `0x184D2A57`.
 pub const FRAME_KIND: u8 = 7;
@@ -45,12 +46,7 @@ pub fn decode(payload: &[u8]) -> Result<ContentSum> {
     let rest = payload.strip_prefix(MAGIC.as_slice()).ok_or_else(damaged)?;
     let (version, rest) = rest.split_first_chunk::<4>().ok_or_else(damaged)?;
     let version = u32::from_le_bytes(*version);
-    if version != VERSION {
-        return Err(Error::usage(format!(
-            "the object has version {version} of the WAL format; this pgark supports {VERSION}"
-        ))
-        .hint("Upgrade pgark on this host."));
-    }
+    check_version(version, VERSION, || format!("the object has version {version} of the WAL format"))?;
     let (length, rest) = rest.split_first_chunk::<8>().ok_or_else(damaged)?;
     let digest: [u8; 32] = rest.try_into().map_err(|_| damaged())?;
     Ok(ContentSum { length_bytes: u64::from_le_bytes(*length), digest: Digest::from_bytes(digest) })

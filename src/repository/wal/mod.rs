@@ -15,7 +15,7 @@ mod records;
 mod sizes;
 
 pub use check::WalExpectation;
-pub use decode::{FetchedWal, fetch, header_of, read, sum};
+pub use decode::{FetchedWal, fetch, read, readable_header, sum};
 pub use encode::PageCheck;
 pub use fork::{BackupSpan, Branch, Fork, forks};
 pub use inventory::{

@@ -22,9 +22,8 @@ impl SegmentSizes {
     /// # Errors
     /// The store's own.
     pub fn find(repository: &Repository, runs: &[NameRun], known: &[SegmentSize]) -> Result<SegmentSizes> {
-        let says = |name: SegmentName| match decode::header_of(repository, name) {
-            Err(error) if error.kind().is_transient() => Err(error),
-            header => Ok(header.ok().flatten().map(|header| header.segment_size)),
+        let says = |name: SegmentName| {
+            Ok(decode::readable_header(repository, name)?.map(|header| header.segment_size))
         };
         SegmentSizes::decide(runs, known, &says)
     }

@@ -67,6 +67,10 @@ impl FileWriter {
         self.store.disk.sync_directory(parent_directory(&path)).context(what)
     }
 
+    fn not_written(&self) -> String {
+        format!("could not write to the repository \"{}\"", self.store.root.display())
+    }
+
     /// Makes the content durable and confirms it.
     fn confirm(&self) -> Result<()> {
         let what = || format!("could not make \"{}\" durable", self.temporary.display());
@@ -106,10 +110,7 @@ impl ObjectWriter for FileWriter {
     fn write(&mut self, bytes: &[u8]) -> Result<()> {
         self.checksum.update(bytes);
         self.written_bytes += bytes.len() as u64;
-        self.store
-            .disk
-            .write_all(&self.file, bytes)
-            .context(|| format!("could not write to the repository \"{}\"", self.store.root.display()))?;
+        self.store.disk.write_all(&self.file, bytes).context(|| self.not_written())?;
         let waiting_bytes = self.written_bytes - self.begun_bytes;
         if waiting_bytes >= BEGIN_WRITING_BYTES {
             durable::begin_writing(&self.file, self.begun_bytes, waiting_bytes);
@@ -126,10 +127,7 @@ impl ObjectWriter for FileWriter {
                 header.len()
             )));
         }
-        self.store
-            .disk
-            .write_over_start(&self.file, header)
-            .context(|| format!("could not write to the repository \"{}\"", self.store.root.display()))?;
+        self.store.disk.write_over_start(&self.file, header).context(|| self.not_written())?;
         let body = std::mem::take(&mut self.checksum);
         self.checksum.update(header);
         self.checksum.combine(&body);

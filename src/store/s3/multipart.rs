@@ -8,7 +8,6 @@ use super::behaviour::{Behaviour, ContentCheck};
 use super::client::Retry;
 use super::errors::{Answer, Failure};
 use super::put::{self, Attributes, Sums, with_attributes};
-use super::reader::S3Reader;
 use crate::error::{Context, Error, Result};
 use crate::store::{ObjectKey, PutOutcome};
 use aws_sdk_s3::primitives::ByteStream;
@@ -185,9 +184,7 @@ impl Upload {
 
     /// Compares what the service holds with what was sent, where nothing else does.
     async fn read_back(&self) -> Result<()> {
-        let Some(mut reader) = S3Reader::open(self.store.clone(), self.key.clone(), 0).await? else {
-            return Err(Error::unavailable("it was stored and then disappeared"));
-        };
+        let mut reader = put::open_stored(&self.store, &self.key).await?;
         let (mut crc, mut piece) = (crc32fast::Hasher::new(), Vec::new());
         while reader.next(&mut piece).await? > 0 {
             crc.update(&piece);
@@ -196,8 +193,7 @@ impl Upload {
         if crc.finalize() == self.crc.clone().finalize() {
             return Ok(());
         }
-        Err(Error::damaged("the stored object differs from the data sent")
-            .hint("Data was corrupted in transit or in the service. Remove that object, and use https."))
+        Err(put::differs())
     }
 }
 

@@ -21,6 +21,7 @@ use super::put::{self, Attributes, Sums, crc32_base64, lock_mode, md5_base64, wi
 use super::{Inner, ObjectUse};
 use crate::config::LockMode;
 use crate::error::{Context, Error, Result};
+use crate::store::json_text;
 use aws_sdk_s3::operation::put_object::PutObjectOutput;
 use aws_sdk_s3::primitives::{ByteStream, DateTime};
 use aws_sdk_s3::types::{ChecksumAlgorithm, ChecksumType, CompletedMultipartUpload, CompletedPart};
@@ -109,9 +110,7 @@ pub async fn read_back(store: &Inner, key: &str, content: &[u8]) -> Result<()> {
 }
 
 async fn remember(store: &Inner, found: &Behaviour) -> Result<()> {
-    let mut text = serde_json::to_vec_pretty(found)
-        .map_err(|error| Error::damaged(format!("could not write {NAME}")).caused_by(error))?;
-    text.push(b'\n');
+    let text = json_text(found, NAME)?;
     let key = store.client.place().full_key(NAME);
     // Of two that ask at once, both find the same.
     let sums = Sums::of(&text, found.check);

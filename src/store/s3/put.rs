@@ -194,9 +194,7 @@ impl<'a> SinglePut<'a> {
 
     /// Compares what the service holds with what was sent, where nothing else does.
     async fn read_back(&self) -> Result<PutOutcome> {
-        let Some(mut reader) = S3Reader::open(self.store.clone(), self.key.clone(), 0).await? else {
-            return Err(Error::unavailable("it was stored and then disappeared"));
-        };
+        let mut reader = open_stored(self.store, self.key).await?;
         let (mut rest, mut piece, mut same) = (self.content.clone(), Vec::new(), true);
         loop {
             piece.clear();
@@ -211,13 +209,23 @@ impl<'a> SinglePut<'a> {
         }
         let head = self.store.head(self.key).await?;
         if head.is_some_and(|head| head.mark.as_ref() == Some(&self.mark)) {
-            return Err(Error::damaged("the stored object differs from the data sent").hint(
-                "Data was corrupted in transit or in the service. Remove that object, and use https.",
-            ));
+            return Err(differs());
         }
         // Somebody else stored it at the same time, and the service kept theirs.
         Ok(PutOutcome::Exists)
     }
+}
+
+/// Opens an object that was stored a moment ago, to compare it with what was sent.
+pub async fn open_stored(store: &Arc<Inner>, key: &ObjectKey) -> Result<S3Reader> {
+    let opened = S3Reader::open(store.clone(), key.clone(), 0).await?;
+    opened.ok_or_else(|| Error::unavailable("it was stored and then disappeared"))
+}
+
+/// The error for an object that is not what was sent.
+pub fn differs() -> Error {
+    Error::damaged("the stored object differs from the data sent")
+        .hint("Data was corrupted in transit or in the service. Remove that object, and use https.")
 }
 
 /// The checksums that a service is to compare, as headers have them.

@@ -7,7 +7,9 @@ use crate::postgres::incremental::UNCHANGED_BYTES;
 use crate::postgres::page::PAGE_BYTES;
 use crate::repository::Repository;
 use crate::repository::backup::file_set::FileSetSum;
-use crate::repository::backup::{DirectoryEntry, FileEntry, FileForm, IndexEntry, IndexReader, StoredText};
+use crate::repository::backup::{
+    DirectoryEntry, FileEntry, FileForm, IndexEntry, IndexReader, StoredText, open_index,
+};
 
 /// What lies at one path of the restored data directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -85,11 +87,8 @@ impl ChainedFiles {
     /// Here and in the other functions: [`ErrorKind::Damaged`](crate::error::ErrorKind::Damaged) for lists that do not fit
     /// together, and the store's.
     pub fn open(repository: &Repository, chain: &Chain) -> Result<ChainedFiles> {
-        let store = repository.store();
-        let open = |backup: &crate::repository::backup::StoredBackup| {
-            let key = repository.layout().backup_index(&backup.label)?;
-            let index = IndexReader::open(store.as_ref(), &key, backup.index)?
-                .ok_or_else(|| Error::damaged(format!("\"{}/{key}\" is missing", store.location())))?;
+        let open = |backup| {
+            let index = open_index(repository, backup)?;
             Ok(Member { index, next: None, sum: FileSetSum::default() })
         };
         let members = chain.members().map(open).collect::<Result<_>>()?;

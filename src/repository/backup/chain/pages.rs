@@ -226,17 +226,14 @@ impl<'r, 'a> Source<'r, 'a> {
 
 impl Read for Source<'_, '_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let piece = match self.reader.fill(&mut self.reading) {
+        let mut piece = match self.reader.fill(&mut self.reading) {
             Ok(piece) => piece,
             Err(error) => {
                 self.failure = Some(error);
                 return Err(io::Error::other("the pack cannot be read"));
             }
         };
-        let length = piece.len().min(buffer.len());
-        if let (Some(to), Some(from)) = (buffer.get_mut(..length), piece.get(..length)) {
-            to.copy_from_slice(from);
-        }
+        let length = piece.read(buffer)?;
         self.reading.take(length);
         Ok(length)
     }

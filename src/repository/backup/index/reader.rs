@@ -1,10 +1,11 @@
 //! Reads the index.
 
 use super::line::{Line, Said};
-use super::{FRAME_KIND, IndexEntry, MAGIC, StoredIndex, VERSION_INCREMENTAL, VERSION_WHOLE, stays_below};
+use super::{FRAME_KIND, IndexEntry, MAGIC, StoredIndex, VERSION_INCREMENTAL, stays_below};
 use crate::error::{Context, Error, Result};
 use crate::repository::backup::framed::FramedReader;
-use crate::store::{ObjectKey, Store};
+use crate::repository::version::check_version;
+use crate::store::{ObjectKey, Store, StoreExt};
 
 /// The longest line that is read, in bytes: a path of PostgreSQL's longest (`MAXPGPATH`, 1024), every byte escaped,
 /// fits several times.
@@ -32,7 +33,7 @@ impl IndexReader {
     /// when it is not the one that was recorded, and the store's; here
     /// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) when a newer version wrote it.
     pub fn open(store: &dyn Store, key: &ObjectKey, expected: StoredIndex) -> Result<Option<IndexReader>> {
-        let location = format!("the index \"{}/{key}\" cannot be used", store.location());
+        let location = format!("the index \"{}\" cannot be used", store.locate(key));
         let Some(mut input) = FramedReader::open(store, key, expected.object)? else { return Ok(None) };
         check_header(&mut input).context(|| location.clone())?;
         Ok(Some(IndexReader {
@@ -130,11 +131,6 @@ fn check_header(input: &mut FramedReader) -> Result<()> {
     let damaged = || Error::damaged("it does not start with the header of an index");
     let header = input.header(FRAME_KIND)?.ok_or_else(damaged)?;
     let version = header.strip_prefix(MAGIC.as_slice()).and_then(|rest| <[u8; 4]>::try_from(rest).ok());
-    match u32::from_le_bytes(version.ok_or_else(damaged)?) {
-        VERSION_WHOLE..=VERSION_INCREMENTAL => Ok(()),
-        version => Err(Error::usage(format!(
-            "it has version {version} of the index format; this pgark supports 1 to {VERSION_INCREMENTAL}"
-        ))
-        .hint("Upgrade pgark on this host.")),
-    }
+    let version = u32::from_le_bytes(version.ok_or_else(damaged)?);
+    check_version(version, VERSION_INCREMENTAL, || format!("it has version {version} of the index format"))
 }

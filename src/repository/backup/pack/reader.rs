@@ -3,7 +3,7 @@
 use crate::error::{Context, Error, Result};
 use crate::repository::backup::index::FileEntry;
 use crate::repository::object::{FrameReader, NextFrame, Reader};
-use crate::store::{ObjectKey, Store};
+use crate::store::{ObjectKey, Store, StoreExt};
 use std::ops::Range;
 
 /// How far ahead a file may lie to be reached by decoding what is between; beyond, opening the pack anew is cheaper.
@@ -104,7 +104,7 @@ impl<'a> PackReader<'a> {
             self.input = None;
         }
         read.context(|| {
-            format!("could not read \"{}\" from \"{}/{}\"", entry.path, self.store.location(), self.key)
+            format!("could not read \"{}\" from \"{}\"", entry.path, self.store.locate(&self.key))
         })
     }
 

@@ -3,7 +3,7 @@
 use crate::error::Result;
 use crate::postgres::{SegmentName, SegmentNumber, SegmentSize, TimelineHistory, TimelineId};
 use crate::repository::Repository;
-use crate::repository::wal::{Timelines, header_of, timelines, visit_segments};
+use crate::repository::wal::{Timelines, readable_header, timelines, visit_segments};
 use std::ops::ControlFlow;
 
 /// The names of one system's archived WAL.
@@ -81,11 +81,8 @@ impl WalCatalog for RepositoryCatalog<'_> {
     }
 
     fn is_of_size(&self, name: SegmentName) -> Result<bool> {
-        match header_of(self.repository, name) {
-            Err(error) if error.kind().is_transient() => Err(error),
-            Ok(Some(header)) => Ok(header.segment_size == self.segment_size),
-            // Damaged, or gone.
-            _ => Ok(true),
-        }
+        let header = readable_header(self.repository, name)?;
+        // A damaged or removed one counts as one of this size.
+        Ok(header.is_none_or(|header| header.segment_size == self.segment_size))
     }
 }

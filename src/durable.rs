@@ -200,7 +200,8 @@ pub fn open_regular(path: &Path) -> io::Result<File> {
     }
 }
 
-/// Fills the buffer up to the end of the file with `read_at`, which reads from an offset on; returns the number of bytes.
+/// Fills the buffer up to the end of the file with `read_at`, which reads from an offset on; returns the number of
+/// bytes.
 ///
 /// # Errors
 /// Those of `read_at`, but not interruptions.

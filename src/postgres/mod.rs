@@ -68,6 +68,6 @@ pub use wal_header::{LongPageHeader, WalPageHeader};
 #[cfg(feature = "companion")]
 pub use wal_reader::{WalEnd, WalEndCause, WalProgress, WalReader};
 #[cfg(feature = "companion")]
-pub use wal_record::{CheckpointKind, ResourceManager, TransactionEnd, WalPayload, WalRecord};
+pub use wal_record::{CheckpointKind, ResourceManager, TransactionEndRecord, WalPayload, WalRecord};
 #[cfg(feature = "companion")]
 pub use xid::{WantedXid, Xid};

@@ -14,8 +14,8 @@ use crate::postgres::{
     WalFileName,
 };
 use crate::repository::wal::{
-    Archive, Fork, PathWal, TimelinePath, TransactionEnd, WalEvent, WalMark, has_segments, missing_history,
-    resolve,
+    Archive, PathWal, TimelineFork, TimelinePath, TransactionEnd, WalEvent, WalMark, has_segments,
+    missing_history, resolve,
 };
 use std::ops::ControlFlow;
 
@@ -228,7 +228,7 @@ struct Planner<'a> {
     /// The backups on the path, newest first; never empty.
     candidates: Vec<&'a BackupCandidate>,
     /// Forks off the path.
-    forks: Vec<Fork>,
+    forks: Vec<TimelineFork>,
 }
 
 impl Planner<'_> {
@@ -687,7 +687,7 @@ impl Planner<'_> {
             return error.hint(format!(
                 "Timeline {} reaches this time, after it diverged from this one at {}: {command} --target-time '{target}' \
                  --target-timeline {}",
-                other.left, other.parted_at, other.left
+                other.left, other.forked_at, other.left
             ));
         }
         match target {

@@ -12,7 +12,9 @@ use crate::postgres::{
     Lsn, PgTimestamp, RecoveryTarget, SegmentName, SegmentNumber, SegmentSize, TargetAction, TargetBound,
     TargetTimeline, TimelineHistory, TimelineId, Xid,
 };
-use crate::repository::wal::{Archive, Outcome, PathWal, Timelines, WalCatalog, WalEvent, WalMark};
+use crate::repository::wal::{
+    Archive, PathWal, Timelines, TransactionOutcome, WalCatalog, WalEvent, WalMark,
+};
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::time::Duration;
@@ -84,7 +86,12 @@ impl MadeUp {
             WalEvent::Other
         } else {
             let xid = Xid::new(1000 + u32::try_from(second).unwrap());
-            WalEvent::TransactionEnd { xid, time: moment, outcome: Outcome::Commit, holds_wanted: false }
+            WalEvent::TransactionEnd {
+                xid,
+                time: moment,
+                outcome: TransactionOutcome::Commit,
+                holds_wanted: false,
+            }
         };
         WalMark { start, end, event }
     }

@@ -2,8 +2,8 @@
 
 use crate::error::{Error, Result};
 
-/// Refuses a version that this pgark does not read; it reads all from 1 to `newest`. `subject` states the version that was
-/// found.
+/// Refuses a version that this pgark does not read; it reads all from 1 to `newest`. `subject` states the version that
+/// was found.
 ///
 /// # Errors
 /// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage).

@@ -28,8 +28,8 @@ pub trait StoreExt: Store {
         format!("{}/{key}", self.location())
     }
 
-    /// Whether an object that this process has stored still exists, as far as no request over a network is needed: a file
-    /// system that was unmounted meanwhile must not be taken for the repository.
+    /// Whether an object that this process has stored still exists, as far as no request over a network is needed: a
+    /// file system that was unmounted meanwhile must not be taken for the repository.
     fn still_holds(&self, key: &ObjectKey) -> Result<bool> {
         Ok(!self.capabilities().can_be_unmounted || self.stat(key)?.is_some())
     }

@@ -3,8 +3,8 @@
 use crate::error::{Error, Result};
 use serde::Serialize;
 
-/// The text of a value as an object holds it: indented, with a line feed at the end, so that people can read it. `name` names
-/// it in errors.
+/// The text of a value as an object holds it: indented, with a line feed at the end, so that people can read it. `name`
+/// names it in errors.
 ///
 /// # Errors
 /// [`ErrorKind::Damaged`](crate::error::ErrorKind::Damaged) if the value has no JSON form.

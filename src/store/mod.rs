@@ -1,8 +1,8 @@
 //! Bytes under keys. Knows nothing of WAL.
 //!
-//! Owns: the port between pgark and the place where bytes are kept ([`Store`]), and its implementations. Calls block: they
-//! are made from worker threads, and an asynchronous store waits inside. Does not own: the names and formats of objects
-//! (that is `repository/`), and whether a failed operation is repeated (that is its caller).
+//! Owns: the port between pgark and the place where bytes are kept ([`Store`]), and its implementations. Calls block:
+//! they are made from worker threads, and an asynchronous store waits inside. Does not own: the names and formats of
+//! objects (that is `repository/`), and whether a failed operation is repeated (that is its caller).
 
 mod directory;
 mod ext;
@@ -12,7 +12,7 @@ mod key;
 mod mutant;
 mod object;
 #[cfg(feature = "s3")]
-pub mod s3;
+mod s3;
 mod service;
 
 pub use directory::DirectoryStore;
@@ -31,10 +31,11 @@ pub use service::{Observation, StoreService};
 
 use crate::error::Result;
 
-/// The port: objects under keys. An object is written once, whole, and never changes; only [`Store::replace`] overwrites.
+/// The port: objects under keys. An object is written once, whole, and never changes; only [`Store::replace`]
+/// overwrites.
 ///
-/// Every method is required, so that a store in front of another one cannot omit one by mistake. What needs nothing of the
-/// implementation is in [`StoreExt`].
+/// Every method is required, so that a store in front of another one cannot omit one by mistake. What needs nothing of
+/// the implementation is in [`StoreExt`].
 pub trait Store: StoreService {
     /// What this store can do. Constant; costs no request.
     fn capabilities(&self) -> Capabilities;

@@ -66,8 +66,8 @@ pub trait ObjectReader: Send {
 pub struct ReadRange {
     /// The first byte. Past the object's end there is nothing to read.
     pub from: u64,
-    /// The caller expects to read up to this byte, and the store may fetch as much ahead; `None` if that is unknown. Reading
-    /// beyond it is allowed.
+    /// The caller expects to read up to this byte, and the store may fetch as much ahead; `None` if that is unknown.
+    /// Reading beyond it is allowed.
     pub expected_end: Option<u64>,
 }
 

@@ -1,4 +1,4 @@
-//! An object that is nothing but frames: written and read as a stream.
+//! An object that consists of frames, written and read as a stream.
 
 use crate::codec::{ContentHasher, ContentSum, FRAME_RAW_BYTES, FrameEncoder, skippable_frame};
 use crate::config::Compression;
@@ -8,7 +8,7 @@ use crate::store::{ObjectKey, Store};
 use serde::{Deserialize, Serialize};
 use std::io;
 
-/// What is recorded of a framed object, so that a missing frame or another object under its name is noticed.
+/// What a manifest records of a framed object, to detect a missing frame or another object of the same name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoredObject {
     /// Length of the content.
@@ -28,7 +28,7 @@ impl StoredObject {
     }
 }
 
-/// Compresses what is written into the frames of a new object. Memory: one frame.
+/// Compresses content into the frames of a new object. Memory: one frame.
 pub struct FramedWriter {
     object: SummedWriter,
     encoder: FrameEncoder,
@@ -41,7 +41,7 @@ impl FramedWriter {
     /// Begins an object, which must not exist.
     ///
     /// # Errors
-    /// The store's, here and in the other functions.
+    /// Those of the store, here and in the other functions.
     pub fn create(store: &dyn Store, key: &ObjectKey, compression: Compression) -> Result<FramedWriter> {
         Ok(FramedWriter {
             object: SummedWriter::create(store, key)?,
@@ -129,10 +129,10 @@ pub struct FramedReader {
 }
 
 impl FramedReader {
-    /// Opens an object; `None` when the store has said that it does not exist.
+    /// Opens an object; `None` if the store has confirmed that it does not exist.
     ///
     /// # Errors
-    /// The store's, and [`ErrorKind::Damaged`](crate::error::ErrorKind::Damaged), also in the other functions.
+    /// [`ErrorKind::Damaged`](crate::error::ErrorKind::Damaged); those of the store, here and in the other functions.
     pub fn open(store: &dyn Store, key: &ObjectKey, expected: StoredObject) -> Result<Option<FramedReader>> {
         let Some(object) = Reader::open(store, key)? else { return Ok(None) };
         Ok(Some(FramedReader {
@@ -146,13 +146,13 @@ impl FramedReader {
         }))
     }
 
-    /// The payload of the skippable frame of `kind` that the object begins with, if it does.
+    /// The payload of the object's first frame, if that is a skippable frame of `kind`.
     pub fn header(&mut self, kind: u8) -> Result<Option<Vec<u8>>> {
         self.fill()?;
         Ok(self.header.take().filter(|(found, _)| *found == kind).map(|(_, payload)| payload))
     }
 
-    /// The next piece of content, not empty; empty only at the end, once length and digest were found right.
+    /// The next piece of content. Empty only at the end, after length and digest were verified.
     pub fn fill(&mut self) -> Result<&[u8]> {
         if self.taken_bytes >= self.raw.len() && !self.ended {
             self.taken_bytes = 0;
@@ -165,7 +165,7 @@ impl FramedReader {
         Ok(self.raw.get(self.taken_bytes..).unwrap_or_default())
     }
 
-    /// Says that `bytes` of the last piece were used.
+    /// Marks `bytes` of the last piece as used.
     pub fn take(&mut self, bytes: usize) {
         self.taken_bytes += bytes;
     }

@@ -25,8 +25,8 @@ pub fn objects_of(repository: &Repository, backup: &StoredBackup) -> Result<Vec<
 /// Checks by one listing that all objects of a backup exist and have the recorded lengths. Does not read them.
 ///
 /// # Errors
-/// [`ErrorKind::Damaged`](crate::error::ErrorKind::Damaged) for the first object that is missing or has another length; those
-/// of the store.
+/// [`ErrorKind::Damaged`](crate::error::ErrorKind::Damaged) for the first object that is missing or has another length;
+/// those of the store.
 pub fn check_objects(repository: &Repository, backup: &StoredBackup) -> Result<()> {
     let (store, label) = (repository.store(), &backup.label);
     let directory = repository.layout().backup(label)?;

@@ -60,7 +60,8 @@ impl FrameReader {
     /// Reads the next frame. Its content replaces that of `raw`; pass the same buffer in every call.
     ///
     /// # Errors
-    /// Those of the store, and [`ErrorKind::Damaged`](crate::error::ErrorKind::Damaged) for an invalid or incomplete frame.
+    /// Those of the store, and [`ErrorKind::Damaged`](crate::error::ErrorKind::Damaged) for an invalid or incomplete
+    /// frame.
     pub fn next(&mut self, raw: &mut Vec<u8>) -> Result<NextFrame, FrameError> {
         loop {
             match self.decoder.next(raw).map_err(FrameError::Content)? {

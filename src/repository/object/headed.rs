@@ -25,14 +25,14 @@ pub struct HeadedWriter<'a> {
     /// A directory for what exceeds the memory limit.
     scratch: &'a Path,
     /// `None` before the first byte.
-    content: Option<Content>,
+    content: Option<HeadedContent>,
 }
 
-enum Content {
+enum HeadedContent {
     /// In the store, which takes the header last.
     Stored(Writer),
-    /// Kept until the header is known: first in a file, then in memory. Begins with room for the header, so that an object
-    /// in memory is handed over without a copy.
+    /// Kept until the header is known: first in a file, then in memory. Begins with room for the header, so that an
+    /// object in memory is handed over without a copy.
     Kept(Option<File>, Vec<u8>),
 }
 
@@ -57,8 +57,8 @@ impl<'a> HeadedWriter<'a> {
             None => self.content.insert(begin(self.store, self.key, self.header_bytes)?),
         };
         match content {
-            Content::Stored(writer) => writer.write(bytes).map_err(PutError::Repository),
-            Content::Kept(file, memory) => {
+            HeadedContent::Stored(writer) => writer.write(bytes).map_err(PutError::Repository),
+            HeadedContent::Kept(file, memory) => {
                 memory.extend_from_slice(bytes);
                 if memory.len() > MEMORY_BYTES_MAX {
                     spill(file, memory, self.scratch).map_err(PutError::Local)?;
@@ -75,11 +75,11 @@ impl<'a> HeadedWriter<'a> {
             None => begin(self.store, self.key, self.header_bytes)?,
         };
         let (file, mut memory) = match content {
-            Content::Stored(mut writer) => {
+            HeadedContent::Stored(mut writer) => {
                 writer.write_header(header).map_err(PutError::Repository)?;
                 return writer.finish().map_err(PutError::Repository);
             }
-            Content::Kept(file, memory) => (file, memory),
+            HeadedContent::Kept(file, memory) => (file, memory),
         };
         let object = NewObject { header_bytes: 0, digest: Some(digest) };
         let mut writer = Writer::of(self.store, self.key, object).map_err(PutError::Repository)?;
@@ -100,14 +100,14 @@ impl<'a> HeadedWriter<'a> {
     }
 }
 
-fn begin(store: &dyn Store, key: &ObjectKey, header_bytes: usize) -> Result<Content> {
+fn begin(store: &dyn Store, key: &ObjectKey, header_bytes: usize) -> Result<HeadedContent> {
     let capabilities = store.capabilities();
     // A store that keeps the digest must know it before the first byte.
     if !capabilities.header_last || capabilities.keeps_digest {
-        return Ok(Content::Kept(None, vec![0; header_bytes]));
+        return Ok(HeadedContent::Kept(None, vec![0; header_bytes]));
     }
     let object = NewObject { header_bytes, digest: None };
-    Writer::of(store, key, object).map(Content::Stored).map_err(PutError::Repository)
+    Writer::of(store, key, object).map(HeadedContent::Stored).map_err(PutError::Repository)
 }
 
 /// Moves what is in memory to an unnamed file.

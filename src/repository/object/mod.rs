@@ -1,4 +1,4 @@
-//! The content of objects on its way into a store and out of it: the only place of the repository that creates and opens
+//! The content of objects on its way into a store and out of it. Nothing else in the repository creates and opens
 //! objects.
 //!
 //! | type | used by |
@@ -8,10 +8,10 @@
 //! | [`Writer`], [`put`] | `manifest.json` |
 //! | [`Reader`]; [`FrameReader`], [`read_whole`] above it | all of them |
 //!
-//! Offsets and lengths are those of the bytes that pass through here, whatever a store makes of them.
+//! Offsets and lengths are those of the bytes that pass through here, whatever form a store keeps them in.
 //!
-//! Two objects pass this place by, because they hold no data: `format.json`, which says how everything else is to be read,
-//! and `running`, which is replaced with every heartbeat.
+//! Two objects are exceptions, because they hold no data: `format.json`, which states how all others are read, and
+//! `running`, which is overwritten by every heartbeat.
 
 mod frames;
 mod headed;

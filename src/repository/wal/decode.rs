@@ -1,4 +1,4 @@
-//! A WAL file on its way out of an object: every checksum holds, and it is what its name says, or it is an error.
+//! Reads WAL files from objects. Verifies every checksum, and that a file is what its name says.
 
 use super::check::{WalExpectation, length_max};
 use super::header;
@@ -19,13 +19,13 @@ pub struct FetchedWal {
     pub stored_bytes: u64,
 }
 
-/// Writes the file `name` to `output`, checked whole: its sum, and that it is what its name says.
+/// Writes the file `name` to `output`. Verifies the whole file: its sum, and that it is what its name says.
 ///
-/// `None` when the store has said that there is no such object. What was written before an error is worth nothing.
+/// `None` if the store has confirmed that there is no such object. On error, what was written is not usable.
 ///
 /// # Errors
-/// [`ErrorKind::Damaged`](crate::error::ErrorKind::Damaged), [`ErrorKind::Foreign`](crate::error::ErrorKind::Foreign),
-/// and the store's own.
+/// [`ErrorKind::Damaged`](crate::error::ErrorKind::Damaged), [`ErrorKind::Foreign`](crate::error::ErrorKind::Foreign);
+/// those of the store.
 pub fn fetch(
     repository: &Repository,
     name: WalFileName,
@@ -50,7 +50,7 @@ pub fn fetch(
     Ok(fetched)
 }
 
-/// Where a name holds the beginning of the file's digest, it must be that of the file.
+/// Checks the beginning of the file's digest, if the name contains it.
 fn check_digest(name: WalFileName, sum: &ContentSum) -> Result<()> {
     match name {
         WalFileName::FurtherPartial(_, beginning) if beginning != sum.digest.beginning() => {
@@ -60,7 +60,7 @@ fn check_digest(name: WalFileName, sum: &ContentSum) -> Result<()> {
     }
 }
 
-/// As [`fetch`] for a small file, which becomes the content of `output`; only its sum is checked.
+/// As [`fetch`], for a small file that replaces the content of `output`. Verifies only its sum.
 ///
 /// # Errors
 /// As [`fetch`].
@@ -72,9 +72,9 @@ pub fn read(repository: &Repository, name: WalFileName, output: &mut Vec<u8>) ->
     })
 }
 
-/// What a segment says of itself in its first page; `None` when the store has said that there is no such object.
+/// The header in the first page of a segment; `None` if the store has confirmed that there is no such object.
 ///
-/// Reads no more than that; the object's sum is not checked.
+/// Reads no more than that, and does not verify the object's sum.
 ///
 /// # Errors
 /// As [`fetch`].
@@ -94,10 +94,11 @@ fn header_of(repository: &Repository, name: SegmentName) -> Result<Option<LongPa
     header.context(|| located(repository, name)).map(Some)
 }
 
-/// As [`header_of`]; `None` also if the object is damaged. Only what may pass is an error.
+/// The header in the first page of a segment; `None` if there is no such object, or if it is damaged. Reads no more
+/// than that.
 ///
 /// # Errors
-/// Those of the store.
+/// Transient ones of the store.
 pub fn readable_header(repository: &Repository, name: SegmentName) -> Result<Option<LongPageHeader>> {
     match header_of(repository, name) {
         Err(error) if !error.kind().is_transient() => Ok(None),
@@ -105,7 +106,7 @@ pub fn readable_header(repository: &Repository, name: SegmentName) -> Result<Opt
     }
 }
 
-/// Reads an object for nothing but its sum: whether it is intact, and what it holds.
+/// Reads an object only to verify it and to return its sum.
 ///
 /// # Errors
 /// As [`fetch`].
@@ -120,7 +121,7 @@ fn located(repository: &Repository, name: WalFileName) -> String {
     }
 }
 
-/// Decodes an object, handing out its raw bytes in order.
+/// Decodes an object and passes its content on in order.
 fn decode(
     repository: &Repository,
     name: WalFileName,
@@ -148,7 +149,7 @@ fn open(repository: &Repository, name: WalFileName) -> Result<Option<FrameReader
     Ok(object.map(|object| FrameReader::new(object, 0)))
 }
 
-/// How far the decoding of one object has come.
+/// The state of decoding one object.
 struct Decoding {
     announced: Option<ContentSum>,
     hasher: ContentHasher,
@@ -156,7 +157,7 @@ struct Decoding {
 }
 
 impl Decoding {
-    /// Takes one frame.
+    /// Processes one frame.
     fn take(
         &mut self,
         frame: NextFrame,

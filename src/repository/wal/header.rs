@@ -1,10 +1,10 @@
-//! The first frame of a WAL object: what the other frames hold.
+//! The first frame of a WAL object: describes the content of the other frames.
 
 use crate::codec::{ContentSum, Digest, skippable_frame};
 use crate::error::{Error, Result};
 use crate::repository::version::check_version;
 
-/// The nibble that tells our skippable frame from those of other tools: the frame's magic is `0x184D2A57`.
+/// The nibble that distinguishes our skippable frame from those of other tools: the frame's magic is `0x184D2A57`.
 pub const FRAME_KIND: u8 = 7;
 
 const MAGIC: &[u8; 8] = b"pgarkwal";
@@ -36,11 +36,11 @@ fn encode(sum: &ContentSum) -> Vec<u8> {
     payload
 }
 
-/// What the payload says.
+/// Parses the payload.
 ///
 /// # Errors
-/// [`ErrorKind::Damaged`](crate::error::ErrorKind::Damaged) when it is not ours,
-/// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) when a newer version wrote it.
+/// [`ErrorKind::Damaged`](crate::error::ErrorKind::Damaged) if it is not pgark's,
+/// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) if a newer version wrote it.
 pub fn decode(payload: &[u8]) -> Result<ContentSum> {
     let damaged = || Error::damaged("the object does not start with the header of a WAL object");
     let rest = payload.strip_prefix(MAGIC.as_slice()).ok_or_else(damaged)?;

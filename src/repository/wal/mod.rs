@@ -1,6 +1,6 @@
-//! WAL files as objects: encoded once, checked wherever they pass.
+//! WAL files as objects: encoded once, and checked whenever they are stored or fetched.
 //!
-//! An object is a skippable frame that says what follows ([`header`]), then the file in compressed frames.
+//! An object is a skippable frame that describes what follows ([`header`]), then the file in compressed frames.
 
 mod check;
 mod decode;
@@ -17,7 +17,7 @@ mod sizes;
 pub use check::WalExpectation;
 pub use decode::{FetchedWal, fetch, read, readable_header, sum};
 pub use encode::PageCheck;
-pub use fork::{BackupSpan, Branch, Fork, forks};
+pub use fork::{BackupSpan, Branch, TimelineFork, forks};
 pub use inventory::{
     NameRun, SegmentRun, TimelineFiles, Timelines, segment_ends, timeline_files, timelines, visit_segments,
 };
@@ -27,7 +27,7 @@ pub use path::{
 };
 pub use put::{FileIdentity, StoredWal, WalSource, history_beside, put};
 pub use record_reader::RepositoryArchive;
-pub use records::{Archive, Outcome, TransactionEnd, WalEvent, WalMark};
+pub use records::{Archive, TransactionEnd, TransactionOutcome, WalEvent, WalMark};
 pub use sizes::{SegmentSizes, runs_of_size};
 
 pub use crate::repository::object::PutError;

@@ -10,7 +10,7 @@ use pgark::recover::server::{
 use pgark::recover::staging::Found;
 use pgark::recover::standby::{Role, StandbySettings};
 use pgark::recover::{DeltaForecast, HOW_TO_MEND_COLLATIONS, RecoveryPlan, RecoverySummary};
-use pgark::repository::wal::{Outcome, TransactionEnd};
+use pgark::repository::wal::{TransactionEnd, TransactionOutcome};
 use pgark::terminal::bytes;
 use serde::Serialize;
 
@@ -204,8 +204,8 @@ fn transaction(end: &TransactionEnd) -> TransactionDocument {
 
 fn outcome(end: &TransactionEnd) -> &'static str {
     match end.outcome {
-        Outcome::Commit => "committed",
-        Outcome::Abort => "aborted",
+        TransactionOutcome::Commit => "committed",
+        TransactionOutcome::Abort => "aborted",
     }
 }
 

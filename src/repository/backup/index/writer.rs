@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::repository::backup::framed::FramedWriter;
 use crate::store::{ObjectKey, Store};
 
-/// Writes an index as a stream; it holds one frame in memory.
+/// Writes an index as a stream. Memory: one frame.
 pub struct IndexWriter {
     output: FramedWriter,
     version: u32,
@@ -23,15 +23,15 @@ impl IndexWriter {
     /// Begins an index of whole files.
     ///
     /// # Errors
-    /// The store's, here and in the other functions.
+    /// Those of the store, here and in the other functions.
     pub fn create(store: &dyn Store, key: &ObjectKey, compression: Compression) -> Result<IndexWriter> {
         IndexWriter::create_version(store, key, compression, VERSION_WHOLE)
     }
 
-    /// Begins an index in which incremental files may be.
+    /// Begins an index that may contain incremental files.
     ///
     /// # Errors
-    /// The store's.
+    /// Those of the store.
     pub fn create_incremental(
         store: &dyn Store,
         key: &ObjectKey,
@@ -53,11 +53,11 @@ impl IndexWriter {
         Ok(IndexWriter { output, version, entries: 0, bytes: 0, last_path: Vec::new(), line: Vec::new() })
     }
 
-    /// Adds an entry. Entries come sorted by the bytes of their paths.
+    /// Adds an entry. Entries must be sorted by the bytes of their paths.
     ///
     /// # Errors
-    /// [`ErrorKind::Damaged`](crate::error::ErrorKind::Damaged) for a path out of order or outside of the data directory, and for an incremental file in an
-    /// index of whole ones.
+    /// [`ErrorKind::Damaged`](crate::error::ErrorKind::Damaged) for a path out of order or outside the data directory,
+    /// and for an incremental file in an index of whole ones.
     pub fn add(&mut self, entry: &IndexEntry) -> Result<()> {
         let path = entry.path().as_bytes();
         if !stays_below(path) || path <= self.last_path.as_slice() {
@@ -75,10 +75,10 @@ impl IndexWriter {
         self.put(&Line::of(entry))
     }
 
-    /// Ends the index and makes it exist.
+    /// Ends the index and creates the object.
     ///
     /// # Errors
-    /// [`ErrorKind::Conflict`](crate::error::ErrorKind::Conflict) when there is an index of this name.
+    /// [`ErrorKind::Conflict`](crate::error::ErrorKind::Conflict) if an index of this name exists.
     pub fn finish(mut self) -> Result<StoredIndex> {
         self.put(&Line::end(self.entries, self.bytes))?;
         Ok(StoredIndex { entries: self.entries, object: self.output.finish()? })

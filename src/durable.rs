@@ -200,6 +200,28 @@ pub fn open_regular(path: &Path) -> io::Result<File> {
     }
 }
 
+/// Fills the buffer up to the end of the file with `read_at`, which reads from an offset on; returns the number of
+/// bytes.
+///
+/// # Errors
+/// Those of `read_at`, but not interruptions.
+pub fn read_full(
+    buffer: &mut [u8],
+    offset: u64,
+    read_at: impl Fn(&mut [u8], u64) -> io::Result<usize>,
+) -> io::Result<usize> {
+    let mut filled = 0;
+    while let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+        match read_at(rest, offset + filled as u64) {
+            Ok(0) => break,
+            Ok(length) => filled += length,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
+}
+
 /// Creates `relative` below `base`, which must exist, with all missing parents. Every one of the names is
 /// durable when this returns, including those that another process created and may not have made durable yet.
 ///

@@ -102,6 +102,29 @@ const LOUD: &[&str] = &["println", "eprintln", "print", "eprint", "dbg", "proces
 /// Other files that may make them, each with its reason: (file, call).
 const LOUD_EXCEPTIONS: &[(&str, &str)] = &[];
 
+/// The concrete stores. Except in tests, only the folder `store` and [`STORE_CHOICE`] may name them: everything else works
+/// with every store.
+const CONCRETE_STORES: &[&str] = &["DirectoryStore", "MutantStore", "S3Store"];
+
+/// The file that chooses one.
+const STORE_CHOICE: &str = "src/bin/pgark/store.rs";
+
+/// What it takes to create and open objects. Except in tests, only the folder `store` and [`OBJECTS`] may name it: the bytes
+/// of every object pass through there.
+const OBJECT_ACCESS: &[&str] =
+    &["NewObject", "ObjectReader", "ObjectWriter", "ReadRange", "put_new", "read_small"];
+
+/// The folder that creates and opens objects.
+const OBJECTS: &str = "src/repository/object/";
+
+/// Other files that may: (file, name). Their objects hold no data.
+const OBJECT_EXCEPTIONS: &[(&str, &str)] = &[
+    ("src/repository/format.rs", "put_new"),
+    ("src/repository/format.rs", "read_small"),
+    ("src/repository/backup/running.rs", "put_new"),
+    ("src/repository/backup/running.rs", "read_small"),
+];
+
 #[test]
 fn the_source_keeps_to_its_layers() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -168,6 +191,19 @@ fn violations(path: &str, text: &str) -> Vec<String> {
             && !LOUD_EXCEPTIONS.contains(&(path, call))
         {
             found.push(format!("{here}: {call} belongs into bin/ or terminal/"));
+        }
+        if let Some(name) = used.names_one_of(CONCRETE_STORES)
+            && file.layer() != Some("store")
+            && path != STORE_CHOICE
+        {
+            found.push(format!("{here}: {name} belongs into {STORE_CHOICE}"));
+        }
+        if let Some(name) = used.names_one_of(OBJECT_ACCESS)
+            && file.layer() != Some("store")
+            && !path.starts_with(OBJECTS)
+            && !OBJECT_EXCEPTIONS.contains(&(path, name))
+        {
+            found.push(format!("{here}: {name} belongs into {OBJECTS}"));
         }
     }
     found.dedup();
@@ -345,6 +381,11 @@ struct UsedPath {
 }
 
 impl UsedPath {
+    /// The first of `names` that occurs anywhere in this path.
+    fn names_one_of(&self, names: &'static [&'static str]) -> Option<&'static str> {
+        names.iter().find(|name| self.names.iter().any(|used| used == *name)).copied()
+    }
+
     /// The first of `calls` (`name` or `module::name`) with which this path ends.
     fn ends_with_one_of(&self, calls: &'static [&'static str]) -> Option<&'static str> {
         let names: Vec<&str> = self.names.iter().map(String::as_str).collect();
@@ -690,6 +731,38 @@ fn output_and_exits_are_found_below_the_programs() {
     assert_keeps("src/bin/archive-push.rs", "fn f() { eprintln!(\"a\"); std::process::exit(1) }");
     assert_keeps("src/terminal/table.rs", "fn f() { println!(\"a\") }");
     assert_keeps("src/push.rs", "fn print() {} fn f() { page.print(); write!(out, \"println!\") }");
+}
+
+#[test]
+fn concrete_stores_are_found_outside_their_places() {
+    assert_breaks(
+        "src/repository/mod.rs",
+        "use crate::store::{DirectoryStore as D, Store};",
+        "DirectoryStore belongs into src/bin/pgark/store.rs",
+    );
+    assert_breaks("src/agent/mod.rs", "fn f() { crate::store::S3Store::new(a) }", "S3Store belongs");
+    assert_breaks("src/bin/pgark/main.rs", "use pgark::store::MutantStore;", "MutantStore belongs");
+    assert_keeps("src/bin/pgark/store.rs", "use pgark::store::{DirectoryStore, S3Store, Store};");
+    assert_keeps("src/store/mutant.rs", "use super::DirectoryStore;");
+    assert_keeps("src/repository/mod.rs", "#[cfg(test)] mod tests { use crate::store::DirectoryStore; }");
+}
+
+#[test]
+fn access_to_objects_is_found_outside_its_place() {
+    assert_breaks(
+        "src/repository/wal/decode.rs",
+        "fn f(store: &dyn Store) { store.open(key, crate::store::ReadRange::WHOLE) }",
+        "ReadRange belongs into src/repository/object/",
+    );
+    assert_breaks("src/backup/copy.rs", "fn f() { store.put_new(key, parts) }", "put_new belongs");
+    assert_breaks("src/repository/format.rs", "use crate::store::{NewObject, Store};", "NewObject belongs");
+    assert_keeps("src/repository/object/writer.rs", "use crate::store::{NewObject, ObjectWriter};");
+    assert_keeps(
+        "src/repository/backup/running.rs",
+        "fn f() { store.put_new(a, b); store.read_small(a, 7) }",
+    );
+    assert_keeps("src/repository/backup/manifest.rs", "fn f() { object::read_whole(store, key, 7) }");
+    assert_keeps("src/store/s3/mod.rs", "use super::{NewObject, ObjectWriter};");
 }
 
 #[test]

@@ -259,7 +259,7 @@ fn write_backup(
     }
     let (start, stop): (Lsn, Lsn) = (points.0.parse().unwrap(), points.1.parse().unwrap());
     let range = WalRange { timeline: TimelineId::FIRST, start, end: stop };
-    let (postgres_manifest, _) = manifest.finish(&[range]).unwrap().finish().unwrap();
+    let postgres_manifest = manifest.finish(&[range]).unwrap().finish().unwrap();
     let point = |lsn, time: &str| BackupPoint {
         time: time.parse().unwrap(),
         lsn,

@@ -26,6 +26,6 @@ fuzz_target!(|data: &[u8]| {
     }
     let _ = wal::sum(&repository, name);
     if let WalFileName::Segment(segment) = name {
-        let _ = wal::header_of(&repository, segment);
+        let _ = wal::readable_header(&repository, segment);
     }
 });

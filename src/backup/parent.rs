@@ -6,7 +6,8 @@ use crate::postgres::page::PAGE_BYTES;
 use crate::postgres::{ControlFile, ServerVersion, TimelineHistory};
 use crate::repository::Repository;
 use crate::repository::backup::manifest::BackupPoint;
-use crate::repository::backup::{Chain, StoredBackup, inventory};
+use crate::repository::backup::{Chain, StoredBackup, inventory, objects_of};
+use crate::store::StoreExt;
 
 /// How much a backup stores.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -180,19 +181,10 @@ pub fn check_intact(chain: &Chain, repository: &Repository) -> Result<()> {
 /// # Errors
 /// [`ErrorKind::Damaged`] if one does not; those of the store.
 pub fn check_objects(backup: &StoredBackup, repository: &Repository) -> Result<()> {
-    let (store, layout, label) = (repository.store(), repository.layout(), &backup.label);
-    let packs = backup.packs.iter().map(|pack| (layout.backup_pack(label, pack.number), pack.stored_bytes));
-    let lists = [
-        (layout.backup_index(label), backup.index.object.stored_bytes),
-        (layout.postgres_manifest(label), backup.postgres_manifest.stored_bytes),
-    ];
-    for (key, bytes) in packs.chain(lists) {
-        let key = key?;
+    let store = repository.store();
+    for (key, bytes) in objects_of(repository, backup)? {
         if store.stat(&key)?.is_none_or(|found| found.length_bytes != bytes) {
-            return Err(Error::damaged(format!(
-                "\"{}/{key}\" differs from what was stored",
-                store.location()
-            )));
+            return Err(Error::damaged(format!("\"{}\" differs from what was stored", store.locate(&key))));
         }
     }
     Ok(())

@@ -184,7 +184,7 @@ fn living_timelines(
             "timelines",
             format!(
                 "timelines {older} and {newer} were both in use after they diverged at {}; this server is on timeline {}",
-                fork.parted_at, control.timeline
+                fork.forked_at, control.timeline
             ),
             "A copy of this cluster, or an old primary, archives under the same name. Stop it, or let it archive elsewhere. \
              Until its backups and WAL are removed, pgark recover requires --target-timeline.",

@@ -41,4 +41,4 @@ pub use wal::header::{LongPageHeader, WalPageHeader};
 #[cfg(feature = "companion")]
 pub use wal::reader::{WalEnd, WalEndCause, WalProgress, WalReader};
 #[cfg(feature = "companion")]
-pub use wal::record::{CheckpointKind, ResourceManager, TransactionEnd, WalPayload, WalRecord};
+pub use wal::record::{CheckpointKind, ResourceManager, TransactionEndRecord, WalPayload, WalRecord};

@@ -1,47 +1,45 @@
-//! `format.json`: the mark that a place exists, and which version its formats have.
+//! `format.json`: proves that a place exists, and states the version of its formats.
 
 use super::Layout;
+use super::version::check_version;
 use crate::error::{Error, Result};
 use crate::postgres::SystemIdentifier;
-use crate::store::{PutOutcome, Store, StoreExt};
+use crate::store::{PutOutcome, Store, StoreExt, json_text};
 use serde::{Deserialize, Serialize};
 
-/// The version that this pgark writes. It reads all from 1 on.
+/// The version that this pgark writes. It reads all versions from 1 on.
 const VERSION: u32 = 1;
 
-/// Far more than the file ever has.
+/// Far more than the object has.
 const FORMAT_BYTES_MAX: u64 = 64 << 10;
 
-/// The content of `format.json`. Fields that a later version adds are passed over.
+/// The content of `format.json`. Fields that a later version adds are ignored.
 #[derive(Debug, Serialize, Deserialize)]
-struct Format {
+struct PlaceFormat {
     /// The version of everything below this place.
     format: u32,
-    /// The cluster's name, as it is in the path.
+    /// The cluster's name, as in the path.
     cluster: String,
-    /// The system identifier, as it is in the path.
+    /// The system identifier, as in the path.
     system_identifier: SystemIdentifier,
-    /// The program that made the place.
+    /// The program that created the place.
     created_by: String,
 }
 
-/// Makes the place unless it exists, and checks it.
+/// Creates the place unless it exists, and checks it.
 pub fn create(store: &dyn Store, layout: &Layout) -> Result<()> {
     if check(store, layout)? {
         return Ok(());
     }
-    let format = Format {
+    let format = PlaceFormat {
         format: VERSION,
         cluster: layout.cluster().to_owned(),
         system_identifier: layout.system(),
         created_by: concat!("pgark ", env!("CARGO_PKG_VERSION")).to_owned(),
     };
-    let mut text = serde_json::to_vec_pretty(&format)
-        .map_err(|error| Error::damaged("could not write format.json").caused_by(error))?;
-    text.push(b'\n');
-    match store.put_new(&layout.format()?, &[&text])? {
+    match store.put_new(&layout.format()?, &[&json_text(&format, "format.json")?])? {
         PutOutcome::Created => Ok(()),
-        // Somebody was faster: what counts is what is there.
+        // Another process was faster: its object counts.
         PutOutcome::Exists => check(store, layout).map(drop),
     }
 }
@@ -49,27 +47,21 @@ pub fn create(store: &dyn Store, layout: &Layout) -> Result<()> {
 /// Whether the place exists.
 ///
 /// # Errors
-/// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) when it was made by a newer version,
-/// [`ErrorKind::Damaged`](crate::error::ErrorKind::Damaged) when it says something else than its path.
+/// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) if a newer version created it,
+/// [`ErrorKind::Damaged`](crate::error::ErrorKind::Damaged) if it contradicts its path.
 pub fn check(store: &dyn Store, layout: &Layout) -> Result<bool> {
     let key = layout.format()?;
     let Some(text) = store.read_small(&key, FORMAT_BYTES_MAX)? else { return Ok(false) };
-    let format: Format = serde_json::from_slice(&text).map_err(|error| {
-        Error::damaged(format!("\"{}/{key}\" is damaged", store.location())).caused_by(error)
+    let format: PlaceFormat = serde_json::from_slice(&text)
+        .map_err(|error| Error::damaged(format!("\"{}\" is damaged", store.locate(&key))).caused_by(error))?;
+    check_version(format.format, VERSION, || {
+        let (location, cluster) = (store.location(), layout.cluster());
+        format!("the repository \"{location}\" has format {} for cluster \"{cluster}\"", format.format)
     })?;
-    if format.format == 0 || format.format > VERSION {
-        return Err(Error::usage(format!(
-            "the repository \"{}\" has format {} for cluster \"{}\"; this pgark supports 1 to {VERSION}",
-            store.location(),
-            format.format,
-            layout.cluster()
-        ))
-        .hint("Upgrade pgark on this host."));
-    }
     if format.cluster != layout.cluster() || format.system_identifier != layout.system() {
         return Err(Error::damaged(format!(
-            "\"{}/{key}\" belongs to cluster \"{}\" with system identifier {}",
-            store.location(),
+            "\"{}\" belongs to cluster \"{}\" with system identifier {}",
+            store.locate(&key),
             format.cluster,
             format.system_identifier
         ))

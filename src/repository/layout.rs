@@ -6,7 +6,7 @@ use crate::error::Result;
 use crate::postgres::{SegmentName, SystemIdentifier, TimelineId, WalFileName};
 use crate::store::{ObjectKey, ObjectUse};
 
-/// Where the objects of one system identifier of one cluster lie.
+/// The keys of the objects of one system identifier of one cluster.
 #[derive(Clone, Debug)]
 pub struct Layout {
     cluster: String,
@@ -18,7 +18,7 @@ impl Layout {
     /// `<cluster>/<system identifier>`.
     ///
     /// # Errors
-    /// [`ErrorKind::Damaged`](crate::error::ErrorKind::Damaged) when the cluster's name cannot be part of a key.
+    /// [`ErrorKind::Damaged`](crate::error::ErrorKind::Damaged) if the cluster's name cannot be part of a key.
     pub fn new(cluster: &str, system: SystemIdentifier) -> Result<Layout> {
         let root = ObjectKey::new(cluster)?.join(system)?;
         Ok(Layout { cluster: cluster.to_owned(), system, root })
@@ -34,22 +34,22 @@ impl Layout {
         self.system
     }
 
-    /// `format.json`: that the place exists, and in which version.
+    /// `format.json`: proves that the place exists, and states its version.
     pub fn format(&self) -> Result<ObjectKey> {
         self.root.join("format.json")
     }
 
-    /// `wal`: below it lie history files, and a directory per timeline.
+    /// `wal`: contains history files, and a directory per timeline.
     pub fn wal(&self) -> Result<ObjectKey> {
         self.root.join("wal")
     }
 
-    /// `wal/<timeline>`: below it lies a directory per log number.
+    /// `wal/<timeline>`: contains a directory per log number.
     pub fn wal_timeline(&self, timeline: TimelineId) -> Result<ObjectKey> {
         self.wal()?.join(timeline.file_digits())
     }
 
-    /// `wal/<timeline>/<log number>`: below it lie segments, partial segments and backup history files.
+    /// `wal/<timeline>/<log number>`: contains segments, partial segments and backup history files.
     pub fn wal_log(&self, timeline: TimelineId, log: u32) -> Result<ObjectKey> {
         self.wal_timeline(timeline)?.join(format!("{log:08X}"))
     }
@@ -67,22 +67,22 @@ impl Layout {
         self.wal_file(WalFileName::Segment(name))
     }
 
-    /// `backup`: below it lies a directory per backup.
+    /// `backup`: contains a directory per backup.
     pub fn backups(&self) -> Result<ObjectKey> {
         self.root.join("backup")
     }
 
-    /// `backup/<label>`: all that belongs to one backup.
+    /// `backup/<label>`: contains all objects of one backup.
     pub fn backup(&self, label: &Label) -> Result<ObjectKey> {
         self.backups()?.join(label)
     }
 
-    /// `backup/<label>/running`: that the backup is being taken.
+    /// `backup/<label>/running`: the mark of a running backup.
     pub fn backup_running(&self, label: &Label) -> Result<ObjectKey> {
         self.backup(label)?.join("running")
     }
 
-    /// `backup/<label>/pack-<number>`: files, compressed; numbers begin at 1.
+    /// `backup/<label>/pack-<number>`: compressed files; numbers begin at 1.
     pub fn backup_pack(&self, label: &Label, number: u32) -> Result<ObjectKey> {
         self.backup(label)?.join(format_args!("pack-{number:06}"))
     }
@@ -97,14 +97,14 @@ impl Layout {
         self.backup(label)?.join("backup_manifest")
     }
 
-    /// `backup/<label>/manifest.json`: that the backup exists, and what it is.
+    /// `backup/<label>/manifest.json`: describes the backup, which exists if this object does.
     pub fn stored_backup(&self, label: &Label) -> Result<ObjectKey> {
         self.backup(label)?.join("manifest.json")
     }
 }
 
-/// What lies under a key, for a store that keeps some of it otherwise; `None`: no object of ours is called so.
-#[cfg_attr(not(feature = "s3"), allow(dead_code, reason = "a directory keeps everything alike"))]
+/// What the object under a key is, for a store that treats objects differently; `None` if no object of pgark has this
+/// name.
 pub fn use_of(key: &ObjectKey) -> Option<ObjectUse> {
     let mut parts = key.as_str().splitn(3, '/');
     let (cluster, system, rest) = (ClusterName::new(parts.next()?)?, parts.next()?, parts.next()?);

@@ -1,25 +1,23 @@
-//! What lies where in a store, and in which format.
+//! The names and formats of the objects in a store.
 //!
-//! Owns: the names of all objects of one cluster, how WAL files and backups are encoded, checked and decoded. Both
-//! the agent and the other use cases go through here, so that what is verified is what is served.
+//! Owns: the names of all objects of one cluster, and how WAL files and backups are encoded, checked and decoded. The
+//! agent and all other use cases use the same code, so that what is verified is what is served.
 //! `docs/repository-format.md` specifies the formats. Does not own: when anything is stored, fetched or removed.
 
 pub mod backup;
 mod format;
 mod layout;
+mod object;
 mod systems;
+mod version;
 pub mod wal;
 
-pub use layout::Layout;
+pub use layout::{Layout, use_of};
 pub use systems::choose_system;
 
-use crate::config::{Config, RepositoryUrl};
-use crate::durable::Disk;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::postgres::{MajorVersion, SystemIdentifier, TimelineHistory, TimelineId, WalFileName};
-#[cfg(feature = "s3")]
-use crate::store::S3Store;
-use crate::store::{DirectoryStore, ObjectKey, Store, StoreExt};
+use crate::store::{ObjectKey, Store, StoreExt};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -30,17 +28,17 @@ pub struct Repository {
     layout: Layout,
     assumed_version: Option<MajorVersion>,
     version: Option<MajorVersion>,
-    /// Whether this process has seen that the place exists in a format that it understands.
+    /// Whether this process has confirmed that the place exists in a supported format.
     checked: AtomicBool,
-    /// Whether this process has seen that it may read what is there.
+    /// Whether this process has confirmed that it may read the place.
     readable: AtomicBool,
 }
 
 impl Repository {
-    /// The place of a system in `store`. Touches nothing.
+    /// The place of a system in `store`. Accesses nothing.
     ///
     /// # Errors
-    /// [`ErrorKind::Damaged`] when the cluster's name cannot be part of a key.
+    /// [`ErrorKind::Damaged`] if the cluster's name cannot be part of a key.
     pub fn new(store: Arc<dyn Store>, cluster: &str, system: SystemIdentifier) -> Result<Repository> {
         let layout = Layout::new(cluster, system)?;
         Ok(Repository {
@@ -53,46 +51,46 @@ impl Repository {
         })
     }
 
-    /// The same place, whose WAL is read as that of this version if its own is unknown.
+    /// The same place, whose WAL is read as WAL of this version if its own version is unknown.
     #[must_use]
     pub fn assuming(self, assumed_version: Option<MajorVersion>) -> Repository {
         Repository { assumed_version, ..self }
     }
 
-    /// The same place, whose WAL is of servers of this version, where it is known: a system never changes its version, since
-    /// `pg_upgrade` makes a new one.
+    /// The same place with the version of the system's servers, if it is known. A system never changes its version,
+    /// because `pg_upgrade` creates a new system.
     #[must_use]
     pub fn of_version(self, version: Option<MajorVersion>) -> Repository {
         Repository { version, ..self }
     }
 
-    /// The version of the system's servers, where it is known.
+    /// The version of the system's servers, if it is known.
     pub fn version(&self) -> Option<MajorVersion> {
         self.version
     }
 
-    /// The version as which an unknown one is read.
+    /// The version that is assumed for an unknown one.
     pub fn assumed_version(&self) -> Option<MajorVersion> {
         self.assumed_version
     }
 
-    /// The names of the objects.
+    /// The keys of the objects.
     pub fn layout(&self) -> &Layout {
         &self.layout
     }
 
-    /// The store below.
+    /// The store of the objects.
     pub fn store(&self) -> &Arc<dyn Store> {
         &self.store
     }
 
-    /// Makes the place unless it exists, and checks that its format is one that we write.
+    /// Creates the place unless it exists, and checks that pgark can write its format.
     ///
     /// # Errors
-    /// [`ErrorKind::Usage`] for a format of a newer version, and the store's own.
+    /// [`ErrorKind::Usage`] for a format of a newer version; those of the store.
     pub fn make(&self) -> Result<()> {
         if self.checked.load(Ordering::Relaxed) {
-            // A file system that was unmounted meanwhile leaves an empty directory, which must not be filled.
+            // An unmounted file system leaves an empty directory, which must not be filled.
             return match self.store.still_holds(&self.layout.format()?)? {
                 true => Ok(()),
                 false => Err(self.vanished()),
@@ -103,23 +101,23 @@ impl Repository {
         Ok(())
     }
 
-    /// Whether this process has made or seen the place.
+    /// Whether this process has created the place or confirmed that it exists.
     pub fn was_made(&self) -> bool {
         self.checked.load(Ordering::Relaxed)
     }
 
-    /// Makes sure that the place exists, now: only a repository that is there can say that a file is not.
+    /// Checks that the place exists at this moment. Only an existing repository proves that a file is absent.
     ///
     /// # Errors
-    /// [`ErrorKind::Unavailable`] when there is no such place.
+    /// [`ErrorKind::Unavailable`] if there is no such place.
     pub fn check(&self) -> Result<()> {
         if self.exists()? {
             return Ok(());
         }
-        Err(self.nothing_of_it())
+        Err(self.no_such_place())
     }
 
-    /// Whether the place exists, now.
+    /// Whether the place exists at this moment.
     ///
     /// # Errors
     /// As [`Repository::make`].
@@ -127,30 +125,30 @@ impl Repository {
         format::check(self.store.as_ref(), &self.layout)
     }
 
-    /// Store, cluster and system, as the spool's file of the places that were seen has them.
+    /// Store, cluster and system: a line of the spool's file of known places.
     pub fn place(&self) -> String {
         format!("{} {} {}", self.store.location(), self.layout.cluster(), self.layout.system())
     }
 
-    /// The place was there, and is not any more.
+    /// The error for a place that no longer exists.
     pub fn vanished(&self) -> Error {
-        self.nothing_of_it().context("the repository has disappeared").hint(
+        self.no_such_place().context("the repository has disappeared").hint(
             "Check that its file system is mounted. pgark does not archive into an empty directory instead.",
         )
     }
 
-    /// Checks, once, that an existing place has a format that this pgark reads. A damaged `format.json` does not prevent
-    /// access to intact files.
+    /// Checks once that pgark can read the format of an existing place. A damaged `format.json` does not prevent access
+    /// to intact files.
     ///
     /// # Errors
-    /// [`ErrorKind::Usage`] for a format of a newer version, and the store's own.
+    /// [`ErrorKind::Usage`] for a format of a newer version; those of the store.
     pub fn check_readable(&self) -> Result<()> {
         if self.was_made() || self.readable.load(Ordering::Relaxed) {
             return Ok(());
         }
         match self.exists() {
             Err(error) if error.kind() != ErrorKind::Damaged => return Err(error),
-            // A place that does not exist yet may be made by a newer pgark.
+            // A newer pgark may still create the place.
             Ok(false) => return Ok(()),
             Ok(true) | Err(_) => {}
         }
@@ -158,7 +156,7 @@ impl Repository {
         Ok(())
     }
 
-    fn nothing_of_it(&self) -> Error {
+    fn no_such_place(&self) -> Error {
         Error::unavailable(format!(
             "the repository \"{}\" holds nothing of cluster \"{}\" with system identifier {}",
             self.store.location(),
@@ -169,10 +167,10 @@ impl Repository {
                a repository.")
     }
 
-    /// The history of a timeline; `None` when the repository does not hold it, as for timeline 1.
+    /// The history of a timeline; `None` if the repository does not hold it, as for timeline 1.
     ///
     /// # Errors
-    /// [`ErrorKind::Damaged`] and the store's own.
+    /// [`ErrorKind::Damaged`]; those of the store.
     pub fn history(&self, timeline: TimelineId) -> Result<Option<TimelineHistory>> {
         if timeline == TimelineId::FIRST {
             return Ok(None);
@@ -188,44 +186,22 @@ impl Repository {
     }
 }
 
-/// The clusters that a store holds, sorted.
+/// The clusters in a store, sorted.
 ///
 /// # Errors
-/// The store's own.
+/// Those of the store.
 pub fn clusters(store: &dyn Store) -> Result<Vec<String>> {
     Ok(store.list(None)?.directories)
 }
 
-/// The systems that a store holds of a cluster, in the order of their identifiers, which is mostly that of their birth.
+/// The systems of a cluster in a store, ordered by their identifiers, which usually is the order of their creation.
 ///
 /// # Errors
-/// The store's own.
+/// Those of the store.
 pub fn systems(store: &dyn Store, cluster: &str) -> Result<Vec<SystemIdentifier>> {
     let listing = store.list(Some(&ObjectKey::new(cluster)?))?;
     let mut systems: Vec<SystemIdentifier> =
         listing.directories.iter().filter_map(|name| name.parse().ok()).collect();
     systems.sort_unstable();
     Ok(systems)
-}
-
-/// The store that a configuration names.
-///
-/// # Errors
-/// [`ErrorKind::Usage`] for a bucket when pgark was built without S3.
-pub fn open_store(config: &Config, disk: Arc<dyn Disk>) -> Result<Arc<dyn Store>> {
-    let store: Arc<dyn Store> = match &config.repository.url {
-        #[cfg(feature = "s3")]
-        RepositoryUrl::S3 { bucket, prefix } => {
-            Arc::new(S3Store::new(bucket, prefix, config.s3.clone(), layout::use_of))
-        }
-        #[cfg(not(feature = "s3"))]
-        RepositoryUrl::S3 { .. } => {
-            return Err(Error::usage("this pgark was built without S3")
-                .hint("Build it with the feature \"s3\", which is on by default."));
-        }
-        RepositoryUrl::Directory(root) => Arc::new(DirectoryStore::new(root.clone(), disk)),
-    };
-    #[cfg(feature = "failpoints")]
-    let store = crate::store::MutantStore::of(store);
-    Ok(store)
 }

@@ -1,7 +1,7 @@
 //! What every store can do by means of the port.
 
 use super::{NewObject, ObjectKey, PutOutcome, ReadRange, Store};
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 /// Conveniences for every [`Store`].
 pub trait StoreExt: Store {
@@ -19,18 +19,17 @@ pub trait StoreExt: Store {
     /// # Errors
     /// [`ErrorKind::Damaged`](crate::error::ErrorKind::Damaged) if it has more than `bytes_max` bytes.
     fn read_small(&self, key: &ObjectKey, bytes_max: u64) -> Result<Option<Vec<u8>>> {
-        let Some(mut reader) = self.open(key, ReadRange::WHOLE)? else { return Ok(None) };
-        let mut content = Vec::new();
-        while reader.read(&mut content)? > 0 {
-            if content.len() as u64 > bytes_max {
-                return Err(Error::damaged(format!("object \"{key}\" has more than {bytes_max} bytes")));
-            }
-        }
-        Ok(Some(content))
+        let reader = self.open(key, ReadRange::WHOLE)?;
+        reader.map(|mut reader| reader.read_rest(key, bytes_max)).transpose()
     }
 
-    /// Whether an object that this process has stored still exists, as far as no request over a network is needed: a file
-    /// system that was unmounted meanwhile must not be taken for the repository.
+    /// Where an object is, for messages.
+    fn locate(&self, key: &ObjectKey) -> String {
+        format!("{}/{key}", self.location())
+    }
+
+    /// Whether an object that this process has stored still exists, as far as no request over a network is needed: a
+    /// file system that was unmounted meanwhile must not be taken for the repository.
     fn still_holds(&self, key: &ObjectKey) -> Result<bool> {
         Ok(!self.capabilities().can_be_unmounted || self.stat(key)?.is_some())
     }

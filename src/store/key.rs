@@ -5,7 +5,7 @@ use std::fmt;
 
 /// The name of an object within a store: parts of `[A-Za-z0-9_.-]`, separated by `/`; no part begins with a dot.
 ///
-/// So a key is a relative path that stays below the store's root, and means the same in every store.
+/// A key is a relative path that stays below the store's root and means the same in every store.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ObjectKey(String);
 
@@ -13,8 +13,8 @@ impl ObjectKey {
     /// The key with this text.
     ///
     /// # Errors
-    /// [`ErrorKind::Damaged`](crate::error::ErrorKind::Damaged) for any other text: keys are made by pgark or read from
-    /// a repository.
+    /// [`ErrorKind::Damaged`](crate::error::ErrorKind::Damaged) for any other text: pgark makes keys itself or reads
+    /// them from a repository.
     pub fn new(text: impl Into<String>) -> Result<ObjectKey> {
         let text = text.into();
         let well_formed = |part: &str| {
@@ -29,7 +29,7 @@ impl ObjectKey {
         }
     }
 
-    /// The key of something below this one.
+    /// The key of an object below this one.
     ///
     /// # Errors
     /// As [`ObjectKey::new`].

@@ -1,21 +1,23 @@
 //! Bytes under keys. Knows nothing of WAL.
 //!
-//! Owns: the port between pgark and the place where bytes are kept ([`Store`]), and its implementations. Calls block: they
-//! are made from worker threads, and an asynchronous store waits inside. Does not own: the names and formats of objects
-//! (that is `repository/`), and whether a failed operation is repeated (that is its caller).
+//! Owns: the port between pgark and the place where bytes are kept ([`Store`]), and its implementations. Calls block:
+//! they are made from worker threads, and an asynchronous store waits inside. Does not own: the names and formats of
+//! objects (that is `repository/`), and whether a failed operation is repeated (that is its caller).
 
 mod directory;
 mod ext;
+mod json;
 mod key;
 #[cfg(feature = "failpoints")]
 mod mutant;
 mod object;
 #[cfg(feature = "s3")]
-pub mod s3;
+mod s3;
 mod service;
 
 pub use directory::DirectoryStore;
 pub use ext::StoreExt;
+pub use json::json_text;
 pub use key::ObjectKey;
 #[cfg(feature = "failpoints")]
 pub use mutant::MutantStore;
@@ -29,16 +31,17 @@ pub use service::{Observation, StoreService};
 
 use crate::error::Result;
 
-/// The port: objects under keys. An object is written once, whole, and never changes; only [`Store::replace`] overwrites.
+/// The port: objects under keys. An object is written once, whole, and never changes; only [`Store::replace`]
+/// overwrites.
 ///
-/// Every method is required, so that a store in front of another one cannot omit one by mistake. What needs nothing of the
-/// implementation is in [`StoreExt`].
+/// Every method is required, so that a store in front of another one cannot omit one by mistake. What needs nothing of
+/// the implementation is in [`StoreExt`].
 pub trait Store: StoreService {
     /// What this store can do. Constant; costs no request.
     fn capabilities(&self) -> Capabilities;
 
-    /// Begins an object that must not exist yet. Nothing is visible before [`ObjectWriter::finish`], and a dropped writer
-    /// leaves nothing visible.
+    /// Begins an object that must not exist yet, and whose key is neither above nor below that of another object. Nothing
+    /// is visible before [`ObjectWriter::finish`], and a dropped writer leaves nothing visible.
     fn create(&self, key: &ObjectKey, object: NewObject) -> Result<Box<dyn ObjectWriter>>;
 
     /// Stores an object, overwriting an existing one. Of two concurrent calls one wins whole. For heartbeats, never for

@@ -1,4 +1,4 @@
-//! For the tests only: a store with a defect, in front of a sound one. See [`Mutant`].
+//! For tests only: a store with a defect in front of a sound one. See [`Mutant`].
 
 use super::{
     Capabilities, Listing, NewObject, ObjectInfo, ObjectKey, ObjectReader, ObjectVisitor, ObjectWriter,
@@ -9,11 +9,11 @@ use crate::failpoint::{Mutant, mutant};
 use jiff::Timestamp;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// The last part of the key of what makes a backup exist, and how those of its packs begin.
+/// The last part of a manifest's key, and how that of a pack begins.
 const MANIFEST: &str = "manifest.json";
 const PACK: &str = "pack-";
 
-/// An object that is stored only when the manifest is, its key and length.
+/// An object that is stored only after the manifest: its key, length and writer.
 type Late = (ObjectKey, u64, Box<dyn ObjectWriter>);
 
 /// A store with a defect.
@@ -23,7 +23,7 @@ pub struct MutantStore {
 }
 
 impl MutantStore {
-    /// `inner`, or a defective store in front of it if one is asked for.
+    /// `inner`, or a defective store in front of it if a defect is requested.
     pub fn of(inner: Arc<dyn Store>) -> Arc<dyn Store> {
         let defects = [Mutant::Overwrite, Mutant::SwallowReadError, Mutant::EarlyManifest];
         if !defects.into_iter().any(mutant) {
@@ -43,7 +43,7 @@ fn last_part(key: &ObjectKey) -> &str {
     key.as_str().rsplit('/').next().unwrap_or_default()
 }
 
-/// What a look comes to that failed.
+/// The result of a failed lookup.
 fn swallow<T>(key: &ObjectKey, result: Result<Option<T>>) -> Result<Option<T>> {
     match result {
         Err(_) if mutant(Mutant::SwallowReadError) && key.as_str().contains("/wal/") => Ok(None),
@@ -124,7 +124,7 @@ impl Store for MutantStore {
     }
 }
 
-/// Says that it has stored a pack, and stores it after the manifest.
+/// Claims to have stored a pack, and stores it after the manifest.
 struct LateWriter {
     key: ObjectKey,
     bytes: u64,

@@ -1,7 +1,8 @@
 //! Objects on their way into a store and out of it.
 
+use super::ObjectKey;
 use crate::codec::Digest;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use std::ops::ControlFlow;
 
 /// Takes an object's name, relative to the key below which it was found, and decides whether to go on.
@@ -44,6 +45,20 @@ pub trait ObjectWriter: Send {
 pub trait ObjectReader: Send {
     /// Appends the next bytes to `buffer`; returns their number, 0 at the object's end.
     fn read(&mut self, buffer: &mut Vec<u8>) -> Result<usize>;
+
+    /// Reads up to the end of the small object `key`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Damaged`](crate::error::ErrorKind::Damaged) if more than `bytes_max` bytes follow.
+    fn read_rest(&mut self, key: &ObjectKey, bytes_max: u64) -> Result<Vec<u8>> {
+        let mut content = Vec::new();
+        while self.read(&mut content)? > 0 {
+            if content.len() as u64 > bytes_max {
+                return Err(Error::damaged(format!("object \"{key}\" has more than {bytes_max} bytes")));
+            }
+        }
+        Ok(content)
+    }
 }
 
 /// Where reading an object begins, and how far it is expected to go.
@@ -51,8 +66,8 @@ pub trait ObjectReader: Send {
 pub struct ReadRange {
     /// The first byte. Past the object's end there is nothing to read.
     pub from: u64,
-    /// The caller expects to read up to this byte, and the store may fetch as much ahead; `None` if that is unknown. Reading
-    /// beyond it is allowed.
+    /// The caller expects to read up to this byte, and the store may fetch as much ahead; `None` if that is unknown.
+    /// Reading beyond it is allowed.
     pub expected_end: Option<u64>,
 }
 

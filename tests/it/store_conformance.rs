@@ -1,24 +1,32 @@
-//! The contract of every store, tested through its interface: the directory, and a bucket.
+//! The contract of the port `Store`, as its documentation states it. Every store passes the same suite.
 
 use crate::support::{Bucket, Site, s3_server};
+use pgark::codec::Digest;
 use pgark::config::Config;
 use pgark::durable::RealDisk;
 use pgark::error::ErrorKind;
-use pgark::repository::open_store;
-use pgark::store::{NewObject, ObjectInfo, ObjectKey, PutOutcome, ReadRange, Store, StoreExt};
+use pgark::store::{
+    DirectoryStore, NewObject, ObjectInfo, ObjectKey, ObjectWriter, PutOutcome, ReadRange, S3Store, Store,
+    StoreExt,
+};
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-/// Larger than one part in a bucket, even with the minimum of `s3.part_size`.
-const LARGE_BYTES: usize = (11 << 20) + 7;
+/// A bucket sends objects of this size with one request, and reads them in two ranges.
+const MEDIUM_BYTES: usize = (11 << 20) + 7;
+
+/// A bucket sends objects of this size in parts.
+const LARGE_BYTES: usize = (33 << 20) + 7;
+
+/// No header, no digest.
+const PLAIN: NewObject = NewObject { header_bytes: 0, digest: None };
 
 #[test]
 fn a_directory_is_a_store() {
-    let site = Site::without_server();
-    let cluster = site.cluster("primary");
-    let store = open_store(&Config::load(&cluster.config.path).unwrap(), Arc::new(RealDisk)).unwrap();
-    conforms(store.as_ref());
+    let root = tempfile::tempdir().unwrap();
+    conforms(&DirectoryStore::new(root.path().to_owned(), Arc::new(RealDisk)));
 }
 
 #[test]
@@ -29,38 +37,49 @@ fn a_bucket_is_a_store() {
     let mut cluster = site.cluster("primary");
     bucket.serve(&mut cluster, &server.endpoint);
     cluster.config.set("s3.part_size", "5MB");
-    let store = open_store(&Config::load(&cluster.config.path).unwrap(), Arc::new(RealDisk)).unwrap();
-    conforms(store.as_ref());
+    let settings = Config::load(&cluster.config.path).unwrap().s3;
+    conforms(&S3Store::new(&bucket.name, &bucket.prefix, settings, |_| None));
 }
 
-/// The whole contract of the interface, as documented.
 fn conforms(store: &dyn Store) {
     what_was_never_stored_is_absent(store);
     an_object_is_written_once(store);
-    a_writer_that_is_dropped_leaves_nothing(store);
-    any_length_comes_back_from_any_place(store);
+    the_first_of_two_writers_wins(store);
     of_many_writers_one_succeeds(store);
+    a_header_is_written_last_or_refused(store);
+    a_digest_changes_nothing_of_the_content(store);
+    a_dropped_writer_leaves_nothing(store);
+    a_sweep_spares_living_writers(store);
+    any_length_is_read_from_any_position(store);
     only_a_replaced_object_changes(store);
+    a_replaced_object_is_always_whole(store);
     lists_and_walks_are_sorted_and_complete(store);
-    what_is_deleted_is_absent(store);
-    store.sweep().unwrap();
-    assert!(!store.location().is_empty());
-    assert!(store.trouble().is_none());
-    let distance = store.now().unwrap().duration_since(jiff::Timestamp::now());
-    assert!(distance.as_secs().abs() < 60, "{distance}");
+    a_key_has_any_permitted_form(store);
+    a_deleted_object_is_absent(store);
+    the_place_describes_itself(store);
 }
 
 fn key(text: &str) -> ObjectKey {
     ObjectKey::new(text).unwrap()
 }
 
+/// Content of which no two parts are equal.
+fn sample(bytes: usize) -> Vec<u8> {
+    (0..bytes).map(|at| (at / 65_536 + at % 251) as u8).collect()
+}
+
+fn write(mut writer: Box<dyn ObjectWriter>, content: &[u8]) -> PutOutcome {
+    for piece in content.chunks(1_000_003) {
+        writer.write_owned(piece.to_vec()).unwrap();
+    }
+    writer.finish().unwrap()
+}
+
 fn content(store: &dyn Store, text: &str) -> Vec<u8> {
     store.read_small(&key(text), u64::MAX).unwrap().expect(text)
 }
 
-/// The content that a reader returns from `from` on; up to `until`, if given.
-fn part(store: &dyn Store, text: &str, from: u64, until: Option<u64>) -> Vec<u8> {
-    let range = ReadRange { from, expected_end: until };
+fn read(store: &dyn Store, text: &str, range: ReadRange) -> Vec<u8> {
     let mut reader = store.open(&key(text), range).unwrap().expect(text);
     let mut read = Vec::new();
     while reader.read(&mut read).unwrap() > 0 {}
@@ -93,29 +112,92 @@ fn what_was_never_stored_is_absent(store: &dyn Store) {
 }
 
 fn an_object_is_written_once(store: &dyn Store) {
-    let name = key("once/object");
+    let name = key("once/small");
     assert_eq!(store.put_new(&name, &[b"first, ", b"", b"and whole"]).unwrap(), PutOutcome::Created);
     assert_eq!(store.put_new(&name, &[b"second"]).unwrap(), PutOutcome::Exists);
-    assert_eq!(content(store, "once/object"), b"first, and whole");
+    assert_eq!(store.put_new(&name, &[b"first, and whole"]).unwrap(), PutOutcome::Exists);
+    assert_eq!(content(store, "once/small"), b"first, and whole");
     assert_eq!(store.stat(&name).unwrap(), Some(ObjectInfo { length_bytes: 16 }));
     assert!(store.still_holds(&name).unwrap());
     store.make_durable(&name).unwrap();
-    let error = store.read_small(&name, 15).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Damaged, "{error}");
-    if store.capabilities().header_last {
-        let object = NewObject { header_bytes: 4, digest: None };
-        let mut writer = store.create(&key("once/headed"), object).unwrap();
-        writer.write(b" and the rest").unwrap();
-        writer.write_header(b"head").unwrap();
-        assert_eq!(writer.finish().unwrap(), PutOutcome::Created);
-        assert_eq!(content(store, "once/headed"), b"head and the rest");
+    assert_eq!(store.read_small(&name, 15).unwrap_err().kind(), ErrorKind::Damaged);
+
+    let (large, whole) = (key("once/large"), sample(LARGE_BYTES));
+    assert_eq!(write(store.create(&large, PLAIN).unwrap(), &whole), PutOutcome::Created);
+    assert_eq!(write(store.create(&large, PLAIN).unwrap(), &vec![7; LARGE_BYTES]), PutOutcome::Exists);
+    assert_eq!(write(store.create(&name, PLAIN).unwrap(), &whole), PutOutcome::Exists);
+    assert_eq!(store.put_new(&large, &[b"small"]).unwrap(), PutOutcome::Exists);
+    assert!(content(store, "once/large") == whole);
+    assert_eq!(content(store, "once/small"), b"first, and whole");
+}
+
+fn the_first_of_two_writers_wins(store: &dyn Store) {
+    let name = key("two/writers");
+    let mut writers = [store.create(&name, PLAIN).unwrap(), store.create(&name, PLAIN).unwrap()];
+    for (writer, text) in writers.iter_mut().zip(["finished last", "finished first"]) {
+        writer.write(text.as_bytes()).unwrap();
+    }
+    let [last, first] = writers;
+    assert_eq!(first.finish().unwrap(), PutOutcome::Created);
+    assert_eq!(last.finish().unwrap(), PutOutcome::Exists);
+    assert_eq!(content(store, "two/writers"), b"finished first");
+}
+
+fn of_many_writers_one_succeeds(store: &dyn Store) {
+    for (round, bytes, writers) in [(0, 3000, 8), (1, 3000, 8), (2, 0, 8), (3, LARGE_BYTES, 2)] {
+        let name = format!("contested/{round}");
+        let put = |number: u8| write(store.create(&key(&name), PLAIN).unwrap(), &vec![number; bytes]);
+        let created: Vec<u8> = thread::scope(|scope| {
+            let writers: Vec<_> =
+                (0..writers).map(|number| (number, scope.spawn(move || put(number)))).collect();
+            let won = writers.into_iter().filter_map(|(number, writer)| {
+                (writer.join().unwrap() == PutOutcome::Created).then_some(number)
+            });
+            won.collect()
+        });
+        assert_eq!(created.len(), 1, "{name}: {created:?}");
+        assert!(content(store, &name) == vec![created[0]; bytes], "{name}");
     }
 }
 
-fn a_writer_that_is_dropped_leaves_nothing(store: &dyn Store) {
+fn a_header_is_written_last_or_refused(store: &dyn Store) {
+    let headed = NewObject { header_bytes: 4, digest: None };
+    let name = key("headed/object");
+    if store.capabilities().header_last {
+        for bytes in [0, 13, LARGE_BYTES] {
+            let (name, body) = (format!("headed/{bytes}"), sample(bytes));
+            let mut writer = store.create(&key(&name), headed).unwrap();
+            writer.write(&body).unwrap();
+            writer.write_header(b"head").unwrap();
+            assert_eq!(writer.finish().unwrap(), PutOutcome::Created);
+            assert!(content(store, &name) == [b"head", body.as_slice()].concat(), "{name}");
+        }
+        let mut wrong = store.create(&name, headed).unwrap();
+        assert_eq!(wrong.write_header(b"longer").unwrap_err().kind(), ErrorKind::Damaged);
+        let incomplete = store.create(&name, headed).unwrap();
+        assert_eq!(incomplete.finish().unwrap_err().kind(), ErrorKind::Damaged);
+    } else {
+        assert_eq!(store.create(&name, headed).err().unwrap().kind(), ErrorKind::Damaged);
+    }
+    let mut without_room = store.create(&name, PLAIN).unwrap();
+    assert_eq!(without_room.write_header(b"head").unwrap_err().kind(), ErrorKind::Damaged);
+    drop(without_room);
+    assert_eq!(store.stat(&name).unwrap(), None);
+}
+
+fn a_digest_changes_nothing_of_the_content(store: &dyn Store) {
+    for bytes in [10, LARGE_BYTES] {
+        let (name, whole) = (format!("digested/{bytes}"), sample(bytes));
+        let object = NewObject { digest: Some(Digest::of(&whole)), ..PLAIN };
+        assert_eq!(write(store.create(&key(&name), object).unwrap(), &whole), PutOutcome::Created);
+        assert!(content(store, &name) == whole, "{name}");
+    }
+}
+
+fn a_dropped_writer_leaves_nothing(store: &dyn Store) {
     let name = key("dropped/object");
     for bytes in [0, 10, LARGE_BYTES] {
-        let mut writer = store.create(&name, NewObject::default()).unwrap();
+        let mut writer = store.create(&name, PLAIN).unwrap();
         writer.write(&vec![7; bytes]).unwrap();
         assert_eq!(store.stat(&name).unwrap(), None, "nothing is visible before the end");
         drop(writer);
@@ -125,44 +207,34 @@ fn a_writer_that_is_dropped_leaves_nothing(store: &dyn Store) {
     assert_eq!(store.put_new(&name, &[b"x"]).unwrap(), PutOutcome::Created);
 }
 
-fn any_length_comes_back_from_any_place(store: &dyn Store) {
-    for bytes in [0, 1, 65_536, LARGE_BYTES] {
-        let name = format!("lengths/{bytes}");
-        // No two parts are equal.
-        let whole: Vec<u8> = (0..bytes).map(|at| (at / 65_536 + at % 251) as u8).collect();
-        let mut writer = store.create(&key(&name), NewObject::default()).unwrap();
-        for piece in whole.chunks(1_000_003) {
-            writer.write_owned(piece.to_vec()).unwrap();
-        }
+fn a_sweep_spares_living_writers(store: &dyn Store) {
+    for bytes in [10, LARGE_BYTES] {
+        let (name, whole) = (format!("swept/{bytes}"), sample(bytes));
+        let mut writer = store.create(&key(&name), PLAIN).unwrap();
+        writer.write(&whole).unwrap();
+        assert_eq!(store.sweep().unwrap(), 0);
         assert_eq!(writer.finish().unwrap(), PutOutcome::Created);
         assert!(content(store, &name) == whole, "{name}");
-        for from in [0, 1, bytes / 2, bytes.saturating_sub(1), bytes] {
-            let rest = whole.get(from..).unwrap_or_default();
-            assert!(part(store, &name, from as u64, None) == rest, "{name} from {from}");
-            let until = (from + 100).min(bytes);
-            let read = part(store, &name, from as u64, Some(until as u64));
-            assert!(
-                read.starts_with(&whole[from.min(bytes)..until]) && rest.starts_with(&read),
-                "{name} from {from}"
-            );
-        }
-        assert!(part(store, &name, bytes as u64 + 10, None).is_empty(), "behind the end there is nothing");
     }
 }
 
-fn of_many_writers_one_succeeds(store: &dyn Store) {
-    for round in 0..3 {
-        let name = format!("contested/{round}");
-        let put = |number: u8| store.put_new(&key(&name), &[&[number; 3000]]).unwrap();
-        let created: Vec<u8> = thread::scope(|scope| {
-            let writers: Vec<_> = (0..8).map(|number| (number, scope.spawn(move || put(number)))).collect();
-            let won = writers.into_iter().filter_map(|(number, writer)| {
-                (writer.join().unwrap() == PutOutcome::Created).then_some(number)
-            });
-            won.collect()
-        });
-        assert_eq!(created.len(), 1, "{created:?}");
-        assert_eq!(content(store, &name), [created[0]; 3000]);
+fn any_length_is_read_from_any_position(store: &dyn Store) {
+    for bytes in [0, 1, 65_536, MEDIUM_BYTES, LARGE_BYTES] {
+        let (name, whole) = (format!("lengths/{bytes}"), sample(bytes));
+        assert_eq!(write(store.create(&key(&name), PLAIN).unwrap(), &whole), PutOutcome::Created);
+        assert!(content(store, &name) == whole, "{name}");
+        // Every position of the largest would take long.
+        let positions = match bytes {
+            LARGE_BYTES => vec![bytes / 2],
+            _ => vec![0, 1, bytes / 2, bytes.saturating_sub(1), bytes, bytes + 10],
+        };
+        for from in positions {
+            let rest = whole.get(from..).unwrap_or_default();
+            for expected_end in [None, Some(from + 100), Some(bytes), Some(bytes + 100)] {
+                let range = ReadRange { from: from as u64, expected_end: expected_end.map(|end| end as u64) };
+                assert!(read(store, &name, range) == rest, "{name}, {range:?}");
+            }
+        }
     }
 }
 
@@ -171,8 +243,31 @@ fn only_a_replaced_object_changes(store: &dyn Store) {
     for text in ["one", "another", ""] {
         store.replace(&name, text.as_bytes()).unwrap();
         assert_eq!(content(store, "replaced/object"), text.as_bytes());
+        assert_eq!(names_below(store, "replaced", None), [("object".to_owned(), text.len() as u64)]);
     }
     assert_eq!(store.put_new(&name, &[b"new"]).unwrap(), PutOutcome::Exists);
+}
+
+fn a_replaced_object_is_always_whole(store: &dyn Store) {
+    let name = key("replaced/often");
+    store.replace(&name, &[0; 100]).unwrap();
+    let ended = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for first in [1_u8, 2] {
+            let (name, ended) = (&name, &ended);
+            scope.spawn(move || {
+                for round in 0..10 {
+                    let number = first + 2 * round;
+                    store.replace(name, &vec![number; 100 * (usize::from(number) + 1)]).unwrap();
+                }
+                ended.store(true, Ordering::Relaxed);
+            });
+        }
+        while !ended.load(Ordering::Relaxed) {
+            let read = content(store, "replaced/often");
+            assert_eq!(read, vec![read[0]; 100 * (usize::from(read[0]) + 1)]);
+        }
+    });
 }
 
 fn lists_and_walks_are_sorted_and_complete(store: &dyn Store) {
@@ -181,6 +276,7 @@ fn lists_and_walks_are_sorted_and_complete(store: &dyn Store) {
     for (length, name) in names.iter().enumerate() {
         store.put_new(&key(&format!("listed/{name}")), &[&vec![b'x'; length]]).unwrap();
     }
+    store.put_new(&key("top"), &[b"x"]).unwrap();
     let listing = store.list(Some(&key("listed"))).unwrap();
     assert_eq!(listing.directories, ["a-b", "b", "c"]);
     let objects: Vec<(&str, u64)> =
@@ -188,32 +284,63 @@ fn lists_and_walks_are_sorted_and_complete(store: &dyn Store) {
     assert_eq!(objects, [("a", 0), ("a.b", 2), ("b0", 5), ("z", 7)]);
     let root = store.list(None).unwrap();
     assert!(root.directories.iter().any(|name| name == "listed"), "{root:?}");
+    assert!(root.objects.contains(&("top".to_owned(), ObjectInfo { length_bytes: 1 })), "{root:?}");
 
-    let walked = names_below(store, "listed", None);
     let expected: Vec<(String, u64)> =
         names.iter().zip(0..).map(|(name, bytes)| ((*name).to_owned(), bytes)).collect();
-    assert_eq!(walked, expected);
+    assert_eq!(names_below(store, "listed", None), expected);
     for (at, name) in names.iter().enumerate() {
         let from = format!("listed/{name}");
         assert_eq!(names_below(store, "listed", Some(&from)), expected[at..], "from {name}");
+        let just_after = format!("{from}0");
+        let after = names_below(store, "listed", Some(&just_after));
+        assert!(!after.contains(&expected[at]) && expected.ends_with(&after), "from {just_after}");
     }
-    let mut visited = 0;
-    let mut first_two = |_: &str, _: ObjectInfo| {
-        visited += 1;
-        if visited == 2 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-    };
-    store.walk(&key("listed"), None, &mut first_two).unwrap();
-    assert_eq!(visited, 2);
+    assert_eq!(names_below(store, "listed", Some("listed/zz")), []);
+    for stop_after in [1, 2] {
+        let mut visited = 0;
+        let mut visit = |_: &str, _: ObjectInfo| {
+            visited += 1;
+            if visited == stop_after { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        };
+        store.walk(&key("listed"), None, &mut visit).unwrap();
+        assert_eq!(visited, stop_after);
+    }
     assert!(names_below(store, "listed/b", None).iter().all(|(name, _)| !name.contains('0')));
 }
 
-fn what_is_deleted_is_absent(store: &dyn Store) {
-    let name = key("deleted/deep/object");
+fn a_key_has_any_permitted_form(store: &dyn Store) {
+    let long = "x".repeat(200);
+    for name in ["A-Z_a.z", "0", "-", "_", "a..b", &long, &format!("y{long}/{long}/{long}")] {
+        let full = format!("forms/{name}");
+        assert_eq!(store.put_new(&key(&full), &[name.as_bytes()]).unwrap(), PutOutcome::Created);
+        assert_eq!(content(store, &full), name.as_bytes());
+        assert!(names_below(store, "forms", None).contains(&(name.to_owned(), name.len() as u64)), "{name}");
+    }
+}
+
+fn a_deleted_object_is_absent(store: &dyn Store) {
+    let (name, other) = (key("deleted/deep/object"), key("deleted/other"));
     store.put_new(&name, &[b"x"]).unwrap();
+    store.put_new(&other, &[b"stays"]).unwrap();
     store.delete(&name).unwrap();
     store.delete(&name).unwrap();
     assert_eq!(store.stat(&name).unwrap(), None);
-    assert!(names_below(store, "deleted", None).is_empty());
+    assert_eq!(store.still_holds(&name).unwrap(), !store.capabilities().can_be_unmounted);
+    assert_eq!(store.make_durable(&name).unwrap_err().kind(), ErrorKind::Absent);
+    assert_eq!(names_below(store, "deleted", None), [("other".to_owned(), 5)]);
     assert_eq!(store.put_new(&name, &[b"y"]).unwrap(), PutOutcome::Created);
     assert_eq!(content(store, "deleted/deep/object"), b"y");
+}
+
+fn the_place_describes_itself(store: &dyn Store) {
+    assert!(!store.location().is_empty());
+    assert!(store.trouble().is_none());
+    assert_eq!(store.capabilities(), store.capabilities());
+    let distance = store.now().unwrap().duration_since(jiff::Timestamp::now());
+    assert!(distance.as_secs().abs() < 60, "{distance}");
+    for observation in store.examine().unwrap() {
+        assert!(!observation.what.is_empty() && !observation.detail.is_empty(), "{observation:?}");
+    }
+    assert!(!names_below(store, "once", None).is_empty(), "an inspection changes nothing");
 }

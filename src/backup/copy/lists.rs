@@ -3,14 +3,13 @@
 use super::last_pack::LastFile;
 use crate::backup::files::FileList;
 use crate::config::Compression;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
 use crate::postgres::{BackupManifestWriter, ManifestFile, ManifestVersion, WalRange};
 use crate::repository::Repository;
 use crate::repository::backup::framed::{FramedWriter, StoredObject};
 use crate::repository::backup::index::StoredIndex;
 use crate::repository::backup::pack::PlacedFile;
 use crate::repository::backup::{DirectoryEntry, IndexEntry, IndexWriter, Label, StoredText};
-use crate::store::PutOutcome;
 
 /// The complete content of a backup.
 pub struct BackedUp<'a> {
@@ -60,7 +59,7 @@ enum Item {
 /// Stores both lists, ordered by the bytes of the paths.
 ///
 /// # Errors
-/// Those of the entries and the store; [`ErrorKind::Conflict`] if the repository already holds such lists for
+/// Those of the entries and the store; [`ErrorKind::Conflict`](crate::error::ErrorKind::Conflict) if the repository already holds such lists for
 /// this backup.
 pub fn write(
     entries: impl Iterator<Item = Result<IndexEntry>>,
@@ -99,13 +98,7 @@ pub fn write(
         }
         index.add(&entry)?;
     }
-    let (postgres_manifest, outcome) = manifest.finish(ranges)?.finish()?;
-    if outcome == PutOutcome::Exists {
-        return Err(Error::new(
-            ErrorKind::Conflict,
-            format!("the repository already holds \"{manifest_key}\""),
-        ));
-    }
+    let postgres_manifest = manifest.finish(ranges)?.finish()?;
     let index = index.finish()?;
     Ok(StoredLists { postgres_manifest, index, file_count, directory_count, file_bytes, whole_bytes })
 }

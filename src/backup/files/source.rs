@@ -1,5 +1,6 @@
 //! Reads the server's files without displacing the server's pages from the kernel's page cache.
 
+use crate::durable;
 use crate::failpoint;
 use rustix::io::{Errno, ReadWriteFlags, preadv2};
 use std::fs::{File, OpenOptions};
@@ -31,16 +32,7 @@ pub fn open(path: &Path) -> io::Result<Option<File>> {
 /// # Errors
 /// Those of the operating system.
 pub fn read_full(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-    let mut filled = 0;
-    while let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) {
-        match read_at(file, rest, offset + filled as u64) {
-            Ok(0) => break,
-            Ok(length) => filled += length,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(filled)
+    durable::read_full(buffer, offset, |rest, offset| read_at(file, rest, offset))
 }
 
 fn read_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {

@@ -11,13 +11,13 @@ pub mod visibility;
 use crate::backup::files::exclusions::Fork;
 use crate::backup::files::source::read_full;
 use crate::backup::files::{FileList, PlannedRelation};
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Result};
 use crate::pace::Pace;
 use crate::postgres::page::{self, PAGE_BYTES, PageBytes, PageChecksums, PageHeader, PageVerdict};
 use crate::postgres::{IncrementalHeader, Lsn, ServerVersion};
 use crate::repository::Repository;
 use crate::repository::backup::manifest::StoredDatabase;
-use crate::repository::backup::{IndexEntry, IndexReader, StoredBackup};
+use crate::repository::backup::{IndexEntry, StoredBackup, open_index};
 use crate::server::Watch;
 use candidate::Candidate;
 use std::cmp::Ordering;
@@ -68,9 +68,7 @@ impl Increment {
     ) -> Result<Increment> {
         let usable = UsableFiles::of(parent, databases);
         let checksums = if parent.server.data_checksums { PageChecksums::On } else { PageChecksums::Off };
-        let (store, key) = (repository.store(), repository.layout().backup_index(&parent.label)?);
-        let mut index = IndexReader::open(store.as_ref(), &key, parent.index)?
-            .ok_or_else(|| Error::damaged(format!("\"{}/{key}\" is missing", store.location())))?;
+        let mut index = open_index(repository, parent)?;
         let mut parent_bytes = vec![None; files.files.len()];
         let mut parent_maps = ParentMaps::new(repository, parent)?;
         let mut numbers = files.sorted().into_iter().peekable();

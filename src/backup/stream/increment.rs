@@ -17,7 +17,7 @@ use crate::backup::server::session::ServerFacts;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::postgres::{BackupManifestWriter, ManifestFile, ManifestVersion, TimelineHistory, WalRange};
 use crate::repository::backup::manifest::{BackupPoint, StoredDatabase};
-use crate::repository::backup::{Chain, FileForm, IndexEntry, IndexReader, StoredBackup};
+use crate::repository::backup::{Chain, FileForm, IndexEntry, StoredBackup, open_index};
 use crate::server::ReplicationConnection;
 use base_backup::{Announcement, Answer, Extent};
 use std::fs::File;
@@ -169,9 +169,7 @@ impl StreamedBackup<'_> {
         let what = || "could not write the manifest for the server";
         let usable = UsableFiles::of(parent, databases);
         let build = self.server.build;
-        let (store, key) = (self.repository.store(), self.repository.layout().backup_index(&parent.label)?);
-        let mut index = IndexReader::open(store.as_ref(), &key, parent.index)?
-            .ok_or_else(|| Error::damaged(format!("\"{}/{key}\" is missing", store.location())))?;
+        let mut index = open_index(self.repository, parent)?;
         let file = tempfile::tempfile().context(what)?;
         let version = ManifestVersion::written_by(build.version.formats, self.server.system);
         let mut manifest = BackupManifestWriter::new(BufWriter::new(file), version)?;

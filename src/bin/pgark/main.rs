@@ -10,6 +10,7 @@ mod memory;
 mod output;
 mod recover;
 mod status;
+mod store;
 mod wal;
 
 use clap::{Parser, Subcommand};
@@ -148,7 +149,7 @@ impl Context {
 
     /// The store of a configuration.
     fn store(&self, config: &Config) -> Result<Arc<dyn Store>> {
-        open(config)
+        store::open(config)
     }
 
     /// The store and the configuration of the cluster named by the arguments, otherwise by the configuration file.
@@ -157,7 +158,7 @@ impl Context {
             (Some(url), Some(cluster)) => {
                 // The data directory is on another host or no longer exists.
                 let config = Config::for_recovery(cluster, url, &PathBuf::from("/nonexistent"))?;
-                Ok((open(&config)?, self.assuming(config)))
+                Ok((self.store(&config)?, self.assuming(config)))
             }
             _ => {
                 let config = self.config()?;
@@ -177,11 +178,6 @@ struct PlaceArguments {
     /// The name of the cluster in that repository
     #[arg(long, value_name = "NAME", requires = "repository", help_heading = "Where")]
     cluster: Option<String>,
-}
-
-/// The only place that chooses a concrete store.
-fn open(config: &Config) -> Result<Arc<dyn Store>> {
-    pgark::repository::open_store(config, pgark::durable::disk())
 }
 
 fn main() -> ExitCode {

@@ -1,6 +1,6 @@
 //! Decodes WAL records as their bytes arrive, without holding a whole record in memory.
 
-use super::record::{CheckpointKind, RecordHeader, ResourceManager, TransactionEnd, WalPayload};
+use super::record::{CheckpointKind, RecordHeader, ResourceManager, TransactionEndRecord, WalPayload};
 use crate::postgres::cluster::control_file::ServerLimits;
 use crate::postgres::value::little_endian::{i64_at, u8_at, u16_at, u32_at, u64_at};
 use crate::postgres::value::lsn::Lsn;
@@ -165,11 +165,11 @@ impl PayloadDecoder {
         let lsn = |offset| u64_at(main, offset).and_then(Lsn::new);
         let timeline = |offset| u32_at(main, offset).and_then(TimelineId::new);
         let time = |offset| i64_at(main, offset).map(PgTimestamp::new);
-        let transaction = || -> Option<TransactionEnd> {
+        let transaction = || -> Option<TransactionEndRecord> {
             let prepared = matches!(self.kind, Kind::CommitPrepared | Kind::AbortPrepared);
             let xid = if prepared { self.main.transaction.prepared? } else { self.xid };
             let holds_wanted = self.main.transaction.holds_wanted;
-            Some(TransactionEnd { xid, time: self.main.transaction.time?, holds_wanted })
+            Some(TransactionEndRecord { xid, time: self.main.transaction.time?, holds_wanted })
         };
         Some(match self.kind {
             Kind::Commit | Kind::CommitPrepared => WalPayload::Commit(transaction()?),
@@ -514,8 +514,7 @@ mod tests {
 
     #[test]
     fn finds_the_prepared_transaction_behind_lists_of_any_length() {
-        let expected =
-            "Commit(TransactionEnd { xid: 4242, time: 2000-01-01 00:00:01.000000 UTC, holds_wanted: false })";
+        let expected = "Commit(TransactionEndRecord { xid: 4242, time: 2000-01-01 00:00:01.000000 UTC, holds_wanted: false })";
         let expected = Some(expected.to_owned());
         for (version, statistics) in [
             (MajorVersion::V13, None),

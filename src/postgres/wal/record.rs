@@ -36,9 +36,9 @@ pub struct ResourceManager(u8);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WalPayload<'a> {
     /// A transaction committed.
-    Commit(TransactionEnd),
+    Commit(TransactionEndRecord),
     /// A transaction was rolled back.
-    Abort(TransactionEnd),
+    Abort(TransactionEndRecord),
     /// `pg_create_restore_point` was called.
     RestorePoint {
         /// The time.
@@ -95,7 +95,7 @@ pub enum WalPayload<'a> {
 
 /// The end of a transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TransactionEnd {
+pub struct TransactionEndRecord {
     /// The transaction ID; for a prepared transaction, its own, not that of the transaction that finished it.
     pub xid: Xid,
     /// The time; `recovery_target_time` is compared with it.

@@ -13,7 +13,7 @@ use crate::recover::server::settings::Archiving;
 use crate::recover::server::standby::Role;
 use crate::repository::Repository;
 use crate::repository::backup::manifest::StoredBackup;
-use crate::repository::backup::{Chain, IndexEntry, IndexReader};
+use crate::repository::backup::{Chain, IndexEntry, open_index};
 use crate::spool::Spool;
 use nix::unistd::{AccessFlags, access};
 use std::collections::BTreeMap;
@@ -161,9 +161,7 @@ fn whole_by_place(
     left_out: &LeftOut,
     places: &Places,
 ) -> Result<BTreeMap<Option<u32>, u64>> {
-    let (store, key) = (repository.store(), repository.layout().backup_index(&backup.label)?);
-    let mut index = IndexReader::open(store.as_ref(), &key, backup.index)?
-        .ok_or_else(|| Error::damaged(format!("\"{}/{key}\" is missing", store.location())))?;
+    let mut index = open_index(repository, backup)?;
     let mut whole: BTreeMap<Option<u32>, u64> = BTreeMap::new();
     while let Some(entry) = index.next_entry()? {
         let IndexEntry::File(file) = entry else { continue };

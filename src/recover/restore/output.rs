@@ -1,6 +1,6 @@
 //! A file being restored: new, or existing with its matching pages kept.
 
-use crate::durable::Disk;
+use crate::durable::{Disk, read_full};
 use crate::error::{Context, Error, ErrorKind, Result};
 use std::fs::{File, OpenOptions, Permissions};
 use std::io;
@@ -52,7 +52,7 @@ impl<'a> Output<'a> {
             return self.disk.write_all(&self.file, bytes);
         };
         old.resize(bytes.len(), 0);
-        let length = read_full(&self.file, old, self.offset)?;
+        let length = read_full(old, self.offset, |rest, offset| self.file.read_at(rest, offset))?;
         let old = old.get(..length).unwrap_or_default();
         if old == bytes {
             self.offset += bytes.len() as u64;
@@ -100,7 +100,7 @@ pub fn crc32c_of(path: &Path, bytes: u64) -> io::Result<Option<u32>> {
     let file = OpenOptions::new().read(true).custom_flags(nix::libc::O_NOFOLLOW).open(path)?;
     let (mut buffer, mut crc32c, mut offset) = (vec![0; READ_BYTES], 0, 0);
     loop {
-        let length = read_full(&file, &mut buffer, offset)?;
+        let length = read_full(&mut buffer, offset, |rest, offset| file.read_at(rest, offset))?;
         if length == 0 {
             return Ok((offset == bytes).then_some(crc32c));
         }
@@ -128,19 +128,6 @@ fn open_existing(disk: &dyn Disk, path: &Path, mode: u32) -> io::Result<File> {
     };
     file.set_permissions(Permissions::from_mode(mode))?;
     Ok(file)
-}
-
-fn read_full(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-    let mut filled = 0;
-    while let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) {
-        match file.read_at(rest, offset + filled as u64) {
-            Ok(0) => break,
-            Ok(length) => filled += length,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(filled)
 }
 
 #[cfg(test)]

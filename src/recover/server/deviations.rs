@@ -51,7 +51,7 @@ mod tests {
     use super::*;
     use crate::postgres::{PgTimestamp, Xid};
     use crate::recover::server::point::ReachedState;
-    use crate::repository::wal::{Outcome, TransactionEnd};
+    use crate::repository::wal::{TransactionEnd, TransactionOutcome};
 
     #[test]
     fn what_was_reached_is_held_against_the_promise() {
@@ -60,7 +60,7 @@ mod tests {
         let end = TransactionEnd {
             xid: Xid::new(731),
             time,
-            outcome: Outcome::Commit,
+            outcome: TransactionOutcome::Commit,
             start: lsn("0/3000028"),
             end: lsn("0/3000060"),
         };

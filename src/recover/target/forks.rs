@@ -3,7 +3,7 @@
 use super::choice::BackupCandidate;
 use crate::error::{Error, ErrorKind, Result};
 use crate::postgres::{PgTimestamp, SegmentSize, TargetTimeline, TimelineHistory, TimelineId};
-use crate::repository::wal::{Archive, BackupSpan, Branch, Fork, TimelinePath, forks};
+use crate::repository::wal::{Archive, BackupSpan, Branch, TimelineFork, TimelinePath, forks};
 use std::time::Duration;
 
 /// How to resolve a fork if the archive does not determine the timeline.
@@ -48,7 +48,7 @@ pub fn left_aside(
     size: SegmentSize,
     decision: (TargetTimeline, ForkRule),
     command: &str,
-) -> Result<Vec<Fork>> {
+) -> Result<Vec<TimelineFork>> {
     let spans: Vec<BackupSpan<'_>> = backups.iter().map(span).collect();
     let found = forks(archive, history, &spans, only.map(span), size)?;
     if let (TargetTimeline::Latest, ForkRule::Refuse(window)) = decision
@@ -68,14 +68,14 @@ fn span(backup: &BackupCandidate) -> BackupSpan<'_> {
     }
 }
 
-fn ambiguous(fork: &Fork, command: &str) -> Error {
+fn ambiguous(fork: &TimelineFork, command: &str) -> Error {
     let (taken, left) = (fork.taken, fork.left);
     Error::new(
         ErrorKind::Conflict,
         format!(
             "timelines {taken} and {left} were both in use after they diverged at {}: timeline {taken} has {}; timeline {left} \
              has {}",
-            fork.parted_at,
+            fork.forked_at,
             described(&fork.taken_branch),
             described(&fork.left_branch)
         ),
@@ -99,7 +99,7 @@ fn described(branch: &Branch) -> String {
 }
 
 /// A line of the plan about the data lost on a timeline that is not followed.
-pub fn note(fork: &Fork, time: Option<PgTimestamp>) -> Option<String> {
+pub fn note(fork: &TimelineFork, time: Option<PgTimestamp>) -> Option<String> {
     let last = fork.left_branch.last?;
     let count = match fork.left_branch.transactions {
         1 => "1 transaction".to_owned(),
@@ -108,7 +108,7 @@ pub fn note(fork: &Fork, time: Option<PgTimestamp>) -> Option<String> {
     let left = fork.left;
     let mut note = format!(
         "timeline {left} continued after the switch at {}: {count} until {} are not on the path to timeline {}",
-        fork.parted_at, last.time, fork.taken
+        fork.forked_at, last.time, fork.taken
     );
     let first = fork.left_branch.first?;
     if let Some(time) = time.filter(|time| (first.time..=last.time).contains(time)) {

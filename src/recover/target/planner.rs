@@ -11,7 +11,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::postgres::{
     Lsn, PgTimestamp, RecoveryTarget, TargetAction, TargetBound, TargetSettings, TargetTimeline,
 };
-use crate::repository::wal::{Archive, Fork, PathWal, TimelinePath, WalMark};
+use crate::repository::wal::{Archive, PathWal, TimelineFork, TimelinePath, WalMark};
 
 /// Start and end of a recovery to a time.
 struct TimedEnd<'a> {
@@ -29,7 +29,7 @@ pub(super) struct Planner<'a> {
     /// The backups on the path, newest first; never empty.
     pub(super) candidates: Vec<&'a BackupCandidate>,
     /// Forks off the path.
-    pub(super) forks: Vec<Fork>,
+    pub(super) forks: Vec<TimelineFork>,
 }
 
 impl Planner<'_> {

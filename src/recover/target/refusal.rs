@@ -150,7 +150,7 @@ impl Planner<'_> {
             return error.hint(format!(
                 "Timeline {} reaches this time, after it diverged from this one at {}: {command} --target-time '{target}' \
                  --target-timeline {}",
-                other.left, other.parted_at, other.left
+                other.left, other.forked_at, other.left
             ));
         }
         match target {

@@ -11,7 +11,9 @@ use crate::postgres::{
 };
 use crate::recover::target::choice::BackupCandidate;
 use crate::recover::target::{Consent, ForkRule, Goal, TargetPlan, TargetRequest, plan_target};
-use crate::repository::wal::{Archive, Outcome, PathWal, Timelines, WalCatalog, WalEvent, WalMark};
+use crate::repository::wal::{
+    Archive, PathWal, Timelines, TransactionOutcome, WalCatalog, WalEvent, WalMark,
+};
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::time::Duration;
@@ -83,7 +85,12 @@ impl MadeUp {
             WalEvent::Other
         } else {
             let xid = Xid::new(1000 + u32::try_from(second).unwrap());
-            WalEvent::TransactionEnd { xid, time: moment, outcome: Outcome::Commit, holds_wanted: false }
+            WalEvent::TransactionEnd {
+                xid,
+                time: moment,
+                outcome: TransactionOutcome::Commit,
+                holds_wanted: false,
+            }
         };
         WalMark { start, end, event }
     }

@@ -1,20 +1,22 @@
-//! What files there are, as two lists of them can be compared without holding either.
+//! Sums of file lists, which compare two lists without keeping either in memory.
 
 use super::FileEntry;
 use super::framed::FramedReader;
 use super::manifest::StoredBackup;
+use super::objects::missing;
 use crate::codec::Digest;
 use crate::error::{Context, Error, Result};
 use crate::postgres::BackupManifestReader;
 use crate::repository::Repository;
+use crate::store::StoreExt;
 use std::io::BufRead;
 
-/// The sum of a set of files: equal sets have equal sums.
+/// The sum of a set of files. Equal sets have equal sums.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FileSetSum {
-    /// How many files.
+    /// Number of files.
     pub files: u64,
-    /// Their length together.
+    /// Their total length.
     pub bytes: u64,
     sum: u128,
 }
@@ -42,17 +44,17 @@ impl FileSetSum {
 /// Opens PostgreSQL's own manifest of a backup.
 ///
 /// # Errors
-/// [`ErrorKind::Damaged`](crate::error::ErrorKind::Damaged) when it is missing, and the store's.
+/// [`ErrorKind::Damaged`](crate::error::ErrorKind::Damaged) if it is missing; those of the store.
 pub fn open_postgres_manifest(repository: &Repository, backup: &StoredBackup) -> Result<FramedReader> {
-    let (store, key) = (repository.store(), repository.layout().postgres_manifest(&backup.label)?);
-    FramedReader::open(store.as_ref(), &key, backup.postgres_manifest)?
-        .ok_or_else(|| Error::damaged(format!("\"{}/{key}\" is missing", store.location())))
+    let key = repository.layout().postgres_manifest(&backup.label)?;
+    FramedReader::open(repository.store().as_ref(), &key, backup.postgres_manifest)?
+        .ok_or_else(|| missing(repository, &key))
 }
 
-/// Checks that PostgreSQL's own manifest of a backup, read from `input`, tells of the files that its index does.
+/// Checks that PostgreSQL's own manifest of a backup, read from `input`, lists the same files as the index.
 ///
 /// # Errors
-/// [`ErrorKind::Damaged`](crate::error::ErrorKind::Damaged) when it does not, and the store's.
+/// [`ErrorKind::Damaged`](crate::error::ErrorKind::Damaged) if it does not; those of the store.
 pub fn compare_with_postgres_manifest(
     repository: &Repository,
     backup: &StoredBackup,
@@ -60,7 +62,7 @@ pub fn compare_with_postgres_manifest(
     input: impl BufRead,
 ) -> Result<()> {
     let key = repository.layout().postgres_manifest(&backup.label)?;
-    let location = || format!("\"{}/{key}\"", repository.store().location());
+    let location = || format!("\"{}\"", repository.store().locate(&key));
     let sum = sum_of(input).context(location)?;
     if sum == index {
         return Ok(());

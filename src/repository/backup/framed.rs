@@ -1,15 +1,14 @@
-//! An object that is nothing but frames: written and read as a stream.
+//! An object that consists of frames, written and read as a stream.
 
-use crate::codec::{
-    ContentHasher, ContentSum, Crc32, Decoded, FRAME_RAW_BYTES, FrameDecoder, FrameEncoder, skippable_frame,
-};
+use crate::codec::{ContentHasher, ContentSum, FRAME_RAW_BYTES, FrameEncoder, skippable_frame};
 use crate::config::Compression;
 use crate::error::{Error, Result};
-use crate::store::{NewObject, ObjectKey, ObjectReader, ObjectWriter, PutOutcome, ReadRange, Store};
+use crate::repository::object::{FrameReader, NextFrame, Reader, SummedWriter};
+use crate::store::{ObjectKey, Store};
 use serde::{Deserialize, Serialize};
 use std::io;
 
-/// What is recorded of a framed object, so that a missing frame or another object under its name is noticed.
+/// What a manifest records of a framed object, to detect a missing frame or another object of the same name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoredObject {
     /// Length of the content.
@@ -29,13 +28,11 @@ impl StoredObject {
     }
 }
 
-/// Compresses what is written into the frames of a new object. Memory: one frame.
+/// Compresses content into the frames of a new object. Memory: one frame.
 pub struct FramedWriter {
-    object: Box<dyn ObjectWriter>,
+    object: SummedWriter,
     encoder: FrameEncoder,
     hasher: ContentHasher,
-    crc: Crc32,
-    stored_bytes: u64,
     raw: Vec<u8>,
     stored: Vec<u8>,
 }
@@ -44,14 +41,12 @@ impl FramedWriter {
     /// Begins an object, which must not exist.
     ///
     /// # Errors
-    /// The store's, here and in the other functions.
+    /// Those of the store, here and in the other functions.
     pub fn create(store: &dyn Store, key: &ObjectKey, compression: Compression) -> Result<FramedWriter> {
         Ok(FramedWriter {
-            object: store.create(key, NewObject::default())?,
+            object: SummedWriter::create(store, key)?,
             encoder: FrameEncoder::new(compression),
             hasher: ContentHasher::new(),
-            crc: Crc32::new(),
-            stored_bytes: 0,
             raw: Vec::with_capacity(FRAME_RAW_BYTES),
             stored: Vec::new(),
         })
@@ -78,17 +73,20 @@ impl FramedWriter {
         Ok(())
     }
 
-    /// Makes the object exist. [`PutOutcome::Exists`]: another one of this name was there, and stays.
-    pub fn finish(mut self) -> Result<(StoredObject, PutOutcome)> {
+    /// Creates the object, durably.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Conflict`](crate::error::ErrorKind::Conflict) if an object of this name exists. It stays.
+    pub fn finish(mut self) -> Result<StoredObject> {
         self.flush_frame()?;
-        let sum = self.hasher.finish();
-        let stored = StoredObject {
-            raw_bytes: sum.length_bytes,
-            raw_digest: sum.digest,
-            stored_bytes: self.stored_bytes,
-            stored_crc32: self.crc.value(),
-        };
-        Ok((stored, self.object.finish()?))
+        let content = self.hasher.finish();
+        let object = self.object.finish()?;
+        Ok(StoredObject {
+            raw_bytes: content.length_bytes,
+            raw_digest: content.digest,
+            stored_bytes: object.stored_bytes,
+            stored_crc32: object.crc32,
+        })
     }
 
     fn flush_frame(&mut self) -> Result<()> {
@@ -102,8 +100,6 @@ impl FramedWriter {
     }
 
     fn store(&mut self) -> Result<()> {
-        self.crc.update(&self.stored);
-        self.stored_bytes += self.stored.len() as u64;
         self.object.write(&self.stored)?;
         self.stored.clear();
         Ok(())
@@ -123,44 +119,40 @@ impl io::Write for FramedWriter {
 
 /// Reads the content of a framed object. Memory: a few frames.
 pub struct FramedReader {
-    object: Box<dyn ObjectReader>,
-    decoder: FrameDecoder,
+    frames: FrameReader,
     hasher: ContentHasher,
     expected: StoredObject,
     header: Option<(u8, Vec<u8>)>,
-    stored: Vec<u8>,
     raw: Vec<u8>,
     taken_bytes: usize,
     ended: bool,
 }
 
 impl FramedReader {
-    /// Opens an object; `None` when the store has said that it does not exist.
+    /// Opens an object; `None` if the store has confirmed that it does not exist.
     ///
     /// # Errors
-    /// The store's, and [`ErrorKind::Damaged`](crate::error::ErrorKind::Damaged), also in the other functions.
+    /// [`ErrorKind::Damaged`](crate::error::ErrorKind::Damaged); those of the store, here and in the other functions.
     pub fn open(store: &dyn Store, key: &ObjectKey, expected: StoredObject) -> Result<Option<FramedReader>> {
-        let Some(object) = store.open(key, ReadRange::WHOLE)? else { return Ok(None) };
+        let Some(object) = Reader::open(store, key)? else { return Ok(None) };
         Ok(Some(FramedReader {
-            object,
-            decoder: FrameDecoder::new(),
+            frames: FrameReader::new(object, 0),
             hasher: ContentHasher::new(),
             expected,
             header: None,
-            stored: Vec::new(),
             raw: Vec::new(),
             taken_bytes: 0,
             ended: false,
         }))
     }
 
-    /// The payload of the skippable frame of `kind` that the object begins with, if it does.
+    /// The payload of the object's first frame, if that is a skippable frame of `kind`.
     pub fn header(&mut self, kind: u8) -> Result<Option<Vec<u8>>> {
         self.fill()?;
         Ok(self.header.take().filter(|(found, _)| *found == kind).map(|(_, payload)| payload))
     }
 
-    /// The next piece of content, not empty; empty only at the end, once length and digest were found right.
+    /// The next piece of content. Empty only at the end, after length and digest were verified.
     pub fn fill(&mut self) -> Result<&[u8]> {
         if self.taken_bytes >= self.raw.len() && !self.ended {
             self.taken_bytes = 0;
@@ -173,7 +165,7 @@ impl FramedReader {
         Ok(self.raw.get(self.taken_bytes..).unwrap_or_default())
     }
 
-    /// Says that `bytes` of the last piece were used.
+    /// Marks `bytes` of the last piece as used.
     pub fn take(&mut self, bytes: usize) {
         self.taken_bytes += bytes;
     }
@@ -181,8 +173,8 @@ impl FramedReader {
     /// Replaces `raw` by the next content that is not empty; false at the object's end.
     fn next_frame(&mut self) -> Result<bool> {
         loop {
-            match self.decoder.next(&mut self.raw)? {
-                Decoded::Frame => {
+            match self.frames.next(&mut self.raw)? {
+                NextFrame::Content => {
                     self.hasher.update(&self.raw);
                     if self.hasher.length_bytes() > self.expected.raw_bytes {
                         return Err(Error::damaged("it has more content than recorded"));
@@ -191,17 +183,11 @@ impl FramedReader {
                         return Ok(true);
                     }
                 }
-                Decoded::Skippable { kind, payload } if self.hasher.length_bytes() == 0 => {
+                NextFrame::Skippable { kind, payload } if self.hasher.length_bytes() == 0 => {
                     self.header.get_or_insert((kind, payload));
                 }
-                Decoded::Skippable { .. } => {}
-                Decoded::NeedMore => {
-                    self.stored.clear();
-                    if self.object.read(&mut self.stored)? == 0 {
-                        return self.decoder.finish().map(|()| false);
-                    }
-                    self.decoder.push(&self.stored);
-                }
+                NextFrame::Skippable { .. } => {}
+                NextFrame::End => return Ok(false),
             }
         }
     }
@@ -216,11 +202,8 @@ impl FramedReader {
 
 impl io::Read for FramedReader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let available = self.fill().map_err(io::Error::other)?;
-        let length = available.len().min(buffer.len());
-        if let (Some(to), Some(from)) = (buffer.get_mut(..length), available.get(..length)) {
-            to.copy_from_slice(from);
-        }
+        let mut available = self.fill().map_err(io::Error::other)?;
+        let length = available.read(buffer)?;
         self.take(length);
         Ok(length)
     }

@@ -1,4 +1,4 @@
-//! Which backups the repository holds.
+//! Lists the backups in the repository.
 
 use super::label::Label;
 use super::manifest::StoredBackup;
@@ -7,41 +7,40 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::repository::Repository;
 use jiff::Timestamp;
 
-/// A label below which something lies.
+/// A label with objects below it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListedBackup {
     /// The label.
     pub label: Label,
-    /// What lies there.
+    /// Its state.
     pub state: BackupState,
 }
 
-/// What lies below a label.
+/// The state of a label.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BackupState {
-    /// A backup.
+    /// A complete backup.
     Complete,
-    /// A backup that is being taken.
+    /// A running backup.
     Running(Running),
-    /// What is left of one that was not finished.
+    /// The remains of an unfinished backup.
     Abandoned,
-    /// Somebody's mark that cannot be read, and why: whether a backup is being taken is not known.
+    /// The mark cannot be read, for this reason. The backup may be running.
     Unknown(String),
 }
 
-/// A backup whose manifest cannot be used, and why: [`ErrorKind::Damaged`], or [`ErrorKind::Usage`] when a newer pgark wrote it.
+/// A backup with an unusable manifest, and the reason: [`ErrorKind::Damaged`], or [`ErrorKind::Usage`] if a newer pgark
+/// wrote it.
 pub type DamagedBackup = (Label, Error);
 
-/// All labels, sorted, at the cost of a listing and a look at each. The manifests are not read.
+/// All labels, sorted. Takes a listing and a lookup for each, and does not read the manifests.
 ///
 /// # Errors
-/// The store's own.
+/// Those of the store.
 pub fn list(repository: &Repository, now: Timestamp) -> Result<Vec<ListedBackup>> {
     let (store, layout) = (repository.store(), repository.layout());
     let mut backups = Vec::new();
-    for name in store.list(Some(&layout.backups()?))?.directories {
-        // What has another name is not ours.
-        let Ok(label) = name.parse::<Label>() else { continue };
+    for label in labels(repository)? {
         let state = match store.stat(&layout.stored_backup(&label)?)? {
             Some(_) => Some(BackupState::Complete),
             None => match unfinished(repository, &label, now) {
@@ -54,29 +53,27 @@ pub fn list(repository: &Repository, now: Timestamp) -> Result<Vec<ListedBackup>
     Ok(backups)
 }
 
-/// All that lies below the labels.
+/// All backups with their manifests.
 #[derive(Debug, Default)]
 pub struct Survey {
-    /// The backups that exist and can be read, oldest first by their stop points' times.
+    /// The usable backups, ordered by the times of their stop points.
     pub usable: Vec<StoredBackup>,
-    /// What is damaged or of a newer version, and how.
+    /// Damaged backups and those of a newer version.
     pub damaged: Vec<DamagedBackup>,
-    /// Backups that are being taken.
+    /// Running backups.
     pub running: Vec<Label>,
 }
 
-/// Looks at everything, at the cost of a list and one request for each backup. Damage is told, and so is what a newer pgark
-/// wrote; neither keeps anybody from seeing the rest.
+/// Reads all manifests. Takes a listing and a request for each backup. Reports damaged backups and those of a newer
+/// version, which do not hide the others.
 ///
 /// # Errors
-/// As [`StoredBackup::read`], but for these.
+/// As [`StoredBackup::read`], except for these.
 pub fn survey(repository: &Repository, now: Timestamp) -> Result<Survey> {
-    let (store, layout) = (repository.store(), repository.layout());
     let mut survey = Survey::default();
-    for name in store.list(Some(&layout.backups()?))?.directories {
-        let Ok(label) = name.parse::<Label>() else { continue };
+    for label in labels(repository)? {
         let looked = match StoredBackup::read(repository, &label) {
-            // One that was published just now is seen the next time.
+            // A backup that was just published is found the next time.
             Ok(None) => unfinished(repository, &label, now).map(|state| {
                 if let Some(BackupState::Running(_)) = state {
                     survey.running.push(label.clone());
@@ -97,16 +94,13 @@ pub fn survey(repository: &Repository, now: Timestamp) -> Result<Survey> {
     Ok(survey)
 }
 
-/// The backups that exist and whose manifests can be read, as [`read_all`] has them; and what is wrong with the others,
-/// so that one damaged or newer manifest does not hide all of them.
+/// The backups with a usable manifest, as in [`read_all`], and the unusable ones, which do not hide the others.
 ///
 /// # Errors
-/// As [`StoredBackup::read`], but for these.
+/// As [`StoredBackup::read`], except for these.
 pub fn read_usable(repository: &Repository) -> Result<(Vec<StoredBackup>, Vec<DamagedBackup>)> {
-    let (store, layout) = (repository.store(), repository.layout());
     let (mut backups, mut damaged) = (Vec::new(), Vec::new());
-    for name in store.list(Some(&layout.backups()?))?.directories {
-        let Ok(label) = name.parse::<Label>() else { continue };
+    for label in labels(repository)? {
         match StoredBackup::read(repository, &label) {
             Ok(backup) => backups.extend(backup),
             Err(error) if is_of_one(&error) => damaged.push((label, error)),
@@ -117,7 +111,7 @@ pub fn read_usable(repository: &Repository) -> Result<(Vec<StoredBackup>, Vec<Da
     Ok((backups, damaged))
 }
 
-/// The backups that exist, oldest first by their stop points' times.
+/// The existing backups, ordered by the times of their stop points.
 ///
 /// # Errors
 /// As [`StoredBackup::read`].
@@ -126,12 +120,20 @@ pub fn read_all(repository: &Repository) -> Result<Vec<StoredBackup>> {
     damaged.into_iter().next().map_or(Ok(backups), |(_, error)| Err(error))
 }
 
-/// Whether an error is about one backup, and says nothing of the others.
+/// The labels with objects below them, sorted.
+fn labels(repository: &Repository) -> Result<impl Iterator<Item = Label>> {
+    let listing = repository.store().list(Some(&repository.layout().backups()?))?;
+    // Other names do not belong to pgark.
+    Ok(listing.directories.into_iter().filter_map(|name| name.parse().ok()))
+}
+
+/// Whether an error concerns one backup only.
 fn is_of_one(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::Damaged | ErrorKind::Usage)
 }
 
-/// What lies below a label that had no manifest a moment ago; `None`: nothing, as in a directory that is left over.
+/// The state of a label that had no manifest a moment ago; `None` if nothing is below it, as with a remaining
+/// directory.
 fn unfinished(repository: &Repository, label: &Label, now: Timestamp) -> Result<Option<BackupState>> {
     let (store, layout) = (repository.store(), repository.layout());
     if let Some(running) = Running::read(repository, label)?
@@ -139,7 +141,7 @@ fn unfinished(repository: &Repository, label: &Label, now: Timestamp) -> Result<
     {
         return Ok(Some(BackupState::Running(running)));
     }
-    // The order matters: a backup that is published between the two looks loses `running` only afterwards.
+    // The order matters: a backup that is published between the two lookups loses `running` only afterwards.
     if store.stat(&layout.stored_backup(label)?)?.is_some() {
         return Ok(Some(BackupState::Complete));
     }

@@ -4,12 +4,12 @@ use crate::error::{Error, Result};
 use std::fmt;
 use std::str::FromStr;
 
-/// The name of a backup within its system: 1 to 63 of `A-Z a-z 0-9 _ . -`, beginning with neither `.` nor `-`, so that
-/// it is a file name, an object key, an argument and PostgreSQL's own backup label as it stands.
+/// The name of a backup within its system: 1 to 63 of `A-Z a-z 0-9 _ . -`, beginning with neither `.` nor `-`. It is
+/// therefore also a valid file name, object key, argument and PostgreSQL backup label.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Label(String);
 
-/// As long as PostgreSQL's own names (`NAMEDATALEN - 1`); a backup label may have 1024 bytes.
+/// The length of PostgreSQL's own names (`NAMEDATALEN - 1`). A backup label may have 1024 bytes.
 const LENGTH_MAX: usize = 63;
 
 impl Label {
@@ -19,20 +19,20 @@ impl Label {
     }
 }
 
-/// What a new backup is to be called.
+/// The wanted name of a new backup.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NewLabel {
-    /// So, or not at all.
+    /// This label, or an error.
     Named(Label),
-    /// After the time; if that is taken, with a number behind it.
+    /// The time; if a backup has this label, with a number after it.
     OfTime(Label),
 }
 
-/// How many backups may be called after one second.
+/// How many backups may be named after one second.
 const OF_ONE_TIME_MAX: u32 = 99;
 
 impl NewLabel {
-    /// The labels to try, in this order.
+    /// The labels to try, in order.
     pub fn candidates(&self) -> impl Iterator<Item = Label> {
         let (Label(first), number) = match self {
             NewLabel::Named(label) => (label.clone(), 1),
@@ -40,7 +40,7 @@ impl NewLabel {
         };
         (1..=number).map(move |number| match number {
             1 => Label(first.clone()),
-            // As far as the time goes there is room for it.
+            // A label made from the time leaves room for the number.
             _ => Label(format!("{first}-{number}")),
         })
     }
@@ -89,7 +89,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn takes_what_is_a_key_everywhere() {
+    fn accepts_only_portable_names() {
         for text in ["20260115T143000Z", "a", "_x", "before-upgrade.2", &"a".repeat(63)] {
             assert_eq!(text.parse::<Label>().unwrap().to_string(), text);
         }

@@ -1,4 +1,4 @@
-//! `manifest.json`: what a backup is, and the proof that it is complete. Written last.
+//! `manifest.json`: describes a backup and proves that it is complete. Written last.
 
 pub use super::collations::{RecordedCollation, StoredCollations};
 use super::framed::StoredObject;
@@ -11,79 +11,80 @@ use crate::postgres::{
     Lsn, MajorVersion, SegmentName, SegmentSize, ServerVersion, SystemIdentifier, TimelineId, TimelineSwitch,
     WalRange,
 };
-use crate::repository::Repository;
-use crate::store::{PutOutcome, StoreExt};
+use crate::repository::version::check_version;
+use crate::repository::{Repository, object};
+use crate::store::{PutOutcome, StoreExt, json_text};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// The newest version. All from 1 on are read, and a backup is written in the oldest that can hold it, so that an older
-/// pgark goes on reading the full ones.
+/// The newest version. All versions from 1 on are read. A backup is written in the oldest version that can hold it, so
+/// that an older pgark can read full backups.
 const VERSION: u32 = 2;
 /// Version 2 added incremental backups.
 const VERSION_INCREMENTAL: u32 = 2;
 const VERSION_FULL: u32 = 1;
 
-/// More than any server is built with, whose files have 131,072 pages; so much is read of an incremental file at once.
+/// More than any server is built with; the usual number is 131,072. Bounds the memory for reading an incremental file.
 const PAGES_PER_FILE_MAX: u32 = 1 << 24;
 
-/// Far more than a manifest has: ten thousand packs are one megabyte.
+/// Far more than a manifest has: ten thousand packs take one megabyte.
 const MANIFEST_BYTES_MAX: u64 = 64 << 20;
 
-/// A backup that exists. Nothing in it grows with the number of files.
+/// An existing backup. Nothing in it grows with the number of files.
 ///
-/// Fields that a later version adds are passed over.
+/// Fields that a later version adds are ignored.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoredBackup {
     /// The version of this format.
     pub version: u32,
     /// The backup's name.
     pub label: Label,
-    /// Whether it is complete in itself.
+    /// Whether it is full or incremental.
     #[serde(rename = "type")]
     pub kind: BackupKind,
-    /// The program that took it, with its version.
+    /// The program that took it, and its version.
     pub created_by: String,
     /// The cluster's name.
     pub cluster: String,
-    /// Which system it is a copy of.
+    /// The system that it is a copy of.
     pub system_identifier: SystemIdentifier,
-    /// The server that it was taken from.
+    /// The server from which it was taken.
     pub server: StoredServer,
     /// Whether that server was a standby.
     pub from_standby: bool,
-    /// Where recovery of the backup begins, and when the backup did.
+    /// Where its recovery begins, and when the backup began.
     pub start: BackupPoint,
-    /// The position after the last WAL that it needs: from here on it can be recovered to.
+    /// The position after the last WAL that it needs. Recovery can end here or later.
     pub stop: BackupPoint,
-    /// The WAL from start to stop, a range for each timeline, oldest first.
+    /// The WAL from start to stop: a range for each timeline, oldest first.
     pub wal_ranges: Vec<StoredWalRange>,
-    /// The ancestors of the timeline of the stop point, oldest first, and where each ends.
+    /// The ancestors of the stop point's timeline, oldest first, and where each ends.
     pub timeline_history: Vec<StoredSwitch>,
-    /// The databases when the copy began.
+    /// The databases at the beginning of the copy.
     pub databases: Vec<StoredDatabase>,
-    /// The tablespaces when the copy began, without `pg_default` and `pg_global`.
+    /// The tablespaces at the beginning of the copy, without `pg_default` and `pg_global`.
     pub tablespaces: Vec<StoredTablespace>,
-    /// By which versions text was sorted; `None` in backups of a pgark that did not record them.
+    /// The library versions that sorted text; `None` in backups of an older pgark.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub collations: Option<StoredCollations>,
-    /// The server's settings that whoever recovers the backup must respect or may want to know, as `SHOW` prints them.
+    /// Settings of the server that recovery must respect or an operator may need, as `SHOW` prints them.
     pub settings: BTreeMap<String, String>,
-    /// Copies of the configuration files that lie outside of the data directory.
+    /// Copies of the configuration files outside the data directory.
     pub configuration_files: Vec<StoredConfigurationFile>,
-    /// The content of `backup_label`, which is in the last pack too.
+    /// The content of `backup_label`, also in the last pack.
     pub backup_label: StoredText,
-    /// The content of `tablespace_map`, which is in the last pack too; `None`: there is no such file.
+    /// The content of `tablespace_map`, also in the last pack; `None`: there is no such file.
     pub tablespace_map: Option<StoredText>,
-    /// What was packed.
+    /// Amounts of packed data.
     pub totals: BackupTotals,
-    /// The packs, by number, without a gap.
+    /// The packs, numbered consecutively.
     pub packs: Vec<StoredPack>,
     /// The index `files`.
     pub index: StoredIndex,
     /// The object `backup_manifest`.
     pub postgres_manifest: StoredObject,
-    /// Pages whose checksum did not hold although no WAL will replace them.
+    /// Pages with a wrong checksum that no WAL will replace.
     pub damaged_pages: DamagedPages,
 }
 
@@ -91,18 +92,18 @@ pub struct StoredBackup {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum BackupKind {
-    /// Everything.
+    /// All data.
     Full,
-    /// What changed since another backup.
+    /// Changes since another backup.
     Incremental(ParentLink),
 }
 
-/// The backup that an incremental one builds on. A label can be used anew; the rest makes sure that it is the same backup.
+/// The parent of an incremental backup. Labels can be reused; the other fields identify the same backup.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ParentLink {
     /// Its label.
     pub parent: Label,
-    /// Its start point: pages that have not changed since then are not stored.
+    /// Its start point: pages that have not changed since are not stored.
     pub parent_start_lsn: Lsn,
     /// The timeline of that point.
     pub parent_start_timeline: TimelineId,
@@ -115,22 +116,23 @@ pub struct ParentLink {
 pub struct StoredServer {
     /// `server_version_num`, such as 150014.
     pub version_num: u32,
-    /// The format of the catalogs, in the names of tablespaces' directories too.
+    /// The version of the catalogs, also part of the names of tablespace directories.
     pub catalog_version: u32,
-    /// As which major version its files were read, where the pgark that took the backup did not know its own.
+    /// The major version as which its files were read, if the pgark that took the backup did not know its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub assumed_version: Option<u32>,
-    /// The length of a WAL segment.
+    /// The length of a WAL segment in bytes.
     pub wal_segment_bytes: u32,
-    /// The length of a data page.
+    /// The length of a data page in bytes.
     pub page_bytes: u32,
-    /// How many pages a file of a relation holds at most.
+    /// The maximum number of pages in a file of a relation.
     pub pages_per_file: u32,
-    /// Whether data pages carry checksums.
+    /// Whether data pages have checksums.
     pub data_checksums: bool,
     /// `wal_level`: replica or logical.
     pub wal_level: String,
-    /// `max_connections`; a server that recovers the backup with hot_standby on must not have less, as of the next four.
+    /// `max_connections`. A server that recovers the backup with hot_standby on must not have less; this also applies
+    /// to the next four.
     pub max_connections: u32,
     /// `max_worker_processes`
     pub max_worker_processes: u32,
@@ -145,33 +147,33 @@ pub struct StoredServer {
 /// One end of a backup.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BackupPoint {
-    /// When, by the server's clock.
+    /// The time by the server's clock.
     pub time: Timestamp,
     /// The position.
     pub lsn: Lsn,
     /// The timeline of the position.
     pub timeline: TimelineId,
-    /// `pg_current_snapshot()` then; `None` on a standby.
+    /// `pg_current_snapshot()` at that time; `None` on a standby.
     pub snapshot: Option<String>,
 }
 
-/// A stretch of WAL.
+/// A range of WAL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoredWalRange {
     /// The timeline.
     pub timeline: TimelineId,
-    /// The first position that is needed.
+    /// The first required position.
     pub start: Lsn,
-    /// The position after the last byte that is needed.
+    /// The position after the last required byte.
     pub end: Lsn,
 }
 
-/// Where a timeline ended.
+/// The end of a timeline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoredSwitch {
     /// The timeline.
     pub timeline: TimelineId,
-    /// The first position that does not belong to it any more.
+    /// The first position that no longer belongs to it.
     pub switch_point: Lsn,
 }
 
@@ -193,35 +195,35 @@ pub struct StoredDatabase {
 pub struct StoredTablespace {
     /// Its object identifier, the name in `pg_tblspc`.
     pub oid: u32,
-    /// Its name; empty when there was none in the catalog.
+    /// Its name; empty if the catalog had none.
     pub name: String,
-    /// What the link `pg_tblspc/<oid>` pointed to; `None`: it is a directory in place of a link, and its files are in the
-    /// packs of the data directory.
+    /// The target of the link `pg_tblspc/<oid>`; `None`: it is a directory instead of a link, and the packs of the data
+    /// directory contain its files.
     pub path: Option<StoredText>,
 }
 
-/// A configuration file outside of the data directory.
+/// A configuration file outside the data directory.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoredConfigurationFile {
-    /// Where it lay, an absolute path.
+    /// Its absolute path.
     pub path: StoredText,
-    /// Its content; `None`: it could not be read, or was longer than 1 MiB.
+    /// Its content; `None`: it was unreadable, or longer than 1 MiB.
     pub content: Option<StoredText>,
 }
 
-/// What was packed.
+/// Amounts of packed data.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BackupTotals {
-    /// How many files.
+    /// Number of files.
     pub files: u64,
-    /// How many directories.
+    /// Number of directories.
     pub directories: u64,
-    /// The length of all files together, as they are stored: of an incremental one only what changed.
+    /// Total length of the stored files; of an incremental file only its changes.
     pub file_bytes: u64,
-    /// Of an incremental backup: the length of all files together, when they are restored.
+    /// For an incremental backup: total length of the restored files.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub whole_bytes: Option<u64>,
-    /// The length of all objects of the backup together, without this manifest.
+    /// Total length of the backup's objects without this manifest.
     pub stored_bytes: u64,
 }
 
@@ -232,32 +234,32 @@ pub struct StoredPack {
     pub number: u32,
     /// The tablespace whose directory is the root of its paths; `None`: the data directory.
     pub tablespace: Option<u32>,
-    /// The length of the archive.
+    /// The length of the archive in bytes.
     pub raw_bytes: u64,
-    /// The length of the object.
+    /// The length of the object in bytes.
     pub stored_bytes: u64,
     /// CRC-32 of the object.
     #[serde(with = "crc32_digits")]
     pub crc32: u32,
 }
 
-/// Pages that were damaged in the server's files already.
+/// Pages that were already damaged in the server's files.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DamagedPages {
-    /// How many there are.
+    /// Their number.
     pub count: u64,
     /// The first of them.
     pub listed: Vec<DamagedPage>,
 }
 
-/// A page that was damaged.
+/// A damaged page.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DamagedPage {
-    /// The file, below the data directory.
+    /// The file, relative to the data directory.
     pub path: StoredText,
-    /// The number of the page within its relation's fork, counted over all files of the fork.
+    /// The page's number within its relation's fork, counted across the fork's files.
     pub block: u32,
-    /// What is wrong with it, in words.
+    /// A description of the damage.
     pub problem: String,
 }
 
@@ -265,7 +267,7 @@ impl StoredBackup {
     /// The newest version of the format.
     pub const VERSION: u32 = VERSION;
 
-    /// The version that the manifest of a backup of this kind has.
+    /// The manifest version for a backup of this kind.
     pub fn version_of(kind: &BackupKind) -> u32 {
         match kind {
             BackupKind::Full => VERSION_FULL,
@@ -273,7 +275,7 @@ impl StoredBackup {
         }
     }
 
-    /// The backup that this one builds on; `None` for a full one.
+    /// The parent; `None` for a full backup.
     pub fn parent(&self) -> Option<&ParentLink> {
         match &self.kind {
             BackupKind::Full => None,
@@ -281,12 +283,12 @@ impl StoredBackup {
         }
     }
 
-    /// Whether it holds no visibility maps: an incremental one of a cluster without data checksums.
+    /// Whether it lacks visibility maps, as an incremental backup of a cluster without data checksums does.
     pub fn lacks_visibility_maps(&self) -> bool {
         self.parent().is_some() && !self.server.data_checksums
     }
 
-    /// What names this backup as the parent of another.
+    /// Identifies this backup as a parent.
     pub fn link(&self) -> ParentLink {
         ParentLink {
             parent: self.label.clone(),
@@ -296,15 +298,15 @@ impl StoredBackup {
         }
     }
 
-    /// The length of all files together, when they are restored.
+    /// Total length of the restored files.
     pub fn whole_bytes(&self) -> u64 {
         self.totals.whole_bytes.unwrap_or(self.totals.file_bytes)
     }
 
-    /// The server's version, as what it was read when the backup was taken.
+    /// The server's version, as it was read when the backup was taken.
     ///
     /// # Errors
-    /// [`ErrorKind::Usage`] for one that this pgark does not know, and that was not assumed to be like another.
+    /// [`ErrorKind::Usage`] for a version that this pgark does not know and for which none was assumed.
     pub fn server_version(&self) -> Result<ServerVersion> {
         let StoredServer { version_num, catalog_version, assumed_version, .. } = self.server;
         let number = version_num / 10_000;
@@ -317,7 +319,7 @@ impl StoredBackup {
         Ok(ServerVersion { number, catalog_version, formats })
     }
 
-    /// The version whose formats and functions the server is taken to have: its major version, unless that is unknown.
+    /// The version whose formats and functions apply to the server: its major version, or the assumed one.
     ///
     /// # Errors
     /// As [`StoredBackup::server_version`].
@@ -325,7 +327,7 @@ impl StoredBackup {
         Ok(self.server_version()?.formats)
     }
 
-    /// The version that has to be assumed to read the backup; `None`: this pgark knows the server's own.
+    /// The version that must be assumed to read the backup; `None`: this pgark knows the server's own.
     ///
     /// # Errors
     /// As [`StoredBackup::server_version`].
@@ -337,14 +339,14 @@ impl StoredBackup {
     /// The length of a WAL segment.
     ///
     /// # Errors
-    /// [`ErrorKind::Damaged`] when it is not one.
+    /// [`ErrorKind::Damaged`] for an invalid length.
     pub fn segment_size(&self) -> Result<SegmentSize> {
         SegmentSize::new(self.server.wal_segment_bytes).ok_or_else(|| {
             Error::damaged(format!("{} is not the length of a WAL segment", self.server.wal_segment_bytes))
         })
     }
 
-    /// The segment that holds the start point.
+    /// The segment with the start point.
     ///
     /// # Errors
     /// As [`StoredBackup::segment_size`].
@@ -352,7 +354,7 @@ impl StoredBackup {
         Ok(SegmentName::holding(self.start.timeline, self.start.lsn, self.segment_size()?))
     }
 
-    /// The settings that a server recovering the backup must not undercut.
+    /// The lower limits for settings of a server that recovers the backup.
     pub fn limits(&self) -> ServerLimits {
         ServerLimits {
             max_connections: self.server.max_connections,
@@ -363,20 +365,20 @@ impl StoredBackup {
         }
     }
 
-    /// Stores the manifest. When this returns, the backup exists, and is one that [`StoredBackup::read`] accepts.
+    /// Stores the manifest. After success the backup exists, and [`StoredBackup::read`] accepts it.
     ///
     /// # Errors
-    /// [`ErrorKind::Damaged`] when it would not, [`ErrorKind::Conflict`] when there is a backup of this label, and the store's own.
+    /// [`ErrorKind::Damaged`] if it would not accept it, [`ErrorKind::Conflict`] if there is a backup of this label;
+    /// those of the store.
     pub fn publish(&self, repository: &Repository) -> Result<()> {
-        let mut text = serde_json::to_vec_pretty(self)
-            .map_err(|error| Error::damaged("could not write manifest.json").caused_by(error))?;
-        text.push(b'\n');
+        let text = json_text(self, "manifest.json")?;
         let judged = StoredBackup::parse(&text).and_then(|read| match read == *self {
             true => self.check_place(&self.label, repository),
             false => Err(Error::damaged("it differs from what was written when it is read back")),
         });
         judged.context(|| format!("the backup {} could not be used", self.label))?;
-        match repository.store().put_new(&repository.layout().stored_backup(&self.label)?, &[&text])? {
+        let key = repository.layout().stored_backup(&self.label)?;
+        match object::put(repository.store().as_ref(), &key, &text)? {
             PutOutcome::Created => Ok(()),
             PutOutcome::Exists => Err(Error::new(
                 ErrorKind::Conflict,
@@ -385,20 +387,21 @@ impl StoredBackup {
         }
     }
 
-    /// The backup of this label; `None` when the store has said that it does not exist.
+    /// Reads the backup of this label; `None` if the store has confirmed that it does not exist.
     ///
     /// # Errors
-    /// [`ErrorKind::Damaged`], [`ErrorKind::Usage`] when a newer version wrote it, and the store's own.
+    /// [`ErrorKind::Damaged`], [`ErrorKind::Usage`] if a newer version wrote it; those of the store.
     pub fn read(repository: &Repository, label: &Label) -> Result<Option<StoredBackup>> {
         let key = repository.layout().stored_backup(label)?;
-        let Some(text) = repository.store().read_small(&key, MANIFEST_BYTES_MAX)? else { return Ok(None) };
-        let what = || format!("\"{}/{key}\" cannot be used", repository.store().location());
+        let text = object::read_whole(repository.store().as_ref(), &key, MANIFEST_BYTES_MAX)?;
+        let Some(text) = text else { return Ok(None) };
+        let what = || format!("\"{}\" cannot be used", repository.store().locate(&key));
         let backup = StoredBackup::parse(&text).context(what)?;
         backup.check_place(label, repository).context(what)?;
         Ok(Some(backup))
     }
 
-    /// That it lies where it says.
+    /// Checks that the manifest matches its location.
     fn check_place(&self, label: &Label, repository: &Repository) -> Result<()> {
         if self.label == *label && self.system_identifier == repository.layout().system() {
             return Ok(());
@@ -416,18 +419,13 @@ impl StoredBackup {
         }
         let damaged = |error| Error::damaged("it is not a manifest").caused_by(error);
         let Version { version } = serde_json::from_slice(text).map_err(damaged)?;
-        if version == 0 || version > VERSION {
-            return Err(Error::usage(format!(
-                "it has version {version}; this pgark supports 1 to {VERSION}"
-            ))
-            .hint("Upgrade pgark on this host."));
-        }
+        check_version(version, VERSION, || format!("it has version {version}"))?;
         let backup: StoredBackup = serde_json::from_slice(text).map_err(damaged)?;
         backup.check()?;
         Ok(backup)
     }
 
-    /// That it does not contradict itself.
+    /// Checks that the manifest is consistent.
     fn check(&self) -> Result<()> {
         self.segment_size()?;
         let numbered = self.packs.iter().zip(1..).all(|(pack, number)| pack.number == number);
@@ -459,7 +457,7 @@ impl StoredBackup {
 }
 
 impl StoredServer {
-    /// What `pg_control` says of a server of this `server_version_num`.
+    /// The facts in `pg_control` of a server with this `server_version_num`.
     pub fn of(control: &ControlFile, version_num: u32) -> StoredServer {
         StoredServer {
             version_num,
@@ -497,7 +495,7 @@ impl From<StoredWalRange> for WalRange {
 }
 
 impl DamagedPages {
-    /// How many are listed at most; the rest is only counted.
+    /// The maximum number of listed pages. Others are only counted.
     pub const LISTED_MAX: usize = 100;
 
     /// Adds a page.
@@ -583,7 +581,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_backup_of_an_unknown_version_says_as_what_it_was_read() {
+    fn a_backup_of_an_unknown_version_records_the_assumed_one() {
         let mut backup = sample("a");
         assert_eq!(backup.assumed_version().unwrap(), None);
         assert!(!serde_json::to_string(&backup).unwrap().contains("assumed_version"));
@@ -616,7 +614,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn what_would_be_refused_is_not_published() {
+    fn an_unreadable_manifest_is_not_published() {
         let scratch = tempfile::tempdir().unwrap();
         let store = DirectoryStore::new(scratch.path().to_owned(), Arc::new(RealDisk));
         let repository = Repository::new(Arc::new(store), "main", SystemIdentifier::new(7).unwrap()).unwrap();
@@ -637,7 +635,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn what_contradicts_itself_is_damage() {
+    fn an_inconsistent_manifest_is_damage() {
         let text = serde_json::to_string(&sample("a")).unwrap();
         for (from, to) in [
             ("\"number\":1", "\"number\":2"),

@@ -1,12 +1,12 @@
-//! Base backups as objects: packs of files, an index of the files, a manifest that makes it all a backup.
+//! Base backups as objects: packs of files, an index of the files, and a manifest.
 //!
-//! | object | what it is | module |
+//! | object | content | module |
 //! |---|---|---|
-//! | `running` | a backup is being taken, with a heartbeat | [`running`] |
+//! | `running` | the mark of a running backup, with a heartbeat | [`running`] |
 //! | `pack-000001` … | compressed tar archives of whole files | [`pack`] |
 //! | `backup_manifest` | PostgreSQL's own list of the files | [`framed`] around `postgres::backup_manifest` |
-//! | `files` | where in which pack each file lies | [`index`] |
-//! | `manifest.json` | what the backup is; written last | [`manifest`] |
+//! | `files` | the position of each file in the packs | [`index`] |
+//! | `manifest.json` | the description of the backup; written last | [`manifest`] |
 //!
 //! A [`chain`] reads an incremental backup and its ancestors as one.
 //!
@@ -30,7 +30,7 @@ pub use index::{DirectoryEntry, FileEntry, FileForm, FilePlace, IndexEntry, Inde
 pub use inventory::{BackupState, ListedBackup};
 pub use label::{Label, NewLabel};
 pub use manifest::StoredBackup;
-pub use objects::check_objects;
+pub use objects::{check_objects, objects_of, open_index};
 pub use pack::{PackReader, PackWriter, read_file};
 pub use running::Running;
 pub use text::StoredText;

@@ -1,14 +1,14 @@
-//! `running`: that a backup is being taken, and by whom.
+//! `running`: the mark of a running backup, with its process.
 //!
-//! The object is created once, which is what keeps two backups from one label, and then replaced again and again with a
-//! new heartbeat. A sweep leaves a backup alone whose last heartbeat is young. The times in it are those of
-//! [`StoreService::now`](crate::store::StoreService::now): of the service for a bucket, of the writer for a directory, where hosts that share
-//! it must agree on the time to within [`Running::ALIVE`].
+//! The object is created once, so that two backups cannot use one label, and then overwritten with each heartbeat. A
+//! sweep spares a backup with a recent heartbeat. The times are those of
+//! [`StoreService::now`](crate::store::StoreService::now): the service's for a bucket, the writer's for a directory.
+//! Hosts that share a directory must agree on the time to within [`Running::ALIVE`].
 
 use super::label::Label;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::repository::Repository;
-use crate::store::{PutOutcome, StoreExt};
+use crate::store::{PutOutcome, StoreExt, json_text};
 use jiff::{SignedDuration, Timestamp};
 use nix::errno::Errno;
 use nix::sys::signal::kill;
@@ -24,42 +24,43 @@ const VERSION: u32 = 1;
 /// Far more than the object has.
 const RUNNING_BYTES_MAX: u64 = 64 << 10;
 
-/// A backup that is being taken.
+/// A running backup.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Running {
     /// The version of this format.
     pub version: u32,
-    /// Tells this run from every other.
+    /// Distinguishes this run from every other.
     pub run: String,
-    /// Where it runs.
+    /// Its host.
     pub host: String,
-    /// The boot of the kernel that it runs on, and the PID namespace there in which its process has its number; `None` where the
-    /// system does not tell.
+    /// The boot of the kernel on which it runs, and the PID namespace of its process ID; `None` if the system does not
+    /// report them.
     #[serde(flatten)]
     pub place: Option<ProcessPlace>,
-    /// Its process there.
+    /// Its process ID.
     pub pid: u32,
     /// When it began.
     pub started: Timestamp,
-    /// When it was last known to run.
+    /// When its process was last alive.
     pub heartbeat: Timestamp,
-    /// The backup on which it builds: nobody removes that or its ancestors meanwhile.
+    /// Its parent, which must not be removed meanwhile, nor its ancestors.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent: Option<Label>,
 }
 
-/// Where a process number means one process: containers share the name of a host, and number their processes for themselves.
+/// Where a process ID identifies one process. Containers may have the same host name, and assign process IDs of their
+/// own.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProcessPlace {
     /// `/proc/sys/kernel/random/boot_id`.
     boot_id: String,
-    /// The inode of `/proc/self/ns/pid`. It tells namespaces apart that exist at the same time, and may come again when one is
-    /// gone: with all of its processes.
+    /// The inode of `/proc/self/ns/pid`. It distinguishes existing namespaces. It may be reused after the end of one,
+    /// and then all processes of that have ended.
     pid_namespace: u64,
 }
 
 impl ProcessPlace {
-    /// Ours.
+    /// That of this process.
     fn here() -> Option<ProcessPlace> {
         let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?.trim().to_owned();
         let pid_namespace = fs::metadata("/proc/self/ns/pid").ok()?.ino();
@@ -71,7 +72,7 @@ impl Running {
     /// How often the heartbeat is renewed.
     pub const HEARTBEAT: Duration = Duration::from_secs(30);
 
-    /// How old the last heartbeat of a running backup may be. Many heartbeats long, because a store may be out of reach
+    /// The maximum age of a running backup's last heartbeat. Equals many heartbeats, because a store may be unavailable
     /// for a while, and because clocks differ.
     pub const ALIVE: SignedDuration = SignedDuration::from_mins(15);
 
@@ -91,23 +92,23 @@ impl Running {
         }
     }
 
-    /// Whether the backup may still be running: its heartbeat is young, and where its process can be seen from here, it lives.
+    /// Whether the backup may still be running: its heartbeat is recent, and its process lives if it is visible here.
     pub fn is_alive(&self, now: Timestamp) -> bool {
         now.duration_since(self.heartbeat) <= Running::ALIVE && !self.has_died_here()
     }
 
-    /// Whether its process had its number in our PID namespace, on this boot, and lives no more: a killed backup can be taken
-    /// again at once. Of every other the heartbeat decides: a host's name says nothing.
+    /// Whether its process ID belonged to our PID namespace on this boot and no longer exists. A killed backup can then
+    /// be repeated at once. For any other the heartbeat decides, because a host name proves nothing.
     fn has_died_here(&self) -> bool {
         let (Some(place), Ok(pid)) = (&self.place, i32::try_from(self.pid)) else { return false };
-        // Not by /proc, which may show another namespace than ours.
+        // Not by /proc, which may show another namespace.
         ProcessPlace::here().as_ref() == Some(place) && kill(Pid::from_raw(pid), None) == Err(Errno::ESRCH)
     }
 
-    /// Stores the object under a label that nobody uses.
+    /// Stores the object under an unused label.
     ///
     /// # Errors
-    /// [`ErrorKind::Conflict`] when somebody does, and the store's own.
+    /// [`ErrorKind::Conflict`] if the label is in use; those of the store.
     pub fn create(&self, repository: &Repository, label: &Label) -> Result<()> {
         let key = repository.layout().backup_running(label)?;
         match repository.store().put_new(&key, &[&self.to_json()?])? {
@@ -119,10 +120,10 @@ impl Running {
         }
     }
 
-    /// Stores the object in place of that of a run which is taken for dead; it finds that out at its next heartbeat.
+    /// Overwrites the object of a run that is considered dead, and that notices it at its next heartbeat.
     ///
     /// # Errors
-    /// The store's own.
+    /// Those of the store.
     pub fn take_over(&self, repository: &Repository, label: &Label) -> Result<()> {
         repository.store().replace(&repository.layout().backup_running(label)?, &self.to_json()?)
     }
@@ -130,17 +131,17 @@ impl Running {
     /// Renews the heartbeat.
     ///
     /// # Errors
-    /// [`ErrorKind::Conflict`] when the object is not ours any more: somebody took this backup for dead and removed it.
+    /// [`ErrorKind::Conflict`] if the object is no longer ours: this backup was considered dead and removed.
     pub fn beat(&mut self, repository: &Repository, label: &Label, now: Timestamp) -> Result<()> {
         self.check_ours(repository, label)?;
         self.heartbeat = now;
         repository.store().replace(&repository.layout().backup_running(label)?, &self.to_json()?)
     }
 
-    /// Makes sure that the object is ours.
+    /// Checks that the object is ours.
     ///
     /// # Errors
-    /// [`ErrorKind::Conflict`] when it is not, and the store's own.
+    /// [`ErrorKind::Conflict`] if it is not; those of the store.
     pub fn check_ours(&self, repository: &Repository, label: &Label) -> Result<()> {
         if Running::read(repository, label)?.is_some_and(|found| found.run == self.run) {
             return Ok(());
@@ -150,14 +151,14 @@ impl Running {
                    is removed."))
     }
 
-    /// Who is taking the backup of this label; `None` when nobody is.
+    /// Reads the mark of this label; `None` if there is none.
     ///
     /// # Errors
-    /// [`ErrorKind::Damaged`], and the store's own.
+    /// [`ErrorKind::Damaged`]; those of the store.
     pub fn read(repository: &Repository, label: &Label) -> Result<Option<Running>> {
         let key = repository.layout().backup_running(label)?;
         let Some(text) = repository.store().read_small(&key, RUNNING_BYTES_MAX)? else { return Ok(None) };
-        let what = || format!("\"{}/{key}\" cannot be used", repository.store().location());
+        let what = || format!("\"{}\" cannot be used", repository.store().locate(&key));
         let damaged = |error| {
             Error::damaged("it does not identify the running backup").caused_by(error).hint(
                 "If no backup with this label is running, remove this object. Otherwise choose another label.",
@@ -167,12 +168,10 @@ impl Running {
     }
 
     fn to_json(&self) -> Result<Vec<u8>> {
-        let mut text = serde_json::to_vec_pretty(self)
-            .map_err(|error| Error::damaged("could not write the heartbeat of a backup").caused_by(error))?;
-        text.push(b'\n');
-        Ok(text)
+        json_text(self, "the heartbeat of a backup")
     }
 }
+
 fn host() -> String {
     nix::unistd::gethostname().unwrap_or_default().to_string_lossy().into_owned()
 }

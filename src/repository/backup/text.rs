@@ -1,13 +1,13 @@
-//! Bytes that are text nearly always, in JSON.
+//! Bytes that usually are text, in JSON.
 
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::borrow::Cow;
 use std::fmt::{self, Write};
 
-/// Bytes of a path or file that PostgreSQL does not promise to be UTF-8.
+/// Bytes of a path or file, which PostgreSQL does not guarantee to be UTF-8.
 ///
-/// In JSON: a string where they are UTF-8, else `{"hex": "<two digits a byte>"}`.
+/// In JSON: a string if they are UTF-8, else `{"hex": "<two digits a byte>"}`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct StoredText(Vec<u8>);
 

@@ -1,4 +1,4 @@
-//! Whether a file is what its name says.
+//! Checks that a file is what its name says.
 
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::postgres::value::timeline::HISTORY_BYTES_MAX;
@@ -8,17 +8,17 @@ use crate::postgres::{
 };
 use crate::repository::Repository;
 
-/// The longest file of each form, in bytes: what decodes to more is not looked at further.
+/// The length of the longest file of each form, in bytes. An object that decodes to more is damaged.
 pub fn length_max(name: WalFileName) -> u64 {
     match name {
-        // The largest segment size that there is.
+        // The largest segment size.
         WalFileName::Segment(_) | WalFileName::Partial(_) | WalFileName::FurtherPartial(..) => 1 << 30,
         WalFileName::History(_) => HISTORY_BYTES_MAX as u64,
         WalFileName::BackupHistory(..) => 64 << 10,
     }
 }
 
-/// How to look up the history of a timeline.
+/// Looks up the history of a timeline.
 pub type HistoryLookup<'a> = &'a dyn Fn(TimelineId) -> Result<Option<TimelineHistory>>;
 
 /// What a WAL file must be.
@@ -26,18 +26,18 @@ pub type HistoryLookup<'a> = &'a dyn Fn(TimelineId) -> Result<Option<TimelineHis
 pub struct WalExpectation {
     /// Its name.
     pub name: WalFileName,
-    /// The system that it belongs to.
+    /// Its system.
     pub system: SystemIdentifier,
-    /// The length of that system's segments, where it is known; else the one that the file itself names.
+    /// The system's segment size, if it is known; otherwise that in the file applies.
     pub segment_size: Option<SegmentSize>,
-    /// The version as which an unknown one is read.
+    /// The version that is assumed for an unknown one.
     pub assumed_version: Option<MajorVersion>,
-    /// The version of the system's servers, where it is known.
+    /// The version of the system's servers, if it is known.
     pub version: Option<MajorVersion>,
 }
 
 impl WalExpectation {
-    /// The file of this name in a repository.
+    /// The expectation for the file of this name in a repository.
     pub fn of(
         repository: &Repository,
         name: WalFileName,
@@ -52,10 +52,10 @@ impl WalExpectation {
         }
     }
 
-    /// Checks a file by its first bytes (its first page at least, where it has one; of small files all) and its length.
+    /// Checks a file by its length and its first bytes: at least its first page, or all of a small file.
     ///
     /// # Errors
-    /// [`ErrorKind::Damaged`] or [`ErrorKind::Foreign`], and what `history` fails with.
+    /// [`ErrorKind::Damaged`], [`ErrorKind::Foreign`]; those of `history`.
     pub fn check(&self, start: &[u8], length_bytes: u64, history: HistoryLookup<'_>) -> Result<()> {
         if length_bytes == 0 {
             return Err(Error::damaged("the file is empty"));
@@ -119,8 +119,8 @@ impl WalExpectation {
         if in_page == timeline {
             return Ok(());
         }
-        // The segment that a timeline begins in is a copy of its parent's up to the switch point: the first page was
-        // written before.
+        // A timeline's first segment is a copy of its parent's up to the switch point, so its first page is older than
+        // the timeline.
         let history = history(timeline)?;
         if history.is_none() {
             return Err(Error::damaged(format!(
@@ -142,7 +142,7 @@ impl WalExpectation {
 }
 
 fn check_backup_history(name: SegmentName, content: &[u8]) -> Result<()> {
-    // Only people read these files, and one that is odd must not stop archiving: it has to be about this segment.
+    // Only people read these files, and an unusual one must not stop archiving. It only has to belong to this segment.
     let text = String::from_utf8_lossy(content);
     let first = text.lines().next().unwrap_or_default();
     if first.starts_with("START WAL LOCATION: ") && first.ends_with(&format!("(file {name})")) {

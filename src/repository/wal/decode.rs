@@ -1,12 +1,13 @@
-//! A WAL file on its way out of an object: every checksum holds, and it is what its name says, or it is an error.
+//! Reads WAL files from objects. Verifies every checksum, and that a file is what its name says.
 
 use super::check::{WalExpectation, length_max};
 use super::header;
-use crate::codec::{ContentHasher, ContentSum, Decoded, FRAME_RAW_BYTES, FrameDecoder};
+use crate::codec::{ContentHasher, ContentSum, FRAME_RAW_BYTES};
 use crate::error::{Context, Error, Result};
 use crate::postgres::{LongPageHeader, SegmentName, SegmentSize, WalFileName};
 use crate::repository::Repository;
-use crate::store::ReadRange;
+use crate::repository::object::{FrameError, FrameReader, NextFrame, Reader};
+use crate::store::StoreExt;
 use std::io::Write;
 
 /// What was fetched.
@@ -18,13 +19,13 @@ pub struct FetchedWal {
     pub stored_bytes: u64,
 }
 
-/// Writes the file `name` to `output`, checked whole: its sum, and that it is what its name says.
+/// Writes the file `name` to `output`. Verifies the whole file: its sum, and that it is what its name says.
 ///
-/// `None` when the store has said that there is no such object. What was written before an error is worth nothing.
+/// `None` if the store has confirmed that there is no such object. On error, what was written is not usable.
 ///
 /// # Errors
-/// [`ErrorKind::Damaged`](crate::error::ErrorKind::Damaged), [`ErrorKind::Foreign`](crate::error::ErrorKind::Foreign),
-/// and the store's own.
+/// [`ErrorKind::Damaged`](crate::error::ErrorKind::Damaged), [`ErrorKind::Foreign`](crate::error::ErrorKind::Foreign);
+/// those of the store.
 pub fn fetch(
     repository: &Repository,
     name: WalFileName,
@@ -49,7 +50,7 @@ pub fn fetch(
     Ok(fetched)
 }
 
-/// Where a name holds the beginning of the file's digest, it must be that of the file.
+/// Checks the beginning of the file's digest, if the name contains it.
 fn check_digest(name: WalFileName, sum: &ContentSum) -> Result<()> {
     match name {
         WalFileName::FurtherPartial(_, beginning) if beginning != sum.digest.beginning() => {
@@ -59,7 +60,7 @@ fn check_digest(name: WalFileName, sum: &ContentSum) -> Result<()> {
     }
 }
 
-/// As [`fetch`] for a small file, which becomes the content of `output`; only its sum is checked.
+/// As [`fetch`], for a small file that replaces the content of `output`. Verifies only its sum.
 ///
 /// # Errors
 /// As [`fetch`].
@@ -71,37 +72,41 @@ pub fn read(repository: &Repository, name: WalFileName, output: &mut Vec<u8>) ->
     })
 }
 
-/// What a segment says of itself in its first page; `None` when the store has said that there is no such object.
+/// The header in the first page of a segment; `None` if the store has confirmed that there is no such object.
 ///
-/// Reads no more than that; the object's sum is not checked.
+/// Reads no more than that, and does not verify the object's sum.
 ///
 /// # Errors
 /// As [`fetch`].
-pub fn header_of(repository: &Repository, name: SegmentName) -> Result<Option<LongPageHeader>> {
+fn header_of(repository: &Repository, name: SegmentName) -> Result<Option<LongPageHeader>> {
     let name = WalFileName::Segment(name);
-    let Some(mut reader) = repository.store().open(&repository.layout().wal_file(name)?, ReadRange::WHOLE)?
-    else {
-        return Ok(None);
-    };
-    let mut decoder = FrameDecoder::new();
-    let (mut stored, mut raw) = (Vec::new(), Vec::new());
+    let Some(mut frames) = open(repository, name)? else { return Ok(None) };
+    let mut raw = Vec::new();
     let header = loop {
-        match decoder.next(&mut raw) {
-            Ok(Decoded::Frame) => break LongPageHeader::parse(&raw, repository.assumed_version()),
-            Ok(Decoded::Skippable { .. }) => continue,
-            Ok(Decoded::NeedMore) => {}
-            Err(error) => break Err(error),
+        match frames.next(&mut raw) {
+            Ok(NextFrame::Content) => break LongPageHeader::parse(&raw, repository.assumed_version()),
+            Ok(NextFrame::Skippable { .. }) => {}
+            Ok(NextFrame::End) => break Err(Error::damaged("it is truncated")),
+            Err(FrameError::Content(error)) => break Err(error),
+            Err(FrameError::Store(error)) => return Err(error),
         }
-        stored.clear();
-        if reader.read(&mut stored)? == 0 {
-            break Err(Error::damaged("it is truncated"));
-        }
-        decoder.push(&stored);
     };
     header.context(|| located(repository, name)).map(Some)
 }
 
-/// Reads an object for nothing but its sum: whether it is intact, and what it holds.
+/// The header in the first page of a segment; `None` if there is no such object, or if it is damaged. Reads no more
+/// than that.
+///
+/// # Errors
+/// Transient ones of the store.
+pub fn readable_header(repository: &Repository, name: SegmentName) -> Result<Option<LongPageHeader>> {
+    match header_of(repository, name) {
+        Err(error) if !error.kind().is_transient() => Ok(None),
+        other => other,
+    }
+}
+
+/// Reads an object only to verify it and to return its sum.
 ///
 /// # Errors
 /// As [`fetch`].
@@ -111,51 +116,40 @@ pub fn sum(repository: &Repository, name: WalFileName) -> Result<Option<FetchedW
 
 fn located(repository: &Repository, name: WalFileName) -> String {
     match repository.layout().wal_file(name) {
-        Ok(key) => format!("the stored object \"{}/{key}\" cannot be used", repository.store().location()),
+        Ok(key) => format!("the stored object \"{}\" cannot be used", repository.store().locate(&key)),
         Err(_) => format!("the stored object of {name} cannot be used"),
     }
 }
 
-/// Decodes an object, handing out its raw bytes in order.
+/// Decodes an object and passes its content on in order.
 fn decode(
     repository: &Repository,
     name: WalFileName,
     output: &mut dyn FnMut(&[u8]) -> Result<()>,
 ) -> Result<Option<FetchedWal>> {
-    let Some(mut reader) = repository.store().open(&repository.layout().wal_file(name)?, ReadRange::WHOLE)?
-    else {
-        return Ok(None);
-    };
+    let Some(mut frames) = open(repository, name)? else { return Ok(None) };
     let mut decoding =
         Decoding { announced: None, hasher: ContentHasher::new(), length_max: length_max(name) };
-    let mut decoder = FrameDecoder::new();
-    let (mut stored, mut raw) = (Vec::new(), Vec::new());
-    let mut stored_bytes = 0;
+    let mut raw = Vec::new();
     loop {
-        stored.clear();
-        let length = reader.read(&mut stored)?;
-        if length == 0 {
-            break;
-        }
-        stored_bytes += length as u64;
-        decoder.push(&stored);
-        loop {
-            raw.clear();
-            match decoder.next(&mut raw).and_then(|decoded| decoding.take(decoded, &raw, output)) {
-                Ok(true) => {}
-                Ok(false) => break,
-                Err(error) => return Err(error).context(|| located(repository, name)),
-            }
-        }
+        let taken = match frames.next(&mut raw) {
+            Ok(NextFrame::End) => break,
+            Ok(frame) => decoding.take(frame, &raw, output),
+            Err(FrameError::Content(error)) => Err(error),
+            Err(FrameError::Store(error)) => return Err(error),
+        };
+        taken.context(|| located(repository, name))?;
     }
-    decoder
-        .finish()
-        .and_then(|()| decoding.finish())
-        .context(|| located(repository, name))
-        .map(|sum| Some(FetchedWal { sum, stored_bytes }))
+    let sum = decoding.finish().context(|| located(repository, name))?;
+    Ok(Some(FetchedWal { sum, stored_bytes: frames.position() }))
 }
 
-/// How far the decoding of one object has come.
+fn open(repository: &Repository, name: WalFileName) -> Result<Option<FrameReader>> {
+    let object = Reader::open(repository.store().as_ref(), &repository.layout().wal_file(name)?)?;
+    Ok(object.map(|object| FrameReader::new(object, 0)))
+}
+
+/// The state of decoding one object.
 struct Decoding {
     announced: Option<ContentSum>,
     hasher: ContentHasher,
@@ -163,29 +157,28 @@ struct Decoding {
 }
 
 impl Decoding {
-    /// Takes one frame; whether to ask for another before reading on.
+    /// Processes one frame.
     fn take(
         &mut self,
-        decoded: Decoded,
+        frame: NextFrame,
         raw: &[u8],
         output: &mut dyn FnMut(&[u8]) -> Result<()>,
-    ) -> Result<bool> {
-        match (decoded, &self.announced) {
-            (Decoded::NeedMore, _) => Ok(false),
-            (Decoded::Skippable { kind: header::FRAME_KIND, payload }, None) => {
+    ) -> Result<()> {
+        match (frame, &self.announced) {
+            (NextFrame::Skippable { kind: header::FRAME_KIND, payload }, None) => {
                 let announced = header::decode(&payload)?;
                 if announced.length_bytes > self.length_max {
                     return Err(Error::damaged(format!("it announces {} bytes", announced.length_bytes)));
                 }
                 self.announced = Some(announced);
-                Ok(true)
+                Ok(())
             }
-            (Decoded::Frame, Some(announced)) => {
+            (NextFrame::Content, Some(announced)) => {
                 self.hasher.update(raw);
                 if self.hasher.length_bytes() > announced.length_bytes {
                     return Err(Error::damaged("it contains more bytes than it announces"));
                 }
-                output(raw).map(|()| true)
+                output(raw)
             }
             _ => Err(Error::damaged("it does not start with the header of a WAL object")),
         }

@@ -1,5 +1,5 @@
-//! A WAL file on its way into an object: read once, in pieces that are summed, compressed and checked while they are in
-//! the processor's cache. Several threads can share one file.
+//! Encodes a WAL file. Reads it once, in pieces that are summed, compressed and checked while they are in the
+//! processor's cache. Several threads can share one file.
 
 use super::check::{HistoryLookup, WalExpectation, length_max};
 use crate::codec::{ContentPart, ContentSum, FRAME_RAW_BYTES, FrameEncoder};
@@ -18,31 +18,32 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
-/// How many frames a thread encodes at a time: enough that taking turns does not count, few enough that all end together.
+/// How many frames a thread encodes at a time: enough to make synchronization cheap, and few enough that all threads
+/// end together.
 const PIECE_FRAMES: u64 = 4;
 
-/// How many frames are encoded before they are handed out, which bounds the memory: 4 MiB of content.
+/// How many frames are encoded before they are passed on. Bounds the memory to 4 MiB of content.
 const BATCH_FRAMES: u64 = 16;
 
-/// How closely a segment is looked at on its way.
+/// How thoroughly a segment is checked before it is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PageCheck {
-    /// Its first page: PostgreSQL has marked it as ready.
+    /// Its first page: PostgreSQL has marked the segment as ready.
     FirstPage,
-    /// Every page: nobody but us says that it is complete.
+    /// Every page: PostgreSQL has not confirmed that the segment is complete.
     EveryPage,
 }
 
 /// How to encode one file.
 #[derive(Clone, Copy, Debug)]
 pub struct Encoding<'a> {
-    /// What it is called in messages.
+    /// Its path, for messages.
     pub path: &'a Path,
     /// What it must be.
     pub expected: WalExpectation,
     /// Its length.
     pub length_bytes: u64,
-    /// How closely to look.
+    /// How thoroughly to check it.
     pub pages: PageCheck,
     /// How to compress.
     pub compression: Compression,
@@ -50,27 +51,26 @@ pub struct Encoding<'a> {
     pub threads: NonZeroUsize,
 }
 
-/// What a thread works with, and leaves for the next one.
+/// The buffers of a thread, which the next one reuses.
 struct Tools {
     encoder: FrameEncoder,
     raw: Vec<u8>,
 }
 
-/// Some frames that follow each other.
-struct Piece {
+/// Consecutive frames.
+struct EncodedPiece {
     first_frame: u64,
     stored: Vec<u8>,
     parts: Vec<ContentPart>,
 }
 
 impl Encoding<'_> {
-    /// Reads all of `source` and encodes it, if it is what is expected; hands out the frames in order.
+    /// Reads and encodes all of `source` if it is as expected; passes the frames on in order.
     ///
     /// Memory: some frames for each thread, and a batch of encoded ones.
     ///
     /// # Errors
-    /// What [`WalExpectation::check`] says, the operating system's, and `output`'s. The file is checked before the first
-    /// frame is handed out.
+    /// Those of [`WalExpectation::check`], the operating system and `output`. The check precedes the first frame.
     pub fn run(
         &self,
         source: &File,
@@ -79,7 +79,7 @@ impl Encoding<'_> {
     ) -> Result<ContentSum> {
         let what = || format!("could not read \"{}\"", self.path.display());
         let mut raw = Vec::new();
-        // What the repository cannot say about a history is no fault of the file.
+        // A repository's failure to provide a history is not the file's failure.
         let unknown = Cell::new(false);
         let lookup = |timeline| history(timeline).inspect_err(|_| unknown.set(true));
         match self.check(source, &lookup, &mut raw) {
@@ -104,7 +104,7 @@ impl Encoding<'_> {
     }
 
     fn check(&self, source: &File, history: HistoryLookup<'_>, raw: &mut Vec<u8>) -> Result<()> {
-        // So that the small forms are complete in their first frame.
+        // The small forms are then complete in their first frame.
         if self.length_bytes > length_max(self.expected.name) {
             return Err(Error::damaged(format!("the file has {} bytes", self.length_bytes)));
         }
@@ -125,16 +125,16 @@ impl Encoding<'_> {
         self.length_bytes.div_ceil(FRAME_RAW_BYTES as u64)
     }
 
-    /// Encodes these frames with all threads; the pieces come back in order. `used` are buffers to use again.
+    /// Encodes these frames with all threads; returns the pieces in order. `used` are buffers for reuse.
     fn encode_batch(
         &self,
         source: &File,
         frames: Range<u64>,
         tools: &Mutex<Vec<Tools>>,
         used: &Mutex<Vec<Vec<u8>>>,
-    ) -> Result<Vec<Piece>> {
+    ) -> Result<Vec<EncodedPiece>> {
         let next = AtomicU64::new(frames.start);
-        let work = || -> Result<Vec<Piece>> {
+        let work = || -> Result<Vec<EncodedPiece>> {
             let mut ours = take(tools)
                 .unwrap_or_else(|| Tools { encoder: FrameEncoder::new(self.compression), raw: Vec::new() });
             let mut pieces = Vec::new();
@@ -151,15 +151,15 @@ impl Encoding<'_> {
                     parts.push(ContentPart::of(frame * FRAME_RAW_BYTES as u64, &ours.raw));
                     ours.encoder.encode(&ours.raw, &mut stored)?;
                 }
-                pieces.push(Piece { first_frame, stored, parts });
+                pieces.push(EncodedPiece { first_frame, stored, parts });
             }
             tools.lock().unwrap_or_else(PoisonError::into_inner).push(ours);
             Ok(pieces)
         };
         let turns = (frames.end - frames.start).div_ceil(PIECE_FRAMES);
         let helpers = turns.min(self.threads.get() as u64).saturating_sub(1);
-        let mut pieces = thread::scope(|scope| -> Result<Vec<Piece>> {
-            // Without a helper it takes longer, and that is all.
+        let mut pieces = thread::scope(|scope| -> Result<Vec<EncodedPiece>> {
+            // Without a helper it only takes longer.
             let helpers: Vec<_> =
                 (0..helpers).filter_map(|_| thread::Builder::new().spawn_scoped(scope, work).ok()).collect();
             let mut pieces = work()?;
@@ -174,7 +174,7 @@ impl Encoding<'_> {
         Ok(pieces)
     }
 
-    /// Replaces `raw` by the content of a frame, which is all there or an error.
+    /// Replaces `raw` by the whole content of a frame.
     fn read_frame(&self, source: &File, frame: u64, raw: &mut Vec<u8>) -> Result<()> {
         let offset = frame * FRAME_RAW_BYTES as u64;
         let length = self.length_bytes.saturating_sub(offset).min(FRAME_RAW_BYTES as u64);
@@ -194,16 +194,16 @@ fn take<T>(from: &Mutex<Vec<T>>) -> Option<T> {
     from.lock().unwrap_or_else(PoisonError::into_inner).pop()
 }
 
-/// Looks at one page after the other: each continues the one before, until only zeros follow.
+/// Checks one page after the other: each continues the previous one, until only zeros follow.
 struct PageWalk {
     assumed_version: Option<MajorVersion>,
-    /// The address of the next page, and the magic of them all, once the first was seen.
+    /// The address of the next page and the magic of all pages, after the first one.
     next: Option<(Lsn, u16)>,
     in_tail: bool,
 }
 
 impl PageWalk {
-    /// Looks at whole pages.
+    /// Checks whole pages.
     fn walk(&mut self, pages: &[u8]) -> Result<()> {
         for page in pages.chunks(WAL_PAGE_BYTES as usize) {
             let unused = page.iter().all(|byte| *byte == 0);

@@ -1,7 +1,7 @@
-//! Timelines that part, and what a recovery to one of them leaves aside.
+//! Timelines that fork, and what a recovery to one of them omits.
 //!
-//! A failover leaves a short tail on the old timeline. A forgotten copy that archives, or an old primary that goes on, leaves
-//! a timeline that lives: then nobody but the operator knows which one is meant.
+//! A failover leaves a short tail on the old timeline. If a forgotten copy archives, or an old primary continues, both
+//! timelines are in use. Then only the operator knows which one is wanted.
 
 use super::path::{PathWal, TimelinePath, WalCatalog, has_segments_from};
 use super::records::{Archive, TransactionEnd};
@@ -13,7 +13,7 @@ use std::time::Duration;
 /// How many transactions of a tail are counted.
 const COUNTED_MAX: u64 = 10_000;
 
-/// A backup, as far as it shows that a timeline was in use.
+/// A backup, as evidence that a timeline was in use.
 #[derive(Clone, Copy, Debug)]
 pub struct BackupSpan<'a> {
     /// Its label.
@@ -26,14 +26,14 @@ pub struct BackupSpan<'a> {
     pub stop_point: Lsn,
 }
 
-/// What is on one of two timelines after they parted.
+/// What is on one of two timelines after the fork.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Branch {
     /// The first transaction that ended there.
     pub first: Option<TransactionEnd>,
-    /// The last one; of the timeline that is taken, the first.
+    /// The last one; on the chosen timeline, the first.
     pub last: Option<TransactionEnd>,
-    /// How many ended there, up to 10,000; of the timeline that is taken, up to 1.
+    /// How many ended there, up to 10,000; on the chosen timeline, up to 1.
     pub transactions: u64,
     /// The newest backup that was taken there.
     pub backup: Option<String>,
@@ -41,25 +41,26 @@ pub struct Branch {
 
 /// A timeline with WAL that a recovery to another one does not replay.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Fork {
-    /// The timeline that recovery goes to.
+pub struct TimelineFork {
+    /// The timeline to recover to.
     pub taken: TimelineId,
-    /// What is on its side.
+    /// What is on it.
     pub taken_branch: Branch,
-    /// The timeline that is left aside.
+    /// The omitted timeline.
     pub left: TimelineId,
-    /// What is on that side.
+    /// What is on that one.
     pub left_branch: Branch,
-    /// The position where the two part.
-    pub parted_at: Lsn,
-    /// Whether WAL is missing where the taken one begins: planning says so, and nothing can be compared.
+    /// The position of the fork.
+    pub forked_at: Lsn,
+    /// Whether WAL is missing at the beginning of the chosen timeline. Planning reports that, and nothing can be
+    /// compared.
     pub is_interrupted: bool,
-    /// The last transaction before that, if it ended in the same segment or the one before it.
+    /// The last transaction before the fork, if it ended in the same segment or the previous one.
     pub common: Option<TransactionEnd>,
 }
 
-impl Fork {
-    /// Whether both timelines may be the living one: the one that is left aside has a backup after the fork, or went on for
+impl TimelineFork {
+    /// Whether either timeline may be the current one: the omitted one has a backup after the fork, or continued for
     /// more than `window` after the other had begun.
     pub fn is_ambiguous(&self, window: Duration) -> bool {
         if self.is_interrupted {
@@ -74,8 +75,8 @@ impl Fork {
     }
 }
 
-/// The timelines on which WAL ends that a recovery to the timeline of `history` does not replay, each with what is on the two
-/// sides of the fork. Only those that lead from the backup `from` are considered, if one is given.
+/// The timelines that end with WAL which a recovery to the timeline of `history` does not replay, with both sides of
+/// each fork. If `from` is given, only those that lead from this backup.
 ///
 /// # Errors
 /// Those of the archive.
@@ -85,20 +86,20 @@ pub fn forks(
     backups: &[BackupSpan<'_>],
     from: Option<BackupSpan<'_>>,
     size: SegmentSize,
-) -> Result<Vec<Fork>> {
+) -> Result<Vec<TimelineFork>> {
     let taken = TimelinePath::find(archive, history.clone(), size)?;
     let mut forks = Vec::new();
     for timeline in archive.timelines()?.with_files {
         if timeline == history.timeline() {
             continue;
         }
-        // Without its history nothing is known of where it comes from; planning refuses to pass it.
+        // Without a history its origin is unknown. Planning refuses to pass it.
         let Some(other) = archive.origin(timeline)? else { continue };
         let left = TimelinePath::find(archive, other, size)?;
         if from.is_some_and(|backup| !left.holds(backup.timeline, backup.start_point, backup.stop_point)) {
             continue;
         }
-        let Some(parted_at) = parting(taken.history(), left.history()) else { continue };
+        let Some(forked_at) = fork_point(taken.history(), left.history()) else { continue };
         let is_after = |path: &TimelinePath, other: &TimelinePath| {
             let newest = backups.iter().filter(|backup| {
                 let span = (backup.timeline, backup.start_point, backup.stop_point);
@@ -106,29 +107,29 @@ pub fn forks(
             });
             newest.max_by_key(|backup| backup.stop_point).map(|backup| backup.label.to_owned())
         };
-        // A timeline that others came out of, and that did not go on after that, is on their way.
-        if !has_wal_from(archive, &left, parted_at)? {
+        // A timeline that others branched off from, and that did not continue after that, is part of their path.
+        if !has_wal_from(archive, &left, forked_at)? {
             continue;
         }
-        let left_branch = branch(archive, &left, parted_at, is_after(&left, &taken), Depth::Whole)?;
+        let left_branch = branch(archive, &left, forked_at, is_after(&left, &taken), Depth::Whole)?;
         if left_branch == Branch::default() {
             continue;
         }
-        forks.push(Fork {
+        forks.push(TimelineFork {
             taken: history.timeline(),
-            taken_branch: branch(archive, &taken, parted_at, is_after(&taken, &left), Depth::First)?,
+            taken_branch: branch(archive, &taken, forked_at, is_after(&taken, &left), Depth::First)?,
             left: timeline,
             left_branch,
-            parted_at,
-            is_interrupted: is_interrupted(archive, &taken, parted_at)?,
-            common: common(archive, &taken, parted_at)?,
+            forked_at,
+            is_interrupted: is_interrupted(archive, &taken, forked_at)?,
+            common: common(archive, &taken, forked_at)?,
         });
     }
     Ok(forks)
 }
 
-/// Where two timelines part; `None` when one leads to the other and nothing of the first lies after that.
-pub fn parting(one: &TimelineHistory, other: &TimelineHistory) -> Option<Lsn> {
+/// Where two timelines fork; `None` if one leads to the other and has no WAL of its own after that.
+pub fn fork_point(one: &TimelineHistory, other: &TimelineHistory) -> Option<Lsn> {
     let spans = |history: &TimelineHistory| -> Vec<(TimelineId, Option<Lsn>)> {
         let ancestors = history.switches().iter().map(|switch| (switch.timeline, Some(switch.switch_point)));
         ancestors.chain([(history.timeline(), None)]).collect()
@@ -146,7 +147,7 @@ pub fn parting(one: &TimelineHistory, other: &TimelineHistory) -> Option<Lsn> {
     None
 }
 
-/// Whether a segment of this timeline's own name is stored that reaches behind `position`.
+/// Whether a segment with this timeline's own name contains positions after `position`.
 fn has_wal_from(catalog: &dyn WalCatalog, path: &TimelinePath, position: Lsn) -> Result<bool> {
     let segment = path.segment_at(position);
     let Some(name) =
@@ -171,7 +172,8 @@ enum Depth {
     Whole,
 }
 
-/// What ended on a path behind `position`: forward for the first and the count, as far as that goes; backward for the last.
+/// What ended on a path after `position`. Reads forward for the first transaction and the count, as far as that goes,
+/// and backward for the last one.
 fn branch(
     archive: &dyn Archive,
     path: &TimelinePath,
@@ -200,7 +202,7 @@ fn branch(
     Ok(branch)
 }
 
-/// The last transaction in the readable WAL that ended at or after `floor`, looked for from the end backward.
+/// The last transaction in the readable WAL that begins at or after `floor`. Searches from the end backward.
 ///
 /// # Errors
 /// Those of the archive.
@@ -220,7 +222,7 @@ fn last_transaction(archive: &dyn Archive, wal: &PathWal, floor: Lsn) -> Result<
     }
 }
 
-/// The last transaction before the fork, in its segment or the one before.
+/// The last transaction before the fork, in its segment or the previous one.
 fn common(archive: &dyn Archive, path: &TimelinePath, position: Lsn) -> Result<Option<TransactionEnd>> {
     let segment = path.segment_at(position);
     for from in [Some(segment), segment.previous()].into_iter().flatten() {
@@ -252,11 +254,11 @@ mod tests {
     }
 
     #[test]
-    fn timelines_part_where_their_histories_differ() {
+    fn timelines_fork_where_their_histories_differ() {
         let parts = |one: (u32, &str), other: (u32, &str)| {
             let (one, other) = (history(one.0, one.1), history(other.0, other.1));
-            let position = parting(&one, &other);
-            assert_eq!(position, parting(&other, &one));
+            let position = fork_point(&one, &other);
+            assert_eq!(position, fork_point(&other, &one));
             position.map(|position| position.to_string())
         };
         let first = (1, "");

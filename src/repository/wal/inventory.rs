@@ -1,4 +1,4 @@
-//! Which WAL files the repository holds, by listing.
+//! Lists the WAL files in the repository.
 
 use crate::error::Result;
 use crate::postgres::{SegmentName, SegmentNumber, TimelineId, WalFileName};
@@ -9,16 +9,16 @@ use std::ops::ControlFlow;
 /// The timelines that have segments, in order, and those that have a history file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Timelines {
-    /// Timelines below which a segment, partial segment or backup history file lies.
+    /// Timelines with a segment, partial segment or backup history file.
     pub with_files: Vec<TimelineId>,
     /// Timelines whose history file is stored.
     pub with_history: Vec<TimelineId>,
 }
 
-/// Which timelines the repository knows.
+/// Lists the timelines in the repository.
 ///
 /// # Errors
-/// The store's own.
+/// Those of the store.
 pub fn timelines(repository: &Repository) -> Result<Timelines> {
     let listing = repository.store().list(Some(&repository.layout().wal()?))?;
     let with_files = listing
@@ -39,10 +39,10 @@ pub fn timelines(repository: &Repository) -> Result<Timelines> {
 
 /// Visits the complete segments of a timeline in order, from `from` on, until `visit` breaks.
 ///
-/// One flat list, so a bucket is asked once for each thousand names; memory does not grow with the archive.
+/// Uses one flat list: a bucket takes one request for each thousand names, and memory does not grow with the archive.
 ///
 /// # Errors
-/// The store's own.
+/// Those of the store.
 pub fn visit_segments(
     repository: &Repository,
     timeline: TimelineId,
@@ -67,7 +67,7 @@ fn visit_below(
     })
 }
 
-/// Visits the files below a key, of whatever form.
+/// Visits the files of any form below a key.
 fn visit_files(
     repository: &Repository,
     below: &ObjectKey,
@@ -78,7 +78,7 @@ fn visit_files(
     repository.store().walk(below, from, &mut |path, info| {
         let name = path.rsplit('/').next().unwrap_or_default();
         let Ok(name) = name.parse() else { return ControlFlow::Continue(()) };
-        // What lies elsewhere is never read.
+        // Files in other places are never read.
         match (layout.wal_file(name), below.join(path)) {
             (Ok(place), Ok(found)) if place == found => visit(name, info),
             _ => ControlFlow::Continue(()),
@@ -86,13 +86,13 @@ fn visit_files(
     })
 }
 
-/// The first and the last complete segment of a timeline, whatever is missing between them.
+/// The first and the last complete segment of a timeline, regardless of gaps.
 ///
-/// A handful of requests to a bucket, however many segments there are: names are in order, and the last one lies in the
-/// last log number.
+/// Takes a handful of requests to a bucket, however many segments there are: names are in order, and the last segment
+/// has the last log number.
 ///
 /// # Errors
-/// The store's own.
+/// Those of the store.
 pub fn segment_ends(
     repository: &Repository,
     timeline: TimelineId,
@@ -105,7 +105,7 @@ pub fn segment_ends(
     })?;
     let Some(first) = first else { return Ok(None) };
     let logs = store.list(Some(&layout.wal_timeline(timeline)?))?.directories;
-    // Most often the last one: some hold partial segments and backup history files alone.
+    // Usually the last one: some logs contain only partial segments and backup history files.
     for log in logs.iter().rev().filter_map(|name| eight_hex_digits(name)) {
         let mut last = None;
         visit_below(repository, &layout.wal_log(timeline, log)?, None, &mut |name, _| {
@@ -116,34 +116,34 @@ pub fn segment_ends(
             return Ok(Some((first, last)));
         }
     }
-    // Removed meanwhile.
+    // Removed during the search.
     Ok(None)
 }
 
-/// Segments of one timeline without a gap between them.
+/// Consecutive segments of one timeline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SegmentRun {
     /// The first.
     pub first: SegmentNumber,
-    /// The last, which may be the first.
+    /// The last, which may equal the first.
     pub last: SegmentNumber,
-    /// What they take in the repository, in bytes.
+    /// Their length in the repository, in bytes.
     pub stored_bytes: u64,
 }
 
-/// Segments of one timeline and log whose names follow each other, which does not depend on their size.
+/// Segments of one timeline and log with consecutive names, which do not depend on the segment size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NameRun {
     /// The first.
     pub first: SegmentName,
-    /// The last, which may be the first.
+    /// The last, which may equal the first.
     pub last: SegmentName,
-    /// What they take in the repository, in bytes.
+    /// Their length in the repository, in bytes.
     pub stored_bytes: u64,
 }
 
 impl NameRun {
-    /// Adds a segment to the last of the runs, or begins another with it.
+    /// Adds a segment to the last of the runs, or begins a new one.
     pub(super) fn add(runs: &mut Vec<NameRun>, name: SegmentName, stored_bytes: u64) {
         match runs.last_mut().filter(|run| name.follows(run.last)) {
             Some(run) => {
@@ -155,19 +155,20 @@ impl NameRun {
     }
 }
 
-/// What lies below a timeline.
+/// The files of a timeline.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TimelineFiles {
     /// The runs of its segments, in order.
     pub runs: Vec<NameRun>,
-    /// Its partial segments, in order, the further ones of each behind the first.
+    /// Its partial segments, in order; further ones of a name follow the first.
     pub partials: Vec<WalFileName>,
 }
 
-/// The segments of a timeline, whole and partial. Lists all of them; memory grows with the gaps, logs and partial segments only.
+/// The complete and partial segments of a timeline. Lists all of them; memory grows only with the gaps, logs and
+/// partial segments.
 ///
 /// # Errors
-/// The store's own.
+/// Those of the store.
 pub fn timeline_files(repository: &Repository, timeline: TimelineId) -> Result<TimelineFiles> {
     let mut files = TimelineFiles::default();
     let below = repository.layout().wal_timeline(timeline)?;
@@ -186,10 +187,10 @@ pub fn timeline_files(repository: &Repository, timeline: TimelineId) -> Result<T
     Ok(files)
 }
 
-/// The partial segments of this name: the first, and the further ones.
+/// The partial segments of this name: the first one and further ones.
 ///
 /// # Errors
-/// The store's own.
+/// Those of the store.
 pub fn partials_of(repository: &Repository, segment: SegmentName) -> Result<Vec<WalFileName>> {
     let layout = repository.layout();
     let below = layout.wal_log(segment.timeline(), segment.log())?;

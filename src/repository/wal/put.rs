@@ -1,11 +1,9 @@
-//! Storing one WAL file, once.
+//! Stores one WAL file, once.
 
 use super::check::{HistoryLookup, WalExpectation};
 use super::decode;
 use super::encode::{Encoding, PageCheck};
-use super::inventory;
-use super::object::WalObject;
-use super::put_error::PutError;
+use super::{header, inventory};
 use crate::codec::ContentSum;
 use crate::config::Compression;
 use crate::durable;
@@ -14,6 +12,7 @@ use crate::failpoint;
 use crate::postgres::value::timeline::HISTORY_BYTES_MAX;
 use crate::postgres::{SegmentSize, TimelineHistory, TimelineId, WalFileName};
 use crate::repository::Repository;
+use crate::repository::object::{HeadedWriter, PutError};
 use crate::store::PutOutcome;
 use std::cell::Cell;
 use std::fs::{self, File, Metadata};
@@ -25,17 +24,17 @@ use std::path::{Path, PathBuf};
 /// A WAL file of the server.
 #[derive(Clone, Debug)]
 pub struct WalSource {
-    /// The name that it is archived under.
+    /// The name under which it is archived.
     pub name: WalFileName,
-    /// Where it lies, absolute; its directory is the server's `pg_wal`.
+    /// Its absolute path; its directory is the server's `pg_wal`.
     pub path: PathBuf,
     /// The server's segment size.
     pub segment_size: SegmentSize,
-    /// How closely it is looked at.
+    /// How thoroughly it is checked.
     pub pages: PageCheck,
 }
 
-/// How to tell that a name still means the same bytes: any write or rename changes one of these.
+/// Identifies the content of a file: any write or rename changes one of these.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FileIdentity {
     device: u64,
@@ -51,15 +50,15 @@ const PARTIALS_MAX: usize = 8;
 /// What was stored.
 #[derive(Debug)]
 pub struct StoredWal {
-    /// The name that it has in the repository: that of the source, unless that is a further partial segment.
+    /// Its name in the repository: that of the source, except for a further partial segment.
     pub name: WalFileName,
-    /// The file whose bytes are stored.
+    /// The file with the stored bytes.
     pub identity: FileIdentity,
     /// Length and digest of those bytes.
     pub sum: ContentSum,
-    /// Whether the object is ours, or was there with the same content.
+    /// Whether the object was created, or existed with the same content.
     pub outcome: PutOutcome,
-    /// What is wrong with the object under the source's own name, where a partial segment was stored beside a damaged one.
+    /// The damage of the object under the source's own name, if a partial segment was stored beside it.
     pub damage_beside: Option<Error>,
 }
 
@@ -67,7 +66,7 @@ impl FileIdentity {
     /// The identity of the file that `path` names now.
     ///
     /// # Errors
-    /// The operating system's.
+    /// Those of the operating system.
     pub fn of(path: &Path) -> io::Result<FileIdentity> {
         fs::metadata(path).map(|metadata| FileIdentity::from(&metadata))
     }
@@ -91,20 +90,20 @@ impl From<&Metadata> for FileIdentity {
     }
 }
 
-/// Stores a WAL file. When this returns without an error, the repository durably holds exactly the bytes that the file
-/// with the returned identity had.
+/// Stores a WAL file. After success the repository durably holds exactly the bytes of the file with the returned
+/// identity.
 ///
-/// A partial segment that differs from the one of its name gets a name of its own: servers that are promoted out of the
-/// same segment, one after the other, leave different ones, and PostgreSQL archives nothing behind one that is refused.
-/// So does one that finds a damaged object under its name. No recovery reads either.
+/// A partial segment that differs from the stored one of its name gets a name of its own. Servers that are promoted one
+/// after the other out of the same segment leave different ones, and if one is refused, PostgreSQL archives nothing
+/// after it. The same applies if the object under the name is damaged. No recovery reads partial segments.
 ///
-/// The place must have been made. `scratch` is a directory for what does not fit into memory; `threads` is how many may
-/// work on it, this one among them.
+/// The place must have been created. `scratch` is a directory for what exceeds the memory limit; `threads` is the
+/// number of threads, including the calling one.
 ///
 /// # Errors
-/// Told apart by whose they are. [`ErrorKind::Conflict`] when the repository holds other bytes under this name, of a partial segment
-/// when it holds [`PARTIALS_MAX`] others; [`ErrorKind::Usage`] when there is no
-/// such file, what [`WalExpectation::check`] says, and the store's own.
+/// [`PutError`] tells whether this host or the repository failed. [`ErrorKind::Conflict`] if the repository holds other
+/// bytes under this name, or for a partial segment [`PARTIALS_MAX`] others; [`ErrorKind::Usage`] if there is no such
+/// file; those of [`WalExpectation::check`] and the store.
 pub fn put(
     repository: &Repository,
     source: &WalSource,
@@ -143,9 +142,8 @@ fn put_as(
     threads: NonZeroUsize,
 ) -> std::result::Result<(StoredWal, Held), PutError> {
     let key = repository.layout().wal_file(name).map_err(PutError::Local)?;
-    let mut object = WalObject::new(repository.store().as_ref(), &key, scratch);
-    // What fails while the file is read is either the file's failure, or the repository's, which is asked and written to
-    // meanwhile.
+    let mut object = HeadedWriter::new(repository.store().as_ref(), &key, header::FRAME_BYTES, scratch);
+    // The repository is read and written while the file is read, so either of them may fail.
     let of_repository = Cell::new(false);
     let mut append = |frames: &[u8]| {
         object.append(frames).map_err(|error| {
@@ -165,7 +163,8 @@ fn put_as(
         read(repository, source, compression, threads, &history, &mut append).map_err(|error| {
             if of_repository.get() { PutError::Repository(error) } else { PutError::Local(error) }
         })?;
-    let outcome = object.finish(&sum)?;
+    let header = header::frame(&sum).map_err(PutError::Local)?;
+    let outcome = object.finish(&header, sum.digest)?;
     let held = match outcome {
         PutOutcome::Created => Held::Same,
         PutOutcome::Exists => confirm_same(repository, name, &sum).map_err(PutError::Repository)?,
@@ -173,14 +172,14 @@ fn put_as(
     Ok((StoredWal { name, identity, sum, outcome, damage_beside: None }, held))
 }
 
-/// What the repository holds under a name after a file was put there.
+/// What the repository holds under a name after an attempt to store a file.
 #[derive(Debug)]
 enum Held {
-    /// What was put, durably.
+    /// The file, durably.
     Same,
-    /// Other bytes, and what was put was not stored.
+    /// Other bytes. The file was not stored.
     Other,
-    /// An object that cannot be read for this reason, and what was put was not stored.
+    /// An unreadable object. The file was not stored.
     Damaged(Error),
 }
 
@@ -213,7 +212,7 @@ impl WalSource {
     }
 }
 
-/// Reads and encodes the file, which must not change meanwhile; what is handed out before an error is worth nothing.
+/// Reads and encodes the file, which must not change meanwhile. On error, the output is not usable.
 fn read(
     repository: &Repository,
     source: &WalSource,
@@ -249,17 +248,17 @@ fn read(
     Err(changed(path))
 }
 
-/// Opens a file of the server's without ever waiting: a FIFO in its place would keep a thread for ever.
+/// Opens a file of the server without blocking, as a FIFO in its place would.
 fn open_source(path: &Path) -> io::Result<File> {
     failpoint::opening(path)?;
     durable::open_regular(path)
 }
 
-/// A timeline's history, as the repository holds it, or as it lies in the server's `pg_wal`: after a promotion the new
-/// timeline's first segment may be looked at before its history file is stored.
+/// A timeline's history from the repository, or else from the server's `pg_wal`: after a promotion the new timeline's
+/// first segment may be checked before its history file is stored.
 ///
 /// # Errors
-/// Damage, and the store's own; as [`PutError::Local`] what concerns the server's file.
+/// [`ErrorKind::Damaged`]; those of the store; as [`PutError::Local`] those of the server's file.
 pub fn history_beside(
     repository: &Repository,
     pg_wal: &Path,
@@ -284,7 +283,7 @@ fn history_in(pg_wal: &Path, timeline: TimelineId) -> Result<Option<TimelineHist
     TimelineHistory::parse(timeline, &content).map(Some)
 }
 
-/// Whether what the repository holds under our name is what we would have stored; then it is durable.
+/// Compares the object under our name with what would have been stored. If they are the same, makes the object durable.
 fn confirm_same(repository: &Repository, name: WalFileName, ours: &ContentSum) -> Result<Held> {
     let stored =
         match decode::sum(repository, name).context(|| "the repository already holds a file of this name") {
@@ -296,10 +295,10 @@ fn confirm_same(repository: &Repository, name: WalFileName, ours: &ContentSum) -
     if stored.sum != *ours {
         return Ok(Held::Other);
     }
-    // Its writer may have died before the name was durable; only now may we say that it is stored.
+    // Its writer may have died before the name was durable. Only after this call is it known to be stored.
     let durable = repository.store().make_durable(&repository.layout().wal_file(name)?);
     durable.map(|()| Held::Same).map_err(|error| match error.kind() {
-        // Removed between the two: PostgreSQL tries again.
+        // Removed since the comparison. PostgreSQL retries.
         ErrorKind::Absent => error.with_kind(ErrorKind::Unavailable),
         _ => error,
     })

@@ -3,7 +3,7 @@
 use super::decode::fetch;
 use super::inventory::Timelines;
 use super::path::{PathWal, RepositoryCatalog, WalCatalog};
-use super::records::{Archive, Outcome, WalEvent, WalMark};
+use super::records::{Archive, TransactionOutcome, WalEvent, WalMark};
 use crate::error::{Context, Result};
 use crate::monitor::Monitor;
 use crate::postgres::wal::header::WAL_PAGE_BYTES;
@@ -25,16 +25,16 @@ pub struct RepositoryArchive<'a> {
     catalog: RepositoryCatalog<'a>,
     segment_size: SegmentSize,
     monitor: &'a dyn Monitor,
-    /// A transaction that may be part of another.
+    /// A transaction that may be a subtransaction.
     wanted: Option<Xid>,
     read_bytes: Cell<u64>,
-    /// What was asked before: one plan is made from one view of the archive.
+    /// Earlier results: one plan is based on one state of the archive.
     timelines: OnceCell<Timelines>,
     histories: RefCell<BTreeMap<TimelineId, Option<TimelineHistory>>>,
 }
 
 impl<'a> RepositoryArchive<'a> {
-    /// The WAL in `repository`; `monitor` is told which segments are read.
+    /// The WAL in `repository`. `monitor` receives the progress of reading segments.
     pub fn new(
         repository: &'a Repository,
         segment_size: SegmentSize,
@@ -55,7 +55,7 @@ impl<'a> RepositoryArchive<'a> {
 }
 
 impl RepositoryArchive<'_> {
-    /// The same archive, in which the end of the transaction is found that this one was part of.
+    /// The same archive. Finds the end of the transaction to which the subtransaction `wanted` belongs.
     #[must_use]
     pub fn looking_for(self, wanted: Option<Xid>) -> Self {
         RepositoryArchive { wanted, ..self }
@@ -102,7 +102,7 @@ impl Archive for RepositoryArchive<'_> {
         visit: &mut dyn FnMut(&WalMark) -> ControlFlow<()>,
     ) -> Result<Option<Lsn>> {
         let Some(start) = first.start(self.segment_size) else { return Ok(None) };
-        let mut reading = Reading {
+        let mut reading = RecordReading {
             reader: WalReader::from_page(start, self.segment_size)
                 .of_system(self.repository.layout().system())
                 .looking_for(self.wanted)
@@ -140,30 +140,30 @@ impl Archive for RepositoryArchive<'_> {
     }
 }
 
-/// Takes segments as they are decoded, and hands out their records.
-struct Reading<'a> {
+/// Receives segments while they are decoded, and passes their records on.
+struct RecordReading<'a> {
     reader: WalReader,
-    /// Records that begin here or later are not wanted.
+    /// Records that begin here or later are not visited.
     beyond: Option<Lsn>,
-    /// The position of the next byte to come.
+    /// The position of the next byte.
     address: Lsn,
-    /// The beginning of a page.
+    /// The beginning of an incomplete page.
     pending: Vec<u8>,
-    /// The position after the last record that was visited.
+    /// The position after the last visited record.
     end: Option<Lsn>,
-    /// Whether what still comes is of no interest.
+    /// Whether the rest is irrelevant.
     ended: bool,
     failure: Option<crate::error::Error>,
     visit: &'a mut dyn FnMut(&WalMark) -> ControlFlow<()>,
 }
 
-impl Reading<'_> {
+impl RecordReading<'_> {
     fn begin_segment(&mut self, start: Lsn) {
         self.address = start;
         self.pending.clear();
     }
 
-    /// Whether a record that is wanted goes on in the segment to come.
+    /// Whether a record to be visited continues in the next segment.
     fn is_within_a_record(&self) -> bool {
         self.beyond.is_some_and(|beyond| self.reader.position() < beyond)
     }
@@ -185,9 +185,9 @@ impl Reading<'_> {
     }
 }
 
-impl Write for Reading<'_> {
+impl Write for RecordReading<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        // The rest of a segment is decoded all the same: its checksum stands at its end.
+        // The rest of the segment is decoded nevertheless, because its checksum is at the end.
         if self.ended {
             return Ok(bytes.len());
         }
@@ -214,14 +214,17 @@ impl Write for Reading<'_> {
     }
 }
 
-fn transaction_end(end: crate::postgres::wal::record::TransactionEnd, outcome: Outcome) -> WalEvent {
+fn transaction_end(
+    end: crate::postgres::wal::record::TransactionEndRecord,
+    outcome: TransactionOutcome,
+) -> WalEvent {
     WalEvent::TransactionEnd { xid: end.xid, time: end.time, outcome, holds_wanted: end.holds_wanted }
 }
 
 fn mark(record: &WalRecord<'_>) -> WalMark {
     let event = match record.payload {
-        WalPayload::Commit(end) => transaction_end(end, Outcome::Commit),
-        WalPayload::Abort(end) => transaction_end(end, Outcome::Abort),
+        WalPayload::Commit(end) => transaction_end(end, TransactionOutcome::Commit),
+        WalPayload::Abort(end) => transaction_end(end, TransactionOutcome::Abort),
         WalPayload::Checkpoint { next_xid, .. } => WalEvent::Checkpoint { next_xid },
         WalPayload::TablespaceCreate { path, .. } => {
             WalEvent::NewTablespace(String::from_utf8_lossy(path).into_owned())

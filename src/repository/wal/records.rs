@@ -1,5 +1,5 @@
-//! The records of archived WAL, as far as recovery depends on them: a port, so that plans can be made over archives that tests
-//! make up.
+//! The records of archived WAL that recovery depends on. A port, so that tests can plan recoveries from made-up
+//! archives.
 
 use super::path::{PathWal, WalCatalog};
 use crate::error::Result;
@@ -7,12 +7,12 @@ use crate::postgres::cluster::control_file::ServerLimits;
 use crate::postgres::{Lsn, PgTimestamp, RestorePointName, SegmentNumber, Xid};
 use std::ops::ControlFlow;
 
-/// The WAL of one cluster, as far as it is archived.
+/// The archived WAL of one cluster.
 pub trait Archive: WalCatalog {
     /// Visits the records that begin in the segments `first` to `last` of `wal`, in order, until `visit` breaks, a
-    /// segment is not there, or no valid record follows. Reads into the segment after `last` only to complete a record.
+    /// segment is missing, or no valid record follows. Reads into the segment after `last` only to complete a record.
     ///
-    /// The position after the last record that was visited; `None` if there was none.
+    /// Returns the position after the last visited record; `None` if there was none.
     fn visit_records(
         &self,
         wal: &PathWal,
@@ -25,18 +25,18 @@ pub trait Archive: WalCatalog {
     fn read_bytes(&self) -> u64;
 }
 
-/// A WAL record, as far as a recovery target can mean it.
+/// A WAL record with what a recovery target can refer to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WalMark {
     /// The position of its first byte.
     pub start: Lsn,
     /// The position after its last byte.
     pub end: Lsn,
-    /// What it says.
+    /// Its meaning.
     pub event: WalEvent,
 }
 
-/// What a record says to whoever looks for a recovery target.
+/// The meaning of a record for a recovery target.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WalEvent {
     /// A transaction committed or aborted.
@@ -45,30 +45,30 @@ pub enum WalEvent {
         xid: Xid,
         /// When, by the clock of the server that wrote it.
         time: PgTimestamp,
-        /// Which of the two.
-        outcome: Outcome,
-        /// Whether the subtransaction that is looked for was part of it.
+        /// Whether it committed.
+        outcome: TransactionOutcome,
+        /// Whether the wanted subtransaction was part of it.
         holds_wanted: bool,
     },
     /// A checkpoint was completed.
     Checkpoint {
-        /// The next transaction's number, with its epoch in the upper half.
+        /// The next transaction ID, with its epoch in the upper half.
         next_xid: u64,
     },
-    /// A tablespace was created in this directory; empty: in the data directory, in place of a link.
+    /// A tablespace was created in this directory. Empty: in the data directory, instead of a link.
     NewTablespace(String),
-    /// Somebody called `pg_create_restore_point`; the name is `None` if it is not UTF-8.
+    /// A call of `pg_create_restore_point`. The name is `None` if it is not UTF-8.
     RestorePoint {
-        /// The name that was given.
+        /// The name of the restore point.
         name: Option<RestorePointName>,
         /// When.
         time: PgTimestamp,
     },
     /// The server was started with other settings.
     ParameterChange {
-        /// What a server in recovery must not undercut from here on.
+        /// The lower limits of these settings for a server in recovery from here on.
         limits: ServerLimits,
-        /// Whether no recovery goes past this record, because WAL was written with `wal_level = minimal` after it.
+        /// Whether no recovery passes this record, because WAL after it was written with `wal_level = minimal`.
         is_minimal: bool,
     },
     /// Anything else.
@@ -77,22 +77,22 @@ pub enum WalEvent {
 
 /// How a transaction ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub enum TransactionOutcome {
     /// It committed.
     Commit,
     /// It was rolled back.
     Abort,
 }
 
-/// The end of a transaction, in the WAL.
+/// The end of a transaction in the WAL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TransactionEnd {
     /// The transaction.
     pub xid: Xid,
     /// When it ended, by the clock of the server that wrote it.
     pub time: PgTimestamp,
-    /// How.
-    pub outcome: Outcome,
+    /// Whether it committed.
+    pub outcome: TransactionOutcome,
     /// The position of the record's first byte.
     pub start: Lsn,
     /// The position after the record's last byte.

@@ -1,5 +1,5 @@
-//! Which of the stored segments have which size: `pg_resetwal --wal-segsize` changes it within one system and timeline, and
-//! names of one size mean other positions at another.
+//! The sizes of stored segments. `pg_resetwal --wal-segsize` changes the size within one system and timeline, and a
+//! name means different positions for different sizes.
 
 use super::decode;
 use super::inventory::{NameRun, SegmentRun, visit_segments};
@@ -8,49 +8,48 @@ use crate::postgres::{SegmentName, SegmentSize, TimelineId};
 use crate::repository::Repository;
 use std::ops::ControlFlow;
 
-/// The sizes of a timeline's segments: from each of these names on, in the order of names.
+/// The sizes of a timeline's segments: each applies from a name on, in the order of names.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SegmentSizes(Vec<(SegmentName, SegmentSize)>);
 
 impl SegmentSizes {
-    /// What the segments' own headers say: of the first and the last, and where those differ or the system is known to have
-    /// had several sizes, of both ends of every run, until it is clear where a size begins. `known` are the sizes of the
-    /// system's backups.
+    /// Determines the sizes from the segments' headers: those of the first and the last one. If these differ, or if the
+    /// system is known to have had several sizes, those of both ends of every run, until it is clear where each size
+    /// begins. `known` are the sizes in the system's backups.
     ///
-    /// A segment that cannot be read has the size of those before it.
+    /// A segment that cannot be read counts as one of the preceding size.
     ///
     /// # Errors
-    /// The store's own.
+    /// Those of the store.
     pub fn find(repository: &Repository, runs: &[NameRun], known: &[SegmentSize]) -> Result<SegmentSizes> {
-        let says = |name: SegmentName| match decode::header_of(repository, name) {
-            Err(error) if error.kind().is_transient() => Err(error),
-            header => Ok(header.ok().flatten().map(|header| header.segment_size)),
+        let size_at = |name: SegmentName| {
+            Ok(decode::readable_header(repository, name)?.map(|header| header.segment_size))
         };
-        SegmentSizes::decide(runs, known, &says)
+        SegmentSizes::decide(runs, known, &size_at)
     }
 
     fn decide(
         runs: &[NameRun],
         known: &[SegmentSize],
-        says: &dyn Fn(SegmentName) -> Result<Option<SegmentSize>>,
+        size_at: &dyn Fn(SegmentName) -> Result<Option<SegmentSize>>,
     ) -> Result<SegmentSizes> {
         let (Some(first), Some(last)) = (runs.first(), runs.last()) else {
             return Ok(SegmentSizes::default());
         };
-        let ends = [says(first.first)?, says(last.last)?];
+        let ends = [size_at(first.first)?, size_at(last.last)?];
         let fallback = ends.iter().flatten().chain(known).copied().next().unwrap_or(SegmentSize::DEFAULT);
         if ends.iter().flatten().chain(known).all(|size| *size == fallback) {
             return Ok(SegmentSizes(vec![(first.first, fallback)]));
         }
         let mut sizes = SegmentSizes::default();
         for run in runs {
-            let (low, high) = (says(run.first)?, says(run.last)?);
+            let (low, high) = (size_at(run.first)?, size_at(run.last)?);
             let before = sizes.0.last().map_or(fallback, |(_, size)| *size);
             sizes.push(run.first, low.or(high).unwrap_or(before));
             if let (Some(low), Some(high)) = (low, high)
                 && low != high
             {
-                sizes.push(first_of(high, run, says)?, high);
+                sizes.push(first_of(high, run, size_at)?, high);
             }
         }
         Ok(sizes)
@@ -62,23 +61,23 @@ impl SegmentSizes {
         }
     }
 
-    /// The size of a segment; `None` when there is none.
+    /// The size of a segment; `None` if there are no segments.
     pub fn of(&self, name: SegmentName) -> Option<SegmentSize> {
         let after = self.0.partition_point(|(from, _)| *from <= name);
         self.0.get(after.checked_sub(1)?).map(|(_, size)| *size)
     }
 
-    /// Every size that there is.
+    /// All sizes.
     pub fn all(&self) -> impl Iterator<Item = SegmentSize> {
         self.0.iter().map(|(_, size)| *size)
     }
 }
 
-/// The runs of the segments of a timeline that have this size, in order. With several sizes the names are listed again: one run
-/// of names may hold segments of two sizes.
+/// The runs of a timeline's segments of this size, in order. If there are several sizes, the names are listed again,
+/// because one run of names may contain segments of two sizes.
 ///
 /// # Errors
-/// The store's own.
+/// Those of the store.
 pub fn runs_of_size(
     repository: &Repository,
     timeline: TimelineId,
@@ -103,7 +102,7 @@ pub fn runs_of_size(
     Ok(merged(&names, size))
 }
 
-/// Runs of names as runs of segments of this size, which go on from one log to the next.
+/// Runs of names as runs of segments of this size, which continue from one log to the next.
 fn merged(names: &[NameRun], size: SegmentSize) -> Vec<SegmentRun> {
     let mut runs: Vec<SegmentRun> = Vec::new();
     for NameRun { first, last, stored_bytes } in names {
@@ -119,11 +118,11 @@ fn merged(names: &[NameRun], size: SegmentSize) -> Vec<SegmentRun> {
     runs
 }
 
-/// Where in a run, whose last segment has this size and whose first has not, the segments of the size begin.
+/// Finds where the segments of a size begin in a run whose last segment has this size and whose first has not.
 fn first_of(
     size: SegmentSize,
     run: &NameRun,
-    says: &dyn Fn(SegmentName) -> Result<Option<SegmentSize>>,
+    size_at: &dyn Fn(SegmentName) -> Result<Option<SegmentSize>>,
 ) -> Result<SegmentName> {
     let (mut other, mut first) = (run.first, run.last);
     loop {
@@ -131,7 +130,7 @@ fn first_of(
         if middle == other {
             return Ok(first);
         }
-        if says(middle)? == Some(size) {
+        if size_at(middle)? == Some(size) {
             first = middle;
         } else {
             other = middle;
@@ -151,7 +150,7 @@ mod tests {
         format!("0000000100000000{segment:08X}").parse().unwrap()
     }
 
-    /// Decides about runs in which each segment has a size, or cannot be read; how many were asked.
+    /// Decides about runs in which each segment has a size or is unreadable; also returns how many were read.
     fn decided(
         runs: &[(u64, u64)],
         known: &[SegmentSize],
@@ -162,20 +161,20 @@ mod tests {
             .map(|(first, last)| NameRun { first: name(*first), last: name(*last), stored_bytes: 0 })
             .collect();
         let asked = Cell::new(0);
-        let says = |name| {
+        let size_at = |name| {
             asked.set(asked.get() + 1);
             Ok(size(name))
         };
-        (SegmentSizes::decide(&runs, known, &says).unwrap(), asked.get())
+        (SegmentSizes::decide(&runs, known, &size_at).unwrap(), asked.get())
     }
 
     #[test]
-    fn one_size_costs_two_looks() {
+    fn one_size_takes_two_requests() {
         let (sizes, asked) = decided(&[(1, 250), (300, 4000)], &[SMALL], &|_| Some(SMALL));
         assert_eq!((sizes.0.as_slice(), asked), (&[(name(1), SMALL)][..], 2));
         assert_eq!((sizes.of(name(0)), sizes.of(name(9999))), (None, Some(SMALL)));
         assert_eq!(decided(&[], &[SMALL], &|_| None).0, SegmentSizes::default());
-        // Nothing can be read.
+        // Nothing is readable.
         assert_eq!(decided(&[(1, 2)], &[SMALL], &|_| None).0.of(name(2)), Some(SMALL));
         assert_eq!(decided(&[(1, 2)], &[], &|_| None).0.of(name(2)), Some(LARGE));
     }
@@ -188,11 +187,11 @@ mod tests {
             assert_eq!(sizes.0, [(name(1), LARGE), (name(change), SMALL)]);
             assert!(asked < 12, "{asked}");
         }
-        // Large ones lie between small ones, which only a backup tells.
+        // Large segments between small ones, known only from a backup.
         let size = |segment| if segment == name(60) { LARGE } else { SMALL };
         let (sizes, _) = decided(&[(1, 40), (60, 60), (70, 80)], &[LARGE, SMALL], &|s| Some(size(s)));
         assert_eq!(sizes.0, [(name(1), SMALL), (name(60), LARGE), (name(70), SMALL)]);
-        // One that cannot be read changes nothing.
+        // An unreadable segment changes nothing.
         let (sizes, _) = decided(&[(1, 40), (60, 80)], &[], &|s| {
             (s != name(60)).then(|| if s < name(60) { LARGE } else { SMALL })
         });

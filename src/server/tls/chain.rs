@@ -26,14 +26,14 @@ pub(super) struct Search<'s, 'a> {
 }
 
 /// A chain from the server's certificate to a trusted one.
-pub(super) type Chain<'s, 'a> = Vec<&'s Certificate<'a>>;
+pub(super) type CertificateChain<'s, 'a> = Vec<&'s Certificate<'a>>;
 
 impl<'s, 'a> Search<'s, 'a> {
     /// Returns the first valid chain.
     ///
     /// # Errors
     /// The problem of the first chain, or that there is none.
-    pub(super) fn chain(&self, server: &'s Certificate<'a>) -> Result<Chain<'s, 'a>, Refusal> {
+    pub(super) fn chain(&self, server: &'s Certificate<'a>) -> Result<CertificateChain<'s, 'a>, Refusal> {
         let mut refused = None;
         let mut signatures = 0;
         let mut waiting = vec![vec![server]];

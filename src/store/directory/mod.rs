@@ -1,7 +1,7 @@
-//! A store in a directory of the local or a mounted file system.
+//! A store in a directory of a local or mounted file system.
 //!
-//! An object is written under a temporary name, synced, read back and compared, and then given its name by a rename
-//! that replaces nothing; at last the directory is synced. Whoever sees a name sees the whole object.
+//! An object is written under a temporary name, synced, read back and compared. A rename that does not overwrite gives
+//! it its name; then the directory is synced. A visible object is therefore always complete.
 
 mod reader;
 mod temporary;
@@ -23,22 +23,22 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use writer::FileWriter;
 
-/// Permissions of what is created: the repository is the database, so it is nobody else's.
+/// Permissions of new directories and files. A repository holds all data of a cluster, so others have no access.
 const DIRECTORY_MODE: u32 = 0o750;
 const FILE_MODE: u32 = 0o640;
 
-/// How many directories are remembered as durable, so that each is synced once and not for every object.
+/// Limit for the directories remembered as durable. Each is then synced once, not for every object.
 const KNOWN_DIRECTORIES_MAX: usize = 1024;
 
-/// A store in a directory, which must exist: pgark never makes it, because the mount point of a file system that is
-/// not mounted must not pass for an empty repository.
+/// A store in a directory, which must exist. pgark never creates it: the empty mount point of a file system that is not
+/// mounted would pass for a repository.
 #[derive(Clone, Debug)]
 pub struct DirectoryStore {
-    inner: Arc<Inner>,
+    inner: Arc<DirectoryInner>,
 }
 
 #[derive(Debug)]
-struct Inner {
+struct DirectoryInner {
     root: PathBuf,
     disk: Arc<dyn Disk>,
     /// Directories below the root whose names this process has made durable.
@@ -46,14 +46,14 @@ struct Inner {
 }
 
 impl DirectoryStore {
-    /// The store in `root`. Touches nothing.
+    /// The store in `root`. Accesses nothing.
     pub fn new(root: PathBuf, disk: Arc<dyn Disk>) -> DirectoryStore {
-        DirectoryStore { inner: Arc::new(Inner { root, disk, known: Mutex::default() }) }
+        DirectoryStore { inner: Arc::new(DirectoryInner { root, disk, known: Mutex::default() }) }
     }
 }
 
 impl DirectoryStore {
-    /// Visits what lies below `path`, which is empty or ends in a slash, below `root`.
+    /// Visits the objects below `path`, which is empty or ends in a slash, below `root`.
     fn walk_directory(
         &self,
         root: &ObjectKey,
@@ -66,7 +66,7 @@ impl DirectoryStore {
             None => root.clone(),
         };
         let listing = self.list(Some(&directory))?;
-        // In the order of keys, in which a directory's name is followed by a slash.
+        // In the order of keys, where a slash follows the name of a directory.
         let directories = listing.directories.into_iter().map(|name| (format!("{path}{name}/"), None));
         let objects = listing.objects.into_iter().map(|(name, info)| (format!("{path}{name}"), Some(info)));
         let mut entries: Vec<(String, Option<ObjectInfo>)> = directories.chain(objects).collect();
@@ -87,12 +87,12 @@ impl DirectoryStore {
     }
 }
 
-impl Inner {
+impl DirectoryInner {
     fn path(&self, key: &ObjectKey) -> PathBuf {
         self.root.join(key.as_str())
     }
 
-    /// That the root is there, which is what makes "no such file" an answer of the repository.
+    /// Checks that the root exists. Only then does "no such file" prove that an object is absent.
     fn check_root(&self) -> Result<()> {
         match fs::metadata(&self.root) {
             Ok(metadata) if metadata.is_dir() => Ok(()),
@@ -136,7 +136,7 @@ impl Inner {
         self.prepare_parent(key)?;
         let mut renamed = self.disk.rename_new(temporary, &path);
         if renamed.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
-            // Somebody has removed a directory that we knew: expire does, when the last object in it goes.
+            // Another process has removed a known directory. Expiry does so after it has removed the last object in it.
             self.forget_directories();
             self.prepare_parent(key)?;
             renamed = self.disk.rename_new(temporary, &path);
@@ -149,7 +149,8 @@ impl Inner {
         Ok(PutOutcome::Created)
     }
 
-    /// What has failed with this error, at or below `path`. What is no directory and must be one does not become one by waiting.
+    /// The error of an operation on `path` or below. A path through something other than a directory is damage, because
+    /// waiting does not help.
     fn failed(&self, what: String, path: &Path, error: io::Error) -> Error {
         if matches!(error.kind(), io::ErrorKind::IsADirectory | io::ErrorKind::InvalidData) {
             return Error::damaged(format!("\"{}\" is not a file", path.display()));
@@ -161,7 +162,7 @@ impl Inner {
         }
     }
 
-    /// What is to be said of a path that leads through something else than directories.
+    /// The error for a path that leads through something other than a directory.
     fn below_a_file(&self, path: &Path) -> Option<Error> {
         let below_root = |above: &&Path| above.starts_with(&self.root) && *above != self.root;
         let file = path.ancestors().take_while(below_root).find(|above| above.exists() && !above.is_dir())?;
@@ -170,7 +171,7 @@ impl Inner {
         ))
     }
 
-    /// Whether an error says that an object does not exist; the repository must be there to say it.
+    /// Whether an error proves that an object does not exist. The root must exist for that.
     fn is_absent(&self, error: &io::Error) -> Result<bool> {
         match error.kind() {
             io::ErrorKind::NotFound => self.check_root().map(|()| true),
@@ -220,7 +221,7 @@ impl Store for DirectoryStore {
         self.inner.check_root()?;
         let mut writer = FileWriter::begin(self.inner.clone(), key.clone())?;
         writer.write(content)?;
-        writer.finish_over()
+        writer.finish_overwriting()
     }
 
     /// The kernel reads ahead by itself.
@@ -259,7 +260,7 @@ impl Store for DirectoryStore {
         let mut listing = Listing::default();
         for entry in entries {
             let entry = entry.context(what)?;
-            // Names that cannot be keys are somebody else's, or our temporary ones.
+            // Other names cannot be keys: they belong to other programs, or are temporary ones of pgark.
             let Some(name) =
                 entry.file_name().to_str().filter(|name| ObjectKey::new(*name).is_ok()).map(str::to_owned)
             else {
@@ -268,7 +269,7 @@ impl Store for DirectoryStore {
             match entry.metadata() {
                 Ok(metadata) if metadata.is_dir() => listing.directories.push(name),
                 Ok(metadata) => listing.objects.push((name, ObjectInfo { length_bytes: metadata.len() })),
-                // Removed while we list.
+                // Removed during the listing.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(Error::io(what(), error)),
             }
@@ -372,7 +373,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_seen_before_it_is_finished_and_nothing_stays_of_what_was_dropped() {
+    fn an_unfinished_object_is_invisible_and_a_dropped_one_leaves_nothing() {
         let (scratch, store) = store();
         let mut writer = store.create(&key("a/b"), NewObject::default()).unwrap();
         writer.write(b"half").unwrap();
@@ -384,7 +385,7 @@ mod tests {
     }
 
     #[test]
-    fn sweeps_what_the_dead_left_and_spares_the_living() {
+    fn a_sweep_removes_only_files_of_dead_writers() {
         let (scratch, store) = store();
         let mut writer = store.create(&key("alive"), NewObject::default()).unwrap();
         writer.write(b"alive").unwrap();
@@ -392,7 +393,7 @@ mod tests {
         for number in 1..4 {
             fs::write(temporary.join(format!("host.1.{number}")), b"dead").unwrap();
         }
-        // What cannot be removed keeps nobody from the rest.
+        // An entry that cannot be removed does not stop the sweep.
         fs::create_dir(temporary.join("host.1.0")).unwrap();
         assert_eq!(store.sweep().unwrap(), 3);
         assert_eq!(fs::read_dir(&temporary).unwrap().count(), 2);
@@ -400,18 +401,18 @@ mod tests {
     }
 
     #[test]
-    fn absent_is_told_apart_from_unavailable() {
+    fn absent_differs_from_unavailable() {
         let (scratch, store) = store();
         assert!(store.open(&key("a"), ReadRange::WHOLE).unwrap().is_none());
         assert_eq!(store.list(Some(&key("a"))).unwrap(), Listing::default());
-        let gone = DirectoryStore::new(scratch.path().join("gone"), Arc::new(RealDisk));
+        let missing = DirectoryStore::new(scratch.path().join("gone"), Arc::new(RealDisk));
         for error in [
-            gone.open(&key("a"), ReadRange::WHOLE).err().unwrap(),
-            gone.stat(&key("a")).unwrap_err(),
-            gone.list(None).unwrap_err(),
-            gone.put_new(&key("a"), &[b"x"]).unwrap_err(),
-            gone.replace(&key("a"), b"x").unwrap_err(),
-            gone.sweep().unwrap_err(),
+            missing.open(&key("a"), ReadRange::WHOLE).err().unwrap(),
+            missing.stat(&key("a")).unwrap_err(),
+            missing.list(None).unwrap_err(),
+            missing.put_new(&key("a"), &[b"x"]).unwrap_err(),
+            missing.replace(&key("a"), b"x").unwrap_err(),
+            missing.sweep().unwrap_err(),
         ] {
             assert_eq!(error.kind(), ErrorKind::Unavailable);
             assert!(error.hint_text().unwrap().contains("mounted"));
@@ -455,7 +456,7 @@ mod tests {
     }
 
     #[test]
-    fn removed_directories_are_made_again() {
+    fn removed_directories_are_created_again() {
         let (scratch, store) = store();
         store.put_new(&key("a/b"), &[b"1"]).unwrap();
         fs::remove_dir_all(scratch.path().join("a")).unwrap();

@@ -1,4 +1,4 @@
-//! One object on its way out of a directory.
+//! Reads an object from a directory.
 
 use super::ObjectReader;
 use crate::durable::Disk;
@@ -8,10 +8,10 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// How much is read at a time: large enough for a disk, small enough for a cache.
+/// How much is read at a time: enough for a disk, and small enough for a processor's cache.
 const READ_BYTES: usize = 256 << 10;
 
-/// An open file and a position in it.
+/// Reads an open file from a position on.
 pub struct FileReader {
     disk: Arc<dyn Disk>,
     file: File,

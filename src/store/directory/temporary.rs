@@ -1,7 +1,7 @@
-//! Files on their way into the store, under names that nobody reads.
+//! Temporary files of objects that are being written.
 //!
-//! They lie in a directory of their own below the root, so that no listing meets them and a rename stays within the
-//! file system. A living writer holds a lock on its file; what can be locked belongs to nobody and is swept.
+//! They are in a directory of their own below the root: no listing finds them, and a rename stays within the file
+//! system. A living writer holds a lock on its file. A file that can be locked is abandoned and is swept.
 
 use super::FILE_MODE;
 use crate::durable::{self, Disk};
@@ -13,13 +13,13 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Where they lie. The leading dot keeps the name from being a key.
+/// The directory of the temporary files. The leading dot keeps the name from being a key.
 pub const DIRECTORY: &str = ".pgark-temporary";
 
 /// Makes names unique within this process.
 static COUNTER: AtomicU64 = AtomicU64::new(0);
 
-/// Creates a file under a new name and locks it.
+/// Creates and locks a file with a new name.
 pub fn create(disk: &dyn Disk, root: &Path) -> Result<(File, PathBuf)> {
     let directory = root.join(DIRECTORY);
     let host = nix::unistd::gethostname().unwrap_or_default();
@@ -32,20 +32,20 @@ pub fn create(disk: &dyn Disk, root: &Path) -> Result<(File, PathBuf)> {
                 durable::create_directories(disk, root, Path::new(DIRECTORY), super::DIRECTORY_MODE)?;
                 continue;
             }
-            // Left by a dead process of our number.
+            // Left by a dead process with the same process ID.
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
             other => other.context(what)?,
         };
         file.lock().context(what)?;
-        // A sweep may have met the file before the lock did: then it has no name any more.
+        // A sweep may have removed the file before it was locked.
         if file.metadata().context(what)?.nlink() > 0 {
             return Ok((file, path));
         }
     }
 }
 
-/// Removes the files of dead writers; returns how many there were. One that cannot be removed stays, and the rest is
-/// removed all the same: nothing reads it.
+/// Removes the files of dead writers; returns their number. One that cannot be removed stays and does not stop the
+/// sweep: nothing reads it.
 pub fn sweep(disk: &dyn Disk, root: &Path) -> Result<u64> {
     let directory = root.join(DIRECTORY);
     let what = || format!("could not clean up \"{}\"", directory.display());
@@ -68,10 +68,10 @@ pub fn sweep(disk: &dyn Disk, root: &Path) -> Result<u64> {
     Ok(swept)
 }
 
-/// Removes a file that nobody holds; whether it did.
+/// Removes a file unless its writer lives; returns whether it did.
 fn remove_if_dead(disk: &dyn Disk, path: &Path) -> io::Result<bool> {
-    // For writing too: NFS plays such locks by others, which an exclusive one needs it for (`flock(2)`). Whatever lies here,
-    // opening it does not block.
+    // For writing too: NFS emulates these locks by others, for which an exclusive one requires it (`flock(2)`). Opening
+    // does not block, whatever the entry is.
     let options = File::options().read(true).write(true).custom_flags(OFlag::O_NONBLOCK.bits()).clone();
     let file = options.open(path)?;
     match file.try_lock() {

@@ -1,6 +1,6 @@
-//! One object on its way into a directory.
+//! Writes an object into a directory.
 
-use super::{Inner, ObjectKey, ObjectWriter, PutOutcome, temporary};
+use super::{DirectoryInner, ObjectKey, ObjectWriter, PutOutcome, temporary};
 use crate::durable::{self, parent_directory};
 use crate::error::{Context, Error, Result};
 use std::fs::File;
@@ -10,21 +10,21 @@ use std::sync::Arc;
 /// How much is read back at a time.
 const READ_BACK_BYTES: usize = 256 << 10;
 
-/// After how many bytes the kernel is told to begin writing them: the sync at the end of a large object then waits for
-/// the last ones only.
+/// The number of bytes after which the kernel is asked to begin writing them. The sync at the end of a large object
+/// then waits for the last ones only.
 const BEGIN_WRITING_BYTES: u64 = 4 << 20;
 
-/// An object longer than this does not stay in the kernel's cache: it is a pack, and the server needs the room.
+/// Longer objects are dropped from the kernel's cache: they are packs, and the server needs the memory.
 const CACHED_BYTES_MAX: u64 = 64 << 20;
 
-/// A temporary file that becomes the object.
+/// Writes a temporary file that becomes the object.
 pub struct FileWriter {
-    store: Arc<Inner>,
+    store: Arc<DirectoryInner>,
     key: ObjectKey,
     file: File,
     temporary: PathBuf,
     written_bytes: u64,
-    /// Up to where the kernel was told to begin writing.
+    /// The offset up to which the kernel was asked to begin writing.
     begun_bytes: u64,
     checksum: crc32fast::Hasher,
     /// Length of the header that is still to be filled in.
@@ -32,7 +32,7 @@ pub struct FileWriter {
 }
 
 impl FileWriter {
-    pub fn begin(store: Arc<Inner>, key: ObjectKey) -> Result<FileWriter> {
+    pub fn begin(store: Arc<DirectoryInner>, key: ObjectKey) -> Result<FileWriter> {
         let (file, temporary) = temporary::create(store.disk.as_ref(), &store.root)?;
         Ok(FileWriter {
             store,
@@ -57,14 +57,18 @@ impl FileWriter {
         Ok(())
     }
 
-    /// As [`ObjectWriter::finish`], in place of whatever has the name.
-    pub fn finish_over(self) -> Result<()> {
+    /// As [`ObjectWriter::finish`], but overwrites an object of the same name.
+    pub fn finish_overwriting(self) -> Result<()> {
         self.confirm()?;
         let path = self.store.path(&self.key);
         let what = || format!("could not store \"{}\"", path.display());
         self.store.prepare_parent(&self.key)?;
         self.store.disk.rename_over(&self.temporary, &path).context(what)?;
         self.store.disk.sync_directory(parent_directory(&path)).context(what)
+    }
+
+    fn not_written(&self) -> String {
+        format!("could not write to the repository \"{}\"", self.store.root.display())
     }
 
     /// Makes the content durable and confirms it.
@@ -74,8 +78,7 @@ impl FileWriter {
         self.read_back()
     }
 
-    /// Compares what the file holds with what was written: a lying disk or a full one is found here, before the name
-    /// exists.
+    /// Compares the file with what was written. Finds a failing or full disk before the name exists.
     fn read_back(&self) -> Result<()> {
         let what = || format!("could not read back \"{}\"", self.temporary.display());
         let mut buffer = vec![0; READ_BACK_BYTES];
@@ -106,10 +109,7 @@ impl ObjectWriter for FileWriter {
     fn write(&mut self, bytes: &[u8]) -> Result<()> {
         self.checksum.update(bytes);
         self.written_bytes += bytes.len() as u64;
-        self.store
-            .disk
-            .write_all(&self.file, bytes)
-            .context(|| format!("could not write to the repository \"{}\"", self.store.root.display()))?;
+        self.store.disk.write_all(&self.file, bytes).context(|| self.not_written())?;
         let waiting_bytes = self.written_bytes - self.begun_bytes;
         if waiting_bytes >= BEGIN_WRITING_BYTES {
             durable::begin_writing(&self.file, self.begun_bytes, waiting_bytes);
@@ -126,10 +126,7 @@ impl ObjectWriter for FileWriter {
                 header.len()
             )));
         }
-        self.store
-            .disk
-            .write_over_start(&self.file, header)
-            .context(|| format!("could not write to the repository \"{}\"", self.store.root.display()))?;
+        self.store.disk.write_over_start(&self.file, header).context(|| self.not_written())?;
         let body = std::mem::take(&mut self.checksum);
         self.checksum.update(header);
         self.checksum.combine(&body);
@@ -151,7 +148,7 @@ impl ObjectWriter for FileWriter {
 
 impl Drop for FileWriter {
     fn drop(&mut self) {
-        // After a rename there is nothing of this name any more; what cannot be removed now is swept later.
+        // After the rename this name no longer exists. A file that cannot be removed now is swept later.
         let _ = self.store.disk.remove_file(&self.temporary);
     }
 }

@@ -1,8 +1,8 @@
-//! Where objects lie.
+//! The address of a bucket.
 
-/// Where objects lie, for requests and for messages.
+/// The address of a bucket, for requests and messages.
 #[derive(Clone, Debug)]
-pub struct Address {
+pub struct BucketAddress {
     pub bucket: String,
     /// Without a slash at either end.
     pub prefix: String,
@@ -10,7 +10,7 @@ pub struct Address {
     pub endpoint: Option<String>,
 }
 
-impl Address {
+impl BucketAddress {
     /// `s3://bucket/prefix`.
     pub fn location(&self) -> String {
         match self.prefix.as_str() {

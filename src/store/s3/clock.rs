@@ -1,34 +1,35 @@
-//! What time it is for the service, which refuses requests that were signed a quarter of an hour before or after that.
+//! The clock of the service, which refuses requests signed more than a quarter of an hour before or after its own time.
 //!
-//! The clock of this host may be wrong, or jump while a long backup runs. An answer says in its `Date` what time it is
-//! over there, and the SDK signs the next request of the same client by that; so one that was refused is made again.
-//! Source: `aws-runtime`, `service_clock_skew`.
+//! The clock of this host may be wrong, or jump during a long backup. The header `Date` of a response contains the
+//! service's time, by which the SDK signs the client's next request; a refused request is therefore repeated. Source:
+//! `aws-runtime`, `service_clock_skew`.
 //!
-//! Hosts that share a bucket judge each other's heartbeats and uploads by this clock, which is the same for all of them.
+//! Hosts that share a bucket judge each other's heartbeats and uploads by this clock, because it is the same for all of
+//! them.
 
 use aws_sdk_s3::primitives::{DateTime, DateTimeFormat};
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::{Duration, SystemTime};
 
-/// A difference that may be the reason of a refusal: S3 takes 15 minutes, and an answer takes a while.
+/// Smaller differences are not the reason for a refusal: S3 accepts 15 minutes, and a response takes some time.
 const SKEW_MIN: Duration = Duration::from_secs(240);
 
-/// A smaller difference comes from the way of the answer, and from `Date`, which has whole seconds.
+/// Smaller differences result from the time that a response takes, and from `Date`, which has whole seconds.
 const MEASURED_MIN: Duration = Duration::from_secs(2);
 
-/// The service's clock, as far as it is known: that of this host, with a difference in milliseconds.
+/// The service's clock as far as it is known: this host's clock and a difference in milliseconds.
 #[derive(Debug, Default)]
 pub struct ServiceClock {
     /// The difference by which requests are signed; 0 unless one was refused for it.
     signed_ms: AtomicI64,
-    /// The difference that the answers have shown.
+    /// The difference found in responses.
     measured_ms: AtomicI64,
-    /// Whether there was an answer.
+    /// Whether there was a response.
     is_measured: AtomicBool,
 }
 
 impl ServiceClock {
-    /// Takes over what a refusal says, if that differs so much that it may be the reason; whether it did.
+    /// Adopts the time of a refusal, if it differs enough to be the reason; returns whether it did.
     pub fn correct(&self, service_time: Option<SystemTime>) -> bool {
         let Some(service_time) = service_time else { return false };
         let signed = shifted(SystemTime::now(), self.signed_ms.load(Ordering::Relaxed));
@@ -44,7 +45,7 @@ impl ServiceClock {
         true
     }
 
-    /// Takes note of the time that an answer says.
+    /// Records the time of a response.
     pub fn observe(&self, service_time: SystemTime) {
         let difference_ms = milliseconds(service_time, SystemTime::now());
         let known_ms = self.measured_ms.load(Ordering::Relaxed);
@@ -54,23 +55,23 @@ impl ServiceClock {
         self.is_measured.store(true, Ordering::Release);
     }
 
-    /// Whether an answer has said what time it is.
+    /// Whether a response has contained the time.
     pub fn is_measured(&self) -> bool {
         self.is_measured.load(Ordering::Acquire)
     }
 
-    /// What time it is for the service; for this host as long as there was no answer.
+    /// The time by the service's clock; by this host's clock until there is a response.
     pub fn now(&self) -> SystemTime {
         shifted(SystemTime::now(), self.measured_ms.load(Ordering::Relaxed))
     }
 
-    /// How much the service's clock is ahead of this host's, in seconds, where it was found to differ.
+    /// By how many seconds the service's clock is ahead of this host's, if a request was refused for it.
     pub fn difference_s(&self) -> i64 {
         self.signed_ms.load(Ordering::Relaxed) / 1000
     }
 }
 
-/// The time that a `Date` header says.
+/// The time in a `Date` header.
 pub fn time_of(date: &str) -> Option<SystemTime> {
     SystemTime::try_from(DateTime::from_str(date, DateTimeFormat::HttpDate).ok()?).ok()
 }
@@ -81,7 +82,7 @@ fn shifted(time: SystemTime, difference_ms: i64) -> SystemTime {
     shifted.unwrap_or(time)
 }
 
-/// How much `a` lies after `b`.
+/// How far `a` is after `b`.
 fn milliseconds(a: SystemTime, b: SystemTime) -> i64 {
     let whole = |distance: Duration| i64::try_from(distance.as_millis()).unwrap_or(i64::MAX);
     match a.duration_since(b) {
@@ -95,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_large_difference_is_taken_over_and_back_and_a_small_one_is_none() {
+    fn a_large_difference_is_adopted_and_a_small_one_is_ignored() {
         let clock = ServiceClock::default();
         let hour = Duration::from_secs(3600);
         assert!(!clock.correct(None));
@@ -109,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn ages_are_judged_by_the_last_answer() {
+    fn ages_are_judged_by_the_last_response() {
         let clock = ServiceClock::default();
         let behind = |seconds| SystemTime::now() - Duration::from_secs(seconds);
         let near = |time: SystemTime, wanted: SystemTime| milliseconds(time, wanted).abs() < 1500;
@@ -117,7 +118,7 @@ mod tests {
         clock.observe(behind(600));
         assert!(clock.is_measured() && near(clock.now(), behind(600)));
         clock.observe(behind(601));
-        assert!(near(clock.now(), behind(600)), "an answer takes a while");
+        assert!(near(clock.now(), behind(600)), "an response takes a while");
         clock.observe(behind(0));
         assert!(near(clock.now(), behind(0)));
         assert_eq!(clock.difference_s(), 0, "no request was refused");

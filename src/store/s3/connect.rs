@@ -1,6 +1,7 @@
-//! Where requests go, and with which keys: found as every AWS tool does, after what the configuration says.
+//! The endpoint, region and access keys of a bucket: after the configuration, found in the same way as by other AWS
+//! tools.
 
-use super::address::Address;
+use super::address::BucketAddress;
 use super::clock::ServiceClock;
 use super::progress::Observe;
 use crate::config::{S3Settings, without_user_information};
@@ -22,25 +23,25 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-/// Where AWS signs and routes requests that name no region.
-pub const REGION_OF_NOBODY: &str = "us-east-1";
+/// The region that AWS uses for requests without one.
+pub const DEFAULT_REGION: &str = "us-east-1";
 
 const BEGIN_CERTIFICATE: &[u8] = b"-----BEGIN CERTIFICATE-----";
 
-/// The client, and where it turned out to go.
+/// The client, and the address that was found for it.
 #[derive(Debug)]
 pub struct Connected {
     pub client: Client,
-    pub address: Address,
-    /// Whether requests are encrypted on their way, which makes the signature of the content superfluous.
+    pub address: BucketAddress,
+    /// Whether requests are encrypted in transit, which makes a signature of the content superfluous.
     pub encrypted: bool,
-    /// Whether the service has answered a request, so that the SDK knows the difference of the clocks.
-    pub is_answered: AtomicBool,
+    /// Whether the service has responded, so that the SDK knows the difference between the clocks.
+    pub has_responded: AtomicBool,
     keys: Option<SharedCredentialsProvider>,
 }
 
 impl Connected {
-    /// Whether the access keys of both are the same, as far as they can be had.
+    /// Whether the access keys of both are the same, as far as they are available.
     pub async fn has_keys_of(&self, other: &Connected) -> bool {
         match (self.keys().await, other.keys().await) {
             (Some(ours), Some(theirs)) => {
@@ -56,9 +57,9 @@ impl Connected {
     }
 }
 
-/// Finds endpoint, region and access keys. The keys are those of now: connecting again reads them again.
+/// Finds the endpoint, region and current access keys. A new connection reads the keys again.
 pub async fn connect(
-    place: &Address,
+    place: &BucketAddress,
     settings: &S3Settings,
     http_client: SharedHttpClient,
     clock: Arc<ServiceClock>,
@@ -72,7 +73,7 @@ pub async fn connect(
         loader = loader.profile_name(profile);
     }
     if let Some(file) = &settings.credentials_file {
-        // The SDK passes over a file that it cannot read, and says that there are no keys.
+        // The SDK ignores a file that it cannot read, and reports that there are no keys.
         std::fs::File::open(file)
             .context(|| format!("could not open s3.credentials_file \"{}\"", file.display()))?;
         let files = EnvConfigFiles::builder()
@@ -80,13 +81,13 @@ pub async fn connect(
             .with_file(EnvConfigFileKind::Credentials, file);
         loader = loader.profile_files(files.build());
     }
-    // Without the question to a machine's metadata, which waits for seconds where there is none.
+    // Without a request to the machine's metadata service, which takes seconds if there is none.
     let region = match &settings.region {
         Some(region) => RegionProviderChain::first_try(Region::new(region.clone())),
         None => {
             RegionProviderChain::first_try(aws_config::environment::EnvironmentVariableRegionProvider::new())
                 .or_else(ProfileFileRegionProvider::new())
-                .or_else(Region::new(REGION_OF_NOBODY))
+                .or_else(Region::new(DEFAULT_REGION))
         }
     };
     loader = loader.region(region);
@@ -94,7 +95,7 @@ pub async fn connect(
         loader = loader.endpoint_url(endpoint.trim_end_matches('/'));
     }
     let shared = loader.load().await;
-    // Only for messages from here on; that of the environment may hold anything.
+    // From here on only for messages. The endpoint from the environment may contain anything.
     let endpoint = shared.endpoint_url().map(without_user_information);
     let encrypted = !endpoint.as_deref().is_some_and(|endpoint| endpoint.starts_with("http://"));
     if !encrypted && !settings.allow_http {
@@ -106,29 +107,29 @@ pub async fn connect(
     }
     let config = aws_sdk_s3::config::Builder::from(&shared)
         .force_path_style(settings.path_style.unwrap_or(endpoint.is_some()))
-        // Checksums are set by us: streamed ones, which the SDK prefers, are refused by several services.
+        // pgark sets checksums itself: the SDK prefers streamed ones, which several services refuse.
         .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
         .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
         .interceptor(Observe(clock))
         .build();
     let region = shared.region().map_or_else(|| place.region.clone(), ToString::to_string);
-    let address = Address { region, endpoint, ..place.clone() };
+    let address = BucketAddress { region, endpoint, ..place.clone() };
     Ok(Connected {
         client: Client::from_conf(config),
         address,
         encrypted,
-        is_answered: AtomicBool::new(false),
+        has_responded: AtomicBool::new(false),
         keys: shared.credentials_provider(),
     })
 }
 
-/// What makes connections, and keeps them for the next request.
+/// Creates connections and keeps them for later requests.
 pub fn http_client(ca_file: Option<&Path>) -> Result<SharedHttpClient> {
     let mut trusted = TrustStore::empty().with_native_roots(true);
     if let Some(path) = ca_file {
         let what = || format!("could not read s3.ca_file \"{}\"", path.display());
         let pem = std::fs::read(path).context(what)?;
-        // What is no certificate would end in a panic further below.
+        // The TLS library would panic on a file without a certificate.
         if !pem.windows(BEGIN_CERTIFICATE.len()).any(|window| window == BEGIN_CERTIFICATE) {
             return Err(Error::usage(format!("s3.ca_file \"{}\" holds no certificate", path.display()))
                 .hint("The file must be in PEM format, with lines \"-----BEGIN CERTIFICATE-----\"."));

@@ -1,10 +1,10 @@
-//! What an answer of the service means: the one place that decides what is worth trying again, and what an operator
-//! is told.
+//! What a response of the service means. Only this module decides whether to retry a request, and what an operator
+//! reads.
 //!
-//! Messages repeat the service's own code and text and nothing that was sent: neither access keys nor signatures are
-//! in either.
+//! Messages repeat the service's own code and text, but nothing that was sent. Neither contains access keys or
+//! signatures.
 
-use super::address::Address;
+use super::address::BucketAddress;
 use super::clock::time_of;
 use crate::error::Error;
 use aws_credential_types::provider::error::CredentialsError;
@@ -15,96 +15,97 @@ use std::time::SystemTime;
 
 /// A request that did not succeed.
 #[derive(Debug)]
-pub struct Failure {
-    /// What the service has said.
-    pub answer: Answer,
-    /// Whether the same request may succeed in a moment.
+pub struct RequestFailure {
+    /// What the service has responded.
+    pub response: ResponseKind,
+    /// Whether the same request may succeed soon.
     pub transient: bool,
-    /// Whether an earlier attempt had no clear answer, so that it may have been carried out all the same.
+    /// Whether an earlier attempt had no clear response, so that it may have been carried out.
     pub maybe_done: bool,
-    /// What time it was for the service when it refused.
+    /// The service's time at a refusal.
     pub service_time: Option<SystemTime>,
-    /// The same for people.
+    /// The error for people.
     pub error: Error,
 }
 
-/// What the service has said, as far as anybody decides on it.
+/// The responses that pgark distinguishes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Answer {
-    /// Nothing, or nothing that can be understood: the request may have been carried out.
+pub enum ResponseKind {
+    /// None, or an unintelligible one. The request may have been carried out.
     None,
-    /// That there is no such object, in so many words.
+    /// There is no such object.
     NoSuchKey,
-    /// 404 without a word, as `HEAD` has it: no object, or no bucket.
+    /// 404 without an explanation, as for `HEAD`: no object, or no bucket.
     NotFound,
-    /// That there is no such multipart upload.
+    /// There is no such multipart upload.
     NoSuchUpload,
-    /// That the condition does not hold.
+    /// The condition does not hold.
     PreconditionFailed,
-    /// That the object ends before the range.
+    /// The object ends before the range.
     InvalidRange,
-    /// That it may not be done with these keys; without a word, as `HEAD` has it, also that it does not know them.
+    /// These keys do not permit it. Without an explanation, as for `HEAD`, the keys may also be unknown.
     Denied,
-    /// That it was signed at another time than it is.
+    /// The time of the signature is wrong.
     Skewed,
-    /// That it does not know these keys, or not any more.
+    /// The keys are unknown or have expired.
     KeysRefused,
-    /// That the service cannot do this.
+    /// The service does not implement it.
     NotImplemented,
-    /// That the request is wrong, a checksum among others.
+    /// The request is wrong, for example a checksum.
     BadRequest,
-    /// 400 without a word, as AWS answers a `HEAD` that was signed with expired keys.
+    /// 400 without an explanation. AWS responds so to a `HEAD` signed with expired keys.
     UnexplainedBadRequest,
-    /// That it is too much now.
+    /// The request rate is too high.
     SlowDown,
     /// Anything else.
     Other,
 }
 
-/// The codes for keys that the service does not know, and for those that it knows no more.
+/// The codes for unknown keys, and for expired ones.
 const KEYS_REFUSED: [&str; 4] =
     ["InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "UnrecognizedClientException"];
 const KEYS_EXPIRED: [&str; 4] =
     ["ExpiredToken", "TokenRefreshRequired", "ExpiredTokenException", "RequestExpired"];
 
 /// Judges a failed request.
-pub fn judge<E>(address: &Address, error: &SdkError<E, HttpResponse>) -> Failure
+pub fn judge<E>(address: &BucketAddress, error: &SdkError<E, HttpResponse>) -> RequestFailure
 where
     E: ProvideErrorMetadata + StdError + 'static,
 {
     match error {
-        SdkError::ServiceError(answered) => {
-            let raw = answered.raw();
+        SdkError::ServiceError(response) => {
+            let raw = response.raw();
             let status = raw.status().as_u16();
             let region = raw.headers().get("x-amz-bucket-region");
-            let said = said(address, status, answered.err().code(), answered.err().message(), region);
-            Failure { service_time: raw.headers().get("date").and_then(time_of), ..said }
+            let failure =
+                from_response(address, status, response.err().code(), response.err().message(), region);
+            RequestFailure { service_time: raw.headers().get("date").and_then(time_of), ..failure }
         }
-        SdkError::ResponseError(answered) => {
-            let status = answered.raw().status().as_u16();
+        SdkError::ResponseError(response) => {
+            let status = response.raw().status().as_u16();
             match status {
-                // Not of S3 at all: what a proxy says of an object is not believed.
-                300..=499 => said(address, status, Some("(not an S3 response)"), None, None),
-                _ => unanswered(format!(
+                // Not from S3: a proxy's statement about an object is not trusted.
+                300..=499 => from_response(address, status, Some("(not an S3 response)"), None, None),
+                _ => no_response(format!(
                     "the response (status {status}) is truncated or not an S3 response: {}",
-                    deepest(error)
+                    root_cause(error)
                 )),
             }
         }
-        SdkError::TimeoutError(_) => unanswered("no connection within s3.connect_timeout".to_owned()),
+        SdkError::TimeoutError(_) => no_response("no connection within s3.connect_timeout".to_owned()),
         other => not_sent(address, other),
     }
 }
 
-/// Nothing has moved for too long.
-pub fn stalled(seconds: u64) -> Failure {
-    unanswered(format!("no data was transferred for {seconds} s"))
+/// No data was transferred for too long.
+pub fn stalled(seconds: u64) -> RequestFailure {
+    no_response(format!("no data was transferred for {seconds} s"))
 }
 
-/// The answer did not come, or cannot be understood.
-pub fn unanswered(message: String) -> Failure {
-    Failure {
-        answer: Answer::None,
+/// There was no response, or an unintelligible one.
+pub fn no_response(message: String) -> RequestFailure {
+    RequestFailure {
+        response: ResponseKind::None,
         transient: true,
         maybe_done: true,
         service_time: None,
@@ -112,41 +113,43 @@ pub fn unanswered(message: String) -> Failure {
     }
 }
 
-fn said(
-    address: &Address,
+fn from_response(
+    address: &BucketAddress,
     status: u16,
     code: Option<&str>,
     message: Option<&str>,
     bucket_region: Option<&str>,
-) -> Failure {
+) -> RequestFailure {
     let known = code.unwrap_or_default();
-    // Garage has no code of its own for keys that it does not know.
+    // Garage has no code of its own for unknown keys.
     let unknown_keys =
         known == "AccessDenied" && message.is_some_and(|message| message.contains("nvalid signature"));
-    let told = if unknown_keys { "SignatureDoesNotMatch" } else { known };
-    let answer = match (known, status) {
-        _ if KEYS_REFUSED.contains(&told) || KEYS_EXPIRED.contains(&told) => Answer::KeysRefused,
-        ("RequestTimeTooSkewed", _) => Answer::Skewed,
-        ("NoSuchKey", _) => Answer::NoSuchKey,
-        ("NoSuchUpload", _) => Answer::NoSuchUpload,
-        ("NotFound" | "", 404) => Answer::NotFound,
-        ("PreconditionFailed", _) | (_, 412) => Answer::PreconditionFailed,
-        ("InvalidRange", _) | (_, 416) => Answer::InvalidRange,
+    let effective = if unknown_keys { "SignatureDoesNotMatch" } else { known };
+    let response = match (known, status) {
+        _ if KEYS_REFUSED.contains(&effective) || KEYS_EXPIRED.contains(&effective) => {
+            ResponseKind::KeysRefused
+        }
+        ("RequestTimeTooSkewed", _) => ResponseKind::Skewed,
+        ("NoSuchKey", _) => ResponseKind::NoSuchKey,
+        ("NoSuchUpload", _) => ResponseKind::NoSuchUpload,
+        ("NotFound" | "", 404) => ResponseKind::NotFound,
+        ("PreconditionFailed", _) | (_, 412) => ResponseKind::PreconditionFailed,
+        ("InvalidRange", _) | (_, 416) => ResponseKind::InvalidRange,
         ("SlowDown" | "ServiceUnavailable" | "Throttling" | "RequestLimitExceeded", _) | (_, 429 | 503) => {
-            Answer::SlowDown
+            ResponseKind::SlowDown
         }
-        ("NotImplemented", _) | (_, 501) => Answer::NotImplemented,
+        ("NotImplemented", _) | (_, 501) => ResponseKind::NotImplemented,
         ("RequestTimeout" | "InternalError" | "OperationAborted" | "ConditionalRequestConflict", _) => {
-            Answer::None
+            ResponseKind::None
         }
-        (_, 500..=599) => Answer::None,
-        (_, 403) => Answer::Denied,
-        ("", 400) => Answer::UnexplainedBadRequest,
-        (_, 400) => Answer::BadRequest,
-        _ => Answer::Other,
+        (_, 500..=599) => ResponseKind::None,
+        (_, 403) => ResponseKind::Denied,
+        ("", 400) => ResponseKind::UnexplainedBadRequest,
+        (_, 400) => ResponseKind::BadRequest,
+        _ => ResponseKind::Other,
     };
-    // Damaged on the way: S3 has refused it, so it is sent again.
-    let damaged_on_the_way = matches!(
+    // Damaged in transit. S3 has refused it, so it is sent again.
+    let damaged_in_transit = matches!(
         known,
         "BadDigest"
             | "InvalidDigest"
@@ -156,8 +159,9 @@ fn said(
     );
     let conflict = matches!(known, "OperationAborted" | "ConditionalRequestConflict")
         || status == 409 && known.is_empty();
-    let transient = matches!(answer, Answer::None | Answer::SlowDown) || damaged_on_the_way || conflict;
-    let (text, hint) = wording(address, status, told, bucket_region);
+    let transient =
+        matches!(response, ResponseKind::None | ResponseKind::SlowDown) || damaged_in_transit || conflict;
+    let (text, hint) = wording(address, status, effective, bucket_region);
     let cause = match (known, message) {
         ("", _) => format!("status {status}"),
         (code, Some(message)) => format!("{code}: {}", message.trim_end_matches('.')),
@@ -168,12 +172,18 @@ fn said(
         Some(hint) => error.hint(hint),
         None => error,
     };
-    Failure { answer, transient, maybe_done: answer == Answer::None && !conflict, service_time: None, error }
+    RequestFailure {
+        response,
+        transient,
+        maybe_done: response == ResponseKind::None && !conflict,
+        service_time: None,
+        error,
+    }
 }
 
-/// What an answer means to an operator, and what to do.
+/// What a response means to an operator, and what to do about it.
 fn wording(
-    address: &Address,
+    address: &BucketAddress,
     status: u16,
     code: &str,
     bucket_region: Option<&str>,
@@ -221,19 +231,19 @@ fn wording(
     }
 }
 
-/// There was no answer, or not even a request.
-fn not_sent<E>(address: &Address, error: &SdkError<E, HttpResponse>) -> Failure
+/// There was no response, or the request was not sent.
+fn not_sent<E>(address: &BucketAddress, error: &SdkError<E, HttpResponse>) -> RequestFailure
 where
     E: StdError + 'static,
 {
     let chain: Vec<&(dyn StdError + 'static)> = causes(error);
     let credentials = chain.iter().find_map(|cause| cause.downcast_ref::<CredentialsError>());
-    let reason = deepest(error);
-    let (transient, told) = match credentials {
+    let reason = root_cause(error);
+    let (transient, reported) = match credentials {
         Some(CredentialsError::ProviderTimedOut(_)) => {
             (true, Error::unavailable(format!("could not get access keys: {reason}")))
         }
-        // Not again here: the SDK has asked each source as often as is good for it.
+        // Not retried here: the SDK has already asked each source repeatedly.
         Some(_) => (
             false,
             Error::unavailable(format!("could not get access keys: {reason}")).hint(
@@ -241,7 +251,7 @@ where
                  s3.credentials_file), by a web identity, or by the role of the container or machine.",
             ),
         ),
-        // The text of rustls, whose types are not ours to name.
+        // The text of rustls, because its types are not accessible here.
         None if reason.contains("certificate") || reason.contains("HandshakeFailure") => (
             false,
             Error::unavailable(format!(
@@ -258,8 +268,14 @@ where
         }
         None => (true, Error::unavailable(format!("no response from {}: {reason}", address.endpoint()))),
     };
-    // A connection that broke may have carried the whole request before.
-    Failure { answer: Answer::None, transient, maybe_done: transient, service_time: None, error: told }
+    // A connection may fail after it has carried the whole request.
+    RequestFailure {
+        response: ResponseKind::None,
+        transient,
+        maybe_done: transient,
+        service_time: None,
+        error: reported,
+    }
 }
 
 fn causes<'a>(error: &'a (dyn StdError + 'static)) -> Vec<&'a (dyn StdError + 'static)> {
@@ -272,8 +288,8 @@ fn causes<'a>(error: &'a (dyn StdError + 'static)) -> Vec<&'a (dyn StdError + 's
     causes
 }
 
-/// The first cause of all, which alone says something: those above it say "dispatch failure" and the like.
-fn deepest(error: &(dyn StdError + 'static)) -> String {
+/// The innermost cause, the only informative one: the outer ones say "dispatch failure" and the like.
+fn root_cause(error: &(dyn StdError + 'static)) -> String {
     let text = causes(error).last().map(ToString::to_string).unwrap_or_default();
     text.split(" (os error").next().unwrap_or_default().to_owned()
 }
@@ -282,8 +298,8 @@ fn deepest(error: &(dyn StdError + 'static)) -> String {
 mod tests {
     use super::*;
 
-    fn address() -> Address {
-        Address {
+    fn address() -> BucketAddress {
+        BucketAddress {
             bucket: "wal".to_owned(),
             prefix: "prod".to_owned(),
             region: "eu-central-1".to_owned(),
@@ -292,40 +308,40 @@ mod tests {
     }
 
     #[test]
-    fn tells_what_may_pass_from_what_will_not() {
-        for (status, code, answer, transient) in [
-            (404, Some("NoSuchKey"), Answer::NoSuchKey, false),
-            (404, None, Answer::NotFound, false),
-            (404, Some("NoSuchBucket"), Answer::Other, false),
-            (404, Some("NoSuchUpload"), Answer::NoSuchUpload, false),
-            (412, Some("PreconditionFailed"), Answer::PreconditionFailed, false),
-            (412, None, Answer::PreconditionFailed, false),
-            (409, Some("ConditionalRequestConflict"), Answer::None, true),
-            (416, Some("InvalidRange"), Answer::InvalidRange, false),
-            (403, Some("AccessDenied"), Answer::Denied, false),
-            (403, None, Answer::Denied, false),
-            (403, Some("RequestTimeTooSkewed"), Answer::Skewed, false),
-            (403, Some("InvalidAccessKeyId"), Answer::KeysRefused, false),
-            (400, Some("ExpiredToken"), Answer::KeysRefused, false),
-            (400, Some("BadDigest"), Answer::BadRequest, true),
-            (400, Some("RequestTimeout"), Answer::None, true),
-            (400, Some("InvalidArgument"), Answer::BadRequest, false),
-            (503, Some("SlowDown"), Answer::SlowDown, true),
-            (500, Some("InternalError"), Answer::None, true),
-            (200, Some("InternalError"), Answer::None, true),
-            (502, None, Answer::None, true),
-            (501, Some("NotImplemented"), Answer::NotImplemented, false),
+    fn transient_failures_are_distinguished() {
+        for (status, code, response, transient) in [
+            (404, Some("NoSuchKey"), ResponseKind::NoSuchKey, false),
+            (404, None, ResponseKind::NotFound, false),
+            (404, Some("NoSuchBucket"), ResponseKind::Other, false),
+            (404, Some("NoSuchUpload"), ResponseKind::NoSuchUpload, false),
+            (412, Some("PreconditionFailed"), ResponseKind::PreconditionFailed, false),
+            (412, None, ResponseKind::PreconditionFailed, false),
+            (409, Some("ConditionalRequestConflict"), ResponseKind::None, true),
+            (416, Some("InvalidRange"), ResponseKind::InvalidRange, false),
+            (403, Some("AccessDenied"), ResponseKind::Denied, false),
+            (403, None, ResponseKind::Denied, false),
+            (403, Some("RequestTimeTooSkewed"), ResponseKind::Skewed, false),
+            (403, Some("InvalidAccessKeyId"), ResponseKind::KeysRefused, false),
+            (400, Some("ExpiredToken"), ResponseKind::KeysRefused, false),
+            (400, Some("BadDigest"), ResponseKind::BadRequest, true),
+            (400, Some("RequestTimeout"), ResponseKind::None, true),
+            (400, Some("InvalidArgument"), ResponseKind::BadRequest, false),
+            (503, Some("SlowDown"), ResponseKind::SlowDown, true),
+            (500, Some("InternalError"), ResponseKind::None, true),
+            (200, Some("InternalError"), ResponseKind::None, true),
+            (502, None, ResponseKind::None, true),
+            (501, Some("NotImplemented"), ResponseKind::NotImplemented, false),
         ] {
-            let failure = said(&address(), status, code, None, None);
-            assert_eq!((failure.answer, failure.transient), (answer, transient), "{status} {code:?}");
+            let failure = from_response(&address(), status, code, None, None);
+            assert_eq!((failure.response, failure.transient), (response, transient), "{status} {code:?}");
             assert_eq!(failure.error.kind(), crate::error::ErrorKind::Unavailable);
         }
     }
 
     #[test]
-    fn each_usual_trouble_has_its_own_words() {
+    fn each_usual_failure_has_its_own_message() {
         let report = |status, code, region| {
-            said(&address(), status, Some(code), Some("Text of the service."), region).error.report()
+            from_response(&address(), status, Some(code), Some("Text of the service."), region).error.report()
         };
         assert_eq!(
             report(404, "NoSuchBucket", None),
@@ -343,7 +359,8 @@ mod tests {
             report(403, "InvalidAccessKeyId", None)
                 .starts_with("the service does not know these access keys")
         );
-        let garage = said(&address(), 403, Some("AccessDenied"), Some("Forbidden: Invalid signature"), None);
+        let garage =
+            from_response(&address(), 403, Some("AccessDenied"), Some("Forbidden: Invalid signature"), None);
         assert!(garage.error.report().starts_with("the service does not know these access keys"));
         assert!(report(403, "AccessDenied", None).contains("\"s3://wal/prod\": s3:PutObject"));
         assert!(report(400, "KMS.DisabledException", None).contains("s3.kms_key_id"));

@@ -1,21 +1,22 @@
 //! What the bucket allows and guarantees, for `pgark check`.
 
+use super::behavior::ContentCheck;
 use super::client::Retry;
 use super::put::{Sums, lock_mode};
-use super::{ContentCheck, Inner, probe};
+use super::{S3Inner, probe};
 use crate::config::time_text;
 use crate::error::Result;
 use crate::store::Observation;
 
-/// Looks at rights and guarantees. Leaves an object of the probe's where it may not delete.
+/// Inspects permissions and guarantees. Without delete permission an object of the probe remains.
 ///
 /// # Errors
-/// That the bucket cannot be listed, written or read: then nothing works.
-pub async fn examine(store: &Inner) -> Result<Vec<Observation>> {
+/// Unavailable if the bucket cannot be listed, written or read: then nothing works.
+pub async fn examine(store: &S3Inner) -> Result<Vec<Observation>> {
     store.check_bucket().await?;
-    let behaviour = store.behaviour().await?;
+    let behavior = store.behavior().await?;
     let mut observations = Vec::new();
-    observations.push(if behaviour.refuses_second_put {
+    observations.push(if behavior.refuses_second_put {
         Observation::good("conditional writes", "the service refuses to overwrite an existing object")
     } else {
         Observation::weak(
@@ -24,7 +25,7 @@ pub async fn examine(store: &Inner) -> Result<Vec<Observation>> {
             "Make sure that no two servers archive under one cluster name: of two simultaneous puts the later one would win.",
         )
     });
-    observations.push(match behaviour.check {
+    observations.push(match behavior.check {
         ContentCheck::Crc32 => Observation::good("checksums", "the service verifies a CRC-32 of each object"),
         ContentCheck::Md5 => Observation::good("checksums", "the service verifies an MD5 of each object"),
         ContentCheck::Nothing => Observation::weak(
@@ -33,7 +34,7 @@ pub async fn examine(store: &Inner) -> Result<Vec<Observation>> {
             "Expect twice the traffic, or use a service that verifies checksums.",
         ),
     });
-    observations.push(rights(store, behaviour.check).await?);
+    observations.push(rights(store, behavior.check).await?);
     observations.push(versioning(store).await);
     observations.extend(clock(store));
     observations.push(match store.client.settings.lock {
@@ -53,7 +54,7 @@ pub async fn examine(store: &Inner) -> Result<Vec<Observation>> {
     Ok(observations)
 }
 
-async fn rights(store: &Inner, check: ContentCheck) -> Result<Observation> {
+async fn rights(store: &S3Inner, check: ContentCheck) -> Result<Observation> {
     let key = probe::own_object(store);
     let content = b"pgark check\n";
     probe::try_put(store, &key, content, Sums::of(content, check), probe::Condition::None, None)
@@ -69,8 +70,8 @@ async fn rights(store: &Inner, check: ContentCheck) -> Result<Observation> {
     })
 }
 
-/// That requests only succeed because they are signed by the service's clock.
-fn clock(store: &Inner) -> Option<Observation> {
+/// Reports that requests succeed only because they are signed with the service's time.
+fn clock(store: &S3Inner) -> Option<Observation> {
     let difference_s = store.client.clock.difference_s();
     (difference_s != 0).then(|| {
         Observation::weak(
@@ -83,12 +84,12 @@ fn clock(store: &Inner) -> Option<Observation> {
     })
 }
 
-async fn versioning(store: &Inner) -> Observation {
+async fn versioning(store: &S3Inner) -> Observation {
     let asked = store
         .client
         .request(Retry::Transient, |to| to.client.get_bucket_versioning().bucket(&to.address.bucket).send());
     let state = match asked.await {
-        Ok(answer) => match answer.status().map(|status| status.as_str()) {
+        Ok(response) => match response.status().map(|status| status.as_str()) {
             Some("Enabled") => {
                 "enabled: deleted or overwritten objects remain as older versions, at a cost, until a lifecycle rule removes them"
                     .to_owned()

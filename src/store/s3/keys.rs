@@ -1,22 +1,22 @@
-//! Access keys that are replaced while a process lives.
+//! Access keys that change while a process lives.
 
 use crate::config::S3Settings;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
-/// The files from which access keys come, as they are at one moment: any change of their content shows.
+/// The files with the access keys at one moment. Any change of their content is visible.
 ///
-/// Environment variables stay as they are, and roles and web identities renew themselves.
+/// Environment variables do not change, and roles and web identities renew themselves.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyFiles(Vec<(PathBuf, Option<Stamp>)>);
 
-/// Inode, length, and modification in nanoseconds.
+/// Inode, length, and modification time in seconds and nanoseconds.
 type Stamp = (u64, u64, i64, i64);
 
 impl KeyFiles {
-    /// As they are now.
-    pub fn look(settings: &S3Settings) -> KeyFiles {
+    /// Their current state.
+    pub fn inspect(settings: &S3Settings) -> KeyFiles {
         let variable = |name: &str| std::env::var_os(name).map(PathBuf::from);
         let at_home = |name: &str| variable("HOME").map(|home| home.join(".aws").join(name));
         let credentials = settings

@@ -1,23 +1,24 @@
-//! What lies in the bucket: objects, and uploads that nobody ended.
+//! Lists objects and unfinished uploads.
 
-use super::Inner;
+use super::S3Inner;
 use super::client::Retry;
-use super::errors::{Answer, Failure};
+use super::errors::{RequestFailure, ResponseKind};
 use crate::error::{Context, Error, Result};
 use crate::store::{Listing, ObjectInfo, ObjectKey, ObjectVisitor};
 use aws_sdk_s3::operation::list_objects_v2::ListObjectsV2Output;
 use std::time::{Duration, UNIX_EPOCH};
 
-/// An upload without an end is dead after this: no part takes that long, and a lifecycle rule may come earlier.
+/// Unfinished uploads are abandoned after this time. No part takes as long, and a lifecycle rule may abort them
+/// earlier.
 const UPLOAD_AGE_MAX: Duration = Duration::from_secs(24 * 3600);
 
-/// What lies directly below a key, a request for each thousand names.
-pub async fn list(store: &Inner, below: Option<&ObjectKey>) -> Result<Listing> {
+/// Lists what is directly below a key, with one request for each thousand names.
+pub async fn list(store: &S3Inner, below: Option<&ObjectKey>) -> Result<Listing> {
     let prefix = prefix_of(store, below);
     let mut listing = Listing::default();
-    let mut place = Some(Place::Beginning);
-    while let Some(from) = place {
-        let page = page(store, &prefix, Depth::OneLevel, &from).await?;
+    let mut start = Some(PageStart::Beginning);
+    while let Some(from) = start {
+        let page = page(store, &prefix, ListDepth::OneLevel, &from).await?;
         listing.objects.extend(objects(&page, &prefix));
         for directory in page.common_prefixes() {
             let name = directory.prefix().and_then(|name| name.strip_prefix(&prefix)?.strip_suffix('/'));
@@ -25,26 +26,26 @@ pub async fn list(store: &Inner, below: Option<&ObjectKey>) -> Result<Listing> {
                 listing.directories.push(name.to_owned());
             }
         }
-        place = following(store, &prefix, &page, &from)?;
+        start = next_page(store, &prefix, &page, &from)?;
     }
     listing.directories.sort_unstable();
     listing.objects.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
     Ok(listing)
 }
 
-/// The length of an object, where a `HEAD` does not tell; `None` when the list does not hold it.
-pub async fn length_of(store: &Inner, key: &ObjectKey) -> Result<Option<u64>> {
+/// The length of an object for which `HEAD` reports none; `None` if the list does not contain it.
+pub async fn length_of(store: &S3Inner, key: &ObjectKey) -> Result<Option<u64>> {
     let full_key = store.client.full_key(key);
-    let page = page(store, &full_key, Depth::OneLevel, &Place::Beginning).await?;
-    // The shortest name that begins so is the first one.
+    let page = page(store, &full_key, ListDepth::OneLevel, &PageStart::Beginning).await?;
+    // The shortest name with this prefix comes first.
     let found = page.contents().first().filter(|object| object.key() == Some(&full_key));
     Ok(found.and_then(|object| u64::try_from(object.size()?).ok()))
 }
 
-/// Visits the objects below a key, a request for each thousand of them. Not asynchronous: whoever visits may make
-/// requests of his own.
+/// Visits the objects below a key, with one request for each thousand. Not asynchronous, because the visitor may make
+/// requests of its own.
 pub fn walk(
-    store: &Inner,
+    store: &S3Inner,
     below: &ObjectKey,
     from: Option<&ObjectKey>,
     visit: ObjectVisitor<'_>,
@@ -53,11 +54,11 @@ pub fn walk(
     let first = from.map(|key| store.client.full_key(key));
     let first = first.as_deref().and_then(|key| key.strip_prefix(&prefix)).unwrap_or_default();
     let mut last = String::new();
-    let mut place = Some(Place::before(&prefix, first));
-    while let Some(from) = place {
-        let page = store.client.wait(page(store, &prefix, Depth::Whole, &from))?;
+    let mut start = Some(PageStart::before(&prefix, first));
+    while let Some(from) = start {
+        let page = store.client.wait(page(store, &prefix, ListDepth::Whole, &from))?;
         for (name, info) in objects(&page, &prefix) {
-            // What is found by its place in the order would be missed.
+            // An unordered name would be missed by searches that rely on the order.
             if name <= last {
                 return Err(Error::unavailable(format!(
                     "the service lists \"s3://{}/{prefix}\" unordered",
@@ -72,43 +73,48 @@ pub fn walk(
             }
             last = name;
         }
-        place = following(store, &prefix, &page, &from)?;
+        start = next_page(store, &prefix, &page, &from)?;
     }
     Ok(())
 }
 
-/// How far down a list goes.
+/// How deep a list goes.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Depth {
+enum ListDepth {
     OneLevel,
     Whole,
 }
 
 /// Where a page of a list begins.
 #[derive(Clone, PartialEq, Eq)]
-enum Place {
+enum PageStart {
     Beginning,
     /// After this full key.
     After(String),
-    /// Where the page before ended.
+    /// Where the previous page ended.
     Token(String),
 }
 
-impl Place {
-    /// Somewhere before the name `first`, and not far: what comes before it shares all but its last letter.
-    fn before(prefix: &str, first: &str) -> Place {
+impl PageStart {
+    /// A position closely before the name `first`: names before it share all but its last letter.
+    fn before(prefix: &str, first: &str) -> PageStart {
         match first.get(..first.len().saturating_sub(1)) {
-            Some(start) if !start.is_empty() => Place::After(format!("{prefix}{start}")),
-            _ => Place::Beginning,
+            Some(start) if !start.is_empty() => PageStart::After(format!("{prefix}{start}")),
+            _ => PageStart::Beginning,
         }
     }
 }
 
-async fn page(store: &Inner, prefix: &str, depth: Depth, from: &Place) -> Result<ListObjectsV2Output> {
+async fn page(
+    store: &S3Inner,
+    prefix: &str,
+    depth: ListDepth,
+    from: &PageStart,
+) -> Result<ListObjectsV2Output> {
     let (after, token) = match from {
-        Place::Beginning => (None, None),
-        Place::After(key) => (Some(key.clone()), None),
-        Place::Token(token) => (None, Some(token.clone())),
+        PageStart::Beginning => (None, None),
+        PageStart::After(key) => (Some(key.clone()), None),
+        PageStart::Token(token) => (None, Some(token.clone())),
     };
     store
         .client
@@ -117,7 +123,7 @@ async fn page(store: &Inner, prefix: &str, depth: Depth, from: &Place) -> Result
                 .list_objects_v2()
                 .bucket(&to.address.bucket)
                 .prefix(prefix)
-                .set_delimiter((depth == Depth::OneLevel).then(|| "/".to_owned()))
+                .set_delimiter((depth == ListDepth::OneLevel).then(|| "/".to_owned()))
                 .set_start_after(after.clone())
                 .set_continuation_token(token.clone())
                 .set_request_payer(store.client.payer())
@@ -128,7 +134,7 @@ async fn page(store: &Inner, prefix: &str, depth: Depth, from: &Place) -> Result
         .context(|| format!("could not list \"s3://{}/{prefix}\"", store.client.place().bucket))
 }
 
-/// The objects of a page. Names that cannot be keys are somebody else's, or the probe's.
+/// The objects of a page. Other names cannot be keys: they belong to other programs, or to the probe.
 fn objects(page: &ListObjectsV2Output, prefix: &str) -> impl Iterator<Item = (String, ObjectInfo)> {
     page.contents().iter().filter_map(move |object| {
         let name = object.key()?.strip_prefix(prefix).filter(|name| ObjectKey::new(*name).is_ok())?;
@@ -138,11 +144,16 @@ fn objects(page: &ListObjectsV2Output, prefix: &str) -> impl Iterator<Item = (St
 }
 
 /// Where the next page begins; `None` after the last one.
-fn following(store: &Inner, prefix: &str, page: &ListObjectsV2Output, from: &Place) -> Result<Option<Place>> {
+fn next_page(
+    store: &S3Inner,
+    prefix: &str,
+    page: &ListObjectsV2Output,
+    from: &PageStart,
+) -> Result<Option<PageStart>> {
     if page.is_truncated() != Some(true) {
         return Ok(None);
     }
-    let next = page.next_continuation_token().map(|token| Place::Token(token.to_owned()));
+    let next = page.next_continuation_token().map(|token| PageStart::Token(token.to_owned()));
     match next.filter(|next| next != from) {
         Some(next) => Ok(Some(next)),
         None => Err(Error::unavailable(format!(
@@ -152,11 +163,11 @@ fn following(store: &Inner, prefix: &str, page: &ListObjectsV2Output, from: &Pla
     }
 }
 
-/// Ends the uploads of dead writers below our prefix; returns how many there were. A bucket, and without a prefix its root,
-/// may be shared with others, whose uploads take as long as they like.
+/// Aborts the uploads of dead writers below our prefix; returns their number. A bucket may be shared with other
+/// programs, and so may its root if there is no prefix. Their uploads may take any time.
 ///
-/// Whoever may not list uploads, or has a service that cannot, leaves that to a lifecycle rule of the bucket.
-pub async fn sweep(store: &Inner) -> Result<u64> {
+/// Without permission to list uploads, or with a service that cannot, a lifecycle rule of the bucket has to abort them.
+pub async fn sweep(store: &S3Inner) -> Result<u64> {
     let prefix = prefix_of(store, None);
     let mut swept = 0;
     let mut from: (Option<String>, Option<String>) = (None, None);
@@ -173,10 +184,12 @@ pub async fn sweep(store: &Inner) -> Result<u64> {
         });
         let page = match page.await {
             Ok(page) => page,
-            Err(Failure { answer: Answer::Denied | Answer::NotImplemented, .. }) => return Ok(swept),
+            Err(RequestFailure { response: ResponseKind::Denied | ResponseKind::NotImplemented, .. }) => {
+                return Ok(swept);
+            }
             Err(failure) => return Err(failure.error.context("could not list unfinished uploads")),
         };
-        // By the clock that has noted when they began, which the answer has just told.
+        // By the clock that recorded their beginning, which the response has just reported.
         let now = store.client.clock.now().duration_since(UNIX_EPOCH).unwrap_or_default();
         for upload in page.uploads() {
             let (Some(key), Some(id), Some(begun)) = (upload.key(), upload.upload_id(), upload.initiated())
@@ -201,13 +214,13 @@ pub async fn sweep(store: &Inner) -> Result<u64> {
     }
 }
 
-/// Whether this name within the store is one that we give.
-fn is_ours(store: &Inner, name: &str) -> bool {
+/// Whether pgark uses this name within the store.
+fn is_ours(store: &S3Inner, name: &str) -> bool {
     super::probe::is_object(name) || ObjectKey::new(name).is_ok_and(|key| (store.use_of)(&key).is_some())
 }
 
-/// What the full keys below a key begin with.
-fn prefix_of(store: &Inner, below: Option<&ObjectKey>) -> String {
+/// The common prefix of the full keys below a key.
+fn prefix_of(store: &S3Inner, below: Option<&ObjectKey>) -> String {
     match below {
         Some(key) => format!("{}/", store.client.full_key(key)),
         None if store.client.place().prefix.is_empty() => String::new(),

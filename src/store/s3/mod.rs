@@ -1,15 +1,15 @@
-//! A store in a bucket of S3, or of a service that speaks like it.
+//! A store in a bucket of S3, or of an S3-compatible service.
 //!
-//! An object becomes visible whole, by one `PutObject` or by the end of a multipart upload, with `If-None-Match: *` and
-//! checksums that the service compares; what the service really does of that is found out once by [`probe`] and made
-//! up for where it does less. Source: Amazon S3 API Reference, `PutObject`, "Conditional writes".
+//! One `PutObject`, or the end of a multipart upload, makes a whole object visible, with `If-None-Match: *` and
+//! checksums that the service compares. [`probe`] tests once what the service really does; where it does less, the
+//! store compensates. Source: Amazon S3 API Reference, `PutObject`, "Conditional writes".
 //!
-//! The way of an object in: `writer` → `put`, or where it is large → `multipart`; out: `reader`, of which `ranges` has
-//! several at once. Requests go through [`client`], which
-//! tries again what [`errors`] calls transient.
+//! Objects are written by `writer`, then `put`, or `multipart` if they are large. They are read by `reader`, of which
+//! `ranges` runs several at once. All requests go through [`client`], which retries what [`errors`] considers
+//! transient.
 
 mod address;
-mod behaviour;
+mod behavior;
 mod client;
 mod clock;
 mod connect;
@@ -25,16 +25,15 @@ mod ranges;
 mod reader;
 mod writer;
 
-pub use behaviour::{Behaviour, ContentCheck};
-
 use super::{
     Capabilities, Listing, NewObject, ObjectInfo, ObjectKey, ObjectReader, ObjectUse, ObjectVisitor,
     ObjectWriter, Observation, ReadRange, Store, StoreService,
 };
 use crate::config::S3Settings;
 use crate::error::{Context, Error, Result};
+use behavior::ServiceBehavior;
 use client::{Retry, S3Client};
-use errors::{Answer, Failure};
+use errors::{RequestFailure, ResponseKind};
 use jiff::Timestamp;
 use put::{Overwrite, SinglePut};
 use ranges::RangesReader;
@@ -46,19 +45,19 @@ use writer::S3Writer;
 /// A store in a bucket.
 #[derive(Clone, Debug)]
 pub struct S3Store {
-    inner: Arc<Inner>,
+    inner: Arc<S3Inner>,
 }
 
 #[derive(Debug)]
-struct Inner {
+struct S3Inner {
     client: S3Client,
     use_of: fn(&ObjectKey) -> Option<ObjectUse>,
-    behaviour: OnceCell<Behaviour>,
+    behavior: OnceCell<ServiceBehavior>,
 }
 
 impl S3Store {
-    /// The store below `prefix` in `bucket`; `use_of` tells what an object is, and of which names there are none: they
-    /// are somebody else's. Touches nothing.
+    /// The store below `prefix` in `bucket`. `use_of` tells what an object is; names for which it returns `None` belong
+    /// to other programs. Accesses nothing.
     pub fn new(
         bucket: &str,
         prefix: &str,
@@ -66,24 +65,16 @@ impl S3Store {
         use_of: fn(&ObjectKey) -> Option<ObjectUse>,
     ) -> S3Store {
         let client = S3Client::new(bucket, prefix, settings);
-        S3Store { inner: Arc::new(Inner { client, use_of, behaviour: OnceCell::new() }) }
-    }
-
-    /// What the service does of what it is asked for; found out where nobody has done so yet.
-    ///
-    /// # Errors
-    /// Unavailable: it could not be found out, or an object lock that is asked for does not hold.
-    pub fn behaviour(&self) -> Result<Behaviour> {
-        self.inner.client.wait(async { self.inner.behaviour().await.cloned() })
+        S3Store { inner: Arc::new(S3Inner { client, use_of, behavior: OnceCell::new() }) }
     }
 }
 
-impl Inner {
-    async fn behaviour(&self) -> Result<&Behaviour> {
-        self.behaviour.get_or_try_init(|| probe::behaviour(self)).await
+impl S3Inner {
+    async fn behavior(&self) -> Result<&ServiceBehavior> {
+        self.behavior.get_or_try_init(|| probe::behavior(self)).await
     }
 
-    /// Length and mark of an object; `None` when the service has said that it does not exist.
+    /// Length and mark of an object; `None` if the service has confirmed that it does not exist.
     async fn head(&self, key: &ObjectKey) -> Result<Option<Head>> {
         let what = || format!("could not inspect \"{}\"", self.client.locate(key));
         let found = self
@@ -104,19 +95,23 @@ impl Inner {
                     Some(Ok(length_bytes)) => Some(length_bytes),
                     _ => list::length_of(self, key).await.context(what)?,
                 };
-                // A list may lag behind: what HEAD has found is not absent.
+                // A list may be out of date: an object that HEAD has found is not absent.
                 let unlisted =
                     || Error::unavailable("the service reports no length for an object").context(what());
                 length_bytes.map(|length_bytes| Some(Head { length_bytes, mark })).ok_or_else(unlisted)
             }
-            Err(Failure { answer: Answer::NoSuchKey, .. }) => Ok(None),
-            Err(Failure { answer: Answer::NotFound, .. }) => {
-                // The answer to a HEAD has no words: that there is no bucket looks the same.
+            Err(RequestFailure { response: ResponseKind::NoSuchKey, .. }) => Ok(None),
+            Err(RequestFailure { response: ResponseKind::NotFound, .. }) => {
+                // The response to a HEAD has no explanation. It looks the same if there is no bucket.
                 self.check_bucket().await.context(what)?;
                 Ok(None)
             }
-            Err(Failure { answer: Answer::Denied | Answer::UnexplainedBadRequest, error, .. }) => {
-                // Nor does it say whether the keys are unknown, or what is missing: a list does.
+            Err(RequestFailure {
+                response: ResponseKind::Denied | ResponseKind::UnexplainedBadRequest,
+                error,
+                ..
+            }) => {
+                // Nor does it tell whether the keys are unknown or what is missing. A list does.
                 self.check_bucket().await.context(what)?;
                 Err(error.context(what()))
             }
@@ -124,7 +119,7 @@ impl Inner {
         }
     }
 
-    /// That the bucket exists and may be listed: only then an object's absence is known.
+    /// Checks that the bucket exists and may be listed. Only then is an object known to be absent.
     async fn check_bucket(&self) -> Result<()> {
         let listed = self
             .client
@@ -141,9 +136,10 @@ impl Inner {
         listed.map(drop).map_err(|failure| self.denied_or(failure))
     }
 
-    /// The error of a request that reads. S3 says 403 of what does not exist to whoever may not list.
-    fn denied_or(&self, failure: Failure) -> Error {
-        if failure.answer != Answer::Denied {
+    /// The error of a request that reads. Without permission to list, S3 responds with 403 for objects that do not
+    /// exist.
+    fn denied_or(&self, failure: RequestFailure) -> Error {
+        if failure.response != ResponseKind::Denied {
             return failure.error;
         }
         let hint = failure.error.hint_text().unwrap_or_default().to_owned();
@@ -153,11 +149,11 @@ impl Inner {
     }
 }
 
-/// What `HEAD` says of an object.
+/// What `HEAD` reports of an object.
 #[derive(Debug)]
 struct Head {
     length_bytes: u64,
-    /// Which put it came from.
+    /// The put that created it.
     mark: Option<String>,
 }
 
@@ -249,9 +245,9 @@ impl Store for S3Store {
                     .send()
             });
             match deleted.await {
-                Ok(_) | Err(Failure { answer: Answer::NoSuchKey, .. }) => Ok(()),
+                Ok(_) | Err(RequestFailure { response: ResponseKind::NoSuchKey, .. }) => Ok(()),
                 Err(failure) => {
-                    let denied = failure.answer == Answer::Denied;
+                    let denied = failure.response == ResponseKind::Denied;
                     let error = failure.error.context(format!("could not remove \"{}\"", client.locate(key)));
                     Err(if denied {
                         error.hint("Grant s3:DeleteObject to remove objects. Archiving does not need it.")

@@ -1,14 +1,13 @@
-//! An object on its way into the bucket in parts.
+//! Stores an object in parts.
 //!
-//! Nothing is visible before the end. What is given up is aborted; what a killed process leaves is swept after a day.
-//! Source: Amazon S3 User Guide, "Amazon S3 multipart upload limits".
+//! Nothing is visible before the end. An abandoned upload is aborted, and that of a killed process is swept after a
+//! day. Source: Amazon S3 User Guide, "Amazon S3 multipart upload limits".
 
-use super::Inner;
-use super::behaviour::{Behaviour, ContentCheck};
+use super::S3Inner;
+use super::behavior::{ContentCheck, ServiceBehavior};
 use super::client::Retry;
-use super::errors::{Answer, Failure};
+use super::errors::{RequestFailure, ResponseKind};
 use super::put::{self, Attributes, Sums, with_attributes};
-use super::reader::S3Reader;
 use crate::error::{Context, Error, Result};
 use crate::store::{ObjectKey, PutOutcome};
 use aws_sdk_s3::primitives::ByteStream;
@@ -20,27 +19,28 @@ use std::sync::mpsc;
 use std::time::Duration;
 use tokio::task::JoinHandle;
 
-/// How many parts are on their way at once, each in memory.
+/// How many parts are sent at once, each from memory.
 const PARTS_AT_ONCE: usize = 2;
-/// How many parts have the same length; then it doubles. S3 takes 10,000: with 8 MiB at first that is 484 GiB, and the
-/// first 16 GiB suit services that want all parts to be equally long.
+/// How many parts have the same length; then it doubles. S3 accepts 10,000 parts: with 8 MiB at first that is 484 GiB.
+/// The first 16 GiB also suit services that require parts of equal length.
 const PARTS_OF_ONE_LENGTH: u32 = 2000;
-/// S3 puts the parts together before it is done, which takes minutes for the largest. Meanwhile it sends spaces; a service
-/// that is silent is asked again, and says that it is at it, or that there is no such upload any more.
+/// S3 assembles the parts before it responds, which takes minutes for the largest objects. Meanwhile it sends spaces. A
+/// service that sends nothing is asked again, and responds that it is still working or that there is no such upload any
+/// more.
 const FINISH_MAX: Duration = Duration::from_secs(600);
-/// How long a writer that gives up waits for its upload to be aborted.
+/// How long a dropped writer waits until its upload is aborted.
 const ABORT_MAX: Duration = Duration::from_secs(5);
 
 /// An upload that has begun.
 pub struct Upload {
-    store: Arc<Inner>,
+    store: Arc<S3Inner>,
     key: ObjectKey,
     id: String,
     mark: String,
-    behaviour: Behaviour,
-    sending: VecDeque<JoinHandle<std::result::Result<CompletedPart, Failure>>>,
+    behavior: ServiceBehavior,
+    sending: VecDeque<JoinHandle<std::result::Result<CompletedPart, RequestFailure>>>,
     parts: Vec<CompletedPart>,
-    /// Parts that were handed over.
+    /// How many parts were handed over.
     begun_parts: u32,
     length_bytes: u64,
     crc: crc32fast::Hasher,
@@ -48,11 +48,11 @@ pub struct Upload {
 }
 
 impl Upload {
-    pub async fn begin(store: &Arc<Inner>, key: &ObjectKey, digest: Option<String>) -> Result<Upload> {
-        let behaviour = store.behaviour().await?.clone();
+    pub async fn begin(store: &Arc<S3Inner>, key: &ObjectKey, digest: Option<String>) -> Result<Upload> {
+        let behavior = store.behavior().await?.clone();
         let (mark, attributes) = (put::new_mark(), Attributes::of(store, key));
-        let sums = behaviour.check == ContentCheck::Crc32;
-        let whole = sums && behaviour.checks_whole_upload;
+        let sums = behavior.check == ContentCheck::Crc32;
+        let whole = sums && behavior.checks_whole_upload;
         let begun = store
             .client
             .request(Retry::Transient, |to| {
@@ -74,7 +74,7 @@ impl Upload {
             key: key.clone(),
             id: id.to_owned(),
             mark,
-            behaviour,
+            behavior,
             sending: VecDeque::new(),
             parts: Vec::new(),
             begun_parts: 0,
@@ -84,12 +84,12 @@ impl Upload {
         })
     }
 
-    /// How long the next part is to be.
+    /// The length of the next part.
     pub fn next_part_bytes(&self) -> usize {
         part_bytes(self.store.client.settings.part_bytes, self.begun_parts)
     }
 
-    /// Sends the next part beside the caller; waits while too many are on their way.
+    /// Sends the next part concurrently; waits while too many are in flight.
     pub async fn send(&mut self, content: Bytes) -> Result<()> {
         while self.sending.len() >= PARTS_AT_ONCE {
             self.wait_for_part().await?;
@@ -99,7 +99,7 @@ impl Upload {
         self.begun_parts += 1;
         let number = i32::try_from(self.begun_parts).unwrap_or(i32::MAX);
         let (store, key, id) = (self.store.clone(), self.key.clone(), self.id.clone());
-        let check = self.behaviour.check;
+        let check = self.behavior.check;
         let part = async move { send_part(&store, &key, &id, number, content, check).await };
         self.sending.push_back(self.store.client.spawn(part)?);
         Ok(())
@@ -115,24 +115,24 @@ impl Upload {
         Ok(())
     }
 
-    /// Puts the parts together. When this returns [`PutOutcome::Created`], the service has confirmed the bytes.
+    /// Assembles the parts. When this returns [`PutOutcome::Created`], the service has confirmed the bytes.
     pub async fn finish(mut self) -> Result<PutOutcome> {
         while !self.sending.is_empty() {
             self.wait_for_part().await?;
         }
         let store = self.store.clone();
         let what = || format!("could not store \"{}\"", store.client.locate(&self.key));
-        if !self.behaviour.refuses_second_upload && store.head(&self.key).await?.is_some() {
+        if !self.behavior.refuses_second_upload && store.head(&self.key).await?.is_some() {
             return Ok(PutOutcome::Exists);
         }
         match self.complete().await {
             Ok(()) => {}
-            Err(Failure { answer: Answer::PreconditionFailed, maybe_done: false, .. }) => {
+            Err(RequestFailure { response: ResponseKind::PreconditionFailed, maybe_done: false, .. }) => {
                 return Ok(PutOutcome::Exists);
             }
-            // The answer of an attempt that did it was lost: what the object says of itself decides.
-            Err(Failure {
-                answer: Answer::PreconditionFailed | Answer::NoSuchUpload,
+            // The response to a successful attempt was lost. The object's mark decides.
+            Err(RequestFailure {
+                response: ResponseKind::PreconditionFailed | ResponseKind::NoSuchUpload,
                 maybe_done: true,
                 ..
             }) => {}
@@ -152,18 +152,18 @@ impl Upload {
             return Err(Error::damaged(format!("it has {theirs} bytes in the bucket instead of {ours}"))
                 .context(what()));
         }
-        if self.behaviour.check == ContentCheck::Nothing {
+        if self.behavior.check == ContentCheck::Nothing {
             self.read_back().await.context(what)?;
         }
         Ok(PutOutcome::Created)
     }
 
-    async fn complete(&self) -> std::result::Result<(), Failure> {
+    async fn complete(&self) -> std::result::Result<(), RequestFailure> {
         let client = &self.store.client;
         let mut parts = self.parts.clone();
         parts.sort_by_key(CompletedPart::part_number);
         let parts = CompletedMultipartUpload::builder().set_parts(Some(parts)).build();
-        let whole = self.behaviour.check == ContentCheck::Crc32 && self.behaviour.checks_whole_upload;
+        let whole = self.behavior.check == ContentCheck::Crc32 && self.behavior.checks_whole_upload;
         let crc = whole.then(|| put::number_base64(self.crc.clone().finalize()));
         client
             .request_within(FINISH_MAX.max(client.settings.retry_deadline), Retry::Transient, |to| {
@@ -175,7 +175,7 @@ impl Upload {
                     .multipart_upload(parts.clone())
                     .set_checksum_type(whole.then_some(ChecksumType::FullObject))
                     .set_checksum_crc32(crc.clone())
-                    .set_if_none_match(self.behaviour.refuses_second_upload.then(|| "*".to_owned()))
+                    .set_if_none_match(self.behavior.refuses_second_upload.then(|| "*".to_owned()))
                     .set_request_payer(client.payer())
                     .send()
             })
@@ -183,11 +183,9 @@ impl Upload {
             .map(drop)
     }
 
-    /// Compares what the service holds with what was sent, where nothing else does.
+    /// Compares what the service holds with what was sent, if nothing else does.
     async fn read_back(&self) -> Result<()> {
-        let Some(mut reader) = S3Reader::open(self.store.clone(), self.key.clone(), 0).await? else {
-            return Err(Error::unavailable("it was stored and then disappeared"));
-        };
+        let mut reader = put::open_stored(&self.store, &self.key).await?;
         let (mut crc, mut piece) = (crc32fast::Hasher::new(), Vec::new());
         while reader.next(&mut piece).await? > 0 {
             crc.update(&piece);
@@ -196,8 +194,7 @@ impl Upload {
         if crc.finalize() == self.crc.clone().finalize() {
             return Ok(());
         }
-        Err(Error::damaged("the stored object differs from the data sent")
-            .hint("Data was corrupted in transit or in the service. Remove that object, and use https."))
+        Err(put::differs())
     }
 }
 
@@ -213,18 +210,18 @@ impl Drop for Upload {
         let (done, wait) = mpsc::channel();
         let aborting = self.store.client.spawn(async move {
             abort(&store, &key, &id).await;
-            // Whoever has stopped waiting does not need it.
+            // The writer may have stopped waiting.
             let _ = done.send(());
         });
-        // On the runtime's own threads this would wait for itself; there nothing is dropped but at the end.
+        // A thread of the runtime would wait for itself. Nothing is dropped there before the end.
         if aborting.is_ok() {
             let _ = wait.recv_timeout(ABORT_MAX);
         }
     }
 }
 
-/// Ends an upload that will not be finished; whether that worked. What is left is swept, or ended by a lifecycle rule.
-pub async fn abort(store: &Inner, key: &str, id: &str) -> bool {
+/// Aborts an upload; returns whether that succeeded. What remains is swept, or ended by a lifecycle rule.
+pub async fn abort(store: &S3Inner, key: &str, id: &str) -> bool {
     let aborted = store.client.request(Retry::Transient, |to| {
         to.client
             .abort_multipart_upload()
@@ -241,13 +238,13 @@ pub async fn abort(store: &Inner, key: &str, id: &str) -> bool {
 }
 
 async fn send_part(
-    store: &Inner,
+    store: &S3Inner,
     key: &ObjectKey,
     id: &str,
     number: i32,
     content: Bytes,
     check: ContentCheck,
-) -> std::result::Result<CompletedPart, Failure> {
+) -> std::result::Result<CompletedPart, RequestFailure> {
     let sums = Sums::of(&content, check);
     let sent = store
         .client
@@ -274,7 +271,7 @@ async fn send_part(
         .build())
 }
 
-/// The length of the part after `begun` others, when the first have `first_bytes`.
+/// The length of the next part after `begun` others, if the first ones have `first_bytes`.
 fn part_bytes(first_bytes: u64, begun: u32) -> usize {
     usize::try_from(first_bytes << (begun / PARTS_OF_ONE_LENGTH).min(8)).unwrap_or(usize::MAX)
 }

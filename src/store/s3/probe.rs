@@ -1,44 +1,45 @@
-//! What the service really does of what it is asked for.
+//! How the service really behaves.
 //!
-//! Services that speak like S3 accept headers that they do not obey: one overwrites in spite of `If-None-Match`, one
-//! never looks at a checksum, several drop an object lock without a word. So each repository is probed once, before
-//! the first put, and `store-probe.json` at its root remembers the answers. Nothing is concluded from a service's name.
+//! S3-compatible services accept headers that they do not obey: one overwrites in spite of `If-None-Match`, one never
+//! compares a checksum, several ignore an object lock silently. So each repository is tested once, before the first
+//! put, and `store-probe.json` at its root records the results. Nothing is concluded from a service's name.
 //!
-//! | found out | what is done without it | what that does not protect from |
+//! | test | without it | remaining risk |
 //! |---|---|---|
-//! | a second put is refused | `HEAD` before, and reading back after it | two writers within the same moment: the later one stays, and the earlier one may have been told that its bytes are stored |
-//! | a second upload is refused | `HEAD` before and after | the same, for large objects |
+//! | a second put is refused | `HEAD` before it, and reading back after it | two writers at the same moment: the later one stays, and the earlier one may have been told that its bytes are stored |
+//! | a second upload is refused | `HEAD` before and after it | the same, for large objects |
 //! | a wrong CRC-32 is refused | `Content-MD5` | – |
 //! | a wrong MD5 is refused | reading back | – |
-//! | an object lock holds | an error, when it is asked for | – |
+//! | an object lock is effective | an error if it is required | – |
 //!
-//! The probe's own objects lie under a name that is no key, and are removed where that is allowed.
+//! The names of the probe's own objects are no keys. The objects are removed if that is permitted.
 
-use super::behaviour::{Behaviour, ContentCheck};
+use super::behavior::{ContentCheck, ServiceBehavior};
 use super::client::{Retry, random};
-use super::errors::{Answer, Failure};
+use super::errors::{RequestFailure, ResponseKind};
 use super::put::{self, Attributes, Sums, crc32_base64, lock_mode, md5_base64, with_attributes};
-use super::{Inner, ObjectUse};
+use super::{ObjectUse, S3Inner};
 use crate::config::LockMode;
 use crate::error::{Context, Error, Result};
+use crate::store::json_text;
 use aws_sdk_s3::operation::put_object::PutObjectOutput;
 use aws_sdk_s3::primitives::{ByteStream, DateTime};
 use aws_sdk_s3::types::{ChecksumAlgorithm, ChecksumType, CompletedMultipartUpload, CompletedPart};
 use std::time::Duration;
 
-/// Where the answers are kept.
+/// The object with the results.
 const NAME: &str = "store-probe.json";
-/// Below this the probe's own objects lie. The leading dot keeps the name from being a key.
+/// The prefix of the probe's own objects. The leading dot keeps the name from being a key.
 const OBJECTS: &str = ".pgark-probe";
 const VERSION: u32 = 1;
-/// For how long an object is locked that shows whether a lock holds.
+/// How long the object is locked that tests the lock.
 const LOCKED: Duration = Duration::from_secs(600);
 
 const ONE: &[u8] = b"pgark asks what this service does\n";
 const OTHER: &[u8] = b"pgark asks what this service does not do\n";
 
-/// What the repository remembers, or else what is found out now.
-pub async fn behaviour(store: &Inner) -> Result<Behaviour> {
+/// The recorded behavior, or else that which a test finds now.
+pub async fn behavior(store: &S3Inner) -> Result<ServiceBehavior> {
     let what = || {
         format!("could not determine the behavior of the service of \"{}\"", store.client.place().location())
     };
@@ -54,7 +55,7 @@ pub async fn behaviour(store: &Inner) -> Result<Behaviour> {
     Ok(found)
 }
 
-async fn remembered(store: &Inner) -> Result<Option<Behaviour>> {
+async fn remembered(store: &S3Inner) -> Result<Option<ServiceBehavior>> {
     let client = &store.client;
     let found = client.request(Retry::Transient, |to| {
         to.client
@@ -66,11 +67,11 @@ async fn remembered(store: &Inner) -> Result<Option<Behaviour>> {
     });
     let found = match found.await {
         Ok(found) => found,
-        Err(Failure { answer: Answer::NoSuchKey, .. }) => return Ok(None),
+        Err(RequestFailure { response: ResponseKind::NoSuchKey, .. }) => return Ok(None),
         Err(failure) => return Err(store.denied_or(failure)),
     };
     let content = collected(store, found.body, NAME).await?;
-    match serde_json::from_slice::<Behaviour>(&content) {
+    match serde_json::from_slice::<ServiceBehavior>(&content) {
         Ok(known) if known.version == VERSION => Ok(Some(known)),
         Ok(_) => {
             Err(Error::usage(format!("{NAME} was written by a newer pgark"))
@@ -82,8 +83,8 @@ async fn remembered(store: &Inner) -> Result<Option<Behaviour>> {
     }
 }
 
-/// All of a small body.
-async fn collected(store: &Inner, body: ByteStream, name: &str) -> Result<bytes::Bytes> {
+/// Reads a small body.
+async fn collected(store: &S3Inner, body: ByteStream, name: &str) -> Result<bytes::Bytes> {
     let content = tokio::time::timeout(store.client.settings.stall_timeout, body.collect()).await;
     let content = content
         .map_err(|_| Error::unavailable(format!("the response for {name} stalled")))?
@@ -91,11 +92,11 @@ async fn collected(store: &Inner, body: ByteStream, name: &str) -> Result<bytes:
     Ok(content.into_bytes())
 }
 
-/// That what was put under this full key can be read: nothing that is stored so may be acknowledged otherwise.
+/// Checks that the content stored under this full key can be read. Nothing may be acknowledged otherwise.
 ///
 /// # Errors
-/// That it cannot, or comes back as something else.
-pub async fn read_back(store: &Inner, key: &str, content: &[u8]) -> Result<()> {
+/// Unavailable if it cannot be read or differs.
+pub async fn read_back(store: &S3Inner, key: &str, content: &[u8]) -> Result<()> {
     let client = &store.client;
     let found = client.request(Retry::Transient, |to| {
         to.client.get_object().bucket(&to.address.bucket).key(key).set_request_payer(client.payer()).send()
@@ -108,17 +109,15 @@ pub async fn read_back(store: &Inner, key: &str, content: &[u8]) -> Result<()> {
         .hint("Data is corrupted in transit or in the service. Use https, and check every proxy in between."))
 }
 
-async fn remember(store: &Inner, found: &Behaviour) -> Result<()> {
-    let mut text = serde_json::to_vec_pretty(found)
-        .map_err(|error| Error::damaged(format!("could not write {NAME}")).caused_by(error))?;
-    text.push(b'\n');
+async fn remember(store: &S3Inner, found: &ServiceBehavior) -> Result<()> {
+    let text = json_text(found, NAME)?;
     let key = store.client.place().full_key(NAME);
-    // Of two that ask at once, both find the same.
+    // Of two concurrent tests both find the same.
     let sums = Sums::of(&text, found.check);
     try_put(store, &key, &text, sums, Condition::None, None).await?.accepted().map(drop)
 }
 
-async fn probe(store: &Inner) -> Result<Behaviour> {
+async fn probe(store: &S3Inner) -> Result<ServiceBehavior> {
     let key = own_object(store);
     let put = |content: &'static [u8], sums: Sums, condition: Condition| {
         let key = key.clone();
@@ -127,10 +126,10 @@ async fn probe(store: &Inner) -> Result<Behaviour> {
     let crc = |content: &[u8]| Sums { crc32: Some(crc32_base64(content)), md5: None };
     let md5 = |content: &[u8]| Sums { crc32: None, md5: Some(md5_base64(content)) };
 
-    // Some services refuse headers that they do not know instead of passing them over.
+    // Some services refuse unknown headers instead of ignoring them.
     let takes_crc = put(ONE, crc(ONE), Condition::None).await?;
-    let answers_checksum = takes_crc.answered_crc32(ONE);
-    if let Tried::Refused(_) = takes_crc {
+    let answers_checksum = takes_crc.reports_crc32(ONE);
+    if let PutAttempt::Refused(_) = takes_crc {
         put(ONE, Sums::default(), Condition::None).await?.accepted()?;
     }
     read_back(store, &key, ONE).await?;
@@ -145,8 +144,8 @@ async fn probe(store: &Inner) -> Result<Behaviour> {
     };
     let second = put(OTHER, Sums::of(OTHER, check), Condition::New).await?;
     let refuses_second_put = match second {
-        Tried::Refused(Failure { answer: Answer::PreconditionFailed, .. }) => {
-            // It must refuse because of the object, not because of the header.
+        PutAttempt::Refused(RequestFailure { response: ResponseKind::PreconditionFailed, .. }) => {
+            // The object must be the reason for the refusal, not the header.
             let fresh = own_object(store);
             let first = try_put(store, &fresh, ONE, Sums::of(ONE, check), Condition::New, None).await?;
             remove(store, &fresh, None).await;
@@ -156,7 +155,7 @@ async fn probe(store: &Inner) -> Result<Behaviour> {
     };
     let upload = probe_upload(store, &key, check).await?;
     remove(store, &key, None).await;
-    Ok(Behaviour {
+    Ok(ServiceBehavior {
         version: VERSION,
         refuses_second_put,
         refuses_second_upload: upload.refuses_second,
@@ -168,8 +167,8 @@ async fn probe(store: &Inner) -> Result<Behaviour> {
     })
 }
 
-/// Adds the lock that the settings ask for, once it was seen to hold.
-async fn with_lock(store: &Inner, mut found: Behaviour) -> Result<Behaviour> {
+/// Adds the lock that the settings require, once it was found to be effective.
+async fn with_lock(store: &S3Inner, mut found: ServiceBehavior) -> Result<ServiceBehavior> {
     let Some(lock) = store.client.settings.lock else { return Ok(found) };
     let mode = lock_mode(lock.mode);
     if found.locks.iter().any(|known| known == mode.as_str()) {
@@ -177,35 +176,37 @@ async fn with_lock(store: &Inner, mut found: Behaviour) -> Result<Behaviour> {
     }
     let key = own_object(store);
     let until = DateTime::from(store.client.clock.now() + LOCKED);
-    let lacks = |reason: &str| {
+    let ineffective = |reason: &str| {
         Error::unavailable(format!("the object lock required by s3.object_lock_mode is not effective: {reason}")).hint(
             "Create a bucket with object lock (not every service can enable it later), or remove s3.object_lock_mode.",
         )
     };
     let sums = Sums::of(ONE, found.check);
     let stored = match try_put(store, &key, ONE, sums, Condition::None, Some((mode.clone(), until))).await? {
-        Tried::Accepted(stored) => stored,
-        Tried::Refused(_) => return Err(lacks("the service rejects it")),
+        PutAttempt::Accepted(stored) => stored,
+        PutAttempt::Refused(_) => return Err(ineffective("the service rejects it")),
     };
     let Some(version) = stored.version_id().filter(|version| *version != "null") else {
         remove(store, &key, None).await;
-        return Err(lacks("the bucket keeps no versions"));
+        return Err(ineffective("the bucket keeps no versions"));
     };
     if remove(store, &key, Some(version)).await {
-        return Err(lacks("a locked object could be deleted"));
+        return Err(ineffective("a locked object could be deleted"));
     }
-    // Without the right to delete at all the refusal says nothing; then the object must say that it is locked.
+    // Without any delete permission the refusal proves nothing. Then the object must be reported as locked.
     let unlocked = own_object(store);
     let sums = Sums::of(ONE, found.check);
     let stored = try_put(store, &unlocked, ONE, sums, Condition::None, None).await?.accepted()?;
-    if !remove(store, &unlocked, stored.version_id()).await && !says_locked(store, &key, lock.mode).await? {
-        return Err(lacks("the object is not reported as locked"));
+    if !remove(store, &unlocked, stored.version_id()).await
+        && !is_reported_locked(store, &key, lock.mode).await?
+    {
+        return Err(ineffective("the object is not reported as locked"));
     }
     found.locks.push(mode.as_str().to_owned());
     Ok(found)
 }
 
-async fn says_locked(store: &Inner, key: &str, mode: LockMode) -> Result<bool> {
+async fn is_reported_locked(store: &S3Inner, key: &str, mode: LockMode) -> Result<bool> {
     let client = &store.client;
     let head = client.request(Retry::Transient, |to| {
         to.client.head_object().bucket(&to.address.bucket).key(key).set_request_payer(client.payer()).send()
@@ -215,48 +216,48 @@ async fn says_locked(store: &Inner, key: &str, mode: LockMode) -> Result<bool> {
         == Some(lock_mode(mode).as_str().to_owned()))
 }
 
-/// What a multipart upload over an existing object shows.
-struct UploadBehaviour {
+/// The results of multipart uploads over an existing object.
+struct UploadBehavior {
     refuses_second: bool,
     checks_whole: bool,
 }
 
-async fn probe_upload(store: &Inner, key: &str, check: ContentCheck) -> Result<UploadBehaviour> {
+async fn probe_upload(store: &S3Inner, key: &str, check: ContentCheck) -> Result<UploadBehavior> {
     let whole = check == ContentCheck::Crc32;
-    // A wrong checksum of the whole must be refused, the right one taken.
+    // A wrong checksum of the whole must be refused, and the right one accepted.
     let checks_whole = whole
-        && !try_upload(store, key, Whole::Wrong, Condition::None).await?
-        && try_upload(store, key, Whole::Right, Condition::None).await?;
-    let refuses_second = !try_upload(store, key, Whole::Unsaid, Condition::New).await?;
-    Ok(UploadBehaviour { refuses_second, checks_whole })
+        && !try_upload(store, key, WholeSum::Wrong, Condition::None).await?
+        && try_upload(store, key, WholeSum::Right, Condition::None).await?;
+    let refuses_second = !try_upload(store, key, WholeSum::Omitted, Condition::New).await?;
+    Ok(UploadBehavior { refuses_second, checks_whole })
 }
 
-/// What is said of the checksum of the whole of an upload.
+/// The checksum of the whole upload that is sent.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Whole {
+enum WholeSum {
     Right,
     Wrong,
-    Unsaid,
+    Omitted,
 }
 
-/// Uploads a part and puts it together; whether the service did it.
-async fn try_upload(store: &Inner, key: &str, whole: Whole, condition: Condition) -> Result<bool> {
+/// Uploads one part and completes the upload; returns whether the service accepted it.
+async fn try_upload(store: &S3Inner, key: &str, whole: WholeSum, condition: Condition) -> Result<bool> {
     let client = &store.client;
-    let said = whole != Whole::Unsaid;
+    let sends_sum = whole != WholeSum::Omitted;
     let attributes = Attributes::unlocked(store, ObjectUse::Other);
-    let begun = client.request(Retry::Unanswered, |to| {
+    let begun = client.request(Retry::NoResponse, |to| {
         with_attributes!(to.client.create_multipart_upload(), &attributes)
             .bucket(&to.address.bucket)
             .key(key)
-            .set_checksum_algorithm(said.then_some(ChecksumAlgorithm::Crc32))
-            .set_checksum_type(said.then_some(ChecksumType::FullObject))
+            .set_checksum_algorithm(sends_sum.then_some(ChecksumAlgorithm::Crc32))
+            .set_checksum_type(sends_sum.then_some(ChecksumType::FullObject))
             .set_request_payer(client.payer())
             .send()
     });
     let Some(begun) = refused_or(begun.await)? else { return Ok(false) };
     let id = begun.upload_id().unwrap_or_default().to_owned();
-    let crc = said.then(|| crc32_base64(ONE));
-    let sent = client.request(Retry::Unanswered, |to| {
+    let crc = sends_sum.then(|| crc32_base64(ONE));
+    let sent = client.request(Retry::NoResponse, |to| {
         to.client
             .upload_part()
             .bucket(&to.address.bucket)
@@ -279,18 +280,18 @@ async fn try_upload(store: &Inner, key: &str, whole: Whole, condition: Condition
         .build();
     let parts = CompletedMultipartUpload::builder().parts(part).build();
     let of_whole = match whole {
-        Whole::Right => Some(crc32_base64(ONE)),
-        Whole::Wrong => Some(crc32_base64(OTHER)),
-        Whole::Unsaid => None,
+        WholeSum::Right => Some(crc32_base64(ONE)),
+        WholeSum::Wrong => Some(crc32_base64(OTHER)),
+        WholeSum::Omitted => None,
     };
-    let done = client.request(Retry::Unanswered, |to| {
+    let done = client.request(Retry::NoResponse, |to| {
         to.client
             .complete_multipart_upload()
             .bucket(&to.address.bucket)
             .key(key)
             .upload_id(&id)
             .multipart_upload(parts.clone())
-            .set_checksum_type(said.then_some(ChecksumType::FullObject))
+            .set_checksum_type(sends_sum.then_some(ChecksumType::FullObject))
             .set_checksum_crc32(of_whole.clone())
             .set_if_none_match(condition.header())
             .set_request_payer(client.payer())
@@ -303,7 +304,7 @@ async fn try_upload(store: &Inner, key: &str, whole: Whole, condition: Condition
     Ok(done)
 }
 
-/// Under which condition a put is to be done.
+/// The condition of a put.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Condition {
     None,
@@ -317,25 +318,25 @@ impl Condition {
     }
 }
 
-/// What became of a put that may be refused.
+/// The result of a put that may be refused.
 #[allow(clippy::large_enum_variant)] // one at a time, on the stack
-pub enum Tried {
+pub enum PutAttempt {
     Accepted(PutObjectOutput),
-    Refused(Failure),
+    Refused(RequestFailure),
 }
 
 pub async fn try_put(
-    store: &Inner,
+    store: &S3Inner,
     key: &str,
     content: &[u8],
     sums: Sums,
     condition: Condition,
     lock: Option<(aws_sdk_s3::types::ObjectLockMode, DateTime)>,
-) -> Result<Tried> {
+) -> Result<PutAttempt> {
     let client = &store.client;
     let content = bytes::Bytes::copy_from_slice(content);
     let attributes = Attributes { lock, ..Attributes::unlocked(store, ObjectUse::Other) };
-    let stored = client.request(Retry::Unanswered, |to| {
+    let stored = client.request(Retry::NoResponse, |to| {
         with_attributes!(to.client.put_object(), &attributes)
             .bucket(&to.address.bucket)
             .key(key)
@@ -348,31 +349,31 @@ pub async fn try_put(
             .send()
     });
     Ok(match stored.await {
-        Ok(stored) => Tried::Accepted(stored),
-        Err(failure) if is_refusal(&failure) => Tried::Refused(failure),
+        Ok(stored) => PutAttempt::Accepted(stored),
+        Err(failure) if is_refusal(&failure) => PutAttempt::Refused(failure),
         Err(failure) => return Err(failure.error),
     })
 }
 
-impl Tried {
+impl PutAttempt {
     fn is_accepted(&self) -> bool {
-        matches!(self, Tried::Accepted(_))
+        matches!(self, PutAttempt::Accepted(_))
     }
 
-    fn answered_crc32(&self, content: &[u8]) -> bool {
-        matches!(self, Tried::Accepted(stored) if stored.checksum_crc32() == Some(&crc32_base64(content)))
+    fn reports_crc32(&self, content: &[u8]) -> bool {
+        matches!(self, PutAttempt::Accepted(stored) if stored.checksum_crc32() == Some(&crc32_base64(content)))
     }
 
     pub fn accepted(self) -> Result<PutObjectOutput> {
         match self {
-            Tried::Accepted(stored) => Ok(stored),
-            Tried::Refused(failure) => Err(failure.error),
+            PutAttempt::Accepted(stored) => Ok(stored),
+            PutAttempt::Refused(failure) => Err(failure.error),
         }
     }
 }
 
-/// The output, or `None` when the service refuses to do that.
-fn refused_or<T>(result: std::result::Result<T, Failure>) -> Result<Option<T>> {
+/// The output, or `None` if the service refuses the request.
+fn refused_or<T>(result: std::result::Result<T, RequestFailure>) -> Result<Option<T>> {
     match result {
         Ok(output) => Ok(Some(output)),
         Err(failure) if is_refusal(&failure) => Ok(None),
@@ -380,30 +381,30 @@ fn refused_or<T>(result: std::result::Result<T, Failure>) -> Result<Option<T>> {
     }
 }
 
-/// Whether a failure answers the question of the probe; trouble, or missing rights, answer nothing.
-fn is_refusal(failure: &Failure) -> bool {
+/// Whether a failure answers the question of the test. Unavailability and missing permissions do not.
+fn is_refusal(failure: &RequestFailure) -> bool {
     matches!(
-        failure.answer,
-        Answer::BadRequest
-            | Answer::UnexplainedBadRequest
-            | Answer::PreconditionFailed
-            | Answer::NotImplemented
+        failure.response,
+        ResponseKind::BadRequest
+            | ResponseKind::UnexplainedBadRequest
+            | ResponseKind::PreconditionFailed
+            | ResponseKind::NotImplemented
     )
 }
 
-/// Whether a name within the store is that of one of the probe's own objects.
+/// Whether a name within the store belongs to one of the probe's own objects.
 pub fn is_object(name: &str) -> bool {
     let number = name.strip_prefix(OBJECTS).and_then(|rest| rest.strip_prefix('/'));
     number.is_some_and(|number| number.len() == 16 && number.bytes().all(|digit| digit.is_ascii_hexdigit()))
 }
 
-/// The full key of a new object of the probe's own.
-pub fn own_object(store: &Inner) -> String {
+/// The full key for a new object of the probe.
+pub fn own_object(store: &S3Inner) -> String {
     store.client.place().full_key(&format!("{OBJECTS}/{:016x}", random()))
 }
 
-/// Removes an object, or one version of it; whether the service did so.
-pub async fn remove(store: &Inner, key: &str, version: Option<&str>) -> bool {
+/// Removes an object, or one version of it; returns whether the service did so.
+pub async fn remove(store: &S3Inner, key: &str, version: Option<&str>) -> bool {
     let client = &store.client;
     let removed = client.request(Retry::Transient, |to| {
         to.client

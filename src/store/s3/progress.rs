@@ -1,8 +1,8 @@
-//! Time-outs by progress: a request may take as long as it wants while bytes move.
+//! Timeouts by progress: a request may take any time while bytes move.
 //!
-//! The SDK's own read time-out counts from the start of a request, so that a large part on a slow line would need
-//! one as long as the slowest line; here the clock starts anew with every piece of the body that goes out, and while a service that is at it
-//! sends spaces, with every piece that comes in.
+//! The SDK's own read timeout counts from the start of a request. A large part on a slow line would need a timeout for
+//! the slowest line. Here the time starts again with every piece of the body that is sent, and with every piece that is
+//! received while a working service sends spaces.
 
 use super::clock::{ServiceClock, time_of};
 use aws_sdk_s3::config::interceptors::{
@@ -20,23 +20,23 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 
-/// How much of a body is handed to the connection at a time; the connection itself keeps some hundred KiB.
+/// How much of a body is handed to the connection at a time. The connection buffers some hundred KiB itself.
 const PIECE_BYTES: usize = 64 << 10;
 
 tokio::task_local! {
-    /// The progress of the request that the running task makes.
-    static CURRENT: Progress;
+    /// The progress of the running task's request.
+    static CURRENT: RequestProgress;
 }
 
-/// When something has moved last.
+/// When bytes last moved.
 #[derive(Clone, Debug)]
-struct Progress {
+struct RequestProgress {
     last: Arc<Mutex<Instant>>,
-    /// Whether the request has something done, so that its answer may come slowly.
+    /// Whether the request has the service work, so that the response may come slowly.
     is_post: Arc<AtomicBool>,
 }
 
-impl Progress {
+impl RequestProgress {
     fn touch(&self) {
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
     }
@@ -46,10 +46,10 @@ impl Progress {
     }
 }
 
-/// Waits for a request as long as it moves; `None` when nothing has moved for `stall`.
+/// Waits for a request while bytes move; `None` if none moved for `stall`.
 pub async fn watched<T>(stall: Duration, request: impl Future<Output = T>) -> Option<T> {
     let last = Arc::new(Mutex::new(Instant::now()));
-    let progress = Progress { last, is_post: Arc::default() };
+    let progress = RequestProgress { last, is_post: Arc::default() };
     let request = CURRENT.scope(progress.clone(), request);
     tokio::pin!(request);
     loop {
@@ -65,8 +65,8 @@ pub async fn watched<T>(stall: Duration, request: impl Future<Output = T>) -> Op
     }
 }
 
-/// Puts, after it was signed, a body that tells of its progress in place of one that does not; of answers too. Every answer
-/// also says what time it is.
+/// Replaces the body of a signed request, and that of a response, by one that records its progress. Also records the
+/// time in every response.
 #[derive(Debug)]
 pub struct Observe(pub Arc<ServiceClock>);
 
@@ -94,7 +94,7 @@ impl Intercept for Observe {
         Ok(())
     }
 
-    /// Only of what has something done: the body of an object is read piece by piece, each with its own patience.
+    /// Only for requests that have the service work. Readers of an object have a timeout for each piece.
     fn modify_before_deserialization(
         &self,
         context: &mut BeforeDeserializationInterceptorContextMut<'_>,
@@ -102,7 +102,7 @@ impl Intercept for Observe {
         _: &mut ConfigBag,
     ) -> std::result::Result<(), BoxError> {
         let headers = context.response().headers();
-        // What a cache answers is as old as it says.
+        // The time of a cached response is out of date.
         let date = headers.get("date").filter(|_| headers.get("age").is_none());
         if let Some(time) = date.and_then(time_of) {
             self.0.observe(time);
@@ -111,19 +111,19 @@ impl Intercept for Observe {
         if progress.is_post.load(Ordering::Relaxed) {
             let body = context.response_mut().body_mut();
             let source = std::mem::replace(body, SdkBody::taken());
-            *body = SdkBody::from_body_1_x(ObservedAnswer { source, progress });
+            *body = SdkBody::from_body_1_x(ObservedResponse { source, progress });
         }
         Ok(())
     }
 }
 
-/// The body of an answer, as it comes.
-struct ObservedAnswer {
+/// The body of a response.
+struct ObservedResponse {
     source: SdkBody,
-    progress: Progress,
+    progress: RequestProgress,
 }
 
-impl Body for ObservedAnswer {
+impl Body for ObservedResponse {
     type Data = Bytes;
     type Error = BoxError;
 
@@ -139,13 +139,13 @@ impl Body for ObservedAnswer {
     }
 }
 
-/// A body in memory, handed out piece by piece.
+/// A body in memory, handed over piece by piece.
 struct ObservedBody {
     source: SdkBody,
-    /// What the source has handed out and we have not.
+    /// What the source has handed over and this body has not.
     piece: Bytes,
     left_bytes: u64,
-    progress: Progress,
+    progress: RequestProgress,
 }
 
 impl Body for ObservedBody {
@@ -185,11 +185,11 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn what_moves_is_waited_for_and_what_does_not_is_not() {
+    async fn a_request_times_out_only_without_progress() {
         let slow = watched(Duration::from_secs(5), async {
             for _ in 0..10 {
                 tokio::time::sleep(Duration::from_secs(4)).await;
-                CURRENT.with(Progress::touch);
+                CURRENT.with(RequestProgress::touch);
             }
             7
         });

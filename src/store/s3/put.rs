@@ -1,10 +1,10 @@
-//! An object on its way into the bucket by one request.
+//! Stores an object with one request.
 
-use super::behaviour::ContentCheck;
+use super::behavior::ContentCheck;
 use super::client::{Retry, random};
-use super::errors::{Answer, Failure};
+use super::errors::{RequestFailure, ResponseKind};
 use super::reader::S3Reader;
-use super::{Inner, ObjectUse};
+use super::{ObjectUse, S3Inner};
 use crate::config::{LockMode, ServerEncryption};
 use crate::error::{Context, Error, Result};
 use crate::store::{ObjectKey, PutOutcome};
@@ -16,14 +16,14 @@ use md5::{Digest, Md5};
 use std::collections::HashMap;
 use std::sync::Arc;
 
-/// The name of the metadata that says which put an object came from: after a lost answer, "exists already" may mean
-/// our own.
+/// The name of the metadata that identifies the put that created an object. After a lost response, "exists already" may
+/// mean our own object.
 pub const MARK: &str = "pgark-write";
 
-/// The name of the metadata that holds the BLAKE3 digest of what the object decodes to.
+/// The name of the metadata with the BLAKE3 digest of the decoded content.
 pub const DIGEST: &str = "pgark-blake3";
 
-/// Whether an object may take the place of another.
+/// Whether an object may overwrite another one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Overwrite {
     /// A heartbeat.
@@ -32,17 +32,17 @@ pub enum Overwrite {
     No,
 }
 
-/// Stores an object, whole in memory, by one request.
+/// Stores an object from memory with one request.
 pub struct SinglePut<'a> {
-    store: &'a Arc<Inner>,
+    store: &'a Arc<S3Inner>,
     key: &'a ObjectKey,
     content: Bytes,
     mark: String,
-    /// What [`DIGEST`] says.
+    /// The value of [`DIGEST`].
     pub digest: Option<String>,
 }
 
-/// What new objects get besides their content.
+/// The attributes of new objects.
 pub struct Attributes {
     pub storage_class: Option<StorageClass>,
     pub encryption: Option<ServerSideEncryption>,
@@ -51,7 +51,7 @@ pub struct Attributes {
     pub lock: Option<(ObjectLockMode, DateTime)>,
 }
 
-/// Sets [`Attributes`] on either of the two requests that begin an object, whose types have nothing in common.
+/// Sets [`Attributes`] on either of the two requests that begin an object. Their types have nothing in common.
 macro_rules! with_attributes {
     ($request:expr, $attributes:expr) => {{
         let attributes: &$crate::store::s3::put::Attributes = $attributes;
@@ -67,8 +67,8 @@ macro_rules! with_attributes {
 pub(super) use with_attributes;
 
 impl Attributes {
-    /// What the settings want for an object that is not locked.
-    pub fn unlocked(store: &Inner, purpose: ObjectUse) -> Attributes {
+    /// The attributes that the settings require for an object without a lock.
+    pub fn unlocked(store: &S3Inner, purpose: ObjectUse) -> Attributes {
         let settings = &store.client.settings;
         let class = match purpose {
             ObjectUse::Wal => &settings.storage_class_wal,
@@ -94,8 +94,8 @@ impl Attributes {
         }
     }
 
-    /// What the settings want for an object.
-    pub fn of(store: &Inner, key: &ObjectKey) -> Attributes {
+    /// The attributes that the settings require for an object.
+    pub fn of(store: &S3Inner, key: &ObjectKey) -> Attributes {
         let lock = store.client.settings.lock.map(|lock| {
             let until = store.client.clock.now() + lock.retention;
             (lock_mode(lock.mode), DateTime::from(until))
@@ -104,7 +104,7 @@ impl Attributes {
     }
 }
 
-fn use_of(store: &Inner, key: &ObjectKey) -> ObjectUse {
+fn use_of(store: &S3Inner, key: &ObjectKey) -> ObjectUse {
     (store.use_of)(key).unwrap_or(ObjectUse::Other)
 }
 
@@ -117,23 +117,25 @@ pub fn lock_mode(mode: LockMode) -> ObjectLockMode {
 }
 
 impl<'a> SinglePut<'a> {
-    pub fn new(store: &'a Arc<Inner>, key: &'a ObjectKey, content: Bytes) -> SinglePut<'a> {
+    pub fn new(store: &'a Arc<S3Inner>, key: &'a ObjectKey, content: Bytes) -> SinglePut<'a> {
         SinglePut { store, key, content, mark: new_mark(), digest: None }
     }
 
     /// Stores it. When this returns [`PutOutcome::Created`], the service has confirmed the bytes.
     pub async fn put(self, overwrite: Overwrite) -> Result<PutOutcome> {
         let what = || format!("could not store \"{}\"", self.store.client.locate(self.key));
-        let behaviour = self.store.behaviour().await?;
-        let looks_first = overwrite == Overwrite::No && !behaviour.refuses_second_put;
+        let behavior = self.store.behavior().await?;
+        let looks_first = overwrite == Overwrite::No && !behavior.refuses_second_put;
         if looks_first && self.store.head(self.key).await?.is_some() {
             return Ok(PutOutcome::Exists);
         }
-        let conditional = overwrite == Overwrite::No && behaviour.refuses_second_put;
-        match self.send(overwrite, conditional, behaviour.check).await {
-            Ok(stored) => self.compare_answer(&stored).context(what)?,
-            Err(Failure { answer: Answer::PreconditionFailed, maybe_done, .. }) if conditional => {
-                // An earlier attempt, whose answer was lost, may have stored it.
+        let conditional = overwrite == Overwrite::No && behavior.refuses_second_put;
+        match self.send(overwrite, conditional, behavior.check).await {
+            Ok(stored) => self.compare_response(&stored).context(what)?,
+            Err(RequestFailure { response: ResponseKind::PreconditionFailed, maybe_done, .. })
+                if conditional =>
+            {
+                // An earlier attempt, whose response was lost, may have stored it.
                 let head = if maybe_done { self.store.head(self.key).await? } else { None };
                 match head {
                     Some(head) if head.mark.as_ref() == Some(&self.mark) => {}
@@ -142,7 +144,7 @@ impl<'a> SinglePut<'a> {
             }
             Err(failure) => return Err(failure.error.context(what())),
         }
-        if looks_first || (overwrite == Overwrite::No && behaviour.check == ContentCheck::Nothing) {
+        if looks_first || (overwrite == Overwrite::No && behavior.check == ContentCheck::Nothing) {
             return self.read_back().await.context(what);
         }
         Ok(PutOutcome::Created)
@@ -153,12 +155,12 @@ impl<'a> SinglePut<'a> {
         overwrite: Overwrite,
         conditional: bool,
         check: ContentCheck,
-    ) -> std::result::Result<PutObjectOutput, Failure> {
+    ) -> std::result::Result<PutObjectOutput, RequestFailure> {
         let client = &self.store.client;
         let sums = Sums::of(&self.content, check);
         let attributes = match overwrite {
             Overwrite::No => Attributes::of(self.store, self.key),
-            // Every heartbeat would be kept for the time of the lock.
+            // Otherwise every heartbeat would be kept for the duration of the lock.
             Overwrite::Yes => Attributes::unlocked(self.store, use_of(self.store, self.key)),
         };
         client
@@ -173,14 +175,14 @@ impl<'a> SinglePut<'a> {
                     .set_request_payer(client.payer())
                     .body(ByteStream::from(self.content.clone()))
                     .customize();
-                // Over TLS a hash of the content in the signature adds nothing but the CPU time of SHA-256.
+                // Over TLS, a signature of the content adds nothing but the CPU time of SHA-256.
                 if to.encrypted { request.disable_payload_signing().send() } else { request.send() }
             })
             .await
     }
 
-    /// What the service says that it has stored, where it does.
-    fn compare_answer(&self, stored: &PutObjectOutput) -> Result<()> {
+    /// Compares the checksum that the service reports, if it does.
+    fn compare_response(&self, stored: &PutObjectOutput) -> Result<()> {
         match stored.checksum_crc32() {
             Some(theirs) if theirs != crc32_base64(&self.content) => {
                 Err(Error::damaged(format!("the service stored different data: its CRC-32 is {theirs}")))
@@ -189,11 +191,9 @@ impl<'a> SinglePut<'a> {
         }
     }
 
-    /// Compares what the service holds with what was sent, where nothing else does.
+    /// Compares what the service holds with what was sent, if nothing else does.
     async fn read_back(&self) -> Result<PutOutcome> {
-        let Some(mut reader) = S3Reader::open(self.store.clone(), self.key.clone(), 0).await? else {
-            return Err(Error::unavailable("it was stored and then disappeared"));
-        };
+        let mut reader = open_stored(self.store, self.key).await?;
         let (mut rest, mut piece, mut same) = (self.content.clone(), Vec::new(), true);
         loop {
             piece.clear();
@@ -208,16 +208,26 @@ impl<'a> SinglePut<'a> {
         }
         let head = self.store.head(self.key).await?;
         if head.is_some_and(|head| head.mark.as_ref() == Some(&self.mark)) {
-            return Err(Error::damaged("the stored object differs from the data sent").hint(
-                "Data was corrupted in transit or in the service. Remove that object, and use https.",
-            ));
+            return Err(differs());
         }
-        // Somebody else stored it at the same time, and the service kept theirs.
+        // Another writer stored it at the same time, and the service kept that one.
         Ok(PutOutcome::Exists)
     }
 }
 
-/// The checksums that a service is to compare, as headers have them.
+/// Opens an object that was just stored, to compare it with what was sent.
+pub async fn open_stored(store: &Arc<S3Inner>, key: &ObjectKey) -> Result<S3Reader> {
+    let opened = S3Reader::open(store.clone(), key.clone(), 0).await?;
+    opened.ok_or_else(|| Error::unavailable("it was stored and then disappeared"))
+}
+
+/// The error for an object that is not what was sent.
+pub fn differs() -> Error {
+    Error::damaged("the stored object differs from the data sent")
+        .hint("Data was corrupted in transit or in the service. Remove that object, and use https.")
+}
+
+/// The checksums for the service to compare, in the form of their headers.
 #[derive(Clone, Debug, Default)]
 pub struct Sums {
     pub crc32: Option<String>,
@@ -234,22 +244,22 @@ impl Sums {
     }
 }
 
-/// `x-amz-checksum-crc32`: the four bytes of the CRC, the highest first, in base64.
+/// The value of `x-amz-checksum-crc32`: the four bytes of the CRC, the highest first, in base64.
 pub fn crc32_base64(content: &[u8]) -> String {
     number_base64(crc32fast::hash(content))
 }
 
-/// The same of a CRC that is known.
+/// The same for a known CRC.
 pub fn number_base64(crc: u32) -> String {
     aws_smithy_types::base64::encode(crc.to_be_bytes())
 }
 
-/// `Content-MD5`.
+/// The value of `Content-MD5`.
 pub fn md5_base64(content: &[u8]) -> String {
     aws_smithy_types::base64::encode(Md5::digest(content))
 }
 
-/// What an object says of itself.
+/// The metadata of an object.
 pub fn metadata(mark: &str, digest: Option<&str>) -> HashMap<String, String> {
     let digest = digest.map(|digest| (DIGEST.to_owned(), digest.to_owned()));
     digest.into_iter().chain([(MARK.to_owned(), mark.to_owned())]).collect()
@@ -260,7 +270,7 @@ pub fn new_mark() -> String {
     format!("{:016x}{:016x}", random(), random())
 }
 
-/// A part of a query string.
+/// A part of a query string, escaped.
 fn escaped(text: &str) -> String {
     text.bytes()
         .map(|byte| match byte {
@@ -284,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_large_is_kept_otherwise_than_what_is_small() {
+    fn attributes_depend_on_the_use_of_an_object() {
         let lines = "cluster = \"main\"\ndata_directory = \"/data\"\nrepository.url = \"s3://bucket\"\n\
                      s3 = { storage_class_wal = \"STANDARD_IA\", storage_class_backup = \"GLACIER_IR\", \
                      sse = \"aws:kms\", kms_key_id = \"k\", object_lock_mode = \"COMPLIANCE\", object_lock_retention = \"2d\" }";
@@ -310,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn tags_are_escaped_as_in_an_address() {
+    fn tags_are_escaped_as_in_a_query_string() {
         assert_eq!(escaped("a b/c=d&e+f"), "a%20b%2Fc%3Dd%26e%2Bf");
     }
 }

@@ -1,11 +1,11 @@
-//! A long stretch of an object, with several requests on their way at once: one connection alone is slower than most
-//! networks and disks are.
+//! Reads a long part of an object with several requests at once: one connection alone is slower than most networks and
+//! disks.
 //!
-//! The stretch is cut into ranges. The first one streams to whoever reads; those behind it are fetched meanwhile, each
-//! resumed by itself where it breaks off. Nothing is fetched that the reader has not announced.
-//! Source: Amazon S3 User Guide, "Performance guidelines", byte-range fetches.
+//! The part is divided into ranges. The first one streams to the caller, while the following ones are fetched. Each
+//! resumes on its own after an interruption. Nothing is fetched that the caller has not announced. RangeSource: Amazon
+//! S3 User Guide, "Performance guidelines", byte-range fetches.
 
-use super::Inner;
+use super::S3Inner;
 use super::reader::{Range, S3Reader};
 use crate::error::{Context, Error, Result};
 use crate::store::{ObjectKey, ObjectReader};
@@ -15,35 +15,35 @@ use std::sync::Arc;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::JoinHandle;
 
-/// How long a range is: what S3 recommends at the least.
+/// The length of a range: the minimum that S3 recommends.
 const RANGE_BYTES: u64 = 8 << 20;
-/// How many ranges are fetched ahead of the one that is read, each in memory as far as it has come.
+/// How many ranges are fetched ahead of the current one, into memory.
 const RANGES_AHEAD: usize = 3;
 
 pub struct RangesReader {
-    store: Arc<Inner>,
+    store: Arc<S3Inner>,
     key: ObjectKey,
-    /// The object's version, so that all ranges are of the same one.
+    /// The object's version. All ranges belong to the same one.
     etag: Option<String>,
-    current: Source,
+    current: RangeSource,
     ahead: VecDeque<FetchedAhead>,
-    /// Where the next range begins that nobody has asked for.
+    /// Where the next range begins that was not requested yet.
     next: u64,
-    /// What was announced ends here.
+    /// Where the announced part ends.
     until: u64,
     object_end: u64,
 }
 
-/// Where bytes come from.
-enum Source {
-    /// A body that is read as it is wanted.
+/// The source of the bytes.
+enum RangeSource {
+    /// A body that is read on demand.
     Streamed(Box<S3Reader>),
     Ahead(FetchedAhead),
 }
 
-/// A range on its way into memory.
+/// A range that is being fetched into memory.
 struct FetchedAhead {
-    /// Not bounded: a range is. The last one is empty, or an error.
+    /// Unbounded, because the range is bounded. The last piece is empty, or an error.
     pieces: UnboundedReceiver<Result<Bytes>>,
     task: JoinHandle<()>,
 }
@@ -55,10 +55,10 @@ impl Drop for FetchedAhead {
 }
 
 impl RangesReader {
-    /// Asks for an object from byte `from` on; `None` when the service has said that it does not exist. Up to byte `until`
-    /// it will be read; what lies behind is asked for when it is wanted.
+    /// Opens an object at byte `from`; `None` if the service has confirmed that it does not exist. The caller expects
+    /// to read up to byte `until`; what follows is requested on demand.
     pub async fn open(
-        store: Arc<Inner>,
+        store: Arc<S3Inner>,
         key: ObjectKey,
         from: u64,
         until: u64,
@@ -67,15 +67,15 @@ impl RangesReader {
         let Some(first) = S3Reader::open_range(store.clone(), key.clone(), range, None).await? else {
             return Ok(None);
         };
-        // Without a word about its length, all of it comes in one answer.
+        // If the length is unknown, the whole object comes in one response.
         let object_end = first.object_end().unwrap_or(u64::MAX);
         let mut reader = RangesReader {
             store,
             key,
             etag: first.etag(),
-            // A service that knows no ranges answers with all of it.
+            // A service without ranges responds with the whole object.
             next: first.end().unwrap_or(u64::MAX),
-            current: Source::Streamed(Box::new(first)),
+            current: RangeSource::Streamed(Box::new(first)),
             ahead: VecDeque::new(),
             until: until.min(object_end),
             object_end,
@@ -84,7 +84,7 @@ impl RangesReader {
         Ok(Some(reader))
     }
 
-    /// Asks for as many ranges as may be on their way.
+    /// Requests as many ranges as may be in flight.
     fn fetch_ahead(&mut self) -> Result<()> {
         while self.ahead.len() < RANGES_AHEAD && self.next < self.until {
             let range = Range { from: self.next, until: Some(range_end(self.next, self.until)) };
@@ -101,8 +101,8 @@ impl RangesReader {
     async fn next_piece(&mut self) -> Result<Bytes> {
         loop {
             let piece = match &mut self.current {
-                Source::Streamed(reader) => reader.next_piece().await?,
-                Source::Ahead(range) => match range.pieces.recv().await {
+                RangeSource::Streamed(reader) => reader.next_piece().await?,
+                RangeSource::Ahead(range) => match range.pieces.recv().await {
                     Some(piece) => piece?,
                     None => return Err(Error::unavailable("fetching ahead ended prematurely")),
                 },
@@ -111,19 +111,19 @@ impl RangesReader {
                 return Ok(piece);
             }
             self.current = match self.ahead.pop_front() {
-                Some(range) => Source::Ahead(range),
+                Some(range) => RangeSource::Ahead(range),
                 None if self.next >= self.object_end => return Ok(Bytes::new()),
-                None => Source::Streamed(Box::new(self.one_more().await?)),
+                None => RangeSource::Streamed(Box::new(self.open_unannounced().await?)),
             };
             self.fetch_ahead()?;
         }
     }
 
-    /// A range that nobody has announced.
-    async fn one_more(&mut self) -> Result<S3Reader> {
+    /// Opens a range that was not announced.
+    async fn open_unannounced(&mut self) -> Result<S3Reader> {
         let range = Range { from: self.next, until: Some(range_end(self.next, self.object_end)) };
         let opened = S3Reader::open_range(self.store.clone(), self.key.clone(), range, self.etag.clone());
-        let reader = opened.await?.ok_or_else(gone)?;
+        let reader = opened.await?.ok_or_else(changed)?;
         self.next = reader.end().unwrap_or(u64::MAX);
         Ok(reader)
     }
@@ -141,9 +141,9 @@ impl ObjectReader for RangesReader {
     }
 }
 
-/// Fetches a range, piece by piece; all of it, or an error in its place.
+/// Fetches a range piece by piece: all of it, or an error.
 async fn fetch(
-    store: Arc<Inner>,
+    store: Arc<S3Inner>,
     key: ObjectKey,
     range: Range,
     etag: Option<String>,
@@ -152,8 +152,8 @@ async fn fetch(
     let mut reader = match S3Reader::open_range(store, key, range, etag).await {
         Ok(Some(reader)) if reader.end() == range.until => reader,
         other => {
-            // Whoever has gone does not need it.
-            let _ = pieces.send(other.and_then(|_| Err(gone())));
+            // The reader may have been dropped.
+            let _ = pieces.send(other.and_then(|_| Err(changed())));
             return;
         }
     };
@@ -166,8 +166,8 @@ async fn fetch(
     }
 }
 
-/// The range was there when the object was opened.
-fn gone() -> Error {
+/// The error for a range that no longer exists, although the object did when it was opened.
+fn changed() -> Error {
     Error::unavailable("the object changed while it was read")
 }
 

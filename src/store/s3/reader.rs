@@ -1,11 +1,11 @@
-//! One object on its way out of the bucket.
+//! Reads an object.
 //!
-//! One request for an object that arrives whole. A body that breaks off or stands still is asked for again from where
-//! it ended, and only of the same version of the object.
+//! Makes one request, if the object arrives completely. After an interruption or a stall it requests the rest, of the
+//! same version of the object.
 
-use super::Inner;
+use super::S3Inner;
 use super::client::Retry;
-use super::errors::{Answer, Failure, stalled, unanswered};
+use super::errors::{RequestFailure, ResponseKind, no_response, stalled};
 use crate::error::{Context, Error, Result};
 use crate::store::{ObjectKey, ObjectReader};
 use aws_sdk_s3::operation::get_object::GetObjectOutput;
@@ -15,42 +15,42 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
 
-/// The pause before a body is asked for again.
+/// The pause before the rest of a body is requested.
 const PAUSE: Duration = Duration::from_millis(200);
 
 pub struct S3Reader {
-    store: Arc<Inner>,
+    store: Arc<S3Inner>,
     key: ObjectKey,
-    /// The object's version, so that a resumed body is of the same one.
+    /// The object's version. A resumed body belongs to the same one.
     etag: Option<String>,
     position: u64,
-    /// Where what is read ends; `None`: where the body does. Behind some proxies an answer does not say how long it is.
+    /// The end of the range; `None`: the end of the body. Behind some proxies a response does not report its length.
     end: Option<u64>,
-    /// How long the object is, where the answer tells: there may be more of it behind `end`.
+    /// The object's length, if the response reports it. The object may continue after `end`.
     object_end: Option<u64>,
-    /// `None` when it broke off.
+    /// `None` after an interruption.
     body: Option<ByteStream>,
-    /// Since when nothing came.
+    /// When the current wait began.
     waiting_since: Instant,
 }
 
-/// Which bytes of an object are wanted.
+/// A range of an object.
 #[derive(Clone, Copy, Debug)]
 pub struct Range {
     pub from: u64,
-    /// `None`: up to the object's end.
+    /// `None`: to the object's end.
     pub until: Option<u64>,
 }
 
 impl S3Reader {
-    /// Asks for an object from byte `from` on; `None` when the service has said that it does not exist.
-    pub async fn open(store: Arc<Inner>, key: ObjectKey, from: u64) -> Result<Option<S3Reader>> {
+    /// Opens an object at byte `from`; `None` if the service has confirmed that it does not exist.
+    pub async fn open(store: Arc<S3Inner>, key: ObjectKey, from: u64) -> Result<Option<S3Reader>> {
         S3Reader::open_range(store, key, Range { from, until: None }, None).await
     }
 
-    /// Asks for a part of an object, of the version that `etag` names.
+    /// Opens a range of an object, of the version `etag`.
     pub async fn open_range(
-        store: Arc<Inner>,
+        store: Arc<S3Inner>,
         key: ObjectKey,
         range: Range,
         etag: Option<String>,
@@ -71,9 +71,9 @@ impl S3Reader {
                     waiting_since: Instant::now(),
                 }))
             }
-            Err(Failure { answer: Answer::NoSuchKey, .. }) => Ok(None),
-            // It exists, and ends before: so the first read finds its end.
-            Err(Failure { answer: Answer::InvalidRange, .. }) => Ok(Some(S3Reader {
+            Err(RequestFailure { response: ResponseKind::NoSuchKey, .. }) => Ok(None),
+            // The object exists and ends before the range: the first read finds its end.
+            Err(RequestFailure { response: ResponseKind::InvalidRange, .. }) => Ok(Some(S3Reader {
                 store,
                 key,
                 etag,
@@ -90,7 +90,7 @@ impl S3Reader {
         }
     }
 
-    /// The next bytes, appended to `buffer`; none at the end.
+    /// Appends the next bytes to `buffer`; none at the end.
     pub async fn next(&mut self, buffer: &mut Vec<u8>) -> Result<usize> {
         let piece = self.next_piece().await?;
         buffer.extend_from_slice(&piece);
@@ -113,8 +113,9 @@ impl S3Reader {
                     }
                     return Ok(piece);
                 }
-                // A body of unknown length broke off behind its last byte: nothing of the same version follows.
-                Err(Failure { answer: Answer::InvalidRange, .. }) if self.end.is_none() => {
+                // A body of unknown length was interrupted after its last byte: no more bytes of the same version
+                // follow.
+                Err(RequestFailure { response: ResponseKind::InvalidRange, .. }) if self.end.is_none() => {
                     self.end = Some(self.position);
                     continue;
                 }
@@ -131,22 +132,22 @@ impl S3Reader {
         }
     }
 
-    /// How long the object is, whatever part of it is read; `None` when the service has not said it.
+    /// The object's length, whatever the range; `None` if the service has not reported it.
     pub fn object_end(&self) -> Option<u64> {
         self.object_end
     }
 
-    /// Which version of the object is read.
+    /// The version of the object.
     pub fn etag(&self) -> Option<String> {
         self.etag.clone()
     }
 
-    /// Where what is read ends; `None`: at the object's end.
+    /// The end of the range; `None`: the object's end.
     pub fn end(&self) -> Option<u64> {
         self.end
     }
 
-    async fn piece(&mut self) -> std::result::Result<Bytes, Failure> {
+    async fn piece(&mut self) -> std::result::Result<Bytes, RequestFailure> {
         let stall = self.store.client.settings.stall_timeout;
         let body = match &mut self.body {
             Some(body) => body,
@@ -159,22 +160,22 @@ impl S3Reader {
         match timeout(stall, body.next()).await {
             Err(_) => Err(stalled(stall.as_secs())),
             Ok(None) => match self.end {
-                Some(end) => Err(unanswered(format!("the body ends at byte {} of {end}", self.position))),
-                // The connection says that this is all: it would break off otherwise.
+                Some(end) => Err(no_response(format!("the body ends at byte {} of {end}", self.position))),
+                // The connection was closed properly, so the body is complete.
                 None => {
                     self.end = Some(self.position);
                     Ok(Bytes::new())
                 }
             },
             Ok(Some(Err(error))) => {
-                Err(unanswered(format!("the body was interrupted at byte {}: {error}", self.position)))
+                Err(no_response(format!("the body was interrupted at byte {}: {error}", self.position)))
             }
             Ok(Some(Ok(piece))) => Ok(piece),
         }
     }
 
-    /// Asks for the rest; where that ends, too.
-    async fn resume(&self) -> std::result::Result<(ByteStream, Option<u64>), Failure> {
+    /// Requests the rest; returns its body and where that ends.
+    async fn resume(&self) -> std::result::Result<(ByteStream, Option<u64>), RequestFailure> {
         let until = self.end.filter(|end| self.object_end.is_none_or(|object| *end < object));
         let range = Range { from: self.position, until };
         let found = get(&self.store, &self.key, range, self.etag.clone()).await?;
@@ -187,14 +188,14 @@ impl S3Reader {
     }
 }
 
-/// It is not the same object any more.
-fn changed() -> Failure {
-    Failure { transient: false, ..unanswered("the object changed while it was read".to_owned()) }
+/// The failure for an object that is no longer the same.
+fn changed() -> RequestFailure {
+    RequestFailure { transient: false, ..no_response("the object changed while it was read".to_owned()) }
 }
 
-/// What a condition on the object's version that does not hold means.
-fn changed_or(failure: Failure) -> Failure {
-    if failure.answer == Answer::PreconditionFailed { changed() } else { failure }
+/// The meaning of a failed condition on the object's version.
+fn changed_or(failure: RequestFailure) -> RequestFailure {
+    if failure.response == ResponseKind::PreconditionFailed { changed() } else { failure }
 }
 
 impl ObjectReader for S3Reader {
@@ -208,11 +209,11 @@ impl ObjectReader for S3Reader {
 }
 
 async fn get(
-    store: &Inner,
+    store: &S3Inner,
     key: &ObjectKey,
     range: Range,
     etag: Option<String>,
-) -> std::result::Result<GetObjectOutput, Failure> {
+) -> std::result::Result<GetObjectOutput, RequestFailure> {
     let range = match range {
         Range { from: 0, until: None } => None,
         Range { from, until: None } => Some(format!("bytes={from}-")),
@@ -233,17 +234,17 @@ async fn get(
         .await
 }
 
-/// Where an answer ends, and the object, as far as it says so.
+/// Where a response ends, and the object, as far as the response reports it.
 struct Ends {
     body: Option<u64>,
     object: Option<u64>,
 }
 
 impl Ends {
-    /// What an answer to a request for this range says.
+    /// The ends in a response to a request for this range.
     fn of(found: &GetObjectOutput, range: Range) -> Result<Ends> {
         let length = found.content_length().and_then(|length| u64::try_from(length).ok());
-        // Not every service knows ranges; this answer would be taken for another part of the object.
+        // Not every service supports ranges. Its response would pass for another part of the object.
         let content = found.content_range().and_then(|range| range.strip_prefix("bytes ")?.split_once('-'));
         let begins = content.and_then(|(first, _)| first.parse().ok()).unwrap_or(0);
         let (last, object) = content.and_then(|(_, rest)| rest.split_once('/')).unzip();

@@ -1,6 +1,6 @@
-//! One object on its way into the bucket, of a length that nobody knows before.
+//! Writes an object whose length is not known in advance.
 
-use super::Inner;
+use super::S3Inner;
 use super::multipart::Upload;
 use super::put::{Overwrite, SinglePut};
 use crate::error::{Error, Result};
@@ -8,12 +8,13 @@ use crate::store::{ObjectKey, ObjectWriter, PutOutcome};
 use bytes::Bytes;
 use std::sync::Arc;
 
-/// Up to this an object goes in one request: a WAL segment of the usual 16 MiB does, compressed or not.
+/// Up to this size, one request stores an object. That suffices for a WAL segment of the usual 16 MiB, compressed or
+/// not.
 const ONE_REQUEST_BYTES_MAX: usize = 32 << 20;
 
-/// Keeps a small object in memory, and sends a large one part by part.
+/// Keeps a small object in memory, and sends a large one in parts.
 pub struct S3Writer {
-    store: Arc<Inner>,
+    store: Arc<S3Inner>,
     key: ObjectKey,
     digest: Option<String>,
     buffer: Vec<u8>,
@@ -21,12 +22,12 @@ pub struct S3Writer {
 }
 
 impl S3Writer {
-    /// Touches nothing. `digest` is what the object's metadata will say of its content.
-    pub fn begin(store: Arc<Inner>, key: ObjectKey, digest: Option<String>) -> S3Writer {
+    /// Makes no request. `digest` becomes part of the object's metadata.
+    pub fn begin(store: Arc<S3Inner>, key: ObjectKey, digest: Option<String>) -> S3Writer {
         S3Writer { store, key, digest, buffer: Vec::new(), upload: None }
     }
 
-    /// Sends what makes whole parts.
+    /// Sends complete parts.
     fn send_parts(&mut self) -> Result<()> {
         let store = self.store.clone();
         let upload = match &mut self.upload {
@@ -48,7 +49,7 @@ impl S3Writer {
 
 impl ObjectWriter for S3Writer {
     fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        // In pieces, so that memory is bounded by our limits and not by the caller's.
+        // In pieces, so that the store's limits bound the memory, not the caller's.
         for piece in bytes.chunks(ONE_REQUEST_BYTES_MAX) {
             self.buffer.extend_from_slice(piece);
             let limit = self.upload.as_ref().map_or(ONE_REQUEST_BYTES_MAX, Upload::next_part_bytes);

@@ -10,7 +10,7 @@ use pgark::recover::restore::DeltaForecast;
 use pgark::recover::server::settings::Archiving;
 use pgark::recover::server::standby::{Role, StandbySettings};
 use pgark::recover::server::{CollationMismatch, MismatchedCollations, ReachedPoint, ReachedState};
-use pgark::repository::wal::{Outcome, TransactionEnd};
+use pgark::repository::wal::{TransactionEnd, TransactionOutcome};
 use pgark::terminal::bytes;
 use serde::Serialize;
 
@@ -204,8 +204,8 @@ fn transaction(end: &TransactionEnd) -> TransactionDocument {
 
 fn outcome(end: &TransactionEnd) -> &'static str {
     match end.outcome {
-        Outcome::Commit => "committed",
-        Outcome::Abort => "aborted",
+        TransactionOutcome::Commit => "committed",
+        TransactionOutcome::Abort => "aborted",
     }
 }
 

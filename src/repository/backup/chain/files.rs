@@ -1,4 +1,4 @@
-//! The files of a chain: the lists of its members, merged.
+//! The files of a chain: its members' lists, merged.
 
 use super::Chain;
 use crate::error::{Error, Result};
@@ -7,9 +7,11 @@ use crate::postgres::backup::incremental::UNCHANGED_BYTES;
 use crate::postgres::page::PAGE_BYTES;
 use crate::repository::Repository;
 use crate::repository::backup::file_set::FileSetSum;
-use crate::repository::backup::{DirectoryEntry, FileEntry, FileForm, IndexEntry, IndexReader, StoredText};
+use crate::repository::backup::{
+    DirectoryEntry, FileEntry, FileForm, IndexEntry, IndexReader, StoredText, open_index,
+};
 
-/// What lies at one path of the restored data directory.
+/// An entry of the restored data directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ChainEntry {
     /// A directory.
@@ -18,35 +20,35 @@ pub enum ChainEntry {
     File(ChainedFile),
 }
 
-/// A file, and where its content lies.
+/// A file, and where its content is stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ChainedFile {
     /// Path below the data directory.
     pub path: StoredText,
-    /// Length in bytes, when it is restored.
+    /// Length of the restored file in bytes.
     pub bytes: u64,
     /// Last modification, in seconds since 1970.
     pub modified_unix_s: i64,
     /// Permission bits.
     pub mode: u32,
-    /// The full file, which comes last in the chain.
+    /// The full file, the last one in the chain.
     pub base: FilePart,
-    /// What changed since, the newest first; those in which nothing did are left out.
+    /// Changes since, the newest first, without those that change no page.
     pub changes: Vec<FilePart>,
 }
 
 /// What one member of the chain holds of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FilePart {
-    /// The place of the member, counted from the newest.
+    /// The position of the member, counted from the newest.
     pub member: usize,
-    /// What it holds.
+    /// Its entry.
     pub entry: FileEntry,
-    /// How many pages of it may still count: in no newer member was the file shorter.
+    /// How many of its pages may still count: no newer member had a shorter file.
     pub pages_max: u64,
 }
 
-/// Reads the lists of all members as a stream. Memory: a few frames a member.
+/// Reads the lists of all members as a stream. Memory: a few frames for each member.
 pub struct ChainedFiles {
     members: Vec<Member>,
     pages_per_file: u32,
@@ -55,23 +57,23 @@ pub struct ChainedFiles {
 /// The list of one member.
 struct Member {
     index: IndexReader,
-    /// The entry that was read last and may still be asked for.
+    /// The last entry that was read and not used.
     next: Option<IndexEntry>,
     sum: FileSetSum,
 }
 
 impl ChainedFile {
-    /// The checksum, where one of the stored files is the whole content.
+    /// The checksum, if one of the stored files is the whole content.
     pub fn known_crc32c(&self) -> Option<u32> {
         self.is_plain().then_some(self.base.entry.crc32c)
     }
 
-    /// Whether the base is all of it.
+    /// Whether the base is the whole content.
     pub fn is_plain(&self) -> bool {
         self.changes.is_empty() && self.base.entry.bytes == self.bytes
     }
 
-    /// How many stored bytes have to be read for it.
+    /// How many stored bytes have to be read.
     pub fn stored_bytes(&self) -> u64 {
         let parts = self.changes.iter().chain([&self.base]);
         parts.map(|part| part.entry.place.stored_bytes).fold(0, u64::saturating_add)
@@ -82,22 +84,18 @@ impl ChainedFiles {
     /// Opens the lists.
     ///
     /// # Errors
-    /// Here and in the other functions: [`ErrorKind::Damaged`](crate::error::ErrorKind::Damaged) for lists that do not fit
-    /// together, and the store's.
+    /// Here and in the other functions: [`ErrorKind::Damaged`](crate::error::ErrorKind::Damaged) for inconsistent
+    /// lists; those of the store.
     pub fn open(repository: &Repository, chain: &Chain) -> Result<ChainedFiles> {
-        let store = repository.store();
-        let open = |backup: &crate::repository::backup::StoredBackup| {
-            let key = repository.layout().backup_index(&backup.label)?;
-            let index = IndexReader::open(store.as_ref(), &key, backup.index)?
-                .ok_or_else(|| Error::damaged(format!("\"{}/{key}\" is missing", store.location())))?;
+        let open = |backup| {
+            let index = open_index(repository, backup)?;
             Ok(Member { index, next: None, sum: FileSetSum::default() })
         };
         let members = chain.members().map(open).collect::<Result<_>>()?;
         Ok(ChainedFiles { members, pages_per_file: chain.newest().server.pages_per_file })
     }
 
-    /// The next entry, in the order of the paths' bytes; `None` when all lists were read to their ends, and are what was
-    /// recorded.
+    /// The next entry, in the order of the paths' bytes; `None` after all lists were read to their ends and verified.
     pub fn next_entry(&mut self) -> Result<Option<ChainEntry>> {
         let pages_per_file = self.pages_per_file;
         let Some((newest, older)) = self.members.split_first_mut() else { return Ok(None) };
@@ -137,7 +135,7 @@ impl ChainedFiles {
         Ok(Some(ChainEntry::File(ChainedFile { path, bytes, modified_unix_s, mode, base: part, changes })))
     }
 
-    /// The sum of the files that each member lists, the newest first; of use once the end was read.
+    /// The sums of the members' file lists, the newest first. Valid only after the end.
     pub fn sums(&self) -> Vec<FileSetSum> {
         self.members.iter().map(|member| member.sum).collect()
     }
@@ -156,7 +154,7 @@ impl Member {
         Ok(entry)
     }
 
-    /// The file at a path that lies behind all that were asked for before.
+    /// The file at a path, which follows those of all earlier calls.
     fn find(&mut self, path: &StoredText) -> Result<Option<FileEntry>> {
         while let Some(entry) = self.read()? {
             if entry.path() > path {
@@ -172,7 +170,7 @@ impl Member {
     }
 }
 
-/// The length of an incremental file's whole, in pages.
+/// The length of an incremental file's whole in pages.
 fn pages_of(entry: &FileEntry, whole_bytes: u64, pages_per_file: u32) -> Result<u64> {
     let pages = whole_bytes / PAGE_BYTES as u64;
     if whole_bytes.is_multiple_of(PAGE_BYTES as u64) && pages <= u64::from(pages_per_file) {
@@ -181,7 +179,7 @@ fn pages_of(entry: &FileEntry, whole_bytes: u64, pages_per_file: u32) -> Result<
     Err(Error::damaged(format!("\"{}\" cannot have {whole_bytes} bytes", entry.path)))
 }
 
-/// An incremental file without pages says nothing but its length, so that its checksum can be told without reading it.
+/// An incremental file without pages contains only its length, so its checksum can be verified without reading it.
 fn check_unchanged(entry: &FileEntry, pages: u64, pages_per_file: u32) -> Result<()> {
     // At most as many as a file of a relation has.
     let header = IncrementalHeader::new(pages as u32, Vec::new(), pages_per_file)?;

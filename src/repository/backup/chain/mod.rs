@@ -1,7 +1,7 @@
-//! Chains: an incremental backup with those that it builds on, down to a full one, read as one backup.
+//! Chains: an incremental backup and its ancestors, down to a full one, read as one backup.
 //!
-//! Owns: which backup each file and page comes from. Does not own: what is done with them; a restore writes files, and a
-//! combination packs.
+//! Owns: which backup each file and page comes from. Does not own: its use. A restore writes files, and a combination
+//! packs.
 
 mod files;
 mod pages;
@@ -13,10 +13,10 @@ use super::label::Label;
 use super::manifest::StoredBackup;
 use crate::error::{Error, Result};
 
-/// No chain is followed further: whoever made a longer one made a circle.
+/// The limit for following links. A longer chain is circular.
 const MEMBERS_MAX: usize = 1000;
 
-/// A backup and its ancestors, the newest first; the last one is full. A full backup is a chain of its own.
+/// A backup and its ancestors, the newest first; the last one is full. A full backup is a chain by itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Chain {
     newest: StoredBackup,
@@ -27,8 +27,8 @@ impl Chain {
     /// Follows the links of `newest` through `backups`.
     ///
     /// # Errors
-    /// [`ErrorKind::Damaged`](crate::error::ErrorKind::Damaged) when a parent is not among them, or is another backup than
-    /// the one on which its child was built.
+    /// [`ErrorKind::Damaged`](crate::error::ErrorKind::Damaged) if a parent is missing, or is another backup than the
+    /// one on which its child was built.
     pub fn of(newest: &StoredBackup, backups: &[StoredBackup]) -> Result<Chain> {
         let mut ancestors: Vec<StoredBackup> = Vec::new();
         while let Some(link) = ancestors.last().unwrap_or(newest).parent() {
@@ -54,7 +54,7 @@ impl Chain {
         Ok(Chain { newest: newest.clone(), ancestors })
     }
 
-    /// The backup that is meant.
+    /// The newest member.
     pub fn newest(&self) -> &StoredBackup {
         &self.newest
     }
@@ -69,12 +69,12 @@ impl Chain {
         std::iter::once(&self.newest).chain(&self.ancestors)
     }
 
-    /// The member at this place, counted from the newest.
+    /// The member at this position, counted from the newest.
     pub fn member(&self, place: usize) -> Option<&StoredBackup> {
         self.members().nth(place)
     }
 
-    /// How many incremental backups lie above the full one.
+    /// How many incremental backups are above the full one.
     pub fn increments(&self) -> usize {
         self.ancestors.len()
     }

@@ -1,4 +1,4 @@
-//! Puts the pages of a file together: each from the newest member of the chain that has it.
+//! Assembles the pages of a file, each from the newest member of the chain that has it.
 
 use super::{Chain, ChainedFile, FilePart};
 use crate::codec::FRAME_RAW_BYTES;
@@ -7,40 +7,40 @@ use crate::postgres::IncrementalHeader;
 use crate::postgres::page::{PAGE_BYTES, PageBytes};
 use crate::repository::Repository;
 use crate::repository::backup::FileForm;
-use crate::repository::backup::pack::{PackReader, Reading};
+use crate::repository::backup::pack::{FileReading, PackReader};
 use std::io::{self, Read};
 
 /// Reads files of a chain. Memory: a few frames for each member.
 ///
-/// Packs stay open from file to file, so that files that lie behind each other cost one request a member.
+/// Packs stay open from file to file, so that consecutive files take one request per member.
 pub struct ChainReader<'a> {
     repository: &'a Repository,
     chain: &'a Chain,
-    /// For each member the pack that is open, with its number.
+    /// The open pack of each member, with its number.
     open: Vec<Option<(u32, PackReader<'a>)>>,
     output: Vec<u8>,
 }
 
-/// The part of one member, open.
-struct Source<'r, 'a> {
+/// One member's part of a file, open.
+struct OpenPart<'r, 'a> {
     reader: &'r mut PackReader<'a>,
-    reading: Reading,
+    reading: FileReading,
     part: &'r FilePart,
-    pages: SourcePages,
-    /// What kept the reader from going on, where the caller sees only that something did.
+    pages: PartPages,
+    /// The error behind a failed read, which cannot return it.
     failure: Option<Error>,
 }
 
-/// Which pages come next.
-enum SourcePages {
-    /// All of them: so many bytes of the base are left.
+/// The next pages.
+enum PartPages {
+    /// All: this many bytes of the base remain.
     Base { left_bytes: u64 },
-    /// Those that the header names, from this place in it on.
+    /// Those in the header, from this position in it on.
     Changes { header: IncrementalHeader, at: usize },
 }
 
 impl<'a> ChainReader<'a> {
-    /// A reader; it touches nothing yet.
+    /// A reader. Accesses nothing yet.
     pub fn new(repository: &'a Repository, chain: &'a Chain) -> ChainReader<'a> {
         ChainReader {
             repository,
@@ -50,8 +50,8 @@ impl<'a> ChainReader<'a> {
         }
     }
 
-    /// Says which files will be read, in the order of their places in one pack of the full backup: the store may fetch ahead
-    /// what they take of it.
+    /// Announces the files to be read, ordered by their positions in one pack of the full backup, so that the store may
+    /// fetch them ahead.
     ///
     /// # Errors
     /// [`ErrorKind::Damaged`](crate::error::ErrorKind::Damaged) for files of no member of the chain.
@@ -63,11 +63,11 @@ impl<'a> ChainReader<'a> {
         Ok(())
     }
 
-    /// Hands out the content of a file, from its beginning to its end; returns its CRC-32C. Every stored byte that it is
-    /// made of was held against its checksum. What was handed out before an error is worth nothing.
+    /// Passes the content of a file on from beginning to end; returns its CRC-32C. Verifies the checksum of every
+    /// stored byte that contributes. On error, what was passed on is not usable.
     ///
     /// # Errors
-    /// [`ErrorKind::Damaged`](crate::error::ErrorKind::Damaged), the store's, and `output`'s.
+    /// [`ErrorKind::Damaged`](crate::error::ErrorKind::Damaged); those of the store and `output`.
     pub fn read_file(
         &mut self,
         file: &ChainedFile,
@@ -82,7 +82,7 @@ impl<'a> ChainReader<'a> {
         }
         let read = self.read_pages(file, output);
         if read.is_err() {
-            // Where the readers stand is not known.
+            // The positions of the readers are unknown.
             self.open.iter_mut().for_each(|open| *open = None);
         }
         read.context(|| {
@@ -113,23 +113,24 @@ impl<'a> ChainReader<'a> {
             .enumerate()
             .filter_map(|(member, open)| open.as_mut().map(|(_, reader)| (member, reader)))
             .collect();
-        let mut sources = Vec::new();
+        let mut parts = Vec::new();
         for part in file.changes.iter().chain([&file.base]) {
             let place = readers.iter().position(|(member, _)| *member == part.member);
             let place = place.ok_or_else(|| Error::damaged("a pack is not open"))?;
-            sources.push(Source::open(readers.swap_remove(place).1, part, pages_per_file)?);
+            parts.push(OpenPart::open(readers.swap_remove(place).1, part, pages_per_file)?);
         }
         let (mut page, mut crc32c) = ([0; PAGE_BYTES], 0);
         self.output.clear();
         let pages = file.bytes / PAGE_BYTES as u64;
         for number in 0..pages {
             let mut found = false;
-            for source in &mut sources {
-                // What does not count any more is read all the same: the checksum is of all of it.
-                found |= source.take_page(number, &mut page, !found)?;
+            for open in &mut parts {
+                // A page that does not count is read nevertheless, because the checksum covers it.
+                found |= open.take_page(number, &mut page, !found)?;
             }
             if !found {
-                // Behind the end of the base, and in no later file: the server has made room and not used it.
+                // After the end of the base and in no later file: the server has extended the file and not used the
+                // page.
                 page.fill(0);
             }
             self.output.extend_from_slice(&page);
@@ -139,7 +140,7 @@ impl<'a> ChainReader<'a> {
                 self.output.clear();
             }
         }
-        sources.into_iter().try_for_each(Source::finish)?;
+        parts.into_iter().try_for_each(OpenPart::finish)?;
         Ok(crc32c)
     }
 }
@@ -152,18 +153,18 @@ fn reader_of<'r, 'a>(
     open.map(|(_, reader)| reader).ok_or_else(|| Error::damaged("a pack is not open"))
 }
 
-impl<'r, 'a> Source<'r, 'a> {
+impl<'r, 'a> OpenPart<'r, 'a> {
     fn open(
         reader: &'r mut PackReader<'a>,
         part: &'r FilePart,
         pages_per_file: u32,
-    ) -> Result<Source<'r, 'a>> {
+    ) -> Result<OpenPart<'r, 'a>> {
         let reading = reader.begin(&part.entry)?;
-        let pages = SourcePages::Base { left_bytes: part.entry.bytes };
-        let mut source = Source { reader, reading, part, pages, failure: None };
+        let pages = PartPages::Base { left_bytes: part.entry.bytes };
+        let mut open = OpenPart { reader, reading, part, pages, failure: None };
         if let FileForm::Incremental { whole_bytes } = part.entry.form {
-            let header = IncrementalHeader::read(&mut source, pages_per_file);
-            let header = header.map_err(|error| source.failure.take().unwrap_or(error))?;
+            let header = IncrementalHeader::read(&mut open, pages_per_file);
+            let header = header.map_err(|error| open.failure.take().unwrap_or(error))?;
             let restored_bytes = u64::from(header.restored_pages()) * PAGE_BYTES as u64;
             if header.file_bytes() != part.entry.bytes || restored_bytes != whole_bytes {
                 return Err(Error::damaged(format!(
@@ -171,21 +172,21 @@ impl<'r, 'a> Source<'r, 'a> {
                     part.entry.path
                 )));
             }
-            source.pages = SourcePages::Changes { header, at: 0 };
+            open.pages = PartPages::Changes { header, at: 0 };
         }
-        Ok(source)
+        Ok(open)
     }
 
-    /// Passes over page `number`, if this is where it comes; puts it into `page` if it is `wanted` and still counts.
-    /// Whether it did.
+    /// Skips page `number`, if it comes next. Copies it to `page` if it is `wanted` and still counts; returns whether
+    /// it did.
     fn take_page(&mut self, number: u64, page: &mut PageBytes, wanted: bool) -> Result<bool> {
         let is_here = match &mut self.pages {
-            SourcePages::Base { left_bytes } if *left_bytes >= PAGE_BYTES as u64 => {
+            PartPages::Base { left_bytes } if *left_bytes >= PAGE_BYTES as u64 => {
                 *left_bytes -= PAGE_BYTES as u64;
                 true
             }
-            SourcePages::Base { .. } => false,
-            SourcePages::Changes { header, at } => {
+            PartPages::Base { .. } => false,
+            PartPages::Changes { header, at } => {
                 let next = header.pages().get(*at).is_some_and(|next| u64::from(*next) == number);
                 *at += usize::from(next);
                 next
@@ -212,7 +213,7 @@ impl<'r, 'a> Source<'r, 'a> {
         Ok(counts)
     }
 
-    /// Reads to the end, where the checksum is.
+    /// Reads to the end, where the checksum is verified.
     fn finish(mut self) -> Result<()> {
         loop {
             let length = self.reader.fill(&mut self.reading)?.len();
@@ -224,19 +225,16 @@ impl<'r, 'a> Source<'r, 'a> {
     }
 }
 
-impl Read for Source<'_, '_> {
+impl Read for OpenPart<'_, '_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let piece = match self.reader.fill(&mut self.reading) {
+        let mut piece = match self.reader.fill(&mut self.reading) {
             Ok(piece) => piece,
             Err(error) => {
                 self.failure = Some(error);
                 return Err(io::Error::other("the pack cannot be read"));
             }
         };
-        let length = piece.len().min(buffer.len());
-        if let (Some(to), Some(from)) = (buffer.get_mut(..length), piece.get(..length)) {
-            to.copy_from_slice(from);
-        }
+        let length = piece.read(buffer)?;
         self.reading.take(length);
         Ok(length)
     }

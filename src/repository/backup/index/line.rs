@@ -5,7 +5,7 @@ use crate::repository::backup::text::{StoredText, bytes_of_hex, hex_of};
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 
-/// The fields of all kinds of lines, in the order in which they are written.
+/// The fields of all kinds of lines, in the order of writing.
 #[derive(Serialize, Deserialize)]
 pub(super) struct Line<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -23,7 +23,7 @@ pub(super) struct Line<'a> {
     bytes: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     whole_bytes: Option<u64>,
-    /// As in PostgreSQL's backup manifest: the bytes as they lie in the memory of a little-endian machine.
+    /// As in PostgreSQL's backup manifest: the bytes in little-endian order.
     #[serde(skip_serializing_if = "Option::is_none", borrow)]
     crc32c: Option<Cow<'a, str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -36,8 +36,8 @@ pub(super) struct Line<'a> {
     stored_bytes: Option<u64>,
 }
 
-/// What a line says.
-pub(super) enum Said {
+/// The meaning of a line.
+pub(super) enum LineContent {
     Entry(IndexEntry),
     End { entries: u64, bytes: u64 },
 }
@@ -94,16 +94,16 @@ impl Line<'_> {
         }
     }
 
-    /// What the line says; `None` if a field is missing or impossible. Unknown fields are passed over: a later version
-    /// may add some.
-    pub(super) fn read(self) -> Option<Said> {
+    /// Interprets the line; `None` if a field is missing or invalid. Ignores unknown fields, which a later version may
+    /// add.
+    pub(super) fn read(self) -> Option<LineContent> {
         match self.kind.as_ref() {
-            "directory" => Some(Said::Entry(IndexEntry::Directory(DirectoryEntry {
+            "directory" => Some(LineContent::Entry(IndexEntry::Directory(DirectoryEntry {
                 mode: permissions(&self.mode?)?,
                 path: self.path?,
                 modified_unix_s: self.modified_unix_s?,
             }))),
-            kind @ ("file" | "incremental") => Some(Said::Entry(IndexEntry::File(FileEntry {
+            kind @ ("file" | "incremental") => Some(LineContent::Entry(IndexEntry::File(FileEntry {
                 form: match kind {
                     "file" => FileForm::Whole,
                     _ => FileForm::Incremental { whole_bytes: self.whole_bytes? },
@@ -120,7 +120,7 @@ impl Line<'_> {
                     stored_bytes: self.stored_bytes?,
                 },
             }))),
-            "end" => Some(Said::End { entries: self.entries?, bytes: self.bytes? }),
+            "end" => Some(LineContent::End { entries: self.entries?, bytes: self.bytes? }),
             _ => None,
         }
     }

@@ -1,7 +1,7 @@
-//! `files`: the index of a backup's files, sorted by path, a line of JSON each.
+//! `files`: the index of a backup's files, sorted by path, one line of JSON each.
 //!
-//! A skippable frame says that it is an index and of which version; then come frames whose content is the lines. The
-//! last line counts the others, so that frames that are missing are noticed even without the manifest.
+//! A skippable frame identifies an index and its version. Frames with the lines follow. The last line counts the
+//! others, so that missing frames are noticed even without the manifest.
 
 mod line;
 mod reader;
@@ -16,18 +16,18 @@ use crate::postgres::backup::incremental::incremental_path;
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 
-/// The nibble that tells our skippable frame from those of other tools: the frame's magic is `0x184D2A57`.
+/// The nibble that distinguishes our skippable frame from those of other tools: the frame's magic is `0x184D2A57`.
 const FRAME_KIND: u8 = 7;
 
-/// How the payload of that frame begins; the version follows, little-endian.
+/// The beginning of that frame's payload; the version follows, little-endian.
 const MAGIC: &[u8; 8] = b"pgarkidx";
 
-/// Files, and directories.
+/// Files and directories.
 const VERSION_WHOLE: u32 = 1;
-/// Incremental files, too; written only where there may be some, so that older readers go on reading full backups.
+/// Also incremental files. Written only if there may be some, so that older readers can read full backups.
 const VERSION_INCREMENTAL: u32 = 2;
 
-/// What lies at one path of the data directory.
+/// An entry of the data directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum IndexEntry {
     /// A directory.
@@ -50,7 +50,7 @@ pub struct DirectoryEntry {
 /// A file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FileEntry {
-    /// Path below the data directory; what lies in a tablespace is below `pg_tblspc/<oid>/`.
+    /// Path below the data directory; in a tablespace, below `pg_tblspc/<oid>/`.
     pub path: StoredText,
     /// Length in bytes.
     pub bytes: u64,
@@ -60,42 +60,43 @@ pub struct FileEntry {
     pub mode: u32,
     /// CRC-32C of the content.
     pub crc32c: u32,
-    /// Where the content lies.
+    /// Where the content is stored.
     pub place: FilePlace,
-    /// What the content is.
+    /// Which form of the content is stored.
     pub form: FileForm,
 }
 
-/// What is stored of a file.
+/// The stored form of a file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum FileForm {
-    /// All of it.
+    /// The whole content.
     #[default]
     Whole,
-    /// What changed since the parent, as PostgreSQL's incremental file; length and checksum of the entry are that file's.
+    /// Changes since the parent, as PostgreSQL's incremental file. Length and checksum of the entry are those of that
+    /// file.
     Incremental {
-        /// The length of the file for which it stands.
+        /// The length of the whole file.
         whole_bytes: u64,
     },
 }
 
-/// Where the content of a file lies: whole in one pack, in neighbouring frames.
+/// The position of a file's content: completely in one pack, in consecutive frames.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct FilePlace {
     /// The pack's number.
     pub pack: u32,
-    /// Where in the pack the frame begins that holds the first byte.
+    /// The offset in the pack of the frame with the first byte.
     pub frame_offset: u64,
-    /// How many raw bytes of that frame come before the first byte.
+    /// The number of raw bytes before the first byte in that frame.
     pub skip_bytes: u32,
-    /// The length of the frames that hold the content, from `frame_offset` on; 0 for an empty file.
+    /// The length of the frames with the content, from `frame_offset` on; 0 for an empty file.
     pub stored_bytes: u64,
 }
 
 /// What the manifest records of the index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoredIndex {
-    /// How many files and directories it lists.
+    /// Number of files and directories.
     pub entries: u64,
     /// The object.
     #[serde(flatten)]
@@ -113,7 +114,7 @@ impl IndexEntry {
 }
 
 impl FileEntry {
-    /// The length of the file that the entry stands for.
+    /// The length of the whole file.
     pub fn whole_bytes(&self) -> u64 {
         match self.form {
             FileForm::Whole => self.bytes,
@@ -121,7 +122,7 @@ impl FileEntry {
         }
     }
 
-    /// The path in PostgreSQL's own manifest and, below its root, in the pack.
+    /// The path in PostgreSQL's own manifest, and in the pack below its root.
     pub fn stored_path(&self) -> Cow<'_, [u8]> {
         match self.form {
             FileForm::Whole => Cow::Borrowed(self.path.as_bytes()),
@@ -130,7 +131,7 @@ impl FileEntry {
     }
 }
 
-/// Whether a path stays below the directory that it is relative to, and has one spelling.
+/// Whether a relative path stays below its directory and is in normal form.
 fn stays_below(path: &[u8]) -> bool {
     let plain = |part: &[u8]| !part.is_empty() && part != b"." && part != b".." && !part.contains(&0);
     path.split(|byte| *byte == b'/').all(plain)
@@ -183,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_written_is_read_across_many_frames() {
+    fn entries_are_read_back_across_many_frames() {
         for compression in [Compression::Lz4, Compression::Zstd { level: 1 }, Compression::None] {
             let (_scratch, store, key) = scratch();
             let mut entries = vec![directory(b"base"), file(b"base/\xff\"\n", 0)];
@@ -243,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_to_write_what_it_could_not_read() {
+    fn refuses_to_write_unreadable_paths() {
         let (_scratch, store, key) = scratch();
         let mut writer = IndexWriter::create(&store, &key, Compression::Lz4).unwrap();
         writer.add(&file(b"b", 1)).unwrap();
@@ -298,7 +299,7 @@ mod tests {
             header.extend_from_slice(&VERSION_INCREMENTAL.to_le_bytes());
             writer.skippable(FRAME_KIND, &header).unwrap();
             writer.append(content.as_bytes()).unwrap();
-            let (object, _) = writer.finish().unwrap();
+            let object = writer.finish().unwrap();
             read_all(&store, &key, StoredIndex { entries: 1, object })
         };
         assert_eq!(read(&good).unwrap().len(), 1);
@@ -324,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn a_newer_version_is_not_guessed_at() {
+    fn a_newer_version_is_refused() {
         let (_scratch, store, key) = scratch();
         for (header, kind) in [
             (&b"pgarkidx\x03\0\0\0"[..], ErrorKind::Usage),
@@ -333,7 +334,7 @@ mod tests {
         ] {
             let mut writer = FramedWriter::create(&store, &key, Compression::Lz4).unwrap();
             writer.skippable(FRAME_KIND, header).unwrap();
-            let (object, _) = writer.finish().unwrap();
+            let object = writer.finish().unwrap();
             let error = IndexReader::open(&store, &key, StoredIndex { entries: 0, object }).err().unwrap();
             assert_eq!(error.kind(), kind);
             crate::store::Store::delete(&store, &key).unwrap();

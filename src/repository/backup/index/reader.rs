@@ -1,18 +1,19 @@
 //! Reads the index.
 
-use super::line::{Line, Said};
-use super::{FRAME_KIND, IndexEntry, MAGIC, StoredIndex, VERSION_INCREMENTAL, VERSION_WHOLE, stays_below};
+use super::line::{Line, LineContent};
+use super::{FRAME_KIND, IndexEntry, MAGIC, StoredIndex, VERSION_INCREMENTAL, stays_below};
 use crate::error::{Context, Error, Result};
 use crate::repository::backup::framed::FramedReader;
-use crate::store::{ObjectKey, Store};
+use crate::repository::version::check_version;
+use crate::store::{ObjectKey, Store, StoreExt};
 
-/// The longest line that is read, in bytes: a path of PostgreSQL's longest (`MAXPGPATH`, 1024), every byte escaped,
-/// fits several times.
+/// The limit for the length of a line, in bytes: several times that of PostgreSQL's longest path (`MAXPGPATH`, 1024)
+/// with every byte escaped.
 const LINE_BYTES_MAX: usize = 64 << 10;
 
-/// Reads an index as a stream; it holds a few frames in memory.
+/// Reads an index as a stream. Memory: a few frames.
 ///
-/// What it hands out was there; that nothing is missing is known when it has said `None`.
+/// Returned entries are valid. The index is known to be complete only after `None`.
 pub struct IndexReader {
     input: FramedReader,
     location: String,
@@ -25,14 +26,14 @@ pub struct IndexReader {
 }
 
 impl IndexReader {
-    /// Opens an index; `None` when the store has said that it does not exist.
+    /// Opens an index; `None` if the store has confirmed that it does not exist.
     ///
     /// # Errors
-    /// Here and in [`next_entry`](IndexReader::next_entry): [`ErrorKind::Damaged`](crate::error::ErrorKind::Damaged)
-    /// when it is not the one that was recorded, and the store's; here
-    /// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) when a newer version wrote it.
+    /// Here and in [`next_entry`](IndexReader::next_entry): [`ErrorKind::Damaged`](crate::error::ErrorKind::Damaged) if
+    /// it is not the recorded one; those of the store. Here [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) if a
+    /// newer version wrote it.
     pub fn open(store: &dyn Store, key: &ObjectKey, expected: StoredIndex) -> Result<Option<IndexReader>> {
-        let location = format!("the index \"{}/{key}\" cannot be used", store.location());
+        let location = format!("the index \"{}\" cannot be used", store.locate(key));
         let Some(mut input) = FramedReader::open(store, key, expected.object)? else { return Ok(None) };
         check_header(&mut input).context(|| location.clone())?;
         Ok(Some(IndexReader {
@@ -47,8 +48,8 @@ impl IndexReader {
         }))
     }
 
-    /// The next entry, in the order of the paths' bytes; `None` when all of them were read and the whole index is what
-    /// was recorded.
+    /// The next entry, in the order of the paths' bytes; `None` after all of them, if the whole index is the recorded
+    /// one.
     pub fn next_entry(&mut self) -> Result<Option<IndexEntry>> {
         if self.ended {
             return Ok(None);
@@ -64,8 +65,8 @@ impl IndexReader {
         let line: Line<'_> = serde_json::from_slice(&self.line)
             .map_err(|error| Error::damaged(format!("line {number} is not a valid line")).caused_by(error))?;
         match line.read() {
-            Some(Said::Entry(entry)) => self.take(entry).map(Some),
-            Some(Said::End { entries, bytes }) => self.end(entries, bytes).map(|()| None),
+            Some(LineContent::Entry(entry)) => self.take(entry).map(Some),
+            Some(LineContent::End { entries, bytes }) => self.end(entries, bytes).map(|()| None),
             None => Err(Error::damaged(format!("line {number} has a missing or invalid field"))),
         }
     }
@@ -79,7 +80,7 @@ impl IndexReader {
         self.last_path.extend_from_slice(path);
         self.entries += 1;
         if let IndexEntry::File(file) = &entry {
-            // Wrong sums are found at the end; they must not overflow before.
+            // Wrong totals are found at the end, and must not overflow before.
             self.bytes = self.bytes.saturating_add(file.bytes);
         }
         Ok(entry)
@@ -92,7 +93,7 @@ impl IndexReader {
                 self.entries, self.bytes, self.expected.entries
             )));
         }
-        // Reaching the end is what checks length and digest.
+        // Reaching the end verifies length and digest.
         if !self.input.fill()?.is_empty() {
             return Err(Error::damaged("it has data after its last line"));
         }
@@ -130,11 +131,6 @@ fn check_header(input: &mut FramedReader) -> Result<()> {
     let damaged = || Error::damaged("it does not start with the header of an index");
     let header = input.header(FRAME_KIND)?.ok_or_else(damaged)?;
     let version = header.strip_prefix(MAGIC.as_slice()).and_then(|rest| <[u8; 4]>::try_from(rest).ok());
-    match u32::from_le_bytes(version.ok_or_else(damaged)?) {
-        VERSION_WHOLE..=VERSION_INCREMENTAL => Ok(()),
-        version => Err(Error::usage(format!(
-            "it has version {version} of the index format; this pgark supports 1 to {VERSION_INCREMENTAL}"
-        ))
-        .hint("Upgrade pgark on this host.")),
-    }
+    let version = u32::from_le_bytes(version.ok_or_else(damaged)?);
+    check_version(version, VERSION_INCREMENTAL, || format!("it has version {version} of the index format"))
 }

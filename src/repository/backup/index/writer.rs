@@ -5,14 +5,13 @@ use super::{
     FRAME_KIND, FileForm, IndexEntry, MAGIC, StoredIndex, VERSION_INCREMENTAL, VERSION_WHOLE, stays_below,
 };
 use crate::config::Compression;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::repository::backup::framed::FramedWriter;
-use crate::store::{ObjectKey, PutOutcome, Store};
+use crate::store::{ObjectKey, Store};
 
-/// Writes an index as a stream; it holds one frame in memory.
+/// Writes an index as a stream. Memory: one frame.
 pub struct IndexWriter {
     output: FramedWriter,
-    key: ObjectKey,
     version: u32,
     entries: u64,
     bytes: u64,
@@ -24,15 +23,15 @@ impl IndexWriter {
     /// Begins an index of whole files.
     ///
     /// # Errors
-    /// The store's, here and in the other functions.
+    /// Those of the store, here and in the other functions.
     pub fn create(store: &dyn Store, key: &ObjectKey, compression: Compression) -> Result<IndexWriter> {
         IndexWriter::create_version(store, key, compression, VERSION_WHOLE)
     }
 
-    /// Begins an index in which incremental files may be.
+    /// Begins an index that may contain incremental files.
     ///
     /// # Errors
-    /// The store's.
+    /// Those of the store.
     pub fn create_incremental(
         store: &dyn Store,
         key: &ObjectKey,
@@ -51,22 +50,14 @@ impl IndexWriter {
         let mut header = MAGIC.to_vec();
         header.extend_from_slice(&version.to_le_bytes());
         output.skippable(FRAME_KIND, &header)?;
-        Ok(IndexWriter {
-            output,
-            key: key.clone(),
-            version,
-            entries: 0,
-            bytes: 0,
-            last_path: Vec::new(),
-            line: Vec::new(),
-        })
+        Ok(IndexWriter { output, version, entries: 0, bytes: 0, last_path: Vec::new(), line: Vec::new() })
     }
 
-    /// Adds an entry. Entries come sorted by the bytes of their paths.
+    /// Adds an entry. Entries must be sorted by the bytes of their paths.
     ///
     /// # Errors
-    /// [`ErrorKind::Damaged`] for a path out of order or outside of the data directory, and for an incremental file in an
-    /// index of whole ones.
+    /// [`ErrorKind::Damaged`](crate::error::ErrorKind::Damaged) for a path out of order or outside the data directory,
+    /// and for an incremental file in an index of whole ones.
     pub fn add(&mut self, entry: &IndexEntry) -> Result<()> {
         let path = entry.path().as_bytes();
         if !stays_below(path) || path <= self.last_path.as_slice() {
@@ -84,18 +75,13 @@ impl IndexWriter {
         self.put(&Line::of(entry))
     }
 
-    /// Ends the index and makes it exist.
+    /// Ends the index and creates the object.
     ///
     /// # Errors
-    /// [`ErrorKind::Conflict`] when there is an index of this name.
+    /// [`ErrorKind::Conflict`](crate::error::ErrorKind::Conflict) if an index of this name exists.
     pub fn finish(mut self) -> Result<StoredIndex> {
         self.put(&Line::end(self.entries, self.bytes))?;
-        match self.output.finish()? {
-            (object, PutOutcome::Created) => Ok(StoredIndex { entries: self.entries, object }),
-            (_, PutOutcome::Exists) => {
-                Err(Error::new(ErrorKind::Conflict, format!("the repository already holds \"{}\"", self.key)))
-            }
-        }
+        Ok(StoredIndex { entries: self.entries, object: self.output.finish()? })
     }
 
     fn put(&mut self, line: &Line<'_>) -> Result<()> {

@@ -1,16 +1,16 @@
 //! Packs: tar archives of whole files, compressed as a sequence of independent frames.
 //!
-//! Stock tools unpack one (`lz4 -dc pack-000001 | tar -x`); the index says in which frames each file lies, so that one
-//! file is read alone, and many in parallel.
+//! Standard tools unpack them (`lz4 -dc pack-000001 | tar -x`). The index contains the frames of each file, so that
+//! files can be read individually and in parallel.
 
 mod reader;
 mod tar_header;
 mod writer;
 
-pub use reader::{PackReader, Reading, read_file};
+pub use reader::{FileReading, PackReader, read_file};
 pub use writer::{FinishedPack, PackOwner, PackWriter, PlacedFile, TARGET_RAW_BYTES};
 
-/// The unit of a tar archive: a header is one, and content is filled up to a multiple.
+/// The unit of a tar archive: a header takes one, and content is padded to a multiple.
 const TAR_BLOCK_BYTES: u64 = 512;
 
 #[cfg(test)]
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn places_that_are_not_ours_are_damage() {
+    fn wrong_positions_are_damage() {
         let sample = sample(Compression::Lz4);
         let (entry, _) = sample.files.iter().find(|(entry, _)| entry.bytes == 1000).unwrap();
         let places = [

@@ -1,18 +1,19 @@
-//! Reads files out of a pack.
+//! Reads files from a pack.
 
-use crate::codec::{Decoded, FrameDecoder};
 use crate::error::{Context, Error, Result};
 use crate::repository::backup::index::FileEntry;
-use crate::store::{ObjectKey, ObjectReader, ReadRange, Store};
+use crate::repository::object::{FrameReader, NextFrame, Reader};
+use crate::store::{ObjectKey, Store, StoreExt};
 use std::ops::Range;
 
-/// How far ahead a file may lie to be reached by decoding what is between; beyond, opening the pack anew is cheaper.
+/// The distance to a file up to which the data in between is decoded. Beyond it, opening the pack again is cheaper.
 const DECODE_FORWARD_BYTES_MAX: u64 = 1 << 20;
 
-/// Hands out the content of one file and checks its CRC-32C. What was handed out before an error is worth nothing.
+/// Passes the content of one file on and verifies its CRC-32C. On error, what was passed on is not usable.
 ///
 /// # Errors
-/// [`ErrorKind::Damaged`](crate::error::ErrorKind::Damaged), also when there is no such pack; the store's; `output`'s.
+/// [`ErrorKind::Damaged`](crate::error::ErrorKind::Damaged), also if there is no such pack; those of the store and
+/// `output`.
 pub fn read_file(
     store: &dyn Store,
     pack: &ObjectKey,
@@ -22,58 +23,54 @@ pub fn read_file(
     PackReader::new(store, pack.clone()).read_file(entry, output)
 }
 
-/// Reads many files of one pack: in the order of their places, each stored byte is read and decoded once.
+/// Reads many files of one pack. In the order of their positions, each stored byte is read and decoded once.
 ///
 /// Memory: a few frames.
 pub struct PackReader<'a> {
     store: &'a dyn Store,
     key: ObjectKey,
     input: Option<Input>,
-    stored: Vec<u8>,
-    /// Stretches of the pack that will be read whole, in their order: where each begins and ends.
+    /// Ranges of the pack that will be read completely, in order: their beginnings and ends.
     announced: Vec<(u64, u64)>,
 }
 
-/// The pack, open at some place.
+/// The pack, open at some position.
 struct Input {
-    object: Box<dyn ObjectReader>,
-    decoder: FrameDecoder,
-    /// How far the object was read, in stored bytes from its beginning.
-    read_to: u64,
-    /// Where the frame begins whose content is in `raw`; `None` before the first one.
+    frames: FrameReader,
+    /// The offset of the frame whose content is in `raw`; `None` before the first one.
     frame_at: Option<u64>,
     raw: Vec<u8>,
 }
 
-/// How far a file was read that is taken piece by piece.
+/// The progress of reading a file piece by piece.
 #[derive(Debug)]
-pub struct Reading {
-    /// Where its frames end.
+pub struct FileReading {
+    /// The end of its frames.
     end: u64,
-    /// How many raw bytes of the next frame come before it.
+    /// The number of raw bytes before it in the next frame.
     skip: usize,
     missing: u64,
-    /// What is left of the current piece, in the reader's frame.
+    /// The rest of the current piece, as a range of the reader's frame.
     piece: Range<usize>,
     begun: bool,
     crc32c: u32,
     expected: u32,
 }
 
-impl Reading {
-    /// Says that so many bytes of the current piece were used.
+impl FileReading {
+    /// Marks this many bytes of the current piece as used.
     pub fn take(&mut self, bytes: usize) {
         self.piece.start = (self.piece.start + bytes).min(self.piece.end);
     }
 }
 
 impl<'a> PackReader<'a> {
-    /// A reader of this pack. Touches nothing.
+    /// A reader of this pack. Accesses nothing.
     pub fn new(store: &'a dyn Store, key: ObjectKey) -> PackReader<'a> {
-        PackReader { store, key, input: None, stored: Vec::new(), announced: Vec::new() }
+        PackReader { store, key, input: None, announced: Vec::new() }
     }
 
-    /// Says which files will be read, in the order of their places: the store may fetch ahead what they take.
+    /// Announces the files to be read, ordered by their positions, so that the store may fetch them ahead.
     pub fn announce<'e>(&mut self, entries: impl Iterator<Item = &'e FileEntry>) {
         self.announced.clear();
         for place in entries.filter(|entry| entry.bytes > 0).map(|entry| entry.place) {
@@ -87,14 +84,14 @@ impl<'a> PackReader<'a> {
         }
     }
 
-    /// Up to where will be read what begins at `offset`, where that is known.
+    /// The end of the announced range that contains `offset`.
     fn announced_end(&self, offset: u64) -> Option<u64> {
         let after = self.announced.partition_point(|(begin, _)| *begin <= offset);
         let (_, end) = self.announced.get(after.checked_sub(1)?)?;
         Some(*end).filter(|end| *end > offset)
     }
 
-    /// Hands out the content of a file and checks its CRC-32C. What was handed out before an error is worth nothing.
+    /// Passes the content of a file on and verifies its CRC-32C. On error, what was passed on is not usable.
     ///
     /// # Errors
     /// As [`read_file`].
@@ -108,7 +105,7 @@ impl<'a> PackReader<'a> {
             self.input = None;
         }
         read.context(|| {
-            format!("could not read \"{}\" from \"{}/{}\"", entry.path, self.store.location(), self.key)
+            format!("could not read \"{}\" from \"{}\"", entry.path, self.store.locate(&self.key))
         })
     }
 
@@ -125,18 +122,18 @@ impl<'a> PackReader<'a> {
         }
     }
 
-    /// Begins to read a file that is taken piece by piece; this reader reads no other meanwhile.
+    /// Begins to read a file piece by piece. Meanwhile this reader reads no other one.
     ///
     /// # Errors
     /// As [`read_file`].
-    pub fn begin(&mut self, entry: &FileEntry) -> Result<Reading> {
+    pub fn begin(&mut self, entry: &FileEntry) -> Result<FileReading> {
         let place = entry.place;
         let end = place.frame_offset.checked_add(place.stored_bytes);
         let end = end.ok_or_else(|| Error::damaged("its position in the pack is invalid"))?;
         if entry.bytes > 0 {
             self.seek(place.frame_offset, end)?;
         }
-        Ok(Reading {
+        Ok(FileReading {
             end,
             skip: place.skip_bytes as usize,
             missing: entry.bytes,
@@ -147,11 +144,11 @@ impl<'a> PackReader<'a> {
         })
     }
 
-    /// The rest of the current piece, or the next one; empty only at the end, once the checksum was found right.
+    /// The rest of the current piece, or the next one. Empty only at the end, after the checksum was verified.
     ///
     /// # Errors
     /// As [`read_file`].
-    pub fn fill(&mut self, reading: &mut Reading) -> Result<&[u8]> {
+    pub fn fill(&mut self, reading: &mut FileReading) -> Result<&[u8]> {
         if reading.piece.is_empty() && (reading.missing > 0 || !reading.begun) {
             self.next_piece(reading)?;
         }
@@ -159,10 +156,10 @@ impl<'a> PackReader<'a> {
         Ok(raw.get(reading.piece.clone()).unwrap_or_default())
     }
 
-    fn next_piece(&mut self, reading: &mut Reading) -> Result<()> {
+    fn next_piece(&mut self, reading: &mut FileReading) -> Result<()> {
         if reading.missing > 0 {
             let input = self.input.as_mut().ok_or_else(|| Error::damaged("the pack is not open"))?;
-            if reading.begun && !input.next_frame(&mut self.stored)? {
+            if reading.begun && !input.next_frame()? {
                 return Err(Error::damaged("the pack is truncated before it"));
             }
             if input.frame_at.is_none_or(|at| at >= reading.end) {
@@ -181,7 +178,7 @@ impl<'a> PackReader<'a> {
             reading.skip = 0;
         }
         reading.begun = true;
-        // With the last piece, before it is handed out.
+        // At the last piece, before it is passed on.
         if reading.missing == 0 && reading.crc32c != reading.expected {
             return Err(Error::damaged(format!(
                 "its checksum is {:08x}, but {:08x} was recorded",
@@ -191,28 +188,22 @@ impl<'a> PackReader<'a> {
         Ok(())
     }
 
-    /// Makes the frame at `offset` the current one, of a file whose frames end at `end`.
+    /// Makes the frame at `offset` the current one, for a file whose frames end at `end`.
     fn seek(&mut self, offset: u64, end: u64) -> Result<()> {
         let near = self.input.as_ref().is_some_and(|input| {
-            let next = input.next_at();
+            let next = input.frames.position();
             input.frame_at == Some(offset) || (next <= offset && offset - next <= DECODE_FORWARD_BYTES_MAX)
         });
         if !near {
             let until = self.announced_end(offset).unwrap_or(end).max(end);
-            let range = ReadRange { from: offset, expected_end: Some(until) };
-            let object = self.store.open(&self.key, range)?;
+            let object = Reader::open_at(self.store, &self.key, offset, until)?;
             let object = object.ok_or_else(|| Error::damaged("the repository does not hold this pack"))?;
-            self.input = Some(Input {
-                object,
-                decoder: FrameDecoder::new(),
-                read_to: offset,
-                frame_at: None,
-                raw: Vec::new(),
-            });
+            let frames = FrameReader::new(object, offset);
+            self.input = Some(Input { frames, frame_at: None, raw: Vec::new() });
         }
         let input = self.input.as_mut().ok_or_else(|| Error::damaged("the pack is not open"))?;
         while input.frame_at.is_none_or(|at| at < offset) {
-            if !input.next_frame(&mut self.stored)? {
+            if !input.next_frame()? {
                 return Err(Error::damaged("the pack is truncated before it"));
             }
         }
@@ -224,30 +215,17 @@ impl<'a> PackReader<'a> {
 }
 
 impl Input {
-    /// Where the next frame begins.
-    fn next_at(&self) -> u64 {
-        self.read_to.saturating_sub(self.decoder.pending_bytes() as u64)
-    }
-
     /// Decodes the next frame; false at the end of the pack.
-    fn next_frame(&mut self, stored: &mut Vec<u8>) -> Result<bool> {
+    fn next_frame(&mut self) -> Result<bool> {
         loop {
-            let at = self.next_at();
-            match self.decoder.next(&mut self.raw)? {
-                Decoded::Frame => {
+            let at = self.frames.position();
+            match self.frames.next(&mut self.raw)? {
+                NextFrame::Content => {
                     self.frame_at = Some(at);
                     return Ok(true);
                 }
-                Decoded::Skippable { .. } => {}
-                Decoded::NeedMore => {
-                    stored.clear();
-                    let length = self.object.read(stored)?;
-                    if length == 0 {
-                        return self.decoder.finish().map(|()| false);
-                    }
-                    self.read_to = self.read_to.saturating_add(length as u64);
-                    self.decoder.push(stored);
-                }
+                NextFrame::Skippable { .. } => {}
+                NextFrame::End => return Ok(false),
             }
         }
     }

@@ -1,11 +1,11 @@
-//! Headers of a tar archive, in the form of GNU tar, which carries names of any bytes and sizes of any length.
+//! Headers of a tar archive in the format of GNU tar, which supports names of any bytes and sizes of any length.
 //!
 //! Source: GNU tar's manual, "Basic Tar Format".
 
 use super::PackOwner;
 use tar::{EntryType, Header};
 
-/// What a header says.
+/// The content of a header.
 pub(super) struct TarEntry<'a> {
     pub(super) path: &'a [u8],
     pub(super) kind: EntryType,
@@ -19,7 +19,7 @@ pub(super) struct TarEntry<'a> {
 const LONG_NAME: &[u8] = b"././@LongLink";
 
 impl TarEntry<'_> {
-    /// Appends the header, after one of its own for a name that does not fit.
+    /// Appends the header; first another one for a name that does not fit.
     pub(super) fn append_to(&self, out: &mut Vec<u8>) {
         let mut name = self.path.to_vec();
         if self.kind == EntryType::Directory {
@@ -46,7 +46,7 @@ impl TarEntry<'_> {
     fn header(&self, name: &[u8]) -> Header {
         let mut header = Header::new_gnu();
         if let Some(gnu) = header.as_gnu_mut() {
-            // Who knows the long name passes over the cut one.
+            // Tools that know the long name ignore the truncated one.
             for (field, byte) in gnu.name.iter_mut().zip(name) {
                 *field = *byte;
             }
@@ -56,7 +56,7 @@ impl TarEntry<'_> {
         header.set_mode(self.mode);
         header.set_uid(u64::from(self.owner.uid));
         header.set_gid(u64::from(self.owner.gid));
-        // A time before 1970 has no form that all tools know.
+        // No tool-independent form exists for times before 1970.
         header.set_mtime(u64::try_from(self.modified_unix_s).unwrap_or_default());
         header.set_cksum();
         header

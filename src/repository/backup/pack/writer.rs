@@ -2,43 +2,44 @@
 
 use super::TAR_BLOCK_BYTES;
 use super::tar_header::TarEntry;
-use crate::codec::{Crc32, FRAME_RAW_BYTES, FrameEncoder};
+use crate::codec::{FRAME_RAW_BYTES, FrameEncoder};
 use crate::config::Compression;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::repository::backup::StoredText;
 use crate::repository::backup::index::{FileEntry, FileForm, FilePlace};
 use crate::repository::backup::manifest::StoredPack;
-use crate::store::{NewObject, ObjectKey, ObjectWriter, PutOutcome, Store};
+use crate::repository::object::SummedWriter;
+use crate::store::{ObjectKey, Store};
 use tar::EntryType;
 
-/// How large a pack gets: a new one is begun for a file that would make it larger.
+/// The length of an archive at which a new pack is begun.
 ///
-/// As long as PostgreSQL's longest file of a relation, so that no pack is much larger than the others, and small enough
-/// that a failed upload costs little.
+/// Equals PostgreSQL's longest file of a relation: no pack is much longer than others, and a failed upload costs
+/// little.
 pub const TARGET_RAW_BYTES: u64 = 1 << 30;
 
-/// A file longer than this begins a frame of its own, so that reading it alone decodes nothing else.
+/// A longer file begins a frame of its own, so that nothing else is decoded to read it.
 const OWN_FRAME_BYTES_MIN: u64 = 64 << 10;
 
 /// The end of a tar archive: two blocks of zeros.
 const ARCHIVE_END_BYTES: usize = 2 * TAR_BLOCK_BYTES as usize;
 
-/// Zeros to fill up with.
+/// Zeros for padding.
 static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
-/// Whose files they are: who unpacks a pack as root gets them with these numbers.
+/// The owner of the files when a pack is unpacked by root.
 #[derive(Clone, Copy, Debug)]
 pub struct PackOwner {
-    /// The user's number.
+    /// The user ID.
     pub uid: u32,
-    /// The group's number.
+    /// The group ID.
     pub gid: u32,
 }
 
-/// A file that was put into a pack.
+/// A file in a pack.
 #[derive(Clone, Copy, Debug)]
 pub struct PlacedFile {
-    /// The number that the caller gave it.
+    /// The number that the caller assigned.
     pub number: usize,
     /// Its length.
     pub bytes: u64,
@@ -48,46 +49,43 @@ pub struct PlacedFile {
     pub modified_unix_s: i64,
     /// CRC-32C of its content.
     pub crc32c: u32,
-    /// Where it lies.
+    /// Its position.
     pub place: FilePlace,
-    /// What was put there of it.
+    /// Its stored form.
     pub form: FileForm,
 }
 
 impl PlacedFile {
-    /// What the index says of it, under this path below the data directory.
+    /// Its entry in the index, under this path below the data directory.
     pub fn entry(self, path: StoredText) -> FileEntry {
         let PlacedFile { number: _, bytes, mode, modified_unix_s, crc32c, place, form } = self;
         FileEntry { path, bytes, modified_unix_s, mode, crc32c, place, form }
     }
 }
 
-/// A pack that exists.
+/// A stored pack.
 #[derive(Debug)]
 pub struct FinishedPack {
     /// What the manifest records of it.
     pub pack: StoredPack,
-    /// The files in it, in the order in which they lie there.
+    /// Its files, in the order of their positions.
     pub files: Vec<PlacedFile>,
 }
 
-/// Writes a pack as a stream. Memory: one frame raw and stored, and some 70 bytes a file.
+/// Writes a pack as a stream. Memory: one raw and one stored frame, and about 70 bytes for each file.
 pub struct PackWriter {
-    object: Box<dyn ObjectWriter>,
-    key: ObjectKey,
+    object: SummedWriter,
     number: u32,
     tablespace: Option<u32>,
     owner: PackOwner,
     encoder: FrameEncoder,
-    crc: Crc32,
     raw_bytes: u64,
-    stored_bytes: u64,
     frame: Vec<u8>,
     stored: Vec<u8>,
     header: Vec<u8>,
     current: Option<CurrentFile>,
     files: Vec<PlacedFile>,
-    /// Which of `files` end in the frame that is not written yet.
+    /// Indexes of the `files` that end in the current frame.
     unsettled: Vec<usize>,
 }
 
@@ -105,10 +103,10 @@ struct CurrentFile {
 }
 
 impl PackWriter {
-    /// Begins pack `number` of `tablespace`, or of the data directory itself.
+    /// Begins pack `number` of `tablespace`, or of the data directory.
     ///
     /// # Errors
-    /// The store's, here and in the other functions.
+    /// Those of the store, here and in the other functions.
     pub fn create(
         store: &dyn Store,
         key: &ObjectKey,
@@ -118,15 +116,12 @@ impl PackWriter {
         owner: PackOwner,
     ) -> Result<PackWriter> {
         Ok(PackWriter {
-            object: store.create(key, NewObject::default())?,
-            key: key.clone(),
+            object: SummedWriter::create(store, key)?,
             number,
             tablespace,
             owner,
             encoder: FrameEncoder::new(compression),
-            crc: Crc32::new(),
             raw_bytes: 0,
-            stored_bytes: 0,
             frame: Vec::with_capacity(FRAME_RAW_BYTES),
             stored: Vec::new(),
             header: Vec::new(),
@@ -141,7 +136,7 @@ impl PackWriter {
         self.raw_bytes
     }
 
-    /// The tablespace that the pack belongs to.
+    /// The tablespace of the pack.
     pub fn tablespace(&self) -> Option<u32> {
         self.tablespace
     }
@@ -158,7 +153,7 @@ impl PackWriter {
         })
     }
 
-    /// Begins a file of exactly `bytes` bytes; `number` comes back with its place.
+    /// Begins a file of exactly `bytes` bytes. `number` is returned with its position.
     pub fn begin_file(
         &mut self,
         number: usize,
@@ -185,7 +180,7 @@ impl PackWriter {
             announced_bytes: bytes,
             written_bytes: 0,
             crc32c: 0,
-            frame_offset: self.stored_bytes,
+            frame_offset: self.object.stored_bytes(),
             // A frame is shorter than 4 GiB.
             skip_bytes: self.frame.len() as u32,
             form: FileForm::Whole,
@@ -193,17 +188,17 @@ impl PackWriter {
         Ok(())
     }
 
-    /// Says that what is written of the file that was begun is an incremental file, which stands for one of this length.
+    /// Declares that the current file's content is an incremental file for a whole of this length.
     pub fn is_incremental(&mut self, whole_bytes: u64) {
         if let Some(current) = &mut self.current {
             current.form = FileForm::Incremental { whole_bytes };
         }
     }
 
-    /// Appends content to the file that was begun.
+    /// Appends content to the current file.
     ///
     /// # Errors
-    /// [`ErrorKind::Damaged`] when it is more than was announced.
+    /// [`ErrorKind::Damaged`](crate::error::ErrorKind::Damaged) for more than was announced.
     pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
         let current = self.current.as_mut().ok_or_else(no_file)?;
         current.written_bytes += bytes.len() as u64;
@@ -214,15 +209,15 @@ impl PackWriter {
         self.append(bytes)
     }
 
-    /// How many bytes of the file that was begun are still to come.
+    /// How many bytes of the current file are missing.
     pub fn missing_bytes(&self) -> u64 {
         self.current
             .as_ref()
             .map_or(0, |current| current.announced_bytes.saturating_sub(current.written_bytes))
     }
 
-    /// Fills the file that was begun up to its announced length; what was cut off the file while it was read, WAL cuts
-    /// off again.
+    /// Pads the current file to its announced length. If a file was truncated while it was read, replaying the WAL
+    /// truncates it again.
     pub fn fill_with_zeros(&mut self) -> Result<()> {
         loop {
             let missing = usize::try_from(self.missing_bytes()).unwrap_or(usize::MAX);
@@ -233,10 +228,10 @@ impl PackWriter {
         }
     }
 
-    /// Ends the file that was begun.
+    /// Ends the current file.
     ///
     /// # Errors
-    /// [`ErrorKind::Damaged`] when its content is not as long as was announced.
+    /// [`ErrorKind::Damaged`](crate::error::ErrorKind::Damaged) if its content is shorter than announced.
     pub fn end_file(&mut self) -> Result<()> {
         let current = self.current.take().ok_or_else(no_file)?;
         if current.written_bytes != current.announced_bytes {
@@ -249,8 +244,8 @@ impl PackWriter {
             stored_bytes: 0,
         };
         if self.frame.is_empty() {
-            // The frame that holds the last byte is written: the byte filled it.
-            place.stored_bytes = self.stored_bytes - current.frame_offset;
+            // The frame with the last byte is already written: that byte filled it.
+            place.stored_bytes = self.object.stored_bytes() - current.frame_offset;
         } else if current.announced_bytes > 0 {
             self.unsettled.push(self.files.len());
         }
@@ -267,26 +262,22 @@ impl PackWriter {
         self.append(ZEROS.get(..padding as usize).unwrap_or_default())
     }
 
-    /// Ends the archive and makes the pack exist.
+    /// Ends the archive and creates the object.
     ///
     /// # Errors
-    /// [`ErrorKind::Conflict`] when there is a pack of this name.
+    /// [`ErrorKind::Conflict`](crate::error::ErrorKind::Conflict) if a pack of this name exists.
     pub fn finish(mut self) -> Result<FinishedPack> {
         self.append(ZEROS.get(..ARCHIVE_END_BYTES).unwrap_or_default())?;
         self.flush_frame()?;
+        let object = self.object.finish()?;
         let pack = StoredPack {
             number: self.number,
             tablespace: self.tablespace,
             raw_bytes: self.raw_bytes,
-            stored_bytes: self.stored_bytes,
-            crc32: self.crc.value(),
+            stored_bytes: object.stored_bytes,
+            crc32: object.crc32,
         };
-        match self.object.finish()? {
-            PutOutcome::Created => Ok(FinishedPack { pack, files: self.files }),
-            PutOutcome::Exists => {
-                Err(Error::new(ErrorKind::Conflict, format!("the repository already holds \"{}\"", self.key)))
-            }
-        }
+        Ok(FinishedPack { pack, files: self.files })
     }
 
     fn append_header(&mut self, entry: TarEntry<'_>) -> Result<()> {
@@ -298,7 +289,7 @@ impl PackWriter {
         appended
     }
 
-    /// Appends to the archive, a frame whenever there is enough.
+    /// Appends to the archive; writes each full frame.
     fn append(&mut self, mut bytes: &[u8]) -> Result<()> {
         self.raw_bytes += bytes.len() as u64;
         while !bytes.is_empty() {
@@ -306,7 +297,7 @@ impl PackWriter {
             let (now, later) = bytes.split_at_checked(room).unwrap_or((bytes, &[]));
             bytes = later;
             if now.len() == FRAME_RAW_BYTES {
-                // A whole frame: no need to copy it together.
+                // A whole frame need not be copied.
                 self.encoder.encode(now, &mut self.stored)?;
                 self.store_frame()?;
             } else {
@@ -329,13 +320,12 @@ impl PackWriter {
     }
 
     fn store_frame(&mut self) -> Result<()> {
-        self.crc.update(&self.stored);
         self.object.write(&self.stored)?;
-        self.stored_bytes += self.stored.len() as u64;
         self.stored.clear();
+        let stored_bytes = self.object.stored_bytes();
         for index in self.unsettled.drain(..) {
             if let Some(file) = self.files.get_mut(index) {
-                file.place.stored_bytes = self.stored_bytes - file.place.frame_offset;
+                file.place.stored_bytes = stored_bytes - file.place.frame_offset;
             }
         }
         Ok(())

@@ -1,7 +1,7 @@
-//! What it means that the archive does not hold a file: its end, or a hole.
+//! The meaning of a file that the archive does not hold: the archive's end, or a hole.
 //!
 //! PostgreSQL takes a missing segment for the archive's end and, without a target, promotes there without an error. It
-//! takes a missing history file for a timeline that does not exist, and may give its number to another one.
+//! takes a missing history file for a timeline that does not exist, and may assign its number to another one.
 
 use super::catalog::WalCatalog;
 use crate::error::Result;
@@ -9,38 +9,38 @@ use crate::postgres::{Lsn, SegmentName, SegmentNumber, SegmentSize, TimelineHist
 use std::fmt;
 use std::ops::ControlFlow;
 
-/// How often the WAL behind a missing segment may be interrupted until its size is not asked for any more.
+/// After how many interruptions of the WAL that follows a missing segment its size is no longer checked.
 const STARTS_MAX: usize = 1000;
 
-/// What a missing file means.
+/// The meaning of a missing file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ArchiveEnd {
-    /// Nothing that is stored proves that the file ever existed.
+    /// Nothing in the archive proves that the file ever existed.
     End,
     /// The file existed and is lost.
     Hole(HoleProof),
 }
 
-/// What proves that a missing file existed.
+/// The proof that a missing file existed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HoleProof {
     /// A later segment of the same timeline is stored.
     LaterSegment(SegmentName),
-    /// A timeline left this one in a later segment.
+    /// Another timeline branched off in a later segment.
     LaterSwitch {
-        /// The timeline that left it.
+        /// That timeline.
         timeline: TimelineId,
-        /// Where.
+        /// The position where it branched off.
         switch_point: Lsn,
     },
-    /// Of a history file: segments of its timeline are stored.
+    /// For a history file: segments of its timeline are stored.
     SegmentsOfTimeline,
-    /// Of a history file: a later timeline is stored, and PostgreSQL numbers timelines one by one.
+    /// For a history file: a later timeline is stored, and PostgreSQL numbers timelines consecutively.
     LaterTimeline(TimelineId),
 }
 
 impl fmt::Display for HoleProof {
-    /// What proves it, as the end of a sentence that begins with the missing file.
+    /// The proof, as the end of a sentence that begins with the missing file.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             HoleProof::LaterSegment(later) => write!(f, "the archive holds {later} after it"),
@@ -53,7 +53,7 @@ impl fmt::Display for HoleProof {
     }
 }
 
-/// What it means that `segment` is missing on the way to `destination`; `None`: to the newest timeline that is known.
+/// The meaning of a missing `segment` on the way to `destination`; `None`: to the newest known timeline.
 ///
 /// # Errors
 /// Those of the catalog.
@@ -65,7 +65,7 @@ pub fn judge_segment(
 ) -> Result<ArchiveEnd> {
     let timeline = segment.timeline();
     let Some(number) = segment.number(size) else { return Ok(ArchiveEnd::End) };
-    // A timeline's first segment follows from its history file, never from a listing: below it nothing is missing.
+    // A timeline's first segment follows from its history file, never from a listing. Below it nothing is missing.
     let history = catalog.history(timeline)?;
     if history.and_then(|history| history.first_segment(size)).is_some_and(|first| number < first) {
         return Ok(ArchiveEnd::End);
@@ -75,7 +75,7 @@ pub fn judge_segment(
             let history = catalog.history(destination)?;
             match history.and_then(|history| left_at(&history, timeline)) {
                 Some(switch) => Some(switch),
-                // Not a way through this timeline: what is known of all others counts.
+                // The destination does not come from this timeline: all known branches count.
                 None => last_switch(catalog, timeline)?,
             }
         }
@@ -90,7 +90,7 @@ pub fn judge_segment(
     Ok(later.map_or(ArchiveEnd::End, |later| ArchiveEnd::Hole(HoleProof::LaterSegment(later))))
 }
 
-/// A stored segment behind `number`, which is that of `from`; segments of another size lie elsewhere, whatever their names.
+/// A stored segment after `number`, the segment `from`. Names of segments of another size mean other positions.
 fn later_segment(
     catalog: &dyn WalCatalog,
     from: SegmentName,
@@ -98,7 +98,7 @@ fn later_segment(
     size: SegmentSize,
 ) -> Result<Option<SegmentName>> {
     let name = |number| SegmentName::new(from.timeline(), number, size);
-    // Most often the first one is of the size, and the rest need not be listed.
+    // Usually the first one has this size, and the others need not be listed.
     for starts_max in [1, STARTS_MAX] {
         let starts = run_starts(catalog, from, number, starts_max)?;
         for start in starts.iter().filter_map(|start| name(*start)) {
@@ -116,7 +116,8 @@ fn later_segment(
     Ok(None)
 }
 
-/// Where stored segments begin again behind `number`, so many times at most. Those that follow each other have one size.
+/// Where stored segments begin again after `number`; at most `starts_max` positions. Consecutive segments have the same
+/// size.
 fn run_starts(
     catalog: &dyn WalCatalog,
     from: SegmentName,
@@ -138,7 +139,7 @@ fn run_starts(
     Ok(starts)
 }
 
-/// What it means that the history file of `timeline` is missing.
+/// The meaning of a missing history file of `timeline`.
 ///
 /// # Errors
 /// Those of the catalog.
@@ -165,7 +166,8 @@ pub fn judge_history(
     })
 }
 
-/// Whether a segment of `timeline` is stored: a directory of its name may be all that an interrupted write has left.
+/// Whether a segment of `timeline` is stored. A directory of its name does not prove it: an interrupted write may have
+/// left that.
 ///
 /// # Errors
 /// Those of the catalog.
@@ -174,7 +176,7 @@ pub fn has_segments(catalog: &dyn WalCatalog, timeline: TimelineId, size: Segmen
     has_segments_from(catalog, first)
 }
 
-/// Whether this segment, or a later one of its timeline, is stored.
+/// Whether this segment or a later one of its timeline is stored.
 ///
 /// # Errors
 /// Those of the catalog.
@@ -187,8 +189,8 @@ pub fn has_segments_from(catalog: &dyn WalCatalog, first: SegmentName) -> Result
     Ok(found)
 }
 
-/// Where the way to `destination` has left the timeline of `segment`, if it did so in this segment or before it: then the
-/// segment may hold records that `destination` never had.
+/// Where the way to `destination` has left the timeline of `segment`, if it has in this segment or an earlier one. The
+/// segment may then hold records that `destination` never had.
 ///
 /// # Errors
 /// Those of the catalog.
@@ -206,8 +208,8 @@ pub fn divergence(
     Ok(left.filter(|left| number.is_none_or(|number| number >= left.segment(size))))
 }
 
-/// The last segment of `timeline` that some other timeline proves to have existed, on the way to the timeline's own tip:
-/// the one before the last segment in which it was left.
+/// The last segment of `timeline` that another timeline proves to have existed on the way to the timeline's own end:
+/// the one before the last segment in which another timeline branched off.
 pub(super) fn proven_by_switches(
     catalog: &dyn WalCatalog,
     timeline: TimelineId,
@@ -216,7 +218,7 @@ pub(super) fn proven_by_switches(
     Ok(last_switch(catalog, timeline)?.and_then(|(_, switch_point)| switch_point.segment(size).previous()))
 }
 
-/// The last position at which a stored history leaves `timeline`, and who left it there.
+/// The last position at which a stored history leaves `timeline`, and the timeline that begins there.
 fn last_switch(catalog: &dyn WalCatalog, timeline: TimelineId) -> Result<Option<(TimelineId, Lsn)>> {
     let mut last: Option<(TimelineId, Lsn)> = None;
     for newer in catalog.timelines()?.with_history.into_iter().filter(|newer| *newer > timeline) {
@@ -230,7 +232,7 @@ fn last_switch(catalog: &dyn WalCatalog, timeline: TimelineId) -> Result<Option<
     Ok(last)
 }
 
-/// Where a history leaves `timeline`, and for which timeline.
+/// The position where a history leaves `timeline`, and the timeline that begins there.
 fn left_at(history: &TimelineHistory, timeline: TimelineId) -> Option<(TimelineId, Lsn)> {
     let position = history.switches().iter().position(|switch| switch.timeline == timeline)?;
     let next = history.switches().get(position + 1).map_or(history.timeline(), |next| next.timeline);

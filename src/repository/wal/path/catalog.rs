@@ -1,21 +1,21 @@
-//! What is asked of an archive to find paths and holes: a port, so that the rules can be tried on archives made up by tests.
+//! What paths and holes are determined from. A port, so that the rules can be tested with made-up archives.
 
 use crate::error::Result;
 use crate::postgres::{SegmentName, SegmentNumber, SegmentSize, TimelineHistory, TimelineId};
 use crate::repository::Repository;
-use crate::repository::wal::{Timelines, header_of, timelines, visit_segments};
+use crate::repository::wal::{Timelines, readable_header, timelines, visit_segments};
 use std::ops::ControlFlow;
 
 /// The names of one system's archived WAL.
 pub trait WalCatalog {
-    /// The timelines that are known, each list in order.
+    /// The known timelines, each list in order.
     fn timelines(&self) -> Result<Timelines>;
 
-    /// The history of a timeline; `None` when it is not stored, as for timeline 1.
+    /// The history of a timeline; `None` if it is not stored, as for timeline 1.
     fn history(&self, timeline: TimelineId) -> Result<Option<TimelineHistory>>;
 
-    /// How a timeline came to be: its stored history, or for timeline 1 that it has no ancestors. `None` when its history file is
-    /// not stored.
+    /// The origin of a timeline: its stored history, or for timeline 1 a history without ancestors. `None` if its
+    /// history file is not stored.
     ///
     /// # Errors
     /// Those of [`WalCatalog::history`].
@@ -33,11 +33,11 @@ pub trait WalCatalog {
         visit: &mut dyn FnMut(SegmentNumber) -> ControlFlow<()>,
     ) -> Result<()>;
 
-    /// Whether a stored segment has the size that the catalog is asked with: after `pg_resetwal --wal-segsize` a timeline has
-    /// segments of another one, whose names mean other positions. True where that cannot be told.
+    /// Whether a stored segment has the size of this catalog. After `pg_resetwal --wal-segsize` a timeline has segments
+    /// of another size, whose names mean other positions. True if it is unknown.
     ///
     /// # Errors
-    /// The store's own.
+    /// Those of the store.
     fn is_of_size(&self, _name: SegmentName) -> Result<bool> {
         Ok(true)
     }
@@ -51,7 +51,7 @@ pub struct RepositoryCatalog<'a> {
 }
 
 impl<'a> RepositoryCatalog<'a> {
-    /// The names of `repository`, whose segments have this size.
+    /// The names in `repository`, for segments of this size.
     pub fn new(repository: &'a Repository, segment_size: SegmentSize) -> RepositoryCatalog<'a> {
         RepositoryCatalog { repository, segment_size }
     }
@@ -75,17 +75,14 @@ impl WalCatalog for RepositoryCatalog<'_> {
         visit: &mut dyn FnMut(SegmentNumber) -> ControlFlow<()>,
     ) -> Result<()> {
         visit_segments(self.repository, from.timeline(), Some(from), &mut |name, _| {
-            // A name that does not exist at this segment size is nobody's.
+            // A name that does not exist with this segment size does not count.
             name.number(self.segment_size).map_or(ControlFlow::Continue(()), &mut *visit)
         })
     }
 
     fn is_of_size(&self, name: SegmentName) -> Result<bool> {
-        match header_of(self.repository, name) {
-            Err(error) if error.kind().is_transient() => Err(error),
-            Ok(Some(header)) => Ok(header.segment_size == self.segment_size),
-            // Damaged, or gone.
-            _ => Ok(true),
-        }
+        let header = readable_header(self.repository, name)?;
+        // A damaged or removed one counts as one of this size.
+        Ok(header.is_none_or(|header| header.segment_size == self.segment_size))
     }
 }

@@ -1,4 +1,4 @@
-//! Which WAL on the way to a timeline the repository holds, and what is missing.
+//! Which WAL the repository holds on the way to a timeline, and what is missing.
 
 use super::catalog::WalCatalog;
 use super::timeline_path::{PathSpan, TimelinePath};
@@ -6,7 +6,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::postgres::{Lsn, SegmentName, SegmentNumber};
 use std::ops::ControlFlow;
 
-/// How many interruptions of the WAL are kept: beyond this, nobody repairs them one by one.
+/// How many interruptions of the WAL are kept. More cannot be repaired one by one.
 const RUNS_MAX: usize = 65_536;
 
 /// Consecutive segments, both ends included.
@@ -18,7 +18,7 @@ pub struct PathRun {
     pub last: SegmentNumber,
 }
 
-/// The segments on a path that the repository holds, from one on.
+/// The segments on a path in the repository, from one on.
 ///
 /// Takes memory for each interruption, not for each segment.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,17 +29,17 @@ pub struct PathWal {
 }
 
 impl PathRun {
-    /// How many segments it is.
+    /// The number of segments.
     pub fn count(self) -> u64 {
         self.last.as_u64() - self.first.as_u64() + 1
     }
 }
 
 impl PathWal {
-    /// Looks through the archive for what lies on `path` from the segment `from` on.
+    /// Searches the archive for the segments on `path`, beginning with `from`.
     ///
     /// # Errors
-    /// Those of the catalog, and [`ErrorKind::Hole`] for more than 65536 interruptions.
+    /// Those of the catalog; [`ErrorKind::Hole`] for more than 65536 interruptions.
     pub fn find(path: TimelinePath, from: SegmentNumber, catalog: &dyn WalCatalog) -> Result<PathWal> {
         let mut runs: Vec<PathRun> = Vec::new();
         for span in path.spans(from) {
@@ -61,17 +61,17 @@ impl PathWal {
         &self.path
     }
 
-    /// The segment that was the first to be looked for.
+    /// The first segment of the search.
     pub fn from(&self) -> SegmentNumber {
         self.from
     }
 
-    /// The segments that can be read one after the other from the first one on; `None` if that is not there.
+    /// The segments that can be read consecutively, beginning with the first; `None` if that is missing.
     pub fn readable(&self) -> Option<PathRun> {
         self.runs.first().copied().filter(|run| run.first == self.from)
     }
 
-    /// The last segment that is there, whatever is missing before it.
+    /// The last stored segment, regardless of gaps before it.
     pub fn last(&self) -> Option<SegmentNumber> {
         self.runs.last().map(|run| run.last)
     }
@@ -104,8 +104,7 @@ impl PathWal {
         })
     }
 
-    /// The error for an interruption before something that lies behind it; `remedy` is the command that recovers as far
-    /// as possible.
+    /// The error for an interruption before something stored; `remedy` is the command that recovers as far as possible.
     pub fn hole(&self, gap: PathRun, remedy: &str) -> Error {
         let missing = match (self.name_of(gap.first), self.name_of(gap.last)) {
             (Ok(first), Ok(last)) if first == last => format!("WAL segment {first} is missing"),
@@ -128,7 +127,7 @@ impl PathWal {
     }
 }
 
-/// The runs without those of segments of another size. That there are none is told by the first and the last.
+/// The runs without those of segments of another size. Their absence follows from the first and the last run.
 fn of_own_size(
     path: &TimelinePath,
     from: SegmentNumber,
@@ -137,7 +136,7 @@ fn of_own_size(
 ) -> Result<Vec<PathRun>> {
     let is_own = |run: &PathRun| path.name_of(run.first).map_or(Ok(true), |name| catalog.is_of_size(name));
     let (Some(first), Some(last)) = (runs.first(), runs.last()) else { return Ok(runs) };
-    // Nothing is missing: whatever is wrong with a segment, its reader says.
+    // Nothing is missing. Any other defect of a segment is found by its reader.
     let is_whole = first == last && first.first == from;
     if is_whole || (is_own(first)? && is_own(last)?) {
         return Ok(runs);
@@ -170,7 +169,8 @@ mod tests {
     use super::*;
     use crate::postgres::{TimelineHistory, TimelineId};
 
-    /// The WAL of a timeline from segment `from` on, in an archive with these histories and segments (timeline, number).
+    /// The WAL of a timeline from segment `from` on, in an archive with these histories and segments (timeline,
+    /// number).
     fn wal(timeline: u32, from: u64, histories: &[(u32, &str)], held: &[(u32, u64)]) -> PathWal {
         let catalog = MadeUpCatalog::new(histories, held);
         let path = TimelinePath::find(&catalog, catalog.history_of(timeline), MadeUpCatalog::size()).unwrap();
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn segments_of_another_size_lie_elsewhere() {
+    fn segments_of_another_size_mean_other_positions() {
         let first = TimelineId::FIRST;
         let mut catalog = MadeUpCatalog::new(&[], &[(1, 2), (1, 3), (1, 7), (1, 8), (1, 20)]);
         let path = || TimelinePath::new(TimelineHistory::of_first(), MadeUpCatalog::size());

@@ -1,16 +1,17 @@
-//! Which timeline PostgreSQL takes for the latest.
+//! Which timeline PostgreSQL considers the latest.
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::postgres::{TargetTimeline, TimelineId, WalFileName};
 
-/// Which timeline `wanted` means for a backup of `backup`, given the timelines whose history is archived (in order).
+/// The timeline that `wanted` means for a backup on the timeline `backup`, given the timelines with an archived history
+/// (in order).
 ///
-/// `latest` is what the server makes of it: the newest that is reached by counting up from the backup's timeline.
+/// `latest` is what the server makes of it: the newest timeline reached by counting up from the backup's.
 ///
 /// # Errors
-/// [`ErrorKind::Hole`] for `latest` when the counting stops at a history file that is missing while later ones exist: the
-/// server would stop there too, without a word. [`ErrorKind::Absent`] for a timeline without a history file.
-/// Source: PostgreSQL `access/transam/timeline.c`, `findNewestTimeLine`.
+/// [`ErrorKind::Hole`] for `latest` if the counting stops at a missing history file and later ones exist: the server
+/// would stop there too, silently. [`ErrorKind::Absent`] for a timeline without a history file. Source: PostgreSQL
+/// `access/transam/timeline.c`, `findNewestTimeLine`.
 pub fn resolve(wanted: TargetTimeline, backup: TimelineId, histories: &[TimelineId]) -> Result<TimelineId> {
     let newest = histories.last().copied().unwrap_or(TimelineId::FIRST);
     match wanted {
@@ -39,7 +40,7 @@ pub fn resolve(wanted: TargetTimeline, backup: TimelineId, histories: &[Timeline
     }
 }
 
-/// The error for a timeline that exists, be it by its history or by its WAL, and is not reached by counting.
+/// The error for a timeline that exists, by its history or its WAL, and is not reached by counting.
 pub fn missing_history(reached: TimelineId, later: TimelineId) -> Error {
     let missing = TimelineId::new(reached.as_u32().saturating_add(1)).unwrap_or(later);
     Error::new(

@@ -1,4 +1,4 @@
-//! Archives that tests make up: names alone.
+//! Made-up archives for tests: names only.
 
 use super::catalog::WalCatalog;
 use crate::error::Result;
@@ -7,7 +7,7 @@ use crate::repository::wal::Timelines;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 
-/// Histories and segments, which are of 1 MiB.
+/// Histories, and segments of 1 MiB.
 #[derive(Clone, Debug, Default)]
 pub struct MadeUpCatalog {
     pub histories: BTreeMap<TimelineId, TimelineHistory>,
@@ -34,7 +34,7 @@ impl MadeUpCatalog {
         SegmentSize::new(1 << 20).unwrap()
     }
 
-    /// The history of a timeline, that of the first one included.
+    /// The history of a timeline, including the first one.
     pub fn history_of(&self, timeline: u32) -> TimelineHistory {
         match timeline {
             1 => TimelineHistory::of_first(),

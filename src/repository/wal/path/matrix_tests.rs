@@ -1,8 +1,8 @@
-//! Every small archive with up to three timelines, every hole in it, every way: what PostgreSQL would make of the answers
-//! is compared with a model that knows what was lost.
+//! Every small archive with up to three timelines, every hole in it, every way. A model that knows what was lost judges
+//! what PostgreSQL makes of the answers.
 //!
-//! The model does not use the rules under test: it knows all that was ever written, and that a file which is stored proves
-//! whatever had to exist before it could be written.
+//! The model does not use the rules under test. It knows everything that was ever written, and that a stored file
+//! proves whatever had to exist before it could be written.
 
 use super::absence::{ArchiveEnd, divergence, judge_segment};
 use super::held::PathWal;
@@ -23,16 +23,16 @@ struct Shape {
     written: Vec<(u32, u64)>,
 }
 
-/// How a recovery ended.
+/// The end of a recovery.
 #[derive(Debug, PartialEq, Eq)]
-enum End {
-    /// It promoted, having read all segments before this one.
+enum RecoveryEnd {
+    /// Promotion, after reading all segments before this one.
     Promoted { next: u64 },
-    /// `archive-get` stopped it when it asked for this segment.
+    /// `archive-get` stopped it at the request for this segment.
     Stopped { at: u64 },
 }
 
-/// Timeline 1 alone; 2 out of 1; 3 out of 1 or out of 2; ancestors that ended at the switch, or that somebody went on with.
+/// Timeline 1 alone; 2 from 1; 3 from 1 or from 2; ancestors that ended at the switch or continued.
 fn shapes() -> Vec<Shape> {
     let mut shapes = Vec::new();
     let last_of_first = 6;
@@ -72,7 +72,7 @@ fn shapes() -> Vec<Shape> {
     shapes
 }
 
-/// Every set of neighbouring segments of one timeline that may be lost together.
+/// Every set of consecutive segments of one timeline that may be lost together.
 fn holes(shape: &Shape) -> Vec<BTreeSet<(u32, u64)>> {
     let mut holes = vec![BTreeSet::new()];
     for &(timeline, from) in &shape.written {
@@ -97,9 +97,9 @@ fn name(timeline: TimelineId, number: u64) -> SegmentName {
 
 /// What PostgreSQL reads on the way to a timeline, and where it stops, given the answers of `archive-get`.
 ///
-/// Source: PostgreSQL `access/transam/xlogrecovery.c`, `XLogFileReadAnyTLI`: for each segment it asks the timelines of the
-/// way from the newest on, leaves out those that begin later, and never goes back to an older one.
-fn recover(catalog: &MadeUpCatalog, history: &TimelineHistory, read: &mut Vec<SegmentName>) -> End {
+/// Source: PostgreSQL `access/transam/xlogrecovery.c`, `XLogFileReadAnyTLI`: for each segment it asks for the timelines
+/// of the way, the newest first, omits those that begin later, and never returns to an older one.
+fn recover(catalog: &MadeUpCatalog, history: &TimelineHistory, read: &mut Vec<SegmentName>) -> RecoveryEnd {
     let size = MadeUpCatalog::size();
     let destination = history.timeline();
     let mut way: Vec<(TimelineId, u64)> = vec![(TimelineId::FIRST, 0)];
@@ -121,7 +121,7 @@ fn recover(catalog: &MadeUpCatalog, history: &TimelineHistory, read: &mut Vec<Se
             let off_the_way = divergence(catalog, destination, asked, size).unwrap().is_some();
             if catalog.holds(asked) {
                 if off_the_way {
-                    return End::Stopped { at: number };
+                    return RecoveryEnd::Stopped { at: number };
                 }
                 read.push(asked);
                 reading = timeline;
@@ -130,16 +130,20 @@ fn recover(catalog: &MadeUpCatalog, history: &TimelineHistory, read: &mut Vec<Se
             if !off_the_way
                 && judge_segment(catalog, Some(destination), asked, size).unwrap() != ArchiveEnd::End
             {
-                return End::Stopped { at: number };
+                return RecoveryEnd::Stopped { at: number };
             }
         }
-        return End::Promoted { next: number };
+        return RecoveryEnd::Promoted { next: number };
     }
     unreachable!()
 }
 
-/// How it must end, and having read what.
-fn model(shape: &Shape, lost: &BTreeSet<(u32, u64)>, history: &TimelineHistory) -> (End, Vec<SegmentName>) {
+/// How the recovery must end, and what it must have read.
+fn model(
+    shape: &Shape,
+    lost: &BTreeSet<(u32, u64)>,
+    history: &TimelineHistory,
+) -> (RecoveryEnd, Vec<SegmentName>) {
     let size = MadeUpCatalog::size();
     let stored = |timeline: u32, number: u64| {
         shape.written.contains(&(timeline, number)) && !lost.contains(&(timeline, number))
@@ -170,17 +174,20 @@ fn model(shape: &Shape, lost: &BTreeSet<(u32, u64)>, history: &TimelineHistory) 
             continue;
         }
         if proven(timeline, number) {
-            return (End::Stopped { at: number }, read);
+            return (RecoveryEnd::Stopped { at: number }, read);
         }
-        // What the parents hold of the segment in which they were left must not be read, and must not be lost in silence.
+        // The parents' copies of the segment in which they were left must not be read, and must not be lost silently.
         let ancestors = history.switches().iter().filter(|switch| {
             switch.switch_point.segment(size).as_u64() == number
                 && read.last().is_none_or(|last| last.timeline() <= switch.timeline)
         });
         let is_held_by_a_parent =
             ancestors.into_iter().any(|switch| stored(switch.timeline.as_u32(), number));
-        let end =
-            if is_held_by_a_parent { End::Stopped { at: number } } else { End::Promoted { next: number } };
+        let end = if is_held_by_a_parent {
+            RecoveryEnd::Stopped { at: number }
+        } else {
+            RecoveryEnd::Promoted { next: number }
+        };
         return (end, read);
     }
     unreachable!()
@@ -196,7 +203,7 @@ fn archive(shape: &Shape, lost: &BTreeSet<(u32, u64)>) -> MadeUpCatalog {
 }
 
 #[test]
-fn no_recovery_ends_early_or_reads_what_is_not_on_its_way() {
+fn no_recovery_ends_early_or_leaves_its_path() {
     let mut cells = 0;
     for shape in shapes() {
         for lost in holes(&shape) {
@@ -213,14 +220,18 @@ fn no_recovery_ends_early_or_reads_what_is_not_on_its_way() {
                 );
                 cells += 1;
 
-                // Planning sees the same: where the WAL can be read to, and whether something is missing there.
+                // Planning finds the same: how far the WAL can be read, and whether something is missing there.
                 let path = TimelinePath::find(&catalog, history, MadeUpCatalog::size()).unwrap();
                 let wal = PathWal::find(path, SegmentNumber::new(FIRST), &catalog).unwrap();
                 let readable = wal.readable().map_or(FIRST, |run| run.last.as_u64() + 1);
                 assert_eq!(readable, FIRST + read.len() as u64, "to {timeline}: {shape:?} without {lost:?}");
                 if let Some(gap) = wal.gap() {
-                    assert_eq!(end, End::Stopped { at: gap.first.as_u64() }, "{shape:?} without {lost:?}");
-                } else if let End::Stopped { at } = end {
+                    assert_eq!(
+                        end,
+                        RecoveryEnd::Stopped { at: gap.first.as_u64() },
+                        "{shape:?} without {lost:?}"
+                    );
+                } else if let RecoveryEnd::Stopped { at } = end {
                     assert!(
                         wal.path().history().switches().iter().any(|switch| {
                             switch.switch_point.segment(MadeUpCatalog::size()).as_u64() == at

@@ -1,10 +1,10 @@
 //! Paths over timelines: which segments lead to a point, which of them are missing, and where the WAL ends.
 //!
-//! Owns: the only answers to these questions. `archive-get`, `info`, `check`, `recover` and the back-fill ask here, so that
-//! none of them takes lost WAL for the end of the archive while another calls it a hole.
+//! Owns: the only answers to these questions. `archive-get`, `info`, `check`, `recover` and the back-fill all use this
+//! module, so that none of them takes lost WAL for the end of the archive while another calls it a hole.
 //!
-//! The rule: a missing segment is a *hole* when something that is stored proves that it once existed. A later segment of
-//! the same timeline proves it; so does a history file that leaves the timeline in a later segment.
+//! The rule: a missing segment is a *hole* if something stored proves that it existed. A later segment of the same
+//! timeline proves it, and so does a history file that leaves the timeline in a later segment.
 
 mod absence;
 mod catalog;

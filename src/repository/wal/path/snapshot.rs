@@ -1,4 +1,4 @@
-//! The names of a system's archived WAL, read once: questions about many paths then cost no more requests.
+//! The names of a system's archived WAL, listed once: questions about many paths then take no more requests.
 
 use super::catalog::WalCatalog;
 use crate::error::Result;
@@ -10,16 +10,16 @@ use crate::repository::wal::{
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
-/// How closely the WAL is looked at.
+/// How thoroughly the WAL is listed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WalSearch {
-    /// Every segment, so that what is missing is found: a request to a bucket for each thousand of them.
+    /// Every segment, so that gaps are found: one request to a bucket for each thousand segments.
     EverySegment,
-    /// The first and the last of each timeline: a handful of requests, however many there are.
+    /// The first and the last of each timeline: a handful of requests, however many segments there are.
     Ends,
 }
 
-/// What a repository held when it was listed. Takes memory for each interruption, not for each segment.
+/// What a repository held at one moment. Takes memory for each interruption, not for each segment.
 #[derive(Clone, Debug)]
 pub struct WalSnapshot {
     /// The size of its segments.
@@ -30,7 +30,7 @@ pub struct WalSnapshot {
     partials: BTreeMap<TimelineId, Vec<WalFileName>>,
 }
 
-/// The files of one timeline, and which of them have which size.
+/// The files of one timeline, and their sizes.
 struct Listed {
     timeline: TimelineId,
     files: TimelineFiles,
@@ -51,7 +51,7 @@ impl Listed {
             let ends = segment_ends(repository, timeline)?.map(<[_; 2]>::from).into_iter().flatten();
             let runs = ends.map(|name| NameRun { first: name, last: name, stored_bytes: 0 });
             let listed = find(TimelineFiles { runs: runs.collect(), partials: Vec::new() })?;
-            // Where the size was changed, the end of the one and the start of the other lie somewhere between.
+            // If the size was changed, the end of one size and the beginning of the other are somewhere between.
             if listed.sizes.all().nth(1).is_none() {
                 return Ok(listed);
             }
@@ -81,13 +81,14 @@ impl Listed {
 }
 
 impl WalSnapshot {
-    /// Lists the WAL of `timelines`, for each size of segments apart: first the sizes that are `known`, in their order, then what
-    /// else is found, the newest first. With [`WalSearch::Ends`] nothing is missing between the first and the last segment.
+    /// Lists the WAL of `timelines`, separately for each segment size: first the `known` sizes in their order, then
+    /// others that are found, the newest first. With [`WalSearch::Ends`] there are no gaps between the first and the
+    /// last segment.
     ///
-    /// A timeline is in those snapshots in whose size it has segments; in the first one, if it has none at all.
+    /// A timeline is in the snapshots of the sizes of its segments; in the first one, if it has no segments.
     ///
     /// # Errors
-    /// The store's own, and damaged history files.
+    /// Those of the store and of damaged history files.
     pub fn read_by_size(
         repository: &Repository,
         timelines: &Timelines,
@@ -120,29 +121,29 @@ impl WalSnapshot {
         Ok(snapshots)
     }
 
-    /// The runs of each timeline of which WAL is stored, in order.
+    /// The runs of each timeline with stored WAL, in order.
     pub fn runs(&self) -> &BTreeMap<TimelineId, Vec<SegmentRun>> {
         &self.runs
     }
 
-    /// The partial segments of a timeline, if every file was looked for.
+    /// The partial segments of a timeline, if every file was listed.
     pub fn partials(&self, timeline: TimelineId) -> &[WalFileName] {
         self.partials.get(&timeline).map(Vec::as_slice).unwrap_or_default()
     }
 
-    /// The last segment of a timeline, whatever is missing before it.
+    /// The last segment of a timeline, regardless of gaps before it.
     pub fn last(&self, timeline: TimelineId) -> Option<SegmentNumber> {
         self.runs.get(&timeline)?.last().map(|run| run.last)
     }
 
-    /// How a timeline came to be; of one whose history is missing no ancestor is known.
+    /// The origin of a timeline; without ancestors if its history is missing.
     pub fn history_of(&self, timeline: TimelineId) -> TimelineHistory {
         let known = self.histories.get(&timeline).cloned();
         known.unwrap_or_else(|| TimelineHistory::without_ancestors(timeline))
     }
 
-    /// The timelines on which a recovery can end with WAL that no other timeline has, in order: those that nothing with WAL
-    /// came out of, and those that went on after something did.
+    /// The timelines on which a recovery can end with WAL that no other timeline has, in order: those from which no
+    /// timeline with WAL branched off, and those that continued after one did.
     pub fn tips(&self) -> Vec<TimelineId> {
         let is_tip = |timeline: &TimelineId| {
             let Some(last) = self.last(*timeline) else { return false };
@@ -157,7 +158,7 @@ impl WalSnapshot {
     }
 }
 
-/// The sizes that are known, and those that are found besides, the newest first.
+/// The known sizes and those that are found, the newest first.
 fn sizes_of(listed: &[Listed], known: &[SegmentSize]) -> Vec<SegmentSize> {
     let mut found: Vec<((TimelineId, u64), SegmentSize)> = Vec::new();
     for of_timeline in listed {
@@ -236,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn tips_are_where_wal_ends_that_no_other_timeline_has() {
+    fn tips_hold_wal_of_no_other_timeline() {
         const TWO: &[(u32, &str)] = &[(2, "1 0/500100 x\n")];
         let tips = |runs: &[(u32, u64, u64)]| -> Vec<u32> {
             snapshot(TWO, runs).tips().into_iter().map(TimelineId::as_u32).collect()

@@ -1,16 +1,16 @@
-//! The way through the timelines: from a backup to the timeline that is to be reached.
+//! The way from a backup to a timeline.
 
 use super::absence::proven_by_switches;
 use super::catalog::WalCatalog;
 use crate::error::Result;
 use crate::postgres::{Lsn, SegmentName, SegmentNumber, SegmentSize, TimelineHistory, TimelineId};
 
-/// The timelines that lead to a target timeline, and which segments of each the server reads on the way.
+/// The timelines that lead to a target timeline, and which segments of each the server reads.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TimelinePath {
     history: TimelineHistory,
     size: SegmentSize,
-    /// The last segment that other timelines prove to have existed on the target timeline.
+    /// The last segment of the target timeline that other timelines prove to have existed.
     left_after: Option<SegmentNumber>,
 }
 
@@ -19,19 +19,19 @@ pub struct TimelinePath {
 pub struct PathSpan {
     /// The timeline in their names.
     pub timeline: TimelineId,
-    /// The first of them.
+    /// The first segment.
     pub first: SegmentNumber,
-    /// The last of them; `None` on the target timeline, which goes on.
+    /// The last segment; `None` on the target timeline, which continues.
     pub last: Option<SegmentNumber>,
 }
 
 impl TimelinePath {
-    /// The path to the timeline of this history, of which nothing else is known.
+    /// The path to the timeline of this history, without knowledge of other timelines.
     pub fn new(history: TimelineHistory, size: SegmentSize) -> TimelinePath {
         TimelinePath { history, size, left_after: None }
     }
 
-    /// The path to the timeline of this history, with what the other timelines in the archive prove of it.
+    /// The path to the timeline of this history, with what the other timelines in the archive prove.
     ///
     /// # Errors
     /// Those of the catalog.
@@ -44,19 +44,19 @@ impl TimelinePath {
         Ok(TimelinePath { history, size, left_after })
     }
 
-    /// The last segment that is proven to have existed, whatever is stored: the one before the last segment in which this
-    /// timeline, or an ancestor on the way to it, was left.
+    /// The last segment that is proven to have existed, whatever is stored: the one before the last segment in which
+    /// this timeline, or an ancestor on the way to it, was left.
     pub fn proven_last(&self) -> Option<SegmentNumber> {
         let begun = self.history.first_segment(self.size).and_then(SegmentNumber::previous);
         begun.max(self.left_after)
     }
 
-    /// The timeline that is to be reached.
+    /// The target timeline.
     pub fn timeline(&self) -> TimelineId {
         self.history.timeline()
     }
 
-    /// How that timeline came to be.
+    /// The origin of that timeline.
     pub fn history(&self) -> &TimelineHistory {
         &self.history
     }
@@ -76,12 +76,12 @@ impl TimelinePath {
         SegmentName::new(self.history.timeline_of_segment(segment, self.size), segment, self.size)
     }
 
-    /// The timeline on which the byte before `position` was written: that of what ends there.
+    /// The timeline on which the byte before `position` was written.
     pub fn timeline_before(&self, position: Lsn) -> TimelineId {
         self.history.timeline_at(position.previous().unwrap_or(position))
     }
 
-    /// Whether what was written on `timeline` from `start` to `stop` lies on this path: both ends do, and no switch is
+    /// Whether WAL written on `timeline` from `start` to `stop` is on this path: both ends are, and no switch is
     /// between them.
     pub fn holds(&self, timeline: TimelineId, start: Lsn, stop: Lsn) -> bool {
         self.history.timeline_at(start) == timeline && self.timeline_before(stop) == timeline
@@ -92,7 +92,7 @@ impl TimelinePath {
         let mut spans = Vec::new();
         let mut first = from;
         for switch in self.history.switches() {
-            // The segment that holds the switch point is read from the timeline that begins there.
+            // The segment with the switch point is read from the timeline that begins there.
             let next = switch.switch_point.segment(self.size);
             if next > first {
                 spans.push(PathSpan { timeline: switch.timeline, first, last: next.previous() });
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn a_backup_lies_on_the_path_up_to_the_switch() {
+    fn a_backup_is_on_the_path_up_to_the_switch() {
         let path = path(2, "1 0/3000100 x\n");
         assert!(path.holds(timeline(1), lsn("0/2000028"), lsn("0/2000100")));
         assert!(

@@ -1,26 +1,26 @@
-//! What a service was found to do.
+//! How a service was found to behave.
 
 use serde::{Deserialize, Serialize};
 
-/// The content of `store-probe.json`. Fields that a later version adds are passed over.
+/// The content of `store-probe.json`. Fields that a later version adds are ignored.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Behaviour {
-    /// Of the format.
+pub struct ServiceBehavior {
+    /// The version of this format.
     pub version: u32,
-    /// Whether `If-None-Match: *` keeps a put from overwriting.
+    /// Whether `If-None-Match: *` prevents a put from overwriting.
     pub refuses_second_put: bool,
     /// The same for the end of a multipart upload.
     pub refuses_second_upload: bool,
-    /// Which checksum the service compares with the content.
+    /// The checksum that the service compares with the content.
     pub check: ContentCheck,
-    /// Whether it compares a CRC-32 of the whole of a multipart upload, too.
+    /// Whether it also compares a CRC-32 of a whole multipart upload.
     pub checks_whole_upload: bool,
-    /// Whether it says what CRC-32 it has stored.
+    /// Whether it reports the CRC-32 of what it has stored.
     pub answers_checksum: bool,
-    /// The modes of object lock that were found to hold.
+    /// The modes of object lock that were found to be effective.
     #[serde(default)]
     pub locks: Vec<String>,
-    /// The program that found it out.
+    /// The program that tested the service.
     pub probed_by: String,
 }
 

@@ -1,25 +1,25 @@
-//! Whose failure it is that a WAL file was not stored: one of this host's says nothing of the repository.
+//! Whether a failure to store a file concerns this host or the repository.
 
 use crate::error::Error;
 
-/// Why a WAL file was not stored.
+/// Why a file was not stored. A failure of this host says nothing about the repository.
 #[derive(Debug)]
 pub enum PutError {
-    /// This host's: the file cannot be read, or is wrong, or what does not fit into memory has no place.
+    /// This host's: the file cannot be read or is invalid, or a temporary file cannot be written.
     Local(Error),
     /// The repository's.
     Repository(Error),
 }
 
 impl PutError {
-    /// What failed.
+    /// The error itself.
     pub fn error(&self) -> &Error {
         match self {
             PutError::Local(error) | PutError::Repository(error) => error,
         }
     }
 
-    /// The same failure, worded by somebody who knows more of this host.
+    /// The same failure; a local one as `worded` by a caller that knows more about this host.
     #[must_use]
     pub fn map_local(self, worded: impl FnOnce(Error) -> Error) -> PutError {
         match self {
@@ -28,7 +28,7 @@ impl PutError {
         }
     }
 
-    /// The same failure below a broader one.
+    /// The same failure with context.
     #[must_use]
     pub fn context(self, message: &str) -> PutError {
         match self {

@@ -104,7 +104,7 @@ mod tests {
         assert_eq!(clock.difference_s(), 0);
         assert!(clock.correct(Some(SystemTime::now() - hour)));
         assert!((3599..=3601).contains(&-clock.difference_s()));
-        assert!(!clock.correct(Some(SystemTime::now() - hour)), "it is right now");
+        assert!(!clock.correct(Some(SystemTime::now() - hour)), "the correction is in effect");
         assert!(clock.correct(Some(SystemTime::now())));
         assert!(clock.difference_s().abs() <= 1);
     }
@@ -118,7 +118,7 @@ mod tests {
         clock.observe(behind(600));
         assert!(clock.is_measured() && near(clock.now(), behind(600)));
         clock.observe(behind(601));
-        assert!(near(clock.now(), behind(600)), "an response takes a while");
+        assert!(near(clock.now(), behind(600)), "a response takes some time");
         clock.observe(behind(0));
         assert!(near(clock.now(), behind(0)));
         assert_eq!(clock.difference_s(), 0, "no request was refused");

@@ -206,7 +206,7 @@ mod tests {
         assert!(matches!(meaning(&catalog, 4), ArchiveEnd::Hole(_)));
         assert_eq!(meaning(&catalog, 9), ArchiveEnd::End);
         catalog.others = [(first, 7), (first, 8)].into();
-        assert!(matches!(meaning(&catalog, 4), ArchiveEnd::Hole(_)), "one of this size lies behind them");
+        assert!(matches!(meaning(&catalog, 4), ArchiveEnd::Hole(_)), "one of this size follows them");
         catalog.others.insert((first, 20));
         assert_eq!((find(&catalog).readable(), find(&catalog).gap()), (run(2, 3), None));
         assert_eq!(meaning(&catalog, 4), ArchiveEnd::End);
@@ -257,7 +257,7 @@ mod tests {
             );
         }
         let found = wal(1, 4, AT_SIX, &held);
-        assert_eq!((found.readable(), found.gap()), (None, run(4, 5)), "nothing is there at all");
+        assert_eq!((found.readable(), found.gap()), (None, run(4, 5)), "there is no segment");
         let found = wal(1, 6, AT_SIX, &held);
         assert_eq!(
             (found.readable(), found.gap()),

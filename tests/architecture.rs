@@ -19,7 +19,7 @@ const LAYERS: &[&[&str]] = &[
     &["spool"],
     &["push", "get"],
     // All rows from here on require the feature `companion`.
-    &["monitor"],
+    &["monitor", "interruption"],
     &["pace"],
     &["server"],
     &["codec"],

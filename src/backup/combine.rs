@@ -11,6 +11,7 @@ use super::running::{self, RunningBackup};
 use super::summary::BackupSummary;
 use crate::config::Compression;
 use crate::error::{Error, ErrorKind, Result};
+use crate::interruption::Interruption;
 use crate::monitor::Monitor;
 use crate::postgres::backup::label::without_incremental_from;
 use crate::postgres::{ManifestVersion, SegmentName};
@@ -22,7 +23,6 @@ use crate::repository::backup::pack::{FinishedPack, PackOwner, PackWriter, Place
 use crate::repository::backup::{
     Chain, DirectoryEntry, IndexEntry, Label, NewLabel, StoredBackup, StoredText, inventory,
 };
-use crate::server::Watch;
 use nix::unistd::{Gid, Uid};
 use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
@@ -65,7 +65,7 @@ pub fn combine(
     monitor: &dyn Monitor,
 ) -> Result<BackupSummary> {
     let began = Instant::now();
-    let watch = Watch::new(interrupted);
+    let interruption = Interruption::new(interrupted);
     repository.check()?;
     let chain = find_chain(request, repository)?;
     let wal_segments = check_wal(chain.newest(), repository)?;
@@ -78,13 +78,13 @@ pub fn combine(
         label: &label,
         repository,
         chain: &chain,
-        watch: &watch,
+        interruption: &interruption,
         monitor,
         next_pack: AtomicU32::new(1),
         owner: PackOwner { uid: Uid::effective().as_raw(), gid: Gid::effective().as_raw() },
         packed: Mutex::default(),
     };
-    let combined = running.during(&watch, |running| combination.make(running))?;
+    let combined = running.during(&interruption, |running| combination.make(running))?;
     Ok(BackupSummary::of(&combined, wal_segments, began.elapsed()).noting_maps_of(chain.newest()))
 }
 
@@ -132,7 +132,7 @@ struct Combination<'a> {
     label: &'a Label,
     repository: &'a Repository,
     chain: &'a Chain,
-    watch: &'a Watch<'a>,
+    interruption: &'a Interruption<'a>,
     monitor: &'a dyn Monitor,
     next_pack: AtomicU32,
     owner: PackOwner,
@@ -167,7 +167,7 @@ impl Combination<'_> {
         self.pack_last(last)?;
         self.monitor.end();
         let stored = self.stored()?;
-        publish(self.repository, &stored, Some(self.chain), running, self.watch)?;
+        publish(self.repository, &stored, Some(self.chain), running, self.interruption)?;
         Ok(stored)
     }
 
@@ -229,7 +229,7 @@ impl Combination<'_> {
         let work = |open: &mut Option<PackWriter>| -> Result<()> {
             let mut reader = ChainReader::new(self.repository, self.chain);
             loop {
-                self.watch.check()?;
+                self.interruption.check()?;
                 let next = queue.lock().unwrap_or_else(PoisonError::into_inner).pop();
                 let Some((number, file)) = next else { return Ok(()) };
                 let is_full = open
@@ -248,7 +248,9 @@ impl Combination<'_> {
         thread::scope(|scope| {
             let workers: Vec<_> = open
                 .iter_mut()
-                .map(|open| scope.spawn(|| work(open).inspect_err(|error| self.watch.fail(error.replica()))))
+                .map(|open| {
+                    scope.spawn(|| work(open).inspect_err(|error| self.interruption.fail(error.replica())))
+                })
                 .collect();
             let failed = || Err(Error::damaged("a worker that combines files failed"));
             let results: Vec<Result<()>> =

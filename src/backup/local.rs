@@ -21,6 +21,7 @@ use super::summary::BackupSummary;
 use crate::config::{Checkpoint, Compression, Conninfo};
 use crate::data_directory::DataDirectory;
 use crate::error::{Error, ErrorKind, Result};
+use crate::interruption::Interruption;
 use crate::monitor::Monitor;
 use crate::pace::Pace;
 use crate::postgres::backup::label::{BackupLabel, BackupSource, IncrementalFrom, with_incremental_from};
@@ -30,7 +31,7 @@ use crate::repository::Repository;
 use crate::repository::backup::manifest::{BackupPoint, StoredCollations};
 use crate::repository::backup::pack::PackOwner;
 use crate::repository::backup::{Chain, Label, NewLabel, StoredBackup};
-use crate::server::{Connection, Watch, c_library};
+use crate::server::{Connection, c_library};
 use nix::unistd::{Gid, Uid};
 use std::num::NonZeroUsize;
 use std::sync::atomic::AtomicBool;
@@ -78,14 +79,14 @@ pub fn run(
     monitor: &dyn Monitor,
 ) -> Result<BackupSummary> {
     let began = Instant::now();
-    let watch = Watch::new(interrupted);
+    let interruption = Interruption::new(interrupted);
     let control = request.data_directory.control_file()?;
     let connection = Connection::open(request.conninfo, request.data_directory, APPLICATION_NAME)?;
-    let session = Session::begin(connection, request.data_directory.assumed_version(), &watch)?;
+    let session = Session::begin(connection, request.data_directory.assumed_version(), &interruption)?;
     let server = session.server_version(control.catalog_version)?;
-    session.check(request.data_directory, control.system, control.version, &watch)?;
+    session.check(request.data_directory, control.system, control.version, &interruption)?;
     warn_of_assumption(server, monitor);
-    let primary = primary_of(request.primary, &session, control.system, &watch)?;
+    let primary = primary_of(request.primary, &session, control.system, &interruption)?;
     repository.make()?;
     running::sweep_store(repository, monitor);
     running::sweep_abandoned(repository, monitor);
@@ -99,10 +100,10 @@ pub fn run(
         primary: primary.as_ref(),
         control,
         server,
-        watch: &watch,
+        interruption: &interruption,
         monitor,
     };
-    let taken = running.during(&watch, |running| backup.take(running))?;
+    let taken = running.during(&interruption, |running| backup.take(running))?;
     let Taken { stored, wal_segments, read_bytes } = taken;
     let summary = BackupSummary::of(&stored, wal_segments, began.elapsed());
     Ok(BackupSummary { read_bytes: Some(read_bytes), ..summary })
@@ -126,7 +127,7 @@ struct Backup<'a> {
     primary: Option<&'a Primary>,
     control: ControlFile,
     server: ServerVersion,
-    watch: &'a Watch<'a>,
+    interruption: &'a Interruption<'a>,
     monitor: &'a dyn Monitor,
 }
 
@@ -137,7 +138,7 @@ impl Backup<'_> {
         let wal = self.wal_wait();
         let history = publish::history(self.repository, &start)?;
         wal.before_copy(&start, history.as_ref())?;
-        let mut facts = self.session.facts(self.watch)?;
+        let mut facts = self.session.facts(self.interruption)?;
         self.complete_collations(&mut facts.collations);
         let configuration_files =
             configuration_files::read(&facts, self.request.data_directory, self.monitor);
@@ -173,7 +174,7 @@ impl Backup<'_> {
         let wal_segments = wal.after_stop(draft.start_point(), draft.stop_point())?;
         let stored = draft.list(damaged_pages)?;
         publish::warn_of_damage(&stored, self.monitor);
-        publish::publish(self.repository, &stored, parent.as_ref(), running, self.watch)?;
+        publish::publish(self.repository, &stored, parent.as_ref(), running, self.interruption)?;
         Ok(Taken { stored, wal_segments, read_bytes })
     }
 
@@ -184,7 +185,7 @@ impl Backup<'_> {
         };
         self.monitor
             .step(&format!("starting the backup {}: waiting for a {checkpoint} checkpoint", self.label));
-        self.session.start(self.label, self.request.checkpoint, self.watch)
+        self.session.start(self.label, self.request.checkpoint, self.interruption)
     }
 
     fn wal_wait(&self) -> WalWait<'_> {
@@ -195,17 +196,17 @@ impl Backup<'_> {
             segment_size: self.control.segment_size,
             deadline: self.request.wal_deadline,
             monitor: self.monitor,
-            watch: self.watch,
+            interruption: self.interruption,
         }
     }
 
     fn required(&self) -> Result<Required> {
-        Required::ask(self.session.connection(), self.server, self.watch)
+        Required::ask(self.session.connection(), self.server, self.interruption)
     }
 
     fn list_files(&self) -> Result<FileList> {
         let data_directory = self.request.data_directory.path();
-        FileList::scan(data_directory, self.server, self.monitor, self.watch)
+        FileList::scan(data_directory, self.server, self.monitor, self.interruption)
     }
 
     /// Fills in a missing C library version from the library that the server process has loaded.
@@ -238,9 +239,17 @@ impl Backup<'_> {
         // Removal checks the marks first, so everything still present now remains.
         let increment = parent::check_intact(&chain, self.repository).and_then(|()| {
             let server = self.server;
-            Increment::find(self.repository, chain.newest(), files, &facts.databases, server, self.watch)
+            Increment::find(
+                self.repository,
+                chain.newest(),
+                files,
+                &facts.databases,
+                server,
+                self.interruption,
+            )
         });
-        let summarized = Summaries::read(self.session, history, &chain.newest().start, start, self.watch)?;
+        let summarized =
+            Summaries::read(self.session, history, &chain.newest().start, start, self.interruption)?;
         match increment {
             Ok(increment) => {
                 let increment = match summarized {
@@ -300,20 +309,20 @@ impl Backup<'_> {
             workers: self.request.workers,
             pace: &self.request.pace,
             monitor: self.monitor,
-            watch: self.watch,
+            interruption: self.interruption,
         }
     }
 
     fn copy_files(&self, copy: &DataDirectoryCopy<'_>, files: &FileList) -> Result<Copied> {
         self.monitor.begin(&format!("copying {} files", files.files.len()), files.total_bytes());
-        let copied = copy.run(&mut || self.session.ping(self.watch));
+        let copied = copy.run(&mut || self.session.ping(self.interruption));
         self.monitor.end();
         copied
     }
 
     fn stop(&self, start: &BackupPoint, control: &ControlFile) -> Result<StoppedBackup> {
         self.monitor.step("stopping the backup");
-        let stopped = self.session.stop(start, control, self.watch)?;
+        let stopped = self.session.stop(start, control, self.interruption)?;
         let label = BackupLabel::parse(&stopped.label)?;
         if label.source == BackupSource::Standby && stopped.stop.timeline != label.start_timeline {
             return Err(Error::unavailable(format!(
@@ -332,7 +341,7 @@ impl Backup<'_> {
             )));
         }
         if let Some(primary) = self.primary {
-            primary.complete_segment(stopped.stop.lsn, self.control.segment_size, self.watch)?;
+            primary.complete_segment(stopped.stop.lsn, self.control.segment_size, self.interruption)?;
         }
         Ok(stopped)
     }

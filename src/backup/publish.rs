@@ -3,12 +3,12 @@
 use super::parent;
 use super::running::RunningBackup;
 use crate::error::{Context, Error, ErrorKind, Result};
+use crate::interruption::Interruption;
 use crate::monitor::Monitor;
 use crate::postgres::{TimelineHistory, TimelineId, WalFileName};
 use crate::repository::Repository;
 use crate::repository::backup::manifest::BackupPoint;
 use crate::repository::backup::{Chain, StoredBackup};
-use crate::server::Watch;
 
 /// The history of the backup's timeline; `None` for the first timeline. A backup whose timeline has no history file in
 /// the repository cannot be recovered along any path.
@@ -52,9 +52,9 @@ pub fn publish(
     stored: &StoredBackup,
     parent: Option<&Chain>,
     running: &RunningBackup<'_>,
-    watch: &Watch<'_>,
+    interruption: &Interruption<'_>,
 ) -> Result<()> {
-    watch.check()?;
+    interruption.check()?;
     running.beat()?;
     let (store, layout) = (repository.store(), repository.layout());
     parent::check_objects(stored, repository).map_err(|error| match error.kind() {

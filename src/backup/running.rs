@@ -1,11 +1,11 @@
 //! Marks a running backup in the repository with a heartbeat, and removes the mark when it ends.
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::interruption::Interruption;
 use crate::monitor::Monitor;
 use crate::repository::Repository;
 use crate::repository::backup::inventory::{self, BackupState};
 use crate::repository::backup::{Label, NewLabel, Running};
-use crate::server::Watch;
 use jiff::Timestamp;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::sync::{Mutex, PoisonError};
@@ -75,13 +75,17 @@ impl<'a> RunningBackup<'a> {
     /// published backup, but all stored objects of any other.
     ///
     /// # Errors
-    /// Those of `make`; `watch` interrupts it if the heartbeat fails.
-    pub fn during<T>(self, watch: &Watch<'_>, make: impl FnOnce(&Self) -> Result<T>) -> Result<T> {
+    /// Those of `make`; `interruption` interrupts it if the heartbeat fails.
+    pub fn during<T>(
+        self,
+        interruption: &Interruption<'_>,
+        make: impl FnOnce(&Self) -> Result<T>,
+    ) -> Result<T> {
         let made = thread::scope(|scope| {
             // The channel carries no messages; it closes when the backup ends for any reason.
             let (_going_on, ended) = mpsc::channel();
             let backup = &self;
-            scope.spawn(move || backup.keep_alive(watch, &ended));
+            scope.spawn(move || backup.keep_alive(interruption, &ended));
             make(&self)
         });
         match &made {
@@ -92,14 +96,14 @@ impl<'a> RunningBackup<'a> {
     }
 
     /// Renews the heartbeat until the backup ends; interrupts the backup if the mark is lost.
-    fn keep_alive(&self, watch: &Watch<'_>, ended: &Receiver<()>) {
+    fn keep_alive(&self, interruption: &Interruption<'_>, ended: &Receiver<()>) {
         let mut last = Instant::now();
         while ended.recv_timeout(Running::HEARTBEAT) == Err(RecvTimeoutError::Timeout) {
             match self.beat() {
                 Ok(()) => last = Instant::now(),
                 Err(error) if error.kind() == ErrorKind::Unavailable && last.elapsed() < SILENT_MAX => {}
                 Err(error) => {
-                    watch.fail(error);
+                    interruption.fail(error);
                     return;
                 }
             }

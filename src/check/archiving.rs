@@ -4,8 +4,9 @@ use super::Finding;
 use super::round_trip::ARCHIVER;
 use crate::config::{Config, DEFAULT_PATH};
 use crate::error::{Error, ErrorKind, Result};
+use crate::interruption::Interruption;
 use crate::postgres::ControlFile;
-use crate::server::{Connection, Watch};
+use crate::server::Connection;
 use std::path::Path;
 
 /// The archiving settings and archiver state of the server.
@@ -38,10 +39,10 @@ pub fn look(
     config: &Config,
     control: &ControlFile,
     connection: &Connection,
-    watch: &Watch<'_>,
+    interruption: &Interruption<'_>,
 ) -> Result<Vec<Finding>> {
     let identifier: u64 =
-        connection.query_row("ask for the system identifier", IDENTIFIER, watch)?.parsed(0)?;
+        connection.query_row("ask for the system identifier", IDENTIFIER, interruption)?.parsed(0)?;
     if identifier != control.system.as_u64() {
         return Err(Error::new(
             ErrorKind::Foreign,
@@ -49,8 +50,8 @@ pub fn look(
         )
         .hint("connection.conninfo and data_directory must belong to the same server."));
     }
-    let settings = connection.query_row("ask for the server's settings", SETTINGS, watch)?;
-    let archiver = connection.query_row("ask for the state of the archiver", ARCHIVER, watch)?;
+    let settings = connection.query_row("ask for the server's settings", SETTINGS, interruption)?;
+    let archiver = connection.query_row("ask for the state of the archiver", ARCHIVER, interruption)?;
     let archiving = Archiving {
         wal_level: settings.text(0)?.to_owned(),
         archive_mode: settings.text(1)?.to_owned(),

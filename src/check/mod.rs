@@ -10,12 +10,13 @@ mod round_trip;
 use crate::config::Config;
 use crate::data_directory::DataDirectory;
 use crate::error::{Error, ErrorKind, Result};
+use crate::interruption::Interruption;
 use crate::monitor::Silent;
 use crate::postgres::ControlFile;
 use crate::repository::backup::inventory;
 use crate::repository::wal::{BackupSpan, RepositoryArchive, WalCatalog, forks};
 use crate::repository::{Repository, systems};
-use crate::server::{Connection, Watch};
+use crate::server::Connection;
 use crate::spool::Spool;
 use crate::store::Store;
 use serde::Serialize;
@@ -71,7 +72,12 @@ impl Finding {
 }
 
 /// Runs all checks and reports each finding at once.
-pub fn run(config: &Config, store: &Arc<dyn Store>, watch: &Watch<'_>, tell: &mut dyn FnMut(Finding)) {
+pub fn run(
+    config: &Config,
+    store: &Arc<dyn Store>,
+    interruption: &Interruption<'_>,
+    tell: &mut dyn FnMut(Finding),
+) {
     // For any user but the owner, the advice below would be wrong.
     let (data_directory, control) = match data_directory(config) {
         Ok(found) => found,
@@ -114,12 +120,12 @@ pub fn run(config: &Config, store: &Arc<dyn Store>, watch: &Watch<'_>, tell: &mu
             return tell(Finding::warning("archiving", "not tried", hint));
         }
     };
-    match archiving::look(config, &control, &connection, watch) {
+    match archiving::look(config, &control, &connection, interruption) {
         Ok(findings) => findings.into_iter().for_each(&mut *tell),
         Err(error) => return tell(Finding::failed("server", &error)),
     }
     if let Some(repository) = &repository {
-        match round_trip::travel(config, &control, repository, &connection, watch) {
+        match round_trip::travel(config, &control, repository, &connection, interruption) {
             Ok(finding) => tell(finding),
             Err(error) => tell(Finding::failed("round trip", &error)),
         }

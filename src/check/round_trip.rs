@@ -3,9 +3,10 @@
 use super::Finding;
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
+use crate::interruption::Interruption;
 use crate::postgres::{ControlFile, SegmentName, WalFileName};
 use crate::repository::{Repository, wal};
-use crate::server::{Connection, Watch};
+use crate::server::Connection;
 use std::io;
 use std::time::{Duration, Instant};
 
@@ -32,9 +33,9 @@ pub fn travel(
     control: &ControlFile,
     repository: &Repository,
     connection: &Connection,
-    watch: &Watch<'_>,
+    interruption: &Interruption<'_>,
 ) -> Result<Finding> {
-    if !connection.query_row("ask whether the server archives", CAN_ARCHIVE, watch)?.is_true(0) {
+    if !connection.query_row("ask whether the server archives", CAN_ARCHIVE, interruption)?.is_true(0) {
         return Ok(Finding::warning(
             WHAT,
             "not tried: the server does not archive now",
@@ -42,10 +43,10 @@ pub fn travel(
         ));
     }
     let began = Instant::now();
-    let (name, switched) = match connection.query_row("switch to a new WAL segment", SWITCH, watch) {
+    let (name, switched) = match connection.query_row("switch to a new WAL segment", SWITCH, interruption) {
         Ok(row) => (row.parsed::<SegmentName>(0)?, true),
         // The connection's user lacks the permission.
-        Err(error) if error.kind() == ErrorKind::Usage => match last_archived(connection, watch)? {
+        Err(error) if error.kind() == ErrorKind::Usage => match last_archived(connection, interruption)? {
             Some(name) => (name, false),
             None => {
                 return Ok(Finding::warning(
@@ -57,9 +58,9 @@ pub fn travel(
         },
         Err(error) => return Err(error),
     };
-    wait_for(config, repository, name, watch)?;
+    wait_for(config, repository, name, interruption)?;
     if switched {
-        wait_for_archiver(config, connection, name, watch)?;
+        wait_for_archiver(config, connection, name, interruption)?;
     }
     let arrived = began.elapsed();
     let fetched =
@@ -81,12 +82,12 @@ fn wait_for_archiver(
     config: &Config,
     connection: &Connection,
     name: SegmentName,
-    watch: &Watch<'_>,
+    interruption: &Interruption<'_>,
 ) -> Result<()> {
     let deadline = Instant::now() + config.push.deadline;
     let name = name.to_string();
     loop {
-        let row = connection.query_row("ask for the state of the archiver", ARCHIVER, watch)?;
+        let row = connection.query_row("ask for the state of the archiver", ARCHIVER, interruption)?;
         if row.optional(0).is_some_and(|last| *last >= *name) {
             return Ok(());
         }
@@ -98,16 +99,21 @@ fn wait_for_archiver(
             ))
             .hint("See the errors of the command in the server's log. Check its program, its --config and its user."));
         }
-        watch.sleep(LOOK)?;
+        interruption.sleep(LOOK)?;
     }
 }
 
-fn last_archived(connection: &Connection, watch: &Watch<'_>) -> Result<Option<SegmentName>> {
-    let rows = connection.query("ask for the last archived segment", LAST_ARCHIVED, watch)?;
+fn last_archived(connection: &Connection, interruption: &Interruption<'_>) -> Result<Option<SegmentName>> {
+    let rows = connection.query("ask for the last archived segment", LAST_ARCHIVED, interruption)?;
     rows.first().map(|row| row.parsed(0)).transpose()
 }
 
-fn wait_for(config: &Config, repository: &Repository, name: SegmentName, watch: &Watch<'_>) -> Result<()> {
+fn wait_for(
+    config: &Config,
+    repository: &Repository,
+    name: SegmentName,
+    interruption: &Interruption<'_>,
+) -> Result<()> {
     let key = repository.layout().segment(name)?;
     let deadline = Instant::now() + config.push.deadline;
     while repository.store().stat(&key)?.is_none() {
@@ -118,7 +124,7 @@ fn wait_for(config: &Config, repository: &Repository, name: SegmentName, watch: 
             ))
             .hint("See the errors of archive-push in the server's log, and the state of the agent with pgark status."));
         }
-        watch.sleep(LOOK)?;
+        interruption.sleep(LOOK)?;
     }
     Ok(())
 }

@@ -4,10 +4,10 @@ use super::connect::{Failure, Way, connect};
 use super::failure::{Fate, failure, not_begun};
 use super::parameters::{Address, CONNECT_TIMEOUT, Parameters, Place};
 use super::stream::{Established, Stream};
-use super::watch::Watch;
 use crate::config::Conninfo;
 use crate::data_directory::DataDirectory;
 use crate::error::{Context, Error, Result};
+use crate::interruption::Interruption;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::{Duration, Instant};
@@ -127,9 +127,9 @@ impl Connection {
     /// # Errors
     /// [`ErrorKind::Unavailable`](crate::error::ErrorKind::Unavailable) if the server rejects them or the connection
     /// breaks, [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) if the user lacks the permission; those of
-    /// [`Watch::check`], after which the statement is canceled.
-    pub fn query(&self, what: &str, sql: &str, watch: &Watch<'_>) -> Result<Vec<Row>> {
-        self.query_until(None, what, sql, watch)
+    /// [`Interruption::check`], after which the statement is canceled.
+    pub fn query(&self, what: &str, sql: &str, interruption: &Interruption<'_>) -> Result<Vec<Row>> {
+        self.query_until(None, what, sql, interruption)
     }
 
     fn query_until(
@@ -137,7 +137,7 @@ impl Connection {
         end: Option<Instant>,
         what: &str,
         sql: &str,
-        watch: &Watch<'_>,
+        interruption: &Interruption<'_>,
     ) -> Result<Vec<Row>> {
         self.runtime.block_on(async {
             let query = self.client.simple_query(sql);
@@ -149,7 +149,7 @@ impl Connection {
                         return Ok(messages.into_iter().filter_map(Row::of).collect());
                     }
                     () = sleep(NOTICE) => {
-                        if let Err(error) = watch.check() {
+                        if let Err(error) = interruption.check() {
                             // The server would notice the closed connection only after the statement.
                             let _ = timeout(CANCEL_TIMEOUT, self.cancel()).await;
                             return Err(error);
@@ -171,9 +171,9 @@ impl Connection {
     /// As [`Connection::query_row`]; also [`ErrorKind::Unavailable`](crate::error::ErrorKind::Unavailable) if the
     /// server has been silent for several times the `tcp_user_timeout` of a single message, because TCP may detect only
     /// the failure of the next hop.
-    pub fn ping(&self, what: &str, sql: &str, watch: &Watch<'_>) -> Result<Row> {
+    pub fn ping(&self, what: &str, sql: &str, interruption: &Interruption<'_>) -> Result<Row> {
         let end = Instant::now() + self.parameters.keepalive.silence_max();
-        let mut rows = self.query_until(Some(end), what, sql, watch)?;
+        let mut rows = self.query_until(Some(end), what, sql, interruption)?;
         rows.pop().ok_or_else(|| Error::damaged(format!("could not {what}: the server returned no row")))
     }
 
@@ -188,8 +188,8 @@ impl Connection {
     ///
     /// # Errors
     /// As [`Connection::query`], and [`ErrorKind::Damaged`](crate::error::ErrorKind::Damaged) for any other number of rows.
-    pub fn query_row(&self, what: &str, sql: &str, watch: &Watch<'_>) -> Result<Row> {
-        let mut rows = self.query(what, sql, watch)?;
+    pub fn query_row(&self, what: &str, sql: &str, interruption: &Interruption<'_>) -> Result<Row> {
+        let mut rows = self.query(what, sql, interruption)?;
         match (rows.pop(), rows.len()) {
             (Some(row), 0) => Ok(row),
             _ => Err(Error::damaged(format!(

@@ -8,10 +8,10 @@ use super::connect::{Failure, connect};
 use super::connection::Row;
 use super::failure::{broken_off, lost, refused, refused_to_begin};
 use super::parameters::Parameters;
-use super::watch::Watch;
 use super::wire::Wire;
 use crate::config::Conninfo;
 use crate::error::{Context, Error, Result};
+use crate::interruption::Interruption;
 use bytes::{Bytes, BytesMut};
 use fallible_iterator::FallibleIterator;
 use postgres_protocol::message::backend::{DataRowBody, ErrorFields, Message};
@@ -69,13 +69,13 @@ impl ReplicationConnection {
     pub fn open(
         conninfo: &Conninfo,
         application_name: &str,
-        watch: &Watch<'_>,
+        interruption: &Interruption<'_>,
     ) -> Result<ReplicationConnection> {
         let parameters = Parameters::for_replication(conninfo, application_name)?;
         let what = || format!("could not connect to the server for replication ({})", parameters.target());
         let runtime = Builder::new_current_thread().enable_all().build().context(what)?;
         let connecting = connect(&parameters, async |stream| begin(&parameters, Wire::new(stream)).await);
-        let (wire, _) = attend(&runtime, watch, connecting)?.map_err(|error| error.context(what()))?;
+        let (wire, _) = attend(&runtime, interruption, connecting)?.map_err(|error| error.context(what()))?;
         let target = parameters.target();
         Ok(ReplicationConnection { runtime, wire, target })
     }
@@ -93,10 +93,10 @@ impl ReplicationConnection {
     /// Waits for the next message of the server.
     ///
     /// # Errors
-    /// As [`ReplicationConnection::send`]; those of [`Watch::check`].
-    pub fn receive(&mut self, watch: &Watch<'_>) -> Result<Incoming> {
+    /// As [`ReplicationConnection::send`]; those of [`Interruption::check`].
+    pub fn receive(&mut self, interruption: &Interruption<'_>) -> Result<Incoming> {
         loop {
-            let incoming = match self.message(watch)? {
+            let incoming = match self.message(interruption)? {
                 Message::RowDescription(_) => Incoming::Columns,
                 Message::DataRow(body) => Incoming::Row(row(&body).map_err(|error| self.broken(error))?),
                 Message::CopyInResponse(_) => Incoming::CopyWanted,
@@ -127,11 +127,11 @@ impl ReplicationConnection {
     ///
     /// # Errors
     /// As [`ReplicationConnection::receive`]; those of the server.
-    pub fn query_row(&mut self, command: &str, watch: &Watch<'_>) -> Result<Row> {
+    pub fn query_row(&mut self, command: &str, interruption: &Interruption<'_>) -> Result<Row> {
         self.send(command)?;
         let mut row = None;
         loop {
-            match self.receive(watch)? {
+            match self.receive(interruption)? {
                 Incoming::Row(found) => row = Some(found),
                 Incoming::Failed(_, error) => return Err(error),
                 Incoming::Ready => return row.ok_or_else(|| self.strange()),
@@ -144,16 +144,21 @@ impl ReplicationConnection {
     ///
     /// # Errors
     /// As [`ReplicationConnection::receive`]; those of the server and of `content`.
-    pub fn upload(&mut self, command: &str, content: &mut dyn Read, watch: &Watch<'_>) -> Result<()> {
+    pub fn upload(
+        &mut self,
+        command: &str,
+        content: &mut dyn Read,
+        interruption: &Interruption<'_>,
+    ) -> Result<()> {
         self.send(command)?;
-        match self.receive(watch)? {
+        match self.receive(interruption)? {
             Incoming::CopyWanted => {}
             Incoming::Failed(_, error) => return Err(error),
             _ => return Err(self.strange()),
         }
         let mut piece = vec![0; UPLOAD_BYTES];
         loop {
-            watch.check()?;
+            interruption.check()?;
             let length = content.read(&mut piece).context(|| format!("could not run {command}"))?;
             let Some(sent) = piece.get(..length).filter(|sent| !sent.is_empty()) else { break };
             let mut message = BytesMut::new();
@@ -164,7 +169,7 @@ impl ReplicationConnection {
         frontend::copy_done(&mut message);
         self.write(&message)?;
         loop {
-            match self.receive(watch)? {
+            match self.receive(interruption)? {
                 Incoming::Failed(_, error) => return Err(error),
                 Incoming::Ready => return Ok(()),
                 _ => {}
@@ -172,8 +177,8 @@ impl ReplicationConnection {
         }
     }
 
-    fn message(&mut self, watch: &Watch<'_>) -> Result<Message> {
-        attend(&self.runtime, watch, self.wire.message())?.map_err(|error| self.broken(error))
+    fn message(&mut self, interruption: &Interruption<'_>) -> Result<Message> {
+        attend(&self.runtime, interruption, self.wire.message())?.map_err(|error| self.broken(error))
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<()> {
@@ -197,11 +202,11 @@ impl ReplicationConnection {
 }
 
 /// Waits, and checks periodically whether to continue.
-fn attend<F: Future>(runtime: &Runtime, watch: &Watch<'_>, awaited: F) -> Result<F::Output> {
+fn attend<F: Future>(runtime: &Runtime, interruption: &Interruption<'_>, awaited: F) -> Result<F::Output> {
     runtime.block_on(async {
         let mut awaited = pin!(awaited);
         loop {
-            watch.check()?;
+            interruption.check()?;
             tokio::select! {
                 biased;
                 output = &mut awaited => return Ok(output),

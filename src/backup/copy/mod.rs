@@ -10,6 +10,7 @@ use crate::backup::increment::Increment;
 use crate::backup::increment::candidate::Candidate;
 use crate::config::Compression;
 use crate::error::{Context, Error, Result};
+use crate::interruption::Interruption;
 use crate::monitor::Monitor;
 use crate::pace::Pace;
 use crate::postgres::ServerVersion;
@@ -19,7 +20,6 @@ use crate::repository::Repository;
 use crate::repository::backup::Label;
 use crate::repository::backup::manifest::StoredPack;
 use crate::repository::backup::pack::{FinishedPack, PackOwner, PackWriter, PlacedFile, TARGET_RAW_BYTES};
-use crate::server::Watch;
 use pages::{PageFindings, PageRules, Piece};
 use std::cmp::Reverse;
 use std::fs::File;
@@ -63,7 +63,7 @@ pub struct DataDirectoryCopy<'a> {
     /// Receives the progress.
     pub monitor: &'a dyn Monitor,
     /// Interruption and deadlines.
-    pub watch: &'a Watch<'a>,
+    pub interruption: &'a Interruption<'a>,
 }
 
 /// Result of the copy.
@@ -126,7 +126,7 @@ impl DataDirectoryCopy<'_> {
     /// Calls `ping` from this thread every few seconds.
     ///
     /// # Errors
-    /// Those of the operating system and the store; those of `ping`; those of [`Watch::check`].
+    /// Those of the operating system and the store; those of `ping`; those of [`Interruption::check`].
     pub fn run(&self, ping: &mut dyn FnMut() -> Result<()>) -> Result<Copied> {
         let queue = Queue::new(self.files);
         let copied = Mutex::new(Copied::default());
@@ -138,18 +138,18 @@ impl DataDirectoryCopy<'_> {
                 scope.spawn(move || {
                     let _working = working;
                     if let Err(error) = self.work(queue, copied) {
-                        self.watch.fail(error);
+                        self.interruption.fail(error);
                     }
                 });
             }
             drop(working);
             while all_ended.recv_timeout(PING) == Err(RecvTimeoutError::Timeout) {
                 if let Err(error) = ping() {
-                    self.watch.fail(error);
+                    self.interruption.fail(error);
                 }
             }
         });
-        self.watch.check()?;
+        self.interruption.check()?;
         let mut copied = copied.into_inner().unwrap_or_else(PoisonError::into_inner);
         copied.packs.sort_by_key(|pack| pack.number);
         Ok(copied)
@@ -179,7 +179,7 @@ impl DataDirectoryCopy<'_> {
         let mut read_bytes = 0;
         let mut pack: Option<(usize, PackWriter)> = None;
         loop {
-            self.watch.check()?;
+            self.interruption.check()?;
             let open = pack.as_ref().map(|(root, pack)| (*root, pack.raw_bytes()));
             let Some(work) = queue.take(open) else { break };
             if let Some(number) = work.begin {
@@ -250,7 +250,7 @@ impl DataDirectoryCopy<'_> {
             (Some(increment), Some(relation)) => {
                 let candidate =
                     Candidate { number, relation, file: &file, location: &location, bytes: metadata.len() };
-                increment.changed_pages(&candidate, buffer, &mut read_bytes, self.pace, self.watch)?
+                increment.changed_pages(&candidate, buffer, &mut read_bytes, self.pace, self.interruption)?
             }
             _ => None,
         };
@@ -304,7 +304,7 @@ impl DataDirectoryCopy<'_> {
     ) -> Result<()> {
         let mut offset = range.start;
         while offset < range.end {
-            self.watch.check()?;
+            self.interruption.check()?;
             let missing = range.end - offset;
             let wanted = usize::try_from(missing).map_or(buffer.len(), |missing| missing.min(buffer.len()));
             let bytes = buffer.get_mut(..wanted).unwrap_or_default();

@@ -3,9 +3,10 @@
 
 use super::list::FileList;
 use crate::error::{Error, Result};
+use crate::interruption::Interruption;
 use crate::postgres::{ServerVersion, Xid};
 use crate::repository::backup::pack::PlacedFile;
-use crate::server::{Connection, Watch};
+use crate::server::Connection;
 use std::collections::BTreeSet;
 
 /// Number of transactions whose status one file of `pg_xact` holds. Source: PostgreSQL `access/transam/clog.c`,
@@ -40,18 +41,22 @@ impl Required {
     ///
     /// # Errors
     /// Those of [`Connection::query`].
-    pub fn ask(connection: &Connection, version: ServerVersion, watch: &Watch<'_>) -> Result<Required> {
+    pub fn ask(
+        connection: &Connection,
+        version: ServerVersion,
+        interruption: &Interruption<'_>,
+    ) -> Result<Required> {
         let what = "query the files that every backup requires";
         let directory = version.tablespace_directory();
         let mut files = BTreeSet::from(["PG_VERSION", "global/pg_filenode.map"].map(str::to_owned));
-        for row in connection.query(what, &paths_sql(&directory), watch)? {
+        for row in connection.query(what, &paths_sql(&directory), interruption)? {
             files.extend(row.optional(0).map(str::to_owned));
         }
         let mut directories = BTreeSet::new();
-        for row in connection.query(what, TABLESPACES, watch)? {
+        for row in connection.query(what, TABLESPACES, interruption)? {
             directories.insert(format!("pg_tblspc/{}/{directory}", row.text(0)?));
         }
-        let row = connection.query_row(what, TRANSACTIONS, watch)?;
+        let row = connection.query_row(what, TRANSACTIONS, interruption)?;
         let next_xid = full_xid(row.text(0)?).ok_or_else(|| {
             Error::damaged(format!(
                 "the server's next transaction is {}",

@@ -4,9 +4,9 @@
 use super::exclusions::{self, Decision, Fork};
 use super::list::{DIRECTORY_MODE, FileList, join, tablespace_oid};
 use crate::error::{Context, Error, Result};
+use crate::interruption::Interruption;
 use crate::monitor::Monitor;
 use crate::postgres::ServerVersion;
-use crate::server::Watch;
 use std::collections::HashSet;
 use std::fs::{self, Metadata, ReadDir};
 use std::io;
@@ -21,18 +21,18 @@ impl FileList {
     /// Walks the data directory at `base`.
     ///
     /// # Errors
-    /// Those of the operating system, except for vanished files; those of [`Watch::check`].
+    /// Those of the operating system, except for vanished files; those of [`Interruption::check`].
     pub fn scan(
         base: &Path,
         version: ServerVersion,
         monitor: &dyn Monitor,
-        watch: &Watch<'_>,
+        interruption: &Interruption<'_>,
     ) -> Result<FileList> {
         let mut walk = Walk {
             list: FileList::empty(base.to_owned()),
             version,
             monitor,
-            watch,
+            interruption,
             pending: Vec::new(),
             linked: HashSet::new(),
         };
@@ -46,7 +46,7 @@ struct Walk<'a> {
     list: FileList,
     version: ServerVersion,
     monitor: &'a dyn Monitor,
-    watch: &'a Watch<'a>,
+    interruption: &'a Interruption<'a>,
     /// Indexes of the directories that are listed but not yet read.
     pending: Vec<usize>,
     /// Device and inode of the tablespaces' link targets, because a tablespace may lie inside the data directory.
@@ -60,7 +60,7 @@ impl Walk<'_> {
         self.find_linked(base)?;
         self.add_directory(Vec::new(), 0, &metadata, Walked::Yes);
         while let Some(index) = self.pending.pop() {
-            self.watch.check()?;
+            self.interruption.check()?;
             self.read_directory(index)?;
         }
         Ok(())
@@ -290,7 +290,8 @@ mod tests {
         let interrupted = AtomicBool::new(false);
         let monitor = Remembering::default();
         let list =
-            FileList::scan(&base, MajorVersion::V15.into(), &monitor, &Watch::new(&interrupted)).unwrap();
+            FileList::scan(&base, MajorVersion::V15.into(), &monitor, &Interruption::new(&interrupted))
+                .unwrap();
         let mut files = list.files.clone();
         files.sort_by_key(|file| list.path_of(file));
         let paths: Vec<String> =

@@ -12,13 +12,13 @@ use crate::backup::files::exclusions::Fork;
 use crate::backup::files::source::read_full;
 use crate::backup::files::{FileList, PlannedRelation};
 use crate::error::{Context, Result};
+use crate::interruption::Interruption;
 use crate::pace::Pace;
 use crate::postgres::page::{self, PAGE_BYTES, PageBytes, PageChecksums, PageHeader, PageVerdict};
 use crate::postgres::{IncrementalHeader, Lsn, ServerVersion};
 use crate::repository::Repository;
 use crate::repository::backup::manifest::StoredDatabase;
 use crate::repository::backup::{IndexEntry, StoredBackup, open_index};
-use crate::server::Watch;
 use candidate::Candidate;
 use std::cmp::Ordering;
 use std::collections::HashSet;
@@ -64,7 +64,7 @@ impl Increment {
         files: &FileList,
         databases: &[StoredDatabase],
         version: ServerVersion,
-        watch: &Watch<'_>,
+        interruption: &Interruption<'_>,
     ) -> Result<Increment> {
         let usable = UsableFiles::of(parent, databases);
         let checksums = if parent.server.data_checksums { PageChecksums::On } else { PageChecksums::Off };
@@ -73,7 +73,7 @@ impl Increment {
         let mut parent_maps = ParentMaps::new(repository, parent)?;
         let mut numbers = files.sorted().into_iter().peekable();
         while let Some(entry) = index.next_entry()? {
-            watch.check()?;
+            interruption.check()?;
             let IndexEntry::File(entry) = entry else { continue };
             while let Some(file) = numbers.peek().and_then(|number| files.files.get(*number as usize)) {
                 let order = files.path_parts(file).into_iter().flatten().cmp(entry.path.as_bytes());
@@ -129,14 +129,14 @@ impl Increment {
     /// `read_bytes`.
     ///
     /// # Errors
-    /// The operating system's; [`Watch::check`]'s.
+    /// The operating system's; [`Interruption::check`]'s.
     pub fn changed_pages(
         &self,
         candidate: &Candidate<'_>,
         buffer: &mut [u8],
         read_bytes: &mut u64,
         pace: &Pace,
-        watch: &Watch<'_>,
+        interruption: &Interruption<'_>,
     ) -> Result<Option<IncrementalHeader>> {
         let Candidate { number, relation, file, bytes, .. } = *candidate;
         let Some(parent_bytes) = self.parent_bytes.get(number).copied().flatten() else { return Ok(None) };
@@ -160,7 +160,7 @@ impl Increment {
         let first = u64::from(relation.segment) * u64::from(self.pages_per_file);
         let (mut changed, mut offset) = (Vec::new(), 0);
         while offset < bytes {
-            watch.check()?;
+            interruption.check()?;
             pace.take(buffer.len() as u64);
             let length = read_full(file, buffer, offset)
                 .context(|| format!("could not read \"{}\"", candidate.location.display()))?;

@@ -8,9 +8,9 @@ use crate::backup::files::PlannedRelation;
 use crate::backup::server::session::Session;
 use crate::backup::server::summary_row::{Place, Stretch, SummaryRow};
 use crate::error::{ErrorKind, Result};
+use crate::interruption::Interruption;
 use crate::postgres::{Lsn, TimelineHistory};
 use crate::repository::backup::manifest::BackupPoint;
-use crate::server::Watch;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::{Duration, Instant};
 
@@ -61,25 +61,25 @@ impl Summaries {
     /// the reason why they cannot be used.
     ///
     /// # Errors
-    /// Those of the server and of [`Watch::check`].
+    /// Those of the server and of [`Interruption::check`].
     pub fn read(
         session: &Session,
         history: &TimelineHistory,
         parent: &BackupPoint,
         start: &BackupPoint,
-        watch: &Watch<'_>,
+        interruption: &Interruption<'_>,
     ) -> Result<std::result::Result<Summaries, String>> {
         if !session.version().facts().has_wal_summaries {
             return Ok(Err(String::new()));
         }
         let read = || -> Result<std::result::Result<Summaries, String>> {
-            if !session.summarizes_wal(watch)? {
+            if !session.summarizes_wal(interruption)? {
                 return Ok(Err("summarize_wal is off".to_owned()));
             }
-            if let Some(reached) = wait(session, start.lsn, watch)? {
+            if let Some(reached) = wait(session, start.lsn, interruption)? {
                 return Ok(Err(format!("the WAL summarizer makes no progress beyond {reached}")));
             }
-            let available = session.wal_summaries(watch)?;
+            let available = session.wal_summaries(interruption)?;
             let mut wanted = Vec::new();
             for stretch in stretches(history, parent, start) {
                 match covering(&available, stretch) {
@@ -94,7 +94,7 @@ impl Summaries {
             }
             let mut summaries = Summaries { count: wanted.len(), ..Summaries::default() };
             for summary in wanted {
-                session.visit_wal_summary(summary, ROWS_MAX, watch, &mut |row| summaries.add(row))?;
+                session.visit_wal_summary(summary, ROWS_MAX, interruption, &mut |row| summaries.add(row))?;
             }
             Ok(Ok(summaries))
         };
@@ -170,11 +170,11 @@ impl PageSet {
 }
 
 /// Waits until the summarizer reaches `lsn`; returns its position if it makes no progress.
-fn wait(session: &Session, lsn: Lsn, watch: &Watch<'_>) -> Result<Option<String>> {
+fn wait(session: &Session, lsn: Lsn, interruption: &Interruption<'_>) -> Result<Option<String>> {
     let mut last = None;
     let mut since = Instant::now();
     loop {
-        let reached = session.summarized_to(watch)?;
+        let reached = session.summarized_to(interruption)?;
         if reached.is_some_and(|reached| reached >= lsn) {
             return Ok(None);
         }
@@ -185,7 +185,7 @@ fn wait(session: &Session, lsn: Lsn, watch: &Watch<'_>) -> Result<Option<String>
         if since.elapsed() > STANDSTILL_MAX {
             return Ok(Some(reached.map_or("its beginning".to_owned(), |reached| reached.to_string())));
         }
-        watch.sleep(LOOK)?;
+        interruption.sleep(LOOK)?;
     }
 }
 

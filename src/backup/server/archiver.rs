@@ -1,8 +1,9 @@
 //! The archiver of the server that writes the WAL: its settings and its state.
 
 use crate::error::{Error, Result};
+use crate::interruption::Interruption;
 use crate::postgres::SegmentName;
-use crate::server::{Connection, Watch};
+use crate::server::Connection;
 
 /// State of the server's archiver.
 #[derive(Debug)]
@@ -19,9 +20,9 @@ pub struct ArchiverState {
 ///
 /// # Errors
 /// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) if it does not; those of [`Connection::query`].
-pub fn check_settings(connection: &Connection, watch: &Watch<'_>) -> Result<()> {
+pub fn check_settings(connection: &Connection, interruption: &Interruption<'_>) -> Result<()> {
     let sql = "SELECT current_setting('wal_level'), current_setting('archive_mode')";
-    let row = connection.query_row("query the archiving settings", sql, watch)?;
+    let row = connection.query_row("query the archiving settings", sql, interruption)?;
     if row.text(0)? == "minimal" {
         return Err(Error::usage("the server runs with wal_level = minimal, which does not allow recovery")
             .hint("Set wal_level = replica, and restart the server."));
@@ -37,12 +38,12 @@ pub fn check_settings(connection: &Connection, watch: &Watch<'_>) -> Result<()> 
 ///
 /// # Errors
 /// Those of [`Connection::query`].
-pub fn state(connection: &Connection, watch: &Watch<'_>) -> Result<ArchiverState> {
+pub fn state(connection: &Connection, interruption: &Interruption<'_>) -> Result<ArchiverState> {
     let row = connection.query_row(
         "query the state of the archiver",
         "SELECT CASE WHEN last_failed_time >= coalesce(last_archived_time, last_failed_time) THEN last_failed_wal END,\
          failed_count, last_archived_wal FROM pg_stat_archiver",
-        watch,
+        interruption,
     )?;
     Ok(ArchiverState {
         failing: row.optional(0).map(str::to_owned),

@@ -4,9 +4,10 @@ use super::session::Session;
 use super::{APPLICATION_NAME, archiver};
 use crate::config::Conninfo;
 use crate::error::{Error, ErrorKind, Result};
+use crate::interruption::Interruption;
 use crate::postgres::backup::label::BackupSource;
 use crate::postgres::{Lsn, SegmentSize, SystemIdentifier};
-use crate::server::{Connection, Watch};
+use crate::server::Connection;
 
 /// A connection to the primary.
 pub struct Primary {
@@ -20,10 +21,14 @@ impl Primary {
     /// [`ErrorKind::Foreign`] if it belongs to another system. [`ErrorKind::Usage`] if it is a standby itself, does not
     /// archive, or has `full_page_writes` off: unlike a backup of the primary, a backup of a standby cannot force
     /// full-page writes.
-    pub fn begin(connection: Connection, system: SystemIdentifier, watch: &Watch<'_>) -> Result<Primary> {
+    pub fn begin(
+        connection: Connection,
+        system: SystemIdentifier,
+        interruption: &Interruption<'_>,
+    ) -> Result<Primary> {
         let sql = "SELECT (SELECT system_identifier FROM pg_control_system()), pg_is_in_recovery(), \
                    current_setting('full_page_writes')";
-        let row = connection.query_row("identify the primary", sql, watch)?;
+        let row = connection.query_row("identify the primary", sql, interruption)?;
         let found: SystemIdentifier = row.parsed(0)?;
         if found != system {
             return Err(Error::new(
@@ -41,7 +46,7 @@ impl Primary {
             return Err(Error::usage("the primary runs with full_page_writes = off")
                 .hint("Set full_page_writes = on at the primary while its standby is backed up."));
         }
-        archiver::check_settings(&connection, watch)?;
+        archiver::check_settings(&connection, interruption)?;
         Ok(Primary { connection })
     }
 
@@ -55,16 +60,21 @@ impl Primary {
     ///
     /// # Errors
     /// Those of [`Connection::query`]; [`ErrorKind::Usage`] if the user lacks the permission.
-    pub fn complete_segment(&self, end: Lsn, size: SegmentSize, watch: &Watch<'_>) -> Result<()> {
+    pub fn complete_segment(
+        &self,
+        end: Lsn,
+        size: SegmentSize,
+        interruption: &Interruption<'_>,
+    ) -> Result<()> {
         let what = "query the primary's WAL position";
-        let row = self.connection.query_row(what, "SELECT pg_current_wal_lsn()", watch)?;
+        let row = self.connection.query_row(what, "SELECT pg_current_wal_lsn()", interruption)?;
         let current: Lsn = row.parsed(0)?;
         let last_byte = end.previous().unwrap_or(end);
         if current.segment(size) > last_byte.segment(size) {
             return Ok(());
         }
         let switch = "SELECT pg_switch_wal()";
-        self.connection.query_row("switch the primary to a new WAL segment", switch, watch).map(drop)
+        self.connection.query_row("switch the primary to a new WAL segment", switch, interruption).map(drop)
     }
 }
 
@@ -76,12 +86,12 @@ pub fn primary_of(
     conninfo: Option<&Conninfo>,
     session: &Session,
     system: SystemIdentifier,
-    watch: &Watch<'_>,
+    interruption: &Interruption<'_>,
 ) -> Result<Option<Primary>> {
     match (session.source(), conninfo) {
         (BackupSource::Standby, Some(conninfo)) => {
             let connection = Connection::open_remote(conninfo, APPLICATION_NAME)?;
-            Primary::begin(connection, system, watch).map(Some)
+            Primary::begin(connection, system, interruption).map(Some)
         }
         // Promoted since the configuration was written: it is its own primary.
         _ => Ok(None),

@@ -8,6 +8,7 @@ use super::summary_row::{Stretch, SummaryRow};
 use crate::config::Checkpoint;
 use crate::data_directory::DataDirectory;
 use crate::error::{Error, ErrorKind, Result};
+use crate::interruption::Interruption;
 use crate::postgres::backup::label::BackupSource;
 use crate::postgres::version::facts::VersionFacts;
 use crate::postgres::{
@@ -16,7 +17,6 @@ use crate::postgres::{
 use crate::repository::backup::Label;
 use crate::repository::backup::manifest::{BackupPoint, RecordedCollation, StoredCollations, StoredDatabase};
 use crate::server::Connection;
-use crate::server::Watch;
 use jiff::Timestamp;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -107,7 +107,7 @@ impl Session {
     pub fn begin(
         connection: Connection,
         assumed_version: Option<MajorVersion>,
-        watch: &Watch<'_>,
+        interruption: &Interruption<'_>,
     ) -> Result<Session> {
         connection.query(
             "prepare the session",
@@ -116,10 +116,10 @@ impl Session {
                  SELECT set_config('datestyle', 'ISO', false), set_config('timezone', 'UTC', false);\
                  SELECT set_config(name, '0', false) FROM pg_settings WHERE name IN ({TIMEOUTS})"
             ),
-            watch,
+            interruption,
         )?;
         let sql = "SELECT current_setting('server_version_num'), pg_is_in_recovery()";
-        let row = connection.query_row("query the server's version", sql, watch)?;
+        let row = connection.query_row("query the server's version", sql, interruption)?;
         let version_num = row.parsed(0)?;
         let version = MajorVersion::of_server(version_num, assumed_version)?;
         let source = if row.is_true(1) { BackupSource::Standby } else { BackupSource::Primary };
@@ -163,14 +163,14 @@ impl Session {
         data_directory: &DataDirectory,
         system: SystemIdentifier,
         version: MajorVersion,
-        watch: &Watch<'_>,
+        interruption: &Interruption<'_>,
     ) -> Result<()> {
         let row = self.connection.query_row(
             "identify the server",
             "SELECT (SELECT system_identifier FROM pg_control_system()),\
              (SELECT setting FROM pg_settings WHERE name = 'data_directory'),\
              extract(epoch FROM pg_postmaster_start_time())::bigint, current_setting('port')",
-            watch,
+            interruption,
         )?;
         let foreign = |why: String| {
             Err(Error::new(ErrorKind::Foreign, why)
@@ -199,7 +199,7 @@ impl Session {
             ));
         }
         match self.source {
-            BackupSource::Primary => archiver::check_settings(&self.connection, watch),
+            BackupSource::Primary => archiver::check_settings(&self.connection, interruption),
             // Its own settings do not describe the WAL that it replays.
             BackupSource::Standby => Ok(()),
         }
@@ -209,23 +209,28 @@ impl Session {
     ///
     /// # Errors
     /// [`ErrorKind::Usage`] if the user lacks the permission.
-    pub fn start(&self, label: &Label, checkpoint: Checkpoint, watch: &Watch<'_>) -> Result<BackupPoint> {
+    pub fn start(
+        &self,
+        label: &Label,
+        checkpoint: Checkpoint,
+        interruption: &Interruption<'_>,
+    ) -> Result<BackupPoint> {
         let fast = checkpoint == Checkpoint::Fast;
         // Labels need no quoting.
         let VersionFacts { start_backup, backup_options, .. } = self.version.facts();
         let call = format!("{start_backup}(label => '{label}', fast => {fast}{backup_options})");
-        let started = self.connection.query_row("start a backup", &format!("SELECT {call}"), watch);
+        let started = self.connection.query_row("start a backup", &format!("SELECT {call}"), interruption);
         let lsn: Lsn = started.map_err(may_not)?.parsed(0)?;
         let timeline = match self.source {
-            BackupSource::Primary => self.timeline_of(lsn, watch)?,
+            BackupSource::Primary => self.timeline_of(lsn, interruption)?,
             // A backup of a standby starts at its last restartpoint. If a newer one has completed by now,
             // `backup_label` shows it.
             BackupSource::Standby => {
                 let sql = "SELECT timeline_id FROM pg_control_checkpoint()";
-                self.connection.query_row("query the timeline", sql, watch)?.parsed(0)?
+                self.connection.query_row("query the timeline", sql, interruption)?.parsed(0)?
             }
         };
-        self.point(lsn, timeline, watch)
+        self.point(lsn, timeline, interruption)
     }
 
     /// Stops the backup that began at `start`; `control` is its copy of `pg_control`.
@@ -236,16 +241,16 @@ impl Session {
         &self,
         start: &BackupPoint,
         control: &ControlFile,
-        watch: &Watch<'_>,
+        interruption: &Interruption<'_>,
     ) -> Result<StoppedBackup> {
         // The server does not wait for archiving, because pgark waits for the WAL in the repository.
         let VersionFacts { stop_backup, backup_options, .. } = self.version.facts();
         let sql = format!(
             "SELECT lsn, labelfile, spcmapfile FROM {stop_backup}(wait_for_archive => false{backup_options})"
         );
-        let row = self.connection.query_row("stop the backup", &sql, watch).map_err(may_not)?;
+        let row = self.connection.query_row("stop the backup", &sql, interruption).map_err(may_not)?;
         Ok(StoppedBackup {
-            stop: self.stop_point(row.parsed(0)?, start, control, watch)?,
+            stop: self.stop_point(row.parsed(0)?, start, control, interruption)?,
             label: row.text(1)?.as_bytes().to_vec(),
             tablespace_map: row.optional(2).unwrap_or_default().as_bytes().to_vec(),
         })
@@ -266,10 +271,10 @@ impl Session {
         lsn: Lsn,
         start: &BackupPoint,
         control: &ControlFile,
-        watch: &Watch<'_>,
+        interruption: &Interruption<'_>,
     ) -> Result<BackupPoint> {
         match (self.source, control.min_recovery_point, control.min_recovery_timeline) {
-            (BackupSource::Primary, _, _) => self.point(lsn, self.timeline_of(lsn, watch)?, watch),
+            (BackupSource::Primary, _, _) => self.point(lsn, self.timeline_of(lsn, interruption)?, interruption),
             (BackupSource::Standby, Some(consistent), Some(_)) if consistent <= start.lsn => {
                 Err(Error::unavailable(format!(
                     "the copy of the standby's pg_control is consistent at {consistent}, but the backup begins only at {}",
@@ -278,7 +283,7 @@ impl Session {
                 .hint("The copy is older than the standby's last restartpoint. Take the backup again."))
             }
             (BackupSource::Standby, Some(consistent), Some(timeline)) if consistent <= lsn => {
-                self.point(consistent, timeline, watch)
+                self.point(consistent, timeline, interruption)
             }
             (BackupSource::Standby, ..) => {
                 Err(Error::unavailable("the standby's pg_control is not that of a server in recovery")
@@ -292,9 +297,9 @@ impl Session {
     /// # Errors
     /// Those of [`Connection::ping`]: a restart, crash or disconnect of the server also ends the backup;
     /// [`ErrorKind::Unavailable`] if a standby was promoted.
-    pub fn ping(&self, watch: &Watch<'_>) -> Result<()> {
+    pub fn ping(&self, interruption: &Interruption<'_>) -> Result<()> {
         let sql = "SELECT pg_is_in_recovery()";
-        let row = self.connection.ping("reach the server during the backup", sql, watch)?;
+        let row = self.connection.ping("reach the server during the backup", sql, interruption)?;
         if self.source == BackupSource::Standby && !row.is_true(0) {
             return Err(Error::unavailable("the standby was promoted during the backup")
                 .hint("The server is a primary now. Take the backup again."));
@@ -306,10 +311,10 @@ impl Session {
     ///
     /// # Errors
     /// Those of [`Connection::query`].
-    pub fn facts(&self, watch: &Watch<'_>) -> Result<ServerFacts> {
+    pub fn facts(&self, interruption: &Interruption<'_>) -> Result<ServerFacts> {
         let mut databases = Vec::new();
         let sql = "SELECT oid, datname, dattablespace, xmin FROM pg_database ORDER BY oid";
-        for row in self.connection.query("list the databases", sql, watch)? {
+        for row in self.connection.query("list the databases", sql, interruption)? {
             databases.push(StoredDatabase {
                 oid: row.parsed(0)?,
                 name: row.text(1)?.to_owned(),
@@ -319,21 +324,21 @@ impl Session {
         }
         let mut tablespace_names = BTreeMap::new();
         let sql = "SELECT oid, spcname FROM pg_tablespace WHERE spcname NOT IN ('pg_default', 'pg_global')";
-        for row in self.connection.query("list the tablespaces", sql, watch)? {
+        for row in self.connection.query("list the tablespaces", sql, interruption)? {
             tablespace_names.insert(row.parsed(0)?, row.text(1)?.to_owned());
         }
-        let collations = self.collations(watch)?;
+        let collations = self.collations(interruption)?;
         let mut settings = BTreeMap::new();
         let names = RECORDED_SETTINGS.map(|name| format!("'{name}'")).join(", ");
         // pg_settings omits settings that the user may not read.
         let sql = format!(
             "SELECT lower(name), current_setting(name) FROM pg_settings WHERE lower(name) IN ({names})"
         );
-        for row in self.connection.query("read the settings", &sql, watch)? {
+        for row in self.connection.query("read the settings", &sql, interruption)? {
             settings.insert(row.text(0)?.to_owned(), row.text(1)?.to_owned());
         }
         let configuration_files = match settings.contains_key("config_file") {
-            true => Some(self.configuration_files(watch)?),
+            true => Some(self.configuration_files(interruption)?),
             false => None,
         };
         Ok(ServerFacts { databases, tablespace_names, collations, settings, configuration_files })
@@ -341,20 +346,20 @@ impl Session {
 
     /// Queries the versions of the collation libraries. The server reports that of the C library only if it has a
     /// versioned libc collation; C and POSIX have no version.
-    fn collations(&self, watch: &Watch<'_>) -> Result<StoredCollations> {
+    fn collations(&self, interruption: &Interruption<'_>) -> Result<StoredCollations> {
         let what = "query the collation versions";
         let sql = "SELECT (SELECT version FROM (\
              SELECT pg_collation_actual_version(oid) FROM pg_collation WHERE collprovider = 'c'\
              ) AS libc(version) WHERE version IS NOT NULL LIMIT 1),\
              (SELECT pg_collation_actual_version(oid) FROM pg_collation \
              WHERE collprovider = 'i' AND collname IN ('unicode', 'und-x-icu') LIMIT 1)";
-        let row = self.connection.query_row(what, sql, watch)?;
+        let row = self.connection.query_row(what, sql, interruption)?;
         let (libc_version, icu_version) =
             (row.optional(0).map(str::to_owned), row.optional(1).map(str::to_owned));
         let mut databases = BTreeMap::new();
         if self.version.facts().has_database_collation_version {
             let sql = "SELECT datname, datcollversion FROM pg_database WHERE datcollversion IS NOT NULL";
-            for row in self.connection.query(what, sql, watch)? {
+            for row in self.connection.query(what, sql, interruption)? {
                 databases.insert(row.text(0)?.to_owned(), row.text(1)?.to_owned());
             }
         }
@@ -362,7 +367,7 @@ impl Session {
             "SELECT DISTINCT collprovider, collversion FROM pg_collation WHERE collversion IS NOT NULL \
              ORDER BY 1, 2 LIMIT {RECORDED_COLLATIONS_MAX}"
         );
-        let rows = self.connection.query(what, &sql, watch)?;
+        let rows = self.connection.query(what, &sql, interruption)?;
         let recorded = rows.iter().map(|row| {
             Ok(RecordedCollation { provider: row.text(0)?.to_owned(), version: row.text(1)?.to_owned() })
         });
@@ -378,22 +383,22 @@ impl Session {
     ///
     /// # Errors
     /// Those of [`Connection::query`], also for the next four functions.
-    pub fn summarizes_wal(&self, watch: &Watch<'_>) -> Result<bool> {
-        let row = self.connection.query_row("query summarize_wal", "SHOW summarize_wal", watch)?;
+    pub fn summarizes_wal(&self, interruption: &Interruption<'_>) -> Result<bool> {
+        let row = self.connection.query_row("query summarize_wal", "SHOW summarize_wal", interruption)?;
         Ok(row.text(0)? == "on")
     }
 
     /// The end of the summarized WAL; `None` if nothing is summarized.
-    pub fn summarized_to(&self, watch: &Watch<'_>) -> Result<Option<Lsn>> {
+    pub fn summarized_to(&self, interruption: &Interruption<'_>) -> Result<Option<Lsn>> {
         let sql = "SELECT nullif(summarized_lsn, '0/0') FROM pg_get_wal_summarizer_state()";
-        let row = self.connection.query_row("query the state of the WAL summarizer", sql, watch)?;
+        let row = self.connection.query_row("query the state of the WAL summarizer", sql, interruption)?;
         row.optional(0).map(str::parse).transpose()
     }
 
     /// The available summaries.
-    pub fn wal_summaries(&self, watch: &Watch<'_>) -> Result<Vec<Stretch>> {
+    pub fn wal_summaries(&self, interruption: &Interruption<'_>) -> Result<Vec<Stretch>> {
         let sql = "SELECT tli, start_lsn, end_lsn FROM pg_available_wal_summaries()";
-        let rows = self.connection.query("list the WAL summaries", sql, watch)?;
+        let rows = self.connection.query("list the WAL summaries", sql, interruption)?;
         let number = |text: &str| text.parse::<TimelineId>();
         rows.iter()
             .map(|row| {
@@ -403,10 +408,13 @@ impl Session {
     }
 
     /// Whether the user may read their content, which requires more privileges than listing them.
-    pub fn may_read_wal_summaries(&self, watch: &Watch<'_>) -> Result<bool> {
+    pub fn may_read_wal_summaries(&self, interruption: &Interruption<'_>) -> Result<bool> {
         let sql =
             "SELECT has_function_privilege('pg_wal_summary_contents(bigint, pg_lsn, pg_lsn)', 'execute')";
-        Ok(self.connection.query_row("query the privilege to read WAL summaries", sql, watch)?.is_true(0))
+        Ok(self
+            .connection
+            .query_row("query the privilege to read WAL summaries", sql, interruption)?
+            .is_true(0))
     }
 
     /// Visits the rows of a summary that concern main forks, `rows_max` rows at a time.
@@ -414,7 +422,7 @@ impl Session {
         &self,
         summary: Stretch,
         rows_max: usize,
-        watch: &Watch<'_>,
+        interruption: &Interruption<'_>,
         visit: &mut dyn FnMut(SummaryRow),
     ) -> Result<()> {
         let what = "read a WAL summary";
@@ -423,9 +431,10 @@ impl Session {
             "BEGIN; DECLARE summary NO SCROLL CURSOR FOR SELECT reltablespace, reldatabase, relfilenode, relblocknumber,\
              is_limit_block FROM pg_wal_summary_contents({timeline}, '{start}', '{end}') WHERE relforknumber = 0"
         );
-        let visited = self.connection.query(what, &begin, watch).and_then(|_| {
+        let visited = self.connection.query(what, &begin, interruption).and_then(|_| {
             loop {
-                let rows = self.connection.query(what, &format!("FETCH {rows_max} FROM summary"), watch)?;
+                let rows =
+                    self.connection.query(what, &format!("FETCH {rows_max} FROM summary"), interruption)?;
                 if rows.is_empty() {
                     return Ok(());
                 }
@@ -436,14 +445,14 @@ impl Session {
             }
         });
         // Also after an error, because the session continues.
-        let ended = self.connection.query(what, "ROLLBACK", watch);
+        let ended = self.connection.query(what, "ROLLBACK", interruption);
         visited.and(ended.map(drop))
     }
 
     /// The timeline on which a primary writes this position.
-    fn timeline_of(&self, lsn: Lsn, watch: &Watch<'_>) -> Result<TimelineId> {
+    fn timeline_of(&self, lsn: Lsn, interruption: &Interruption<'_>) -> Result<TimelineId> {
         let sql = format!("SELECT pg_walfile_name('{lsn}')");
-        let row = self.connection.query_row("query the timeline", &sql, watch)?;
+        let row = self.connection.query_row("query the timeline", &sql, interruption)?;
         Ok(row.parsed::<SegmentName>(0)?.timeline())
     }
 
@@ -451,23 +460,28 @@ impl Session {
     ///
     /// # Errors
     /// Those of [`Connection::query`].
-    pub fn point(&self, lsn: Lsn, timeline: TimelineId, watch: &Watch<'_>) -> Result<BackupPoint> {
+    pub fn point(
+        &self,
+        lsn: Lsn,
+        timeline: TimelineId,
+        interruption: &Interruption<'_>,
+    ) -> Result<BackupPoint> {
         let row = self.connection.query_row(
             "query the time",
             "SELECT to_char(clock_timestamp(), 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"'), \
              CASE WHEN NOT pg_is_in_recovery() THEN pg_current_snapshot() END",
-            watch,
+            interruption,
         )?;
         let snapshot = row.optional(1).map(str::to_owned);
         Ok(BackupPoint { time: row.parsed::<Timestamp>(0)?, lsn, timeline, snapshot })
     }
 
-    fn configuration_files(&self, watch: &Watch<'_>) -> Result<Vec<PathBuf>> {
+    fn configuration_files(&self, interruption: &Interruption<'_>) -> Result<Vec<PathBuf>> {
         let sql = "SELECT DISTINCT path FROM (\
              SELECT setting FROM pg_settings WHERE name IN ('config_file', 'hba_file', 'hosts_file', 'ident_file')\
              UNION SELECT sourcefile FROM pg_settings WHERE sourcefile IS NOT NULL) AS files(path) \
              WHERE path <> '' ORDER BY path";
-        let rows = self.connection.query("query the paths of the configuration files", sql, watch)?;
+        let rows = self.connection.query("query the paths of the configuration files", sql, interruption)?;
         rows.iter().map(|row| Ok(PathBuf::from(row.text(0)?))).collect()
     }
 }

@@ -2,12 +2,13 @@
 
 use super::archiver;
 use crate::error::{Error, Result};
+use crate::interruption::Interruption;
 use crate::monitor::Monitor;
 use crate::postgres::backup::label::BackupSource;
 use crate::postgres::{SegmentName, SegmentNumber, SegmentSize, TimelineHistory};
 use crate::repository::Repository;
 use crate::repository::backup::manifest::BackupPoint;
-use crate::server::{Connection, Watch};
+use crate::server::Connection;
 use crate::store::ObjectKey;
 use std::time::{Duration, Instant};
 
@@ -35,7 +36,7 @@ pub struct WalWait<'a> {
     /// Receives the progress.
     pub monitor: &'a dyn Monitor,
     /// Interruption of the wait.
-    pub watch: &'a Watch<'a>,
+    pub interruption: &'a Interruption<'a>,
 }
 
 impl WalWait<'_> {
@@ -60,7 +61,7 @@ impl WalWait<'_> {
     /// `pg_wal`.
     fn warn_of_failing_archiver(&self) -> Result<()> {
         let Some(connection) = self.archiving else { return Ok(()) };
-        if let Some(failing) = archiver::state(connection, self.watch)?.failing {
+        if let Some(failing) = archiver::state(connection, self.interruption)?.failing {
             self.monitor.warning(&format!(
                 "the server's archiver fails at {failing}: the server keeps WAL in pg_wal until this is fixed; see the server's log"
             ));
@@ -115,7 +116,7 @@ impl WalWait<'_> {
                 asked = Some(Instant::now());
             }
             let look = if waited < LOOK { LOOK_AT_FIRST } else { LOOK };
-            self.watch.sleep(look.min(self.deadline.saturating_sub(waited)))?;
+            self.interruption.sleep(look.min(self.deadline.saturating_sub(waited)))?;
         }
     }
 
@@ -131,7 +132,7 @@ impl WalWait<'_> {
     /// Fails if the server has archived the segment elsewhere, so that it will never arrive.
     fn check_archived_elsewhere(&self, name: SegmentName, keys: &[ObjectKey]) -> Result<()> {
         let Some(connection) = self.archiving else { return Ok(()) };
-        let last = archiver::state(connection, self.watch)?.last_archived;
+        let last = archiver::state(connection, self.interruption)?.last_archived;
         let done = last.is_some_and(|last| last.timeline() == name.timeline() && last >= name);
         // In this order, because a segment is in the repository before the server learns of it.
         if !done || self.any_is_there(keys)? {
@@ -151,7 +152,8 @@ impl WalWait<'_> {
         let mut message =
             format!("WAL segment {name} did not arrive in the repository within {} s", waited.as_secs());
         // If the server cannot respond now, only the message lacks this detail.
-        if let Some(Ok(state)) = self.archiving.map(|connection| archiver::state(connection, self.watch))
+        if let Some(Ok(state)) =
+            self.archiving.map(|connection| archiver::state(connection, self.interruption))
             && let Some(failing) = state.failing
         {
             message.push_str(&format!(

@@ -6,10 +6,11 @@
 
 use crate::config::Checkpoint;
 use crate::error::{Error, Result};
+use crate::interruption::Interruption;
 use crate::postgres::version::facts::BaseBackupForm;
 use crate::postgres::{Lsn, MajorVersion, TimelineId};
 use crate::repository::backup::Label;
-use crate::server::{Incoming, ReplicationConnection, Row, Watch};
+use crate::server::{Incoming, ReplicationConnection, Row};
 use bytes::{Buf, Bytes};
 use std::collections::VecDeque;
 use std::io::{self, Read};
@@ -18,7 +19,7 @@ use tokio_postgres::error::SqlState;
 /// A base backup in transmission.
 pub struct BaseBackup<'a> {
     connection: &'a mut ReplicationConnection,
-    watch: &'a Watch<'a>,
+    interruption: &'a Interruption<'a>,
     framing: Framing,
     /// The next part, if it is already known.
     next: Option<Part>,
@@ -136,13 +137,13 @@ impl Announcement {
         label: &Label,
         checkpoint: Checkpoint,
         extent: Extent,
-        watch: &Watch<'_>,
+        interruption: &Interruption<'_>,
     ) -> Result<Answer> {
         connection.send(&command(version, label, checkpoint, extent))?;
         let mut warnings = Vec::new();
         let mut sets: Vec<Vec<Row>> = Vec::new();
         loop {
-            match connection.receive(watch)? {
+            match connection.receive(interruption)? {
                 Incoming::Columns => sets.push(Vec::new()),
                 Incoming::Row(row) => sets.last_mut().ok_or_else(strange)?.push(row),
                 Incoming::Warning(warning) => warnings.push(warning),
@@ -150,7 +151,7 @@ impl Announcement {
                     if extent == Extent::Incremental
                         && code == SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE =>
                 {
-                    while !matches!(connection.receive(watch)?, Incoming::Ready) {}
+                    while !matches!(connection.receive(interruption)?, Incoming::Ready) {}
                     return Ok(Answer::Refused(error));
                 }
                 Incoming::Failed(_, error) => return Err(error),
@@ -187,12 +188,12 @@ impl<'a> BaseBackup<'a> {
     pub fn receive(
         connection: &'a mut ReplicationConnection,
         announced: Announcement,
-        watch: &'a Watch<'a>,
+        interruption: &'a Interruption<'a>,
     ) -> BaseBackup<'a> {
         let Announcement { framing, next, warnings, .. } = announced;
         BaseBackup {
             connection,
-            watch,
+            interruption,
             framing,
             next,
             chunk: Bytes::new(),
@@ -227,7 +228,7 @@ impl<'a> BaseBackup<'a> {
         let mut rows = Vec::new();
         let mut pages_are_damaged = false;
         loop {
-            match self.connection.receive(self.watch)? {
+            match self.connection.receive(self.interruption)? {
                 Incoming::Row(row) => rows.push(row),
                 Incoming::Warning(warning) => self.warnings.push(warning),
                 // The server sends everything before it reports damaged pages.
@@ -250,7 +251,7 @@ impl<'a> BaseBackup<'a> {
             if self.next.is_some() {
                 return Ok(false);
             }
-            let data = match self.connection.receive(self.watch)? {
+            let data = match self.connection.receive(self.interruption)? {
                 Incoming::Data(data) => data,
                 Incoming::Warning(warning) => {
                     self.warnings.push(warning);

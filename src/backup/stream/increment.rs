@@ -41,8 +41,8 @@ impl StreamedBackup<'_> {
         }
         // The start point of the backup comes later than this position, so any backup that ends before it also ends
         // before the start point.
-        let row = replication.query_row("IDENTIFY_SYSTEM", self.watch)?;
-        let now = self.session.point(row.parsed(2)?, row.parsed(1)?, self.watch)?;
+        let row = replication.query_row("IDENTIFY_SYSTEM", self.interruption)?;
+        let now = self.session.point(row.parsed(2)?, row.parsed(1)?, self.interruption)?;
         let history = publish::history(self.repository, &now)?
             .unwrap_or_else(|| TimelineHistory::without_ancestors(now.timeline));
         let child = Child {
@@ -73,7 +73,7 @@ impl StreamedBackup<'_> {
             .and_then(|()| self.manifest_of(chain.newest(), &facts.databases));
         match listed {
             Ok(mut manifest) => {
-                replication.upload("UPLOAD_MANIFEST", &mut manifest, self.watch)?;
+                replication.upload("UPLOAD_MANIFEST", &mut manifest, self.interruption)?;
                 Ok(Some(chain))
             }
             Err(error) if error.kind() == ErrorKind::Damaged => refuse(&error),
@@ -90,13 +90,13 @@ impl StreamedBackup<'_> {
                 version.as_u32()
             )));
         }
-        if !self.session.summarizes_wal(self.watch)? {
+        if !self.session.summarizes_wal(self.interruption)? {
             return Ok(Some(
                 "the server does not send incremental backups while summarize_wal is off".to_owned(),
             ));
         }
-        match self.session.wal_summaries(self.watch) {
-            Ok(_) if !self.session.may_read_wal_summaries(self.watch)? => {
+        match self.session.wal_summaries(self.interruption) {
+            Ok(_) if !self.session.may_read_wal_summaries(self.interruption)? => {
                 Ok(Some("the database user lacks the privilege to call pg_wal_summary_contents".to_owned()))
             }
             Ok(_) => Ok(None),
@@ -115,7 +115,7 @@ impl StreamedBackup<'_> {
         let (label, checkpoint) = (self.label, self.request.checkpoint);
         if let Some(chain) = offered {
             let extent = Extent::Incremental;
-            match Announcement::ask_for(replication, version, label, checkpoint, extent, self.watch)? {
+            match Announcement::ask_for(replication, version, label, checkpoint, extent, self.interruption)? {
                 Answer::Begins(announced) => return Ok((announced, Some(chain))),
                 Answer::Refused(error) => self.monitor.warning(&format!(
                     "backup {} cannot be used as a parent: {error}; taking a full backup",
@@ -123,7 +123,8 @@ impl StreamedBackup<'_> {
                 )),
             }
         }
-        match Announcement::ask_for(replication, version, label, checkpoint, Extent::Full, self.watch)? {
+        match Announcement::ask_for(replication, version, label, checkpoint, Extent::Full, self.interruption)?
+        {
             Answer::Begins(announced) => Ok((announced, None)),
             Answer::Refused(error) => Err(error),
         }
@@ -151,7 +152,7 @@ impl StreamedBackup<'_> {
             .context(what);
         }
         parent::check_leads_to(parent, start, history).map_err(again).context(what)?;
-        let summaries = Summaries::read(self.session, history, &parent.start, start, self.watch)?
+        let summaries = Summaries::read(self.session, history, &parent.start, start, self.interruption)?
             .map_err(|why| Error::unavailable(why).hint("Take the backup again, or a full one: --type full."))
             .context(what)?;
         self.monitor.step(&format!(
@@ -174,7 +175,7 @@ impl StreamedBackup<'_> {
         let version = ManifestVersion::written_by(build.version.formats, self.server.system);
         let mut manifest = BackupManifestWriter::new(BufWriter::new(file), version)?;
         while let Some(entry) = index.next_entry()? {
-            self.watch.check()?;
+            self.interruption.check()?;
             let IndexEntry::File(entry) = entry else { continue };
             let (directory, name) = split(entry.path.as_bytes());
             let relation = relation_at(directory, name, build.version);
@@ -203,8 +204,14 @@ impl StreamedBackup<'_> {
         facts: &ServerFacts,
     ) -> Result<()> {
         let version = self.server.build.version;
-        let held =
-            Increment::find(self.repository, parent, &packed.files, &facts.databases, version, self.watch)?;
+        let held = Increment::find(
+            self.repository,
+            parent,
+            &packed.files,
+            &facts.databases,
+            version,
+            self.interruption,
+        )?;
         for file in packed.copied.files.iter().filter(|file| file.form != FileForm::Whole) {
             if !held.holds(file.number) {
                 let path = packed.files.files.get(file.number).map(|file| packed.files.path_of(file));

@@ -27,6 +27,7 @@ use crate::backup::server::{APPLICATION_NAME, archiver, warn_of_assumption};
 use crate::backup::summary::BackupSummary;
 use crate::config::{Checkpoint, Compression, Conninfo};
 use crate::error::{Context, Error, ErrorKind, Result};
+use crate::interruption::Interruption;
 use crate::monitor::Monitor;
 use crate::pace::Pace;
 use crate::postgres::backup::label::{BackupLabel, BackupSource, IncrementalFrom};
@@ -36,7 +37,7 @@ use crate::repository::Repository;
 use crate::repository::backup::file_set::FileSetSum;
 use crate::repository::backup::manifest::{BackupPoint, DamagedPages, StoredConfigurationFile};
 use crate::repository::backup::{Label, NewLabel, StoredBackup, StoredText};
-use crate::server::{Connection, ReplicationConnection, Watch};
+use crate::server::{Connection, ReplicationConnection};
 use base_backup::{BaseBackup, Part};
 use built_on::BuiltOn;
 use repack::{Repacked, Repacking};
@@ -86,10 +87,10 @@ pub fn system_of(
     assumed_version: Option<MajorVersion>,
     interrupted: &AtomicBool,
 ) -> Result<SystemIdentifier> {
-    let watch = Watch::new(interrupted);
+    let interruption = Interruption::new(interrupted);
     let connection = Connection::open_remote(conninfo, APPLICATION_NAME)?;
-    let session = Session::begin(connection, assumed_version, &watch)?;
-    Ok(examine(&session, &watch)?.system)
+    let session = Session::begin(connection, assumed_version, &interruption)?;
+    Ok(examine(&session, &interruption)?.system)
 }
 
 /// Takes a backup. On return, it is complete and durable, with all the WAL that it needs.
@@ -105,16 +106,16 @@ pub fn run(
     monitor: &dyn Monitor,
 ) -> Result<BackupSummary> {
     let began = Instant::now();
-    let watch = Watch::new(interrupted);
+    let interruption = Interruption::new(interrupted);
     let connection = Connection::open_remote(request.conninfo, APPLICATION_NAME)?;
-    let session = Session::begin(connection, repository.assumed_version(), &watch)?;
-    let server = examine(&session, &watch)?;
+    let session = Session::begin(connection, repository.assumed_version(), &interruption)?;
+    let server = examine(&session, &interruption)?;
     warn_of_assumption(server.build.version, monitor);
-    let mut replication = ReplicationConnection::open(request.conninfo, APPLICATION_NAME, &watch)?;
-    check_same(&mut replication, server.system, repository, &watch)?;
-    let primary = primary_of(request.primary, &session, server.system, &watch)?;
+    let mut replication = ReplicationConnection::open(request.conninfo, APPLICATION_NAME, &interruption)?;
+    check_same(&mut replication, server.system, repository, &interruption)?;
+    let primary = primary_of(request.primary, &session, server.system, &interruption)?;
     if session.source() == BackupSource::Primary {
-        archiver::check_settings(session.connection(), &watch)?;
+        archiver::check_settings(session.connection(), &interruption)?;
     }
     repository.make()?;
     running::sweep_store(repository, monitor);
@@ -128,23 +129,23 @@ pub fn run(
         session: &session,
         primary: primary.as_ref(),
         server,
-        watch: &watch,
+        interruption: &interruption,
         monitor,
     };
-    let (stored, wal_segments) = running.during(&watch, |running| {
-        pings::during(&session, &watch, || backup.take(&mut replication, running))
+    let (stored, wal_segments) = running.during(&interruption, |running| {
+        pings::during(&session, &interruption, || backup.take(&mut replication, running))
     })?;
     Ok(BackupSummary::of(&stored, wal_segments, began.elapsed()))
 }
 
 /// Queries the system identifier, version and build of the server.
-fn examine(session: &Session, watch: &Watch<'_>) -> Result<Server> {
+fn examine(session: &Session, interruption: &Interruption<'_>) -> Result<Server> {
     let sql = "SELECT system_identifier, catalog_version_no, \
                (SELECT setting FROM pg_settings WHERE name = 'wal_segment_size'), \
                (SELECT setting FROM pg_settings WHERE name = 'block_size'), \
                (SELECT setting FROM pg_settings WHERE name = 'segment_size'), \
                (SELECT setting = 'on' FROM pg_settings WHERE name = 'data_checksums') FROM pg_control_system()";
-    let row = session.connection().query_row("identify the server", sql, watch)?;
+    let row = session.connection().query_row("identify the server", sql, interruption)?;
     let (catalog, segment_bytes): (u32, u32) = (row.parsed(1)?, row.parsed(2)?);
     let version = session.server_version(catalog)?;
     let segment_size = SegmentSize::new(segment_bytes)
@@ -163,9 +164,9 @@ fn check_same(
     replication: &mut ReplicationConnection,
     system: SystemIdentifier,
     repository: &Repository,
-    watch: &Watch<'_>,
+    interruption: &Interruption<'_>,
 ) -> Result<()> {
-    let found: SystemIdentifier = replication.query_row("IDENTIFY_SYSTEM", watch)?.parsed(0)?;
+    let found: SystemIdentifier = replication.query_row("IDENTIFY_SYSTEM", interruption)?.parsed(0)?;
     if found != system || system != repository.layout().system() {
         return Err(Error::new(
             ErrorKind::Foreign,
@@ -184,7 +185,7 @@ struct StreamedBackup<'a> {
     session: &'a Session,
     primary: Option<&'a Primary>,
     server: Server,
-    watch: &'a Watch<'a>,
+    interruption: &'a Interruption<'a>,
     monitor: &'a dyn Monitor,
 }
 
@@ -196,12 +197,12 @@ impl StreamedBackup<'_> {
         running: &RunningBackup<'_>,
     ) -> Result<(StoredBackup, u64)> {
         let label = self.label;
-        let facts = self.session.facts(self.watch)?;
+        let facts = self.session.facts(self.interruption)?;
         let required = self.required()?;
         let offered = self.offer(replication, running, &facts)?;
         self.monitor.step(&format!("starting the backup {label}: waiting for a checkpoint"));
         let (announced, chain) = self.begin(replication, offered)?;
-        let start = self.session.point(announced.start.lsn, announced.start.timeline, self.watch)?;
+        let start = self.session.point(announced.start.lsn, announced.start.timeline, self.interruption)?;
         let wal = self.wal_wait();
         let history = publish::history(self.repository, &start)?;
         wal.before_copy(&start, history.as_ref())?;
@@ -211,7 +212,7 @@ impl StreamedBackup<'_> {
         let repacking = self.repacking(built_on.as_ref());
         let mut packed = repacking.begin();
         self.monitor.begin("receiving", announced.bytes);
-        let mut sending = BaseBackup::receive(replication, announced, self.watch);
+        let mut sending = BaseBackup::receive(replication, announced, self.interruption);
         let listed = self.receive(&mut sending, &repacking, &mut packed)?;
         self.monitor.end();
         let ending = sending.end()?;
@@ -225,10 +226,10 @@ impl StreamedBackup<'_> {
         let control_file = packed.control_file.take().ok_or_else(|| nothing_sent("global/pg_control"))?;
         let control = parse_control(control_file.content(), self.repository.assumed_version())?;
         check_build(&control, self.server.build)?;
-        let stop = self.session.stop_point(ending.stop.lsn, &start, &control, self.watch)?;
+        let stop = self.session.stop_point(ending.stop.lsn, &start, &control, self.interruption)?;
         check_label(&packed.backup_label, &start, &stop, parent)?;
         if let Some(primary) = self.primary {
-            primary.complete_segment(stop.lsn, self.server.segment_size, self.watch)?;
+            primary.complete_segment(stop.lsn, self.server.segment_size, self.interruption)?;
         }
         let damaged_pages = match ending.pages_are_damaged {
             true => damage::damaged_pages(&ending.warnings, &packed.files, control.pages_per_file),
@@ -259,12 +260,12 @@ impl StreamedBackup<'_> {
         let stored = draft.list(damaged_pages)?;
         publish::warn_of_damage(&stored, self.monitor);
         let chain = built_on.as_ref().map(|built_on| &built_on.chain);
-        publish::publish(self.repository, &stored, chain, running, self.watch)?;
+        publish::publish(self.repository, &stored, chain, running, self.interruption)?;
         Ok((stored, wal_segments))
     }
 
     fn required(&self) -> Result<Required> {
-        Required::ask(self.session.connection(), self.server.build.version, self.watch)
+        Required::ask(self.session.connection(), self.server.build.version, self.interruption)
     }
 
     fn wal_wait(&self) -> WalWait<'_> {
@@ -275,7 +276,7 @@ impl StreamedBackup<'_> {
             segment_size: self.server.segment_size,
             deadline: self.request.wal_deadline,
             monitor: self.monitor,
-            watch: self.watch,
+            interruption: self.interruption,
         }
     }
 

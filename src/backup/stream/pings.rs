@@ -4,7 +4,7 @@
 
 use crate::backup::server::session::Session;
 use crate::error::Result;
-use crate::server::Watch;
+use crate::interruption::Interruption;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -14,24 +14,28 @@ const PING: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_millis(50);
 
 /// Pings the session while `make` runs, and ends the backup if the session does not answer.
-pub fn during<T>(session: &Session, watch: &Watch<'_>, make: impl FnOnce() -> Result<T>) -> Result<T> {
+pub fn during<T>(
+    session: &Session,
+    interruption: &Interruption<'_>,
+    make: impl FnOnce() -> Result<T>,
+) -> Result<T> {
     let ended = AtomicBool::new(false);
     thread::scope(|scope| {
-        scope.spawn(|| ping(session, watch, &ended));
+        scope.spawn(|| ping(session, interruption, &ended));
         let _end = End(&ended);
         make()
     })
 }
 
-fn ping(session: &Session, watch: &Watch<'_>, ended: &AtomicBool) {
+fn ping(session: &Session, interruption: &Interruption<'_>, ended: &AtomicBool) {
     let mut last = Instant::now();
     while !ended.load(Ordering::Acquire) {
         thread::sleep(LOOK);
         if last.elapsed() < PING {
             continue;
         }
-        if let Err(error) = session.ping(watch) {
-            return watch.fail(error);
+        if let Err(error) = session.ping(interruption) {
+            return interruption.fail(error);
         }
         last = Instant::now();
     }

@@ -4,7 +4,7 @@ use super::Context;
 use super::output;
 use pgark::check::{Finding, Verdict, run as look};
 use pgark::error::Result;
-use pgark::server::Watch;
+use pgark::interruption::Interruption;
 use serde::Serialize;
 use std::process::ExitCode;
 use std::sync::atomic::AtomicBool;
@@ -31,7 +31,7 @@ pub fn run(context: &Context) -> Result<ExitCode> {
     let config = context.config()?;
     let interrupted = AtomicBool::new(false);
     let mut findings = Vec::new();
-    look(&config, &context.store(&config)?, &Watch::new(&interrupted), &mut |finding| {
+    look(&config, &context.store(&config)?, &Interruption::new(&interrupted), &mut |finding| {
         if !context.output.is_json() {
             output::print(&text(&finding));
         }

@@ -1,4 +1,4 @@
-//! Interruption of a backup: by a signal, or by a failure in another thread.
+//! Interruption of a command: by a signal, or by a failure in another thread.
 
 use crate::error::{Error, Result};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,16 +10,16 @@ use std::time::{Duration, Instant};
 const NOTICE_MAX: Duration = Duration::from_millis(100);
 
 /// Checked frequently by every thread of a backup.
-pub struct Watch<'a> {
+pub struct Interruption<'a> {
     interrupted: &'a AtomicBool,
     failed: AtomicBool,
     failure: Mutex<Option<Error>>,
 }
 
-impl<'a> Watch<'a> {
-    /// Watches `interrupted`, which a signal sets.
-    pub fn new(interrupted: &'a AtomicBool) -> Watch<'a> {
-        Watch { interrupted, failed: AtomicBool::new(false), failure: Mutex::new(None) }
+impl<'a> Interruption<'a> {
+    /// An interruption by `interrupted`, which a signal sets.
+    pub fn new(interrupted: &'a AtomicBool) -> Interruption<'a> {
+        Interruption { interrupted, failed: AtomicBool::new(false), failure: Mutex::new(None) }
     }
 
     /// Ends the backup with `error`, unless it is ending already.
@@ -48,7 +48,7 @@ impl<'a> Watch<'a> {
     /// Sleeps, unless the backup must end.
     ///
     /// # Errors
-    /// As [`Watch::check`].
+    /// As [`Interruption::check`].
     pub fn sleep(&self, duration: Duration) -> Result<()> {
         let end = Instant::now() + duration;
         loop {
@@ -69,13 +69,13 @@ mod tests {
     #[test]
     fn the_first_failure_ends_everything() {
         let interrupted = AtomicBool::new(false);
-        let watch = Watch::new(&interrupted);
-        watch.check().unwrap();
-        watch.fail(Error::damaged("one"));
-        watch.fail(Error::unavailable("two"));
-        let error = watch.sleep(Duration::from_secs(3600)).unwrap_err();
+        let interruption = Interruption::new(&interrupted);
+        interruption.check().unwrap();
+        interruption.fail(Error::damaged("one"));
+        interruption.fail(Error::unavailable("two"));
+        let error = interruption.sleep(Duration::from_secs(3600)).unwrap_err();
         assert_eq!((error.kind(), error.to_string().as_str()), (ErrorKind::Damaged, "one"));
         interrupted.store(true, Ordering::Release);
-        assert_eq!(watch.check().unwrap_err().kind(), ErrorKind::Unavailable);
+        assert_eq!(interruption.check().unwrap_err().kind(), ErrorKind::Unavailable);
     }
 }

@@ -3,11 +3,13 @@
 //! Owns: which data directory a call concerns, its owner, its system and its recovery mode. Only reads; pgark never
 //! stores anything in it.
 
-use crate::error::{Context, Error, RecoveryMode, Result};
+use crate::error::{Context, Error, ErrorKind, RecoveryMode, Result};
+use crate::failpoint;
 use crate::postgres::cluster::control_file::ControlFile;
 use crate::postgres::{MajorVersion, PostmasterPid};
 use nix::unistd::Uid;
-use std::fs;
+use std::fs::{self, Metadata};
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 use std::thread;
@@ -17,6 +19,20 @@ use std::time::{Duration, SystemTime};
 const CONTROL_FILE_READS_MAX: u32 = 20;
 /// Pause between two attempts; the server's write takes microseconds.
 const CONTROL_FILE_PAUSE: Duration = Duration::from_millis(5);
+
+/// Upper limit for the size of `pg_control`, in bytes; its actual size is 8 KiB.
+const CONTROL_FILE_BYTES_MAX: u64 = 64 << 10;
+
+/// `global/pg_control`, as it was read.
+#[derive(Debug)]
+pub struct ControlFileRead {
+    /// What it says.
+    pub control: ControlFile,
+    /// The verified bytes.
+    pub content: Vec<u8>,
+    /// Its mode and times.
+    pub metadata: Metadata,
+}
 
 /// An existing data directory that belongs to the effective user.
 #[derive(Clone, Debug)]
@@ -114,26 +130,45 @@ impl DataDirectory {
         self.running_server().filter(|server| server.stopping).map(|_| written)
     }
 
-    /// The content of `global/pg_control`, read again while its checksum is wrong.
+    /// The content of `global/pg_control`.
     ///
     /// # Errors
-    /// [`ErrorKind::Damaged`](crate::error::ErrorKind::Damaged) if it stays unreadable,
-    /// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) if the directory has none.
+    /// As [`DataDirectory::read_control_file`].
     pub fn control_file(&self) -> Result<ControlFile> {
+        self.read_control_file().map(|read| read.control)
+    }
+
+    /// Reads `global/pg_control`, again while its checksum is wrong, because the server may be writing it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Damaged`](crate::error::ErrorKind::Damaged) if the checksum stays wrong,
+    /// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) if the directory has no such file; the operating system's.
+    pub fn read_control_file(&self) -> Result<ControlFileRead> {
         let path = self.path.join("global/pg_control");
+        let unreadable = |error: io::Error| {
+            let is_absent = error.kind() == io::ErrorKind::NotFound;
+            let error = Error::io(format!("could not read \"{}\"", path.display()), error);
+            match is_absent {
+                true => {
+                    error.with_kind(ErrorKind::Usage).hint("Check that this is a PostgreSQL data directory.")
+                }
+                false => error,
+            }
+        };
         let mut read = 1;
         loop {
-            let bytes = fs::read(&path).map_err(|error| {
-                Error::io(format!("could not read \"{}\"", path.display()), error)
-                    .with_kind(crate::error::ErrorKind::Usage)
-                    .hint("Check that this is a PostgreSQL data directory.")
-            })?;
-            match ControlFile::parse(&bytes, self.assumed_version) {
-                Ok(control_file) => return Ok(control_file),
-                Err(error) if read == CONTROL_FILE_READS_MAX => {
-                    return Err(error).context(|| format!("could not use \"{}\"", path.display()));
+            let metadata = fs::metadata(&path).map_err(unreadable)?;
+            if metadata.len() > CONTROL_FILE_BYTES_MAX {
+                return Err(Error::damaged(format!("\"{}\" has {} bytes", path.display(), metadata.len())));
+            }
+            failpoint::opening(&path).map_err(unreadable)?;
+            let content = fs::read(&path).map_err(unreadable)?;
+            match ControlFile::parse(&content, self.assumed_version) {
+                Ok(control) => return Ok(ControlFileRead { control, content, metadata }),
+                Err(error) if error.kind() == ErrorKind::Damaged && read < CONTROL_FILE_READS_MAX => {
+                    thread::sleep(CONTROL_FILE_PAUSE);
                 }
-                Err(_) => thread::sleep(CONTROL_FILE_PAUSE),
+                Err(error) => return Err(error).context(|| format!("could not use \"{}\"", path.display())),
             }
             read += 1;
         }

@@ -2,7 +2,7 @@
 //!
 //! Owns: the order of these steps and the conditions for a valid backup.
 
-use super::copy::last_pack;
+use super::copy::last_pack::LastFile;
 use super::copy::pages::PageRules;
 use super::copy::{Copied, DataDirectoryCopy};
 use super::draft::BackupDraft;
@@ -149,7 +149,9 @@ impl Backup<'_> {
         let copy = self.copy(&files, &start, increment);
         let mut copied = self.copy_files(&copy, &files)?;
         required.and_still(&self.required()?).check(&files, &copied.files)?;
-        let (control, control_file) = last_pack::read_control_file(self.request.data_directory)?;
+        let read = self.request.data_directory.read_control_file()?;
+        let control = read.control.clone();
+        let control_file = LastFile::control_file(read);
         let mut stopped = self.stop(&start, &control)?;
         if let Some(parent) = &parent {
             self.mark_incremental(&mut stopped, parent.newest());

@@ -3,7 +3,7 @@
 mod small;
 
 use lexopt::prelude::*;
-use pgark::config::Config;
+use pgark::config::{Config, ConfigRequest, Environment};
 use pgark::data_directory::recovery_mode;
 use pgark::error::{Context, Error, ErrorKind, RecoveryMode, Result};
 use pgark::get::Recovery;
@@ -27,6 +27,8 @@ Arguments:
 
 Options:
   --config FILE    the configuration file [default: $PGARK_CONFIG, else /etc/pgark/pgark.toml]
+  --cluster NAME   the configuration file /etc/pgark/NAME.toml
+  --set KEY=VALUE  override a setting; may be repeated
   --with-target    recovery has a target, and PostgreSQL itself fails if it does not reach it: report a hole in the
                    WAL as the end of the archive, except up to the segment given with --through
   --through NAME   the last segment that recovery is known to need: a hole up to it stops recovery, even with a target
@@ -53,7 +55,8 @@ fn main() -> ExitCode {
 }
 
 fn run(mode: &Cell<RecoveryMode>) -> Result<()> {
-    let mut config = None;
+    let mut request =
+        ConfigRequest { environment: Environment::new(env::vars_os()), ..ConfigRequest::default() };
     let mut target = TargetRule::NoTarget;
     let mut timeline = None;
     let mut proven_end = None;
@@ -61,7 +64,12 @@ fn run(mode: &Cell<RecoveryMode>) -> Result<()> {
     let mut arguments = lexopt::Parser::from_env();
     while let Some(argument) = arguments.next().map_err(small::usage)? {
         match argument {
-            Long("config") => config = Some(arguments.value().map_err(small::usage)?.into()),
+            Long("config") => request.file = Some(arguments.value().map_err(small::usage)?.into()),
+            Long("cluster") => {
+                request.cluster =
+                    Some(arguments.value().map_err(small::usage)?.to_string_lossy().into_owned());
+            }
+            Long("set") => request.set.push(arguments.value().map_err(small::usage)?),
             Long("with-target") => target = TargetRule::WithTarget,
             Long("through") => {
                 let text = arguments.value().map_err(small::usage)?;
@@ -83,7 +91,7 @@ fn run(mode: &Cell<RecoveryMode>) -> Result<()> {
     };
     let destination = Path::new(destination);
     mode.set(recovery_mode(destination));
-    let config = Config::load(&Config::locate(config, env::var_os("PGARK_CONFIG")).path)?;
+    let config = Config::resolve(&request)?;
     let working_directory = env::current_dir().context(|| "could not determine the working directory")?;
     let recovery = Recovery { mode: mode.get(), target, timeline, proven_end };
     pgark::get::restore(

@@ -3,7 +3,7 @@
 mod small;
 
 use lexopt::prelude::*;
-use pgark::config::Config;
+use pgark::config::{Config, ConfigRequest, Environment};
 use pgark::error::{Context, Error, ErrorKind, Result};
 use std::env;
 use std::path::PathBuf;
@@ -14,13 +14,15 @@ archive-push stores one WAL file in the repository. PostgreSQL calls it:
 
     archive_command = 'archive-push %p'
 
-Usage: archive-push [--config FILE] PATH
+Usage: archive-push [OPTIONS] PATH
 
 Arguments:
   PATH             the WAL file, as %p; relative to the working directory, which is the data directory
 
 Options:
   --config FILE    the configuration file [default: $PGARK_CONFIG, else /etc/pgark/pgark.toml]
+  --cluster NAME   the configuration file /etc/pgark/NAME.toml
+  --set KEY=VALUE  override a setting; may be repeated
   --help           print this help
   --version        print the version
 
@@ -35,12 +37,18 @@ fn main() -> ExitCode {
 }
 
 fn run() -> Result<()> {
-    let mut config = None;
+    let mut request =
+        ConfigRequest { environment: Environment::new(env::vars_os()), ..ConfigRequest::default() };
     let mut path: Option<PathBuf> = None;
     let mut arguments = lexopt::Parser::from_env();
     while let Some(argument) = arguments.next().map_err(small::usage)? {
         match argument {
-            Long("config") => config = Some(arguments.value().map_err(small::usage)?.into()),
+            Long("config") => request.file = Some(arguments.value().map_err(small::usage)?.into()),
+            Long("cluster") => {
+                request.cluster =
+                    Some(arguments.value().map_err(small::usage)?.to_string_lossy().into_owned());
+            }
+            Long("set") => request.set.push(arguments.value().map_err(small::usage)?),
             Long("help") | Short('h') => return small::print(HELP),
             Long("version") | Short('V') => return small::print(small::VERSION),
             Value(value) if path.is_none() => path = Some(value.into()),
@@ -51,7 +59,7 @@ fn run() -> Result<()> {
         Error::usage("no path was given")
             .hint("archive_command must pass %p: archive_command = 'archive-push %p'.")
     })?;
-    let config = Config::load(&Config::locate(config, env::var_os("PGARK_CONFIG")).path)?;
+    let config = Config::resolve(&request)?;
     let working_directory = env::current_dir().context(|| "could not determine the working directory")?;
     pgark::push::archive(&config, &path, &working_directory)
 }

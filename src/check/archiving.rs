@@ -2,7 +2,7 @@
 
 use super::Finding;
 use super::round_trip::ARCHIVER;
-use crate::config::{Config, DEFAULT_PATH};
+use crate::config::{Config, DIRECTORY};
 use crate::error::{Error, ErrorKind, Result};
 use crate::interruption::Interruption;
 use crate::postgres::ControlFile;
@@ -163,15 +163,25 @@ fn command(
             "Install archive-push there, or correct the path.",
         );
     }
-    let path = config.map(|path| path.display().to_string()).unwrap_or_default();
-    if path != DEFAULT_PATH && !command.contains(&path) {
+    if let Some(path) = config.filter(|path| !leads_to(path, command, &words)) {
         return Finding::warning(
             WHAT,
-            format!("\"{command}\" does not name the configuration \"{path}\" of this check"),
+            format!("\"{command}\" does not name the configuration \"{}\" of this check", path.display()),
             "Add --config with that path, unless PGARK_CONFIG is set for the server.",
         );
     }
     Finding::passed(WHAT, command)
+}
+
+/// Whether the command, split into words, reads the configuration at `path`: the default one, or one that it names.
+fn leads_to(path: &Path, command: &str, words: &[String]) -> bool {
+    let default = Path::new(DIRECTORY).join("pgark.toml");
+    let after = |option: &str| words.iter().skip_while(move |word| *word != option).nth(1);
+    let attached = words.iter().find_map(|word| word.strip_prefix("--cluster="));
+    let cluster = attached.or(after("--cluster").map(String::as_str));
+    let by_name =
+        cluster.is_some_and(|name| path.file_name().is_some_and(|file| *file == *format!("{name}.toml")));
+    path == default || by_name || command.contains(&path.display().to_string())
 }
 
 /// Splits a command into words as a shell does, without expanding variables.
@@ -211,6 +221,8 @@ mod tests {
     use super::super::Verdict;
     use super::*;
 
+    const DEFAULT: &str = "/etc/pgark/pgark.toml";
+
     fn right() -> Archiving {
         Archiving {
             wal_level: "replica".into(),
@@ -224,13 +236,13 @@ mod tests {
 
     fn verdict(archiving: &Archiving, what: &str) -> Option<Verdict> {
         let findings =
-            judge(archiving, Some(Path::new(DEFAULT_PATH)), &|path| path == Path::new("/bin/archive-push"));
+            judge(archiving, Some(Path::new(DEFAULT)), &|path| path == Path::new("/bin/archive-push"));
         findings.iter().find(|finding| finding.what == what).map(|finding| finding.verdict)
     }
 
     #[test]
     fn a_right_server_passes() {
-        let findings = judge(&right(), Some(Path::new(DEFAULT_PATH)), &|_| true);
+        let findings = judge(&right(), Some(Path::new(DEFAULT)), &|_| true);
         assert!(findings.iter().all(|finding| finding.verdict == Verdict::Passed), "{findings:?}");
     }
 
@@ -274,8 +286,18 @@ mod tests {
 
     #[test]
     fn a_command_for_another_configuration_is_a_warning() {
-        let findings = judge(&right(), Some(Path::new("/etc/other.toml")), &|_| true);
-        let command = findings.iter().find(|finding| finding.what == "archive_command").unwrap();
-        assert_eq!(command.verdict, Verdict::Warning);
+        for (options, path, expected) in [
+            ("", "/etc/other.toml", Verdict::Warning),
+            ("", DEFAULT, Verdict::Passed),
+            ("--config /etc/other.toml", "/etc/other.toml", Verdict::Passed),
+            ("--cluster other", "/etc/pgark/other.toml", Verdict::Passed),
+            ("--cluster=other", "/etc/pgark/other.toml", Verdict::Passed),
+            ("--cluster other", "/etc/pgark/main.toml", Verdict::Warning),
+        ] {
+            let archive_command = format!("/bin/archive-push {options} %p");
+            let findings = judge(&Archiving { archive_command, ..right() }, Some(Path::new(path)), &|_| true);
+            let command = findings.iter().find(|finding| finding.what == "archive_command").unwrap();
+            assert_eq!(command.verdict, expected, "{options} for {path}");
+        }
     }
 }

@@ -4,6 +4,7 @@ use super::Config;
 use super::keys::DefaultValue;
 use super::settings::{Setting, SettingOrigin, Settings};
 use super::value::Value;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// The value of a setting by type, without secrets.
@@ -34,6 +35,10 @@ pub struct EffectiveSetting {
     pub text: String,
     /// The source of the value.
     pub origin: SettingOrigin,
+    /// The file that the value comes from, if one does.
+    pub file: Option<PathBuf>,
+    /// The name of the environment variable of the key.
+    pub variable: String,
     /// What the key is for, in a sentence or two.
     pub description: &'static str,
 }
@@ -50,12 +55,19 @@ impl Config {
                 (None, _) => String::new(),
             },
             origin: setting.origin,
+            file: self.settings.file_of(setting).map(Path::to_owned),
+            variable: setting.key.variable(),
             description: setting.key.description,
         };
         self.settings.all().iter().map(shown).collect()
     }
 
-    /// An equivalent configuration file, with the settings that differ from the defaults.
+    /// The `defaults.toml` that was read, if there is one.
+    pub fn defaults_file(&self) -> Option<&Path> {
+        self.settings.files().defaults.as_deref()
+    }
+
+    /// A configuration file with all settings that are not built-in defaults, whatever their source.
     ///
     /// It repeats a password in `connection.conninfo`: write it readable by the owner only.
     pub fn to_toml(&self) -> String {
@@ -78,15 +90,23 @@ impl SettingValue {
 }
 
 impl Settings {
-    /// See [`Config::to_toml`].
-    pub(super) fn to_toml(&self) -> String {
-        let mut toml = String::new();
-        for setting in self.all() {
-            let Some(value) = &setting.value else { continue };
-            if self.default_of(setting.key).as_ref() != Some(value) {
-                toml.push_str(&format!("{} = {}\n", setting.key.name, value.to_toml()));
-            }
-        }
-        toml
+    /// See [`Config::to_toml`]. A setting stays even if it is equal to the default, because it may override one of
+    /// `defaults.toml`.
+    fn to_toml(&self) -> String {
+        self.lines(|setting| setting.origin != SettingOrigin::Default)
+    }
+
+    /// All settings as text, secrets included.
+    pub(super) fn effective_text(&self) -> String {
+        self.lines(|_| true)
+    }
+
+    fn lines(&self, which: impl Fn(&Setting) -> bool) -> String {
+        let settings = self.all().iter().filter(|setting| which(setting));
+        settings
+            .filter_map(|setting| {
+                Some(format!("{} = {}\n", setting.key.name, setting.value.as_ref()?.to_toml()))
+            })
+            .collect()
     }
 }

@@ -1,10 +1,8 @@
 //! The identity of the configuration that an agent serves, in sixteen digits.
 
 use std::fmt;
-use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
 
-/// A 64-bit digest of pgark's version, the path of the configuration file and its content, shown as 16 hexadecimal
+/// A 64-bit digest of pgark's version and all effective settings, wherever they come from, shown as 16 hexadecimal
 /// digits. Programs with the same fingerprint use the same settings and the same protocol.
 ///
 /// Uses FNV-1a instead of the standard library's hasher, which may change from one compiler to the next, while programs
@@ -18,10 +16,10 @@ const FNV_OFFSET_BASIS: u64 = 0xCBF2_9CE4_8422_2325;
 const FNV_PRIME: u64 = 0x0000_0100_0000_01B3;
 
 impl Fingerprint {
-    /// The fingerprint of this version of pgark with the file at `path` that holds `content`.
-    pub(super) fn new(path: &Path, content: &[u8]) -> Fingerprint {
-        // Neither a version nor a path contains a zero byte, so it separates the parts.
-        let parts = [env!("CARGO_PKG_VERSION").as_bytes(), &[0], path.as_os_str().as_bytes(), &[0], content];
+    /// The fingerprint of this version of pgark with these settings as text.
+    pub(super) fn new(settings: &[u8]) -> Fingerprint {
+        // A version contains no zero byte, so it separates the parts.
+        let parts = [env!("CARGO_PKG_VERSION").as_bytes(), &[0], settings];
         Fingerprint(parts.into_iter().fold(FNV_OFFSET_BASIS, fnv1a))
     }
 }
@@ -48,11 +46,9 @@ mod tests {
     }
 
     #[test]
-    fn differs_with_path_and_content() {
-        let one = Fingerprint::new(Path::new("/a"), b"bc");
-        assert_eq!(one, Fingerprint::new(Path::new("/a"), b"bc"));
-        assert_ne!(one, Fingerprint::new(Path::new("/ab"), b"c"));
-        assert_ne!(one, Fingerprint::new(Path::new("/a"), b"bd"));
+    fn differs_with_the_settings() {
+        assert_eq!(Fingerprint::new(b"a"), Fingerprint::new(b"a"));
+        assert_ne!(Fingerprint::new(b"a"), Fingerprint::new(b"b"));
         assert_eq!(Fingerprint(0xAB).to_string(), "00000000000000ab");
     }
 }

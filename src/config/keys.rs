@@ -499,6 +499,11 @@ impl Key {
         self.name.split_once('.').map_or(self.name, |(_, leaf)| leaf)
     }
 
+    /// The name of the environment variable that sets the key: `PGARK_PUSH_DEADLINE` for `push.deadline`.
+    pub fn variable(&self) -> String {
+        format!("PGARK_{}", self.name.replace('.', "_").to_ascii_uppercase())
+    }
+
     /// A value for a key that has units: the default, if it has one.
     pub(super) fn example(&self) -> &'static str {
         match (self.default, self.kind) {
@@ -536,7 +541,7 @@ impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Kind::ClusterName => f.write_str(
-                "1 to 63 letters, digits or characters of \"_.-\" that begin with neither \".\" nor \"-\"",
+                "1 to 63 letters, digits or characters of \"_.-\" that begin with neither \".\" nor \"-\"; not \"defaults\"",
             ),
             Kind::AbsolutePath => f.write_str("an absolute path"),
             Kind::SystemIdentifier => f.write_str("a positive decimal number of 64 bits"),

@@ -1,10 +1,12 @@
-//! The configuration file: parses TOML into validated settings.
+//! The configuration: files, variables and arguments as validated settings.
 //!
-//! A strict file describes one cluster and one repository. Owns: the keys, their defaults and limits, and the errors
-//! for invalid files. Does not own: the effect of the settings, and the environment (an argument).
+//! A strict file describes one cluster and one repository. Owns: the keys, their defaults and limits, the sources of
+//! settings and their precedence, and the errors for invalid ones. Does not own: the effect of the settings, and the
+//! environment (an argument).
 //!
-//! Order of steps: [`Config::locate`] → `read` (TOML → values with lines) → `settings` (defaults, missing keys) →
-//! `sections` (typed fields). Only [`keys`] describes the keys.
+//! Order of steps: `request` (what a call says) → `location` (which file) → `read` (TOML → values with lines),
+//! `variables` → `settings` (precedence, defaults, missing keys) → `sections` (typed fields). Only [`keys`] describes
+//! the keys.
 
 mod cluster_name;
 mod compression;
@@ -16,6 +18,7 @@ mod location;
 mod pace;
 mod quantity;
 mod read;
+mod request;
 mod s3;
 mod sections;
 mod settings;
@@ -24,15 +27,17 @@ mod tests;
 mod unknown;
 mod url;
 mod value;
+mod variables;
 
 pub use cluster_name::ClusterName;
 pub use compression::Compression;
 pub use conninfo::Conninfo;
 pub use effective::{EffectiveSetting, SettingValue};
 pub use fingerprint::Fingerprint;
-pub use location::{ConfigLocation, ConfigOrigin, DEFAULT_PATH, ENVIRONMENT_VARIABLE};
+pub use location::{DIRECTORY, DIRECTORY_VARIABLE, ENVIRONMENT_VARIABLE};
 pub use pace::{IoPriority, Niceness, PaceSettings, Rate};
 pub use quantity::time_text;
+pub use request::ConfigRequest;
 pub use s3::{LockMode, ObjectLock, S3Settings, ServerEncryption};
 pub use sections::{
     AgentSettings, AgentStart, BackupSettings, Checkpoint, ConnectionSettings, GetSettings, PushSettings,
@@ -40,15 +45,15 @@ pub use sections::{
 };
 pub use settings::SettingOrigin;
 pub use url::{RepositoryUrl, without_user_information};
+pub use variables::Environment;
 
-use crate::error::{Context, Error, Result};
+use crate::error::{Error, Result};
 use crate::postgres::{MajorVersion, SystemIdentifier};
 use keys::KEYS;
-use settings::{Setting, Settings};
+use settings::{Files, Setting, Settings};
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use toml::de::DeValue;
 use value::Value;
 
 /// Larger than any configuration, smaller than a WAL segment given by mistake.
@@ -57,7 +62,7 @@ const FILE_MAX_BYTES: u64 = 1 << 20;
 /// The validated configuration. `Debug` shows no secrets.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Absolute path of its file; `None` if it was created without one.
+    /// Absolute path of its file; `None` if there is none.
     pub path: Option<PathBuf>,
     /// The name of the cluster.
     pub cluster: ClusterName,
@@ -92,39 +97,14 @@ pub struct Config {
 }
 
 impl Config {
-    /// Reads the file at `path`, which may be relative to the working directory.
-    ///
-    /// # Errors
-    /// Usage: the file is absent, unreadable, larger than 1 MiB or wrong; the message names the line.
-    /// Unavailable: the file system failed.
-    pub fn load(path: &Path) -> Result<Config> {
-        let path = std::path::absolute(path)
-            .context(|| format!("could not make \"{}\" an absolute path", path.display()))?;
-        let content = read_file(&path)?;
-        Config::parse(&path, &content)
-    }
-
     /// Parses `content` as that of the file at the absolute path `path`.
     ///
     /// # Errors
     /// Usage: the first error in the file.
     pub fn parse(path: &Path, content: &[u8]) -> Result<Config> {
-        let settings = Settings::new(Some(path.to_owned()), read::read(path, content)?)?;
-        Config::build(settings, Fingerprint::new(path, content))
-    }
-
-    /// The configuration of a cluster to recover on a host without a configuration file: these three settings and the
-    /// defaults.
-    ///
-    /// # Errors
-    /// Usage: one of them is invalid.
-    pub fn for_recovery(cluster: &str, repository_url: &str, data_directory: &Path) -> Result<Config> {
-        let given = vec![
-            give("cluster", cluster)?,
-            give("data_directory", utf8(data_directory)?)?,
-            give("repository.url", repository_url)?,
-        ];
-        Config::without_file(given)
+        let files = Files { file: Some(path.to_owned()), defaults: None };
+        let given = read::read(path, content, |line| SettingOrigin::File { line })?;
+        Config::build(Settings::new(files, given)?)
     }
 
     /// The configuration of a copy of this cluster that was recovered into `data_directory`: with its own spool, and
@@ -150,7 +130,7 @@ impl Config {
                 given.push(Setting { origin: SettingOrigin::Given, ..setting.clone() });
             }
         }
-        Config::without_file(given)
+        Config::build(Settings::new(Files::default(), given)?)
     }
 
     /// The same configuration with another `assume_version`, for one call.
@@ -166,15 +146,19 @@ impl Config {
         self.fingerprint
     }
 
-    fn without_file(given: Vec<Setting>) -> Result<Config> {
-        let settings = Settings::new(None, given)?;
-        let fingerprint = Fingerprint::new(Path::new(""), settings.to_toml().as_bytes());
-        Config::build(settings, fingerprint)
+    /// Whether the archive programs do the same with both: only settings of base backups and recovery differ.
+    pub fn archives_like(&self, other: &Config) -> bool {
+        let relevant = |config: &Config| {
+            let mut settings = config.settings.all().to_vec();
+            settings.retain(|s| !matches!(s.key.section(), "backup" | "recover" | "connection"));
+            settings.into_iter().map(|setting| setting.value).collect::<Vec<_>>()
+        };
+        relevant(self) == relevant(other)
     }
 
-    fn build(settings: Settings, fingerprint: Fingerprint) -> Result<Config> {
+    fn build(settings: Settings) -> Result<Config> {
         let config = Config {
-            path: settings.file().map(Path::to_owned),
+            path: settings.files().file.clone(),
             cluster: settings.cluster_name("cluster"),
             data_directory: settings.path("data_directory"),
             system_identifier: settings.system_identifier("system_identifier"),
@@ -189,7 +173,7 @@ impl Config {
             backup: BackupSettings::read(&settings),
             recover: RecoverSettings::read(&settings),
             s3: S3Settings::read(&settings)?,
-            fingerprint,
+            fingerprint: Fingerprint::new(settings.effective_text().as_bytes()),
             settings,
         };
         config.check_places()?;
@@ -216,11 +200,10 @@ impl Config {
     }
 }
 
-/// A setting from the command line, validated like one from a file.
+/// A setting that an argument other than `--set` gives.
 fn give(name: &str, text: &str) -> Result<Setting> {
     let key = KEYS.iter().find(|key| key.name == name).expect("only names of the table are given");
-    let value = Value::read(key, &DeValue::String(text.into()))?;
-    Ok(Setting { key, value: Some(value), origin: SettingOrigin::Given })
+    Ok(Setting { key, value: Some(Value::parse(key, text)?), origin: SettingOrigin::Given })
 }
 
 /// The path as UTF-8, which a TOML file requires.
@@ -259,8 +242,8 @@ fn unreadable(cause: io::ErrorKind, error: Error) -> Error {
     use crate::error::ErrorKind::Usage;
     match cause {
         io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => error.with_kind(Usage).hint(format!(
-            "Create that file (three lines are enough), or choose another with --config or {ENVIRONMENT_VARIABLE}. \
-             The default is {DEFAULT_PATH}."
+            "Create that file (three lines are enough), or choose another with --config, --cluster or \
+             {ENVIRONMENT_VARIABLE}. The default is {DIRECTORY}/pgark.toml."
         )),
         io::ErrorKind::PermissionDenied => error.with_kind(Usage),
         _ => error,

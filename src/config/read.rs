@@ -8,11 +8,15 @@ use crate::error::{Error, Result};
 use std::path::Path;
 use toml::de::{DeTable, DeValue};
 
-/// Parses every setting in `content`; reports the first error in the file.
+/// Parses every setting in `content`, whose origin follows from its line; reports the first error in the file.
 ///
 /// # Errors
 /// Usage, beginning with `path` and a line.
-pub(super) fn read(path: &Path, content: &[u8]) -> Result<Vec<Setting>> {
+pub(super) fn read(
+    path: &Path,
+    content: &[u8],
+    origin: impl Fn(usize) -> SettingOrigin,
+) -> Result<Vec<Setting>> {
     let text = std::str::from_utf8(content).map_err(|error| {
         let line = line_of(content, error.valid_up_to());
         Error::usage("not valid UTF-8").hint("Save the file as UTF-8.").context(place(path, line))
@@ -26,7 +30,7 @@ pub(super) fn read(path: &Path, content: &[u8]) -> Result<Vec<Setting>> {
     for entry in entries {
         let line = line_of(content, entry.offset);
         if let Some((key, value)) = entry.read().map_err(|error| error.context(place(path, line)))? {
-            settings.push(Setting { key, value: Some(value), origin: SettingOrigin::File { line } });
+            settings.push(Setting { key, value: Some(value), origin: origin(line) });
         }
     }
     Ok(settings)

@@ -20,23 +20,43 @@ pub(super) struct Setting {
 }
 
 /// The source of the value of a setting.
+///
+/// From top to bottom of the precedence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SettingOrigin {
+    /// The argument `--set`.
+    Set,
+    /// Another argument of the command line.
+    Given,
+    /// The variable of the setting.
+    Variable,
     /// The configuration file.
     File {
         /// The line, counted from 1.
         line: usize,
     },
-    /// The command line.
-    Given,
-    /// The default.
+    /// `defaults.toml`, which lies below every configuration file.
+    Defaults {
+        /// The line, counted from 1.
+        line: usize,
+    },
+    /// The built-in default.
     Default,
+}
+
+/// The absolute paths of the files that were read.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Files {
+    /// The configuration file.
+    pub(super) file: Option<PathBuf>,
+    /// `defaults.toml`.
+    pub(super) defaults: Option<PathBuf>,
 }
 
 /// A setting for each key of the table, in its order.
 #[derive(Clone, Debug)]
 pub(super) struct Settings {
-    path: Option<PathBuf>,
+    files: Files,
     all: Vec<Setting>,
 }
 
@@ -51,11 +71,11 @@ pub(super) fn place(path: &Path, line: usize) -> String {
 }
 
 impl Settings {
-    /// Adds the defaults to the `given` settings, which come from the file at `path` if there is one.
+    /// Adds the built-in defaults to the `given` settings, of which the first one of each key counts.
     ///
     /// # Errors
     /// Usage: a required key is missing.
-    pub(super) fn new(path: Option<PathBuf>, mut given: Vec<Setting>) -> Result<Settings> {
+    pub(super) fn new(files: Files, given: Vec<Setting>) -> Result<Settings> {
         let missing: Vec<_> = KEYS
             .iter()
             .filter(|key| matches!(key.default, DefaultValue::Required))
@@ -63,7 +83,7 @@ impl Settings {
             .map(|key| format!("\"{}\"", key.name))
             .collect();
         if !missing.is_empty() {
-            return Err(missing_keys(path.as_deref(), &missing));
+            return Err(missing_keys(files.file.as_deref(), &missing));
         }
         let cluster = match given.iter().find(|setting| setting.key.name == "cluster").map(|s| &s.value) {
             Some(Some(Value::ClusterName(name))) => name.clone(),
@@ -71,26 +91,29 @@ impl Settings {
         };
         let mut all = Vec::with_capacity(KEYS.len());
         for key in KEYS {
-            let found = given.iter().position(|setting| setting.key.name == key.name);
-            all.push(match found {
-                Some(index) => given.swap_remove(index),
+            all.push(match given.iter().find(|setting| setting.key.name == key.name) {
+                Some(setting) => setting.clone(),
                 None => {
                     let value = Value::default_of(key, &cluster)?;
                     Setting { key, value, origin: SettingOrigin::Default }
                 }
             });
         }
-        Ok(Settings { path, all })
+        Ok(Settings { files, all })
     }
 
-    /// The file that the settings come from.
-    pub(super) fn file(&self) -> Option<&Path> {
-        self.path.as_deref()
+    /// The files that were read.
+    pub(super) fn files(&self) -> &Files {
+        &self.files
     }
 
-    /// The default of `key` in this cluster.
-    pub(super) fn default_of(&self, key: &Key) -> Option<Value> {
-        Value::default_of(key, &self.cluster_name("cluster")).ok().flatten()
+    /// The file that the setting comes from, if one does.
+    pub(super) fn file_of(&self, setting: &Setting) -> Option<&Path> {
+        match setting.origin {
+            SettingOrigin::File { .. } => self.files.file.as_deref(),
+            SettingOrigin::Defaults { .. } => self.files.defaults.as_deref(),
+            _ => None,
+        }
     }
 
     /// Every setting in the order of the table.
@@ -112,10 +135,15 @@ impl Settings {
 
     /// Adds the place where the key `name` was set to an error about it.
     pub(super) fn blame(&self, name: &str, error: Error) -> Error {
-        match (&self.path, self.setting(name).origin) {
-            (Some(path), SettingOrigin::File { line }) => error.context(place(path, line)),
-            (Some(path), _) => error.context(format!("\"{}\"", path.display())),
-            (None, _) => error,
+        let setting = self.setting(name);
+        match (self.file_of(setting), &self.files.file, setting.origin) {
+            (Some(path), _, SettingOrigin::File { line } | SettingOrigin::Defaults { line }) => {
+                error.context(place(path, line))
+            }
+            (_, _, SettingOrigin::Set) => error.context("--set"),
+            (_, _, SettingOrigin::Variable) => error.context(setting.key.variable()),
+            (_, Some(path), _) => error.context(format!("\"{}\"", path.display())),
+            (_, None, _) => error,
         }
     }
 

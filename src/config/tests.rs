@@ -11,9 +11,25 @@ const SMALLEST: &str = "cluster = \"main\"\n\
                         repository.url = \"/srv/pgark\"\n";
 
 const SNIPPET: &str = include_str!("../../pg-config-snippets/pgark.toml");
+const DOCUMENT: &str = include_str!("../../docs/configuration.md");
 
 fn parse(content: impl AsRef<[u8]>) -> Result<Config> {
     Config::parse(Path::new("/etc/pgark/pgark.toml"), content.as_ref())
+}
+
+/// The configuration of a call with `--config`.
+fn load(path: &Path) -> Result<Config> {
+    Config::resolve(&ConfigRequest { file: Some(path.to_owned()), ..ConfigRequest::default() })
+}
+
+/// The configuration of a call with `--repository`.
+fn without_file(cluster: &str, repository: &str, data_directory: &Path) -> Result<Config> {
+    Config::resolve(&ConfigRequest {
+        cluster: Some(cluster.to_owned()),
+        repository: Some(repository.to_owned()),
+        data_directory: Some(data_directory.to_owned()),
+        ..ConfigRequest::default()
+    })
 }
 
 /// The smallest file with more lines, the first of which is line 4.
@@ -424,7 +440,7 @@ fn refuses_to_write_into_the_data_directory() {
          \"/var/lib/postgresql/15/main\"\n\
          HINT: Choose a directory elsewhere. Otherwise a base backup would include it."
     );
-    let mine = Config::for_recovery("main", "/srv/pgark", Path::new("/var/spool/pgark"));
+    let mine = without_file("main", "/srv/pgark", Path::new("/var/spool/pgark"));
     assert_eq!(
         report(mine).lines().next(),
         Some("\"spool.directory\" lies inside the data directory \"/var/spool/pgark\"")
@@ -479,7 +495,9 @@ fn effective_settings_tell_who_decided() {
 #[test]
 fn writes_a_file_that_means_the_same() {
     assert_eq!(with("agent.workers = 2\n[agent]").map(|_| ()).unwrap_err().kind(), ErrorKind::Usage);
-    assert_eq!(with("agent.workers = 2").unwrap().to_toml(), SMALLEST, "defaults are left out");
+    assert_eq!(with("").unwrap().to_toml(), SMALLEST, "defaults are left out");
+    let given = format!("{SMALLEST}agent.workers = 2\n");
+    assert_eq!(with("agent.workers = 2").unwrap().to_toml(), given, "what is set may override defaults.toml");
     assert_eq!(
         parse(SMALLEST.replace("/srv/pgark", "file:///srv/a \\\"b\\\"")).unwrap().to_toml(),
         SMALLEST.replace("/srv/pgark", "/srv/a \\\"b\\\"")
@@ -495,13 +513,13 @@ fn writes_a_file_that_means_the_same() {
 
 #[test]
 fn recovery_needs_no_file() {
-    let config = Config::for_recovery("main", "file:///srv/pgark", Path::new("/restored")).unwrap();
+    let config = without_file("main", "file:///srv/pgark", Path::new("/restored")).unwrap();
     assert_eq!(config.path, None);
     assert_eq!(config.to_toml(), SMALLEST.replace("/var/lib/postgresql/15/main", "/restored"));
     assert_eq!(config.effective()[0].origin, SettingOrigin::Given);
 
     let refused = |cluster: &str, url: &str, directory: &Path| {
-        report(Config::for_recovery(cluster, url, directory)).lines().next().unwrap().to_owned()
+        report(without_file(cluster, url, directory)).lines().next().unwrap().to_owned()
     };
     let directory = Path::new("/restored");
     assert!(refused("a/b", "/srv", directory).starts_with("\"cluster\" must be 1 to 63 letters"));
@@ -509,7 +527,7 @@ fn recovery_needs_no_file() {
         refused("a", "srv", directory),
         "\"repository.url\" must be an absolute directory, file:///… or s3://bucket/prefix, not \"srv\""
     );
-    assert!(Config::for_recovery("a", "s3://bucket/c", directory).is_ok());
+    assert!(without_file("a", "s3://bucket/c", directory).is_ok());
     assert_eq!(
         refused("a", "/srv", Path::new("restored")),
         "\"data_directory\" must be an absolute path, not \"restored\""
@@ -555,18 +573,21 @@ fn loads_a_file_whose_path_is_not_utf_8() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join(OsString::from_vec(b"\xFF.toml".to_vec()));
     std::fs::write(&path, SMALLEST).unwrap();
-    let config = Config::load(&path).unwrap();
+    let config = load(&path).unwrap();
     assert_eq!(config.path.as_ref(), Some(&path));
-    assert_eq!(config.fingerprint(), Config::parse(&path, SMALLEST.as_bytes()).unwrap().fingerprint());
-    assert_ne!(config.fingerprint(), parse(SMALLEST).unwrap().fingerprint());
+    assert_eq!(
+        config.fingerprint(),
+        parse(SMALLEST).unwrap().fingerprint(),
+        "the settings count, not the path"
+    );
 
     std::fs::write(&path, "x = 1").unwrap();
-    assert!(report(Config::load(&path)).contains("\u{FFFD}.toml\", line 1: unknown key \"x\""));
+    assert!(report(load(&path)).contains("\u{FFFD}.toml\", line 1: unknown key \"x\""));
 }
 
 #[test]
 fn relative_paths_become_absolute() {
-    let report = report(Config::load(Path::new("no/such.toml")));
+    let report = report(load(Path::new("no/such.toml")));
     let here = std::env::current_dir().unwrap();
     assert!(report.starts_with(&format!("could not read \"{}/no/such.toml\": no such file", here.display())));
 }
@@ -577,20 +598,20 @@ fn says_why_a_file_cannot_be_read() {
     let place = directory.path().display();
     let path = directory.path().join("pgark.toml");
     assert_eq!(
-        report(Config::load(&path)),
+        report(load(&path)),
         format!(
             "could not read \"{place}/pgark.toml\": no such file or directory\n\
-             HINT: Create that file (three lines are enough), or choose another with --config or PGARK_CONFIG. \
-             The default is /etc/pgark/pgark.toml."
+             HINT: Create that file (three lines are enough), or choose another with --config, --cluster or \
+             PGARK_CONFIG. The default is /etc/pgark/pgark.toml."
         )
     );
     assert_eq!(
-        report(Config::load(directory.path())),
+        report(load(directory.path())),
         format!("\"{place}\" is not a file\nHINT: Give the path of the configuration file itself.")
     );
     std::fs::write(&path, vec![b'#'; (1 << 20) + 1]).unwrap();
     assert_eq!(
-        report(Config::load(&path)),
+        report(load(&path)),
         format!(
             "\"{place}/pgark.toml\" is larger than 1 MiB\n\
              HINT: This is not a configuration file of pgark. Give the path of one."
@@ -610,6 +631,23 @@ fn a_file_that_may_not_be_read_is_a_wrong_call() {
     );
 }
 
+/// The table of all settings in `docs/configuration.md`.
+fn table_of_settings() -> String {
+    let mut table = "| setting | values | default | purpose |\n|---|---|---|---|\n".to_owned();
+    for key in KEYS {
+        let (kind, default) = (key.kind.to_string(), key.default.to_string());
+        table += &format!("| `{}` | {kind} | {default} | {} |\n", key.name, key.description);
+    }
+    table.replace('<', "&lt;").replace('>', "&gt;")
+}
+
+#[test]
+fn the_document_lists_every_setting() {
+    let begin = DOCUMENT.find("| setting |").unwrap_or(DOCUMENT.len());
+    let (_, documented) = DOCUMENT.split_at(begin);
+    assert!(documented.trim() == table_of_settings().trim(), "write this into it:\n{}", table_of_settings());
+}
+
 #[test]
 fn the_sample_file_parses() {
     assert_eq!(parse(SNIPPET).unwrap().to_toml(), SMALLEST);
@@ -623,7 +661,231 @@ fn the_sample_file_parses_with_everything_enabled() {
             line.strip_prefix('#').filter(|rest| rest.starts_with(char::is_alphabetic)).unwrap_or(line)
         })
         .collect();
-    let config = parse(enabled.join("\n")).unwrap();
+    let texts =
+        |config: Config| config.effective().into_iter().map(|setting| setting.text).collect::<Vec<_>>();
+    let (enabled, sample) = (texts(parse(enabled.join("\n")).unwrap()), texts(parse(SNIPPET).unwrap()));
+    let differing = enabled.iter().zip(&sample).filter(|(enabled, sample)| enabled != sample).count();
     let offered = SNIPPET.lines().filter(|line| line.starts_with('#') && line.contains(" = ")).count();
-    assert_eq!(config.to_toml().lines().count(), 3 + offered, "each differs from its default");
+    assert_eq!(differing, offered, "each differs from its default");
+}
+
+/// A directory of configuration files, and a call that reads it.
+struct Etc {
+    directory: tempfile::TempDir,
+    request: ConfigRequest,
+}
+
+impl Etc {
+    fn new(files: &[(&str, &str)]) -> Etc {
+        let directory = tempfile::tempdir().unwrap();
+        for (name, content) in files {
+            std::fs::write(directory.path().join(name), content).unwrap();
+        }
+        Etc { directory, request: ConfigRequest::default() }.variables(&[])
+    }
+
+    fn variables(mut self, variables: &[(&str, &str)]) -> Etc {
+        let directory = [(DIRECTORY_VARIABLE.into(), self.directory.path().into())];
+        let variables = variables.iter().map(|(name, value)| (name.into(), value.into()));
+        self.request.environment = Environment::new(variables.chain(directory));
+        self
+    }
+
+    fn cluster(mut self, name: &str) -> Etc {
+        self.request.cluster = Some(name.to_owned());
+        self
+    }
+
+    fn set(mut self, arguments: &[&str]) -> Etc {
+        self.request.set = arguments.iter().map(OsString::from).collect();
+        self
+    }
+
+    fn resolve(&self) -> Result<Config> {
+        Config::resolve(&self.request)
+    }
+
+    /// The error without the directory.
+    fn refused(&self) -> String {
+        report(self.resolve()).replace(&format!("{}/", self.directory.path().display()), "")
+    }
+}
+
+/// The value of a setting and its origin.
+fn origin_of(config: &Config, name: &str) -> (String, SettingOrigin) {
+    let setting = config.effective().into_iter().find(|setting| setting.name == name).unwrap();
+    (setting.text, setting.origin)
+}
+
+#[test]
+fn what_is_said_last_counts() {
+    let file = format!("{SMALLEST}agent.workers = 4\nbackup.workers = 4\nrecover.workers = 4\n");
+    let defaults = "agent.workers = 3\nbackup.workers = 3\nrecover.workers = 3\nagent.nice = 3\n";
+    let etc = Etc::new(&[("main.toml", &file), ("defaults.toml", defaults)])
+        .cluster("main")
+        .variables(&[("PGARK_AGENT_WORKERS", "5"), ("PGARK_BACKUP_WORKERS", "5")])
+        .set(&["agent.workers=6", "agent.workers=7"]);
+    let config = etc.resolve().unwrap();
+    for (name, value, origin) in [
+        ("agent.workers", "7", SettingOrigin::Set),
+        ("backup.workers", "5", SettingOrigin::Variable),
+        ("recover.workers", "4", SettingOrigin::File { line: 6 }),
+        ("agent.nice", "3", SettingOrigin::Defaults { line: 4 }),
+        ("backup.nice", "10", SettingOrigin::Default),
+    ] {
+        assert_eq!(origin_of(&config, name), (value.to_owned(), origin), "{name}");
+    }
+    assert_eq!(config.path, Some(etc.directory.path().join("main.toml")));
+    assert_eq!(config.defaults_file(), Some(etc.directory.path().join("defaults.toml").as_path()));
+    let file_of = |name| config.effective().into_iter().find(|s| s.name == name).unwrap().file;
+    assert_eq!(file_of("agent.nice").as_deref(), config.defaults_file());
+    assert_eq!((file_of("recover.workers"), file_of("agent.workers")), (config.path.clone(), None));
+
+    // A new file for a recovered copy holds all of them, so that the copy does not depend on this call.
+    let system = SystemIdentifier::new(7).unwrap();
+    let copy = config.of_recovered(Path::new("/restored"), Path::new("/restored.spool"), system).unwrap();
+    for line in ["agent.workers = 7\n", "backup.workers = 5\n", "agent.nice = 3\n"] {
+        assert!(copy.to_toml().contains(line), "{}", copy.to_toml());
+    }
+}
+
+#[test]
+fn each_source_is_named_when_it_is_wrong() {
+    let main = ("main.toml", SMALLEST);
+    let defaults = Etc::new(&[main, ("defaults.toml", "\nagent.workers = 0\n")]).cluster("main");
+    assert!(defaults.refused().starts_with("\"defaults.toml\", line 2: \"agent.workers\" must be"));
+    let variable = Etc::new(&[main]).cluster("main").variables(&[("PGARK_AGENT_WORKERS", "0")]);
+    assert!(variable.refused().starts_with("PGARK_AGENT_WORKERS: \"agent.workers\" must be"));
+    let argument = Etc::new(&[main]).cluster("main").set(&["agent.workers=0"]);
+    assert!(argument.refused().starts_with("--set: \"agent.workers\" must be"));
+
+    // Settings that do not fit each other.
+    let level = Etc::new(&[main, ("defaults.toml", "compression.level = 3\n")]).cluster("main");
+    assert!(
+        level
+            .refused()
+            .starts_with("\"defaults.toml\", line 1: \"compression.level\" has no meaning for lz4")
+    );
+    let level = Etc::new(&[main]).cluster("main").variables(&[("PGARK_COMPRESSION_LEVEL", "3")]);
+    assert!(
+        level.refused().starts_with("PGARK_COMPRESSION_LEVEL: \"compression.level\" has no meaning for lz4")
+    );
+    let inside =
+        Etc::new(&[main]).cluster("main").set(&["spool.directory=/var/lib/postgresql/15/main/spool"]);
+    assert!(inside.refused().starts_with("--set: \"spool.directory\" lies inside the data directory"));
+
+    let missing = Etc::new(&[("main.toml", "cluster = \"main\"\n")]).cluster("main");
+    let missing = missing.set(&["data_directory=/data"]).refused();
+    assert!(missing.starts_with("\"main.toml\": \"repository.url\" is missing"), "{missing}");
+    let absent = Etc::new(&[main]).cluster("other").refused();
+    assert!(absent.starts_with("could not read \"other.toml\": no such file"), "{absent}");
+    for name in ["defaults", "a/b"] {
+        assert!(Etc::new(&[main]).cluster(name).refused().contains("is not the name of a cluster"));
+    }
+}
+
+#[test]
+fn variables_can_replace_the_default_file() {
+    let all = [
+        ("PGARK_CLUSTER", "main"),
+        ("PGARK_DATA_DIRECTORY", "/data"),
+        ("PGARK_REPOSITORY_URL", "/srv"),
+        ("PGARK_AGENT_NICE", ""),
+    ];
+    let config = Etc::new(&[("defaults.toml", "agent.nice = 3\n")]).variables(&all).resolve().unwrap();
+    assert_eq!((config.path.as_deref(), config.data_directory.as_path()), (None, Path::new("/data")));
+    assert_eq!(origin_of(&config, "agent.nice"), ("3".to_owned(), SettingOrigin::Defaults { line: 1 }));
+    assert!(config.handover().unwrap().arguments.is_empty());
+
+    let incomplete = Etc::new(&[]).variables(all.get(1..).unwrap());
+    assert!(incomplete.refused().starts_with("could not read \"pgark.toml\": no such file"));
+    // A file that is named must exist.
+    let named = Etc::new(&[]).variables(&all).cluster("main");
+    assert!(named.refused().starts_with("could not read \"main.toml\": no such file"));
+}
+
+#[test]
+fn a_repository_replaces_the_file() {
+    let mut etc = Etc::new(&[("main.toml", "nonsense"), ("defaults.toml", "s3.region = \"x\"\n")])
+        .cluster("main")
+        .variables(&[("PGARK_CLUSTER", "other"), ("PGARK_S3_ENDPOINT", "https://host")]);
+    etc.request.repository = Some("s3://bucket/prefix".to_owned());
+    let config = etc.resolve().unwrap();
+    assert_eq!((config.path.as_deref(), config.cluster.as_str()), (None, "main"));
+    assert_eq!(origin_of(&config, "s3.region"), ("x".to_owned(), SettingOrigin::Defaults { line: 1 }));
+    assert_eq!(origin_of(&config, "s3.endpoint"), ("https://host".to_owned(), SettingOrigin::Variable));
+    assert_eq!(config.data_directory, Path::new("/nonexistent"));
+    assert!(config.handover().is_err(), "no file, no agent");
+
+    // With a file, it is another repository of the cluster in the file, or of a cluster with another name.
+    std::fs::write(etc.directory.path().join("pgark.toml"), SMALLEST).unwrap();
+    etc.request.cluster = None;
+    let config = etc.resolve().unwrap();
+    assert_eq!(origin_of(&config, "cluster"), ("other".to_owned(), SettingOrigin::Variable));
+    assert_eq!(origin_of(&config, "repository.url"), ("s3://bucket/prefix".to_owned(), SettingOrigin::Given));
+    assert_eq!(config.data_directory, Path::new("/var/lib/postgresql/15/main"));
+    etc.request.file = Some(etc.directory.path().join("pgark.toml"));
+    etc.request.cluster = Some("third".to_owned());
+    assert_eq!(origin_of(&etc.resolve().unwrap(), "cluster"), ("third".to_owned(), SettingOrigin::Given));
+}
+
+#[test]
+fn an_agent_serves_equal_settings_wherever_they_come_from() {
+    let file = format!("{SMALLEST}push.deadline = \"60s\"\n");
+    let commented = format!("# as before\n{SMALLEST}push.deadline = \"1min\"\n");
+    let etc = |content: &str| Etc::new(&[("main.toml", content)]).cluster("main");
+    let plain = etc(&file).resolve().unwrap().fingerprint();
+    assert_eq!(etc(&commented).resolve().unwrap().fingerprint(), plain);
+    assert_eq!(etc(SMALLEST).resolve().unwrap().fingerprint(), plain, "60 s is the default");
+    let by_variable = etc(&file).variables(&[("PGARK_PUSH_DEADLINE", "90s")]).resolve().unwrap();
+    let by_argument = etc(&file).set(&["push.deadline=90s"]).resolve().unwrap();
+    let by_file = etc(&file.replace("60s", "90s")).resolve().unwrap();
+    assert_ne!(by_variable.fingerprint(), plain);
+    assert_eq!(by_argument.fingerprint(), by_variable.fingerprint());
+    assert_eq!(by_file.fingerprint(), by_variable.fingerprint());
+}
+
+#[test]
+fn an_agent_gets_the_settings_of_its_caller() {
+    let secret = "connection.conninfo=host=a password=geheim";
+    let etc = Etc::new(&[("main.toml", &format!("{SMALLEST}connection.conninfo = \"host=a\"\n"))])
+        .cluster("main")
+        .variables(&[("PGARK_PUSH_DEADLINE", "80s")])
+        .set(&["push.deadline=90s", "compression.method=zstd", secret]);
+    let config = etc.resolve().unwrap();
+    let handover = config.handover().unwrap();
+    assert!(!format!("{:?}", handover.arguments).contains("geheim"), "all users see arguments");
+    // As the operating system merges them: those of the handover replace inherited ones.
+    let inherited = [("PGARK_PUSH_DEADLINE".to_owned(), "80s".to_owned())];
+    let mut variables: std::collections::BTreeMap<String, String> = inherited.into();
+    variables.extend(handover.variables);
+    let agent = ConfigRequest {
+        file: handover.arguments.get(1).map(PathBuf::from),
+        environment: Environment::new(variables.into_iter().map(|(name, value)| (name.into(), value.into()))),
+        ..ConfigRequest::default()
+    };
+    let agent = Config::resolve(&agent).unwrap();
+    assert_eq!(agent.fingerprint(), config.fingerprint());
+    assert_eq!(agent.connection.conninfo.reveal(), "host=a password=geheim");
+
+    let empty = Etc::new(&[("main.toml", SMALLEST)]).cluster("main").set(&["connection.conninfo="]);
+    let handover = empty.resolve().unwrap().handover().unwrap();
+    assert_eq!(handover.arguments.get(2..).unwrap(), ["--set", "connection.conninfo="]);
+    assert!(handover.variables.is_empty());
+}
+
+#[test]
+fn settings_of_a_call_are_told_apart_from_those_of_the_host() {
+    let etc = |set: &[&str]| {
+        let files = [("main.toml", SMALLEST), ("defaults.toml", "agent.nice = 3\n")];
+        let etc = Etc::new(&files).cluster("main").set(set);
+        let config = etc.resolve().unwrap();
+        let files = config.of_files_alone().unwrap().unwrap();
+        config.archives_like(&files)
+    };
+    assert!(etc(&[]));
+    assert!(etc(&["agent.nice=3", "recover.workers=9", "connection.conninfo=host=a", "backup.nice=1"]));
+    assert!(!etc(&["agent.nice=4"]));
+    assert!(!etc(&["repository.url=/other"]));
+    assert!(without_file("main", "/srv", Path::new("/data")).unwrap().of_files_alone().unwrap().is_none());
 }

@@ -28,8 +28,14 @@ const UNITS_IN_NAMES: [(&str, &str); 17] = [
 
 /// The error for `name`, the full name of a key that is not in the table, with its value.
 pub(super) fn unknown_key(name: &str, value: &DeValue<'_>) -> Error {
-    let hint = match (unit_in_value(name, value), suggestions(name).as_slice()) {
-        (Some(line), _) => format!("The unit is part of the value: {line}."),
+    let number = match value {
+        DeValue::Integer(digits) => digits.as_str(),
+        DeValue::String(text) => text,
+        _ => "",
+    };
+    let with_unit = unit_in_value(name, number, |key| key.name.to_owned());
+    let hint = match (with_unit, suggestions(name).as_slice()) {
+        (Some((key, value)), _) => format!("The unit is part of the value: {} = \"{value}\".", key.name),
         (None, []) => choices(name),
         (None, [only]) if name.contains('.') && !only.contains('.') => {
             format!("Did you mean \"{only}\"? It belongs above the first section.")
@@ -39,19 +45,35 @@ pub(super) fn unknown_key(name: &str, value: &DeValue<'_>) -> Error {
     Error::usage(format!("unknown key \"{name}\"")).hint(hint)
 }
 
-/// The line that sets the key which `name` means if it ends in a unit: `push.deadline_s = 60` is
-/// `push.deadline = "60s"`.
-fn unit_in_value(name: &str, value: &DeValue<'_>) -> Option<String> {
+/// The error for `name`, a variable that is neither a setting nor another variable of pgark, with its value.
+pub(super) fn unknown_variable(name: &str, value: &str) -> Error {
+    let hint = match unit_in_value(name, value, Key::variable) {
+        Some((key, value)) => format!("The unit is part of the value: {}={value}.", key.variable()),
+        None => match nearest(name, KEYS.iter().map(Key::variable)).as_slice() {
+            [] => "The variable of push.deadline is PGARK_PUSH_DEADLINE; pgark config lists all settings."
+                .to_owned(),
+            near => format!("Did you mean {}?", list(near, "or")),
+        },
+    };
+    Error::usage(format!("unknown variable {name}")).hint(hint)
+}
+
+/// The key that `name` means if it ends in a unit, and `number` with this unit: `push.deadline_s = 60` is
+/// `push.deadline = "60s"`. `spelled` is how a key is named.
+fn unit_in_value(
+    name: &str,
+    number: &str,
+    spelled: impl Fn(&Key) -> String,
+) -> Option<(&'static Key, String)> {
     let (stem, end) = name.rsplit_once('_')?;
     let (_, unit) = UNITS_IN_NAMES.iter().find(|(found, _)| *found == end.to_ascii_lowercase())?;
-    let mut keys = KEYS.iter().filter(|key| key.kind.units().iter().any(|(name, _)| name == unit));
-    let exact = keys.clone().find(|key| key.name == stem);
-    let key = exact.or_else(|| keys.find(|key| key.name.starts_with(stem) && stem.contains('.')))?;
-    let number = match value {
-        DeValue::Integer(digits) => digits.as_str(),
-        _ => "",
-    };
-    Some(with_unit(key, number, unit))
+    let keys = KEYS.iter().filter(|key| key.kind.units().iter().any(|(name, _)| name == unit));
+    let exact = keys.clone().find(|key| spelled(key) == stem);
+    // `s3.part_mib` is `s3.part_size`.
+    let longer =
+        || keys.clone().find(|key| spelled(key).strip_prefix(stem).is_some_and(|rest| rest.starts_with('_')));
+    let key = exact.or_else(longer)?;
+    Some((key, with_unit(key, number, unit)))
 }
 
 /// The error for `name`, an empty section that is not in the table.
@@ -62,12 +84,12 @@ pub(super) fn unknown_section(name: &str) -> Error {
 }
 
 /// The names with the smallest edit distance from `name`, if it is at most a third of its letters.
-fn nearest(name: &str, names: impl Iterator<Item = &'static str>) -> Vec<&'static str> {
+fn nearest<T: AsRef<str>>(name: &str, names: impl Iterator<Item = T>) -> Vec<T> {
     let limit = (name.chars().count() / 3).max(1);
     let mut best = limit;
     let mut found = Vec::new();
     for candidate in names {
-        let distance = strsim::osa_distance(name, candidate);
+        let distance = strsim::osa_distance(name, candidate.as_ref());
         if distance < best {
             found.clear();
             best = distance;
@@ -124,7 +146,7 @@ mod tests {
         for (line, hint) in [
             ("push.deadline_s = 90", "push.deadline = \"90s\""),
             ("push.deadline_ms = 90000", "push.deadline = \"90000ms\""),
-            ("agent.retry_max_seconds = \"10\"", "agent.retry_max = \"30s\""),
+            ("agent.retry_max_seconds = \"10\"", "agent.retry_max = \"10s\""),
             ("get.prefetch_max_mib = 0", "get.prefetch_max = \"0MB\""),
             ("backup.max_rate_mib = 50", "backup.max_rate = \"50MB\""),
             ("s3.part_mib = 16", "s3.part_size = \"16MB\""),

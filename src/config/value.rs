@@ -30,6 +30,15 @@ pub(super) enum Value {
     Rate(u64),
 }
 
+/// How a value is written, which an error shows.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Notation {
+    /// As in a file.
+    File,
+    /// As in a variable or an argument: without the key and without quotes.
+    Bare,
+}
+
 /// Upper limit for the part of an invalid value that an error repeats, in characters.
 const REPEATED_MAX: usize = 60;
 
@@ -61,7 +70,27 @@ impl Value {
             (kind, DeValue::String(text)) => Value::from_text(kind, text)?,
             _ => None,
         };
-        value.ok_or_else(|| mismatch(key, raw))
+        value.ok_or_else(|| mismatch(key, raw, Notation::File))
+    }
+
+    /// Reads the value of `key` from a variable or an argument, where it has no quotes.
+    ///
+    /// # Errors
+    /// As [`Value::read`].
+    pub(super) fn parse(key: &Key, text: &str) -> Result<Value> {
+        let decimal = || text.parse().ok().filter(|_| text.bytes().all(|byte| byte.is_ascii_digit()));
+        let value = match key.kind {
+            Kind::Number { min, max } => {
+                decimal().filter(|number| (min..=max).contains(number)).map(Value::Number)
+            }
+            Kind::MajorVersion => {
+                let number = decimal().and_then(|number| u32::try_from(number).ok());
+                number.and_then(MajorVersion::new).map(Value::MajorVersion)
+            }
+            Kind::Truth => text.parse().ok().map(Value::Truth),
+            kind => Value::from_text(kind, text)?,
+        };
+        value.ok_or_else(|| mismatch(key, &DeValue::String(text.into()), Notation::Bare))
     }
 
     /// The default of `key` in `cluster`.
@@ -96,6 +125,14 @@ impl Value {
                 .map(Value::Rate),
             Kind::MajorVersion | Kind::Truth | Kind::Number { .. } => None,
         })
+    }
+
+    /// The value as a variable or an argument has it, secrets included.
+    pub(super) fn to_bare(&self) -> String {
+        match self {
+            Value::Conninfo(conninfo) => conninfo.reveal().to_owned(),
+            other => other.to_string(),
+        }
     }
 
     /// The value in the syntax of a configuration file, secrets included.
@@ -136,7 +173,7 @@ fn system_identifier(digits: &str) -> Option<Value> {
     digits.parse().ok().filter(|_| decimal).and_then(SystemIdentifier::new).map(Value::SystemIdentifier)
 }
 
-fn mismatch(key: &Key, raw: &DeValue<'_>) -> Error {
+fn mismatch(key: &Key, raw: &DeValue<'_>, notation: Notation) -> Error {
     let found = match (key.kind, raw) {
         // It may hold a password.
         (Kind::Conninfo, DeValue::String(_)) => String::new(),
@@ -148,7 +185,7 @@ fn mismatch(key: &Key, raw: &DeValue<'_>) -> Error {
              or a role."
                 .to_owned()
         }
-        _ if !key.kind.units().is_empty() && !has_unit(key, raw) => missing_unit(key, raw),
+        _ if !key.kind.units().is_empty() && !has_unit(key, raw) => missing_unit(key, raw, notation),
         DefaultValue::Required => key.description.to_owned(),
         default => format!("{} The default is {default}.", key.description),
     };
@@ -166,25 +203,29 @@ fn has_unit(key: &Key, raw: &DeValue<'_>) -> bool {
 }
 
 /// The hint for an amount without a valid unit: how to write it, with the given number if that fits.
-fn missing_unit(key: &Key, raw: &DeValue<'_>) -> String {
+fn missing_unit(key: &Key, raw: &DeValue<'_>, notation: Notation) -> String {
     let number = match raw {
         DeValue::Integer(digits) => digits.as_str(),
         DeValue::String(text) => text,
         _ => "",
     };
+    let value = with_unit(key, number, key.usual_unit());
     let units: Vec<_> = key.kind.units().iter().rev().map(|(name, _)| format!("\"{name}\"")).collect();
     format!(
         "Write a whole number with a unit: {}. Valid units are {}.",
-        with_unit(key, number, key.usual_unit()),
+        match notation {
+            Notation::File => format!("{} = \"{value}\"", key.name),
+            Notation::Bare => value,
+        },
         list(&units, "and")
     )
 }
 
-/// The line of a file that sets `key` to `number` in `unit`, or to an example if that does not fit.
+/// `number` in `unit` as a value of `key`, or an example if that does not fit.
 pub(super) fn with_unit(key: &Key, number: &str, unit: &str) -> String {
     let wanted = format!("{number}{unit}");
     let fits = matches!(Value::from_text(key.kind, &wanted), Ok(Some(_)));
-    format!("{} = \"{}\"", key.name, if fits { &wanted } else { key.example() })
+    if fits { wanted } else { key.example().to_owned() }
 }
 
 /// The wrong value `raw` on one line.

@@ -60,16 +60,13 @@ impl Drop for Transient {
 /// takes too long.
 pub(super) fn start(config: &Config, spool: &Spool, waiting: &mut dyn Waiting) -> Result<Started> {
     let program = program(config)?;
-    let Some(configuration) = &config.path else {
-        return Err(Error::usage("an agent needs a configuration file")
-            .hint("Write the settings to a file, and name it with --config."));
-    };
+    let handover = config.handover()?;
     let mut command = Command::new(&program);
     command
         .arg("agent")
         .arg(if config.agent.resident { "--detach" } else { "--announce" })
-        .arg("--config")
-        .arg(configuration)
+        .args(handover.arguments)
+        .envs(handover.variables)
         .current_dir("/")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())

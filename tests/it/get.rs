@@ -1,7 +1,8 @@
 //! `archive-get`: exactly the archived bytes or nothing, and a status that PostgreSQL cannot misread.
 
 use crate::support::{
-    Cluster, Outcome, PATIENCE, Site, Template, backup_history, files_below, history, wait_until,
+    Cluster, Outcome, PATIENCE, Run, Site, Template, backup_history, files_below, history, pgark_program,
+    wait_until,
 };
 use nix::sys::signal::Signal;
 use std::os::unix::fs::PermissionsExt;
@@ -151,7 +152,7 @@ fn a_file_is_taken_out_to_be_looked_at_and_nothing_is_overwritten() {
     // On a host without a configuration file.
     cluster.archive_file("00000002.history", history(&[(1, "0/FFE00100")]));
     let place = ["--repository", site.repository().to_str().unwrap(), "--cluster", "main"].map(str::to_owned);
-    let elsewhere = cluster.pgark(&["--json", "wal", "get", "00000002.history"]);
+    let elsewhere = Run::new(pgark_program("pgark")).args(["--json", "wal", "get", "00000002.history"]);
     let told = elsewhere.arg("--output").arg(&output).args(place).run().expect(0).stdout;
     assert!(told.contains("\"name\": \"00000002.history\""), "{told}");
     assert_eq!(std::fs::read_to_string(&output).unwrap(), history(&[(1, "0/FFE00100")]));

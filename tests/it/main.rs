@@ -12,6 +12,7 @@ mod backup_standby;
 mod backup_stream;
 mod backup_stream_incremental;
 mod combine;
+mod configuration;
 mod crash;
 mod full_disk;
 mod get;

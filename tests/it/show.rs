@@ -1,6 +1,6 @@
 //! `pgark info`, `status`, `check` and `config`: their output for an operator.
 
-use crate::support::{Cluster, Outcome, Site};
+use crate::support::{Cluster, Outcome, Run, Site, pgark_program};
 use serde_json::Value;
 
 /// The JSON output of a command.
@@ -124,7 +124,7 @@ fn info_needs_no_configuration_on_a_new_host() {
     let repository = site.repository();
     let elsewhere = |cluster: &str| {
         let arguments = ["info", "--repository", repository.to_str().unwrap(), "--cluster", cluster];
-        primary.pgark(&[]).args(arguments).run()
+        Run::new(pgark_program("pgark")).args(arguments).run()
     };
     assert!(elsewhere("main").expect(0).stdout.contains(&segment));
     elsewhere("other").expect(1).says("holds nothing of cluster \"other\"");

@@ -2,7 +2,7 @@
 
 use crate::support::{Bucket, Site, s3_server};
 use pgark::codec::Digest;
-use pgark::config::Config;
+use pgark::config::{Config, ConfigRequest};
 use pgark::durable::RealDisk;
 use pgark::error::ErrorKind;
 use pgark::store::{
@@ -37,7 +37,8 @@ fn a_bucket_is_a_store() {
     let mut cluster = site.cluster("primary");
     bucket.serve(&mut cluster, &server.endpoint);
     cluster.config.set("s3.part_size", "5MB");
-    let settings = Config::load(&cluster.config.path).unwrap().s3;
+    let request = ConfigRequest { file: Some(cluster.config.path.clone()), ..ConfigRequest::default() };
+    let settings = Config::resolve(&request).unwrap().s3;
     conforms(&S3Store::new(&bucket.name, &bucket.prefix, settings, |_| None));
 }
 

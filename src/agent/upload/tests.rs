@@ -1,7 +1,7 @@
 use super::machine::PATIENCE;
 use super::task::Uploads;
 use crate::agent::places::Places;
-use crate::config::Config;
+use crate::config::{Config, ConfigRequest};
 use crate::durable::RealDisk;
 use crate::error::{Error, ErrorKind, Result};
 use crate::postgres::{SegmentSize, SystemIdentifier};
@@ -108,7 +108,13 @@ struct Scene {
 fn places_in(scratch: &Path, store: Arc<GatedStore>) -> (Arc<Config>, Arc<Places>) {
     let path = |name: &str| scratch.join(name);
     let url = path("repository").display().to_string();
-    let mut config = Config::for_recovery("main", &url, &path("data")).unwrap();
+    let request = ConfigRequest {
+        cluster: Some("main".to_owned()),
+        repository: Some(url),
+        data_directory: Some(path("data")),
+        ..ConfigRequest::default()
+    };
+    let mut config = Config::resolve(&request).unwrap();
     config.spool.directory = path("spool");
     let config = Arc::new(config);
     let places = Places::new(config.clone(), store, crate::durable::disk(), path("spool/places"));

@@ -202,6 +202,8 @@ fn stderr_is_the_journal() -> bool {
 /// only SIGKILL ends this process.
 fn detach(context: &Context) -> Result<()> {
     let what = || "could not detach the agent";
+    // A relative path is valid only in this working directory.
+    let handover = context.config()?.handover()?;
     SigSet::all().thread_block().context(what)?;
     // Fails only for the leader of a process group, which has a session or gets one from its shell.
     let _ = setsid();
@@ -210,10 +212,7 @@ fn detach(context: &Context) -> Result<()> {
     let null = OpenOptions::new().read(true).write(true).open("/dev/null").context(what)?;
     let program = std::env::current_exe().context(what)?;
     let mut command = std::process::Command::new(program);
-    command.arg("agent").arg("--announce");
-    if let Some(config) = &context.location {
-        command.arg("--config").arg(config);
-    }
+    command.arg("agent").arg("--announce").args(handover.arguments).envs(handover.variables);
     let mut child = command.stdin(Stdio::null()).stderr(Stdio::null()).spawn().context(what)?;
     // From here on only the agent holds the pipe to the program that waits for its first message.
     let _ = dup2_stdin(&null).and_then(|()| dup2_stdout(&null));

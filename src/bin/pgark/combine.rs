@@ -29,6 +29,9 @@ pub struct CombineArguments {
     #[arg(value_name = "LABEL")]
     of: String,
 
+    #[command(flatten)]
+    place: super::PlaceArguments,
+
     /// The name of the new backup [default: the current time, such as 20260115T143000Z, with a number
     /// appended if that name exists]
     #[arg(long)]
@@ -44,8 +47,7 @@ pub struct CombineArguments {
 }
 
 pub fn run(context: &Context, arguments: CombineArguments) -> Result<ExitCode> {
-    let config = context.config()?;
-    let store = context.store(&config)?;
+    let (store, config) = context.place(&arguments.place)?;
     let wanted = arguments.system_identifier.as_deref().map(str::parse).transpose()?;
     let system = choose_system(store.as_ref(), config.cluster.as_str(), wanted.or(config.system_identifier))?;
     let repository =

@@ -1,9 +1,11 @@
 //! `pgark config`.
 
 use super::Context;
+use clap::Args;
 use pgark::config::{SettingOrigin, SettingValue};
 use pgark::error::Result;
 use serde::Serialize;
+use std::path::Path;
 use std::process::ExitCode;
 
 pub const MORE_HELP: &str = "\
@@ -14,11 +16,20 @@ Exit status:
 
 Examples:
   pgark config
-  pgark config --config /etc/pgark/other.toml --json";
+  pgark config --cluster main --json
+  pgark config --set push.deadline=90s";
+
+/// Arguments of `pgark config`.
+#[derive(Args, Debug)]
+pub struct ConfigArguments {
+    #[command(flatten)]
+    place: super::PlaceArguments,
+}
 
 #[derive(Serialize)]
 struct Settings {
     file: Option<String>,
+    defaults_file: Option<String>,
     settings: Vec<Setting>,
 }
 
@@ -31,7 +42,10 @@ struct Setting {
     /// The value as one writes it, or the effect of none.
     text: String,
     origin: &'static str,
+    file: Option<String>,
     line: Option<usize>,
+    /// The environment variable that sets the key.
+    variable: String,
     description: &'static str,
 }
 
@@ -59,15 +73,18 @@ fn typed(value: SettingValue) -> (TypedValue, Option<&'static str>) {
     }
 }
 
-pub fn run(context: &Context) -> Result<ExitCode> {
-    let config = context.config()?;
+pub fn run(context: &Context, arguments: ConfigArguments) -> Result<ExitCode> {
+    let config = context.resolve(&context.request_of(&arguments.place))?;
     let settings = config
         .effective()
         .into_iter()
         .map(|setting| {
             let (origin, line) = match setting.origin {
-                SettingOrigin::File { line } => ("file", Some(line)),
+                SettingOrigin::Set => ("--set", None),
                 SettingOrigin::Given => ("command line", None),
+                SettingOrigin::Variable => ("variable", None),
+                SettingOrigin::File { line } => ("file", Some(line)),
+                SettingOrigin::Defaults { line } => ("defaults file", Some(line)),
                 SettingOrigin::Default => ("default", None),
             };
             let (value, unit) = setting.value.map(typed).unzip();
@@ -77,14 +94,24 @@ pub fn run(context: &Context) -> Result<ExitCode> {
                 unit: unit.flatten(),
                 text: setting.text,
                 origin,
+                file: setting.file.as_deref().map(shown),
                 line,
+                variable: setting.variable,
                 description: setting.description,
             }
         })
         .collect();
-    let settings = Settings { file: config.path.as_ref().map(|path| path.display().to_string()), settings };
+    let settings = Settings {
+        file: config.path.as_deref().map(shown),
+        defaults_file: config.defaults_file().map(shown),
+        settings,
+    };
     context.output.result(&settings, || text(&settings));
     Ok(ExitCode::SUCCESS)
+}
+
+fn shown(path: &Path) -> String {
+    path.display().to_string()
 }
 
 fn text(settings: &Settings) -> String {
@@ -92,9 +119,10 @@ fn text(settings: &Settings) -> String {
     let (names, values) = (width(|s| s.name.len()), width(|s| s.text.len()));
     let mut text = format!("# {}\n", settings.file.as_deref().unwrap_or("no file"));
     for setting in &settings.settings {
-        let origin = match setting.line {
-            Some(line) => format!("line {line}"),
-            None => setting.origin.to_owned(),
+        let origin = match (&setting.file, setting.line, setting.origin) {
+            (Some(file), Some(line), _) => format!("{file}, line {line}"),
+            (_, _, "variable") => setting.variable.clone(),
+            (_, _, origin) => origin.to_owned(),
         };
         text.push_str(&format!("{:names$}  {:values$}  {origin}\n", setting.name, setting.text));
     }

@@ -15,10 +15,11 @@ mod wal;
 
 use clap::{Parser, Subcommand};
 use output::Output;
-use pgark::config::Config;
+use pgark::config::{Config, ConfigRequest, Environment};
 use pgark::error::{Error, ErrorKind, Result};
 use pgark::postgres::MajorVersion;
 use pgark::store::Store;
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -53,6 +54,14 @@ struct Arguments {
     /// The configuration file [default: $PGARK_CONFIG, else /etc/pgark/pgark.toml]
     #[arg(long, value_name = "FILE", global = true, help_heading = "General")]
     config: Option<PathBuf>,
+
+    /// The configuration file /etc/pgark/NAME.toml; with --repository, the name of the cluster in the repository
+    #[arg(long, value_name = "NAME", global = true, help_heading = "General")]
+    cluster: Option<String>,
+
+    /// Override a setting; may be repeated
+    #[arg(long, value_name = "KEY=VALUE", global = true, help_heading = "General")]
+    set: Vec<OsString>,
 
     /// Print results and errors as JSON
     #[arg(long, global = true, help_heading = "General")]
@@ -119,7 +128,7 @@ enum Command {
     Status,
     /// Print the effective settings and the source of each
     #[command(after_long_help = config::MORE_HELP)]
-    Config,
+    Config(config::ConfigArguments),
     /// Run or stop the agent, which archive-push and archive-get start on demand
     #[command(after_long_help = agent::MORE_HELP)]
     Agent(agent::AgentArguments),
@@ -127,7 +136,7 @@ enum Command {
 
 /// The context of every command.
 struct Context {
-    location: Option<PathBuf>,
+    request: ConfigRequest,
     assumed_version: Option<MajorVersion>,
     output: Output,
 }
@@ -135,8 +144,11 @@ struct Context {
 impl Context {
     /// The configuration selected by the command line or the environment.
     fn config(&self) -> Result<Config> {
-        let location = Config::locate(self.location.clone(), env::var_os("PGARK_CONFIG"));
-        Ok(self.assuming(Config::load(&location.path)?))
+        self.resolve(&self.request)
+    }
+
+    fn resolve(&self, request: &ConfigRequest) -> Result<Config> {
+        Ok(self.assuming(Config::resolve(request)?))
     }
 
     /// Applies the assumed version from the command line to a configuration.
@@ -152,42 +164,42 @@ impl Context {
         store::open(config)
     }
 
-    /// The store and the configuration of the cluster named by the arguments, otherwise by the configuration file.
+    /// What the command line says with the arguments of a command that needs the repository only.
+    fn request_of(&self, arguments: &PlaceArguments) -> ConfigRequest {
+        ConfigRequest { repository: arguments.repository.clone(), ..self.request.clone() }
+    }
+
+    /// The store and the configuration for a command that needs the repository only.
     fn place(&self, arguments: &PlaceArguments) -> Result<(Arc<dyn Store>, Config)> {
-        match (&arguments.repository, &arguments.cluster) {
-            (Some(url), Some(cluster)) => {
-                // The data directory is on another host or no longer exists.
-                let config = Config::for_recovery(cluster, url, &PathBuf::from("/nonexistent"))?;
-                Ok((self.store(&config)?, self.assuming(config)))
-            }
-            _ => {
-                let config = self.config()?;
-                Ok((self.store(&config)?, config))
-            }
-        }
+        let config = self.resolve(&self.request_of(arguments))?;
+        Ok((self.store(&config)?, config))
     }
 }
 
-/// A cluster that is named without a configuration file.
+/// A repository that may be named without a configuration file.
 #[derive(clap::Args, Debug)]
 struct PlaceArguments {
-    /// The repository, if there is no configuration file: a directory or s3://bucket/prefix
-    #[arg(long, value_name = "URL", requires = "cluster", help_heading = "Where")]
+    /// The repository: a directory or s3://bucket/prefix; with --cluster, no configuration file is read
+    #[arg(long, value_name = "URL", help_heading = "Where")]
     repository: Option<String>,
-
-    /// The name of the cluster in that repository
-    #[arg(long, value_name = "NAME", requires = "repository", help_heading = "Where")]
-    cluster: Option<String>,
 }
 
 fn main() -> ExitCode {
     memory::give_back_what_is_freed();
-    let arguments = match Arguments::try_parse() {
-        Ok(arguments) => arguments,
+    let (words, set) = without_set(env::args_os());
+    let arguments = match Arguments::try_parse_from(words) {
+        Ok(arguments) => Arguments { set, ..arguments },
         Err(error) => return output::command_line(&error),
     };
     let output = Output::new(arguments.json, arguments.quiet);
-    let context = Context { location: arguments.config, assumed_version: arguments.assume_version, output };
+    let request = ConfigRequest {
+        file: arguments.config,
+        cluster: arguments.cluster,
+        set: arguments.set,
+        environment: Environment::new(env::vars_os()),
+        ..ConfigRequest::default()
+    };
+    let context = Context { request, assumed_version: arguments.assume_version, output };
     panic::set_hook(Box::new(|information| output::say(&format!("pgark: internal error: {information}"))));
     let ran = panic::catch_unwind(panic::AssertUnwindSafe(|| run(&context, arguments.command)));
     let result = ran.unwrap_or_else(|_| {
@@ -200,9 +212,29 @@ fn main() -> ExitCode {
     }
 }
 
+/// Splits a command line into all other words and the values of `--set`. Of a global option that may be repeated, clap
+/// would drop the values before the command if there are others after it.
+fn without_set(words: impl IntoIterator<Item = OsString>) -> (Vec<OsString>, Vec<OsString>) {
+    let (mut others, mut set) = (Vec::new(), Vec::new());
+    let mut words = words.into_iter().peekable();
+    while let Some(word) = words.next() {
+        match word.to_str() {
+            Some("--") => {
+                others.push(word);
+                others.extend(words.by_ref());
+            }
+            // Without a value, it is left for clap to report.
+            Some("--set") if words.peek().is_some() => set.extend(words.next()),
+            Some(text) if text.starts_with("--set=") => set.push(text.replacen("--set=", "", 1).into()),
+            _ => others.push(word),
+        }
+    }
+    (others, set)
+}
+
 fn run(context: &Context, command: Command) -> Result<ExitCode> {
     match command {
-        Command::Config => config::run(context),
+        Command::Config(arguments) => config::run(context, arguments),
         Command::BaseBackup(arguments) => base_backup::run(context, arguments),
         Command::Combine(arguments) => combine::run(context, arguments),
         Command::Recover(arguments) => recover::run(context, *arguments),
@@ -211,5 +243,24 @@ fn run(context: &Context, command: Command) -> Result<ExitCode> {
         Command::Check => check::run(context),
         Command::Status => status::run(context),
         Command::Agent(arguments) => agent::run(context, arguments),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_setting_of_a_command_line_is_lost() {
+        let split = |line: &str| {
+            let (others, set) = without_set(line.split(' ').map(OsString::from));
+            (others.join(" ".as_ref()), set.join(" ".as_ref()))
+        };
+        assert_eq!(
+            split("pgark --set a=1 config --set=b=--set= --json --set c="),
+            ("pgark config --json".into(), "a=1 b=--set= c=".into())
+        );
+        assert_eq!(split("pgark config --set"), ("pgark config --set".into(), "".into()));
+        assert_eq!(split("pgark info -- --set a=1"), ("pgark info -- --set a=1".into(), "".into()));
     }
 }

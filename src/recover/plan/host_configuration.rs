@@ -25,9 +25,9 @@ pub fn own_configuration(config: &Config, destination: Destination<'_>) -> Optio
     if !is_own_place(config, destination.data_directory) || destination.spool_directory.is_some() {
         return None;
     }
-    // The file does not contain what the command line overrides.
-    let file = Config::load(path).ok()?;
-    let suits = file.assumed_version == config.assumed_version
+    // The file does not contain what variables and the command line override.
+    let file = config.of_files_alone().ok()??;
+    let suits = file.archives_like(config)
         && file.system_identifier.is_none_or(|pinned| pinned == destination.system);
     suits.then(|| path.clone())
 }

@@ -294,19 +294,38 @@ const TARGET_OPTIONS: [(&str, bool); 9] = [
     ("--target-timeline", true),
 ];
 
-/// The command line without its target; errors complete it to a command that works.
+/// The command line without its target and with secrets masked; errors complete it to a command that works.
 pub fn without_target(arguments: impl IntoIterator<Item = String>) -> String {
     let mut words = Vec::new();
     let mut arguments = arguments.into_iter();
     while let Some(argument) = arguments.next() {
         let name = argument.split('=').next().unwrap_or_default();
         match TARGET_OPTIONS.iter().find(|(option, _)| *option == name) {
-            None => words.push(quoted(&argument)),
+            None => words.push(quoted(&masked(&argument))),
             Some((_, true)) if !argument.contains('=') => drop(arguments.next()),
             Some(_) => {}
         }
     }
     words.join(" ")
+}
+
+/// What may stand before connection parameters in the same word; the last one fits every word.
+const BEFORE_CONNINFO: [&str; 6] = [
+    "--set=connection.conninfo=",
+    "--set=connection.standby=",
+    "connection.conninfo=",
+    "connection.standby=",
+    "--primary-conninfo=",
+    "",
+];
+
+/// Connection parameters with secrets masked; any other word unchanged.
+fn masked(word: &str) -> String {
+    let split = BEFORE_CONNINFO.iter().find_map(|before| Some((before, word.strip_prefix(before)?)));
+    match split.and_then(|(before, text)| Some((before, Conninfo::new(text)?))) {
+        Some((before, conninfo)) => format!("{before}{conninfo}"),
+        None => word.to_owned(),
+    }
 }
 
 fn quoted(word: &str) -> String {
@@ -328,5 +347,18 @@ mod tests {
         let command = without_target(words.split(' ').map(str::to_owned));
         assert_eq!(command, "pgark recover -D /a --backup x");
         assert_eq!(without_target(["pgark".to_owned(), "it's".to_owned()]), "pgark 'it'\\''s'");
+        let secret = "host=a password=geheim";
+        for (word, shown) in [
+            (secret.to_owned(), "'host=a password=***'"),
+            (format!("connection.conninfo={secret}"), "'connection.conninfo=host=a password=***'"),
+            (
+                format!("--set=connection.conninfo={secret}"),
+                "'--set=connection.conninfo=host=a password=***'",
+            ),
+            ("--set=agent.nice=1".to_owned(), "--set=agent.nice=1"),
+            ("--primary-conninfo=password=geheim".to_owned(), "'--primary-conninfo=password=***'"),
+        ] {
+            assert_eq!(without_target([word]), shown);
+        }
     }
 }

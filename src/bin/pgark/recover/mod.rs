@@ -6,7 +6,7 @@ mod text;
 pub use arguments::{MORE_HELP, RecoverArguments};
 
 use super::{Context, output};
-use pgark::config::{Config, Conninfo, PaceSettings};
+use pgark::config::{Config, ConfigRequest, Conninfo, PaceSettings};
 use pgark::error::{Context as _, Error, Result};
 use pgark::pace::Pace;
 use pgark::recover::plan::{RecoverRequest, RecoveryPlan, plan};
@@ -82,14 +82,13 @@ pub fn run(context: &Context, arguments: RecoverArguments) -> Result<ExitCode> {
 /// The settings of the original, from the file or the command line, and the target directory.
 fn configuration(context: &Context, arguments: &RecoverArguments) -> Result<(Config, PathBuf)> {
     let target = arguments.target_directory.as_deref().map(absolutely).transpose()?;
-    if let (Some(url), Some(cluster)) = (&arguments.place.repository, &arguments.place.cluster) {
-        let target = target.ok_or_else(|| {
-            Error::usage("--target-directory is missing")
-                .hint("Without a configuration file this option is required: it names the directory to restore into.")
-        })?;
-        return Ok((context.assuming(Config::for_recovery(cluster, url, &target)?), target));
+    let request = ConfigRequest { data_directory: target.clone(), ..context.request_of(&arguments.place) };
+    if request.is_without_file() && target.is_none() {
+        return Err(Error::usage("--target-directory is missing").hint(
+            "Without a configuration file this option is required: it names the directory to restore into.",
+        ));
     }
-    let config = context.config()?;
+    let config = context.resolve(&request)?;
     let target = target.unwrap_or_else(|| config.data_directory.clone());
     Ok((config, target))
 }

@@ -45,7 +45,7 @@ impl DataDirectory {
     /// Opens the data directory at `path`.
     ///
     /// # Errors
-    /// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) if there is no directory, or it belongs to another user:
+    /// [`ErrorKind::Usage`] if there is no directory, or it belongs to another user:
     /// the server could not use files that root's cron job creates in a spool or repository.
     pub fn open(path: &Path) -> Result<DataDirectory> {
         let metadata = fs::metadata(path).map_err(|error| {
@@ -141,8 +141,8 @@ impl DataDirectory {
     /// Reads `global/pg_control`, again while its checksum is wrong, because the server may be writing it.
     ///
     /// # Errors
-    /// [`ErrorKind::Damaged`](crate::error::ErrorKind::Damaged) if the checksum stays wrong,
-    /// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) if the directory has no such file; the operating system's.
+    /// [`ErrorKind::Damaged`] if the checksum stays wrong,
+    /// [`ErrorKind::Usage`] if the directory has no such file; the operating system's.
     pub fn read_control_file(&self) -> Result<ControlFileRead> {
         let path = self.path.join("global/pg_control");
         let unreadable = |error: io::Error| {

@@ -29,9 +29,9 @@ Options:
   --config FILE    the configuration file [default: $PGARK_CONFIG, else /etc/pgark/pgark.toml]
   --cluster NAME   the configuration file /etc/pgark/NAME.toml
   --set KEY=VALUE  override a setting; may be repeated
-  --with-target    recovery has a target, and PostgreSQL itself fails if it does not reach it: report a hole in the
-                   WAL as the end of the archive, except up to the segment given with --through
-  --through NAME   the last segment that recovery is known to need: a hole up to it stops recovery, even with a target
+  --with-target    recovery has a target, and PostgreSQL fails if recovery does not reach it: missing WAL counts as the
+                   end of the archive, except up to the segment given with --through
+  --through NAME   the last segment that recovery is known to need: missing WAL up to it stops recovery in any case
   --timeline N     the timeline that recovery is to reach
   --help           print this help
   --version        print the version
@@ -39,9 +39,10 @@ Options:
 Exit status:
   0    the file is restored
   1    the repository does not hold the file
-  126  the file is damaged, or archive-get cannot determine whether it exists; 126 stops recovery with an error,
-       whereas 1 would end recovery and promote the server
-Under standby.signal every failure exits with 1, and the standby asks again.";
+  126  any other failure: missing WAL before the end of the archive, a damaged or foreign file, a wrong command line or
+       configuration, or a repository that is unavailable for get.deadline; 126 stops recovery with an error, whereas 1
+       would end recovery and promote the server
+With standby.signal, every failure has exit status 1, and the standby retries.";
 
 fn main() -> ExitCode {
     // Determined from the destination as soon as it is known; PostgreSQL always passes one.

@@ -40,8 +40,8 @@ pub trait Store: StoreService {
     /// What this store can do. Constant; costs no request.
     fn capabilities(&self) -> Capabilities;
 
-    /// Begins an object that must not exist yet, and whose key is neither above nor below that of another object. Nothing
-    /// is visible before [`ObjectWriter::finish`], and a dropped writer leaves nothing visible.
+    /// Begins an object that must not exist yet, and whose key is neither above nor below that of another object.
+    /// Nothing is visible before [`ObjectWriter::finish`], and a dropped writer leaves nothing visible.
     fn create(&self, key: &ObjectKey, object: NewObject) -> Result<Box<dyn ObjectWriter>>;
 
     /// Stores an object, overwriting an existing one. Of two concurrent calls one wins whole. For heartbeats, never for

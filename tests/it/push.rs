@@ -1,7 +1,9 @@
 //! `archive-push`: the files that it accepts and rejects, and its answers to PostgreSQL.
 
 use crate::support::checker::{Acknowledged, Tree, expect_sound};
-use crate::support::{Archive, Cluster, FakeWal, PATIENCE, Run, Site, history, pgark_program, wait_until};
+use crate::support::{
+    Archive, Cluster, FakeWal, PATIENCE, Run, Site, Stop, history, pgark_program, wait_until,
+};
 use nix::sys::signal::Signal;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -451,4 +453,25 @@ fn the_segment_that_the_server_writes_to_is_not_pushed_by_hand() {
     primary.put_wal(&name, &lost);
     push(&primary, &name).expect(0);
     assert_eq!(primary.psql("SELECT failed_count FROM pg_stat_archiver"), "0");
+}
+
+/// The advice of the runbook for a server that crashed and will be replaced.
+#[test]
+fn the_last_segment_of_a_crashed_server_can_be_archived_by_hand() {
+    let site = Site::with_servers(1);
+    let mut primary = site.cluster("primary");
+    primary.archive();
+    primary.start();
+    primary.back_up("one");
+    primary.psql("CREATE TABLE t AS SELECT 42 AS a");
+    let name = primary.psql("SELECT pg_walfile_name(pg_current_wal_insert_lsn())");
+    primary.stop(Stop::Immediate);
+    assert!(!primary.has(&format!("pg_wal/archive_status/{name}.ready")), "the server was writing it");
+    let newest = "ls -t pg_wal | grep -E '^[0-9A-F]{24}$' | head -1";
+    let shown = Run::new("sh").args(["-c", newest]).in_directory(&primary.data()).run().expect(0);
+    assert_eq!(shown.stdout.trim(), name);
+    push(&primary, &name).expect(0);
+    let into = site.directory().join("copy");
+    let found = primary.answer_after(&into, &["--latest"], "SELECT a FROM t");
+    assert_eq!(found, "42");
 }

@@ -53,7 +53,7 @@ const STOP_HELP: &str = "\
 Exit status:
   0  no agent is running any more
   2  wrong command line or configuration
-  3  an agent does not stop
+  3  an agent did not stop within 15 s; the hint says how to end it
 
 Example:
   pgark agent stop";
@@ -75,7 +75,7 @@ pub struct AgentArguments {
 
 #[derive(Subcommand, Debug)]
 enum AgentCommand {
-    /// Stop the running agent after the transfers in progress
+    /// Stop every agent of the spool, and wait up to 15 s for the transfers in progress
     #[command(after_long_help = STOP_HELP)]
     Stop,
 }

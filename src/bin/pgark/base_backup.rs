@@ -59,7 +59,7 @@ pub struct BaseBackupArguments {
     #[arg(long)]
     workers: Option<NonZeroUsize>,
 
-    /// The maximum read rate per second, such as 500kB, 50MB or 1GB [default: backup.max_rate]
+    /// The maximum read rate per second, from 128kB to 1TB, such as 50MB [default: backup.max_rate]
     #[arg(long, value_name = "RATE")]
     max_rate: Option<Rate>,
 }

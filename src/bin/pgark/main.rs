@@ -117,7 +117,8 @@ enum Command {
     Wal(wal::WalArguments),
     /// Check the configuration, the server, the repository, and the round trip of a WAL segment
     ///
-    /// For the round trip the server switches to a new WAL segment. Nothing else changes in the server.
+    /// For the round trip, pgark creates the restore point "pgark check" and switches to a new WAL segment. Nothing else
+    /// changes in the server.
     #[command(after_long_help = check::MORE_HELP)]
     Check,
     /// Show the state of archiving on this host: waiting files, the agent, current errors

@@ -54,7 +54,7 @@ struct GetArguments {
     output: PathBuf,
 
     /// The system identifier, if the repository holds several for this cluster
-    #[arg(long, value_name = "IDENTIFIER")]
+    #[arg(long, value_name = "NUMBER")]
     system_identifier: Option<SystemIdentifier>,
 }
 

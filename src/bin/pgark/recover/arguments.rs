@@ -74,7 +74,7 @@ pub struct RecoverArguments {
     #[arg(long, value_name = "TIMELINE", default_value = "latest", help_heading = "Target")]
     target_timeline: String,
 
-    /// The action of the server at the target: pause, promote or shutdown [default: promote with --latest, else pause]
+    /// The action at the target: pause, promote or shutdown; with --latest only promote [default: promote with --latest, else pause]
     #[arg(long, value_name = "ACTION", help_heading = "Target")]
     target_action: Option<String>,
 
@@ -86,7 +86,7 @@ pub struct RecoverArguments {
     #[arg(long, value_name = "CONNINFO", requires = "standby", help_heading = "Standby")]
     primary_conninfo: Option<String>,
 
-    /// How long the standby delays the replay of commits: 30min, 4h, 1d
+    /// How long the standby delays the replay of commits, with a unit (us, ms, s, min, h, d): 30min, 4h
     #[arg(long, value_name = "DELAY", requires = "standby", help_heading = "Standby")]
     apply_delay: Option<String>,
 
@@ -122,7 +122,7 @@ pub struct RecoverArguments {
     #[arg(long, value_name = "NAME", help_heading = "What")]
     pub database: Vec<String>,
 
-    /// Whether the recovered cluster archives its own WAL: off or on [default: on with --standby, else off]
+    /// Whether the recovered cluster archives its own WAL; on if it becomes the production server [default: on with --standby, else off]
     #[arg(long, value_name = "off|on", help_heading = "Server")]
     archiving: Option<String>,
 
@@ -130,7 +130,7 @@ pub struct RecoverArguments {
     #[arg(long, value_name = "N", help_heading = "What")]
     pub workers: Option<NonZeroUsize>,
 
-    /// The maximum restore rate per second, such as 500kB, 50MB or 1GB [default: recover.max_rate]
+    /// The maximum restore rate per second, from 128kB to 1TB, such as 50MB [default: recover.max_rate]
     #[arg(long, value_name = "RATE", help_heading = "What")]
     pub max_rate: Option<Rate>,
 

@@ -36,11 +36,11 @@ impl Monitor for Silent {
 
 /// Remembers steps and warnings, for summaries and tests.
 #[derive(Debug, Default)]
-pub struct Remembering {
+pub struct RecordingMonitor {
     lines: Mutex<Vec<String>>,
 }
 
-impl Remembering {
+impl RecordingMonitor {
     /// The steps and warnings so far, in order.
     pub fn lines(&self) -> Vec<String> {
         self.lines.lock().map(|lines| lines.clone()).unwrap_or_default()
@@ -53,7 +53,7 @@ impl Remembering {
     }
 }
 
-impl Monitor for Remembering {
+impl Monitor for RecordingMonitor {
     fn step(&self, what: &str) {
         self.remember(what);
     }

@@ -45,7 +45,7 @@ const ROOMS: &[(&str, &[&[&str]])] = &[
     (
         "agent",
         &[
-            &["backfill", "histories", "log", "places", "ready", "rivals", "status"],
+            &["backfill", "competing_timelines", "histories", "log", "places", "ready", "status"],
             &["upload"],
             &["fetch"],
             &["instance", "server"],

@@ -9,13 +9,13 @@
 //! [`fetch`], which prefetches without a request.
 
 mod backfill;
+mod competing_timelines;
 mod fetch;
 mod histories;
 mod instance;
 mod log;
 mod places;
 mod ready;
-mod rivals;
 mod server;
 mod status;
 mod upload;

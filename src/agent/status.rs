@@ -41,12 +41,12 @@ pub struct UploadStatus {
     /// The segments whose absence prevents recovery across the last timeline switch.
     pub missing: Option<MissingStatus>,
     /// Another timeline in use beside this server's.
-    pub rival: Option<RivalStatus>,
+    pub rival: Option<CompetingTimelineStatus>,
 }
 
 /// Another timeline.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct RivalStatus {
+pub struct CompetingTimelineStatus {
     /// Its number.
     pub timeline: u32,
     /// The position at which it branched off this server's timeline, as an LSN.

@@ -148,7 +148,7 @@ impl Backup<'_> {
         let (parent, increment) = parent.unzip();
         let copy = self.copy(&files, &start, increment);
         let mut copied = self.copy_files(&copy, &files)?;
-        required.and_still(&self.required()?).check(&files, &copied.files)?;
+        required.intersection(&self.required()?).check(&files, &copied.files)?;
         let read = self.request.data_directory.read_control_file()?;
         let control = read.control.clone();
         let control_file = LastFile::control_file(read);
@@ -203,7 +203,7 @@ impl Backup<'_> {
     }
 
     fn required(&self) -> Result<Required> {
-        Required::ask(self.session.connection(), self.server, self.interruption)
+        Required::query(self.session.connection(), self.server, self.interruption)
     }
 
     fn list_files(&self) -> Result<FileList> {

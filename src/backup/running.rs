@@ -57,7 +57,9 @@ impl<'a> RunningBackup<'a> {
                 }
                 return match Running::read(repository, &label)? {
                     // Abandoned backups were swept earlier where possible.
-                    Some(running) if !running.is_alive(repository.store().now()?) => Err(left_over(&label)),
+                    Some(running) if !running.is_alive(repository.store().now()?) => {
+                        Err(abandoned_backup_error(&label))
+                    }
                     _ => Err(error),
                 };
             }
@@ -157,7 +159,7 @@ fn taken(label: &Label) -> Error {
         .hint("Choose another label with --label.")
 }
 
-fn left_over(label: &Label) -> Error {
+fn abandoned_backup_error(label: &Label) -> Error {
     Error::new(ErrorKind::Conflict, format!("the remains of an abandoned backup {label} are in the way")).hint(
         "They could not be removed: delete permission is missing, or objects are locked. Choose another label with --label, or \
          remove them.",

@@ -1,7 +1,7 @@
 //! A connection to the server with blocking calls.
 
 use super::connect::{Failure, Way, connect};
-use super::failure::{Fate, failure, not_begun};
+use super::failure::{ConnectionFailure, failure, not_begun};
 use super::parameters::{Address, CONNECT_TIMEOUT, Parameters, Place};
 use super::stream::{Established, Stream};
 use crate::config::Conninfo;
@@ -28,7 +28,7 @@ pub struct Connection {
     parameters: Parameters,
     /// For the cancel request, which needs a connection of its own.
     way: Way,
-    fate: Fate,
+    connection_failure: ConnectionFailure,
 }
 
 /// A server of this host.
@@ -112,14 +112,14 @@ impl Connection {
         let connected = connected.unwrap_or_else(|_| {
             Err(Error::unavailable("the server accepted the connection but does not respond"))
         });
-        let ((client, fate), way) = connected.map_err(|error| {
+        let ((client, connection_failure), way) = connected.map_err(|error| {
             let error = error.context(what());
             if error.hint_text().is_some() {
                 return error;
             }
             error.hint("Check that the server is running, and that connection.conninfo names its host, port and user.")
         })?;
-        Ok(Connection { runtime, client, parameters, way, fate })
+        Ok(Connection { runtime, client, parameters, way, connection_failure })
     }
 
     /// Runs statements, and returns all rows of their results.
@@ -145,7 +145,7 @@ impl Connection {
             loop {
                 tokio::select! {
                     answer = &mut query => {
-                        let messages = answer.map_err(|error| failure(format!("could not {what}"), &error, &self.fate))?;
+                        let messages = answer.map_err(|error| failure(format!("could not {what}"), &error, &self.connection_failure))?;
                         return Ok(messages.into_iter().filter_map(Row::of).collect());
                     }
                     () = sleep(NOTICE) => {
@@ -221,7 +221,7 @@ impl Connection {
             .map_err(|_| {
                 Error::unavailable(format!("could not {what}: no response within {} s", limit.as_secs()))
             })?
-            .map_err(|error| failure(format!("could not {what}"), &error, &self.fate))?;
+            .map_err(|error| failure(format!("could not {what}"), &error, &self.connection_failure))?;
         Ok(messages.into_iter().filter_map(Row::of).collect())
     }
 }
@@ -269,7 +269,10 @@ impl Row {
 }
 
 /// Begins a session on a connected stream.
-async fn begin(parameters: &Parameters, stream: Stream) -> std::result::Result<(Client, Fate), Failure> {
+async fn begin(
+    parameters: &Parameters,
+    stream: Stream,
+) -> std::result::Result<(Client, ConnectionFailure), Failure> {
     let mut config = parameters.config.clone();
     match stream.is_encrypted() {
         // There is nothing left to negotiate.
@@ -278,24 +281,24 @@ async fn begin(parameters: &Parameters, stream: Stream) -> std::result::Result<(
     };
     let begun = config.connect_raw(stream, Established).await;
     let (client, connection) = begun.map_err(|error| not_begun(&error))?;
-    let fate = Fate::default();
-    let noted = fate.clone();
+    let connection_failure = ConnectionFailure::default();
+    let recorded = connection_failure.clone();
     // The next query notices its end.
     tokio::spawn(async move {
         if let Err(error) = connection.await {
-            noted.note(&error);
+            recorded.note(&error);
         }
     });
     let wanted = match config.get_target_session_attrs() {
         TargetSessionAttrs::ReadWrite => "off",
         TargetSessionAttrs::ReadOnly => "on",
-        _ => return Ok((client, fate)),
+        _ => return Ok((client, connection_failure)),
     };
     let answered = client.simple_query("SHOW transaction_read_only").await;
     let messages = answered.map_err(|error| not_begun(&error))?;
     let fits = messages.into_iter().filter_map(Row::of).any(|row| row.optional(0) == Some(wanted));
     match fits {
-        true => Ok((client, fate)),
+        true => Ok((client, connection_failure)),
         false => Err(Failure::NotReached(
             Error::unavailable("the server does not satisfy target_session_attrs")
                 .hint("Name all servers of the cluster in host, so that one of them satisfies it."),

@@ -9,9 +9,9 @@ use tokio_postgres::error::SqlState;
 
 /// The operating system's error code of a connection that ended between two queries.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Fate(Arc<OnceLock<i32>>);
+pub(super) struct ConnectionFailure(Arc<OnceLock<i32>>);
 
-impl Fate {
+impl ConnectionFailure {
     pub(super) fn note(&self, error: &tokio_postgres::Error) {
         if let Some(code) = system_code(error) {
             let _ = self.0.set(code);
@@ -27,7 +27,11 @@ pub(super) fn not_begun(error: &tokio_postgres::Error) -> Failure {
     }
     let cause = std::error::Error::source(error);
     match cause.is_some_and(|cause| cause.is::<io::Error>()) || error.is_closed() {
-        true => Failure::NotReached(broken("the session did not start".to_owned(), error, &Fate::default())),
+        true => Failure::NotReached(broken(
+            "the session did not start".to_owned(),
+            error,
+            &ConnectionFailure::default(),
+        )),
         false => Failure::Final(not_authenticated(error, cause)),
     }
 }
@@ -50,9 +54,13 @@ pub(super) fn refused_to_begin(code: &SqlState, error: Error) -> Failure {
 }
 
 /// The error for a failed query, from the server or the connection.
-pub(super) fn failure(what: String, error: &tokio_postgres::Error, fate: &Fate) -> Error {
+pub(super) fn failure(
+    what: String,
+    error: &tokio_postgres::Error,
+    connection_failure: &ConnectionFailure,
+) -> Error {
     let Some(said) = error.as_db_error() else {
-        return broken(what, error, fate);
+        return broken(what, error, connection_failure);
     };
     refused(what, said.code(), said.message(), said.detail(), said.hint())
 }
@@ -89,8 +97,8 @@ pub(super) fn broken_off(what: &str) -> Error {
 }
 
 /// The error for a connection that failed or broke.
-fn broken(what: String, error: &tokio_postgres::Error, fate: &Fate) -> Error {
-    if let Some(code) = system_code(error).or(fate.0.get().copied()) {
+fn broken(what: String, error: &tokio_postgres::Error, connection_failure: &ConnectionFailure) -> Error {
+    if let Some(code) = system_code(error).or(connection_failure.0.get().copied()) {
         return lost(what, io::Error::from_raw_os_error(code));
     }
     if error.is_closed() {

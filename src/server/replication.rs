@@ -75,7 +75,8 @@ impl ReplicationConnection {
         let what = || format!("could not connect to the server for replication ({})", parameters.target());
         let runtime = Builder::new_current_thread().enable_all().build().context(what)?;
         let connecting = connect(&parameters, async |stream| begin(&parameters, Wire::new(stream)).await);
-        let (wire, _) = attend(&runtime, interruption, connecting)?.map_err(|error| error.context(what()))?;
+        let (wire, _) =
+            wait_interruptibly(&runtime, interruption, connecting)?.map_err(|error| error.context(what()))?;
         let target = parameters.target();
         Ok(ReplicationConnection { runtime, wire, target })
     }
@@ -105,19 +106,19 @@ impl ReplicationConnection {
                 Message::CopyDone => Incoming::CopyEnds,
                 Message::ReadyForQuery(_) => Incoming::Ready,
                 Message::ErrorResponse(body) => {
-                    let said = Said::read(body.fields()).map_err(|error| self.broken(error))?;
-                    Incoming::Failed(said.code.clone(), said.into_error("the server refused"))
+                    let message = ServerMessage::read(body.fields()).map_err(|error| self.broken(error))?;
+                    Incoming::Failed(message.code.clone(), message.into_error("the server refused"))
                 }
                 Message::NoticeResponse(body) => {
-                    match Said::read(body.fields()).map_err(|error| self.broken(error))? {
-                        said if said.severity == "WARNING" || said.severity == "NOTICE" => {
-                            Incoming::Warning(said.message)
+                    match ServerMessage::read(body.fields()).map_err(|error| self.broken(error))? {
+                        message if message.severity == "WARNING" || message.severity == "NOTICE" => {
+                            Incoming::Warning(message.message)
                         }
                         _ => continue,
                     }
                 }
                 Message::CommandComplete(_) | Message::ParameterStatus(_) => continue,
-                _ => return Err(self.strange()),
+                _ => return Err(self.unexpected_response()),
             };
             return Ok(incoming);
         }
@@ -134,7 +135,7 @@ impl ReplicationConnection {
             match self.receive(interruption)? {
                 Incoming::Row(found) => row = Some(found),
                 Incoming::Failed(_, error) => return Err(error),
-                Incoming::Ready => return row.ok_or_else(|| self.strange()),
+                Incoming::Ready => return row.ok_or_else(|| self.unexpected_response()),
                 _ => {}
             }
         }
@@ -154,7 +155,7 @@ impl ReplicationConnection {
         match self.receive(interruption)? {
             Incoming::CopyWanted => {}
             Incoming::Failed(_, error) => return Err(error),
-            _ => return Err(self.strange()),
+            _ => return Err(self.unexpected_response()),
         }
         let mut piece = vec![0; UPLOAD_BYTES];
         loop {
@@ -178,7 +179,8 @@ impl ReplicationConnection {
     }
 
     fn message(&mut self, interruption: &Interruption<'_>) -> Result<Message> {
-        attend(&self.runtime, interruption, self.wire.message())?.map_err(|error| self.broken(error))
+        wait_interruptibly(&self.runtime, interruption, self.wire.message())?
+            .map_err(|error| self.broken(error))
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<()> {
@@ -188,13 +190,13 @@ impl ReplicationConnection {
     fn broken(&self, error: io::Error) -> Error {
         match error.kind() {
             io::ErrorKind::UnexpectedEof => return broken_off(&self.target),
-            io::ErrorKind::InvalidData => return self.strange(),
+            io::ErrorKind::InvalidData => return self.unexpected_response(),
             _ => {}
         }
         lost(format!("the replication connection failed ({})", self.target), error)
     }
 
-    fn strange(&self) -> Error {
+    fn unexpected_response(&self) -> Error {
         Error::unavailable(format!("unexpected response from the server ({})", self.target)).hint(
             "Check that it is a PostgreSQL server, and not a pooler. Replication needs a direct connection to the server.",
         )
@@ -202,7 +204,11 @@ impl ReplicationConnection {
 }
 
 /// Waits, and checks periodically whether to continue.
-fn attend<F: Future>(runtime: &Runtime, interruption: &Interruption<'_>, awaited: F) -> Result<F::Output> {
+fn wait_interruptibly<F: Future>(
+    runtime: &Runtime,
+    interruption: &Interruption<'_>,
+    awaited: F,
+) -> Result<F::Output> {
     runtime.block_on(async {
         let mut awaited = pin!(awaited);
         loop {
@@ -239,9 +245,9 @@ async fn begin(parameters: &Parameters, mut wire: Wire) -> std::result::Result<W
             Message::ReadyForQuery(_) => return Ok(wire),
             Message::BackendKeyData(_) | Message::ParameterStatus(_) | Message::NoticeResponse(_) => {}
             Message::ErrorResponse(body) => {
-                let said = Said::read(body.fields()).map_err(lost)?;
-                let code = said.code.clone();
-                return Err(refused_to_begin(&code, said.into_error("the server refused")));
+                let message = ServerMessage::read(body.fields()).map_err(lost)?;
+                let code = message.code.clone();
+                return Err(refused_to_begin(&code, message.into_error("the server refused")));
             }
             other => {
                 if let Some(answer) = authentication.answer(&other).map_err(Failure::Final)? {
@@ -263,7 +269,7 @@ fn row(body: &DataRowBody) -> io::Result<Row> {
 }
 
 /// The fields of an error or a warning of the server.
-struct Said {
+struct ServerMessage {
     severity: String,
     code: SqlState,
     message: String,
@@ -271,10 +277,10 @@ struct Said {
     hint: Option<String>,
 }
 
-impl Said {
+impl ServerMessage {
     /// Source: PostgreSQL's manual, "Error and Notice Message Fields".
-    fn read(mut fields: ErrorFields<'_>) -> io::Result<Said> {
-        let mut said = Said {
+    fn read(mut fields: ErrorFields<'_>) -> io::Result<ServerMessage> {
+        let mut message = ServerMessage {
             severity: String::new(),
             code: SqlState::from_code(""),
             message: String::new(),
@@ -285,15 +291,15 @@ impl Said {
             let text = String::from_utf8_lossy(field.value_bytes()).into_owned();
             match field.type_() {
                 // Never localized, unlike `S`.
-                b'V' => said.severity = text,
-                b'C' => said.code = SqlState::from_code(&text),
-                b'M' => said.message = text,
-                b'D' => said.detail = Some(text),
-                b'H' => said.hint = Some(text),
+                b'V' => message.severity = text,
+                b'C' => message.code = SqlState::from_code(&text),
+                b'M' => message.message = text,
+                b'D' => message.detail = Some(text),
+                b'H' => message.hint = Some(text),
                 _ => {}
             }
         }
-        Ok(said)
+        Ok(message)
     }
 
     fn into_error(self, what: &str) -> Error {

@@ -36,11 +36,11 @@ impl Wire {
     pub(super) async fn message(&mut self) -> io::Result<Message> {
         loop {
             // The parser reserves as many bytes as the message announces.
-            let header = Header::parse(&self.incoming).map_err(strange)?;
+            let header = Header::parse(&self.incoming).map_err(malformed_message)?;
             if header.is_some_and(|header| header.len() > MESSAGE_BYTES_MAX) {
                 return Err(io::ErrorKind::InvalidData.into());
             }
-            if let Some(message) = Message::parse(&mut self.incoming).map_err(strange)? {
+            if let Some(message) = Message::parse(&mut self.incoming).map_err(malformed_message)? {
                 return Ok(message);
             }
             self.incoming.reserve(READ_BYTES);
@@ -60,6 +60,6 @@ impl Wire {
     }
 }
 
-fn strange(error: io::Error) -> io::Error {
+fn malformed_message(error: io::Error) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, error)
 }

@@ -21,7 +21,7 @@ impl AgentProcess {
     }
 
     /// What an operator can do with an agent that does not answer.
-    pub fn how_to_end_it(self) -> String {
+    pub fn stop_hint(self) -> String {
         match self.visible() {
             Some(process) => {
                 format!("Run kill -KILL {process}; this is safe, and the next call starts another agent.")
@@ -50,7 +50,7 @@ mod tests {
         for process in [0, 1, std::process::id(), u32::MAX] {
             let process = AgentProcess(process);
             assert_eq!(process.visible(), None, "{process}");
-            assert!(!process.how_to_end_it().contains("kill"));
+            assert!(!process.stop_hint().contains("kill"));
         }
         assert_eq!(AgentProcess(0).to_string(), "a process of another container");
         assert_eq!(AgentProcess(7).to_string(), "process 7");

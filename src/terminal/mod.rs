@@ -5,5 +5,5 @@
 mod progress;
 mod table;
 
-pub use progress::{Loudness, Progress};
+pub use progress::{Progress, Verbosity};
 pub use table::{bytes, table};

@@ -16,7 +16,7 @@ const BAR_WITHOUT_TOTAL: &str = "{msg}  {binary_bytes}  {binary_bytes_per_sec}  
 
 /// The amount of output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Loudness {
+pub enum Verbosity {
     /// Steps, progress and warnings.
     Normal,
     /// Warnings only.
@@ -26,7 +26,7 @@ pub enum Loudness {
 /// Shows the messages of a command's monitor.
 #[derive(Debug)]
 pub struct Progress {
-    loudness: Loudness,
+    verbosity: Verbosity,
     is_terminal: bool,
     work: Mutex<Option<Work>>,
 }
@@ -44,8 +44,8 @@ struct Work {
 
 impl Progress {
     /// Writes to the stderr of this process.
-    pub fn new(loudness: Loudness) -> Progress {
-        Progress { loudness, is_terminal: io::stderr().is_terminal(), work: Mutex::new(None) }
+    pub fn new(verbosity: Verbosity) -> Progress {
+        Progress { verbosity, is_terminal: io::stderr().is_terminal(), work: Mutex::new(None) }
     }
 
     fn work(&self) -> MutexGuard<'_, Option<Work>> {
@@ -63,7 +63,7 @@ impl Progress {
 
 impl Monitor for Progress {
     fn step(&self, what: &str) {
-        if self.loudness == Loudness::Normal {
+        if self.verbosity == Verbosity::Normal {
             self.say(what);
         }
     }
@@ -73,7 +73,7 @@ impl Monitor for Progress {
     }
 
     fn begin(&self, what: &str, total_bytes: u64) {
-        if self.loudness == Loudness::Quiet {
+        if self.verbosity == Verbosity::Quiet {
             return;
         }
         let bar = self.is_terminal.then(|| bar(what, total_bytes));

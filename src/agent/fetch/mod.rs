@@ -18,7 +18,7 @@ use crate::postgres::{SegmentName, SegmentSize, SystemIdentifier, WalFileName};
 use crate::repository::{Repository, wal};
 use crate::spool::{GetRequest, Spool};
 use ahead::Ahead;
-use rules::Way;
+use rules::RecoveryDestination;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -38,7 +38,7 @@ pub const TEMPORARY_PREFIX: &str = ".pgark-fetch-";
 
 /// A recovery that requests its WAL.
 #[derive(Clone, Copy, Debug)]
-struct Asking {
+struct CurrentRecovery {
     system: SystemIdentifier,
     server_start_s: u64,
     /// The segment of the newest timeline that was last found absent, if none was found since. The server
@@ -57,7 +57,7 @@ pub struct Fetcher {
     /// The prefetched files of the system that made the last request.
     ahead: Mutex<Option<(SystemIdentifier, Arc<Ahead>)>>,
     /// The recovery that made the last request.
-    recovery: Mutex<Option<Asking>>,
+    recovery: Mutex<Option<CurrentRecovery>>,
     fetched: AtomicU64,
     fetched_ahead: AtomicU64,
     waits: Arc<Waits>,
@@ -224,7 +224,7 @@ impl Fetcher {
     async fn attempt(&self, request: &GetRequest) -> Result<Fetched> {
         let repository = self.places.of(request.system, request.version)?;
         let ahead = self.ahead_of(request.system);
-        let way = self.way(request);
+        let destination = self.destination(request);
         let WalFileName::Segment(segment) = request.name else {
             let fetched = self.fetch(&repository, request).await?;
             if let (Some(_), WalFileName::History(timeline)) = (&fetched, request.name) {
@@ -232,11 +232,12 @@ impl Fetcher {
             }
             return match fetched {
                 Some(fetched) => Ok(fetched),
-                None => Err(self.judge_absence(repository, request, way).await?),
+                None => Err(self.judge_absence(repository, request, destination).await?),
             };
         };
         let (rules_repository, rules_request) = (repository.clone(), request.clone());
-        blocking(move || rules::check_way(&rules_repository, &rules_request, segment, way)).await?;
+        blocking(move || rules::check_destination(&rules_repository, &rules_request, segment, destination))
+            .await?;
         let fetched = match ahead.take(segment, request.segment_size).await {
             Some(fetched) => {
                 self.fetched_ahead.fetch_add(1, Ordering::Relaxed);
@@ -251,7 +252,7 @@ impl Fetcher {
             }
             None => {
                 self.remember(request, Some(segment));
-                Err(self.judge_absence(repository, request, way).await?)
+                Err(self.judge_absence(repository, request, destination).await?)
             }
         }
     }
@@ -262,21 +263,21 @@ impl Fetcher {
         &self,
         repository: Arc<Repository>,
         request: &GetRequest,
-        way: Way,
+        destination: RecoveryDestination,
     ) -> Result<Error> {
         // Checked before the repository, which then shows a file that arrives in between.
         let coming = self.uploads.is_coming(request.system, request.name).await;
         let request = request.clone();
-        blocking(move || rules::judge_absence(&repository, &request, way, coming)).await
+        blocking(move || rules::judge_absence(&repository, &request, destination, coming)).await
     }
 
     /// The destination of the recovery that requests this file.
-    fn way(&self, request: &GetRequest) -> Way {
+    fn destination(&self, request: &GetRequest) -> RecoveryDestination {
         if let Some(timeline) = request.timeline {
-            return Way::To(timeline);
+            return RecoveryDestination::To(timeline);
         }
         let (WalFileName::Segment(segment), size) = (request.name, request.segment_size) else {
-            return Way::AsAsked;
+            return RecoveryDestination::AsRequested;
         };
         match *self.recovery() {
             Some(known) if known.is_of(request) => match known.absent {
@@ -284,13 +285,13 @@ impl Fetcher {
                     if absent.number(size) == segment.number(size)
                         && absent.timeline() > segment.timeline() =>
                 {
-                    Way::To(absent.timeline())
+                    RecoveryDestination::To(absent.timeline())
                 }
-                _ => Way::AsAsked,
+                _ => RecoveryDestination::AsRequested,
             },
             // pg_rewind requests one file, and knows that it is the right one.
-            _ if !request.prefetch => Way::AsAsked,
-            _ => Way::Unknown,
+            _ if !request.prefetch => RecoveryDestination::AsRequested,
+            _ => RecoveryDestination::Unknown,
         }
     }
 
@@ -302,7 +303,7 @@ impl Fetcher {
         let before = recovery.filter(|known| known.is_of(request)).and_then(|known| known.absent);
         let same_number =
             |before: &SegmentName| absent.is_some_and(|now| now.number(size) == before.number(size));
-        *recovery = Some(Asking {
+        *recovery = Some(CurrentRecovery {
             system: request.system,
             server_start_s: request.server_start_s,
             // The newest timeline's, which has all the others as its ancestors.
@@ -326,12 +327,12 @@ impl Fetcher {
         }
     }
 
-    fn recovery(&self) -> std::sync::MutexGuard<'_, Option<Asking>> {
+    fn recovery(&self) -> std::sync::MutexGuard<'_, Option<CurrentRecovery>> {
         self.recovery.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Asking {
+impl CurrentRecovery {
     fn is_of(&self, request: &GetRequest) -> bool {
         (self.system, self.server_start_s) == (request.system, request.server_start_s)
     }

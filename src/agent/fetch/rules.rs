@@ -14,14 +14,14 @@ use crate::spool::{GetRequest, TargetRule};
 
 /// What is known about the destination of a recovery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Way {
+pub enum RecoveryDestination {
     /// This timeline: the request names it, or the recovery has just requested the same segment of this
     /// timeline in vain.
     To(TimelineId),
     /// Nothing, because this agent has not seen the previous request.
     Unknown,
     /// The timelines of the requested segments, whatever they are.
-    AsAsked,
+    AsRequested,
 }
 
 /// The answer for a file that the repository does not hold.
@@ -35,10 +35,15 @@ pub fn not_in_the_archive(name: WalFileName) -> Error {
 ///
 /// # Errors
 /// The store's own.
-pub fn judge_absence(repository: &Repository, request: &GetRequest, way: Way, coming: bool) -> Result<Error> {
-    let judged = judge_what_is_stored(repository, request, way)?;
+pub fn judge_absence(
+    repository: &Repository,
+    request: &GetRequest,
+    destination: RecoveryDestination,
+    coming: bool,
+) -> Result<Error> {
+    let judged = judge_by_catalog(repository, request, destination)?;
     let would_lose = match request.name {
-        WalFileName::Segment(segment) => must_not_end_at(request, segment),
+        WalFileName::Segment(segment) => is_required(request, segment),
         _ => judged.kind() == ErrorKind::Hole,
     };
     Ok(if coming && would_lose {
@@ -49,13 +54,17 @@ pub fn judge_absence(repository: &Repository, request: &GetRequest, way: Way, co
     })
 }
 
-fn judge_what_is_stored(repository: &Repository, request: &GetRequest, way: Way) -> Result<Error> {
+fn judge_by_catalog(
+    repository: &Repository,
+    request: &GetRequest,
+    destination: RecoveryDestination,
+) -> Result<Error> {
     let catalog = RepositoryCatalog::new(repository, request.segment_size);
     match request.name {
-        WalFileName::Segment(segment) if must_not_end_at(request, segment) => {
-            let destination = match way {
-                Way::To(timeline) => Some(timeline),
-                Way::Unknown | Way::AsAsked => None,
+        WalFileName::Segment(segment) if is_required(request, segment) => {
+            let destination = match destination {
+                RecoveryDestination::To(timeline) => Some(timeline),
+                RecoveryDestination::Unknown | RecoveryDestination::AsRequested => None,
             };
             let judged = judge_segment(&catalog, destination, segment, request.segment_size)?;
             segment_answer(repository, request, segment, judged)
@@ -113,19 +122,19 @@ fn history_answer(request: &GetRequest, timeline: TimelineId, judged: ArchiveEnd
 /// # Errors
 /// [`ErrorKind::Hole`], or [`ErrorKind::Absent`] where recovery may end before the segment; and the store's
 /// own.
-pub fn check_way(
+pub fn check_destination(
     repository: &Repository,
     request: &GetRequest,
     segment: SegmentName,
-    way: Way,
+    destination: RecoveryDestination,
 ) -> Result<()> {
     let catalog = RepositoryCatalog::new(repository, request.segment_size);
-    let diverged = match way {
-        Way::AsAsked => None,
-        Way::To(timeline) => {
+    let diverged = match destination {
+        RecoveryDestination::AsRequested => None,
+        RecoveryDestination::To(timeline) => {
             divergence(&catalog, timeline, segment, request.segment_size)?.map(|left_at| (timeline, left_at))
         }
-        Way::Unknown => possible_divergence(&catalog, request, segment)?,
+        RecoveryDestination::Unknown => possible_divergence(&catalog, request, segment)?,
     };
     let Some((timeline, left_at)) = diverged else { return Ok(()) };
     // Without a copy there is nothing to refuse, and no stored WAL is lost.
@@ -136,7 +145,7 @@ pub fn check_way(
     let message = format!(
         "{segment} is not on the path to timeline {timeline}, which branched off timeline {ancestor} at {left_at}"
     );
-    let kind = if must_not_end_at(request, segment) { ErrorKind::Hole } else { ErrorKind::Absent };
+    let kind = if is_required(request, segment) { ErrorKind::Hole } else { ErrorKind::Absent };
     Err(Error::new(kind, message).hint(format!(
         "The archive lacks that segment of timeline {timeline}. To recover what is there, recover to timeline {ancestor} with \
          --target-lsn {left_at} --exclusive. If recovery must follow timeline {ancestor}, set restore_command = 'archive-get \
@@ -169,7 +178,7 @@ fn possible_divergence(
 /// Without a target, PostgreSQL would promote there without an error. With a target, PostgreSQL itself fails
 /// if it does not reach the target, but it also requests segments after the target: only those up to the
 /// proven end are required. A standby keeps retrying.
-fn must_not_end_at(request: &GetRequest, segment: SegmentName) -> bool {
+fn is_required(request: &GetRequest, segment: SegmentName) -> bool {
     let size = request.segment_size;
     request.mode == RecoveryMode::OneShot
         && match request.target {

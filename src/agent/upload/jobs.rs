@@ -3,10 +3,10 @@
 use super::machine::FILES_MAX;
 use super::messages::{Event, ServerNumber, StoredAs, Work};
 use crate::agent::backfill::Backfill;
+use crate::agent::competing_timelines;
 use crate::agent::histories::Histories;
 use crate::agent::places::Places;
 use crate::agent::ready;
-use crate::agent::rivals;
 use crate::config::Compression;
 use crate::error::{Error, ErrorKind, Result};
 use crate::postgres::{SegmentName, SegmentSize, TimelineId, WalFileName};
@@ -70,7 +70,7 @@ impl Jobs {
             Work::Confirm { name, stored } => confirm(server, name, stored),
             Work::List => list(server),
             Work::Backfill { timeline } => self.backfill(server, timeline),
-            Work::LookForRivals { segment } => look_for_rivals(server, segment),
+            Work::CheckTimelines { segment } => check_timelines(server, segment),
         }
     }
 
@@ -130,9 +130,9 @@ fn list(server: &ServerFiles) -> Event {
 }
 
 /// Checks whether another timeline than that of `segment` is in use.
-fn look_for_rivals(server: &ServerFiles, segment: SegmentName) -> Event {
-    let result = guarded(|| rivals::look(&server.repository, segment, server.segment_size));
-    Event::LookedForRivals { server: server.number, result }
+fn check_timelines(server: &ServerFiles, segment: SegmentName) -> Event {
+    let result = guarded(|| competing_timelines::find(&server.repository, segment, server.segment_size));
+    Event::CheckedTimelines { server: server.number, result }
 }
 
 /// Logs a stored file.

@@ -10,9 +10,9 @@ use super::file::{TrackedFile, UploadState};
 use super::lane::Lane;
 use super::messages::{Action, Event, Limits, RequestId, ServerNumber, StoredAs, Work};
 use crate::agent::backfill::MissingSegments;
+use crate::agent::competing_timelines::{CompetingTimeline, CompetingTimelines};
 use crate::agent::ready::ReadyFiles;
-use crate::agent::rivals::{Rival, Rivals};
-use crate::agent::status::{FailureStatus, MissingStatus, RivalStatus, UploadStatus};
+use crate::agent::status::{CompetingTimelineStatus, FailureStatus, MissingStatus, UploadStatus};
 use crate::error::{Error, Result};
 use crate::postgres::{TimelineId, WalFileName};
 use crate::repository::wal::{FileIdentity, PutError, StoredWal};
@@ -42,7 +42,7 @@ struct Server {
     backfill: Option<(TimelineId, BackfillState)>,
     /// What the archive still lacked after the last back-fill.
     missing: Option<MissingSegments>,
-    rivals: Rivals,
+    competing: CompetingTimelines,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -125,10 +125,10 @@ impl Machine {
             Event::Backfilled { server, timeline, result } if self.is_current(server) => {
                 self.backfilled(timeline, result, now);
             }
-            Event::LookedForRivals { server, result } if self.is_current(server) => {
-                self.looked_for_rivals(result);
+            Event::CheckedTimelines { server, result } if self.is_current(server) => {
+                self.checked_timelines(result);
             }
-            Event::Backfilled { .. } | Event::LookedForRivals { .. } => {}
+            Event::Backfilled { .. } | Event::CheckedTimelines { .. } => {}
             Event::Woken { trouble } => self.woken(trouble.as_ref(), now, actions),
         }
     }
@@ -148,7 +148,7 @@ impl Machine {
             listed: false,
             backfill: None,
             missing: None,
-            rivals: Rivals::default(),
+            competing: CompetingTimelines::default(),
         });
         self.list_at = now;
     }
@@ -217,21 +217,21 @@ impl Machine {
     }
 
     /// Checks from time to time whether another timeline is in use. No request waits for this.
-    fn look_for_rivals(&mut self, name: WalFileName, now: Instant, actions: &mut Vec<Action>) {
+    fn check_timelines(&mut self, name: WalFileName, now: Instant, actions: &mut Vec<Action>) {
         let (WalFileName::Segment(segment), Some(server)) = (name, &mut self.server) else { return };
-        if server.rivals.is_due(now) {
-            actions.push(Action::Begin(Work::LookForRivals { segment }));
+        if server.competing.is_due(now) {
+            actions.push(Action::Begin(Work::CheckTimelines { segment }));
         }
     }
 
-    fn looked_for_rivals(&mut self, result: Result<Option<Rival>>) {
+    fn checked_timelines(&mut self, result: Result<Option<CompetingTimeline>>) {
         let Some(server) = &mut self.server else { return };
         let rival = match result {
             Ok(rival) => rival,
             // Nothing depends on the result, and the check is repeated.
             Err(error) => return debug!(%error, "could not check for other timelines"),
         };
-        if let (true, Some(Rival { timeline, left_at })) = (server.rivals.keep(rival), rival) {
+        if let (true, Some(CompetingTimeline { timeline, left_at })) = (server.competing.keep(rival), rival) {
             warn!(
                 %timeline, %left_at,
                 "another server archives under the same name on a timeline that branched off this one; recovery must choose \
@@ -250,7 +250,7 @@ impl Machine {
     ) {
         match result {
             Ok(stored) => {
-                self.look_for_rivals(name, now, actions);
+                self.check_timelines(name, now, actions);
                 if let Some(outage) = self.lane.end_outage() {
                     let seconds = now.duration_since(outage.since).as_secs();
                     info!(seconds, "the repository is available again");
@@ -474,7 +474,7 @@ impl Machine {
             outage,
             trouble: trouble.map(|error| FailureStatus::new(None, &error, None)),
             refused,
-            rival: server.and_then(|server| server.rivals.found()).map(|rival| RivalStatus {
+            rival: server.and_then(|server| server.competing.found()).map(|rival| CompetingTimelineStatus {
                 timeline: rival.timeline.as_u32(),
                 left_at: rival.left_at.to_string(),
             }),

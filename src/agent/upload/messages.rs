@@ -1,8 +1,8 @@
 //! What the machine is told, and what it wants done.
 
 use crate::agent::backfill::MissingSegments;
+use crate::agent::competing_timelines::CompetingTimeline;
 use crate::agent::ready::ReadyFiles;
-use crate::agent::rivals::Rival;
 use crate::error::{Error, Result};
 use crate::postgres::{SegmentName, TimelineId, WalFileName};
 use crate::repository::wal::{FileIdentity, PutError, StoredWal};
@@ -59,7 +59,7 @@ pub enum Event {
     /// A back-fill has ended, with what the archive still lacks.
     Backfilled { server: ServerNumber, timeline: TimelineId, result: Result<Option<MissingSegments>> },
     /// The check for another timeline in use has ended.
-    LookedForRivals { server: ServerNumber, result: Result<Option<Rival>> },
+    CheckedTimelines { server: ServerNumber, result: Result<Option<CompetingTimeline>> },
     /// The time that `wake_at` named has come. `trouble` is the store's current error while it retries.
     Woken { trouble: Option<Error> },
 }
@@ -87,7 +87,7 @@ pub enum Work {
     /// Store what the ancestors of a timeline lack.
     Backfill { timeline: TimelineId },
     /// Check whether another timeline than that of a segment is in use.
-    LookForRivals { segment: SegmentName },
+    CheckTimelines { segment: SegmentName },
 }
 
 /// Which bytes are stored, and under which name.

@@ -41,7 +41,7 @@ impl Required {
     ///
     /// # Errors
     /// Those of [`Connection::query`].
-    pub fn ask(
+    pub fn query(
         connection: &Connection,
         version: ServerVersion,
         interruption: &Interruption<'_>,
@@ -68,7 +68,7 @@ impl Required {
 
     /// Keeps what exists both before and after the copy, and therefore cannot have vanished in between.
     #[must_use]
-    pub fn and_still(self, later: &Required) -> Required {
+    pub fn intersection(self, later: &Required) -> Required {
         let both = |a: BTreeSet<String>, b: &BTreeSet<String>| {
             a.into_iter().filter(|path| b.contains(path)).collect()
         };
@@ -151,7 +151,7 @@ mod tests {
             oldest_xid: 727,
         };
         let both = required(&["PG_VERSION", "base/5/PG_VERSION"])
-            .and_still(&required(&["PG_VERSION", "base/6/PG_VERSION"]));
+            .intersection(&required(&["PG_VERSION", "base/6/PG_VERSION"]));
         assert_eq!(both.files, BTreeSet::from(["PG_VERSION", "pg_xact/0000"].map(str::to_owned)));
         let error = both.check(&FileList::of_stream(), &[]).unwrap_err();
         assert_eq!(

@@ -239,7 +239,7 @@ fn open_directory(path: &Path) -> Result<Option<ReadDir>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::monitor::Remembering;
+    use crate::monitor::RecordingMonitor;
     use crate::postgres::MajorVersion;
     use std::os::unix::ffi::OsStrExt;
     use std::os::unix::fs::symlink;
@@ -288,7 +288,7 @@ mod tests {
         symlink("/etc/passwd", base.join("elsewhere")).unwrap();
 
         let interrupted = AtomicBool::new(false);
-        let monitor = Remembering::default();
+        let monitor = RecordingMonitor::default();
         let list =
             FileList::scan(&base, MajorVersion::V15.into(), &monitor, &Interruption::new(&interrupted))
                 .unwrap();

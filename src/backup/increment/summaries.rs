@@ -6,7 +6,7 @@
 
 use crate::backup::files::PlannedRelation;
 use crate::backup::server::session::Session;
-use crate::backup::server::summary_row::{Place, Stretch, SummaryRow};
+use crate::backup::server::summary_row::{Place, SummaryRange, SummaryRow};
 use crate::error::{ErrorKind, Result};
 use crate::interruption::Interruption;
 use crate::postgres::{Lsn, TimelineHistory};
@@ -81,13 +81,13 @@ impl Summaries {
             }
             let available = session.wal_summaries(interruption)?;
             let mut wanted = Vec::new();
-            for stretch in stretches(history, parent, start) {
-                match covering(&available, stretch) {
+            for range in ranges(history, parent, start) {
+                match covering(&available, range) {
                     Ok(summaries) => wanted.extend(summaries),
                     Err(missing) => {
                         return Ok(Err(format!(
                             "there is no WAL summary of {missing} on timeline {}",
-                            stretch.timeline
+                            range.timeline
                         )));
                     }
                 }
@@ -120,7 +120,7 @@ impl Summaries {
     }
 
     /// The shortest length of a main fork's file, in pages; `None` if it was never truncated.
-    pub fn cut_off_to(&self, relation: PlannedRelation, pages_per_file: u32) -> Option<u64> {
+    pub fn truncated_to(&self, relation: PlannedRelation, pages_per_file: u32) -> Option<u64> {
         let place = (relation.tablespace, relation.database.unwrap_or_default(), relation.number);
         let first = u64::from(relation.segment) * u64::from(pages_per_file);
         self.relations.get(&place)?.limit.map(|limit| limit.saturating_sub(first))
@@ -190,24 +190,24 @@ fn wait(session: &Session, lsn: Lsn, interruption: &Interruption<'_>) -> Result<
 }
 
 /// Splits the WAL between two start points by timeline.
-fn stretches(history: &TimelineHistory, parent: &BackupPoint, start: &BackupPoint) -> Vec<Stretch> {
+fn ranges(history: &TimelineHistory, parent: &BackupPoint, start: &BackupPoint) -> Vec<SummaryRange> {
     let own = (history.timeline(), start.lsn);
     let ancestors = history.switches().iter().map(|switch| (switch.timeline, switch.switch_point));
     let mut from = parent.lsn;
-    let mut stretches = Vec::new();
+    let mut ranges = Vec::new();
     for (timeline, end) in ancestors.chain([own]).skip_while(|(timeline, _)| *timeline != parent.timeline) {
         let end = end.min(start.lsn);
         if from < end {
-            stretches.push(Stretch { timeline, start: from, end });
+            ranges.push(SummaryRange { timeline, start: from, end });
         }
         from = from.max(end);
     }
-    stretches
+    ranges
 }
 
 /// Returns the summaries that cover a stretch without a gap, or the first position that none covers.
-fn covering(available: &[Stretch], wanted: Stretch) -> std::result::Result<Vec<Stretch>, Lsn> {
-    let mut overlapping: Vec<Stretch> = available
+fn covering(available: &[SummaryRange], wanted: SummaryRange) -> std::result::Result<Vec<SummaryRange>, Lsn> {
+    let mut overlapping: Vec<SummaryRange> = available
         .iter()
         .filter(|found| {
             found.timeline == wanted.timeline && found.start < wanted.end && found.end > wanted.start
@@ -249,44 +249,44 @@ mod tests {
         }
     }
 
-    fn stretch(number: u32, start: &str, end: &str) -> Stretch {
-        Stretch { timeline: timeline(number), start: lsn(start), end: lsn(end) }
+    fn range(number: u32, start: &str, end: &str) -> SummaryRange {
+        SummaryRange { timeline: timeline(number), start: lsn(start), end: lsn(end) }
     }
 
     #[test]
     fn wal_is_followed_through_the_timelines() {
         let history = TimelineHistory::parse(timeline(3), b"1\t0/3000148\tx\n2\t0/50000A0\tx\n").unwrap();
         assert_eq!(
-            stretches(&history, &point(1, "0/2000028"), &point(3, "0/6000028")),
+            ranges(&history, &point(1, "0/2000028"), &point(3, "0/6000028")),
             [
-                stretch(1, "0/2000028", "0/3000148"),
-                stretch(2, "0/3000148", "0/50000A0"),
-                stretch(3, "0/50000A0", "0/6000028"),
+                range(1, "0/2000028", "0/3000148"),
+                range(2, "0/3000148", "0/50000A0"),
+                range(3, "0/50000A0", "0/6000028"),
             ]
         );
         assert_eq!(
-            stretches(&history, &point(3, "0/5100000"), &point(3, "0/6000028")),
-            [stretch(3, "0/5100000", "0/6000028")]
+            ranges(&history, &point(3, "0/5100000"), &point(3, "0/6000028")),
+            [range(3, "0/5100000", "0/6000028")]
         );
     }
 
     #[test]
     fn a_gap_is_found() {
         let available = [
-            stretch(1, "0/3000000", "0/4000000"),
-            stretch(1, "0/1000000", "0/2000000"),
-            stretch(1, "0/2000000", "0/3000000"),
-            stretch(2, "0/4000000", "0/5000000"),
+            range(1, "0/3000000", "0/4000000"),
+            range(1, "0/1000000", "0/2000000"),
+            range(1, "0/2000000", "0/3000000"),
+            range(2, "0/4000000", "0/5000000"),
         ];
         let covered = |start: &str, end: &str| {
-            covering(&available, stretch(1, start, end)).map(|found| found.len()).map_err(|at| at.to_string())
+            covering(&available, range(1, start, end)).map(|found| found.len()).map_err(|at| at.to_string())
         };
         assert_eq!(covered("0/1500000", "0/3500000"), Ok(3));
         assert_eq!(covered("0/2000000", "0/3000000"), Ok(1));
         assert_eq!(covered("0/500000", "0/3000000"), Err("0/500000".to_owned()));
         assert_eq!(covered("0/2000000", "0/4000001"), Err("0/4000000".to_owned()));
         let holed = [available[0], available[1]];
-        assert_eq!(covering(&holed, stretch(1, "0/1000000", "0/4000000")), Err(lsn("0/2000000")));
+        assert_eq!(covering(&holed, range(1, "0/1000000", "0/4000000")), Err(lsn("0/2000000")));
     }
 
     #[test]
@@ -319,12 +319,15 @@ mod tests {
         assert_eq!(of(5, 8, 1, 23, 80), pages(&[20, 21, 22]));
         assert_eq!(of(5, 8, 2, 10, 10), FileChanges::Whole);
         assert_eq!(of(6, 7, 0, 3, 3), FileChanges::Whole);
-        let cut_off_to = |number, segment| {
+        let truncated_to = |number, segment| {
             let relation =
                 PlannedRelation { tablespace: 1663, database: Some(5), number, fork: Fork::Main, segment };
-            summaries.cut_off_to(relation, 100)
+            summaries.truncated_to(relation, 100)
         };
-        assert_eq!([cut_off_to(8, 0), cut_off_to(8, 1), cut_off_to(8, 2)], [Some(120), Some(20), Some(0)]);
-        assert_eq!([cut_off_to(7, 0), cut_off_to(9, 0)], [None, None]);
+        assert_eq!(
+            [truncated_to(8, 0), truncated_to(8, 1), truncated_to(8, 2)],
+            [Some(120), Some(20), Some(0)]
+        );
+        assert_eq!([truncated_to(7, 0), truncated_to(9, 0)], [None, None]);
     }
 }

@@ -71,7 +71,7 @@ fn read_file(path: &Path) -> io::Result<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::monitor::Remembering;
+    use crate::monitor::RecordingMonitor;
     use crate::repository::backup::manifest::StoredCollations;
     use std::collections::BTreeMap;
 
@@ -94,7 +94,7 @@ mod tests {
             settings: BTreeMap::from([("hosts_file".to_owned(), hosts.display().to_string())]),
             configuration_files: Some(paths),
         };
-        let monitor = Remembering::default();
+        let monitor = RecordingMonitor::default();
         let files = read(&facts, &DataDirectory::open(&data).unwrap(), &monitor);
         let contents: Vec<_> = files.iter().map(|file| file.content.clone()).collect();
         assert_eq!(contents, [Some(StoredText::new(&b"outside"[..])), None, None]);

@@ -4,7 +4,7 @@
 //! "Backup Control Functions".
 
 use super::archiver;
-use super::summary_row::{Stretch, SummaryRow};
+use super::summary_row::{SummaryRange, SummaryRow};
 use crate::config::Checkpoint;
 use crate::data_directory::DataDirectory;
 use crate::error::{Error, ErrorKind, Result};
@@ -396,13 +396,17 @@ impl Session {
     }
 
     /// The available summaries.
-    pub fn wal_summaries(&self, interruption: &Interruption<'_>) -> Result<Vec<Stretch>> {
+    pub fn wal_summaries(&self, interruption: &Interruption<'_>) -> Result<Vec<SummaryRange>> {
         let sql = "SELECT tli, start_lsn, end_lsn FROM pg_available_wal_summaries()";
         let rows = self.connection.query("list the WAL summaries", sql, interruption)?;
         let number = |text: &str| text.parse::<TimelineId>();
         rows.iter()
             .map(|row| {
-                Ok(Stretch { timeline: number(row.text(0)?)?, start: row.parsed(1)?, end: row.parsed(2)? })
+                Ok(SummaryRange {
+                    timeline: number(row.text(0)?)?,
+                    start: row.parsed(1)?,
+                    end: row.parsed(2)?,
+                })
             })
             .collect()
     }
@@ -420,13 +424,13 @@ impl Session {
     /// Visits the rows of a summary that concern main forks, `rows_max` rows at a time.
     pub fn visit_wal_summary(
         &self,
-        summary: Stretch,
+        summary: SummaryRange,
         rows_max: usize,
         interruption: &Interruption<'_>,
         visit: &mut dyn FnMut(SummaryRow),
     ) -> Result<()> {
         let what = "read a WAL summary";
-        let Stretch { timeline, start, end } = summary;
+        let SummaryRange { timeline, start, end } = summary;
         let begin = format!(
             "BEGIN; DECLARE summary NO SCROLL CURSOR FOR SELECT reltablespace, reldatabase, relfilenode, relblocknumber,\
              is_limit_block FROM pg_wal_summary_contents({timeline}, '{start}', '{end}') WHERE relforknumber = 0"

@@ -4,7 +4,7 @@ use crate::postgres::{Lsn, TimelineId};
 
 /// A stretch of WAL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stretch {
+pub struct SummaryRange {
     /// Its timeline.
     pub timeline: TimelineId,
     /// Its first position.

@@ -145,7 +145,7 @@ impl Announcement {
         loop {
             match connection.receive(interruption)? {
                 Incoming::Columns => sets.push(Vec::new()),
-                Incoming::Row(row) => sets.last_mut().ok_or_else(strange)?.push(row),
+                Incoming::Row(row) => sets.last_mut().ok_or_else(unexpected_response)?.push(row),
                 Incoming::Warning(warning) => warnings.push(warning),
                 Incoming::Failed(code, error)
                     if extent == Extent::Incremental
@@ -156,10 +156,10 @@ impl Announcement {
                 }
                 Incoming::Failed(_, error) => return Err(error),
                 Incoming::CopyBegins => break,
-                _ => return Err(strange()),
+                _ => return Err(unexpected_response()),
             }
         }
-        let [start, archives] = sets.as_slice() else { return Err(strange()) };
+        let [start, archives] = sets.as_slice() else { return Err(unexpected_response()) };
         let start = position(start)?;
         let mut parts = VecDeque::new();
         let mut kibibytes = 0_u64;
@@ -238,7 +238,7 @@ impl<'a> BaseBackup<'a> {
                 Incoming::Failed(_, error) => return Err(error),
                 Incoming::Ready => break,
                 Incoming::Columns => {}
-                _ => return Err(strange()),
+                _ => return Err(unexpected_response()),
             }
         }
         Ok(Ending { stop: position(&rows)?, pages_are_damaged, warnings: self.warnings })
@@ -267,7 +267,7 @@ impl<'a> BaseBackup<'a> {
                     self.in_part = false;
                     return Ok(false);
                 }
-                _ => return Err(strange()),
+                _ => return Err(unexpected_response()),
             };
             match self.framing {
                 Framing::Streams(_) => self.chunk = data,
@@ -278,7 +278,7 @@ impl<'a> BaseBackup<'a> {
     }
 
     fn take_message(&mut self, mut message: Bytes) -> Result<()> {
-        let kind = message.first().copied().ok_or_else(strange)?;
+        let kind = message.first().copied().ok_or_else(unexpected_response)?;
         message.advance(1);
         match kind {
             b'd' => self.chunk = message,
@@ -291,12 +291,12 @@ impl<'a> BaseBackup<'a> {
                 self.next = Some(match name.strip_suffix(".tar").map(str::parse::<u32>) {
                     _ if name == "base.tar" => Part::DataDirectory,
                     Some(Ok(oid)) => Part::Tablespace(oid, location),
-                    _ => return Err(strange()),
+                    _ => return Err(unexpected_response()),
                 });
             }
             // The server's progress; pgark counts the received bytes itself.
             b'p' => {}
-            _ => return Err(strange()),
+            _ => return Err(unexpected_response()),
         }
         Ok(())
     }
@@ -315,11 +315,11 @@ impl Read for BaseBackup<'_> {
 }
 
 fn position(rows: &[Row]) -> Result<NamedPosition> {
-    let row = rows.first().ok_or_else(strange)?;
+    let row = rows.first().ok_or_else(unexpected_response)?;
     Ok(NamedPosition { lsn: row.parsed(0)?, timeline: row.parsed(1)? })
 }
 
-fn strange() -> Error {
+fn unexpected_response() -> Error {
     Error::unavailable("unexpected response to BASE_BACKUP from the server")
         .hint("Check that it is a PostgreSQL server, and not a pooler.")
 }

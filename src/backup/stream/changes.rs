@@ -46,14 +46,14 @@ impl<'a, R: Read> IncrementalFile<'a, R> {
         let mut received = Received { content, crc32c: 0, failure: None };
         let sent = IncrementalHeader::read(&mut received, pages_per_file)
             .map_err(|error| received.failure.take().unwrap_or(error))?;
-        let cut_off_to = built_on.summaries.cut_off_to(relation, pages_per_file);
-        if sent.file_bytes() != file.bytes || cut_off_to == Some(0) {
+        let truncated_to = built_on.summaries.truncated_to(relation, pages_per_file);
+        if sent.file_bytes() != file.bytes || truncated_to == Some(0) {
             return Err(Error::damaged(format!(
                 "the server sent \"{}\", which is not a valid incremental file",
                 String::from_utf8_lossy(&file.path)
             )));
         }
-        let stored = with_unused_room(&sent, cut_off_to, pages_per_file)?;
+        let stored = with_unused_room(&sent, truncated_to, pages_per_file)?;
         Ok(IncrementalFile { received, sent, stored })
     }
 
@@ -104,12 +104,12 @@ impl<R: Read> Read for Received<'_, R> {
 /// Adds the pages beyond the truncation point that were not sent.
 fn with_unused_room(
     sent: &IncrementalHeader,
-    cut_off_to: Option<u64>,
+    truncated_to: Option<u64>,
     pages_per_file: u32,
 ) -> Result<IncrementalHeader> {
     let end = sent.truncation_pages();
     // A value that does not fit into 32 bits lies beyond the end.
-    let from = cut_off_to.map_or(end, |pages| u32::try_from(pages).map_or(end, |pages| pages.min(end)));
+    let from = truncated_to.map_or(end, |pages| u32::try_from(pages).map_or(end, |pages| pages.min(end)));
     let mut pages: Vec<u32> = sent.pages().iter().copied().chain(from..end).collect();
     pages.sort_unstable();
     pages.dedup();
@@ -123,7 +123,7 @@ mod tests {
     #[test]
     fn room_that_was_made_and_not_used_is_stored() {
         let sent = IncrementalHeader::new(8, vec![1, 5, 9], 100).unwrap();
-        let stored = |cut_off_to| with_unused_room(&sent, cut_off_to, 100).unwrap();
+        let stored = |truncated_to| with_unused_room(&sent, truncated_to, 100).unwrap();
         assert_eq!(stored(None), sent);
         assert_eq!(stored(Some(8)), sent);
         assert_eq!(stored(Some(u64::MAX)), sent);

@@ -218,7 +218,7 @@ impl StreamedBackup<'_> {
         let ending = sending.end()?;
         notices::check(&ending.warnings, &packed.files, self.monitor)?;
         check_complete(&packed, listed, &facts)?;
-        required.and_still(&self.required()?).check(&packed.files, &packed.copied.files)?;
+        required.intersection(&self.required()?).check(&packed.files, &packed.copied.files)?;
         if let Some(parent) = parent {
             self.check_built_on(parent, &packed, &facts)?;
         }
@@ -265,7 +265,7 @@ impl StreamedBackup<'_> {
     }
 
     fn required(&self) -> Result<Required> {
-        Required::ask(self.session.connection(), self.server.build.version, self.interruption)
+        Required::query(self.session.connection(), self.server.build.version, self.interruption)
     }
 
     fn wal_wait(&self) -> WalWait<'_> {

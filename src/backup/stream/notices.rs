@@ -39,7 +39,7 @@ fn path_in(warning: &str) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::monitor::Remembering;
+    use crate::monitor::RecordingMonitor;
 
     #[test]
     fn data_that_was_passed_over_is_an_error_in_every_language() {
@@ -47,7 +47,7 @@ mod tests {
         let database = files.add_directory(b"base/5".to_vec(), 0, 0o700, 0);
         files.add_file(database, b"16384", 8192).unwrap();
         let check = |warning: &str| {
-            let monitor = Remembering::default();
+            let monitor = RecordingMonitor::default();
             (check(&[warning.to_owned()], &files, &monitor).is_err(), monitor.lines().len())
         };
         assert_eq!(check("skipping special file \"./base/5/16390\""), (true, 1));

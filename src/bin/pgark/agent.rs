@@ -216,12 +216,12 @@ fn detach(context: &Context) -> Result<()> {
     let mut child = command.stdin(Stdio::null()).stderr(Stdio::null()).spawn().context(what)?;
     // From here on only the agent holds the pipe to the program that waits for its first message.
     let _ = dup2_stdin(&null).and_then(|()| dup2_stdout(&null));
-    mind(&mut child);
+    supervise(&mut child);
     Ok(())
 }
 
 /// Waits for the end of the agent and forwards requests to stop to it.
-fn mind(child: &mut Child) {
+fn supervise(child: &mut Child) {
     while matches!(child.try_wait(), Ok(None)) {
         // The end of the agent arrives as a signal as well.
         if let Ok(Signal::SIGTERM | Signal::SIGINT | Signal::SIGQUIT | Signal::SIGHUP) = SigSet::all().wait()
@@ -274,7 +274,7 @@ fn stop(context: &Context) -> Result<ExitCode> {
         }
         if silent.contains(&left) || Instant::now() >= deadline {
             return Err(Error::unavailable(format!("the agent, {left}, does not stop"))
-                .hint(format!("Its log shows what it is doing. {}", left.how_to_end_it())));
+                .hint(format!("Its log shows what it is doing. {}", left.stop_hint())));
         }
         std::thread::sleep(PAUSE);
     }

@@ -186,7 +186,7 @@ struct PlaceArguments {
 }
 
 fn main() -> ExitCode {
-    memory::give_back_what_is_freed();
+    memory::return_freed_memory();
     let (words, set) = without_set(env::args_os());
     let arguments = match Arguments::try_parse_from(words) {
         Ok(arguments) => Arguments { set, ..arguments },

@@ -98,7 +98,7 @@ fn other_agent(agent: &OtherAgent) -> String {
             "agent     {process} runs for another configuration or version; the next call replaces it"
         ),
         OtherAgentState::Silent => {
-            format!("agent     {process} does not answer\n          HINT: {}", process.how_to_end_it())
+            format!("agent     {process} does not answer\n          HINT: {}", process.stop_hint())
         }
         OtherAgentState::NotListening => {
             format!("agent     {process} is starting or stopping: it does not listen")

@@ -1,6 +1,6 @@
 //! Checks a request before the repository is read, and a plan before it is carried out.
 
-use super::databases::LeftOut;
+use super::databases::OmittedDatabases;
 use super::planned::RecoveryPlan;
 use super::request::{Mode, RecoverRequest};
 use crate::config::RepositoryUrl;
@@ -119,7 +119,7 @@ fn check_nested(request: &RecoverRequest) -> Result<()> {
 fn space_needs(
     repository: &Repository,
     chain: &Chain,
-    left_out: &LeftOut,
+    left_out: &OmittedDatabases,
     places: &Places,
     found: Found,
     tablespaces_found: &[Found],
@@ -158,14 +158,14 @@ fn space_needs(
 fn whole_by_place(
     repository: &Repository,
     backup: &StoredBackup,
-    left_out: &LeftOut,
+    left_out: &OmittedDatabases,
     places: &Places,
 ) -> Result<BTreeMap<Option<u32>, u64>> {
     let mut index = open_index(repository, backup)?;
     let mut whole: BTreeMap<Option<u32>, u64> = BTreeMap::new();
     while let Some(entry) = index.next_entry()? {
         let IndexEntry::File(file) = entry else { continue };
-        if left_out.empties(file.path.as_bytes()) {
+        if left_out.is_omitted(file.path.as_bytes()) {
             continue;
         }
         let bytes = whole.entry(places.tablespace_of(file.path.as_bytes())).or_default();

@@ -7,7 +7,7 @@ use crate::recover::server::standby::Role;
 use crate::repository::backup::manifest::StoredBackup;
 
 /// How to repair indexes that were built with another collation version.
-pub const HOW_TO_MEND: &str = "once the server is open for writing, rebuild the indexes on text (REINDEX DATABASE), then have the \
+pub const COLLATION_REPAIR: &str = "once the server is open for writing, rebuild the indexes on text (REINDEX DATABASE), then have the \
     catalogs record the new version (ALTER DATABASE ... REFRESH COLLATION VERSION from 15 on, ALTER COLLATION ... REFRESH VERSION)";
 
 /// A note if the C library differs from the original's; `here` is the version on this host. Returns `None` if
@@ -16,10 +16,10 @@ pub fn note(backup: &StoredBackup, here: Option<&str>, role: &Role) -> Option<St
     let there = backup.collations.as_ref()?.libc_version.as_deref()?;
     let here = here.filter(|here| *here != there)?;
     let next = match role {
-        Role::Recovered => HOW_TO_MEND.to_owned(),
+        Role::Recovered => COLLATION_REPAIR.to_owned(),
         Role::Standby(_) => format!(
             "a standby cannot rebuild them, so do not run queries on it that depend on them, or run it where the C library is \
-             the same; {HOW_TO_MEND}"
+             the same; {COLLATION_REPAIR}"
         ),
     };
     Some(format!(

@@ -17,20 +17,20 @@ const WHOLE: [&[u8]; 2] = [b"PG_VERSION", b"pg_filenode.map"];
 
 /// The omitted databases by OID; empty if all databases are restored.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct LeftOut {
+pub struct OmittedDatabases {
     databases: BTreeMap<u32, String>,
 }
 
-impl LeftOut {
+impl OmittedDatabases {
     /// Omits all databases except the `wanted` ones and the system databases; omits none if `wanted` is
     /// empty.
     ///
     /// # Errors
     /// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) for a name that the backup does not hold, and for a source from whose
     /// WAL a part cannot be recovered.
-    pub fn of(backup: &StoredBackup, wanted: &[String]) -> Result<LeftOut> {
+    pub fn of(backup: &StoredBackup, wanted: &[String]) -> Result<OmittedDatabases> {
         if wanted.is_empty() {
-            return Ok(LeftOut::default());
+            return Ok(OmittedDatabases::default());
         }
         let names: Vec<_> =
             backup.databases.iter().map(|database| format!("\"{}\"", database.name)).collect();
@@ -51,7 +51,9 @@ impl LeftOut {
             !wanted.contains(&database.name) && !ALWAYS.contains(&database.name.as_str())
         };
         let left_out = backup.databases.iter().filter(is_left_out);
-        Ok(LeftOut { databases: left_out.map(|database| (database.oid, database.name.clone())).collect() })
+        Ok(OmittedDatabases {
+            databases: left_out.map(|database| (database.oid, database.name.clone())).collect(),
+        })
     }
 
     /// Whether all databases are restored.
@@ -65,7 +67,7 @@ impl LeftOut {
     }
 
     /// Whether the file at this path of the backup is restored empty.
-    pub fn empties(&self, path: &[u8]) -> bool {
+    pub fn is_omitted(&self, path: &[u8]) -> bool {
         let mut parts = path.split(|byte| *byte == b'/');
         let database = match parts.next() {
             Some(b"base") => parts.next(),
@@ -109,10 +111,10 @@ mod tests {
 
     #[test]
     fn only_relations_of_databases_that_are_not_wanted_are_emptied() {
-        let left_out = LeftOut::of(&backup(), &["a".to_owned()]).unwrap();
+        let left_out = OmittedDatabases::of(&backup(), &["a".to_owned()]).unwrap();
         assert_eq!(left_out.names().collect::<Vec<_>>(), ["b\""]);
         for path in ["base/16401/1259", "base/16401/1259_vm", "pg_tblspc/7/PG_15_202209061/16401/2"] {
-            assert!(left_out.empties(path.as_bytes()), "{path}");
+            assert!(left_out.is_omitted(path.as_bytes()), "{path}");
         }
         for path in [
             "base/16400/1259",
@@ -124,20 +126,20 @@ mod tests {
             "pg_tblspc/16401/PG_15_202209061/16400/2",
             "pg_xact/16401/1",
         ] {
-            assert!(!left_out.empties(path.as_bytes()), "{path}");
+            assert!(!left_out.is_omitted(path.as_bytes()), "{path}");
         }
         assert_eq!(left_out.commands()[0], "DROP DATABASE \"b\"\"\";");
-        assert!(LeftOut::of(&backup(), &[]).unwrap().is_empty());
+        assert!(OmittedDatabases::of(&backup(), &[]).unwrap().is_empty());
     }
 
     #[test]
     fn what_cannot_be_restored_in_part_is_refused() {
-        let error = LeftOut::of(&backup(), &["c".to_owned()]).unwrap_err();
+        let error = OmittedDatabases::of(&backup(), &["c".to_owned()]).unwrap_err();
         assert!(error.report().contains("holds no database \"c\"") && error.report().contains("\"a\""));
         let mut torn = backup();
         torn.settings.insert("full_page_writes".to_owned(), "off".to_owned());
-        assert_eq!(LeftOut::of(&torn, &["a".to_owned()]).unwrap_err().kind(), ErrorKind::Usage);
+        assert_eq!(OmittedDatabases::of(&torn, &["a".to_owned()]).unwrap_err().kind(), ErrorKind::Usage);
         torn.settings.clear();
-        assert_eq!(LeftOut::of(&torn, &["a".to_owned()]).unwrap_err().kind(), ErrorKind::Usage);
+        assert_eq!(OmittedDatabases::of(&torn, &["a".to_owned()]).unwrap_err().kind(), ErrorKind::Usage);
     }
 }

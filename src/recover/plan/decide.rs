@@ -1,7 +1,7 @@
 //! Decides how the cluster is restored and configured. Pure: reads nothing but its input.
 
 use super::collations;
-use super::databases::LeftOut;
+use super::databases::OmittedDatabases;
 use super::host_configuration::{archiving_note, place};
 use super::planned::{ConfigFile, RecoveryPlan};
 use super::request::RecoverRequest;
@@ -10,7 +10,7 @@ use crate::durable::parent_directory;
 use crate::error::Result;
 use crate::postgres::{TargetAction, TargetSettings, TargetTimeline};
 use crate::recover::place::tablespaces::{in_place_note, tablespaces_in_place};
-use crate::recover::server::settings::{Part, RecoverySettings, RecoveryWay, restore_command};
+use crate::recover::server::settings::{Part, RecoveryPath, RecoverySettings, restore_command};
 use crate::recover::server::standby::Role;
 use crate::recover::target::TargetPlan;
 use crate::repository::backup::manifest::StoredBackup;
@@ -57,7 +57,7 @@ pub fn decide(request: &RecoverRequest, survey: Survey) -> Result<RecoveryPlan> 
 fn settings(request: &RecoverRequest, survey: &Survey, config_path: &Path) -> Result<RecoverySettings> {
     let (target, backup) = (&survey.target, survey.backup());
     let archive_get = &request.archive_get;
-    let way = RecoveryWay {
+    let path = RecoveryPath {
         timeline: target.history.timeline(),
         proven_end: target.expected.unproven.is_none().then_some(target.last_segment),
     };
@@ -67,7 +67,7 @@ fn settings(request: &RecoverRequest, survey: &Survey, config_path: &Path) -> Re
             config_path,
             &request.role,
             &target.settings.target,
-            way,
+            path,
         )?,
         target: target_settings(target, &request.role),
         role: request.role.clone(),
@@ -148,7 +148,7 @@ fn warnings_of_backup(target: &TargetPlan, backup: &StoredBackup, copies: &Path)
 }
 
 /// A warning about the omitted databases.
-fn part_warning(left_out: &LeftOut) -> Option<String> {
+fn part_warning(left_out: &OmittedDatabases) -> Option<String> {
     if left_out.is_empty() {
         return None;
     }

@@ -11,7 +11,7 @@ mod planned;
 mod request;
 mod survey;
 
-pub use collations::HOW_TO_MEND as HOW_TO_MEND_COLLATIONS;
+pub use collations::COLLATION_REPAIR;
 pub use planned::{ConfigFile, RecoveryPlan};
 pub use request::{Mode, RecoverRequest};
 

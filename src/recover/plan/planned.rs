@@ -1,12 +1,12 @@
 //! A complete plan, which [`restore`](crate::recover::restore) carries out.
 
-use super::databases::LeftOut;
+use super::databases::OmittedDatabases;
 use crate::config::Config;
 use crate::error::Result;
 use crate::postgres::{RecoveryTarget, SystemIdentifier};
 use crate::recover::place::destinations::Places;
 use crate::recover::place::staging::{DIRECTORY_MODE, Found, GROUP_DIRECTORY_MODE};
-use crate::recover::server::settings::{RecoverySettings, RecoveryWay, restore_command};
+use crate::recover::server::settings::{RecoveryPath, RecoverySettings, restore_command};
 use crate::recover::server::standby::{Role, StandbySettings};
 use crate::recover::target::TargetPlan;
 use crate::repository::backup::Chain;
@@ -23,7 +23,7 @@ pub struct RecoveryPlan {
     /// The backup with the earlier ones that it depends on.
     pub chain: Chain,
     /// The databases that are not restored.
-    pub left_out: LeftOut,
+    pub left_out: OmittedDatabases,
     /// System identifier of the cluster.
     pub system: SystemIdentifier,
     /// The destination of every path.
@@ -62,8 +62,8 @@ impl RecoveryPlan {
     /// As [`restore_command`].
     pub fn restore_command_of_standby(&self, archive_get: &Path) -> Result<String> {
         let role = Role::Standby(StandbySettings { primary: None, apply_delay: None });
-        let way = RecoveryWay { timeline: self.target.history.timeline(), proven_end: None };
-        restore_command(archive_get, &self.config_path, &role, &RecoveryTarget::Latest, way)
+        let path = RecoveryPath { timeline: self.target.history.timeline(), proven_end: None };
+        restore_command(archive_get, &self.config_path, &role, &RecoveryTarget::Latest, path)
     }
 
     /// The permissions of the data directory and the tablespaces' directories. The group may read if it could

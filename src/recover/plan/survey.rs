@@ -1,6 +1,6 @@
 //! Reads the repository and the host: all input of the decisions, and the checks that need nothing else.
 
-use super::databases::LeftOut;
+use super::databases::OmittedDatabases;
 use super::host_configuration::{Destination, own_configuration};
 use super::request::{Mode, RecoverRequest};
 use crate::data_directory::DataDirectory;
@@ -32,7 +32,7 @@ pub struct Survey {
     /// The backup with the earlier ones that it depends on.
     pub chain: Chain,
     /// The databases that are not restored.
-    pub left_out: LeftOut,
+    pub left_out: OmittedDatabases,
     /// The system identifier of the cluster.
     pub system: SystemIdentifier,
     /// The destination of every path.
@@ -90,7 +90,7 @@ pub fn survey(
         check_objects(repository, member)?;
     }
     let backup = chain.newest();
-    let left_out = LeftOut::of(backup, &request.databases)?;
+    let left_out = OmittedDatabases::of(backup, &request.databases)?;
     let system = repository.layout().system();
     let found = match request.mode {
         Mode::Fresh => found,
@@ -107,8 +107,8 @@ pub fn survey(
         .collect::<Result<Vec<_>>>()?;
     let mut lost = Vec::new();
     if found == Found::Kept {
-        lost.extend(lost_wal(&request.data_directory));
-        lost.extend(lost_end_of_wal(&request.data_directory));
+        lost.extend(unarchived_files_warning(&request.data_directory));
+        lost.extend(unclean_shutdown_warning(&request.data_directory));
     }
     let destination = Destination {
         data_directory: &request.data_directory,
@@ -284,7 +284,7 @@ fn check_newer_tablespaces(
 }
 
 /// A warning about WAL that exists only in the data directory to be overwritten.
-fn lost_wal(data_directory: &Path) -> Option<String> {
+fn unarchived_files_warning(data_directory: &Path) -> Option<String> {
     let status = fs::read_dir(data_directory.join("pg_wal/archive_status")).ok()?;
     let names = status.flatten().filter_map(|entry| entry.file_name().into_string().ok());
     let mut waiting: Vec<String> =
@@ -300,7 +300,7 @@ fn lost_wal(data_directory: &Path) -> Option<String> {
 
 /// The newest WAL of a server that did not shut down cleanly: no other copy of its current segment is
 /// archived. The remains of an unfinished recovery have no `pg_control` and no such WAL.
-fn lost_end_of_wal(data_directory: &Path) -> Option<String> {
+fn unclean_shutdown_warning(data_directory: &Path) -> Option<String> {
     let control = DataDirectory::open(data_directory).ok()?.control_file().ok()?;
     if matches!(control.state, ClusterState::ShutDown | ClusterState::ShutDownInRecovery) {
         return None;

@@ -65,7 +65,7 @@ impl Existing {
         for tablespace in places.tablespaces() {
             let below = [b"pg_tblspc/", tablespace.oid.to_string().as_bytes()].concat();
             let directory = tablespace.new.join(version_directory);
-            if let Some(metadata) = look_at(&directory)? {
+            if let Some(metadata) = metadata_of(&directory)? {
                 existing.add(
                     &[below.as_slice(), b"/", version_directory.as_bytes()].concat(),
                     &directory,
@@ -89,7 +89,7 @@ impl Existing {
                 continue;
             }
             let path = if below.is_empty() { name } else { [below, b"/", &name].concat() };
-            if let Some(metadata) = look_at(&entry.path())? {
+            if let Some(metadata) = metadata_of(&entry.path())? {
                 self.add(&path, &entry.path(), &metadata)?;
             }
         }
@@ -165,7 +165,7 @@ fn location_of(places: &Places, path: &[u8]) -> Result<PathBuf> {
     }
 }
 
-fn look_at(path: &Path) -> Result<Option<Metadata>> {
+fn metadata_of(path: &Path) -> Result<Option<Metadata>> {
     match fs::symlink_metadata(path) {
         Ok(metadata) => Ok(Some(metadata)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),

@@ -16,7 +16,7 @@ use crate::postgres::backup::label::without_incremental_from;
 use crate::recover::place::destinations::Places;
 use crate::recover::place::staging::Found;
 use crate::recover::plan::RecoveryPlan;
-use crate::recover::plan::databases::LeftOut;
+use crate::recover::plan::databases::OmittedDatabases;
 use crate::repository::Repository;
 use crate::repository::backup::chain::{ChainEntry, ChainReader, ChainedFile, ChainedFiles};
 use crate::repository::backup::{Chain, DirectoryEntry, StoredBackup};
@@ -108,7 +108,7 @@ pub fn restore_files(
 struct Restore<'a> {
     repository: &'a Repository,
     chain: &'a Chain,
-    left_out: &'a LeftOut,
+    left_out: &'a OmittedDatabases,
     places: &'a Places,
     workers: NonZeroUsize,
     pace: &'a Pace,
@@ -181,7 +181,7 @@ impl Restore<'_> {
                                 None
                             }
                         };
-                    let emptied = self.left_out.empties(file.path.as_bytes());
+                    let emptied = self.left_out.is_omitted(file.path.as_bytes());
                     batch.push(Job { file, existing, emptied });
                 }
             }

@@ -63,7 +63,7 @@ pub fn forecast(
                 }
             }
         }
-        look_at(plan, batch, workers, &mut forecast)?;
+        compare_batch(plan, batch, workers, &mut forecast)?;
         if ended {
             existing.finish(places, Removal::Counted)?;
             forecast.removed = existing.removed;
@@ -72,7 +72,7 @@ pub fn forecast(
     }
 }
 
-fn look_at(
+fn compare_batch(
     plan: &RecoveryPlan,
     batch: Vec<(ChainedFile, Option<Kind>)>,
     workers: NonZeroUsize,
@@ -83,9 +83,9 @@ fn look_at(
         loop {
             let next = queue.lock().unwrap_or_else(PoisonError::into_inner).pop();
             let Some((file, found)) = next else { return Ok(()) };
-            let stays = stays(plan, &file, found)?;
+            let is_unchanged = is_unchanged(plan, &file, found)?;
             let mut sum = sum.lock().unwrap_or_else(PoisonError::into_inner);
-            if stays {
+            if is_unchanged {
                 sum.kept_files += 1;
                 sum.kept_bytes += file.bytes;
             } else {
@@ -102,7 +102,7 @@ fn look_at(
     })
 }
 
-fn stays(plan: &RecoveryPlan, file: &ChainedFile, found: Option<Kind>) -> Result<bool> {
+fn is_unchanged(plan: &RecoveryPlan, file: &ChainedFile, found: Option<Kind>) -> Result<bool> {
     let (Some(Kind::File { bytes }), Some(crc32c)) = (found, file.known_crc32c()) else { return Ok(false) };
     if bytes != file.bytes || file.path.as_bytes() == CONTROL_FILE {
         return Ok(false);

@@ -5,7 +5,7 @@
 //! since version 15.
 
 use super::ServerStart;
-use super::question::{ANSWER_MAX, DATABASES, connect};
+use super::queries::{DATABASES, QUERY_MAX, connect};
 use crate::error::{Error, Result};
 use crate::server::LocalServer;
 use std::fmt;
@@ -81,7 +81,7 @@ impl ServerStart {
         let sql = "SELECT datname, datcollversion, pg_database_collation_actual_version(oid) FROM pg_database \
                    WHERE datcollversion <> pg_database_collation_actual_version(oid) ORDER BY oid";
         let connection = connect(place, &self.conninfo, &DATABASES)?;
-        let rows = connection.query_within("compare the versions of collations", sql, ANSWER_MAX)?;
+        let rows = connection.query_within("compare the versions of collations", sql, QUERY_MAX)?;
         rows.iter()
             .map(|row| {
                 Ok(CollationMismatch {
@@ -99,7 +99,7 @@ impl ServerStart {
         let sql =
             format!("SELECT datname FROM pg_database WHERE datallowconn ORDER BY oid LIMIT {DATABASES_MAX}");
         let connection = connect(place, &self.conninfo, &DATABASES)?;
-        let rows = connection.query_within("list the databases", &sql, ANSWER_MAX)?;
+        let rows = connection.query_within("list the databases", &sql, QUERY_MAX)?;
         rows.iter().map(|row| Ok(row.text(0)?.to_owned())).collect()
     }
 
@@ -110,7 +110,7 @@ impl ServerStart {
                    WHERE recorded <> actual GROUP BY provider, recorded, actual ORDER BY 3 DESC LIMIT 10";
         let connection = connect(place, &self.conninfo, &[Some(database)])?;
         let what = format!("compare the versions of the collations in database \"{database}\"");
-        let rows = connection.query_within(&what, sql, ANSWER_MAX)?;
+        let rows = connection.query_within(&what, sql, QUERY_MAX)?;
         rows.iter()
             .map(|row| {
                 Ok(CollationMismatch {

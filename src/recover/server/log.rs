@@ -52,7 +52,7 @@ impl LogMark {
             let written = paths.map(|path| self.since(&self.data_directory.join(path)));
             text.push_str(&written.into_iter().find(|text| !text.trim().is_empty()).unwrap_or_default());
         }
-        last_words(&text)
+        closing_lines(&text)
     }
 
     /// What was written to a log since the mark; empty if it cannot be read.
@@ -81,7 +81,7 @@ fn collector_directory(data_directory: &Path) -> PathBuf {
 
 /// The end of a log, without the lines that every server writes after a process failure: that the process
 /// exited, by process ID, and how the server reacts.
-fn last_words(text: &str) -> Vec<String> {
+fn closing_lines(text: &str) -> Vec<String> {
     let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
     let closing = lines.iter().rposition(|line| names_process(line));
     let end =
@@ -144,7 +144,7 @@ mod tests {
     #[test]
     fn a_reason_is_short() {
         let long = "é".repeat(LINE_BYTES_MAX);
-        let lines = last_words(&format!("{long}\n").repeat(LINES_MAX + 3));
+        let lines = closing_lines(&format!("{long}\n").repeat(LINES_MAX + 3));
         assert_eq!(lines.len(), LINES_MAX);
         assert!(
             lines.iter().all(|line| line.len() <= LINE_BYTES_MAX + '…'.len_utf8() && line.ends_with('…'))

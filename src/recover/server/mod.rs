@@ -11,11 +11,11 @@ mod log;
 mod point;
 mod process;
 mod programs;
-mod question;
+mod progress_watch;
+mod queries;
 pub mod settings;
 pub mod standby;
 mod start;
-mod vigil;
 
 pub use collations::{CollationMismatch, MismatchedCollations};
 pub use deviations::deviations;
@@ -31,13 +31,13 @@ use crate::recover::place::read_restored;
 use crate::server::{LocalPlace, LocalServer};
 use log::{LogMark, indented};
 use process::{is_running, replayed_segment};
-use question::{Answer, Questions, Standing};
+use progress_watch::{PAUSE, ProgressWatch};
+use queries::{RecoveryQueries, RecoveryStatus, StandbyProgress};
 use start::quoted;
 use std::io::Read;
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::Instant;
-use vigil::{PAUSE, Vigil};
 
 /// How long `pg_ctl` waits for the server to accept connections, in seconds: longer than this module does.
 /// `pg_ctl` returns at once when the server exits.
@@ -58,9 +58,9 @@ impl ServerStart {
         let log = LogMark::set(&self.data_directory, &self.log);
         monitor.step("starting the server");
         let mut pg_ctl = Some(self.start()?);
-        let mut questions = Questions::new(self.version, &self.conninfo);
-        let mut standing = Standing::default();
-        let mut vigil = Vigil::begin(monitor);
+        let mut queries = RecoveryQueries::new(self.version, &self.conninfo);
+        let mut standby_progress = StandbyProgress::default();
+        let mut watch = ProgressWatch::begin(monitor);
         loop {
             if let Some(child) = &mut pg_ctl {
                 // Until pg_ctl returns, the server refuses connections and logs each attempt.
@@ -69,15 +69,15 @@ impl ServerStart {
                         pg_ctl = None;
                         monitor.step("the server replays WAL");
                     }
-                    Some(_) => return self.ended(awaited, &log, said_by(child)),
+                    Some(_) => return self.ended(awaited, &log, pg_ctl_output(child)),
                     None => {
                         let segment =
                             self.postmaster()?.and_then(|server| replayed_segment(server.process_id));
                         let place = segment.map(|segment| format!("replays WAL segment {segment}"));
-                        if let Err(error) = vigil.look(place) {
+                        if let Err(error) = watch.look(place) {
                             // It only waits for the server, which keeps running without it.
                             let _ = child.kill().and_then(|()| child.wait());
-                            return Err(self.stands_still(error, &log));
+                            return Err(self.stalled_error(error, &log));
                         }
                         thread::sleep(PAUSE);
                     }
@@ -86,13 +86,13 @@ impl ServerStart {
             }
             let Some(server) = self.postmaster()? else { return self.ended(awaited, &log, String::new()) };
             let place = self.place(&server)?;
-            match questions.ask(&place) {
-                Ok(answer) => {
-                    if let Some(reached) = self.judge(awaited, &answer, &mut standing, &log)? {
+            match queries.query(&place) {
+                Ok(status) => {
+                    if let Some(reached) = self.judge(awaited, &status, &mut standby_progress, &log)? {
                         return Ok(reached);
                     }
-                    let replayed = answer.progress.replayed.map(|lsn| format!("has replayed up to {lsn}"));
-                    vigil.answered(replayed).map_err(|error| self.stands_still(error, &log))?;
+                    let replayed = status.progress.replayed.map(|lsn| format!("has replayed up to {lsn}"));
+                    watch.record_response(replayed).map_err(|error| self.stalled_error(error, &log))?;
                 }
                 // The server may have exited between the check and the query.
                 Err(_) if self.postmaster()?.is_none() => continue,
@@ -100,12 +100,12 @@ impl ServerStart {
                 Err(error) => {
                     let segment = replayed_segment(server.process_id);
                     let place = segment.map(|segment| format!("replays WAL segment {segment}"));
-                    vigil
-                        .unanswered(place, error)
-                        .map_err(|error| self.cannot_ask(error, &place_words(&server)))?;
+                    watch
+                        .record_failure(place, error)
+                        .map_err(|error| self.query_error(error, &psql_options(&server)))?;
                 }
             }
-            thread::sleep(vigil.pause);
+            thread::sleep(watch.pause);
         }
     }
 
@@ -153,22 +153,22 @@ impl ServerStart {
     fn judge(
         &self,
         awaited: Awaited,
-        answer: &Answer,
-        standing: &mut Standing,
+        status: &RecoveryStatus,
+        standby_progress: &mut StandbyProgress,
         log: &LogMark,
     ) -> Result<Option<ReachedPoint>> {
-        match answer.state {
+        match status.state {
             Some(ReachedState::Paused) => {
-                let needed = answer.limits.map(|set| self.raised_limits(set)).unwrap_or_default();
+                let needed = status.limits.map(|set| self.raised_limits(set)).unwrap_or_default();
                 if !needed.is_empty() || awaited != Awaited::Target {
-                    return Err(self.paused(answer, &needed, log));
+                    return Err(self.paused(status, &needed, log));
                 }
-                Ok(Some(answer.reached(ReachedState::Paused)))
+                Ok(Some(status.reached(ReachedState::Paused)))
             }
-            Some(state) => Ok(Some(answer.reached(state))),
-            None => Ok(standing
-                .follows(awaited, &answer.progress, Instant::now())
-                .map(|state| answer.reached(state))),
+            Some(state) => Ok(Some(status.reached(state))),
+            None => Ok(standby_progress
+                .follows(awaited, &status.progress, Instant::now())
+                .map(|state| status.reached(state))),
         }
     }
 
@@ -184,8 +184,8 @@ impl ServerStart {
     }
 
     /// The error for a server that paused without a request to do so.
-    fn paused(&self, answer: &Answer, needed: &[(&str, u32, u32)], log: &LogMark) -> Error {
-        let replayed = answer.progress.replayed;
+    fn paused(&self, status: &RecoveryStatus, needed: &[(&str, u32, u32)], log: &LogMark) -> Error {
+        let replayed = status.progress.replayed;
         let at = replayed.map_or_else(|| "its start".to_owned(), |lsn| lsn.to_string());
         let reasons: Vec<String> = needed
             .iter()
@@ -194,7 +194,7 @@ impl ServerStart {
         let reason = if reasons.is_empty() { String::new() } else { format!(": {}", reasons.join(", ")) };
         let error = Error::damaged(format!(
             "the recovered server paused at {at}, which is not its target{reason}{}",
-            told(&log.reason())
+            log_excerpt(&log.reason())
         ));
         if needed.is_empty() {
             return error.hint(
@@ -218,7 +218,7 @@ impl ServerStart {
     ///
     /// `pg_control` tells whether it shut down cleanly. The log only explains the reason: it may have another
     /// format or language, or be elsewhere.
-    fn ended(&self, awaited: Awaited, log: &LogMark, said_by_pg_ctl: String) -> Result<ReachedPoint> {
+    fn ended(&self, awaited: Awaited, log: &LogMark, output: String) -> Result<ReachedPoint> {
         let state = self.control_file().map(|control| control.state);
         if awaited == Awaited::Stop && state == Some(ClusterState::ShutDownInRecovery) {
             return Ok(ReachedPoint {
@@ -230,7 +230,7 @@ impl ServerStart {
         }
         let mut reason = log.reason();
         if reason.is_empty() {
-            reason.extend(said_by_pg_ctl.lines().map(str::to_owned));
+            reason.extend(output.lines().map(str::to_owned));
         }
         let signals = ["recovery.signal", "standby.signal"];
         let in_recovery = signals.iter().any(|name| self.data_directory.join(name).exists());
@@ -242,7 +242,7 @@ impl ServerStart {
         };
         Err(Error::damaged(format!(
             "the recovered server exited without reaching its target{}",
-            told(&reason)
+            log_excerpt(&reason)
         ))
         .hint(format!(
             "Its log is \"{}\". {next}: {}\nFor another target, recover again into an empty directory.",
@@ -258,15 +258,15 @@ impl ServerStart {
         ControlFile::parse(&content, Some(self.version)).ok()
     }
 
-    fn stands_still(&self, error: Error, log: &LogMark) -> Error {
-        Error::new(error.kind(), format!("{error}{}", told(&log.reason()))).hint(format!(
+    fn stalled_error(&self, error: Error, log: &LogMark) -> Error {
+        Error::new(error.kind(), format!("{error}{}", log_excerpt(&log.reason()))).hint(format!(
             "The server was not stopped and may still continue. Check its log \"{}\".",
             self.log.display()
         ))
     }
 
     /// The error for a server that rejects every known user; retrying does not help.
-    fn cannot_ask(&self, error: Error, place: &str) -> Error {
+    fn query_error(&self, error: Error, place: &str) -> Error {
         error.context("the recovered server is running, but its progress cannot be queried").hint(format!(
             "The server was not stopped. Set the user in connection.conninfo, or check the progress yourself: psql {place} -c \
              'SELECT pg_is_in_recovery(), pg_last_wal_replay_lsn()'. Its log is \"{}\".",
@@ -276,14 +276,14 @@ impl ServerStart {
 }
 
 /// The `psql` options that connect to a server.
-fn place_words(server: &PostmasterPid) -> String {
+fn psql_options(server: &PostmasterPid) -> String {
     let host = server.socket_directory.as_deref().unwrap_or("localhost");
     let port = server.port.map(|port| format!(" -p {port}")).unwrap_or_default();
     format!("-h {}{port} -d postgres", quoted(host))
 }
 
 /// Formats log lines for an error.
-fn told(lines: &[String]) -> String {
+fn log_excerpt(lines: &[String]) -> String {
     if lines.is_empty() {
         return "; its log gives no reason".to_owned();
     }
@@ -291,12 +291,12 @@ fn told(lines: &[String]) -> String {
 }
 
 /// The output of `pg_ctl` before it failed.
-fn said_by(pg_ctl: &mut Child) -> String {
-    let mut said = Vec::new();
+fn pg_ctl_output(pg_ctl: &mut Child) -> String {
+    let mut content = Vec::new();
     if let Some(output) = pg_ctl.stderr.take() {
-        let _ = output.take(PG_CTL_BYTES_MAX).read_to_end(&mut said);
+        let _ = output.take(PG_CTL_BYTES_MAX).read_to_end(&mut content);
     }
-    String::from_utf8_lossy(&said).into_owned()
+    String::from_utf8_lossy(&content).into_owned()
 }
 
 #[cfg(test)]

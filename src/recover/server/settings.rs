@@ -84,7 +84,7 @@ pub struct RecoverySettings {
 
 /// What `restore_command` has to know about a recovery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RecoveryWay {
+pub struct RecoveryPath {
     /// The timeline that recovery follows.
     pub timeline: TimelineId,
     /// The last segment that recovery is proven to need. A missing segment up to this one stops recovery,
@@ -102,10 +102,10 @@ pub fn restore_command(
     configuration: &Path,
     role: &Role,
     target: &RecoveryTarget,
-    way: RecoveryWay,
+    path: RecoveryPath,
 ) -> Result<String> {
-    let timeline = way.timeline;
-    let options = match (role, target, way.proven_end) {
+    let timeline = path.timeline;
+    let options = match (role, target, path.proven_end) {
         (Role::Standby(_), _, _) => String::new(),
         (Role::Recovered, RecoveryTarget::Latest, _) => format!(" --timeline {timeline}"),
         (Role::Recovered, _, None) => format!(" --with-target --timeline {timeline}"),
@@ -341,7 +341,7 @@ mod tests {
                 Path::new("/srv/it's 100%/data.toml"),
                 &Role::Recovered,
                 &target,
-                RecoveryWay { timeline, proven_end: "000000020000000000000003".parse().ok() },
+                RecoveryPath { timeline, proven_end: "000000020000000000000003".parse().ok() },
             )
             .unwrap(),
             target: TargetSettings {
@@ -377,9 +377,9 @@ mod tests {
             "restore_command = '/usr/bin/archive-get --config ''/srv/it''\\\\''''s 100%%/data.toml'' --with-target \
              --through 000000020000000000000003 --timeline 2 %f %p'\n"
         ));
-        let way = RecoveryWay { timeline: TimelineId::FIRST, proven_end: None };
+        let path = RecoveryPath { timeline: TimelineId::FIRST, proven_end: None };
         let command = |role: &Role, target: &RecoveryTarget| {
-            restore_command(Path::new("/a"), Path::new("/b"), role, target, way).unwrap()
+            restore_command(Path::new("/a"), Path::new("/b"), role, target, path).unwrap()
         };
         let latest = |role: &Role| command(role, &RecoveryTarget::Latest);
         assert_eq!(

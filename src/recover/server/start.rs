@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 /// Characters that a shell interprets between double quotes. `pg_ctl` places the paths of the data directory
 /// and the log there without escaping. Source: PostgreSQL `bin/pg_ctl/pg_ctl.c`, `start_postmaster`.
-const SPOILT_BY_PG_CTL: [u8; 4] = *b"\"$`\\";
+const UNSAFE_FOR_PG_CTL: [u8; 4] = *b"\"$`\\";
 
 /// How to start the recovered server.
 #[derive(Clone, Debug)]
@@ -54,8 +54,9 @@ impl ServerStart {
 
     /// Whether `pg_ctl` can start a server in this directory.
     pub fn suits_pg_ctl(&self) -> bool {
-        let spoilt = |path: &Path| path.as_os_str().as_bytes().iter().any(|b| SPOILT_BY_PG_CTL.contains(b));
-        !spoilt(&self.data_directory) && !spoilt(&self.log)
+        let is_unsafe =
+            |path: &Path| path.as_os_str().as_bytes().iter().any(|b| UNSAFE_FOR_PG_CTL.contains(b));
+        !is_unsafe(&self.data_directory) && !is_unsafe(&self.log)
     }
 
     /// The command for the operator to enter.
@@ -112,10 +113,10 @@ pub(super) mod tests {
         let plain =
             ServerStart { port: None, name_data_directory: false, data_directory: "/d".into(), ..start() };
         assert_eq!(plain.command(), "/usr/lib/postgresql/15/bin/pg_ctl -D /d -l /srv/x.log start");
-        let spoilt = ServerStart { port: Some(7), data_directory: "/a \"b\"".into(), ..start() };
-        assert!(start().suits_pg_ctl() && !spoilt.suits_pg_ctl());
+        let is_unsafe = ServerStart { port: Some(7), data_directory: "/a \"b\"".into(), ..start() };
+        assert!(start().suits_pg_ctl() && !is_unsafe.suits_pg_ctl());
         assert_eq!(
-            spoilt.command(),
+            is_unsafe.command(),
             "/usr/lib/postgresql/15/bin/postgres -D '/a \"b\"' -p 7 -c 'data_directory=/a \"b\"' </dev/null \
              >>/srv/x.log 2>&1 &"
         );

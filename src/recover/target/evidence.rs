@@ -4,7 +4,7 @@
 //! Source of the rules: PostgreSQL `access/transam/xlogrecovery.c`, `recoveryStopsBefore` and
 //! `recoveryStopsAfter`.
 
-use super::way::WaySurvey;
+use super::replay_survey::ReplaySurvey;
 use crate::error::Result;
 use crate::postgres::{Lsn, PgTimestamp, SegmentNumber, TargetBound};
 use crate::repository::wal::{Archive, PathRun, PathWal, TransactionEnd, WalEvent, WalMark};
@@ -23,8 +23,8 @@ pub struct WalEnd {
 
 impl WalEnd {
     /// The end that a forward read reached.
-    pub fn of(way: &WaySurvey) -> WalEnd {
-        WalEnd { last_transaction: way.last_transaction, last_record: way.last_record, end: way.end }
+    pub fn of(survey: &ReplaySurvey) -> WalEnd {
+        WalEnd { last_transaction: survey.last_transaction, last_record: survey.last_record, end: survey.end }
     }
 }
 

@@ -12,7 +12,7 @@ pub enum ForkRule {
     /// Require the operator to choose if both timelines continued for longer than this after the fork.
     Refuse(Duration),
     /// Leave the decision to the primary that a standby follows.
-    GoAlong,
+    FollowPrimary,
 }
 
 /// The newest timeline whose path contains the newest backup. This choice never skips a backup that was taken
@@ -40,7 +40,7 @@ pub fn newest_timeline(
 ///
 /// # Errors
 /// [`ErrorKind::Conflict`] if the operator has to choose a timeline; those of the archive.
-pub fn left_aside(
+pub fn abandoned_timelines(
     archive: &dyn Archive,
     history: &TimelineHistory,
     backups: &[BackupCandidate],

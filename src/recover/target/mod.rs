@@ -9,8 +9,8 @@ mod planned;
 mod planner;
 mod record;
 mod refusal;
+mod replay_survey;
 mod request;
-mod way;
 
 #[cfg(test)]
 mod tests;
@@ -25,7 +25,7 @@ use crate::postgres::{
 };
 use crate::repository::wal::{Archive, TimelinePath, has_segments, missing_history, resolve};
 use choice::{BackupCandidate, none_on_path, on_path};
-use forks::{left_aside, newest_timeline, note};
+use forks::{abandoned_timelines, newest_timeline, note};
 use planner::Planner;
 
 /// Plans the start and the end of a recovery.
@@ -56,7 +56,15 @@ pub fn plan_target(
     }
     let only = request.backup.is_some().then_some(newest);
     let decision = (request.timeline, request.forks);
-    let forks = left_aside(archive, path.history(), backups, only, segment_size, decision, &request.command)?;
+    let forks = abandoned_timelines(
+        archive,
+        path.history(),
+        backups,
+        only,
+        segment_size,
+        decision,
+        &request.command,
+    )?;
     let planner = Planner { request, archive, path, candidates, forks };
     let mut plan = match &request.goal {
         Goal::Target(RecoveryTarget::Latest, _) => planner.latest(),

@@ -5,8 +5,8 @@
 use super::choice::{BackupCandidate, none_on_path};
 use super::evidence::{self, TimeEvidence, WalEnd};
 use super::planned::{ExpectedEnd, TargetPlan};
+use super::replay_survey::{ReplaySurvey, SurveyEnd, survey};
 use super::request::{Goal, TargetRequest};
-use super::way::{SurveyEnd, WaySurvey, survey};
 use crate::error::{Error, ErrorKind, Result};
 use crate::postgres::{
     Lsn, PgTimestamp, RecoveryTarget, TargetAction, TargetBound, TargetSettings, TargetTimeline,
@@ -17,7 +17,7 @@ use crate::repository::wal::{Archive, PathWal, TimelineFork, TimelinePath, WalMa
 struct TimedEnd<'a> {
     backup: &'a BackupCandidate,
     wal: PathWal,
-    way: WaySurvey,
+    survey: ReplaySurvey,
     found: TimeEvidence,
 }
 
@@ -37,17 +37,17 @@ impl Planner<'_> {
     pub(super) fn latest(&self) -> Result<TargetPlan> {
         let backup = self.newest()?;
         let wal = self.wal_from(backup)?;
-        let way = self.survey(backup, &wal, &mut |_| false)?;
-        let end = match way.ended {
+        let survey = self.survey(backup, &wal, &mut |_| false)?;
+        let end = match survey.ended {
             // Beyond the limit only the end is read.
             SurveyEnd::Limit => evidence::wal_end(self.archive, &wal, backup.stop_point)?,
-            _ => WalEnd::of(&way),
+            _ => WalEnd::of(&survey),
         };
         self.check_no_hole(&wal, &end)?;
         let expected =
             ExpectedEnd { end: end.end, last_transaction: end.last_transaction, ..ExpectedEnd::default() };
         let plan = self.plan(backup, &wal, RecoveryTarget::Latest, TargetBound::Inclusive, expected)?;
-        let mut plan = self.with_way(plan, &way);
+        let mut plan = self.with_survey(plan, &survey);
         let last = wal.readable().map(|run| run.last);
         if let (Some(last), Some(switch)) = (last, self.path.history().parent())
             && last < switch.switch_point.segment(self.path.segment_size())
@@ -67,9 +67,9 @@ impl Planner<'_> {
     pub(super) fn immediate(&self, bound: TargetBound) -> Result<TargetPlan> {
         let backup = self.newest()?;
         let wal = self.wal_from(backup)?;
-        let way = self.survey(backup, &wal, &mut |mark| mark.start >= backup.stop_point)?;
+        let survey = self.survey(backup, &wal, &mut |mark| mark.start >= backup.stop_point)?;
         let expected = ExpectedEnd { end: Some(backup.stop_point), ..ExpectedEnd::default() };
-        Ok(self.with_way(self.plan(backup, &wal, RecoveryTarget::Immediate, bound, expected)?, &way))
+        Ok(self.with_survey(self.plan(backup, &wal, RecoveryTarget::Immediate, bound, expected)?, &survey))
     }
 
     /// Plans a recovery to a position.
@@ -78,19 +78,19 @@ impl Planner<'_> {
         let backup = *backup.ok_or_else(|| self.before_first_backup(&format!("LSN {lsn}")))?;
         let wal = self.wal_from(backup)?;
         let target = RecoveryTarget::Lsn(lsn);
-        let way = self.survey(backup, &wal, &mut |mark| mark.start >= lsn)?;
-        let found = match &way.ended {
+        let survey = self.survey(backup, &wal, &mut |mark| mark.start >= lsn)?;
+        let found = match &survey.ended {
             SurveyEnd::Found(mark) => Some(mark.clone()),
             SurveyEnd::Limit => evidence::record_from(self.archive, &wal, lsn)?,
             SurveyEnd::WalEnd | SurveyEnd::Minimal(_) => None,
         };
-        let Some(mark) = found else { return self.unreached(backup, &wal, target, bound) };
+        let Some(mark) = found else { return self.unreachable_target(backup, &wal, target, bound) };
         let end = match bound {
             TargetBound::Inclusive => mark.end,
             TargetBound::Exclusive => mark.start,
         };
         let expected = ExpectedEnd { end: Some(end), ..ExpectedEnd::default() };
-        Ok(self.with_way(self.plan(backup, &wal, target, bound, expected)?, &way))
+        Ok(self.with_survey(self.plan(backup, &wal, target, bound, expected)?, &survey))
     }
 
     /// Plans a recovery to a time.
@@ -98,7 +98,7 @@ impl Planner<'_> {
         let target = RecoveryTarget::Time(time);
         let end = self.ended_before(time, bound, &target)?;
         let Some(beyond) = end.found.beyond else {
-            return self.unreached(end.backup, &end.wal, target, bound);
+            return self.unreachable_target(end.backup, &end.wal, target, bound);
         };
         let expected = ExpectedEnd {
             unproven: None,
@@ -106,13 +106,13 @@ impl Planner<'_> {
             last_transaction: end.found.last,
             first_lost: Some(beyond),
         };
-        Ok(self.with_way(self.plan(end.backup, &end.wal, target, bound, expected)?, &end.way))
+        Ok(self.with_survey(self.plan(end.backup, &end.wal, target, bound, expected)?, &end.survey))
     }
 
     /// Plans a recovery to the last transaction at or before a time, expressed as the position of its record.
     pub(super) fn latest_before(&self, time: jiff::Timestamp) -> Result<TargetPlan> {
         let bound = TargetBound::Inclusive;
-        let TimedEnd { backup, wal, way, found } =
+        let TimedEnd { backup, wal, survey, found } =
             self.ended_before(time, bound, &RecoveryTarget::Time(time))?;
         if found.beyond.is_none() {
             // Missing WAL might contain transactions from before that time.
@@ -128,7 +128,7 @@ impl Planner<'_> {
             last_transaction: found.last,
             first_lost: found.beyond,
         };
-        Ok(self.with_way(self.plan(backup, &wal, target, bound, expected)?, &way))
+        Ok(self.with_survey(self.plan(backup, &wal, target, bound, expected)?, &survey))
     }
 
     fn newest(&self) -> Result<&BackupCandidate> {
@@ -151,23 +151,23 @@ impl Planner<'_> {
         };
         for &backup in self.candidates.iter().filter(|backup| backup.stop_time <= time) {
             let wal = self.wal_from(backup)?;
-            let way = self.survey(backup, &wal, &mut |mark| is_beyond(mark))?;
-            let beyond = match &way.ended {
+            let survey = self.survey(backup, &wal, &mut |mark| is_beyond(mark))?;
+            let beyond = match &survey.ended {
                 SurveyEnd::Found(mark) => mark.transaction_end(),
                 // Only the first part was read, and all its transactions ended before the time.
                 SurveyEnd::Limit => {
-                    let from = way.end.unwrap_or(backup.stop_point).max(backup.stop_point);
+                    let from = survey.end.unwrap_or(backup.stop_point).max(backup.stop_point);
                     let found = evidence::time(self.archive, &wal, from, limit, bound)?;
-                    let last = found.last.or(way.last_transaction);
+                    let last = found.last.or(survey.last_transaction);
                     let found = TimeEvidence { last, ..found };
-                    return Ok(TimedEnd { backup, wal, way, found });
+                    return Ok(TimedEnd { backup, wal, survey, found });
                 }
                 SurveyEnd::WalEnd | SurveyEnd::Minimal(_) => None,
             };
             // If a clock was set back, an older backup may be the right one.
             if beyond.is_none_or(|end| end.start >= backup.stop_point) {
-                let found = TimeEvidence { last: way.last_transaction, beyond };
-                return Ok(TimedEnd { backup, wal, way, found });
+                let found = TimeEvidence { last: survey.last_transaction, beyond };
+                return Ok(TimedEnd { backup, wal, survey, found });
             }
         }
         Err(self.before_first_backup(&target.to_string()))
@@ -209,36 +209,37 @@ impl Planner<'_> {
         backup: &BackupCandidate,
         wal: &PathWal,
         wanted: &mut dyn FnMut(&WalMark) -> bool,
-    ) -> Result<WaySurvey> {
+    ) -> Result<ReplaySurvey> {
         let (from, floor) = (backup.start_point, backup.stop_point);
-        let mut way = survey(self.archive, wal, from, floor, self.request.prove_bytes, wanted)?;
-        if let Some(damage) = way.damage.take() {
-            let is_within_backup = way.end.is_none_or(|end| end <= backup.stop_point);
+        let mut survey = survey(self.archive, wal, from, floor, self.request.prove_bytes, wanted)?;
+        if let Some(damage) = survey.damage.take() {
+            let is_within_backup = survey.end.is_none_or(|end| end <= backup.stop_point);
             return Err(damage.hint(if is_within_backup {
                 format!(
                     "Backup {} needs this segment. Choose another backup with --backup; pgark info lists them.",
                     backup.label
                 )
             } else {
-                self.as_far_as_possible(&WalEnd::of(&way))
+                self.as_far_as_possible(&WalEnd::of(&survey))
             }));
         }
-        match way.ended {
-            SurveyEnd::Minimal(point) => Err(self.written_with_minimal(point, &WalEnd::of(&way))),
-            _ => Ok(way),
+        match survey.ended {
+            SurveyEnd::Minimal(point) => Err(self.written_with_minimal(point, &WalEnd::of(&survey))),
+            _ => Ok(survey),
         }
     }
 
     /// Adds the results of reading the WAL to a plan.
-    pub(super) fn with_way(&self, plan: TargetPlan, way: &WaySurvey) -> TargetPlan {
-        let mut plan = TargetPlan { limits: way.limits, new_in_place_tablespace: way.new_in_place, ..plan };
-        plan.warnings.extend(way.new_tablespaces.iter().map(|path| {
+    pub(super) fn with_survey(&self, plan: TargetPlan, survey: &ReplaySurvey) -> TargetPlan {
+        let mut plan =
+            TargetPlan { limits: survey.limits, new_in_place_tablespace: survey.new_in_place, ..plan };
+        plan.warnings.extend(survey.new_tablespaces.iter().map(|path| {
             format!(
                 "a tablespace was created in \"{path}\" after the backup: the server uses that directory on this host, which \
                  must exist, be empty and belong to the server's user"
             )
         }));
-        if way.ended == SurveyEnd::Limit {
+        if survey.ended == SurveyEnd::Limit {
             if matches!(self.request.goal, Goal::LatestBefore(_) | Goal::Target(RecoveryTarget::Time(_), _)) {
                 plan.warnings.push("the end is proven, unless the server's clock was set back".to_owned());
             }

@@ -5,7 +5,7 @@ use super::evidence;
 use super::planned::{ExpectedEnd, TargetPlan};
 use super::planner::Planner;
 use super::refusal::described;
-use super::way::survey;
+use super::replay_survey::survey;
 use crate::error::Result;
 use crate::postgres::{RecoveryTarget, RestorePointName, TargetBound};
 use crate::repository::wal::{PathWal, WalEvent, WalMark};
@@ -42,7 +42,7 @@ impl Planner<'_> {
             Some(_) if later.is_some_and(|mark| self.is_in_first_backup(&mark)) => {
                 Err(self.before_first_backup(&described(target)))
             }
-            Some((backup, wal)) => self.unreached(backup, &wal, target.clone(), bound),
+            Some((backup, wal)) => self.unreachable_target(backup, &wal, target.clone(), bound),
             None => Err(none_on_path(&self.path, &[], &[])),
         }
     }
@@ -55,7 +55,7 @@ impl Planner<'_> {
         bound: TargetBound,
         mark: &WalMark,
     ) -> Result<TargetPlan> {
-        let way = self.survey(backup, wal, &mut |passed| passed.start >= mark.start)?;
+        let survey = self.survey(backup, wal, &mut |passed| passed.start >= mark.start)?;
         let mut warnings = Vec::new();
         let target = match (target, &mark.event) {
             // The server compares only the transaction itself.
@@ -65,19 +65,19 @@ impl Planner<'_> {
                 RecoveryTarget::Xid(*xid)
             }
             (RecoveryTarget::Name(name), _) => {
-                warnings.extend(self.namesakes(name, mark)?);
+                warnings.extend(self.same_name_note(name, mark)?);
                 target.clone()
             }
             _ => target.clone(),
         };
         let plan = self.plan(backup, wal, target, bound, found_record(mark, bound))?;
-        let mut plan = self.with_way(plan, &way);
+        let mut plan = self.with_survey(plan, &survey);
         plan.warnings.append(&mut warnings);
         Ok(plan)
     }
 
     /// A note about other restore points of the same name: the server stops at the first one that it reaches.
-    fn namesakes(&self, name: &RestorePointName, taken: &WalMark) -> Result<Option<String>> {
+    fn same_name_note(&self, name: &RestorePointName, taken: &WalMark) -> Result<Option<String>> {
         // Starts from the oldest backup with complete WAL; gaps after other backups do not affect this
         // target.
         let whole =

@@ -85,7 +85,7 @@ impl Planner<'_> {
     }
 
     /// Handles a target that was not found in the WAL: refuses it, or accepts it with a reason.
-    pub(super) fn unreached(
+    pub(super) fn unreachable_target(
         &self,
         backup: &BackupCandidate,
         wal: &PathWal,

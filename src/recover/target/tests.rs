@@ -525,7 +525,7 @@ fn nobody_but_the_operator_knows_which_of_two_living_timelines_is_meant() {
     let mut patient = to(RecoveryTarget::Latest);
     patient.forks = ForkRule::Refuse(Duration::from_secs(3600));
     assert_eq!(plan(&world, &patient).unwrap().history.timeline(), timeline(2));
-    patient.forks = ForkRule::GoAlong;
+    patient.forks = ForkRule::FollowPrimary;
     assert_eq!(plan(&world, &patient).unwrap().history.timeline(), timeline(2));
 }
 

@@ -294,7 +294,7 @@ fn end_transfer(scene: &mut Scene, world: &mut World, work: Work, inode: u64, fa
             let identity = Some(identity(world.inode(name)));
             scene.on(Event::Confirmed { server: SERVER, name, stored, result, identity });
         }
-        Work::List | Work::Backfill { .. } | Work::LookForRivals { .. } => {}
+        Work::List | Work::Backfill { .. } | Work::CheckTimelines { .. } => {}
     }
 }
 
@@ -309,7 +309,7 @@ fn check(scene: &mut Scene, world: &mut World, asked: &BTreeMap<u64, WalFileName
             }
             // A server without marks.
             Work::List => scene.list(&[]),
-            Work::Backfill { .. } | Work::LookForRivals { .. } => {}
+            Work::Backfill { .. } | Work::CheckTimelines { .. } => {}
         }
     }
     let stores = world.transfers.iter().filter(|(work, _)| matches!(work, Work::Store { .. })).count();

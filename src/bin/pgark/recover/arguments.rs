@@ -183,7 +183,11 @@ impl RecoverArguments {
             command,
             epoch: self.wanted_xid()?.and_then(|wanted| wanted.epoch),
             prove_bytes: settings.prove_wal_bytes,
-            forks: if self.standby { ForkRule::GoAlong } else { ForkRule::Refuse(settings.fork_window) },
+            forks: if self.standby {
+                ForkRule::FollowPrimary
+            } else {
+                ForkRule::Refuse(settings.fork_window)
+            },
         })
     }
 

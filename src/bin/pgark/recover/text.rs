@@ -5,7 +5,7 @@ use pgark::error::Result;
 use pgark::postgres::{Lsn, RecoveryTarget, SegmentName, TargetAction, TargetBound};
 use pgark::recover::RecoveryOutcome;
 use pgark::recover::place::staging::Found;
-use pgark::recover::plan::{HOW_TO_MEND_COLLATIONS, RecoveryPlan};
+use pgark::recover::plan::{COLLATION_REPAIR, RecoveryPlan};
 use pgark::recover::restore::DeltaForecast;
 use pgark::recover::server::settings::Archiving;
 use pgark::recover::server::standby::{Role, StandbySettings};
@@ -15,7 +15,7 @@ use pgark::terminal::bytes;
 use serde::Serialize;
 
 /// The things that no physical backup can restore, with any tool.
-const NOT_BROUGHT_BACK: &str = "PostgreSQL cannot restore these from any physical backup: replication slots (create them again); \
+const NOT_RESTORED_NOTE: &str = "PostgreSQL cannot restore these from any physical backup: replication slots (create them again); \
     the positions of subscriptions to this server and of its own (create the subscriptions again, or rows are skipped); the \
     rows of unlogged tables (they are empty); cumulative statistics (run ANALYZE). Sequences may skip up to 32 values.";
 
@@ -385,7 +385,7 @@ impl RecoveryDocument {
             );
         }
         if standby(plan).is_none() {
-            remarks.push(NOT_BROUGHT_BACK.to_owned());
+            remarks.push(NOT_RESTORED_NOTE.to_owned());
         }
         if plan.settings.target.action == TargetAction::Shutdown && standby(plan).is_none() {
             // Without the file, the server would replay the WAL in pg_wal past the target.
@@ -434,7 +434,7 @@ impl RecoveryDocument {
             let lines: Vec<String> = found.iter().map(|mismatch| format!("  {mismatch}")).collect();
             self.remarks.push(format!(
                 "NOTE: indexes on text may miss rows, because collation versions differ from those they were built with:\n{}\n  \
-                 To repair them, {HOW_TO_MEND_COLLATIONS}.",
+                 To repair them, {COLLATION_REPAIR}.",
                 lines.join("\n")
             ));
         }

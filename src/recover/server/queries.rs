@@ -12,12 +12,12 @@ use std::time::{Duration, Instant};
 /// The configured database, and those that every cluster has unless they were dropped.
 pub(super) const DATABASES: [Option<&str>; 3] = [None, Some("postgres"), Some("template1")];
 /// Time limit for one query, which only reads.
-pub(super) const ANSWER_MAX: Duration = Duration::from_secs(20);
+pub(super) const QUERY_MAX: Duration = Duration::from_secs(20);
 /// How long a standby may make no progress before it counts as not streaming.
-const STANDING_MAX: Duration = Duration::from_secs(30);
+const STALLED_MAX: Duration = Duration::from_secs(30);
 
 /// The server's response.
-pub(super) struct Answer {
+pub(super) struct RecoveryStatus {
     /// The server's state if its recovery has ended or waits: [`ReachedState::Paused`], wherever that is.
     pub(super) state: Option<ReachedState>,
     /// Recovery progress.
@@ -37,15 +37,15 @@ pub(super) struct Progress {
 }
 
 /// The client's connection settings, and the last connection that worked.
-pub(super) struct Questions<'a> {
+pub(super) struct RecoveryQueries<'a> {
     version: MajorVersion,
     conninfo: &'a Conninfo,
     connection: Option<Connection>,
 }
 
-impl<'a> Questions<'a> {
-    pub(super) fn new(version: MajorVersion, conninfo: &'a Conninfo) -> Questions<'a> {
-        Questions { version, conninfo, connection: None }
+impl<'a> RecoveryQueries<'a> {
+    pub(super) fn new(version: MajorVersion, conninfo: &'a Conninfo) -> RecoveryQueries<'a> {
+        RecoveryQueries { version, conninfo, connection: None }
     }
 
     /// Queries the server at `place`.
@@ -54,17 +54,17 @@ impl<'a> Questions<'a> {
     /// [`ErrorKind::Unavailable`](crate::error::ErrorKind::Unavailable) if it does not respond,
     /// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) if it rejects every known user. Both may be
     /// temporary during replay.
-    pub(super) fn ask(&mut self, place: &LocalServer) -> Result<Answer> {
+    pub(super) fn query(&mut self, place: &LocalServer) -> Result<RecoveryStatus> {
         let connection = match self.connection.take() {
             Some(connection) => connection,
             None => connect(place, self.conninfo, &DATABASES)?,
         };
-        let answer = self.query(&connection)?;
+        let status = self.query_once(&connection)?;
         self.connection = Some(connection);
-        Ok(answer)
+        Ok(status)
     }
 
-    fn query(&self, connection: &Connection) -> Result<Answer> {
+    fn query_once(&self, connection: &Connection) -> Result<RecoveryStatus> {
         let pause = self.version.facts().replay_pause_state;
         // pg_walfile_name fails in recovery; CASE prevents the call.
         let query = format!(
@@ -76,7 +76,7 @@ impl<'a> Questions<'a> {
              current_setting('max_wal_senders'), current_setting('max_prepared_transactions'), \
              current_setting('max_locks_per_transaction')"
         );
-        let row = connection.query_row_within("query the recovered server", &query, ANSWER_MAX)?;
+        let row = connection.query_row_within("query the recovered server", &query, QUERY_MAX)?;
         let number = |column: usize| row.optional(column).and_then(|text| text.parse::<u32>().ok());
         let limits = || {
             Some(ServerLimits {
@@ -87,7 +87,7 @@ impl<'a> Questions<'a> {
                 max_locks_per_transaction: number(10)?,
             })
         };
-        Ok(Answer {
+        Ok(RecoveryStatus {
             state: match (row.optional(0), row.optional(1)) {
                 (Some("f"), _) => Some(ReachedState::Promoted),
                 (_, Some("paused")) => Some(ReachedState::Paused),
@@ -130,7 +130,7 @@ pub(super) fn connect(
     Err(first_error.unwrap_or_else(|| Error::unavailable("the server does not answer")))
 }
 
-impl Answer {
+impl RecoveryStatus {
     /// The point that the server has reached, in this state.
     pub(super) fn reached(&self, state: ReachedState) -> ReachedPoint {
         let Progress { replayed, last_transaction, .. } = self.progress;
@@ -140,9 +140,9 @@ impl Answer {
 
 /// The last replay position, and since when it has not changed.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Standing(Option<(Option<Lsn>, Instant)>);
+pub(super) struct StandbyProgress(Option<(Option<Lsn>, Instant)>);
 
-impl Standing {
+impl StandbyProgress {
     /// The state of a standby, if it is the awaited one. A standby that has replayed the whole archive and
     /// cannot stream makes no progress either.
     pub(super) fn follows(
@@ -160,7 +160,7 @@ impl Standing {
             Awaited::Target | Awaited::Opening | Awaited::Stop => None,
             _ if progress.streams => Some(ReachedState::Streaming),
             Awaited::Following => Some(ReachedState::Following),
-            Awaited::Streaming if now.duration_since(since) >= STANDING_MAX => Some(ReachedState::Following),
+            Awaited::Streaming if now.duration_since(since) >= STALLED_MAX => Some(ReachedState::Following),
             Awaited::Streaming => None,
         }
     }
@@ -173,11 +173,11 @@ mod tests {
     #[test]
     fn a_standby_that_cannot_stream_stands_still() {
         let began = Instant::now();
-        let mut standing = Standing::default();
+        let mut standby_progress = StandbyProgress::default();
         let mut state = |awaited, replayed: &str, streams, after_s| {
             let progress =
                 Progress { replayed: Some(replayed.parse().unwrap()), last_transaction: None, streams };
-            standing.follows(awaited, &progress, began + Duration::from_secs(after_s))
+            standby_progress.follows(awaited, &progress, began + Duration::from_secs(after_s))
         };
         assert_eq!(state(Awaited::Target, "0/1000028", true, 0), None);
         assert_eq!(state(Awaited::Following, "0/1000028", false, 0), Some(ReachedState::Following));

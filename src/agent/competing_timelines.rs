@@ -9,43 +9,43 @@ use crate::repository::wal::{RepositoryCatalog, WalCatalog, divergence};
 use std::time::{Duration, Instant};
 
 /// The interval between checks, each of which lists the timelines of the archive once.
-const LOOK_EVERY: Duration = Duration::from_secs(60);
+const CHECK_EVERY: Duration = Duration::from_secs(60);
 
 /// A timeline that branched off this server's, which continued nevertheless.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Rival {
+pub struct CompetingTimeline {
     /// The other timeline.
     pub timeline: TimelineId,
     /// The position at which it branched off.
     pub left_at: Lsn,
 }
 
-/// The known rivals of one server.
+/// The known competing timeline of one server.
 #[derive(Debug, Default)]
-pub struct Rivals {
-    looked_at: Option<Instant>,
-    found: Option<Rival>,
+pub struct CompetingTimelines {
+    checked_at: Option<Instant>,
+    found: Option<CompetingTimeline>,
 }
 
-impl Rivals {
+impl CompetingTimelines {
     /// Whether the next check is due.
     pub fn is_due(&mut self, now: Instant) -> bool {
-        let due = self.looked_at.is_none_or(|looked| now.duration_since(looked) >= LOOK_EVERY);
+        let due = self.checked_at.is_none_or(|looked| now.duration_since(looked) >= CHECK_EVERY);
         if due {
-            self.looked_at = Some(now);
+            self.checked_at = Some(now);
         }
         due
     }
 
     /// Records the result of a check. Returns whether it is news.
-    pub fn keep(&mut self, found: Option<Rival>) -> bool {
+    pub fn keep(&mut self, found: Option<CompetingTimeline>) -> bool {
         let is_news = found.is_some() && found != self.found;
         self.found = found;
         is_news
     }
 
-    /// The rival, if one is known.
-    pub fn found(&self) -> Option<Rival> {
+    /// The competing timeline, if one is known.
+    pub fn found(&self) -> Option<CompetingTimeline> {
         self.found
     }
 }
@@ -55,12 +55,16 @@ impl Rivals {
 ///
 /// # Errors
 /// The store's own.
-pub fn look(repository: &Repository, segment: SegmentName, size: SegmentSize) -> Result<Option<Rival>> {
+pub fn find(
+    repository: &Repository,
+    segment: SegmentName,
+    size: SegmentSize,
+) -> Result<Option<CompetingTimeline>> {
     let catalog = RepositoryCatalog::new(repository, size);
     let newer = catalog.timelines()?.with_history.into_iter().rev();
     for timeline in newer.filter(|timeline| *timeline > segment.timeline()) {
         if let Some(left_at) = divergence(&catalog, timeline, segment, size)? {
-            return Ok(Some(Rival { timeline, left_at }));
+            return Ok(Some(CompetingTimeline { timeline, left_at }));
         }
     }
     Ok(None)

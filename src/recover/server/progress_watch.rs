@@ -17,7 +17,7 @@ const STANDSTILL_MAX: Duration = Duration::from_secs(1800);
 const REPORT_EVERY: Duration = Duration::from_secs(10);
 
 /// How long a server has made no progress and has not responded.
-pub(super) struct Vigil<'a> {
+pub(super) struct ProgressWatch<'a> {
     monitor: &'a dyn Monitor,
     place: Option<String>,
     there_since: Instant,
@@ -27,10 +27,17 @@ pub(super) struct Vigil<'a> {
     pub(super) pause: Duration,
 }
 
-impl Vigil<'_> {
-    pub(super) fn begin(monitor: &dyn Monitor) -> Vigil<'_> {
+impl ProgressWatch<'_> {
+    pub(super) fn begin(monitor: &dyn Monitor) -> ProgressWatch<'_> {
         let now = Instant::now();
-        Vigil { monitor, place: None, there_since: now, silent_since: None, reported: now, pause: PAUSE }
+        ProgressWatch {
+            monitor,
+            place: None,
+            there_since: now,
+            silent_since: None,
+            reported: now,
+            pause: PAUSE,
+        }
     }
 
     /// Records the server's position and reports it at intervals.
@@ -60,8 +67,8 @@ impl Vigil<'_> {
     /// Records the position from a response of the server.
     ///
     /// # Errors
-    /// As [`Vigil::look`].
-    pub(super) fn answered(&mut self, place: Option<String>) -> Result<()> {
+    /// As [`ProgressWatch::look`].
+    pub(super) fn record_response(&mut self, place: Option<String>) -> Result<()> {
         self.pause = PAUSE;
         self.silent_since = None;
         self.look(place)
@@ -72,7 +79,7 @@ impl Vigil<'_> {
     ///
     /// # Errors
     /// `error`, if the server has neither responded nor replayed for too long.
-    pub(super) fn unanswered(&mut self, place: Option<String>, error: Error) -> Result<()> {
+    pub(super) fn record_failure(&mut self, place: Option<String>, error: Error) -> Result<()> {
         self.pause = (self.pause * 2).min(PAUSE_MAX);
         if place != self.place {
             self.silent_since = None;
@@ -87,7 +94,7 @@ impl Vigil<'_> {
 mod tests {
     use super::*;
     use crate::error::ErrorKind;
-    use crate::monitor::Remembering;
+    use crate::monitor::RecordingMonitor;
 
     fn ago(duration: Duration) -> Instant {
         Instant::now().checked_sub(duration).unwrap()
@@ -95,14 +102,14 @@ mod tests {
 
     #[test]
     fn a_server_that_stands_still_is_given_up() {
-        let monitor = Remembering::default();
-        let mut vigil = Vigil::begin(&monitor);
+        let monitor = RecordingMonitor::default();
+        let mut watch = ProgressWatch::begin(&monitor);
         let place = |text: &str| Some(text.to_owned());
-        vigil.answered(place("has replayed up to 0/1")).unwrap();
-        vigil.there_since = ago(STANDSTILL_MAX);
-        vigil.answered(place("has replayed up to 0/2")).unwrap();
-        vigil.there_since = ago(STANDSTILL_MAX);
-        let error = vigil.answered(place("has replayed up to 0/2")).unwrap_err();
+        watch.record_response(place("has replayed up to 0/1")).unwrap();
+        watch.there_since = ago(STANDSTILL_MAX);
+        watch.record_response(place("has replayed up to 0/2")).unwrap();
+        watch.there_since = ago(STANDSTILL_MAX);
+        let error = watch.record_response(place("has replayed up to 0/2")).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unavailable);
         assert!(
             error.to_string().contains("which has replayed up to 0/2, has made no progress for 30"),
@@ -112,21 +119,21 @@ mod tests {
 
     #[test]
     fn silence_is_given_up_unless_the_server_replays_meanwhile() {
-        let monitor = Remembering::default();
-        let mut vigil = Vigil::begin(&monitor);
-        let silent = |vigil: &mut Vigil<'_>, place: &str| {
-            let told = vigil.unanswered(Some(place.to_owned()), Error::unavailable("refused"));
-            vigil.silent_since = Some(ago(SILENCE_MAX));
-            told
+        let monitor = RecordingMonitor::default();
+        let mut watch = ProgressWatch::begin(&monitor);
+        let silent = |watch: &mut ProgressWatch<'_>, place: &str| {
+            let result = watch.record_failure(Some(place.to_owned()), Error::unavailable("refused"));
+            watch.silent_since = Some(ago(SILENCE_MAX));
+            result
         };
-        silent(&mut vigil, "replays A").unwrap();
-        silent(&mut vigil, "replays B").unwrap();
-        assert_eq!(silent(&mut vigil, "replays B").unwrap_err().to_string(), "refused");
-        assert_eq!(vigil.pause, PAUSE * 8, "it is asked less and less often");
-        vigil.answered(None).unwrap();
-        assert_eq!(vigil.pause, PAUSE);
-        vigil.reported = ago(REPORT_EVERY);
-        vigil.answered(Some("has replayed up to 0/3".to_owned())).unwrap();
+        silent(&mut watch, "replays A").unwrap();
+        silent(&mut watch, "replays B").unwrap();
+        assert_eq!(silent(&mut watch, "replays B").unwrap_err().to_string(), "refused");
+        assert_eq!(watch.pause, PAUSE * 8, "it is asked less and less often");
+        watch.record_response(None).unwrap();
+        assert_eq!(watch.pause, PAUSE);
+        watch.reported = ago(REPORT_EVERY);
+        watch.record_response(Some("has replayed up to 0/3".to_owned())).unwrap();
         assert_eq!(monitor.lines(), ["the server has replayed up to 0/3"]);
     }
 }

@@ -19,7 +19,7 @@ const SEGMENTS_AT_A_TIME: u64 = 64;
 
 /// Result of reading the WAL between a backup and a target.
 #[derive(Debug)]
-pub struct WaySurvey {
+pub struct ReplaySurvey {
     /// Why reading stopped.
     pub ended: SurveyEnd,
     /// The last transaction at or after the floor that ended before that point.
@@ -77,8 +77,8 @@ pub fn survey(
     floor: Lsn,
     limit_bytes: u64,
     wanted: &mut dyn FnMut(&WalMark) -> bool,
-) -> Result<WaySurvey> {
-    let mut survey = WaySurvey {
+) -> Result<ReplaySurvey> {
+    let mut survey = ReplaySurvey {
         ended: SurveyEnd::WalEnd,
         last_transaction: None,
         last_record: None,
@@ -121,7 +121,7 @@ pub fn survey(
     Ok(survey)
 }
 
-impl WaySurvey {
+impl ReplaySurvey {
     fn begin_segment(&mut self, segment: SegmentNumber) {
         if self.before_segment.is_none_or(|seen| seen.segment != segment) {
             let (last_transaction, last_record, end) = (self.last_transaction, self.last_record, self.end);

@@ -468,7 +468,7 @@ fn the_last_segment_of_a_crashed_server_can_be_archived_by_hand() {
     primary.stop(Stop::Immediate);
     assert!(!primary.has(&format!("pg_wal/archive_status/{name}.ready")), "the server was writing it");
     let newest = "ls -t pg_wal | grep -E '^[0-9A-F]{24}$' | head -1";
-    let shown = Run::new("sh").args(["-c", newest]).in_directory(&primary.data()).run().expect(0);
+    let shown = Run::new("sh").args(["-c", newest]).in_directory(primary.data()).run().expect(0);
     assert_eq!(shown.stdout.trim(), name);
     push(&primary, &name).expect(0);
     let into = site.directory().join("copy");

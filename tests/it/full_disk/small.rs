@@ -108,6 +108,8 @@ fn a_read_only_spool_is_named_at_once_and_passes() {
     let mut cluster = site.cluster("primary");
     let Some(disk) = SmallDisk::mount(&site.directory().join("small"), 4096) else { return };
     cluster.config.set("spool.directory", disk.path().join("spool").as_path());
+    // Long enough to start more than one agent on a busy machine.
+    cluster.config.set("get.deadline", "8s");
     let (name, destination) = (cluster.fake_wal().name(SEGMENT), "pg_wal/RECOVERYXLOG");
     push(&cluster, SEGMENT).expect(0);
     cluster.pgark(&["agent", "stop"]).run().expect(0);

@@ -1,6 +1,7 @@
 //! File systems of a few megabytes.
 
 use super::account::{give, is_root};
+use super::{PATIENCE, wait_until};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -69,8 +70,10 @@ impl SmallDisk {
         self.run(&["mount", "-o", &format!("remount,size={kib}k")]);
     }
 
+    /// Remounts the file system. A process that is just exiting may keep a file open for writing for a moment.
     pub fn set_read_only(&self, read_only: bool) {
-        self.run(&["mount", "-o", if read_only { "remount,ro" } else { "remount,rw" }]);
+        let mount = ["mount", "-o", if read_only { "remount,ro" } else { "remount,rw" }];
+        wait_until("the file system is remounted", PATIENCE, || self.try_run(&mount));
     }
 
     /// Fills the file system.
@@ -86,8 +89,11 @@ impl SmallDisk {
     }
 
     fn run(&self, command: &[&str]) {
-        let status = Command::new(command[0]).args(&command[1..]).arg(&self.0).status().unwrap();
-        assert!(status.success(), "{command:?} {}", self.0.display());
+        assert!(self.try_run(command), "{command:?} {}", self.0.display());
+    }
+
+    fn try_run(&self, command: &[&str]) -> bool {
+        Command::new(command[0]).args(&command[1..]).arg(&self.0).status().unwrap().success()
     }
 }
 

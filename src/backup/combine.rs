@@ -12,7 +12,7 @@ use super::summary::BackupSummary;
 use crate::config::Compression;
 use crate::error::{Error, ErrorKind, Result};
 use crate::interruption::Interruption;
-use crate::monitor::Monitor;
+use crate::monitor::{Monitor, Work};
 use crate::postgres::backup::label::without_incremental_from;
 use crate::postgres::{ManifestVersion, SegmentName};
 use crate::repository::Repository;
@@ -156,19 +156,25 @@ impl Combination<'_> {
         running.name_parent(&newest.label)?;
         // Removal checks the marks first, so everything still present now remains.
         parent::check_intact(self.chain, self.repository)?;
-        let labels: Vec<_> = self.chain.labels().iter().map(ToString::to_string).collect();
-        self.monitor.begin(&format!("combining {}", labels.join(", ")), newest.whole_bytes());
+        let labels = self.chain.labels();
+        let labels: Vec<&str> = labels.iter().map(|label| label.as_str()).collect();
+        let work = Work::CombiningBackups { labels: &labels };
+        self.monitor.during(work, Some(newest.whole_bytes()), || self.pack())?;
+        let stored = self.stored()?;
+        publish(self.repository, &stored, Some(self.chain), running, self.interruption)?;
+        Ok(stored)
+    }
+
+    /// Writes all packs of the combined backup.
+    fn pack(&self) -> Result<()> {
+        let newest = self.chain.newest();
         let tablespaces = newest.tablespaces.iter().filter(|tablespace| tablespace.path.is_some());
         let outside: BTreeSet<u32> = tablespaces.map(|tablespace| tablespace.oid).collect();
         let mut last = Vec::new();
         for root in [None].into_iter().chain(outside.iter().copied().map(Some)) {
             self.pack_root(root, &outside, &mut last)?;
         }
-        self.pack_last(last)?;
-        self.monitor.end();
-        let stored = self.stored()?;
-        publish(self.repository, &stored, Some(self.chain), running, self.interruption)?;
-        Ok(stored)
+        self.pack_last(last)
     }
 
     /// Packs the content of the data directory or of one external tablespace, directories first.

@@ -22,7 +22,7 @@ use crate::config::{Checkpoint, Compression, Conninfo};
 use crate::data_directory::DataDirectory;
 use crate::error::{Error, ErrorKind, Result};
 use crate::interruption::Interruption;
-use crate::monitor::Monitor;
+use crate::monitor::{Monitor, Step, Warning, Work};
 use crate::pace::Pace;
 use crate::postgres::backup::label::{BackupLabel, BackupSource, IncrementalFrom, with_incremental_from};
 use crate::postgres::page::PAGE_BYTES;
@@ -181,13 +181,9 @@ impl Backup<'_> {
     }
 
     fn start(&self) -> Result<BackupPoint> {
-        let checkpoint = match self.request.checkpoint {
-            Checkpoint::Fast => "fast",
-            Checkpoint::Spread => "spread",
-        };
-        self.monitor
-            .step(&format!("starting the backup {}: waiting for a {checkpoint} checkpoint", self.label));
-        self.session.start(self.label, self.request.checkpoint, self.interruption)
+        let checkpoint = self.request.checkpoint;
+        self.monitor.step(Step::StartingBackup { label: self.label.as_str(), checkpoint });
+        self.session.start(self.label, checkpoint, self.interruption)
     }
 
     fn wal_wait(&self) -> WalWait<'_> {
@@ -256,26 +252,21 @@ impl Backup<'_> {
             Ok(increment) => {
                 let increment = match summarized {
                     Ok(summaries) => {
-                        let count = summaries.count;
-                        self.monitor.step(&format!(
-                            "using {count} WAL summaries to find changes since backup {label}"
-                        ));
+                        let (count, parent) = (summaries.count, label.as_str());
+                        self.monitor.step(Step::FindingChangesInSummaries { count, parent });
                         increment.with(summaries)
                     }
                     Err(why) => {
-                        if !why.is_empty() {
-                            self.monitor.step(&format!("reading all files to find changes: {why}"));
-                        }
-                        self.monitor.step(&format!("finding changes since backup {label}"));
+                        let why = Some(why.as_str()).filter(|why| !why.is_empty());
+                        self.monitor.step(Step::FindingChangesInFiles { parent: label.as_str(), why });
                         increment
                     }
                 };
                 Ok(Some((chain, increment)))
             }
             Err(error) if error.kind() == ErrorKind::Damaged => {
-                self.monitor.warning(&format!(
-                    "backup {label} cannot be used as a parent: {error}; taking a full backup"
-                ));
+                let (label, why) = (label.as_str(), &error.to_string());
+                self.monitor.warn(Warning::ParentUnusable { label, why });
                 Ok(None)
             }
             Err(error) => Err(error),
@@ -316,14 +307,14 @@ impl Backup<'_> {
     }
 
     fn copy_files(&self, copy: &DataDirectoryCopy<'_>, files: &FileList) -> Result<Copied> {
-        self.monitor.begin(&format!("copying {} files", files.files.len()), files.total_bytes());
-        let copied = copy.run(&mut || self.session.ping(self.interruption));
-        self.monitor.end();
-        copied
+        let work = Work::CopyingFiles { count: files.files.len() };
+        self.monitor.during(work, Some(files.total_bytes()), || {
+            copy.run(&mut || self.session.ping(self.interruption))
+        })
     }
 
     fn stop(&self, start: &BackupPoint, control: &ControlFile) -> Result<StoppedBackup> {
-        self.monitor.step("stopping the backup");
+        self.monitor.step(Step::StoppingBackup);
         let stopped = self.session.stop(start, control, self.interruption)?;
         let label = BackupLabel::parse(&stopped.label)?;
         if label.source == BackupSource::Standby && stopped.stop.timeline != label.start_timeline {

@@ -4,7 +4,7 @@ use super::parent;
 use super::running::RunningBackup;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::interruption::Interruption;
-use crate::monitor::Monitor;
+use crate::monitor::{Monitor, Warning};
 use crate::postgres::{TimelineHistory, TimelineId, WalFileName};
 use crate::repository::Repository;
 use crate::repository::backup::manifest::BackupPoint;
@@ -31,11 +31,12 @@ pub fn history(repository: &Repository, start: &BackupPoint) -> Result<Option<Ti
 /// Reports the pages that are damaged in the cluster itself.
 pub fn warn_of_damage(stored: &StoredBackup, monitor: &dyn Monitor) {
     for page in &stored.damaged_pages.listed {
-        monitor.warning(&format!("block {} of \"{}\" is damaged: {}", page.block, page.path, page.problem));
+        let (path, problem) = (&page.path.to_string(), &page.problem);
+        monitor.warn(Warning::DamagedBlock { block: page.block, path, problem });
     }
     let unlisted = stored.damaged_pages.count.saturating_sub(stored.damaged_pages.listed.len() as u64);
     if unlisted > 0 {
-        monitor.warning(&format!("{unlisted} further blocks are damaged"));
+        monitor.warn(Warning::FurtherDamagedBlocks { count: unlisted });
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::interruption::Interruption;
-use crate::monitor::Monitor;
+use crate::monitor::{Monitor, Step, Warning};
 use crate::repository::Repository;
 use crate::repository::backup::inventory::{self, BackupState};
 use crate::repository::backup::{Label, NewLabel, Running};
@@ -170,16 +170,14 @@ fn abandoned_backup_error(label: &Label) -> Error {
 /// not require delete permission.
 pub fn sweep_abandoned(repository: &Repository, monitor: &dyn Monitor) {
     if let Err(error) = try_sweep_abandoned(repository, monitor) {
-        monitor.warning(&format!("could not remove the remains of an abandoned backup: {error}"));
+        monitor.warn(Warning::AbandonedBackupsNotRemoved { error: &error });
     }
 }
 
 /// Removes temporary remains of dead writers below all backups. Remains take space but do no harm.
 pub fn sweep_store(repository: &Repository, monitor: &dyn Monitor) {
     if let Err(error) = repository.store().sweep() {
-        monitor.warning(&format!(
-            "could not remove abandoned files of dead writers from the repository: {error}"
-        ));
+        monitor.warn(Warning::AbandonedFilesNotRemoved { error: &error });
     }
 }
 
@@ -188,19 +186,16 @@ fn try_sweep_abandoned(repository: &Repository, monitor: &dyn Monitor) -> Result
     for listed in inventory::list(repository, now)? {
         match listed.state {
             BackupState::Abandoned => {
-                monitor.step(&format!("removing the remains of the abandoned backup {}", listed.label));
+                let label = listed.label.as_str();
+                monitor.step(Step::RemovingAbandonedBackup { label });
                 if let Err(error) = sweep(repository, &listed.label, now) {
-                    monitor.warning(&format!(
-                        "could not remove the remains of the abandoned backup {}: {error}",
-                        listed.label
-                    ));
+                    monitor.warn(Warning::AbandonedBackupNotRemoved { label, error: &error });
                 }
             }
             // Left unchanged: the backup may be alive, and its owner finds out at the next heartbeat.
-            BackupState::Unknown(why) => monitor.warning(&format!(
-                "could not determine whether backup {} is running, so its objects are kept: {why}",
-                listed.label
-            )),
+            BackupState::Unknown(why) => {
+                monitor.warn(Warning::BackupStateUnknown { label: listed.label.as_str(), why: &why });
+            }
             BackupState::Complete | BackupState::Running(_) => {}
         }
     }

@@ -1,8 +1,10 @@
 //! Output for people.
 //!
-//! Owns: the format of tables and progress. Does not own: the texts and their destination (that is `bin/`).
+//! Owns: the format of tables and progress, and the sentences for events. Does not own: the texts of commands and their
+//! destination (that is `bin/`).
 
 mod progress;
+mod sentence;
 mod table;
 
 pub use progress::{Progress, Verbosity};

@@ -1,6 +1,7 @@
 //! Progress on stderr: a bar with rate and remaining time on a terminal, plain lines now and then elsewhere.
 
-use crate::monitor::Monitor;
+use super::sentence;
+use crate::monitor::{Event, Monitor, Work};
 use indicatif::{BinaryBytes, HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::{self, IsTerminal, Write};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -28,14 +29,14 @@ pub enum Verbosity {
 pub struct Progress {
     verbosity: Verbosity,
     is_terminal: bool,
-    work: Mutex<Option<Work>>,
+    work: Mutex<Option<Measured>>,
 }
 
-/// Work of known size in progress.
+/// Work in progress.
 #[derive(Debug)]
-struct Work {
+struct Measured {
     what: String,
-    total_bytes: u64,
+    total_bytes: Option<u64>,
     done_bytes: u64,
     began: Instant,
     told: Instant,
@@ -48,8 +49,30 @@ impl Progress {
         Progress { verbosity, is_terminal: io::stderr().is_terminal(), work: Mutex::new(None) }
     }
 
-    fn work(&self) -> MutexGuard<'_, Option<Work>> {
+    fn work(&self) -> MutexGuard<'_, Option<Measured>> {
         self.work.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn start(&self, work: &Work<'_>, total_bytes: Option<u64>) {
+        let what = sentence::of_work(work);
+        let bar = self.is_terminal.then(|| bar(&what, total_bytes));
+        if bar.is_none() {
+            match total_bytes {
+                Some(bytes) => say(&format!("{what}: {}", BinaryBytes(bytes))),
+                None => say(&what),
+            }
+        }
+        let now = Instant::now();
+        *self.work() = Some(Measured { what, total_bytes, done_bytes: 0, began: now, told: now, bar });
+    }
+
+    fn end(&self) {
+        if let Some(work) = self.work().take() {
+            match &work.bar {
+                Some(bar) => bar.finish_and_clear(),
+                None => say(&work.line(work.began.elapsed())),
+            }
+        }
     }
 
     /// Writes a line, above the bar if there is one.
@@ -62,27 +85,15 @@ impl Progress {
 }
 
 impl Monitor for Progress {
-    fn step(&self, what: &str) {
-        if self.verbosity == Verbosity::Normal {
-            self.say(what);
+    fn record(&self, event: &Event<'_>) {
+        let is_quiet = self.verbosity == Verbosity::Quiet;
+        match event {
+            Event::Warning(warning) => self.say(&format!("WARNING: {}", sentence::of_warning(warning))),
+            Event::Step(step) if !is_quiet => self.say(&sentence::of_step(step)),
+            Event::WorkStarted { work, total_bytes } if !is_quiet => self.start(work, *total_bytes),
+            Event::Step(_) | Event::WorkStarted { .. } => {}
+            Event::WorkEnded => self.end(),
         }
-    }
-
-    fn warning(&self, what: &str) {
-        self.say(&format!("WARNING: {what}"));
-    }
-
-    fn begin(&self, what: &str, total_bytes: u64) {
-        if self.verbosity == Verbosity::Quiet {
-            return;
-        }
-        let bar = self.is_terminal.then(|| bar(what, total_bytes));
-        if bar.is_none() {
-            say(&format!("{what}: {}", BinaryBytes(total_bytes)));
-        }
-        let now = Instant::now();
-        *self.work() =
-            Some(Work { what: what.to_owned(), total_bytes, done_bytes: 0, began: now, told: now, bar });
     }
 
     fn advance(&self, bytes: u64) {
@@ -98,26 +109,18 @@ impl Monitor for Progress {
             None => {}
         }
     }
-
-    fn end(&self) {
-        if let Some(work) = self.work().take() {
-            match &work.bar {
-                Some(bar) => bar.finish_and_clear(),
-                None => say(&work.line(work.began.elapsed())),
-            }
-        }
-    }
 }
 
-impl Work {
+impl Measured {
     /// A plain line; the remaining time is extrapolated from the rate so far.
     fn line(&self, elapsed: Duration) -> String {
         let rate = self.done_bytes as f64 / elapsed.as_secs_f64().max(0.001);
-        let missing = self.total_bytes.saturating_sub(self.done_bytes);
+        let total_bytes = self.total_bytes.unwrap_or_default();
+        let missing = total_bytes.saturating_sub(self.done_bytes);
         let mut line = format!("{}: {}", self.what, BinaryBytes(self.done_bytes));
-        if self.total_bytes > 0 {
-            let percent = (self.done_bytes as f64 / self.total_bytes as f64 * 100.0).min(100.0);
-            line.push_str(&format!(" of {} ({percent:.0} %)", BinaryBytes(self.total_bytes)));
+        if total_bytes > 0 {
+            let percent = (self.done_bytes as f64 / total_bytes as f64 * 100.0).min(100.0);
+            line.push_str(&format!(" of {} ({percent:.0} %)", BinaryBytes(total_bytes)));
         }
         line.push_str(&format!(", {}/s", BinaryBytes(rate as u64)));
         if missing > 0 && rate >= 1.0 {
@@ -128,10 +131,9 @@ impl Work {
     }
 }
 
-fn bar(what: &str, total_bytes: u64) -> ProgressBar {
-    let bar =
-        ProgressBar::with_draw_target((total_bytes > 0).then_some(total_bytes), ProgressDrawTarget::stderr());
-    let template = if total_bytes > 0 { BAR } else { BAR_WITHOUT_TOTAL };
+fn bar(what: &str, total_bytes: Option<u64>) -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(total_bytes, ProgressDrawTarget::stderr());
+    let template = if total_bytes.is_some() { BAR } else { BAR_WITHOUT_TOTAL };
     // The templates are constants; a bar without style is better than none.
     if let Ok(style) = ProgressStyle::with_template(template) {
         bar.set_style(style.progress_chars("=> "));
@@ -153,9 +155,9 @@ mod tests {
     #[test]
     fn a_plain_line_tells_rate_and_remaining_time() {
         let now = Instant::now();
-        let work = Work {
+        let work = Measured {
             what: "copying 3 files".into(),
-            total_bytes: 30 << 20,
+            total_bytes: Some(30 << 20),
             done_bytes: 10 << 20,
             began: now,
             told: now,
@@ -165,7 +167,7 @@ mod tests {
             work.line(Duration::from_secs(2)),
             "copying 3 files: 10.00 MiB of 30.00 MiB (33 %), 5.00 MiB/s, 4 seconds left"
         );
-        let unknown = Work { total_bytes: 0, ..work };
+        let unknown = Measured { total_bytes: None, ..work };
         assert_eq!(unknown.line(Duration::from_secs(2)), "copying 3 files: 10.00 MiB, 5.00 MiB/s");
     }
 }

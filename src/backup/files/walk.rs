@@ -5,7 +5,7 @@ use super::exclusions::{self, Decision, Fork};
 use super::list::{DIRECTORY_MODE, FileList, join, tablespace_oid};
 use crate::error::{Context, Error, Result};
 use crate::interruption::Interruption;
-use crate::monitor::Monitor;
+use crate::monitor::{Monitor, Warning};
 use crate::postgres::ServerVersion;
 use std::collections::HashSet;
 use std::fs::{self, Metadata, ReadDir};
@@ -136,7 +136,7 @@ impl Walk<'_> {
             if exclusions::is_data(&path) {
                 return Err(not_a_file(kind, &location.display().to_string()));
             }
-            self.monitor.warning(&format!("the {kind} \"{}\" is not part of the backup", location.display()));
+            self.monitor.warn(Warning::NotPartOfBackup { kind, path: &location });
             Ok(())
         }
     }
@@ -342,7 +342,7 @@ mod tests {
         assert_eq!(list.path_in_pack(root, &list.path_of(in_space)), b"PG_15_202209061/5/1");
         assert_eq!(list.roots[root].tablespace, Some(16400));
         assert_eq!(list.roots[root].target, space.as_os_str().as_bytes());
-        assert_eq!(monitor.lines().len(), 1, "the link to /etc/passwd");
+        assert_eq!(monitor.events().len(), 1, "the link to /etc/passwd");
         let relation = list.relation(&files[1], MajorVersion::V15.into()).unwrap();
         assert_eq!((relation.database, relation.number, relation.segment), (Some(5), 1259, 0));
         let tablespaces = [1, 4, 5]

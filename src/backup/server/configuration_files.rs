@@ -2,7 +2,7 @@
 
 use super::session::ServerFacts;
 use crate::data_directory::DataDirectory;
-use crate::monitor::Monitor;
+use crate::monitor::{Monitor, UnsavedConfiguration, Warning};
 use crate::repository::backup::StoredText;
 use crate::repository::backup::manifest::StoredConfigurationFile;
 use std::fs::{self, File};
@@ -22,10 +22,7 @@ pub fn read(
     monitor: &dyn Monitor,
 ) -> Vec<StoredConfigurationFile> {
     let Some(paths) = &facts.configuration_files else {
-        monitor.warning(
-            "configuration files outside the data directory are not saved: only a superuser or a member of \
-             pg_read_all_settings can see their paths",
-        );
+        monitor.warn(Warning::ConfigurationNotSaved(UnsavedConfiguration::PathsHidden));
         return Vec::new();
     };
     let outside = |path: &&std::path::PathBuf| !lies_in(path, data_directory.path());
@@ -36,8 +33,7 @@ pub fn read(
             // The server also runs without it.
             Err(error) if error.kind() == io::ErrorKind::NotFound && is_hosts_file(path, facts) => continue,
             Err(error) => {
-                monitor
-                    .warning(&format!("the configuration file \"{}\" is not saved: {error}", path.display()));
+                monitor.warn(Warning::ConfigurationFileNotSaved { path, error: &error });
                 None
             }
         };
@@ -98,7 +94,7 @@ mod tests {
         let files = read(&facts, &DataDirectory::open(&data).unwrap(), &monitor);
         let contents: Vec<_> = files.iter().map(|file| file.content.clone()).collect();
         assert_eq!(contents, [Some(StoredText::new(&b"outside"[..])), None, None]);
-        assert_eq!(monitor.lines().len(), 2);
+        assert_eq!(monitor.events().len(), 2);
         let facts = ServerFacts { configuration_files: None, ..facts };
         assert_eq!(read(&facts, &DataDirectory::open(&data).unwrap(), &monitor), []);
     }

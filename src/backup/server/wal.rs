@@ -3,7 +3,7 @@
 use super::archiver;
 use crate::error::{Error, Result};
 use crate::interruption::Interruption;
-use crate::monitor::Monitor;
+use crate::monitor::{Monitor, Step, Warning};
 use crate::postgres::backup::label::BackupSource;
 use crate::postgres::{SegmentName, SegmentNumber, SegmentSize, TimelineHistory};
 use crate::repository::Repository;
@@ -53,7 +53,7 @@ impl WalWait<'_> {
         if self.source == BackupSource::Standby {
             names.push(SegmentName::holding(start.timeline, start.lsn, self.segment_size));
         }
-        self.wait(&names, &format!("waiting for WAL segment {before}, to check that archiving works"))?;
+        self.wait(&names, &|| Step::CheckingArchiving { segment: before })?;
         self.warn_of_failing_archiver()
     }
 
@@ -62,9 +62,7 @@ impl WalWait<'_> {
     fn warn_of_failing_archiver(&self) -> Result<()> {
         let Some(connection) = self.archiving else { return Ok(()) };
         if let Some(failing) = archiver::state(connection, self.interruption)?.failing {
-            self.monitor.warning(&format!(
-                "the server's archiver fails at {failing}: the server keeps WAL in pg_wal until this is fixed; see the server's log"
-            ));
+            self.monitor.warn(Warning::ArchiverFails { file: &failing });
         }
         Ok(())
     }
@@ -83,17 +81,18 @@ impl WalWait<'_> {
         for number in first..=last {
             let name = SegmentName::new(start.timeline, SegmentNumber::new(number), self.segment_size)
                 .ok_or_else(|| Error::damaged("the backup's WAL ends past the last segment"))?;
-            let mut what = format!("waiting for WAL segment {name} ({} of {count})", number - first + 1);
-            if self.archiving.is_none() && number == last {
-                what.push_str(": the primary archives it when it is full, or after SELECT pg_switch_wal()");
-            }
-            self.wait(&[name], &what)?;
+            self.wait(&[name], &|| Step::WaitingForWal {
+                segment: name,
+                number: number - first + 1,
+                count,
+                is_completed_by_primary: self.archiving.is_none() && number == last,
+            })?;
         }
         Ok(count)
     }
 
     /// Waits for any of these segments; errors name the first.
-    fn wait(&self, names: &[SegmentName], what: &str) -> Result<()> {
+    fn wait(&self, names: &[SegmentName], step: &dyn Fn() -> Step<'static>) -> Result<()> {
         let Some(&name) = names.first() else { return Ok(()) };
         let keys = names.iter().map(|name| self.repository.layout().segment(*name));
         let keys: Vec<ObjectKey> = keys.collect::<Result<_>>()?;
@@ -108,7 +107,7 @@ impl WalWait<'_> {
                 return Err(self.too_late(name, waited));
             }
             if told.is_none_or(|told: Instant| told.elapsed() >= TELL) {
-                self.monitor.step(what);
+                self.monitor.step(step());
                 told = Some(Instant::now());
             }
             if waited >= ASK_AFTER && asked.is_none_or(|asked: Instant| asked.elapsed() >= ASK) {

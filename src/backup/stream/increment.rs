@@ -15,6 +15,7 @@ use crate::backup::publish;
 use crate::backup::running::RunningBackup;
 use crate::backup::server::session::ServerFacts;
 use crate::error::{Context, Error, ErrorKind, Result};
+use crate::monitor::{Step, Warning};
 use crate::postgres::{BackupManifestWriter, ManifestFile, ManifestVersion, TimelineHistory, WalRange};
 use crate::repository::backup::manifest::{BackupPoint, StoredDatabase};
 use crate::repository::backup::{Chain, FileForm, IndexEntry, StoredBackup, open_index};
@@ -36,7 +37,7 @@ impl StreamedBackup<'_> {
             return Ok(None);
         }
         if let Some(why) = self.cannot_send_changes()? {
-            self.monitor.warning(&format!("{why}; taking a full backup"));
+            self.monitor.warn(Warning::IncrementalImpossible { why: &why });
             return Ok(None);
         }
         // The start point of the backup comes later than this position, so any backup that ends before it also ends
@@ -55,8 +56,7 @@ impl StreamedBackup<'_> {
         let Some(chain) = parent::choose(&child, self.repository, self.monitor)? else { return Ok(None) };
         let label = &chain.newest().label;
         let refuse = |why: &dyn std::fmt::Display| {
-            self.monitor
-                .warning(&format!("backup {label} cannot be used as a parent: {why}; taking a full backup"));
+            self.monitor.warn(Warning::ParentUnusable { label: label.as_str(), why: &why.to_string() });
             Ok(None)
         };
         let began_on = chain.newest().start.timeline;
@@ -117,10 +117,10 @@ impl StreamedBackup<'_> {
             let extent = Extent::Incremental;
             match Announcement::ask_for(replication, version, label, checkpoint, extent, self.interruption)? {
                 Answer::Begins(announced) => return Ok((announced, Some(chain))),
-                Answer::Refused(error) => self.monitor.warning(&format!(
-                    "backup {} cannot be used as a parent: {error}; taking a full backup",
-                    chain.newest().label
-                )),
+                Answer::Refused(error) => {
+                    let (label, why) = (chain.newest().label.as_str(), &error.to_string());
+                    self.monitor.warn(Warning::ParentUnusable { label, why });
+                }
             }
         }
         match Announcement::ask_for(replication, version, label, checkpoint, Extent::Full, self.interruption)?
@@ -155,10 +155,8 @@ impl StreamedBackup<'_> {
         let summaries = Summaries::read(self.session, history, &parent.start, start, self.interruption)?
             .map_err(|why| Error::unavailable(why).hint("Take the backup again, or a full one: --type full."))
             .context(what)?;
-        self.monitor.step(&format!(
-            "using {} WAL summaries to find changes since backup {}",
-            summaries.count, parent.label
-        ));
+        let (count, parent) = (summaries.count, parent.label.as_str());
+        self.monitor.step(Step::FindingChangesInSummaries { count, parent });
         Ok(BuiltOn { chain, summaries })
     }
 

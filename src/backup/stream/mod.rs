@@ -28,7 +28,7 @@ use crate::backup::summary::BackupSummary;
 use crate::config::{Checkpoint, Compression, Conninfo};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::interruption::Interruption;
-use crate::monitor::Monitor;
+use crate::monitor::{Monitor, Step, UnsavedConfiguration, Warning, Work};
 use crate::pace::Pace;
 use crate::postgres::backup::label::{BackupLabel, BackupSource, IncrementalFrom};
 use crate::postgres::cluster::control_file::CONTROL_FILE_BYTES;
@@ -200,7 +200,8 @@ impl StreamedBackup<'_> {
         let facts = self.session.facts(self.interruption)?;
         let required = self.required()?;
         let offered = self.offer(replication, running, &facts)?;
-        self.monitor.step(&format!("starting the backup {label}: waiting for a checkpoint"));
+        let checkpoint = self.request.checkpoint;
+        self.monitor.step(Step::StartingBackup { label: label.as_str(), checkpoint });
         let (announced, chain) = self.begin(replication, offered)?;
         let start = self.session.point(announced.start.lsn, announced.start.timeline, self.interruption)?;
         let wal = self.wal_wait();
@@ -211,10 +212,11 @@ impl StreamedBackup<'_> {
 
         let repacking = self.repacking(built_on.as_ref());
         let mut packed = repacking.begin();
-        self.monitor.begin("receiving", announced.bytes);
+        let total_bytes = Some(announced.bytes).filter(|bytes| *bytes > 0);
         let mut sending = BaseBackup::receive(replication, announced, self.interruption);
-        let listed = self.receive(&mut sending, &repacking, &mut packed)?;
-        self.monitor.end();
+        let listed = self.monitor.during(Work::ReceivingBackup, total_bytes, || {
+            self.receive(&mut sending, &repacking, &mut packed)
+        })?;
         let ending = sending.end()?;
         notices::check(&ending.warnings, &packed.files, self.monitor)?;
         check_complete(&packed, listed, &facts)?;
@@ -324,9 +326,7 @@ impl StreamedBackup<'_> {
             })
             .collect();
         if !files.is_empty() {
-            self.monitor.warning(
-                "configuration files outside the data directory are not saved: a stream does not contain them",
-            );
+            self.monitor.warn(Warning::ConfigurationNotSaved(UnsavedConfiguration::Streamed));
         }
         files
     }

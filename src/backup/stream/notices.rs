@@ -5,7 +5,7 @@ use crate::backup::files::FileList;
 use crate::backup::files::exclusions;
 use crate::backup::files::walk::not_a_file;
 use crate::error::Result;
-use crate::monitor::Monitor;
+use crate::monitor::{Monitor, Warning};
 
 /// Shows the server's warnings, except those about damaged pages, which are reported elsewhere.
 ///
@@ -14,7 +14,7 @@ use crate::monitor::Monitor;
 /// anything that is neither a directory nor a regular file, warns in the language of its messages, and continues.
 pub fn check(warnings: &[String], files: &FileList, monitor: &dyn Monitor) -> Result<()> {
     for warning in warnings.iter().filter(|warning| failed_page(warning).is_none()) {
-        monitor.warning(&format!("the server reports: {warning}"));
+        monitor.warn(Warning::FromServer { message: warning });
     }
     let named = warnings.iter().filter_map(|warning| path_in(warning));
     let skipped: Vec<(&str, Vec<u8>)> = named
@@ -48,7 +48,7 @@ mod tests {
         files.add_file(database, b"16384", 8192).unwrap();
         let check = |warning: &str| {
             let monitor = RecordingMonitor::default();
-            (check(&[warning.to_owned()], &files, &monitor).is_err(), monitor.lines().len())
+            (check(&[warning.to_owned()], &files, &monitor).is_err(), monitor.events().len())
         };
         assert_eq!(check("skipping special file \"./base/5/16390\""), (true, 1));
         assert_eq!(check("überspringe besondere Datei »./pg_xact«"), (true, 1));

@@ -16,7 +16,7 @@ pub use forecast::{DeltaForecast, forecast};
 
 use crate::durable::{self, Disk};
 use crate::error::{Context, Error, Result};
-use crate::monitor::Monitor;
+use crate::monitor::{Monitor, Step, Work};
 use crate::pace::Pace;
 use crate::postgres::backup::label::without_incremental_from;
 use crate::postgres::{ControlFile, SystemIdentifier};
@@ -97,12 +97,13 @@ pub fn restore(
         })
         .collect::<Result<Vec<_>>>()?;
 
-    monitor.begin(&format!("restoring backup {}", plan.backup.label), plan.backup.whole_bytes());
-    let restored = files::restore_files(repository, plan, workers, pace, disk, monitor)?;
-    monitor.end();
+    let work = Work::RestoringBackup { label: plan.backup.label.as_str() };
+    let restored = monitor.during(work, Some(plan.backup.whole_bytes()), || {
+        files::restore_files(repository, plan, workers, pace, disk, monitor)
+    })?;
     check_restored(&plan.backup, &restored, data_directory, plan.system)?;
 
-    monitor.step("configuring recovery");
+    monitor.step(Step::ConfiguringRecovery);
     place_tablespaces(disk, plan)?;
     let access = copy_configuration_files(disk, plan)?;
     let wrote_configuration = settings::complete_configuration(
@@ -116,7 +117,7 @@ pub fn restore(
         durable::replace_file(disk, &plan.config_path, plan.config.to_toml().as_bytes(), FILE_MODE)?;
     }
 
-    monitor.step("syncing the restored files to disk");
+    monitor.step(Step::SyncingRestoredFiles);
     for (path, opened) in &opened {
         disk.sync_file_system(opened).context(|| format!("could not make \"{}\" durable", path.display()))?;
     }

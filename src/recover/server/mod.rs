@@ -24,7 +24,7 @@ pub use programs::{find_pg_ctl, who_listens};
 pub use start::ServerStart;
 
 use crate::error::{Context, Error, Result};
-use crate::monitor::Monitor;
+use crate::monitor::{Monitor, ReplayPosition, Step};
 use crate::postgres::cluster::control_file::ServerLimits;
 use crate::postgres::{ClusterState, ControlFile, PostmasterPid};
 use crate::recover::place::read_restored;
@@ -56,7 +56,7 @@ impl ServerStart {
     /// it exited with an error or waits in an unexpected place. The error quotes the server's log.
     pub fn run(&self, awaited: Awaited, monitor: &dyn Monitor) -> Result<ReachedPoint> {
         let log = LogMark::set(&self.data_directory, &self.log);
-        monitor.step("starting the server");
+        monitor.step(Step::StartingServer);
         let mut pg_ctl = Some(self.start()?);
         let mut queries = RecoveryQueries::new(self.version, &self.conninfo);
         let mut standby_progress = StandbyProgress::default();
@@ -67,14 +67,13 @@ impl ServerStart {
                 match child.try_wait().context(|| "could not wait for pg_ctl")? {
                     Some(status) if status.success() => {
                         pg_ctl = None;
-                        monitor.step("the server replays WAL");
+                        monitor.step(Step::ReplayingWal);
                     }
                     Some(_) => return self.ended(awaited, &log, pg_ctl_output(child)),
                     None => {
                         let segment =
                             self.postmaster()?.and_then(|server| replayed_segment(server.process_id));
-                        let place = segment.map(|segment| format!("replays WAL segment {segment}"));
-                        if let Err(error) = watch.look(place) {
+                        if let Err(error) = watch.look(segment.map(ReplayPosition::Segment)) {
                             // It only waits for the server, which keeps running without it.
                             let _ = child.kill().and_then(|()| child.wait());
                             return Err(self.stalled_error(error, &log));
@@ -91,7 +90,7 @@ impl ServerStart {
                     if let Some(reached) = self.judge(awaited, &status, &mut standby_progress, &log)? {
                         return Ok(reached);
                     }
-                    let replayed = status.progress.replayed.map(|lsn| format!("has replayed up to {lsn}"));
+                    let replayed = status.progress.replayed.map(ReplayPosition::ReplayedTo);
                     watch.record_response(replayed).map_err(|error| self.stalled_error(error, &log))?;
                 }
                 // The server may have exited between the check and the query.
@@ -99,9 +98,8 @@ impl ServerStart {
                 // A missing role or database may still arrive with the WAL, as long as replay progresses.
                 Err(error) => {
                     let segment = replayed_segment(server.process_id);
-                    let place = segment.map(|segment| format!("replays WAL segment {segment}"));
                     watch
-                        .record_failure(place, error)
+                        .record_failure(segment.map(ReplayPosition::Segment), error)
                         .map_err(|error| self.query_error(error, &psql_options(&server)))?;
                 }
             }

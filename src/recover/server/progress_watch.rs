@@ -1,7 +1,7 @@
 //! Monitors a server's progress, so that every wait is bounded.
 
 use crate::error::{Error, Result};
-use crate::monitor::Monitor;
+use crate::monitor::{Monitor, ReplayPosition, Step};
 use std::time::{Duration, Instant};
 
 /// Interval between checks of the server.
@@ -19,7 +19,7 @@ const REPORT_EVERY: Duration = Duration::from_secs(10);
 /// How long a server has made no progress and has not responded.
 pub(super) struct ProgressWatch<'a> {
     monitor: &'a dyn Monitor,
-    place: Option<String>,
+    position: Option<ReplayPosition>,
     there_since: Instant,
     silent_since: Option<Instant>,
     reported: Instant,
@@ -32,7 +32,7 @@ impl ProgressWatch<'_> {
         let now = Instant::now();
         ProgressWatch {
             monitor,
-            place: None,
+            position: None,
             there_since: now,
             silent_since: None,
             reported: now,
@@ -44,22 +44,21 @@ impl ProgressWatch<'_> {
     ///
     /// # Errors
     /// [`ErrorKind::Unavailable`](crate::error::ErrorKind::Unavailable) if it has not changed for too long.
-    pub(super) fn look(&mut self, place: Option<String>) -> Result<()> {
-        if place != self.place {
-            self.place = place;
+    pub(super) fn look(&mut self, position: Option<ReplayPosition>) -> Result<()> {
+        if position != self.position {
+            self.position = position;
             self.there_since = Instant::now();
         }
         if self.reported.elapsed() >= REPORT_EVERY {
-            let place = self.place.as_deref().unwrap_or("starts");
-            self.monitor.step(&format!("the server {place}"));
+            self.monitor.step(Step::ServerProgress(self.position));
             self.reported = Instant::now();
         }
         if self.there_since.elapsed() < STANDSTILL_MAX {
             return Ok(());
         }
-        let place = self.place.as_deref().map(|place| format!(", which {place}")).unwrap_or_default();
+        let position = self.position.map(|position| format!(", which {position}")).unwrap_or_default();
         Err(Error::unavailable(format!(
-            "the recovered server{place}, has made no progress for {} minutes",
+            "the recovered server{position}, has made no progress for {} minutes",
             self.there_since.elapsed().as_secs() / 60
         )))
     }
@@ -68,10 +67,10 @@ impl ProgressWatch<'_> {
     ///
     /// # Errors
     /// As [`ProgressWatch::look`].
-    pub(super) fn record_response(&mut self, place: Option<String>) -> Result<()> {
+    pub(super) fn record_response(&mut self, position: Option<ReplayPosition>) -> Result<()> {
         self.pause = PAUSE;
         self.silent_since = None;
-        self.look(place)
+        self.look(position)
     }
 
     /// Records that the running server did not respond, because of `error`. This may be temporary as long as
@@ -79,12 +78,12 @@ impl ProgressWatch<'_> {
     ///
     /// # Errors
     /// `error`, if the server has neither responded nor replayed for too long.
-    pub(super) fn record_failure(&mut self, place: Option<String>, error: Error) -> Result<()> {
+    pub(super) fn record_failure(&mut self, position: Option<ReplayPosition>, error: Error) -> Result<()> {
         self.pause = (self.pause * 2).min(PAUSE_MAX);
-        if place != self.place {
+        if position != self.position {
             self.silent_since = None;
         }
-        self.look(place)?;
+        self.look(position)?;
         let since = *self.silent_since.get_or_insert_with(Instant::now);
         if since.elapsed() < SILENCE_MAX { Ok(()) } else { Err(error) }
     }
@@ -95,6 +94,7 @@ mod tests {
     use super::*;
     use crate::error::ErrorKind;
     use crate::monitor::RecordingMonitor;
+    use crate::postgres::Lsn;
 
     fn ago(duration: Duration) -> Instant {
         Instant::now().checked_sub(duration).unwrap()
@@ -104,12 +104,12 @@ mod tests {
     fn a_server_that_stands_still_is_given_up() {
         let monitor = RecordingMonitor::default();
         let mut watch = ProgressWatch::begin(&monitor);
-        let place = |text: &str| Some(text.to_owned());
-        watch.record_response(place("has replayed up to 0/1")).unwrap();
+        let replayed = |lsn: u64| Some(ReplayPosition::ReplayedTo(Lsn::new(lsn).unwrap()));
+        watch.record_response(replayed(1)).unwrap();
         watch.there_since = ago(STANDSTILL_MAX);
-        watch.record_response(place("has replayed up to 0/2")).unwrap();
+        watch.record_response(replayed(2)).unwrap();
         watch.there_since = ago(STANDSTILL_MAX);
-        let error = watch.record_response(place("has replayed up to 0/2")).unwrap_err();
+        let error = watch.record_response(replayed(2)).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unavailable);
         assert!(
             error.to_string().contains("which has replayed up to 0/2, has made no progress for 30"),
@@ -121,19 +121,20 @@ mod tests {
     fn silence_is_given_up_unless_the_server_replays_meanwhile() {
         let monitor = RecordingMonitor::default();
         let mut watch = ProgressWatch::begin(&monitor);
-        let silent = |watch: &mut ProgressWatch<'_>, place: &str| {
-            let result = watch.record_failure(Some(place.to_owned()), Error::unavailable("refused"));
+        let silent = |watch: &mut ProgressWatch<'_>, lsn: u64| {
+            let position = Some(ReplayPosition::ReplayedTo(Lsn::new(lsn).unwrap()));
+            let result = watch.record_failure(position, Error::unavailable("refused"));
             watch.silent_since = Some(ago(SILENCE_MAX));
             result
         };
-        silent(&mut watch, "replays A").unwrap();
-        silent(&mut watch, "replays B").unwrap();
-        assert_eq!(silent(&mut watch, "replays B").unwrap_err().to_string(), "refused");
+        silent(&mut watch, 1).unwrap();
+        silent(&mut watch, 2).unwrap();
+        assert_eq!(silent(&mut watch, 2).unwrap_err().to_string(), "refused");
         assert_eq!(watch.pause, PAUSE * 8, "it is asked less and less often");
         watch.record_response(None).unwrap();
         assert_eq!(watch.pause, PAUSE);
         watch.reported = ago(REPORT_EVERY);
-        watch.record_response(Some("has replayed up to 0/3".to_owned())).unwrap();
-        assert_eq!(monitor.lines(), ["the server has replayed up to 0/3"]);
+        watch.record_response(Some(ReplayPosition::ReplayedTo(Lsn::new(3).unwrap()))).unwrap();
+        assert_eq!(monitor.events().len(), 1, "{:?}", monitor.events());
     }
 }

@@ -208,6 +208,12 @@ impl History {
 
     /// Disables checksums at one time, and possibly enables them again later; only `pg_control` shows it.
     fn switch_checksums(&mut self) {
+        // A build of the server without this program borrows another version's, which does not find tablespaces.
+        let version = self.primary.postgres_program("pg_checksums").arg("--version").run().expect(0).stdout;
+        let major = String::from_utf8(self.primary.read("PG_VERSION")).unwrap();
+        if !version.contains(&format!(" {}", major.trim())) {
+            return;
+        }
         let how = if self.primary.psql("SHOW data_checksums") == "on" { "--disable" } else { "--enable" };
         let _ = writeln!(self.story, "pg_checksums {how}");
         self.primary.stop(Stop::Fast);

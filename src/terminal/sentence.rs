@@ -1,5 +1,6 @@
 //! The sentences for the events of a command.
 
+use super::table::counted;
 use crate::config::Checkpoint;
 use crate::monitor::{Step, UnsavedConfiguration, Warning, Work};
 
@@ -25,7 +26,8 @@ pub(super) fn of_step(step: &Step<'_>) -> String {
             format!("waiting for WAL segment {segment} ({number} of {count}){how}")
         }
         Step::FindingChangesInSummaries { count, parent } => {
-            format!("using {count} WAL summaries to find changes since backup {parent}")
+            let summaries = if *count == 1 { "summary" } else { "summaries" };
+            format!("using {count} WAL {summaries} to find changes since backup {parent}")
         }
         Step::FindingChangesInFiles { parent, why: None } => {
             format!("finding changes since backup {parent}")
@@ -49,7 +51,7 @@ pub(super) fn of_step(step: &Step<'_>) -> String {
 /// The name of work in progress, before its figures.
 pub(super) fn of_work(work: &Work<'_>) -> String {
     match work {
-        Work::CopyingFiles { count } => format!("copying {count} files"),
+        Work::CopyingFiles { count } => format!("copying {}", counted(*count as u64, "file")),
         Work::ReceivingBackup => "receiving".to_owned(),
         Work::CombiningBackups { labels } => format!("combining {}", labels.join(", ")),
         Work::RestoringBackup { label } => format!("restoring backup {label}"),
@@ -92,7 +94,13 @@ pub(super) fn of_warning(warning: &Warning<'_>) -> String {
         Warning::DamagedBlock { block, path, problem } => {
             format!("block {block} of \"{path}\" is damaged: {problem}")
         }
-        Warning::FurtherDamagedBlocks { count } => format!("{count} further blocks are damaged"),
+        Warning::FurtherDamagedBlocks { count } => {
+            if *count == 1 {
+                "1 further block is damaged".to_owned()
+            } else {
+                format!("{count} further blocks are damaged")
+            }
+        }
         Warning::FromServer { message } => format!("the server reports: {message}"),
         Warning::AbandonedBackupsNotRemoved { error } => {
             format!("could not remove the remains of an abandoned backup: {error}")

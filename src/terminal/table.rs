@@ -16,6 +16,11 @@ pub fn table(headers: &[&str], rows: &[Vec<String>]) -> String {
     lines.join("\n")
 }
 
+/// A number with its noun in the right form: `1 file`, `2 files`. Regular plurals only.
+pub fn counted(number: u64, noun: &str) -> String {
+    format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
+}
+
 /// A number of bytes in readable form: three digits and a unit.
 pub fn bytes(bytes: u64) -> String {
     let mut value = bytes as f64;

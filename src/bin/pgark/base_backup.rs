@@ -8,10 +8,10 @@ use pgark::config::{Checkpoint, Config, PaceSettings, Rate};
 use pgark::data_directory::DataDirectory;
 use pgark::error::{Context as _, Error, ErrorKind, Result};
 use pgark::pace::Pace;
-use pgark::postgres::SystemIdentifier;
+use pgark::postgres::{PgTimestamp, SystemIdentifier};
 use pgark::repository::Repository;
 use pgark::repository::backup::NewLabel;
-use pgark::terminal::{Progress, Verbosity};
+use pgark::terminal::{Progress, Verbosity, counted};
 use std::num::NonZeroUsize;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -206,26 +206,26 @@ pub fn text(summary: &BackupSummary) -> String {
         None => String::new(),
     };
     let mut text = format!(
-        "{} backup {}{} is complete: {} files with {:.1} MiB{changed}, stored in {:.1} MiB, in {:.1} s\n\
-         WAL from {} to {} on timeline {} ({} segments) is in the repository\n\
+        "{} backup {}{} is complete: {} with {:.1} MiB{changed}, stored in {:.1} MiB, in {:.1} s\n\
+         WAL from {} to {} on timeline {} ({}) is in the repository\n\
          recovery is possible to any point from {} on",
         summary.r#type,
         summary.label,
         if summary.from_standby { ", taken from a standby," } else { "" },
-        summary.files,
+        counted(summary.files, "file"),
         mib(summary.file_bytes),
         mib(summary.stored_bytes),
         summary.duration_s,
         summary.start_lsn,
         summary.stop_lsn,
         summary.timeline,
-        summary.wal_segments,
-        summary.stopped.strftime("%Y-%m-%d %H:%M:%S%.6f+00"),
+        counted(summary.wal_segments, "segment"),
+        PgTimestamp::from_jiff(summary.stopped),
     );
     if summary.damaged_pages.count > 0 {
         text.push_str(&format!(
-            "\nWARNING: {} pages are damaged in the cluster itself, and therefore in this backup",
-            summary.damaged_pages.count
+            "\nWARNING: damage in the cluster itself, and therefore in this backup: {}",
+            counted(summary.damaged_pages.count, "damaged page")
         ));
     }
     for note in &summary.notes {

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use pgark::error::Result;
 use pgark::info::{ClusterInfo, Gap, RecoveryWindow, SystemInfo, TimelineInfo, Trouble, gather};
 use pgark::repository::wal::WalSearch;
-use pgark::terminal::{bytes, table};
+use pgark::terminal::{bytes, counted, table};
 use std::process::ExitCode;
 
 pub const MORE_HELP: &str = "\
@@ -115,7 +115,7 @@ fn system_text(system: &SystemInfo) -> String {
 }
 
 fn segments(gap: &Gap) -> String {
-    let count = if gap.segments == 1 { "1 segment".to_owned() } else { format!("{} segments", gap.segments) };
+    let count = counted(gap.segments, "segment");
     format!("{count}, {} to {}", gap.first, gap.last)
 }
 
@@ -157,7 +157,7 @@ fn backups(system: &SystemInfo) -> String {
                 remarks.push(format!("CANNOT BE USED: WAL is missing from {missing} on"));
             }
             if backup.damaged_pages > 0 {
-                remarks.push(format!("{} damaged pages", backup.damaged_pages));
+                remarks.push(counted(backup.damaged_pages, "damaged page"));
             }
             vec![
                 backup.label.clone(),

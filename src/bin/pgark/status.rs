@@ -5,6 +5,7 @@ use pgark::agent::FailureStatus;
 use pgark::error::Result;
 use pgark::spool::AgentProcess;
 use pgark::status::{OtherAgent, OtherAgentState, Status, gather};
+use pgark::terminal::counted;
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -37,8 +38,8 @@ fn text(status: &Status) -> String {
     let waiting = &status.waiting;
     lines.push(match (&waiting.first, waiting.longest_s) {
         (Some(first), Some(seconds)) => format!(
-            "waiting   {} WAL files, {} MiB, the oldest for {}; the next is {first}",
-            waiting.files,
+            "waiting   {}, {} MiB, the oldest for {}; the next is {first}",
+            counted(waiting.files as u64, "WAL file"),
             waiting.bytes >> 20,
             duration(seconds)
         ),
@@ -52,8 +53,8 @@ fn text(status: &Status) -> String {
         Some(agent) => {
             lines.push(format!("agent     running, process {}, version {}", agent.process_id, agent.version));
             lines.push(format!(
-                "pushed    {} files since the agent started, {} of them not yet requested by PostgreSQL{}",
-                agent.upload.stored_files,
+                "pushed    {} since the agent started, {} of them not yet requested by PostgreSQL{}",
+                counted(agent.upload.stored_files, "file"),
                 agent.upload.stored_ahead_files,
                 agent
                     .upload
@@ -63,8 +64,10 @@ fn text(status: &Status) -> String {
                     .unwrap_or_default()
             ));
             lines.push(format!(
-                "fetched   {} files, {} of them ahead; {} waiting in the spool",
-                agent.fetch.fetched_files, agent.fetch.fetched_ahead_files, agent.fetch.ready_files
+                "fetched   {}, {} of them ahead; {} waiting in the spool",
+                counted(agent.fetch.fetched_files, "file"),
+                agent.fetch.fetched_ahead_files,
+                agent.fetch.ready_files
             ));
             lines.extend(agent.upload.rival.as_ref().map(|rival| {
                 format!(
@@ -75,9 +78,11 @@ fn text(status: &Status) -> String {
             }));
             lines.extend(agent.upload.missing.as_ref().map(|missing| {
                 format!(
-                    "missing   {} WAL segments, {} to {}: recovery across the timeline switch is not possible; \
+                    "missing   {}, {} to {}: recovery across the timeline switch is not possible; \
                      take a base backup",
-                    missing.segments, missing.first, missing.last
+                    counted(missing.segments, "WAL segment"),
+                    missing.first,
+                    missing.last
                 )
             }));
             let (upload, fetch) = (&agent.upload, &agent.fetch);

@@ -132,11 +132,9 @@ impl RecoveryTarget {
     }
 }
 
-/// The time with its offset, so that no setting of the server can change its meaning.
+/// Times in WAL have microseconds. The server would round the value; this truncates it.
 fn setting_time(time: jiff::Timestamp) -> String {
-    // Times in WAL have microseconds. The server would round the value; truncate it instead.
-    let time = PgTimestamp::from_jiff(time).to_jiff().unwrap_or(time);
-    time.strftime("%Y-%m-%d %H:%M:%S.%6f+00").to_string()
+    PgTimestamp::from_jiff(time).to_string()
 }
 
 impl fmt::Display for RecoveryTarget {

@@ -43,10 +43,11 @@ impl PgTimestamp {
     }
 }
 
+/// The form that PostgreSQL reads, with its offset, so that no setting can change its meaning.
 impl fmt::Display for PgTimestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.to_jiff() {
-            Some(time) => write!(f, "{}", time.strftime("%Y-%m-%d %H:%M:%S.%6f UTC")),
+            Some(time) => write!(f, "{}", time.strftime("%Y-%m-%d %H:%M:%S.%6f+00")),
             None => write!(f, "{} µs after 2000", self.0),
         }
     }
@@ -74,7 +75,7 @@ mod tests {
             assert_eq!(PgTimestamp::from_jiff(time), PgTimestamp::new(microseconds), "{text}");
             assert_eq!(PgTimestamp::new(microseconds).to_jiff(), Some(time));
         }
-        assert_eq!(PgTimestamp::new(1).to_string(), "2000-01-01 00:00:00.000001 UTC");
+        assert_eq!(PgTimestamp::new(1).to_string(), "2000-01-01 00:00:00.000001+00");
     }
 
     #[test]

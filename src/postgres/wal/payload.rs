@@ -514,7 +514,7 @@ mod tests {
 
     #[test]
     fn finds_the_prepared_transaction_behind_lists_of_any_length() {
-        let expected = "Commit(TransactionEndRecord { xid: 4242, time: 2000-01-01 00:00:01.000000 UTC, holds_wanted: false })";
+        let expected = "Commit(TransactionEndRecord { xid: 4242, time: 2000-01-01 00:00:01.000000+00, holds_wanted: false })";
         let expected = Some(expected.to_owned());
         for (version, statistics) in [
             (MajorVersion::V13, None),

@@ -583,6 +583,7 @@ mod tests {
             assert_eq!(record.xid, field(line, "tx:").parse::<u32>().unwrap(), "{line}");
             let described =
                 line.split_once("desc: ").unwrap().1.replace("_PREPARED ", " ").replace(": 2026", " 2026");
+            let described = described.replace(" UTC", "+00");
             let described = match described.split_once(' ') {
                 Some((end @ ("COMMIT" | "ABORT"), rest)) if record.xid != 0 => {
                     format!("{end} {} {rest}", record.xid)

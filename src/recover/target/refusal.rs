@@ -167,14 +167,15 @@ impl Planner<'_> {
         match (&self.request.backup, self.candidates.last()) {
             (Some(label), Some(backup)) => error.with_kind(ErrorKind::Usage).hint(format!(
                 "Backup {label} ended at {} (LSN {}). Omit --backup to let pgark choose one.",
-                backup.stop_time, backup.stop_point
+                PgTimestamp::from_jiff(backup.stop_time),
+                backup.stop_point
             )),
             (None, Some(oldest)) => error.hint(format!(
                 "The oldest backup that leads to timeline {}, {}, ended at {} (LSN {}): no earlier point can be \
                  recovered.",
                 self.path.timeline(),
                 oldest.label,
-                oldest.stop_time,
+                PgTimestamp::from_jiff(oldest.stop_time),
                 oldest.stop_point
             )),
             _ => error,

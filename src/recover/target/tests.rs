@@ -294,7 +294,7 @@ fn a_target_before_the_first_backup_ended_is_refused() {
     assert_eq!(
         report,
         "no backup ended before 2026-01-01 00:00:25.000000+00\n\
-         HINT: The oldest backup that leads to timeline 1, a, ended at 2026-01-01T00:00:30Z (LSN 0/1E0000): no earlier \
+         HINT: The oldest backup that leads to timeline 1, a, ended at 2026-01-01 00:00:30.000000+00 (LSN 0/1E0000): no earlier \
          point can be recovered."
     );
     assert_eq!(refusal(&world, &to(RecoveryTarget::Lsn(lsn(29)))).0, ErrorKind::Absent);
@@ -320,7 +320,7 @@ fn a_time_after_the_last_transaction_is_never_reached() {
     assert_eq!(
         report,
         "the archived WAL does not reach 2026-01-01 00:02:39.000000+00: the last transaction in it, 1159, ended at \
-         2026-01-01 00:02:39.000000 UTC (LSN 0/9F0000); the WAL ends at 0/9F0040\n\
+         2026-01-01 00:02:39.000000+00 (LSN 0/9F0000); the WAL ends at 0/9F0040\n\
          HINT: PostgreSQL would not reach this target. To recover all transactions up to that time: pgark recover \
          --latest-before '2026-01-01 00:02:39.000000+00'"
     );
@@ -489,7 +489,7 @@ fn the_old_timeline_can_be_wanted() {
 fn what_a_failover_has_lost_is_told() {
     let world = two_timelines();
     let found = plan(&world, &to(RecoveryTarget::Latest)).unwrap();
-    let note = "timeline 1 continued after the switch at 0/550000: 11 transactions until 2026-01-01 00:01:35.000000 UTC are \
+    let note = "timeline 1 continued after the switch at 0/550000: 11 transactions until 2026-01-01 00:01:35.000000+00 are \
                 not on the path to timeline 2";
     assert_eq!(found.warnings, [note]);
     // A time that was lived there, before the first transaction on timeline 2.

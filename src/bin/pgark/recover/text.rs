@@ -2,7 +2,7 @@
 
 use super::archiving;
 use pgark::error::Result;
-use pgark::postgres::{Lsn, RecoveryTarget, SegmentName, TargetAction, TargetBound};
+use pgark::postgres::{Lsn, PgTimestamp, RecoveryTarget, SegmentName, TargetAction, TargetBound};
 use pgark::recover::RecoveryOutcome;
 use pgark::recover::place::staging::Found;
 use pgark::recover::plan::{COLLATION_REPAIR, RecoveryPlan};
@@ -11,7 +11,7 @@ use pgark::recover::server::settings::Archiving;
 use pgark::recover::server::standby::{Role, StandbySettings};
 use pgark::recover::server::{CollationMismatch, MismatchedCollations, ReachedPoint, ReachedState};
 use pgark::repository::wal::{TransactionEnd, TransactionOutcome};
-use pgark::terminal::bytes;
+use pgark::terminal::{bytes, counted};
 use serde::Serialize;
 
 /// The things that no physical backup can restore, with any tool.
@@ -197,9 +197,14 @@ fn transaction(end: &TransactionEnd) -> TransactionDocument {
     TransactionDocument {
         xid: end.xid.as_u32(),
         outcome: outcome(end),
-        time: end.time.to_string(),
+        time: rfc3339(end.time),
         lsn: end.start,
     }
+}
+
+/// The form of times in JSON.
+fn rfc3339(time: PgTimestamp) -> String {
+    time.to_jiff().map_or_else(|| time.to_string(), |time| time.to_string())
 }
 
 fn outcome(end: &TransactionEnd) -> &'static str {
@@ -230,7 +235,11 @@ pub fn plan(plan: &RecoveryPlan, delta: Option<DeltaForecast>) -> String {
             plan.backup.stop.lsn,
             plan.backup.stop.timeline
         ),
-        format!("  restore      {} files, {}", plan.backup.totals.files, bytes(plan.backup.whole_bytes())),
+        format!(
+            "  restore      {}, {}",
+            counted(plan.backup.totals.files, "file"),
+            bytes(plan.backup.whole_bytes())
+        ),
     ];
     if plan.chain.increments() > 0 {
         let labels: Vec<_> = plan.chain.labels().iter().map(ToString::to_string).collect();
@@ -239,14 +248,14 @@ pub fn plan(plan: &RecoveryPlan, delta: Option<DeltaForecast>) -> String {
     match delta {
         Some(delta) => {
             lines.push(format!(
-                "  keep         {} files, {}, that are already correct; remove {} that are not part of the backup",
-                delta.kept_files,
+                "  keep         {}, {}, that are already correct; remove {} that are not part of the backup",
+                counted(delta.kept_files, "file"),
                 bytes(delta.kept_bytes),
                 delta.removed
             ));
             lines.push(format!(
-                "  fetch        {} files, at most {} to write, {} from the repository",
-                delta.fetched_files,
+                "  fetch        {}, at most {} to write, {} from the repository",
+                counted(delta.fetched_files, "file"),
                 bytes(delta.fetched_bytes),
                 bytes(delta.stored_bytes)
             ));
@@ -261,8 +270,10 @@ pub fn plan(plan: &RecoveryPlan, delta: Option<DeltaForecast>) -> String {
         lines.push(format!("  tablespace   {} goes to {}", tablespace.name, tablespace.new.display()));
     }
     lines.push(format!(
-        "  replay       {} WAL segments, {} to {}",
-        target.segments, target.first_segment, target.last_segment
+        "  replay       {}, {} to {}",
+        counted(target.segments, "WAL segment"),
+        target.first_segment,
+        target.last_segment
     ));
     let timelines = timelines(plan);
     if timelines.len() > 1 {
@@ -460,7 +471,7 @@ impl RecoveryDocument {
                 ReachedState::ShutDown => "shut down",
             },
             lsn: reached.replayed,
-            last_transaction_time: reached.last_transaction.map(|time| time.to_string()),
+            last_transaction_time: reached.last_transaction.map(rfc3339),
             timeline: reached.timeline.map(|timeline| timeline.as_u32()),
         });
     }
@@ -485,18 +496,18 @@ impl From<CollationMismatch> for CollationDocument {
 /// The result as text.
 pub fn summary(document: &RecoveryDocument) -> String {
     let mut lines = vec![format!(
-        "restored {} files, {}, into {}",
-        document.restored_files,
+        "restored {}, {}, into {}",
+        counted(document.restored_files, "file"),
         bytes(document.restored_bytes),
         document.plan.data_directory
     )];
     if let Some(kept) = &document.kept {
         lines.push(format!(
-            "{} files, {}, were already correct; {} were written; {} files that are not part of the backup were removed",
-            kept.files,
+            "{}, {}, already correct; {} written; {} removed that are not part of the backup",
+            counted(kept.files, "file"),
             bytes(kept.bytes),
             bytes(kept.written_bytes),
-            kept.removed_files
+            counted(kept.removed_files, "file")
         ));
     }
     match &document.reached {

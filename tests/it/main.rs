@@ -43,6 +43,7 @@ mod recover_tablespaces;
 mod recover_timelines;
 mod recover_way;
 mod recovery;
+mod rendered;
 mod s3;
 mod s3_chain;
 mod s3_faults;

@@ -41,7 +41,7 @@ mod site;
 mod small_disk;
 mod story;
 mod tally;
-mod template;
+pub mod template;
 mod tls_proxy;
 mod tls_scene;
 mod wait;

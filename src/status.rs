@@ -40,7 +40,7 @@ pub struct Status {
     pub agent_log: PathBuf,
 }
 
-/// An agent that the next call would not use, or that does not answer.
+/// An agent that the next call would not use, or that does not respond.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 pub struct OtherAgent {
     /// Its process.
@@ -57,7 +57,7 @@ pub struct OtherAgent {
 pub enum OtherAgentState {
     /// It listens and answers, for another configuration or version: the next call replaces it.
     OtherConfiguration,
-    /// It listens but does not answer.
+    /// It listens but does not respond.
     Silent,
     /// It holds the spool but does not listen: it is starting or stopping.
     NotListening,
@@ -155,7 +155,7 @@ fn agents(spool: &Spool) -> Result<(Option<AgentStatus>, Vec<OtherAgent>)> {
     Ok((agent, others))
 }
 
-/// The status that an agent reports; `None` if it does not answer, or answers in the format of another version.
+/// The status that an agent reports; `None` if it does not respond, or answers in the format of another version.
 fn status_of(spool: &Spool, limit: Duration) -> Option<AgentStatus> {
     let asked = ask_running(spool, &Request::Status, &mut Until(Instant::now() + limit));
     match asked.ok()??.answer {

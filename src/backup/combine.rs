@@ -98,7 +98,9 @@ fn find_chain(request: &CombineRequest, repository: &Repository) -> Result<Chain
             .hint("pgark info lists the backups.")
     })?;
     if newest.parent().is_none() {
-        return Err(Error::usage(format!("backup {} is already a full backup", request.of)));
+        return Err(Error::usage(format!("backup {} is already a full backup", request.of)).hint(
+            "Choose an incremental backup; pgark info shows which backups build on others.",
+        ));
     }
     Chain::of(newest, &backups)
 }
@@ -117,7 +119,8 @@ fn check_wal(backup: &StoredBackup, repository: &Repository) -> Result<u64> {
                 return Err(Error::new(
                     ErrorKind::Hole,
                     format!("backup {} needs WAL segment {name}, which is missing", backup.label),
-                ));
+                )
+                .hint("The combined backup could not be recovered. Take a full backup: pgark base-backup --type full"));
             }
             count += 1;
             segment = segment.next();

@@ -155,7 +155,8 @@ impl Parameters {
         {
             return Err(Error::usage(
                 "the connection's host, hostaddr and port have different numbers of entries",
-            ));
+            )
+            .hint("List as many addresses and ports as hosts, or a single port for all of them."));
         }
         let place = |index: usize| {
             let address = addresses.get(index).map(ToString::to_string);

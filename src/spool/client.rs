@@ -147,7 +147,7 @@ pub fn ask_running(
         return if error.kind().is_transient() { Ok(None) } else { Err(error) };
     }
     let mut last = None;
-    while readable(connection.as_fd(), waiting).context(|| "could not wait for the agent's answer")? {
+    while readable(connection.as_fd(), waiting).context(|| "could not wait for the agent's response")? {
         match read_answer(&mut connection)? {
             Some(Answer::Waits(reason)) => {
                 waiting.told(&reason);
@@ -213,7 +213,7 @@ fn too_late(spool: &Spool, reason: Option<Error>) -> Error {
     if let Some(reason) = reason {
         return reason.context("it did not finish before the deadline").with_kind(ErrorKind::Unavailable);
     }
-    Error::unavailable("the agent did not answer before the deadline").hint(format!(
+    Error::unavailable("the agent did not respond before the deadline").hint(format!(
         "The agent continues; its log is \"{}\". push.deadline and get.deadline set the deadlines.",
         spool.log().display()
     ))

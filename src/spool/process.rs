@@ -20,7 +20,7 @@ impl AgentProcess {
         (self.0 != 0 && is_ours && is_agent).then_some(self.0)
     }
 
-    /// What an operator can do with an agent that does not answer.
+    /// What an operator can do with an agent that does not respond.
     pub fn stop_hint(self) -> String {
         match self.visible() {
             Some(process) => {

@@ -105,7 +105,7 @@ fn an_agent_that_is_stopped_itself_is_told_by_its_process() {
     let agent = cluster.agent();
     agent.signal(Signal::SIGSTOP);
     let status = cluster.pgark(&["status"]).run().expect(0).stdout;
-    assert!(status.contains(&format!("process {} does not answer", agent.0)), "{status}");
+    assert!(status.contains(&format!("process {} does not respond", agent.0)), "{status}");
     let stop = cluster.pgark(&["agent", "stop"]).run().expect(3);
     stop.says("does not stop").says(&format!("kill -KILL {}", agent.0));
     agent.kill();

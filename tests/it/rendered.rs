@@ -21,7 +21,7 @@ const VARYING: &[(&str, &str)] = &[
     (r"(?m)^copying .* of .*\n", ""),
     (r"(?m)^restoring .* of .*\n", ""),
     (r"(?m)^reading WAL .*: .*\n", ""),
-    (r"(?m)^  NOTE +the original ran with the C library .*\n", ""),
+    (r"(?m)^  NOTE +the original cluster ran with the C library .*\n", ""),
 ];
 
 /// Compares everything that a command printed with the snapshot `name`; `varies` replaces what differs between runs.

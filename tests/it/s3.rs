@@ -180,7 +180,7 @@ fn only_what_the_bucket_says_is_absent() {
     scene.proxy.set_away(true);
     // The store retries for longer than archive-get waits; the reason is reported all the same.
     let outcome = scene.cluster.get(&absent, "pg_wal/RECOVERYXLOG").expect(126);
-    outcome.says("did not answer before the deadline: no response from http://127.0.0.1");
+    outcome.says("did not respond before the deadline: no response from http://127.0.0.1");
     scene.proxy.set_away(false);
     // Some servers do not distinguish a missing bucket from a missing object: then the repository appears empty.
     let no_bucket =

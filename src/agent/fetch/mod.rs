@@ -137,7 +137,7 @@ impl Fetcher {
     /// The error for a deadline that passed during an attempt: the store's current trouble, or else the
     /// result of the previous attempt.
     fn too_late(&self, request: &GetRequest, last: Option<Error>) -> Error {
-        const WHAT: &str = "the repository did not answer before the deadline";
+        const WHAT: &str = "the repository did not respond before the deadline";
         match self.trouble(request).or(last) {
             Some(cause) => cause.context(WHAT).with_kind(ErrorKind::Unavailable),
             None => Error::unavailable(WHAT).hint(

@@ -97,7 +97,7 @@ impl Asked {
         match &self.last {
             Some(error) => error.replica(),
             None => Error::unavailable(format!(
-                "the repository has not answered for {} s",
+                "the repository has not responded for {} s",
                 self.started.elapsed().as_secs()
             )),
         }
@@ -156,7 +156,7 @@ mod tests {
         let waits = Arc::new(Waits::default());
         let name = "00000002.history".parse().unwrap();
         let wait = waits.begin(name);
-        assert!(waits.reason(name).unwrap().to_string().contains("has not answered"));
+        assert!(waits.reason(name).unwrap().to_string().contains("has not responded"));
         wait.failed(&Error::unavailable("connection refused"));
         assert_eq!(waits.reason(name).unwrap().to_string(), "connection refused");
         drop(wait);

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 const PING: Duration = Duration::from_secs(5);
 
-/// Pings the session while `make` runs, and ends the backup if the session does not answer.
+/// Pings the session while `make` runs, and ends the backup if the session does not respond.
 pub fn during<T>(
     session: &Session,
     interruption: &Interruption<'_>,

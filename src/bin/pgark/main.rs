@@ -106,7 +106,7 @@ enum Command {
     /// prints the plan and writes nothing.
     ///
     /// Run it as the user that runs PostgreSQL. If it is interrupted, run it again. The recovered cluster does not
-    /// archive unless --archiving on is given, so that a copy never writes into its original's archive. A standby
+    /// archive unless --archiving on is given, so that a copy never writes into the archive of its original cluster. A standby
     /// archives once it is promoted.
     #[command(visible_alias = "restore", after_long_help = recover::MORE_HELP)]
     Recover(Box<recover::RecoverArguments>),

@@ -103,7 +103,7 @@ fn other_agent(agent: &OtherAgent) -> String {
             "agent     {process} runs for another configuration or version; the next call replaces it"
         ),
         OtherAgentState::Silent => {
-            format!("agent     {process} does not answer\n          HINT: {}", process.stop_hint())
+            format!("agent     {process} does not respond\n          HINT: {}", process.stop_hint())
         }
         OtherAgentState::NotListening => {
             format!("agent     {process} is starting or stopping: it does not listen")

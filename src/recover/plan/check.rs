@@ -101,10 +101,10 @@ fn check_nested(request: &RecoverRequest) -> Result<()> {
     let (target, config) = (&request.data_directory, &request.config);
     let original = &config.data_directory;
     if target != original {
-        refuse_nested(target, original, "the data directory of the original")?;
+        refuse_nested(target, original, "the data directory of the original cluster")?;
         for link in fs::read_dir(original.join("pg_tblspc")).into_iter().flatten().flatten() {
             if let Ok(directory) = fs::read_link(link.path()) {
-                refuse_nested(target, &directory, "a tablespace of the original")?;
+                refuse_nested(target, &directory, "a tablespace of the original cluster")?;
             }
         }
     }

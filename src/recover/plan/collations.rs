@@ -23,7 +23,7 @@ pub fn note(backup: &StoredBackup, here: Option<&str>, role: &Role) -> Option<St
         ),
     };
     Some(format!(
-        "the original ran with the C library glibc {there}, but this host has {here}: it may sort text in another order, and \
+        "the original cluster ran with the C library glibc {there}, but this host has {here}: it may sort text in another order, and \
          indexes on text may miss rows, unless their collation is C or ICU's: {next}"
     ))
 }

@@ -121,7 +121,7 @@ fn warnings_of_backup(target: &TargetPlan, backup: &StoredBackup, copies: &Path)
     }
     if backup.damaged_pages.count > 0 {
         warnings.push(format!(
-            "the backup holds {} pages that were already damaged in the original",
+            "the backup holds {} pages that were already damaged in the original cluster",
             backup.damaged_pages.count
         ));
     }

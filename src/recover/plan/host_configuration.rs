@@ -58,7 +58,7 @@ pub fn place(
 pub fn archiving_note(place: &Place) -> Option<String> {
     let Place::Other { archive_command: Some(command) } = place else { return None };
     Some(format!(
-        "archive_command is adapted to this host and directory, since the original's was set for its own: {command}"
+        "archive_command is adapted to this host and directory, since the original cluster's was set for its own: {command}"
     ))
 }
 

@@ -174,7 +174,7 @@ fn examine_place(request: &RecoverRequest, tablespace: &TablespacePlace, found: 
         let error = error.context(format!("tablespace \"{}\" has no usable directory", tablespace.name));
         if tablespace.new == tablespace.old {
             error.hint(format!(
-                "It may belong to the original. Choose another directory: --tablespace-mapping {}=/new/directory",
+                "It may belong to the original cluster. Choose another directory: --tablespace-mapping {}=/new/directory",
                 tablespace.old.display()
             ))
         } else {
@@ -267,7 +267,7 @@ fn check_newer_tablespaces(
             return Err(Error::new(
                 ErrorKind::Conflict,
                 format!(
-                    "\"{}\" is a tablespace of the original, created after backup {}: recovery would write into it",
+                    "\"{}\" is a tablespace of the original cluster, created after backup {}: recovery would write into it",
                     directory.display(),
                     backup.label
                 ),

@@ -127,7 +127,7 @@ pub(super) fn connect(
             Err(error) => first_error = first_error.or(Some(error)),
         }
     }
-    Err(first_error.unwrap_or_else(|| Error::unavailable("the server does not answer")))
+    Err(first_error.unwrap_or_else(|| Error::unavailable("the server does not respond")))
 }
 
 impl RecoveryStatus {

@@ -316,7 +316,7 @@ pub fn complete_configuration(
         return Ok(false);
     }
     let content = format!(
-        "# Written by pgark recover: the original's configuration was outside its data directory. Copies of it are\n\
+        "# Written by pgark recover: the original cluster's configuration was outside its data directory. Copies are\n\
          # in \"{}\". PostgreSQL's defaults apply to all other settings.\n\
          listen_addresses = 'localhost'\n",
         copies.display()

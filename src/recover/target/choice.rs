@@ -80,7 +80,7 @@ fn branching(history: &TimelineHistory) -> String {
     match history.parent() {
         Some(parent) => {
             format!(
-                "Timeline {} left timeline {} at {}.",
+                "Timeline {} branched off timeline {} at {}.",
                 history.timeline(),
                 parent.timeline,
                 parent.switch_point

@@ -40,7 +40,7 @@ impl Planner<'_> {
         Err(Error::new(
             ErrorKind::Hole,
             format!(
-                "timeline {timeline}, which left timeline {parent} at {point}, has no WAL in the repository yet"
+                "timeline {timeline}, which branched off timeline {parent} at {point}, has no WAL in the repository yet"
             ),
         )
         .hint(format!(

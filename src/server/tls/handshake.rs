@@ -122,7 +122,7 @@ pub(in crate::server) fn failed(error: io::Error) -> Error {
             )
         }
         Some(cause) => Error::unavailable(format!("the TLS handshake failed: {cause}"))
-            .hint("Check that it is a PostgreSQL server, and that no proxy answers in its place."),
+            .hint("Check that it is a PostgreSQL server, and that no proxy responds in its place."),
         None => Error::io("the TLS handshake failed", error),
     }
 }

@@ -300,7 +300,10 @@ pub fn plan(plan: &RecoveryPlan, delta: Option<DeltaForecast>) -> String {
         }
     ));
     if plan.settings.archiving == Archiving::Off {
-        lines.push("  archiving    off, so that a copy cannot write into its original's archive".to_owned());
+        lines.push(
+            "  archiving    off, so that a copy cannot write into the archive of its original cluster"
+                .to_owned(),
+        );
     }
     for warning in &plan.warnings {
         lines.push(format!("  NOTE         {warning}"));

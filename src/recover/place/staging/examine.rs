@@ -64,7 +64,8 @@ pub fn examine_for_delta(path: &Path, system: SystemIdentifier, version: MajorVe
                         path.display(),
                         control.version
                     ),
-                ));
+                )
+                .hint("Choose another directory with --target-directory, or a backup of that version with --backup."));
             }
             return Ok(Found::Kept);
         }
@@ -115,7 +116,7 @@ pub fn refuse_shared(data_directory: &Path, link: &Path, original: &Path) -> Res
                     other.display()
                 ),
             )
-            .hint("The link in this copy points to the original's directory. Remove the link, and choose another directory \
+            .hint("The link in this copy points to the original cluster's directory. Remove the link, and choose another directory \
                    with --tablespace-mapping."));
         }
     }
@@ -282,7 +283,8 @@ pub(super) fn examine(path: &Path) -> Result<Found> {
         Err(error) => return Err(Error::io(format!("could not inspect \"{}\"", path.display()), error)),
     };
     if !metadata.is_dir() {
-        return Err(Error::new(ErrorKind::Conflict, format!("\"{}\" is not a directory", path.display())));
+        return Err(Error::new(ErrorKind::Conflict, format!("\"{}\" is not a directory", path.display()))
+            .hint("Choose another path, or move the file away."));
     }
     refuse_foreign(path)?;
     let mut names = Vec::new();
@@ -324,6 +326,7 @@ fn below_a_file(path: &Path) -> Error {
         ErrorKind::Conflict,
         format!("\"{}\" cannot be created: \"{}\" is not a directory", path.display(), file.display()),
     )
+    .hint("Choose another path, or move the file away.")
 }
 
 /// Checks that a missing directory can be created.
@@ -333,7 +336,8 @@ fn nothing_at(path: &Path) -> Result<Found> {
         return Err(Error::new(
             ErrorKind::Conflict,
             format!("\"{}\" is a dangling symbolic link", path.display()),
-        ));
+        )
+        .hint("Create the directory that it points to, or remove the link."));
     }
     let parent = durable::parent_directory(path);
     if !parent.is_dir() {

@@ -96,7 +96,8 @@ fn lock(marker: &File, directory: &Path) -> Result<()> {
                 return Err(Error::new(
                     ErrorKind::Conflict,
                     format!("another pgark recover is running in \"{}\"", directory.display()),
-                ));
+                )
+                .hint("Wait until it ends, or choose another directory with --target-directory."));
             }
             Err(TryLockError::Error(error)) => {
                 return Err(Error::io(
@@ -216,7 +217,8 @@ impl Staging {
             return Err(Error::new(
                 ErrorKind::Conflict,
                 format!("\"{}\" is no longer empty", path.display()),
-            ));
+            )
+            .hint("Another program writes into this directory. Stop it and empty the directory, or choose another one."));
         }
         Ok(Staging { path: path.to_owned(), marker, interlock: None })
     }

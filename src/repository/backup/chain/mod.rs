@@ -41,13 +41,15 @@ impl Chain {
                 return Err(Error::damaged(format!(
                     "backup {child} builds on a different backup {} than the stored one",
                     link.parent
-                )));
+                ))
+                .hint("That backup was removed and taken again under the same label. Take a full backup."));
             }
             if ancestors.len() >= MEMBERS_MAX {
                 return Err(Error::damaged(format!(
                     "the chain of backup {} is circular or too long",
                     newest.label
-                )));
+                ))
+                .hint("Its manifests were changed by another program. Take a full backup."));
             }
             ancestors.push(parent.clone());
         }

@@ -5,6 +5,7 @@ use libfuzzer_sys::fuzz_target;
 use pgark::postgres::recovery::time::parse_target_time;
 use pgark::postgres::{Lsn, RestorePointName, SystemIdentifier, WalFileName};
 use pgark::repository::backup::Label;
+use pgark::repository::layout::kind_of;
 use pgark::store::ObjectKey;
 
 fuzz_target!(|text: &str| {
@@ -16,6 +17,10 @@ fuzz_target!(|text: &str| {
     }
     if let Ok(key) = ObjectKey::new(text) {
         assert!(!key.as_str().starts_with('/') && !key.as_str().split('/').any(|part| part == ".."));
+        let _ = kind_of(&key);
+        if let Ok(below) = ObjectKey::new(format!("main/7/{text}")) {
+            let _ = kind_of(&below);
+        }
     }
     if let Ok(label) = text.parse::<Label>() {
         assert!(!label.as_str().contains('/'));

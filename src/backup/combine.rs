@@ -98,9 +98,8 @@ fn find_chain(request: &CombineRequest, repository: &Repository) -> Result<Chain
             .hint("pgark info lists the backups.")
     })?;
     if newest.parent().is_none() {
-        return Err(Error::usage(format!("backup {} is already a full backup", request.of)).hint(
-            "Choose an incremental backup; pgark info shows which backups build on others.",
-        ));
+        return Err(Error::usage(format!("backup {} is already a full backup", request.of))
+            .hint("Choose an incremental backup; pgark info shows which backups build on others."));
     }
     Chain::of(newest, &backups)
 }

@@ -6,7 +6,7 @@
 
 pub mod backup;
 mod format;
-mod layout;
+pub mod layout;
 mod object;
 mod systems;
 mod version;

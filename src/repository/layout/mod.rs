@@ -1,7 +1,12 @@
 //! The names of all objects of one system.
 
+mod kind;
+mod parse;
+
+pub use kind::{KindFacts, Lock, ObjectClass, ObjectKind, Place, Removal, Verification, Writing};
+pub use parse::kind_of;
+
 use super::backup::Label;
-use crate::config::ClusterName;
 use crate::error::Result;
 use crate::postgres::{SegmentName, SystemIdentifier, TimelineId, WalFileName};
 use crate::store::{ObjectKey, ObjectUse};
@@ -106,38 +111,45 @@ impl Layout {
 /// What the object under a key is, for a store that treats objects differently; `None` if no object of pgark has this
 /// name.
 pub fn use_of(key: &ObjectKey) -> Option<ObjectUse> {
-    let mut parts = key.as_str().splitn(3, '/');
-    let (cluster, system, rest) = (ClusterName::new(parts.next()?)?, parts.next()?, parts.next()?);
-    let layout = Layout::new(cluster.as_str(), system.parse().ok()?).ok()?;
-    let rest: Vec<&str> = rest.split('/').collect();
-    let (place, found) = match rest.as_slice() {
-        ["wal", .., name] => {
-            let name: WalFileName = name.parse().ok()?;
-            let is_history = matches!(name, WalFileName::History(_));
-            (layout.wal_file(name), if is_history { ObjectUse::Other } else { ObjectUse::Wal })
-        }
-        ["backup", label, name] => {
-            let label: Label = label.parse().ok()?;
-            match *name {
-                "running" => (layout.backup_running(&label), ObjectUse::Other),
-                "files" => (layout.backup_index(&label), ObjectUse::Other),
-                "backup_manifest" => (layout.postgres_manifest(&label), ObjectUse::Other),
-                "manifest.json" => (layout.stored_backup(&label), ObjectUse::Other),
-                pack => {
-                    let number = pack.strip_prefix("pack-")?.parse().ok()?;
-                    (layout.backup_pack(&label, number), ObjectUse::Pack)
-                }
-            }
-        }
-        [_] => (layout.format(), ObjectUse::Other),
-        _ => return None,
-    };
-    (place.ok()? == *key).then_some(found)
+    Some(match kind_of(key)? {
+        ObjectKind::WalSegment | ObjectKind::WalPartial | ObjectKind::WalBackupHistory => ObjectUse::Wal,
+        ObjectKind::BackupPack | ObjectKind::Dump => ObjectUse::Pack,
+        _ => ObjectUse::Other,
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_kind_is_recognized_by_its_key() {
+        let samples = [
+            ("<id>.<json or age>", "0123abcd.age"),
+            ("<log number>", "00000002"),
+            ("<timeline>", "00000001"),
+            ("<segment>.<offset>.backup", "0000000100000002000000A1.00000028.backup"),
+            ("<segment>.partial, …partial.<digest>", "0000000100000002000000A1.partial.0123456789abcdef"),
+            ("<segment>", "0000000100000002000000A1"),
+            ("<first>", "0000000200000001"),
+            ("<last>", "00000002000000A1"),
+            ("<offset>", "00A00000"),
+            ("<writer>", "host-1"),
+            ("<label>", "20260115-143000F"),
+            ("pack-<number>", "pack-000001"),
+            ("<number>", "2"),
+            ("<name>", "globals"),
+            ("<kind>", "verify"),
+            ("<time>", "20260115T143000Z"),
+            ("<id>", "0123abcd"),
+        ];
+        for kind in ObjectKind::ALL {
+            let pattern = kind.facts().key.to_owned();
+            let sample = samples.iter().fold(pattern, |key, (part, sample)| key.replace(part, sample));
+            let key = ObjectKey::new(format!("main/7/{sample}")).unwrap();
+            assert_eq!(kind_of(&key), Some(*kind), "{sample}");
+        }
+    }
 
     #[test]
     fn every_file_has_its_place() {
@@ -184,6 +196,16 @@ mod tests {
             "main/7/backup/a/pack-0000001",
             "main/7/backup/-a/pack-000001",
             "main/7/backup/a/else",
+            "main/7/backup/a/child--b",
+            "main/7/backup/a/expired-0",
+            "main/7/backup/a/end-01",
+            "main/7/wal/00000001/removed-0000000100000002",
+            "main/7/wal/00000001/removed-0000000100000002-0000000100000001",
+            "main/7/wal/00000000/removed-0000000100000001-0000000100000002",
+            "main/7/wal/00000001/0000000g/notes-a",
+            "main/7/chunk/00000002/0000000100000002000000A1/00000000",
+            "main/7/keys/a.b.age",
+            "main/7/task/verify",
             "main/7/backup/a/pack-000001/x",
             "x/main/7/backup/a/pack-000001",
         ] {

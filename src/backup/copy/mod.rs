@@ -13,9 +13,9 @@ use crate::error::{Context, Error, Result};
 use crate::interruption::Interruption;
 use crate::monitor::Monitor;
 use crate::pace::Pace;
-use crate::postgres::ServerVersion;
 use crate::postgres::backup::incremental::incremental_path;
 use crate::postgres::page::PAGE_BYTES;
+use crate::postgres::{RelativeBlockNumber, ServerVersion};
 use crate::repository::Repository;
 use crate::repository::backup::Label;
 use crate::repository::backup::manifest::StoredPack;
@@ -385,9 +385,9 @@ fn finish(pack: PackWriter, copied: &Mutex<Copied>) -> Result<()> {
     Ok(())
 }
 
-/// Groups consecutive numbers into ranges.
-fn runs(numbers: &[u32]) -> impl Iterator<Item = Range<u64>> + '_ {
-    let mut rest = numbers.iter().copied().map(u64::from).peekable();
+/// Groups consecutive blocks into ranges.
+fn runs(blocks: &[RelativeBlockNumber]) -> impl Iterator<Item = Range<u64>> + '_ {
+    let mut rest = blocks.iter().map(|block| u64::from(block.as_u32())).peekable();
     std::iter::from_fn(move || {
         let first = rest.next()?;
         let mut end = first + 1;
@@ -404,8 +404,8 @@ mod tests {
 
     #[test]
     fn neighbours_are_read_together() {
-        let ranges = |numbers: &[u32]| runs(numbers).collect::<Vec<_>>();
-        assert_eq!(ranges(&[]), []);
-        assert_eq!(ranges(&[0, 1, 2, 5, 7, 8]), [0..3, 5..6, 7..9]);
+        let blocks = [0, 1, 2, 5, 7, 8].map(RelativeBlockNumber::new);
+        assert_eq!(runs(&[]).count(), 0);
+        assert_eq!(runs(&blocks).collect::<Vec<_>>(), [0..3, 5..6, 7..9]);
     }
 }

@@ -6,8 +6,8 @@
 
 use crate::backup::files::source::read_full;
 use crate::error::{Context, Result};
-use crate::postgres::Lsn;
 use crate::postgres::page::{self, PAGE_BYTES, PageChecksums, PageVerdict};
+use crate::postgres::{BlockNumber, Lsn, RelativeBlockNumber};
 use crate::repository::backup::StoredText;
 use crate::repository::backup::manifest::{DamagedPage, DamagedPages};
 use std::fs::File;
@@ -60,11 +60,9 @@ impl PageRules {
     /// Those of the operating system.
     pub fn check(&self, piece: &Piece<'_>, bytes: &mut [u8], findings: &mut PageFindings) -> Result<()> {
         let (pages, _) = bytes.as_chunks_mut::<PAGE_BYTES>();
-        let first =
-            u64::from(piece.segment) * u64::from(self.pages_per_file) + piece.offset / PAGE_BYTES as u64;
+        let first = BlockNumber::first_of_file(piece.segment, self.pages_per_file);
         for (page, number) in pages.iter_mut().zip(0_u64..) {
-            // Block numbers of a relation have 32 bits.
-            let block = (first + number) as u32;
+            let block = first.at(RelativeBlockNumber::from_index(piece.offset / PAGE_BYTES as u64 + number));
             let mut verdict = page::verify(page, block, PageChecksums::On);
             let mut reads = 1;
             while let Some((problem, lsn)) = problem_of(verdict) {
@@ -109,7 +107,7 @@ impl PageFindings {
         self.damaged
     }
 
-    fn add(&mut self, path: &[u8], block: u32, problem: String, lsn: Option<Lsn>, start: Lsn) {
+    fn add(&mut self, path: &[u8], block: BlockNumber, problem: String, lsn: Option<Lsn>, start: Lsn) {
         let page = DamagedPage { path: StoredText::new(path), block, problem };
         match lsn.filter(|lsn| *lsn >= start) {
             Some(lsn) if self.changed.len() < CHANGED_MAX => self.changed.push((page, lsn)),
@@ -140,7 +138,7 @@ mod tests {
         page[12..14].copy_from_slice(&24_u16.to_le_bytes());
         page[14..16].copy_from_slice(&8192_u16.to_le_bytes());
         page[16..18].copy_from_slice(&8192_u16.to_le_bytes());
-        let checksum = page::checksum(&page, block);
+        let checksum = page::checksum(&page, BlockNumber::new(block));
         page[8..10].copy_from_slice(&checksum.to_le_bytes());
         page
     }
@@ -165,7 +163,7 @@ mod tests {
         all.merge(findings);
         let judged = all.judge(Lsn::new(2000).unwrap());
         assert_eq!(judged.count, 2);
-        assert_eq!(judged.listed.iter().map(|page| page.block).collect::<Vec<_>>(), [21, 23]);
+        assert_eq!(judged.listed.iter().map(|page| page.block.as_u32()).collect::<Vec<_>>(), [21, 23]);
     }
 
     #[test]

@@ -1,12 +1,12 @@
 //! Walks the data directory and its tablespaces as they are when the copy begins. WAL replay creates anything that
 //! appears later.
 
-use super::exclusions::{self, Decision, Fork};
+use super::exclusions::{self, Decision};
 use super::list::{DIRECTORY_MODE, FileList, join, tablespace_oid};
 use crate::error::{Context, Error, Result};
 use crate::interruption::Interruption;
 use crate::monitor::Monitor;
-use crate::postgres::ServerVersion;
+use crate::postgres::{ForkName, ServerVersion};
 use std::collections::HashSet;
 use std::fs::{self, Metadata, ReadDir};
 use std::io;
@@ -95,7 +95,7 @@ impl Walk<'_> {
                 .file_name()
                 .into_vec();
             let left_out = exclusions::relation_file(&name)
-                .is_some_and(|file| file.fork != Fork::Init && unlogged.contains(file.number));
+                .is_some_and(|file| file.fork != ForkName::Init && unlogged.contains(file.number));
             if !left_out {
                 self.take(index, &path, root, &name)?;
             }
@@ -221,7 +221,7 @@ fn unlogged_relations(directory: &Path) -> Result<HashSet<Vec<u8>>> {
     for entry in open_directory(directory)?.into_iter().flatten() {
         let name =
             entry.context(|| format!("could not read \"{}\"", directory.display()))?.file_name().into_vec();
-        if let Some(file) = exclusions::relation_file(&name).filter(|file| file.fork == Fork::Init) {
+        if let Some(file) = exclusions::relation_file(&name).filter(|file| file.fork == ForkName::Init) {
             numbers.insert(file.number.to_vec());
         }
     }
@@ -240,7 +240,7 @@ fn open_directory(path: &Path) -> Result<Option<ReadDir>> {
 mod tests {
     use super::*;
     use crate::monitor::RecordingMonitor;
-    use crate::postgres::MajorVersion;
+    use crate::postgres::{MajorVersion, Oid, RelFileNumber};
     use std::os::unix::ffi::OsStrExt;
     use std::os::unix::fs::symlink;
     use std::sync::atomic::AtomicBool;
@@ -336,18 +336,21 @@ mod tests {
                 "pg_wal/archive_status",
             ]
         );
-        assert_eq!(list.in_place_tablespaces, [16500]);
+        assert_eq!(list.in_place_tablespaces, [Oid::new(16500)]);
         let in_space = files.iter().find(|file| list.root_of(file) != 0).unwrap();
         let root = list.root_of(in_space);
         assert_eq!(list.path_in_pack(root, &list.path_of(in_space)), b"PG_15_202209061/5/1");
-        assert_eq!(list.roots[root].tablespace, Some(16400));
+        assert_eq!(list.roots[root].tablespace, Some(Oid::new(16400)));
         assert_eq!(list.roots[root].target, space.as_os_str().as_bytes());
         assert_eq!(monitor.lines().len(), 1, "the link to /etc/passwd");
         let relation = list.relation(&files[1], MajorVersion::V15.into()).unwrap();
-        assert_eq!((relation.database, relation.number, relation.segment), (Some(5), 1259, 0));
+        assert_eq!(
+            (relation.database, relation.number, relation.segment),
+            (Some(Oid::new(5)), RelFileNumber::new(1259), 0)
+        );
         let tablespaces = [1, 4, 5]
             .map(|at: usize| list.relation(&files[at], MajorVersion::V15.into()).unwrap().tablespace);
-        assert_eq!(tablespaces, [1663, 1664, 16400]);
+        assert_eq!(tablespaces, [Oid::PG_DEFAULT, Oid::PG_GLOBAL, Oid::new(16400)]);
         assert_eq!(list.relation(&files[0], MajorVersion::V15.into()), None);
         assert_eq!(list.relation(&files[4], MajorVersion::V15.into()).unwrap().database, None);
         let sorted: Vec<_> =

@@ -8,7 +8,7 @@ use crate::config::Checkpoint;
 use crate::error::{Error, Result};
 use crate::interruption::Interruption;
 use crate::postgres::version::facts::BaseBackupForm;
-use crate::postgres::{Lsn, MajorVersion, TimelineId};
+use crate::postgres::{Lsn, MajorVersion, Oid, TimelineId};
 use crate::repository::backup::Label;
 use crate::server::{Incoming, ReplicationConnection, Row};
 use bytes::{Buf, Bytes};
@@ -46,7 +46,7 @@ pub enum Part {
     DataDirectory,
     /// The archive of a tablespace, with its location. A relative path denotes an in-place tablespace in the data
     /// directory.
-    Tablespace(u32, String),
+    Tablespace(Oid, String),
     /// The server's backup manifest.
     Manifest,
 }
@@ -288,7 +288,7 @@ impl<'a> BaseBackup<'a> {
                 let mut fields = message.split(|byte| *byte == 0);
                 let name = String::from_utf8_lossy(fields.next().unwrap_or_default()).into_owned();
                 let location = String::from_utf8_lossy(fields.next().unwrap_or_default()).into_owned();
-                self.next = Some(match name.strip_suffix(".tar").map(str::parse::<u32>) {
+                self.next = Some(match name.strip_suffix(".tar").map(str::parse::<Oid>) {
                     _ if name == "base.tar" => Part::DataDirectory,
                     Some(Ok(oid)) => Part::Tablespace(oid, location),
                     _ => return Err(unexpected_response()),

@@ -4,6 +4,7 @@ use super::record::{CheckpointKind, RecordHeader, ResourceManager, TransactionEn
 use crate::postgres::cluster::control_file::ServerLimits;
 use crate::postgres::value::little_endian::{i64_at, u8_at, u16_at, u32_at, u64_at};
 use crate::postgres::value::lsn::Lsn;
+use crate::postgres::value::relation::Oid;
 use crate::postgres::value::timeline::TimelineId;
 use crate::postgres::value::timestamp::PgTimestamp;
 use crate::postgres::value::xid::Xid;
@@ -191,7 +192,7 @@ impl PayloadDecoder {
             Kind::TablespaceCreate => {
                 let path = main.get(4..)?;
                 let length = path.iter().position(|byte| *byte == 0)?;
-                WalPayload::TablespaceCreate { oid: u32_at(main, 0)?, path: path.get(..length)? }
+                WalPayload::TablespaceCreate { oid: Oid::new(u32_at(main, 0)?), path: path.get(..length)? }
             }
             Kind::EndOfRecovery => WalPayload::EndOfRecovery {
                 time: time(0)?,

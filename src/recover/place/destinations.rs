@@ -2,8 +2,8 @@
 
 use super::tablespaces::TablespacePlace;
 use crate::error::{Error, Result};
-use crate::postgres::MajorVersion;
 use crate::postgres::backup::tablespace_map::{TablespaceLocation, render_tablespace_map};
+use crate::postgres::{MajorVersion, Oid};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -82,7 +82,7 @@ impl Places {
     }
 
     /// The tablespace outside the data directory that a path of the backup belongs to, if any.
-    pub fn tablespace_of(&self, path: &[u8]) -> Option<u32> {
+    pub fn tablespace_of(&self, path: &[u8]) -> Option<Oid> {
         let oid = path.strip_prefix(LINKS)?.split(|byte| *byte == b'/').next()?;
         self.tablespaces
             .iter()
@@ -122,8 +122,8 @@ mod tests {
     use super::*;
 
     fn places() -> Places {
-        let tablespace = |oid: u32, new: &str| TablespacePlace {
-            oid,
+        let tablespace = |oid, new: &str| TablespacePlace {
+            oid: Oid::new(oid),
             name: "x".to_owned(),
             old: PathBuf::from("/old"),
             new: PathBuf::from(new),
@@ -144,7 +144,7 @@ mod tests {
         }
         assert_eq!(places().directory(b"pg_tblspc/16401").unwrap(), None);
         assert!(places().file(b"pg_tblspc/16401").is_err());
-        assert_eq!(places().tablespace_of(b"pg_tblspc/164/PG_15_202209061/5/1"), Some(164));
+        assert_eq!(places().tablespace_of(b"pg_tblspc/164/PG_15_202209061/5/1"), Some(Oid::new(164)));
         assert_eq!(places().tablespace_of(b"pg_tblspc/16402/x"), None);
         assert_eq!(places().tablespace_of(b"base/164/1"), None);
     }

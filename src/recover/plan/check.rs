@@ -6,6 +6,7 @@ use super::request::{Mode, RecoverRequest};
 use crate::config::RepositoryUrl;
 use crate::durable::parent_directory;
 use crate::error::{Error, Result};
+use crate::postgres::Oid;
 use crate::recover::place::destinations::Places;
 use crate::recover::place::space::{SpaceNeed, check_space};
 use crate::recover::place::staging::{Found, refuse_nested};
@@ -132,7 +133,7 @@ fn space_needs(
         true => Some(whole_by_place(repository, backup, left_out, places)?),
         false => None,
     };
-    let packed = |oid: Option<u32>| -> u64 {
+    let packed = |oid: Option<Oid>| -> u64 {
         if let Some(whole) = &whole {
             return whole.get(&oid).copied().unwrap_or_default();
         }
@@ -160,9 +161,9 @@ fn whole_by_place(
     backup: &StoredBackup,
     left_out: &OmittedDatabases,
     places: &Places,
-) -> Result<BTreeMap<Option<u32>, u64>> {
+) -> Result<BTreeMap<Option<Oid>, u64>> {
     let mut index = open_index(repository, backup)?;
-    let mut whole: BTreeMap<Option<u32>, u64> = BTreeMap::new();
+    let mut whole: BTreeMap<Option<Oid>, u64> = BTreeMap::new();
     while let Some(entry) = index.next_entry()? {
         let IndexEntry::File(file) = entry else { continue };
         if left_out.is_omitted(file.path.as_bytes()) {

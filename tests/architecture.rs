@@ -15,7 +15,8 @@ const LAYERS: &[&[&str]] = &[
     &["postgres"],
     &["config"],
     &["failpoint"],
-    &["durable", "data_directory"],
+    &["durable"],
+    &["data_directory"],
     &["spool"],
     &["push", "get"],
     // All rows from here on require the feature `companion`.

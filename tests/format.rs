@@ -161,6 +161,10 @@ fn write_sample_of_2(root: &Path) {
     fs::remove_dir(root.join(".pgark-temporary")).unwrap();
 }
 
+fn wal_source(name: WalFileName, path: PathBuf) -> WalSource {
+    WalSource { name, path, segment_size: SEGMENT, pages: PageCheck::FirstPage, disk: Arc::new(RealDisk) }
+}
+
 fn write_sample(root: &Path) {
     fs::create_dir_all(root).unwrap();
     let scratch = tempfile::tempdir().unwrap();
@@ -169,7 +173,7 @@ fn write_sample(root: &Path) {
     for (name, content, compression) in wal_files() {
         let path = scratch.path().join(name.to_string());
         fs::write(&path, content).unwrap();
-        let source = WalSource { name, path, segment_size: SEGMENT, pages: PageCheck::FirstPage };
+        let source = wal_source(name, path);
         wal::put(&repository, &source, compression, scratch.path(), NonZeroUsize::MIN).unwrap();
     }
     write_backup(&repository, "sample", ("0/300028", "0/400100"), whole(files()), None, None);
@@ -376,8 +380,7 @@ fn write_sample_of_partial_segments(root: &Path) {
     let path = scratch.path().join(name.to_string());
     for (stored_name, content) in partial_segments() {
         fs::write(&path, content).unwrap();
-        let source =
-            WalSource { name, path: path.clone(), segment_size: SEGMENT, pages: PageCheck::FirstPage };
+        let source = wal_source(name, path.clone());
         let zstd = Compression::Zstd { level: 19 };
         let stored = wal::put(&repository, &source, zstd, scratch.path(), NonZeroUsize::MIN).unwrap();
         assert_eq!(stored.name, stored_name);

@@ -44,6 +44,11 @@ impl Places {
         Places { config, store, disk, open: Mutex::default(), remembered: Mutex::default(), seen }
     }
 
+    /// The disk of this process.
+    pub fn disk(&self) -> &Arc<dyn Disk> {
+        &self.disk
+    }
+
     /// Creates the place of a system if it never existed. If it did, the repository is unavailable.
     ///
     /// # Errors

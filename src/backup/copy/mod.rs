@@ -4,11 +4,11 @@ pub mod last_pack;
 pub mod lists;
 pub mod pages;
 
-use crate::backup::files::FileList;
-use crate::backup::files::source::{open, read_full};
+use crate::backup::files::{FileList, ServerFile};
 use crate::backup::increment::Increment;
 use crate::backup::increment::candidate::Candidate;
 use crate::config::Compression;
+use crate::durable::Disk;
 use crate::error::{Context, Error, Result};
 use crate::interruption::Interruption;
 use crate::monitor::Monitor;
@@ -22,7 +22,6 @@ use crate::repository::backup::manifest::StoredPack;
 use crate::repository::backup::pack::{FinishedPack, PackOwner, PackWriter, PlacedFile, TARGET_RAW_BYTES};
 use pages::{PageFindings, PageRules, Piece};
 use std::cmp::Reverse;
-use std::fs::File;
 use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::os::unix::fs::MetadataExt;
@@ -40,6 +39,8 @@ const PING: Duration = Duration::from_secs(5);
 
 /// Source, destination and options of the copy.
 pub struct DataDirectoryCopy<'a> {
+    /// The disk through which the files are read.
+    pub disk: &'a dyn Disk,
     /// The destination repository.
     pub repository: &'a Repository,
     /// The backup.
@@ -81,7 +82,7 @@ pub struct Copied {
 
 /// A file that is being copied.
 struct Source<'a> {
-    file: &'a File,
+    file: &'a ServerFile<'a>,
     path: &'a [u8],
     location: &'a Path,
     /// The segment number within its relation's fork, if it is a relation file.
@@ -238,7 +239,7 @@ impl DataDirectoryCopy<'_> {
         }
         let location = self.files.location_of(&path);
         let what = || format!("could not read \"{}\"", location.display());
-        let Some(file) = open(&location).context(what)? else {
+        let Some(file) = ServerFile::open(self.disk, &location).context(what)? else {
             // The file was dropped after the directory was read; WAL contains the removal.
             self.monitor.advance(planned.bytes);
             return Ok(0);
@@ -310,7 +311,9 @@ impl DataDirectoryCopy<'_> {
             let bytes = buffer.get_mut(..wanted).unwrap_or_default();
             self.pace.take(wanted as u64);
             // Adds context to read errors only. Other errors come from the repository or from another worker.
-            let length = read_full(source.file, bytes, offset)
+            let length = source
+                .file
+                .read_full(bytes, offset)
                 .context(|| format!("could not read \"{}\"", source.location.display()))?;
             bytes.get_mut(length..).unwrap_or_default().fill(0);
             if let (Some(rules), Some(segment)) = (self.pages, source.segment) {
@@ -401,6 +404,62 @@ fn runs(blocks: &[RelativeBlockNumber]) -> impl Iterator<Item = Range<u64>> + '_
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{Config, ConfigRequest};
+    use crate::data_directory::DataDirectory;
+    use crate::durable::{RealDisk, UnreadableDisk};
+    use crate::error::ErrorKind;
+    use crate::monitor::RecordingMonitor;
+    use crate::postgres::MajorVersion;
+    use crate::store::DirectoryStore;
+    use std::fs;
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicBool;
+
+    #[test]
+    fn a_file_that_cannot_be_read_is_named() {
+        let scratch = tempfile::tempdir().unwrap();
+        let [data, store] = ["data", "repository"].map(|name| scratch.path().join(name));
+        fs::create_dir_all(data.join("base/5")).unwrap();
+        fs::create_dir(&store).unwrap();
+        fs::write(data.join("base/5/1259"), b"content").unwrap();
+        let request = ConfigRequest {
+            cluster: Some("main".to_owned()),
+            repository: Some(store.display().to_string()),
+            data_directory: Some(data.clone()),
+            ..ConfigRequest::default()
+        };
+        let pace = Config::resolve(&request).unwrap().backup.pace;
+        let store = Arc::new(DirectoryStore::new(store, Arc::new(RealDisk)));
+        let repository = Repository::new(store, "main", "7301234567890123456".parse().unwrap()).unwrap();
+        repository.make().unwrap();
+        let (monitor, interrupted) = (RecordingMonitor::default(), AtomicBool::new(false));
+        let interruption = Interruption::new(&interrupted);
+        let version = MajorVersion::V15.into();
+        let data_directory = DataDirectory::open(&data).unwrap();
+        let files = FileList::scan(&data_directory, version, &monitor, &interruption).unwrap();
+        let copy = |disk: &dyn Disk| {
+            let copy = DataDirectoryCopy {
+                disk,
+                repository: &repository,
+                label: &"one".parse().unwrap(),
+                files: &files,
+                version,
+                pages: None,
+                increment: None,
+                compression: Compression::None,
+                owner: PackOwner { uid: 0, gid: 0 },
+                workers: NonZeroUsize::MIN,
+                pace: &Pace::new(pace),
+                monitor: &monitor,
+                interruption: &interruption,
+            };
+            copy.run(&mut || Ok(()))
+        };
+        let error = copy(&UnreadableDisk).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unavailable);
+        let path = data.join("base/5/1259");
+        assert_eq!(error.report(), format!("could not read \"{}\": input/output error", path.display()));
+    }
 
     #[test]
     fn neighbours_are_read_together() {

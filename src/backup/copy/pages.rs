@@ -4,13 +4,12 @@
 //! restores all of it. A damaged page that has not changed since is damaged in the cluster itself: recovery
 //! would not repair it, and the operator has to know.
 
-use crate::backup::files::source::read_full;
+use crate::backup::files::ServerFile;
 use crate::error::{Context, Result};
 use crate::postgres::page::{self, PAGE_BYTES, PageChecksums, PageVerdict};
 use crate::postgres::{BlockNumber, Lsn, RelativeBlockNumber};
 use crate::repository::backup::StoredText;
 use crate::repository::backup::manifest::{DamagedPage, DamagedPages};
-use std::fs::File;
 use std::thread;
 use std::time::Duration;
 
@@ -44,7 +43,7 @@ pub struct PageFindings {
 /// A piece of a relation file, as read.
 pub struct Piece<'a> {
     /// The file.
-    pub file: &'a File,
+    pub file: &'a ServerFile<'a>,
     /// Its path relative to the data directory.
     pub path: &'a [u8],
     /// The segment number within its relation's fork.
@@ -74,7 +73,7 @@ impl PageRules {
                 let mut again = [0; PAGE_BYTES];
                 let offset = piece.offset + number * PAGE_BYTES as u64;
                 let what = || format!("could not reread \"{}\"", String::from_utf8_lossy(piece.path));
-                if read_full(piece.file, &mut again, offset).context(what)? < again.len() {
+                if piece.file.read_full(&mut again, offset).context(what)? < again.len() {
                     // Truncated meanwhile; WAL contains the truncation.
                     break;
                 }
@@ -129,6 +128,7 @@ fn problem_of(verdict: PageVerdict) -> Option<(String, Option<Lsn>)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::durable::RealDisk;
     use std::io::Write;
 
     fn page(lsn: u64, block: u32) -> [u8; PAGE_BYTES] {
@@ -154,7 +154,8 @@ mod tests {
         let pages = [page(500, 20), damaged(500, 21), damaged(1500, 22), damaged(9000, 23), [0; PAGE_BYTES]];
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(&pages.concat()).unwrap();
-        let piece = Piece { file: &file, path: b"base/5/1.2", segment: 2, offset: 0 };
+        let piece =
+            Piece { file: &ServerFile::of(&RealDisk, file), path: b"base/5/1.2", segment: 2, offset: 0 };
         let mut findings = PageFindings::default();
         let mut bytes = pages.concat();
         bytes.extend_from_slice(b"a part of a page");
@@ -175,7 +176,8 @@ mod tests {
         let mut torn = whole.to_vec();
         torn[4096..].fill(7);
         let mut findings = PageFindings::default();
-        let piece = Piece { file: &file, path: b"base/5/1", segment: 0, offset: 0 };
+        let piece =
+            Piece { file: &ServerFile::of(&RealDisk, file), path: b"base/5/1", segment: 0, offset: 0 };
         rules.check(&piece, &mut torn, &mut findings).unwrap();
         assert_eq!(torn, whole);
         assert_eq!(findings.judge(Lsn::new(2000).unwrap()), DamagedPages::default());

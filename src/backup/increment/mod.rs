@@ -8,7 +8,6 @@ pub mod candidate;
 pub mod summaries;
 pub mod visibility;
 
-use crate::backup::files::source::read_full;
 use crate::backup::files::{FileList, PlannedRelation};
 use crate::error::{Context, Result};
 use crate::interruption::Interruption;
@@ -163,7 +162,8 @@ impl Increment {
         while offset < bytes {
             interruption.check()?;
             pace.take(buffer.len() as u64);
-            let length = read_full(file, buffer, offset)
+            let length = file
+                .read_full(buffer, offset)
                 .context(|| format!("could not read \"{}\"", candidate.location.display()))?;
             *read_bytes += length as u64;
             let (read, _) = buffer.get(..length).unwrap_or_default().as_chunks::<PAGE_BYTES>();

@@ -12,8 +12,7 @@
 //! Source: PostgreSQL `access/heap/visibilitymap.c`, `visibilitymap_set`; `heapam.c`, `log_heap_visible`.
 
 use super::candidate::Candidate;
-use crate::backup::files::PlannedRelation;
-use crate::backup::files::source::{open, read_full};
+use crate::backup::files::{PlannedRelation, ServerFile};
 use crate::error::{Context, ErrorKind, Result};
 use crate::postgres::page::visibility_map::{is_all_visible, map_block_of};
 use crate::postgres::page::{PAGE_BYTES, PageBytes, PageHeader};
@@ -138,12 +137,14 @@ impl MapPart {
     fn read(candidate: &Candidate<'_>, first_block: BlockNumber, pages: u32) -> Result<Option<MapPart>> {
         let location = map_location(candidate);
         let what = || format!("could not read \"{}\"", location.display());
-        let Some(file) = open(&location).context(what)? else { return Ok(None) };
+        let Some(file) = ServerFile::open(candidate.file.disk(), &location).context(what)? else {
+            return Ok(None);
+        };
         let first = map_block_of(first_block);
         let last = map_block_of(first_block.at(RelativeBlockNumber::new(pages.saturating_sub(1))));
         let mut bytes = vec![0; (last.blocks_since(first) as usize + 1) * PAGE_BYTES];
         let length =
-            read_full(&file, &mut bytes, u64::from(first.as_u32()) * PAGE_BYTES as u64).context(what)?;
+            file.read_full(&mut bytes, u64::from(first.as_u32()) * PAGE_BYTES as u64).context(what)?;
         bytes.truncate(length);
         Ok(Some(MapPart { first, pages: bytes.as_chunks::<PAGE_BYTES>().0.to_vec() }))
     }
@@ -172,6 +173,7 @@ fn map_location(candidate: &Candidate<'_>) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::durable::RealDisk;
     use crate::postgres::page::visibility_map::BLOCKS_PER_PAGE;
     use crate::postgres::{Oid, RelFileNumber};
     use std::fs::File;
@@ -180,7 +182,7 @@ mod tests {
     fn a_file_of_a_heap_finds_its_part_of_the_map() {
         let scratch = tempfile::tempdir().unwrap();
         let location = scratch.path().join("16384.1");
-        let file = File::create(&location).unwrap();
+        let file = ServerFile::of(&RealDisk, File::create(&location).unwrap());
         let relation = PlannedRelation {
             tablespace: Oid::PG_DEFAULT,
             database: Some(Oid::new(5)),

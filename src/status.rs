@@ -29,7 +29,7 @@ pub struct Status {
     /// The server's process, if one runs.
     pub server_process_id: Option<u32>,
     /// The files that wait to be archived.
-    pub waiting: Waiting,
+    pub waiting: WaitingFiles,
     /// The agent of this configuration, if one runs and answers.
     pub agent: Option<AgentStatus>,
     /// Every other agent of the spool.
@@ -65,7 +65,7 @@ pub enum OtherAgentState {
 
 /// The files that the server has marked as ready and not yet as archived.
 #[derive(Debug, Default, Serialize)]
-pub struct Waiting {
+pub struct WaitingFiles {
     /// Number of files.
     pub files: usize,
     /// Their size, in bytes.
@@ -98,10 +98,10 @@ pub fn gather(config: &Config, now: SystemTime) -> Result<Status> {
     })
 }
 
-fn waiting(disk: &dyn Disk, pg_wal: &std::path::Path, now: SystemTime) -> Result<Waiting> {
+fn waiting(disk: &dyn Disk, pg_wal: &std::path::Path, now: SystemTime) -> Result<WaitingFiles> {
     let archive_status = pg_wal.join("archive_status");
     let what = || format!("could not list \"{}\"", archive_status.display());
-    let mut waiting = Waiting::default();
+    let mut waiting = WaitingFiles::default();
     let mut first: Option<(bool, String)> = None;
     for entry in disk.list_data(&archive_status).context(what)? {
         let entry = entry.context(what)?;

@@ -5,7 +5,7 @@
 
 use crate::config::Config;
 use crate::durable::{self, Disk};
-use crate::error::{Context, Error, ErrorKind};
+use crate::error::{Context, Error, ErrorKind, Result};
 use crate::postgres::{MajorVersion, SystemIdentifier};
 use crate::repository::Repository;
 use crate::repository::wal::PutError;
@@ -15,8 +15,6 @@ use std::fs;
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-
-type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// The most systems that one agent serves. Usually there is one; after `initdb` or `pg_upgrade` in the same
 /// directory there is a second.

@@ -28,12 +28,12 @@ pub enum Verbosity {
 pub struct Progress {
     verbosity: Verbosity,
     is_terminal: bool,
-    work: Mutex<Option<Work>>,
+    work: Mutex<Option<ShownWork>>,
 }
 
 /// Work of known size in progress.
 #[derive(Debug)]
-struct Work {
+struct ShownWork {
     what: String,
     total_bytes: u64,
     done_bytes: u64,
@@ -48,7 +48,7 @@ impl Progress {
         Progress { verbosity, is_terminal: io::stderr().is_terminal(), work: Mutex::new(None) }
     }
 
-    fn work(&self) -> MutexGuard<'_, Option<Work>> {
+    fn work(&self) -> MutexGuard<'_, Option<ShownWork>> {
         self.work.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -82,7 +82,7 @@ impl Monitor for Progress {
         }
         let now = Instant::now();
         *self.work() =
-            Some(Work { what: what.to_owned(), total_bytes, done_bytes: 0, began: now, told: now, bar });
+            Some(ShownWork { what: what.to_owned(), total_bytes, done_bytes: 0, began: now, told: now, bar });
     }
 
     fn advance(&self, bytes: u64) {
@@ -109,7 +109,7 @@ impl Monitor for Progress {
     }
 }
 
-impl Work {
+impl ShownWork {
     /// A plain line; the remaining time is extrapolated from the rate so far.
     fn line(&self, elapsed: Duration) -> String {
         let rate = self.done_bytes as f64 / elapsed.as_secs_f64().max(0.001);
@@ -153,7 +153,7 @@ mod tests {
     #[test]
     fn a_plain_line_tells_rate_and_remaining_time() {
         let now = Instant::now();
-        let work = Work {
+        let work = ShownWork {
             what: "copying 3 files".into(),
             total_bytes: 30 << 20,
             done_bytes: 10 << 20,
@@ -165,7 +165,7 @@ mod tests {
             work.line(Duration::from_secs(2)),
             "copying 3 files: 10.00 MiB of 30.00 MiB (33 %), 5.00 MiB/s, 4 seconds left"
         );
-        let unknown = Work { total_bytes: 0, ..work };
+        let unknown = ShownWork { total_bytes: 0, ..work };
         assert_eq!(unknown.line(Duration::from_secs(2)), "copying 3 files: 10.00 MiB, 5.00 MiB/s");
     }
 }

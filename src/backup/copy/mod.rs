@@ -100,13 +100,13 @@ struct Queue<'a> {
 
 struct QueueState {
     /// Remaining steps; the next one is at the end.
-    steps: Vec<Step>,
+    steps: Vec<CopyStep>,
     next_pack: u32,
 }
 
 /// Content to pack.
 #[derive(Clone, Copy, Debug)]
-enum Step {
+enum CopyStep {
     /// All directories of a root, by its number.
     Directories(u32),
     /// A file, by its index in the list.
@@ -114,11 +114,11 @@ enum Step {
 }
 
 /// The next work of a worker.
-struct Work {
+struct AssignedStep {
     root: usize,
     /// Number of the new pack to begin first, if any.
     begin: Option<u32>,
-    step: Step,
+    step: CopyStep,
 }
 
 impl DataDirectoryCopy<'_> {
@@ -193,8 +193,8 @@ impl DataDirectoryCopy<'_> {
                 return Err(Error::damaged("there is no pack to write to"));
             };
             match work.step {
-                Step::Directories(_) => self.pack_directories(pack, work.root)?,
-                Step::File(number) => {
+                CopyStep::Directories(_) => self.pack_directories(pack, work.root)?,
+                CopyStep::File(number) => {
                     read_bytes +=
                         self.copy_file(pack, work.root, number as usize, &mut buffer, &mut findings)?;
                 }
@@ -343,9 +343,9 @@ impl<'a> Queue<'a> {
         }
         // Sorts equal sizes by number to keep the order deterministic.
         let bytes_of = |root: usize| bytes.get(root).copied().unwrap_or_default();
-        let key = |step: &Step| match *step {
-            Step::Directories(root) => (Reverse(bytes_of(root as usize)), root, Reverse(u64::MAX), 0),
-            Step::File(number) => {
+        let key = |step: &CopyStep| match *step {
+            CopyStep::Directories(root) => (Reverse(bytes_of(root as usize)), root, Reverse(u64::MAX), 0),
+            CopyStep::File(number) => {
                 let file = files.files.get(number as usize);
                 let root = file.map_or(0, |file| files.root_of(file));
                 let length = file.map_or(0, |file| file.bytes);
@@ -353,20 +353,21 @@ impl<'a> Queue<'a> {
             }
         };
         let has_directories = |root: &u32| files.directories.iter().any(|found| found.root == *root as usize);
-        let directories = (0..files.roots.len() as u32).filter(has_directories).map(Step::Directories);
-        let mut steps: Vec<Step> = (0..files.files.len() as u32).map(Step::File).chain(directories).collect();
+        let directories = (0..files.roots.len() as u32).filter(has_directories).map(CopyStep::Directories);
+        let mut steps: Vec<CopyStep> =
+            (0..files.files.len() as u32).map(CopyStep::File).chain(directories).collect();
         steps.sort_unstable_by_key(|step| Reverse(key(step)));
         Queue { files, state: Mutex::new(QueueState { steps, next_pack: 1 }) }
     }
 
     /// The next work for a worker whose open pack belongs to a root and has this size; `None` if none is
     /// left.
-    fn take(&self, open: Option<(usize, u64)>) -> Option<Work> {
+    fn take(&self, open: Option<(usize, u64)>) -> Option<AssignedStep> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let step = state.steps.pop()?;
         let (root, bytes) = match step {
-            Step::Directories(root) => (root as usize, 0),
-            Step::File(number) => {
+            CopyStep::Directories(root) => (root as usize, 0),
+            CopyStep::File(number) => {
                 let file = self.files.files.get(number as usize)?;
                 (self.files.root_of(file), file.bytes)
             }
@@ -376,7 +377,7 @@ impl<'a> Queue<'a> {
         });
         let begin = if fits { None } else { Some(state.next_pack) };
         state.next_pack += u32::from(begin.is_some());
-        Some(Work { root, begin, step })
+        Some(AssignedStep { root, begin, step })
     }
 }
 

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 /// The directories of a cluster that is being restored.
 #[derive(Clone, Debug)]
-pub struct Places {
+pub struct Destinations {
     data_directory: PathBuf,
     tablespaces: Vec<TablespacePlace>,
 }
@@ -18,10 +18,10 @@ pub struct Places {
 /// The directory that holds the links to tablespaces.
 const LINKS: &[u8] = b"pg_tblspc/";
 
-impl Places {
+impl Destinations {
     /// Combines the data directory and the tablespaces outside it.
-    pub fn new(data_directory: PathBuf, tablespaces: Vec<TablespacePlace>) -> Places {
-        Places { data_directory, tablespaces }
+    pub fn new(data_directory: PathBuf, tablespaces: Vec<TablespacePlace>) -> Destinations {
+        Destinations { data_directory, tablespaces }
     }
 
     /// The data directory.
@@ -72,7 +72,7 @@ impl Places {
     /// exists.
     ///
     /// # Errors
-    /// As [`Places::file`].
+    /// As [`Destinations::file`].
     pub fn directory(&self, path: &[u8]) -> Result<Option<PathBuf>> {
         let (root, below) = self.divide(path)?;
         Ok(match below {
@@ -121,14 +121,14 @@ fn impossible(path: &[u8]) -> Error {
 mod tests {
     use super::*;
 
-    fn places() -> Places {
+    fn places() -> Destinations {
         let tablespace = |oid, new: &str| TablespacePlace {
             oid: Oid::new(oid),
             name: "x".to_owned(),
             old: PathBuf::from("/old"),
             new: PathBuf::from(new),
         };
-        Places::new(PathBuf::from("/data"), vec![tablespace(16401, "/ts/a"), tablespace(164, "/ts/b")])
+        Destinations::new(PathBuf::from("/data"), vec![tablespace(16401, "/ts/a"), tablespace(164, "/ts/b")])
     }
 
     #[test]

@@ -7,7 +7,7 @@ use crate::config::RepositoryUrl;
 use crate::durable::parent_directory;
 use crate::error::{Error, Result};
 use crate::postgres::Oid;
-use crate::recover::place::destinations::Places;
+use crate::recover::place::destinations::Destinations;
 use crate::recover::place::space::{SpaceNeed, check_space};
 use crate::recover::place::staging::{Found, refuse_nested};
 use crate::recover::server::settings::Archiving;
@@ -121,7 +121,7 @@ fn space_needs(
     repository: &Repository,
     chain: &Chain,
     left_out: &OmittedDatabases,
-    places: &Places,
+    places: &Destinations,
     found: Found,
     tablespaces_found: &[Found],
 ) -> Result<Vec<SpaceNeed>> {
@@ -160,7 +160,7 @@ fn whole_by_place(
     repository: &Repository,
     backup: &StoredBackup,
     left_out: &OmittedDatabases,
-    places: &Places,
+    places: &Destinations,
 ) -> Result<BTreeMap<Option<Oid>, u64>> {
     let mut index = open_index(repository, backup)?;
     let mut whole: BTreeMap<Option<Oid>, u64> = BTreeMap::new();

@@ -3,8 +3,8 @@
 //! Owns: which data directory a call concerns, its owner, its system and its recovery mode. Only reads; pgark never
 //! stores anything in it.
 
+use crate::durable::{self, Disk, Symlinks};
 use crate::error::{Context, Error, ErrorKind, RecoveryMode, Result};
-use crate::failpoint;
 use crate::postgres::cluster::control_file::ControlFile;
 use crate::postgres::{MajorVersion, PostmasterPid};
 use nix::unistd::Uid;
@@ -12,6 +12,7 @@ use std::fs::{self, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, SystemTime};
 
@@ -22,6 +23,9 @@ const CONTROL_FILE_PAUSE: Duration = Duration::from_millis(5);
 
 /// Upper limit for the size of `pg_control`, in bytes; its actual size is 8 KiB.
 const CONTROL_FILE_BYTES_MAX: u64 = 64 << 10;
+
+/// Upper limit for the size of `postmaster.pid`, in bytes; a server writes eight lines.
+const POSTMASTER_PID_BYTES_MAX: u64 = 64 << 10;
 
 /// `global/pg_control`, as it was read.
 #[derive(Debug)]
@@ -38,6 +42,7 @@ pub struct ControlFileRead {
 #[derive(Clone, Debug)]
 pub struct DataDirectory {
     path: PathBuf,
+    disk: Arc<dyn Disk>,
     assumed_version: Option<MajorVersion>,
 }
 
@@ -48,7 +53,8 @@ impl DataDirectory {
     /// [`ErrorKind::Usage`] if there is no directory, or it belongs to another user:
     /// the server could not use files that root's cron job creates in a spool or repository.
     pub fn open(path: &Path) -> Result<DataDirectory> {
-        let metadata = fs::metadata(path).map_err(|error| {
+        let disk = durable::disk();
+        let metadata = disk.data_metadata(path, Symlinks::Follow).map_err(|error| {
             Error::io(format!("could not inspect the data directory \"{}\"", path.display()), error)
                 .with_kind(crate::error::ErrorKind::Usage)
                 .hint("Set data_directory to the server's own: SHOW data_directory.")
@@ -72,13 +78,24 @@ impl DataDirectory {
                 user_name(owner)
             )));
         }
-        Ok(DataDirectory { path: path.to_owned(), assumed_version: None })
+        Ok(DataDirectory { path: path.to_owned(), disk, assumed_version: None })
     }
 
     /// The same directory, whose `pg_control` is parsed as this version if its own is unknown.
     #[must_use]
     pub fn assuming(self, assumed_version: Option<MajorVersion>) -> DataDirectory {
         DataDirectory { assumed_version, ..self }
+    }
+
+    /// The same directory, read through this disk.
+    #[must_use]
+    pub fn reading_through(self, disk: Arc<dyn Disk>) -> DataDirectory {
+        DataDirectory { disk, ..self }
+    }
+
+    /// The disk through which its files are read.
+    pub fn disk(&self) -> &dyn Disk {
+        self.disk.as_ref()
     }
 
     /// The version assumed for an unknown one.
@@ -93,7 +110,8 @@ impl DataDirectory {
 
     /// Whether `other` is the same directory, in any spelling.
     pub fn is(&self, other: &Path) -> bool {
-        let identity = |path: &Path| fs::metadata(path).map(|m| (m.dev(), m.ino())).ok();
+        let metadata = |path: &Path| self.disk.data_metadata(path, Symlinks::Follow);
+        let identity = |path: &Path| metadata(path).map(|found| (found.dev(), found.ino())).ok();
         identity(&self.path).is_some_and(|ours| identity(other) == Some(ours))
     }
 
@@ -110,7 +128,8 @@ impl DataDirectory {
 
     /// The content of `postmaster.pid`, whichever process wrote it; `None` if it cannot be read.
     pub fn postmaster_pid(&self) -> Option<PostmasterPid> {
-        PostmasterPid::parse(&fs::read(self.path.join("postmaster.pid")).ok()?)
+        let path = self.path.join("postmaster.pid");
+        PostmasterPid::parse(&durable::read_data(self.disk(), &path, POSTMASTER_PID_BYTES_MAX).ok()?)
     }
 
     /// The content of `postmaster.pid`, if its process runs and accepts connections; single-user mode does
@@ -126,7 +145,8 @@ impl DataDirectory {
     /// When the running server was asked to shut down; `None` if it was not.
     pub fn stopping_since(&self) -> Option<SystemTime> {
         // First, in case a more urgent request arrives between the two.
-        let written = fs::metadata(self.path.join("postmaster.pid")).and_then(|file| file.modified()).ok()?;
+        let metadata = self.disk.data_metadata(&self.path.join("postmaster.pid"), Symlinks::Follow);
+        let written = metadata.and_then(|file| file.modified()).ok()?;
         self.running_server().filter(|server| server.stopping).map(|_| written)
     }
 
@@ -157,12 +177,12 @@ impl DataDirectory {
         };
         let mut read = 1;
         loop {
-            let metadata = fs::metadata(&path).map_err(unreadable)?;
+            let metadata = self.disk.data_metadata(&path, Symlinks::Follow).map_err(unreadable)?;
             if metadata.len() > CONTROL_FILE_BYTES_MAX {
                 return Err(Error::damaged(format!("\"{}\" has {} bytes", path.display(), metadata.len())));
             }
-            failpoint::opening(&path).map_err(unreadable)?;
-            let content = fs::read(&path).map_err(unreadable)?;
+            let content =
+                durable::read_data(self.disk(), &path, CONTROL_FILE_BYTES_MAX).map_err(unreadable)?;
             match ControlFile::parse(&content, self.assumed_version) {
                 Ok(control) => return Ok(ControlFileRead { control, content, metadata }),
                 Err(error) if error.kind() == ErrorKind::Damaged && read < CONTROL_FILE_READS_MAX => {
@@ -225,6 +245,20 @@ pub fn user_name(uid: Uid) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::durable::UnreadableDisk;
+
+    #[test]
+    fn a_control_file_that_cannot_be_read_is_named() {
+        let scratch = tempfile::tempdir().unwrap();
+        fs::create_dir(scratch.path().join("global")).unwrap();
+        fs::write(scratch.path().join("global/pg_control"), vec![0; 8192]).unwrap();
+        let data_directory =
+            DataDirectory::open(scratch.path()).unwrap().reading_through(Arc::new(UnreadableDisk));
+        let error = data_directory.control_file().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unavailable);
+        let path = scratch.path().join("global/pg_control");
+        assert_eq!(error.report(), format!("could not read \"{}\": input/output error", path.display()));
+    }
 
     #[test]
     fn a_running_server_is_found_by_its_file_and_a_dead_one_is_not() {

@@ -1,11 +1,16 @@
-//! The only fsyncs, renames and removals of pgark, behind one small trait.
+//! The only fsyncs, renames and removals of pgark, and its reads of a data directory, behind one small trait.
 //!
 //! Owns: the meaning of "durable". When a function here returns, everything that its description promises
 //! survives a power failure; anything else may be lost. The trait lets tests inject faults and power failures
 //! into every use of it. Does not own: which files there are (that is the store, the spool and the restore).
 
+mod data;
 #[cfg(feature = "failpoints")]
 mod faulty;
+
+#[cfg(test)]
+pub use data::UnreadableDisk;
+pub use data::{PageCache, Symlinks, read_data};
 
 use crate::error::{Context, Error, Result};
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag};
@@ -13,18 +18,18 @@ use nix::unistd::{linkat, syncfs};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
 use std::fmt::Debug;
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, Metadata, OpenOptions, ReadDir};
 use std::io::{self, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, symlink};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Makes the temporary names of one process unique.
 static REPLACED: AtomicU64 = AtomicU64::new(0);
 
-/// The file system operations that durability depends on. The default methods call the operating system; an
+/// The file system operations that durability depends on, and the reads of a data directory. The default methods call the operating system; an
 /// implementation overrides them to count or to fail.
 pub trait Disk: Send + Sync + Debug {
     /// Opens a file for reading, as [`open_regular`] does.
@@ -41,6 +46,38 @@ pub trait Disk: Send + Sync + Debug {
     /// end.
     fn read_at(&self, file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         file.read_at(buffer, offset)
+    }
+
+    /// Opens a file of a data directory for reading. It may be of any type.
+    fn open_data(&self, path: &Path, symlinks: Symlinks) -> io::Result<File> {
+        data::open(path, symlinks)
+    }
+
+    /// Reads a file of a data directory from `offset` on. Returns the number of bytes, which may be less than the
+    /// buffer holds; 0 at the end.
+    fn read_data_at(
+        &self,
+        file: &File,
+        buffer: &mut [u8],
+        offset: u64,
+        cache: PageCache,
+    ) -> io::Result<usize> {
+        data::read_at(file, buffer, offset, cache)
+    }
+
+    /// Inspects a file or directory of a data directory.
+    fn data_metadata(&self, path: &Path, symlinks: Symlinks) -> io::Result<Metadata> {
+        data::metadata(path, symlinks)
+    }
+
+    /// Lists a directory of a data directory.
+    fn list_data(&self, path: &Path) -> io::Result<ReadDir> {
+        fs::read_dir(path)
+    }
+
+    /// Reads a symbolic link of a data directory, such as that of a tablespace.
+    fn read_data_link(&self, path: &Path) -> io::Result<PathBuf> {
+        fs::read_link(path)
     }
 
     /// Creates a file that must not exist yet, readable and writable, with these permissions. Nothing is durable.
@@ -192,7 +229,14 @@ pub fn disk() -> Arc<dyn Disk> {
 /// The operating system's; [`io::ErrorKind::IsADirectory`], and [`io::ErrorKind::InvalidData`] for any other
 /// non-regular file.
 pub fn open_regular(path: &Path) -> io::Result<File> {
-    let file = OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path)?;
+    only_regular(data::open(path, Symlinks::Follow)?)
+}
+
+/// Returns the file if it is a regular one.
+///
+/// # Errors
+/// As [`open_regular`].
+pub fn only_regular(file: File) -> io::Result<File> {
     match file.metadata()?.file_type() {
         kind if kind.is_file() => Ok(file),
         kind if kind.is_dir() => Err(io::ErrorKind::IsADirectory.into()),

@@ -8,7 +8,7 @@ use std::fmt;
 use std::io;
 
 /// The result of every fallible function in pgark.
-pub type Result<T> = std::result::Result<T, Error>;
+pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// An error: the failure, its object, and advice for the operator.
 ///

@@ -21,7 +21,7 @@ mod plan;
 pub mod recorder;
 
 #[cfg(feature = "failpoints")]
-pub use plan::{Fault, SHORT_READ_BYTES, count, fault, mutant, opening, reading};
+pub use plan::{Fault, SHORT_READ_BYTES, count, fault, fault_in, mutant};
 #[cfg(feature = "failpoints")]
 pub use recorder::step;
 
@@ -43,25 +43,6 @@ pub enum Mutant {
 /// A step that is neither an operation of the disk nor a request. Does nothing in a release.
 #[cfg(not(feature = "failpoints"))]
 pub const fn step(_what: &str) {}
-
-/// Called before a server's file is opened.
-///
-/// # Errors
-/// None in a release.
-#[cfg(not(feature = "failpoints"))]
-pub const fn opening(_path: &std::path::Path) -> std::io::Result<()> {
-    Ok(())
-}
-
-/// Called before a server's file is read. Returns how many of `length` bytes may be read at once; in a
-/// release all.
-///
-/// # Errors
-/// None in a release.
-#[cfg(not(feature = "failpoints"))]
-pub const fn reading(_file: &std::fs::File, length: usize) -> std::io::Result<usize> {
-    Ok(length)
-}
 
 /// Whether this defect is injected.
 #[cfg(not(feature = "failpoints"))]

@@ -98,7 +98,7 @@ pub fn restore(
         deadline: limit,
     });
     let deadline = Instant::now() + limit + GRACE;
-    let mut waiting = Wait { name, deadline, say_at: Some(Instant::now() + SAY_AFTER), say };
+    let mut waiting = GetWait { name, deadline, say_at: Some(Instant::now() + SAY_AFTER), say };
     loop {
         let conversation =
             spool::ask(config, &request, Patience::UntilDeadline, &mut waiting).context(what)?;
@@ -145,7 +145,7 @@ fn check_destination(name: WalFileName, destination: &Path) -> Result<()> {
 }
 
 /// Waits for the agent, and reports a long wait to the server's log once.
-struct Wait<'a> {
+struct GetWait<'a> {
     name: WalFileName,
     deadline: Instant,
     /// When to report the reason; `None` once that is done.
@@ -153,14 +153,14 @@ struct Wait<'a> {
     say: &'a mut dyn FnMut(&Error),
 }
 
-impl Wait<'_> {
+impl GetWait<'_> {
     fn say(&mut self, reason: &Error) {
         self.say_at = None;
         (self.say)(&reason.replica().context(format!("waiting for {}", self.name)));
     }
 }
 
-impl Waiting for Wait<'_> {
+impl Waiting for GetWait<'_> {
     fn deadline(&mut self) -> Instant {
         self.deadline
     }

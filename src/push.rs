@@ -45,8 +45,11 @@ pub fn archive(config: &Config, path: &Path, working_directory: &Path) -> Result
     }
     let control = data_directory.control_file().context(what)?;
     check_finished(&data_directory, &control, name).context(what)?;
-    let mut verdict =
-        Verdict { data_directory: &data_directory, deadline: started + config.push.deadline, shutdown: None };
+    let mut verdict = PushWait {
+        data_directory: &data_directory,
+        deadline: started + config.push.deadline,
+        shutdown: None,
+    };
     let deadline = verdict.deadline().saturating_duration_since(Instant::now());
     if deadline.is_zero() {
         return Err(too_late_for_shutdown().context(what()));
@@ -95,14 +98,14 @@ fn check_finished(data_directory: &DataDirectory, control: &ControlFile, name: W
 }
 
 /// Waits for the agent's result, and watches the server meanwhile.
-struct Verdict<'a> {
+struct PushWait<'a> {
     data_directory: &'a DataDirectory,
     deadline: Instant,
     /// When the shutdown of the server was noticed.
     shutdown: Option<Instant>,
 }
 
-impl Waiting for Verdict<'_> {
+impl Waiting for PushWait<'_> {
     fn deadline(&mut self) -> Instant {
         if let Some(since) = self.data_directory.stopping_since() {
             let now = Instant::now();

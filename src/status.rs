@@ -4,11 +4,11 @@
 use crate::agent::{AgentStatus, FailureStatus};
 use crate::config::Config;
 use crate::data_directory::DataDirectory;
+use crate::durable::{Disk, Symlinks};
 use crate::error::{Context, Result};
 use crate::postgres::{SystemIdentifier, WalFileName};
 use crate::spool::{AgentProcess, Answer, Request, Spool, Until, ask_running, listener};
 use serde::Serialize;
-use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -29,7 +29,7 @@ pub struct Status {
     /// The server's process, if one runs.
     pub server_process_id: Option<u32>,
     /// The files that wait to be archived.
-    pub waiting: Waiting,
+    pub waiting: WaitingFiles,
     /// The agent of this configuration, if one runs and answers.
     pub agent: Option<AgentStatus>,
     /// Every other agent of the spool.
@@ -65,7 +65,7 @@ pub enum OtherAgentState {
 
 /// The files that the server has marked as ready and not yet as archived.
 #[derive(Debug, Default, Serialize)]
-pub struct Waiting {
+pub struct WaitingFiles {
     /// Number of files.
     pub files: usize,
     /// Their size, in bytes.
@@ -90,7 +90,7 @@ pub fn gather(config: &Config, now: SystemTime) -> Result<Status> {
         system_identifier: control.system,
         data_directory: config.data_directory.clone(),
         server_process_id: data_directory.server_process_id(),
-        waiting: waiting(&config.data_directory.join("pg_wal"), now)?,
+        waiting: waiting(data_directory.disk(), &config.data_directory.join("pg_wal"), now)?,
         agent,
         other_agents,
         spool: spool.trouble().map(|error| FailureStatus::new(None, &error, None)),
@@ -98,12 +98,12 @@ pub fn gather(config: &Config, now: SystemTime) -> Result<Status> {
     })
 }
 
-fn waiting(pg_wal: &std::path::Path, now: SystemTime) -> Result<Waiting> {
+fn waiting(disk: &dyn Disk, pg_wal: &std::path::Path, now: SystemTime) -> Result<WaitingFiles> {
     let archive_status = pg_wal.join("archive_status");
     let what = || format!("could not list \"{}\"", archive_status.display());
-    let mut waiting = Waiting::default();
+    let mut waiting = WaitingFiles::default();
     let mut first: Option<(bool, String)> = None;
-    for entry in fs::read_dir(&archive_status).context(what)? {
+    for entry in disk.list_data(&archive_status).context(what)? {
         let entry = entry.context(what)?;
         let Some(name) =
             entry.file_name().to_str().and_then(|name| name.strip_suffix(".ready")).map(str::to_owned)
@@ -115,7 +115,8 @@ fn waiting(pg_wal: &std::path::Path, now: SystemTime) -> Result<Waiting> {
         let Ok(marked) = entry.metadata().and_then(|metadata| metadata.modified()) else { continue };
         let age = now.duration_since(marked).unwrap_or_default().as_secs();
         waiting.files += 1;
-        waiting.bytes += fs::metadata(pg_wal.join(&name)).map_or(0, |metadata| metadata.len());
+        waiting.bytes +=
+            disk.data_metadata(&pg_wal.join(&name), Symlinks::Follow).map_or(0, |metadata| metadata.len());
         waiting.longest_s = waiting.longest_s.max(Some(age));
         let order = (!matches!(parsed, WalFileName::History(_)), name);
         if first.as_ref().is_none_or(|first| order < *first) {
@@ -167,19 +168,21 @@ fn status_of(spool: &Spool, limit: Duration) -> Option<AgentStatus> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::durable::RealDisk;
+    use std::fs;
 
     #[test]
     fn counts_what_waits_in_postgresqls_order() {
         let scratch = tempfile::tempdir().unwrap();
         let archive_status = scratch.path().join("archive_status");
         fs::create_dir(&archive_status).unwrap();
-        assert_eq!(waiting(scratch.path(), SystemTime::now()).unwrap().files, 0);
+        assert_eq!(waiting(&RealDisk, scratch.path(), SystemTime::now()).unwrap().files, 0);
         for name in ["000000010000000000000002", "000000010000000000000001", "00000002.history"] {
             fs::write(scratch.path().join(name), b"12345").unwrap();
             fs::write(archive_status.join(format!("{name}.ready")), b"").unwrap();
         }
         fs::write(archive_status.join("000000010000000000000000.done"), b"").unwrap();
-        let found = waiting(scratch.path(), SystemTime::now() + Duration::from_secs(60)).unwrap();
+        let found = waiting(&RealDisk, scratch.path(), SystemTime::now() + Duration::from_secs(60)).unwrap();
         assert_eq!((found.files, found.bytes), (3, 15));
         assert_eq!(found.first.as_deref(), Some("00000002.history"));
         assert!(found.longest_s.unwrap() >= 60);

@@ -15,7 +15,8 @@ const LAYERS: &[&[&str]] = &[
     &["postgres"],
     &["config"],
     &["failpoint"],
-    &["durable", "data_directory"],
+    &["durable"],
+    &["data_directory"],
     &["spool"],
     &["push", "get"],
     // All rows from here on require the feature `companion`.
@@ -48,7 +49,7 @@ const ROOMS: &[(&str, &[&[&str]])] = &[
             &["backfill", "competing_timelines", "histories", "log", "places", "ready", "status"],
             &["upload"],
             &["fetch"],
-            &["instance", "server"],
+            &["instance", "request_server"],
         ],
     ),
     ("agent/upload", &[&["messages"], &["file", "lane"], &["machine"], &["jobs"], &["task"]]),
@@ -125,6 +126,15 @@ const OBJECT_EXCEPTIONS: &[(&str, &str)] = &[
     ("src/repository/backup/running.rs", "read_small"),
 ];
 
+/// What begins the definition of a type or trait.
+const DEFINERS: &[&str] = &["struct", "enum", "union", "trait", "type"];
+
+/// Names of types that may be defined more than once, each with its reason.
+const SHARED_TYPE_NAMES: &[&str] = &[
+    // Both are private to their files in `agent/fetch`, and hold what a mutex guards there.
+    "State",
+];
+
 #[test]
 fn the_source_keeps_to_its_layers() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -149,6 +159,18 @@ fn no_files_import_each_other_in_a_circle() {
     let mut sources = Vec::new();
     collect(root, &root.join("src"), &mut sources);
     assert_eq!(circles(&sources), Vec::<String>::new(), "move what they share into a file below all of them");
+}
+
+#[test]
+fn each_name_of_a_type_means_one_thing() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut sources = Vec::new();
+    collect(root, &root.join("src"), &mut sources);
+    assert_eq!(
+        ambiguous_types(&sources),
+        Vec::<String>::new(),
+        "give each a name that tells it from the others, in words of the trade"
+    );
 }
 
 fn collect(root: &Path, folder: &Path, sources: &mut Vec<(String, String)>) {
@@ -208,6 +230,27 @@ fn violations(path: &str, text: &str) -> Vec<String> {
     }
     found.dedup();
     found
+}
+
+/// The names of types and traits that are defined more than once outside tests, each with its places, except for
+/// [`SHARED_TYPE_NAMES`].
+fn ambiguous_types(sources: &[(String, String)]) -> Vec<String> {
+    let mut places: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for (path, text) in sources.iter().filter(|(path, _)| !SourceFile::new(path).is_test()) {
+        let found = paths(&words(text));
+        for (definer, defined) in found.iter().zip(found.iter().skip(1)) {
+            let defines = definer.names_one_of(DEFINERS).filter(|_| definer.names.len() == 1);
+            // A `type` in a block belongs to a trait.
+            let is_type = defines.is_some_and(|word| word != "type" || !definer.in_block);
+            if let ([name], true, false) = (defined.names.as_slice(), is_type, definer.in_test) {
+                places.entry(name.clone()).or_default().push(format!("{path}:{}", defined.line));
+            }
+        }
+    }
+    let several = places
+        .into_iter()
+        .filter(|(name, places)| places.len() > 1 && !SHARED_TYPE_NAMES.contains(&name.as_str()));
+    several.map(|(name, places)| format!("{name}: {}", places.join(", "))).collect()
 }
 
 /// The circular imports between files, outside tests: `a, b` each, sorted. Imports from the file of an enclosing folder
@@ -376,6 +419,8 @@ struct UsedPath {
     line: usize,
     is_macro: bool,
     in_test: bool,
+    /// Whether it is in a block other than an inline module.
+    in_block: bool,
     /// The enclosing inline modules.
     inside: Vec<String>,
 }
@@ -432,11 +477,13 @@ fn paths(words: &[Word]) -> Vec<UsedPath> {
                 let end = read_tree(words, at, &[], &mut leaves);
                 let inside: Vec<String> = blocks.iter().filter_map(|block| block.module.clone()).collect();
                 let is_macro = word(end) == "!";
+                let in_block = blocks.iter().any(|block| block.module.is_none());
                 found.extend(leaves.into_iter().map(|(names, line)| UsedPath {
                     names,
                     line,
                     is_macro,
                     in_test,
+                    in_block,
                     inside: inside.clone(),
                 }));
                 at = end;
@@ -691,6 +738,25 @@ fn the_wall_holds_for_the_small_programs() {
         "mod arguments; use crate::arguments::A; use pgark::agent; use pgark::terminal;",
     );
     assert_keeps("src/bin/pgark/base_backup.rs", "use super::arguments::A; use pgark::backup;");
+}
+
+#[test]
+fn types_of_one_name_are_found() {
+    let source = |path: &str, text: &str| (path.to_owned(), text.to_owned());
+    let found = ambiguous_types(&[
+        source(
+            "src/a.rs",
+            "pub(super) struct Answer<'a>(&'a str);\nstruct Once;\n#[cfg(test)]\nstruct Place;",
+        ),
+        source(
+            "src/b.rs",
+            "// struct Once;\nimpl FromStr for X { type Err = E; }\nstruct Place;\nenum Answer { Once }",
+        ),
+        source("src/c.rs", "impl FromStr for Y { type Err = E; }\n#[cfg(test)]\nmod tests { trait Once {} }"),
+        source("src/c/tests.rs", "type Once = u8;"),
+        source("src/d.rs", "fn f() { trait Answer {} }\nlet struct_ = \"struct Once\";"),
+    ]);
+    assert_eq!(found, ["Answer: src/a.rs:1, src/b.rs:4, src/d.rs:1"]);
 }
 
 #[test]

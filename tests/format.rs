@@ -12,7 +12,9 @@ use pgark::postgres::backup::incremental::{IncrementalHeader, incremental_path};
 use pgark::postgres::backup::manifest::{
     BackupManifestReader, BackupManifestWriter, ManifestFile, ManifestVersion, WalRange,
 };
-use pgark::postgres::{Lsn, SegmentSize, SystemIdentifier, TimelineId, WalFileName};
+use pgark::postgres::{
+    Lsn, Oid, RelativeBlockNumber, SegmentSize, SystemIdentifier, TimelineId, WalFileName, Xid,
+};
 use pgark::repository::backup::chain::{Chain, ChainEntry, ChainReader, ChainedFiles};
 use pgark::repository::backup::file_set::{compare_with_postgres_manifest, open_postgres_manifest};
 use pgark::repository::backup::framed::{FramedReader, FramedWriter};
@@ -116,6 +118,7 @@ fn child_files() -> Vec<(&'static [u8], Vec<u8>)> {
 /// The stored content of the incremental backup.
 fn stored_of_child() -> Vec<StoredFile> {
     let incremental = |length: u32, pages: Vec<u32>, content: &[u8]| {
+        let pages = pages.into_iter().map(RelativeBlockNumber::new).collect();
         let header = IncrementalHeader::new(length, pages, 131_072).unwrap();
         (
             FileForm::Incremental { whole_bytes: u64::from(length) * 8192 },
@@ -158,6 +161,10 @@ fn write_sample_of_2(root: &Path) {
     fs::remove_dir(root.join(".pgark-temporary")).unwrap();
 }
 
+fn wal_source(name: WalFileName, path: PathBuf) -> WalSource {
+    WalSource { name, path, segment_size: SEGMENT, pages: PageCheck::FirstPage, disk: Arc::new(RealDisk) }
+}
+
 fn write_sample(root: &Path) {
     fs::create_dir_all(root).unwrap();
     let scratch = tempfile::tempdir().unwrap();
@@ -166,7 +173,7 @@ fn write_sample(root: &Path) {
     for (name, content, compression) in wal_files() {
         let path = scratch.path().join(name.to_string());
         fs::write(&path, content).unwrap();
-        let source = WalSource { name, path, segment_size: SEGMENT, pages: PageCheck::FirstPage };
+        let source = wal_source(name, path);
         wal::put(&repository, &source, compression, scratch.path(), NonZeroUsize::MIN).unwrap();
     }
     write_backup(&repository, "sample", ("0/300028", "0/400100"), whole(files()), None, None);
@@ -193,7 +200,7 @@ fn write_backup(
     let mut packs = Vec::new();
     let tablespaces = if all.iter().any(|file| file.path.starts_with(b"pg_tblspc/")) {
         vec![StoredTablespace {
-            oid: 16402,
+            oid: Oid::new(16402),
             name: "fast".into(),
             path: Some(StoredText::new(&b"/mnt/fast"[..])),
         }]
@@ -295,7 +302,12 @@ fn write_backup(
         stop: point(stop, "2026-01-15T14:31:00.25Z"),
         wal_ranges: vec![StoredWalRange { timeline: TimelineId::FIRST, start, end: stop }],
         timeline_history: Vec::new(),
-        databases: vec![StoredDatabase { oid: 5, name: "postgres".into(), tablespace: 1663, xmin: 1 }],
+        databases: vec![StoredDatabase {
+            oid: Oid::new(5),
+            name: "postgres".into(),
+            tablespace: Oid::PG_DEFAULT,
+            xmin: Xid::new(1),
+        }],
         tablespaces,
         collations,
         settings: BTreeMap::from([("full_page_writes".to_owned(), "on".to_owned())]),
@@ -368,8 +380,7 @@ fn write_sample_of_partial_segments(root: &Path) {
     let path = scratch.path().join(name.to_string());
     for (stored_name, content) in partial_segments() {
         fs::write(&path, content).unwrap();
-        let source =
-            WalSource { name, path: path.clone(), segment_size: SEGMENT, pages: PageCheck::FirstPage };
+        let source = wal_source(name, path.clone());
         let zstd = Compression::Zstd { level: 19 };
         let stored = wal::put(&repository, &source, zstd, scratch.path(), NonZeroUsize::MIN).unwrap();
         assert_eq!(stored.name, stored_name);

@@ -5,16 +5,17 @@
 //! hole. The segments are still in the new primary's `pg_wal`.
 
 use crate::config::Compression;
+use crate::durable::Disk;
 use crate::error::{Context, Result};
 use crate::postgres::{SegmentName, SegmentSize, TimelineHistory, TimelineId, WalFileName};
 use crate::repository::Repository;
 use crate::repository::wal::{
     self, PageCheck, PathRun, PathWal, PutError, RepositoryCatalog, TimelinePath, WalSource,
 };
-use std::fs;
 use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use tracing::{info, warn};
 
 /// A server whose `pg_wal` may hold such segments.
@@ -24,6 +25,8 @@ pub struct Backfill {
     pub timeline: TimelineId,
     /// Its `pg_wal`.
     pub pg_wal: PathBuf,
+    /// The disk through which it is read.
+    pub disk: Arc<dyn Disk>,
     /// Its segment size.
     pub segment_size: SegmentSize,
     /// How to compress what is stored.
@@ -60,7 +63,8 @@ impl Backfill {
     /// # Errors
     /// The store's own. Segments may then be missing, and the caller should retry.
     pub fn run(&self, repository: &Repository) -> Result<BackfillSummary> {
-        let Some(history) = wal::history_beside(repository, &self.pg_wal, self.timeline)? else {
+        let Some(history) = wal::history_beside(repository, self.disk.as_ref(), &self.pg_wal, self.timeline)?
+        else {
             return Ok(BackfillSummary { stored_segments: 0, missing: None });
         };
         let stored_segments = self.store_candidates(repository, &history)?;
@@ -76,7 +80,7 @@ impl Backfill {
 
     fn store_candidates(&self, repository: &Repository, history: &TimelineHistory) -> Result<u64> {
         let mut stored = 0;
-        for name in candidates(&self.pg_wal, history, self.segment_size)? {
+        for name in candidates(self.disk.as_ref(), &self.pg_wal, history, self.segment_size)? {
             if repository.store().stat(&repository.layout().segment(name)?)?.is_some() {
                 continue;
             }
@@ -85,6 +89,7 @@ impl Backfill {
                 path: self.pg_wal.join(name.to_string()),
                 segment_size: self.segment_size,
                 pages: PageCheck::EveryPage,
+                disk: self.disk.clone(),
             };
             match wal::put(repository, &source, self.compression, &self.scratch, NonZeroUsize::MIN) {
                 Ok(_) => {
@@ -131,10 +136,15 @@ fn missing_before_switch(
 
 /// The segments of ancestors in `pg_wal`, in order. Excludes the segment in which each timeline was left: it
 /// may be incomplete, or hold records that the new timeline never had.
-fn candidates(pg_wal: &Path, history: &TimelineHistory, size: SegmentSize) -> Result<Vec<SegmentName>> {
+fn candidates(
+    disk: &dyn Disk,
+    pg_wal: &Path,
+    history: &TimelineHistory,
+    size: SegmentSize,
+) -> Result<Vec<SegmentName>> {
     let what = || format!("could not list \"{}\"", pg_wal.display());
     let mut names = Vec::new();
-    for entry in fs::read_dir(pg_wal).context(what)? {
+    for entry in disk.list_data(pg_wal).context(what)? {
         let name = entry.context(what)?.file_name();
         let Some(Ok(name)) = name.to_str().map(str::parse::<SegmentName>) else { continue };
         let Some(number) = name.number(size) else { continue };
@@ -164,10 +174,11 @@ mod tests {
             "00000002.history",
             "archive_status",
         ] {
-            fs::write(scratch.path().join(name), b"").unwrap();
+            std::fs::write(scratch.path().join(name), b"").unwrap();
         }
         let history = TimelineHistory::parse(TimelineId::new(2).unwrap(), b"1\t0/3000148\tx\n").unwrap();
-        let names = candidates(scratch.path(), &history, SegmentSize::DEFAULT).unwrap();
+        let names =
+            candidates(&crate::durable::RealDisk, scratch.path(), &history, SegmentSize::DEFAULT).unwrap();
         let names: Vec<String> = names.iter().map(ToString::to_string).collect();
         assert_eq!(names, ["000000010000000000000002"]);
     }

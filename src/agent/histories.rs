@@ -40,7 +40,7 @@ impl Histories {
             return Ok(());
         }
         let pg_wal = parent_directory(&source.path);
-        let history = wal::history_beside(repository, pg_wal, timeline)?;
+        let history = wal::history_beside(repository, source.disk.as_ref(), pg_wal, timeline)?;
         let ancestors = history.iter().flat_map(|history| history.switches());
         let timelines = ancestors.map(|switch| switch.timeline).chain([timeline]);
         for name in timelines.filter(|timeline| *timeline != TimelineId::FIRST).map(WalFileName::History) {

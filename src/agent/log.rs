@@ -10,10 +10,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 /// A log file with a size limit in bytes. A full one is renamed to `<name>.1` and replaces the one before.
 #[derive(Clone, Debug)]
-pub struct RotatingLog(Arc<Mutex<State>>);
+pub struct RotatingLog(Arc<Mutex<OpenLog>>);
 
 #[derive(Debug)]
-struct State {
+struct OpenLog {
     disk: Arc<dyn Disk>,
     path: PathBuf,
     file: File,
@@ -30,7 +30,7 @@ impl RotatingLog {
         let what = || format!("could not open the log \"{}\"", path.display());
         let file = append(path).context(what)?;
         let length_bytes = file.metadata().context(what)?.len();
-        let state = State { disk, path: path.to_owned(), file, length_bytes, max_bytes };
+        let state = OpenLog { disk, path: path.to_owned(), file, length_bytes, max_bytes };
         Ok(RotatingLog(Arc::new(Mutex::new(state))))
     }
 }

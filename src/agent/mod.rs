@@ -16,7 +16,7 @@ mod instance;
 mod log;
 mod places;
 mod ready;
-mod server;
+mod request_server;
 mod status;
 mod upload;
 
@@ -31,7 +31,7 @@ use crate::spool::Spool;
 use crate::store::Store;
 use fetch::Fetcher;
 use places::Places;
-use server::Server;
+use request_server::RequestServer;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::UnixListener;
@@ -72,7 +72,8 @@ pub async fn serve(
     let places = Arc::new(Places::new(config.clone(), store.clone(), disk, spool.places()));
     let (uploads, mut uploading) = Uploads::start(&config, places.clone(), spool.clone());
     let fetcher = Arc::new(Fetcher::new(&config, places, spool.clone(), uploads.watch()));
-    let server = Server::new(uploads, fetcher.clone(), spool.clone(), idle_time(&config.agent), stop.clone());
+    let server =
+        RequestServer::new(uploads, fetcher.clone(), spool.clone(), idle_time(&config.agent), stop.clone());
     info!(pid = std::process::id(), repository = store.location(), "agent listens");
     listening();
     // Backups sweep as well, for configurations whose agents end with each call.

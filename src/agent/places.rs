@@ -5,7 +5,7 @@
 
 use crate::config::Config;
 use crate::durable::{self, Disk};
-use crate::error::{Context, Error, ErrorKind};
+use crate::error::{Context, Error, ErrorKind, Result};
 use crate::postgres::{MajorVersion, SystemIdentifier};
 use crate::repository::Repository;
 use crate::repository::wal::PutError;
@@ -15,8 +15,6 @@ use std::fs;
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-
-type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// The most systems that one agent serves. Usually there is one; after `initdb` or `pg_upgrade` in the same
 /// directory there is a second.
@@ -42,6 +40,11 @@ impl Places {
     /// The places of a configuration. `seen` is the file in the spool that lists the known ones.
     pub fn new(config: Arc<Config>, store: Arc<dyn Store>, disk: Arc<dyn Disk>, seen: PathBuf) -> Places {
         Places { config, store, disk, open: Mutex::default(), remembered: Mutex::default(), seen }
+    }
+
+    /// The disk of this process.
+    pub fn disk(&self) -> &Arc<dyn Disk> {
+        &self.disk
     }
 
     /// Creates the place of a system if it never existed. If it did, the repository is unavailable.

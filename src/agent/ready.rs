@@ -1,11 +1,11 @@
 //! The files that the server has marked as ready to be archived.
 
+use crate::durable::Disk;
 use crate::error::{Context, Result};
 use crate::postgres::WalFileName;
 use futures_util::StreamExt;
 use inotify::{EventMask, EventStream, Inotify, WatchMask};
 use std::collections::BinaryHeap;
-use std::fs;
 use std::io;
 use std::path::Path;
 
@@ -25,11 +25,11 @@ pub struct ReadyFiles {
 ///
 /// # Errors
 /// The operating system's.
-pub fn scan(archive_status: &Path, files_max: usize) -> Result<ReadyFiles> {
+pub fn scan(disk: &dyn Disk, archive_status: &Path, files_max: usize) -> Result<ReadyFiles> {
     let what = || format!("could not list \"{}\"", archive_status.display());
     let mut first: BinaryHeap<WalFileName> = BinaryHeap::new();
     let mut more = false;
-    for entry in fs::read_dir(archive_status).context(what)? {
+    for entry in disk.list_data(archive_status).context(what)? {
         let name = entry.context(what)?.file_name();
         let Some(name) = name.to_str().and_then(ready_name) else { continue };
         first.push(name);
@@ -100,6 +100,8 @@ impl ReadyWatcher {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::durable::RealDisk;
+    use std::fs;
 
     #[test]
     fn scans_in_postgresqls_order_and_says_when_there_is_more() {
@@ -117,7 +119,7 @@ mod tests {
             fs::write(status.join(name), b"").unwrap();
         }
         let names = |files_max| -> (Vec<String>, bool) {
-            let ReadyFiles { first, more } = scan(status, files_max).unwrap();
+            let ReadyFiles { first, more } = scan(&RealDisk, status, files_max).unwrap();
             (first.iter().map(ToString::to_string).collect(), more)
         };
         let all = [

@@ -14,7 +14,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::interruption::Interruption;
 use crate::monitor::{Monitor, Work};
 use crate::postgres::backup::label::without_incremental_from;
-use crate::postgres::{ManifestVersion, SegmentName};
+use crate::postgres::{ManifestVersion, Oid, SegmentName};
 use crate::repository::Repository;
 use crate::repository::backup::chain::{ChainEntry, ChainReader, ChainedFile, ChainedFiles};
 use crate::repository::backup::file_set::{compare_with_postgres_manifest, open_postgres_manifest};
@@ -171,7 +171,7 @@ impl Combination<'_> {
     fn pack(&self) -> Result<()> {
         let newest = self.chain.newest();
         let tablespaces = newest.tablespaces.iter().filter(|tablespace| tablespace.path.is_some());
-        let outside: BTreeSet<u32> = tablespaces.map(|tablespace| tablespace.oid).collect();
+        let outside: BTreeSet<Oid> = tablespaces.map(|tablespace| tablespace.oid).collect();
         let mut last = Vec::new();
         for root in [None].into_iter().chain(outside.iter().copied().map(Some)) {
             self.pack_root(root, &outside, &mut last)?;
@@ -180,7 +180,7 @@ impl Combination<'_> {
     }
 
     /// Packs the content of the data directory or of one external tablespace, directories first.
-    fn pack_root(&self, root: Option<u32>, outside: &BTreeSet<u32>, last: &mut Vec<Numbered>) -> Result<()> {
+    fn pack_root(&self, root: Option<Oid>, outside: &BTreeSet<Oid>, last: &mut Vec<Numbered>) -> Result<()> {
         let mut directories = Vec::new();
         let mut lists = ChainedFiles::open(self.repository, self.chain)?;
         while let Some(entry) = lists.next_entry()? {
@@ -227,7 +227,7 @@ impl Combination<'_> {
 
     fn pack_batch(
         &self,
-        root: Option<u32>,
+        root: Option<Oid>,
         mut batch: Vec<Numbered>,
         open: &mut [Option<PackWriter>],
     ) -> Result<()> {
@@ -269,7 +269,7 @@ impl Combination<'_> {
 
     fn pack_file(
         &self,
-        root: Option<u32>,
+        root: Option<Oid>,
         pack: &mut PackWriter,
         reader: &mut ChainReader<'_>,
         number: usize,
@@ -302,7 +302,7 @@ impl Combination<'_> {
         self.finish(pack)
     }
 
-    fn begin(&self, root: Option<u32>, directories: &[DirectoryEntry]) -> Result<PackWriter> {
+    fn begin(&self, root: Option<Oid>, directories: &[DirectoryEntry]) -> Result<PackWriter> {
         let number = self.next_pack.fetch_add(1, Ordering::Relaxed);
         let key = self.repository.layout().backup_pack(self.label, number)?;
         let store = self.repository.store().as_ref();
@@ -398,13 +398,13 @@ fn damaged_pages(chain: &Chain) -> DamagedPages {
 }
 
 /// The external tablespace that a path belongs to; `None` for the data directory.
-fn root_of(path: &[u8], outside: &BTreeSet<u32>) -> Option<u32> {
+fn root_of(path: &[u8], outside: &BTreeSet<Oid>) -> Option<Oid> {
     let oid = path.strip_prefix(b"pg_tblspc/")?.split(|byte| *byte == b'/').next()?;
     std::str::from_utf8(oid).ok()?.parse().ok().filter(|oid| outside.contains(oid))
 }
 
 /// A path below its root.
-fn path_in_pack(root: Option<u32>, path: &[u8]) -> &[u8] {
+fn path_in_pack(root: Option<Oid>, path: &[u8]) -> &[u8] {
     let prefix = root.map(|oid| format!("pg_tblspc/{oid}/")).unwrap_or_default();
     path.strip_prefix(prefix.as_bytes()).unwrap_or(path)
 }

@@ -11,7 +11,7 @@ use super::server::session::{ServerFacts, Session, StoppedBackup};
 use crate::config::Compression;
 use crate::error::Result;
 use crate::postgres::backup::label::BackupSource;
-use crate::postgres::{ControlFile, ManifestVersion, TimelineHistory};
+use crate::postgres::{ControlFile, ManifestVersion, Oid, TimelineHistory};
 use crate::repository::Repository;
 use crate::repository::backup::manifest::{
     BackupKind, BackupPoint, BackupTotals, DamagedPages, StoredConfigurationFile, StoredPack, StoredServer,
@@ -152,7 +152,7 @@ pub fn totals(kind: &BackupKind, packs: &[StoredPack], lists: &StoredLists) -> B
 
 /// The manifest entries of the tablespaces.
 fn tablespaces(files: &FileList, facts: &ServerFacts) -> Vec<StoredTablespace> {
-    let name = |oid: &u32| facts.tablespace_names.get(oid).cloned().unwrap_or_default();
+    let name = |oid: &Oid| facts.tablespace_names.get(oid).cloned().unwrap_or_default();
     let linked = files.roots.iter().filter_map(|root| {
         let oid = root.tablespace?;
         Some(StoredTablespace { oid, name: name(&oid), path: Some(StoredText::new(root.target.clone())) })

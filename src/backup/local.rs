@@ -203,8 +203,7 @@ impl Backup<'_> {
     }
 
     fn list_files(&self) -> Result<FileList> {
-        let data_directory = self.request.data_directory.path();
-        FileList::scan(data_directory, self.server, self.monitor, self.interruption)
+        FileList::scan(self.request.data_directory, self.server, self.monitor, self.interruption)
     }
 
     /// Fills in a missing C library version from the library that the server process has loaded.
@@ -291,6 +290,7 @@ impl Backup<'_> {
         let rules = PageRules { start: start.lsn, pages_per_file: self.control.pages_per_file };
         let checked = self.control.data_checksums && self.control.page_bytes as usize == PAGE_BYTES;
         DataDirectoryCopy {
+            disk: self.request.data_directory.disk(),
             repository: self.repository,
             label: self.label,
             files,

@@ -11,7 +11,7 @@ use std::path::Path;
 
 /// The archiving settings and archiver state of the server.
 #[derive(Clone, Debug, Default)]
-struct Archiving {
+struct ArchiverStatus {
     wal_level: String,
     archive_mode: String,
     archive_command: String,
@@ -52,7 +52,7 @@ pub fn look(
     }
     let settings = connection.query_row("ask for the server's settings", SETTINGS, interruption)?;
     let archiver = connection.query_row("ask for the state of the archiver", ARCHIVER, interruption)?;
-    let archiving = Archiving {
+    let archiving = ArchiverStatus {
         wal_level: settings.text(0)?.to_owned(),
         archive_mode: settings.text(1)?.to_owned(),
         archive_command: settings.text(2)?.to_owned(),
@@ -68,7 +68,11 @@ pub fn look(
 }
 
 /// Judges the settings. `is_program` reports whether a path is a program.
-fn judge(archiving: &Archiving, config: Option<&Path>, is_program: &dyn Fn(&Path) -> bool) -> Vec<Finding> {
+fn judge(
+    archiving: &ArchiverStatus,
+    config: Option<&Path>,
+    is_program: &dyn Fn(&Path) -> bool,
+) -> Vec<Finding> {
     let mut findings = Vec::new();
     let wrong = |what, message: String, hint: &str| Finding::failed(what, &Error::usage(message).hint(hint));
     findings.push(match archiving.wal_level.as_str() {
@@ -122,7 +126,7 @@ fn judge(archiving: &Archiving, config: Option<&Path>, is_program: &dyn Fn(&Path
 }
 
 fn command(
-    archiving: &Archiving,
+    archiving: &ArchiverStatus,
     config: Option<&Path>,
     is_program: &dyn Fn(&Path) -> bool,
     wrong: &dyn Fn(&'static str, String, &str) -> Finding,
@@ -223,18 +227,18 @@ mod tests {
 
     const DEFAULT: &str = "/etc/pgark/pgark.toml";
 
-    fn right() -> Archiving {
-        Archiving {
+    fn right() -> ArchiverStatus {
+        ArchiverStatus {
             wal_level: "replica".into(),
             archive_mode: "on".into(),
             archive_command: "exec /bin/archive-push %p".into(),
             archive_timeout_s: 60,
             full_page_writes: true,
-            ..Archiving::default()
+            ..ArchiverStatus::default()
         }
     }
 
-    fn verdict(archiving: &Archiving, what: &str) -> Option<Verdict> {
+    fn verdict(archiving: &ArchiverStatus, what: &str) -> Option<Verdict> {
         let findings =
             judge(archiving, Some(Path::new(DEFAULT)), &|path| path == Path::new("/bin/archive-push"));
         findings.iter().find(|finding| finding.what == what).map(|finding| finding.verdict)
@@ -250,7 +254,7 @@ mod tests {
     fn every_wrong_setting_is_found() {
         use Verdict::{Failed, Warning};
         for (change, what, expected) in [
-            ((|a| a.wal_level = "minimal".into()) as fn(&mut Archiving), "wal_level", Failed),
+            ((|a| a.wal_level = "minimal".into()) as fn(&mut ArchiverStatus), "wal_level", Failed),
             (|a| a.archive_mode = "off".into(), "archive_mode", Failed),
             (|a| a.in_recovery = true, "archive_mode", Warning),
             (|a| a.archive_library = "basic_archive".into(), "archive_command", Failed),
@@ -279,7 +283,7 @@ mod tests {
             ("A=b /opt/archive-push %p", Verdict::Failed),
             ("1A=b /bin/archive-push %p", Verdict::Warning),
         ] {
-            let archiving = Archiving { archive_command: command.to_owned(), ..right() };
+            let archiving = ArchiverStatus { archive_command: command.to_owned(), ..right() };
             assert_eq!(verdict(&archiving, "archive_command"), Some(expected), "{command}");
         }
     }
@@ -295,7 +299,8 @@ mod tests {
             ("--cluster other", "/etc/pgark/main.toml", Verdict::Warning),
         ] {
             let archive_command = format!("/bin/archive-push {options} %p");
-            let findings = judge(&Archiving { archive_command, ..right() }, Some(Path::new(path)), &|_| true);
+            let findings =
+                judge(&ArchiverStatus { archive_command, ..right() }, Some(Path::new(path)), &|_| true);
             let command = findings.iter().find(|finding| finding.what == "archive_command").unwrap();
             assert_eq!(command.verdict, expected, "{options} for {path}");
         }

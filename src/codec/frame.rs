@@ -16,21 +16,21 @@ const CONTENT_CHECKSUM_BYTES: usize = 4;
 
 /// Encodes raw bytes into frames. Reuses the compressor's memory for every frame.
 pub struct FrameEncoder {
-    format: Encoder,
+    format: FormatEncoder,
 }
 
-enum Encoder {
-    Lz4(lz4::Encoder),
-    Zstd(zstd::Encoder),
+enum FormatEncoder {
+    Lz4(lz4::Lz4Encoder),
+    Zstd(zstd::ZstdEncoder),
 }
 
 impl FrameEncoder {
     /// Creates an encoder for frames with this compression.
     pub fn new(compression: Compression) -> FrameEncoder {
         let format = match compression {
-            Compression::None => Encoder::Lz4(lz4::Encoder::storing()),
-            Compression::Lz4 => Encoder::Lz4(lz4::Encoder::compressing()),
-            Compression::Zstd { level } => Encoder::Zstd(zstd::Encoder::new(level)),
+            Compression::None => FormatEncoder::Lz4(lz4::Lz4Encoder::storing()),
+            Compression::Lz4 => FormatEncoder::Lz4(lz4::Lz4Encoder::compressing()),
+            Compression::Zstd { level } => FormatEncoder::Zstd(zstd::ZstdEncoder::new(level)),
         };
         FrameEncoder { format }
     }
@@ -50,11 +50,11 @@ impl FrameEncoder {
             )));
         }
         match &mut self.format {
-            Encoder::Lz4(encoder) => {
+            FormatEncoder::Lz4(encoder) => {
                 encoder.encode(raw, out);
                 Ok(())
             }
-            Encoder::Zstd(encoder) => encoder.encode(raw, out),
+            FormatEncoder::Zstd(encoder) => encoder.encode(raw, out),
         }
     }
 }
@@ -114,16 +114,16 @@ pub enum Decoded {
 /// A frame whose end is being located. Kept between calls so that no block header is read twice.
 #[derive(Clone, Copy)]
 struct Front {
-    header: Header,
+    header: FormatHeader,
     /// Number of bytes up to the next block header; the length of the whole frame once `complete`.
     measured_bytes: usize,
     complete: bool,
 }
 
 #[derive(Clone, Copy)]
-enum Header {
-    Lz4(lz4::Header),
-    Zstd(zstd::Header),
+enum FormatHeader {
+    Lz4(lz4::Lz4Header),
+    Zstd(zstd::ZstdHeader),
 }
 
 impl Default for FrameDecoder {
@@ -174,8 +174,8 @@ impl FrameDecoder {
         let frame = self.buffer.get(self.taken_bytes..).and_then(|bytes| bytes.get(..front.measured_bytes));
         let Some(frame) = frame.filter(|_| front.complete) else { return Ok(Decoded::NeedMore) };
         match front.header {
-            Header::Lz4(header) => header.decode(frame, raw)?,
-            Header::Zstd(header) => self.zstd.decode(&header, frame, raw)?,
+            FormatHeader::Lz4(header) => header.decode(frame, raw)?,
+            FormatHeader::Zstd(header) => self.zstd.decode(&header, frame, raw)?,
         }
         self.take(front.measured_bytes);
         Ok(Decoded::Frame)
@@ -228,8 +228,12 @@ impl Front {
     /// Parses the frame header at the beginning of `bytes`, with this `magic`; `None` if the header needs more bytes.
     fn parse(magic: u32, bytes: &[u8]) -> Result<Option<Front>> {
         let parsed = match magic {
-            lz4::MAGIC => lz4::Header::parse(bytes)?.map(|(header, length)| (Header::Lz4(header), length)),
-            zstd::MAGIC => zstd::Header::parse(bytes)?.map(|(header, length)| (Header::Zstd(header), length)),
+            lz4::MAGIC => {
+                lz4::Lz4Header::parse(bytes)?.map(|(header, length)| (FormatHeader::Lz4(header), length))
+            }
+            zstd::MAGIC => {
+                zstd::ZstdHeader::parse(bytes)?.map(|(header, length)| (FormatHeader::Zstd(header), length))
+            }
             _ => {
                 return Err(Error::damaged(format!(
                     "no lz4, zstd or skippable frame begins with {magic:#010x}"
@@ -257,11 +261,11 @@ impl Front {
     }
 }
 
-impl Header {
+impl FormatHeader {
     fn block(&self, bytes: &[u8]) -> Result<Option<Block>> {
         match self {
-            Header::Lz4(header) => header.block(bytes),
-            Header::Zstd(header) => header.block(bytes),
+            FormatHeader::Lz4(header) => header.block(bytes),
+            FormatHeader::Zstd(header) => header.block(bytes),
         }
     }
 }

@@ -36,7 +36,7 @@ const HEADER_CHECKSUM_AT: usize = 14;
 const HEADER_BYTES: usize = 15;
 
 /// Writes frames of at most one block.
-pub(super) struct Encoder {
+pub(super) struct Lz4Encoder {
     compressor: Option<Compressor>,
 }
 
@@ -49,21 +49,21 @@ struct Compressor {
 
 /// The parsed header of a frame.
 #[derive(Clone, Copy)]
-pub(super) struct Header {
+pub(super) struct Lz4Header {
     pub(super) raw_bytes: usize,
     block_bytes_max: usize,
     independent_blocks: bool,
 }
 
-impl Encoder {
+impl Lz4Encoder {
     /// An encoder that compresses.
-    pub(super) fn compressing() -> Encoder {
-        Encoder { compressor: Some(Compressor { table: CompressTable::default(), scratch: Vec::new() }) }
+    pub(super) fn compressing() -> Lz4Encoder {
+        Lz4Encoder { compressor: Some(Compressor { table: CompressTable::default(), scratch: Vec::new() }) }
     }
 
     /// An encoder that stores every block uncompressed.
-    pub(super) fn storing() -> Encoder {
-        Encoder { compressor: None }
+    pub(super) fn storing() -> Lz4Encoder {
+        Lz4Encoder { compressor: None }
     }
 
     /// Appends one frame with the content `raw`, at most 4 MiB, to `out`.
@@ -102,12 +102,12 @@ impl Compressor {
     }
 }
 
-impl Header {
+impl Lz4Header {
     /// Parses the header at the beginning of `bytes`, including the magic, and returns it with its length; `None` if
     /// more bytes are needed.
     ///
     /// Errors: [`Damaged`](crate::error::ErrorKind::Damaged) if the header is not accepted.
-    pub(super) fn parse(bytes: &[u8]) -> Result<Option<(Header, usize)>> {
+    pub(super) fn parse(bytes: &[u8]) -> Result<Option<(Lz4Header, usize)>> {
         let Some([flags, sizes]) = bytes_at(bytes, DESCRIPTOR_AT) else { return Ok(None) };
         check_flags(flags)?;
         let block_size = BLOCK_SIZES.iter().find(|(number, _)| number << 4 == sizes);
@@ -120,7 +120,7 @@ impl Header {
             return Err(Error::damaged("lz4 frame header checksum does not match"));
         }
         let announced = bytes_at(bytes, CONTENT_SIZE_AT).map(u64::from_le_bytes).unwrap_or_default();
-        let header = Header {
+        let header = Lz4Header {
             raw_bytes: checked_raw_bytes(announced)?,
             block_bytes_max,
             independent_blocks: flags & INDEPENDENT_BLOCKS != 0,

@@ -27,7 +27,7 @@ const BLOCK_HEADER_BYTES: usize = 3;
 const BLOCK_BYTES_MAX: usize = 128 << 10;
 
 /// Encodes frames; creates the library's context on first use and reuses it.
-pub(super) struct Encoder {
+pub(super) struct ZstdEncoder {
     level: u8,
     context: Option<Compressor<'static>>,
 }
@@ -39,14 +39,14 @@ pub(super) struct Decoder {
 
 /// The parsed header of a frame.
 #[derive(Clone, Copy)]
-pub(super) struct Header {
+pub(super) struct ZstdHeader {
     pub(super) raw_bytes: usize,
 }
 
-impl Encoder {
+impl ZstdEncoder {
     /// An encoder for `level`, 1 to 19.
-    pub(super) fn new(level: u8) -> Encoder {
-        Encoder { level, context: None }
+    pub(super) fn new(level: u8) -> ZstdEncoder {
+        ZstdEncoder { level, context: None }
     }
 
     /// Appends one frame with the content `raw` to `out`; on error, `out` is unchanged.
@@ -70,7 +70,7 @@ impl Decoder {
     }
 
     /// Replaces `raw` with the content of the complete `frame`, which begins with `header`.
-    pub(super) fn decode(&mut self, header: &Header, frame: &[u8], raw: &mut Vec<u8>) -> Result<()> {
+    pub(super) fn decode(&mut self, header: &ZstdHeader, frame: &[u8], raw: &mut Vec<u8>) -> Result<()> {
         let context = match &mut self.context {
             Some(context) => context,
             none => none.insert(
@@ -90,12 +90,12 @@ impl Decoder {
     }
 }
 
-impl Header {
+impl ZstdHeader {
     /// Parses the header at the beginning of `bytes`, including the magic, and returns it with its length; `None` if
     /// more bytes are needed.
     ///
     /// Errors: [`Damaged`](crate::error::ErrorKind::Damaged) if the header is not accepted.
-    pub(super) fn parse(bytes: &[u8]) -> Result<Option<(Header, usize)>> {
+    pub(super) fn parse(bytes: &[u8]) -> Result<Option<(ZstdHeader, usize)>> {
         let Some(&descriptor) = bytes.get(DESCRIPTOR_AT) else { return Ok(None) };
         check_descriptor(descriptor)?;
         let single_segment = descriptor & SINGLE_SEGMENT != 0;
@@ -110,7 +110,7 @@ impl Header {
             _ => (bytes_at(bytes, size_at).map(u64::from_le_bytes), 8),
         };
         let Some(announced) = announced else { return Ok(None) };
-        Ok(Some((Header { raw_bytes: checked_raw_bytes(announced)? }, size_at + size_bytes)))
+        Ok(Some((ZstdHeader { raw_bytes: checked_raw_bytes(announced)? }, size_at + size_bytes)))
     }
 
     /// Parses the block header at the beginning of `bytes`; `None` if more bytes are needed.

@@ -1,7 +1,7 @@
 //! For tests only: the operating system's file system with injected faults. Operations fail on request, the
 //! process can die before any of them, and all of them are recorded.
 
-use super::{Disk, RealDisk};
+use super::{Disk, PageCache, RealDisk, Symlinks};
 use crate::failpoint::recorder::{self, Record, inode_of};
 use crate::failpoint::{self, Fault, Mutant, SHORT_READ_BYTES};
 use std::fs::File;
@@ -55,6 +55,28 @@ impl Disk for FaultyDisk {
             Some(Fault::Hang) | None => buffer.len(),
         };
         RealDisk.read_at(file, buffer.get_mut(..length).unwrap_or_default(), offset)
+    }
+
+    fn open_data(&self, path: &Path, symlinks: Symlinks) -> io::Result<File> {
+        match failpoint::fault("open-data", Some(path), None).and_then(Fault::error) {
+            Some(error) => Err(error),
+            None => RealDisk.open_data(path, symlinks),
+        }
+    }
+
+    fn read_data_at(
+        &self,
+        file: &File,
+        buffer: &mut [u8],
+        offset: u64,
+        cache: PageCache,
+    ) -> io::Result<usize> {
+        let length = match failpoint::fault_in("read-data", file)? {
+            Some(Fault::Error(errno)) => return Err(errno.into()),
+            Some(Fault::Short) => buffer.len().min(SHORT_READ_BYTES),
+            Some(Fault::Hang) | None => buffer.len(),
+        };
+        RealDisk.read_data_at(file, buffer.get_mut(..length).unwrap_or_default(), offset, cache)
     }
 
     fn create_new(&self, path: &Path, mode: u32) -> io::Result<File> {

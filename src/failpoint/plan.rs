@@ -125,28 +125,16 @@ pub fn fault(name: &str, path: Option<&Path>, step: Option<u64>) -> Option<Fault
     hit.then_some(*fault)
 }
 
-/// Called before a server's file is opened.
+/// The fault for the operation `name` on this open file. Does not return if it hangs.
 ///
 /// # Errors
-/// The requested fault.
-pub fn opening(path: &Path) -> io::Result<()> {
-    fault("open-data", Some(path), None).and_then(Fault::error).map_or(Ok(()), Err)
-}
-
-/// Called before a server's file is read. Returns how many of `length` bytes may be read at once.
-///
-/// # Errors
-/// The requested fault.
-pub fn reading(file: &File, length: usize) -> io::Result<usize> {
+/// Those of the operating system, if it cannot tell the file's path.
+pub fn fault_in(name: &str, file: &File) -> io::Result<Option<Fault>> {
     if plan().fail_at.is_none() {
-        return Ok(length);
+        return Ok(None);
     }
     let path = fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
-    match fault("read-data", Some(&path), None) {
-        Some(Fault::Error(errno)) => Err(errno.into()),
-        Some(Fault::Short) => Ok(length.min(SHORT_READ_BYTES)),
-        Some(Fault::Hang) | None => Ok(length),
-    }
+    Ok(fault(name, Some(&path), None))
 }
 
 impl Fault {

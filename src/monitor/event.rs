@@ -2,7 +2,7 @@
 
 use crate::config::Checkpoint;
 use crate::error::Error;
-use crate::postgres::{Lsn, SegmentName, ServerVersion};
+use crate::postgres::{BlockNumber, Lsn, SegmentName, ServerVersion};
 use std::fmt;
 use std::io;
 use std::path::Path;
@@ -162,7 +162,7 @@ pub enum Warning<'a> {
     /// A block is damaged in the cluster itself.
     DamagedBlock {
         /// Its number within its relation's fork.
-        block: u32,
+        block: BlockNumber,
         /// The file, relative to the data directory.
         path: &'a str,
         /// A description of the damage.

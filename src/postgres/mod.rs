@@ -27,6 +27,10 @@ pub use recovery::target::{
     RecoveryTarget, RestorePointName, TargetAction, TargetBound, TargetSettings, TargetTimeline,
 };
 pub use value::lsn::{Lsn, SegmentNumber, SegmentSize};
+#[cfg(feature = "companion")]
+pub use value::relation::{
+    BlockNumber, DatabaseDirectory, ForkName, Oid, RelFileLocator, RelFileNumber, RelativeBlockNumber,
+};
 pub use value::system_identifier::SystemIdentifier;
 pub use value::timeline::{TimelineHistory, TimelineId, TimelineSwitch};
 #[cfg(feature = "companion")]

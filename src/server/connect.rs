@@ -3,7 +3,7 @@
 //! Owns: the order of the attempts and the TLS negotiation. Does not own: the session.
 //! Source: PostgreSQL's manual, "Specifying Multiple Hosts", "SSL Session Encryption"; `fe-connect.c`, `PQconnectPoll`.
 
-use super::parameters::{Address, Parameters, Place};
+use super::parameters::{Address, HostAddress, Parameters};
 use super::stream::Stream;
 use super::tls::{self, Handshake, SslMode};
 use crate::error::{Error, Result};
@@ -49,7 +49,7 @@ enum Encryption {
 }
 
 /// The server's response to the TLS request.
-enum Answer {
+enum EncryptionResponse {
     Yes,
     No,
 }
@@ -92,14 +92,14 @@ pub(super) async fn connect<T>(
 }
 
 /// Rotates the places by a random number.
-fn begin_anywhere(places: &mut [Place]) {
+fn begin_anywhere(places: &mut [HostAddress]) {
     let random = usize::try_from(RandomState::new().hash_one(())).unwrap_or_default();
     if let Some(first) = random.checked_rem(places.len()) {
         places.rotate_left(first);
     }
 }
 
-async fn endpoints(place: &Place) -> io::Result<Vec<Endpoint>> {
+async fn endpoints(place: &HostAddress) -> io::Result<Vec<Endpoint>> {
     match &place.address {
         Address::Socket(directory) => {
             Ok(vec![Endpoint::Socket(directory.join(format!(".s.PGSQL.{}", place.port)))])
@@ -118,7 +118,7 @@ async fn endpoints(place: &Place) -> io::Result<Vec<Endpoint>> {
 /// One place, through one of its addresses.
 struct Attempt<'a> {
     parameters: &'a Parameters,
-    place: &'a Place,
+    place: &'a HostAddress,
     endpoint: Endpoint,
 }
 
@@ -211,7 +211,7 @@ impl Way {
         parameters.keepalive.apply(&socket).map_err(not_reached)?;
         let Some(handshake) = &self.handshake else { return Ok(Stream::Tcp(socket)) };
         if !handshake.is_direct()
-            && let Answer::No = ask_for_tls(&mut socket).await?
+            && let EncryptionResponse::No = ask_for_tls(&mut socket).await?
         {
             return match parameters.tls.mode {
                 SslMode::Prefer => Ok(Stream::Tcp(socket)),
@@ -231,7 +231,7 @@ impl Way {
 
 /// Requests TLS. Any byte after the one-byte response is refused: a man in the middle could inject data that would
 /// later be attributed to the server (CVE-2021-23222).
-async fn ask_for_tls(socket: &mut TcpStream) -> std::result::Result<Answer, Failure> {
+async fn ask_for_tls(socket: &mut TcpStream) -> std::result::Result<EncryptionResponse, Failure> {
     let mut question = BytesMut::new();
     frontend::ssl_request(&mut question);
     socket.write_all(&question).await.map_err(not_reached)?;
@@ -244,8 +244,8 @@ async fn ask_for_tls(socket: &mut TcpStream) -> std::result::Result<Answer, Fail
             )
             .hint("Check that it is a PostgreSQL server. sslnegotiation=direct needs version 17."),
         )),
-        (1, [b'S', _]) => Ok(Answer::Yes),
-        (1, [b'N', _]) => Ok(Answer::No),
+        (1, [b'S', _]) => Ok(EncryptionResponse::Yes),
+        (1, [b'N', _]) => Ok(EncryptionResponse::No),
         (_, [b'S' | b'N', _]) => Err(Failure::Final(
             Error::unavailable("received unexpected unencrypted data after the response to the TLS request")
                 .hint("The connection may be intercepted (man in the middle). Check the network path to the server."),

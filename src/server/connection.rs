@@ -2,7 +2,7 @@
 
 use super::connect::{Failure, Way, connect};
 use super::failure::{ConnectionFailure, failure, not_begun};
-use super::parameters::{Address, CONNECT_TIMEOUT, Parameters, Place};
+use super::parameters::{Address, CONNECT_TIMEOUT, HostAddress, Parameters};
 use super::stream::{Established, Stream};
 use crate::config::Conninfo;
 use crate::data_directory::DataDirectory;
@@ -84,7 +84,7 @@ impl Connection {
             LocalPlace::Socket(directory) => Address::Socket(PathBuf::from(directory)),
             LocalPlace::Address(host) => Address::Host(host.clone()),
         };
-        let place = Place { address, host: None, port: server.port };
+        let place = HostAddress { address, host: None, port: server.port };
         let given = Parameters::new(conninfo, None, application_name)?;
         let parameters = given.at_this_host(place, database, user, application_name);
         Connection::to_within(parameters, CONNECT_TIMEOUT)

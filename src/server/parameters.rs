@@ -30,7 +30,7 @@ pub(super) struct Parameters {
 
 /// A possible location of the server.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Place {
+pub(super) struct HostAddress {
     pub(super) address: Address,
     /// The requested host name; `None` if only an address was given.
     pub(super) host: Option<String>,
@@ -115,7 +115,7 @@ impl Parameters {
     /// parameters, and their database unless another one is given. Another `user` has no password.
     pub(super) fn at_this_host(
         &self,
-        place: Place,
+        place: HostAddress,
         database: Option<&str>,
         user: Option<&str>,
         application_name: &str,
@@ -144,7 +144,7 @@ impl Parameters {
     ///
     /// # Errors
     /// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) if the numbers of names, addresses and ports differ.
-    pub(super) fn places(&self) -> Result<Vec<Place>> {
+    pub(super) fn places(&self) -> Result<Vec<HostAddress>> {
         let (hosts, addresses) = (self.config.get_hosts(), self.config.get_hostaddrs());
         let ports = self.config.get_ports();
         let count = hosts.len().max(addresses.len());
@@ -168,7 +168,7 @@ impl Parameters {
                 (None, None) => return None,
             };
             let port = ports.get(index).or(ports.first()).copied().unwrap_or(PORT);
-            Some(Place { address, host: name, port })
+            Some(HostAddress { address, host: name, port })
         };
         Ok((0..count).filter_map(place).collect())
     }
@@ -256,7 +256,7 @@ mod tests {
     #[test]
     fn the_name_that_is_verified_is_that_of_host() {
         let place = |conninfo: &str| parameters(conninfo).unwrap().places().unwrap().remove(0);
-        let at = |host: Option<&str>, address: &str| Place {
+        let at = |host: Option<&str>, address: &str| HostAddress {
             address: Address::Host(address.to_owned()),
             host: host.map(str::to_owned),
             port: 5432,

@@ -114,7 +114,7 @@ pub enum Answer {
 /// # Errors
 /// [`ErrorKind::Unavailable`] when the other side has disconnected.
 pub fn write_request(stream: &mut dyn Write, request: &Request) -> Result<()> {
-    let mut message = Writer::default();
+    let mut message = MessageWriter::default();
     match request {
         Request::Push(push) => {
             message.byte(1);
@@ -148,7 +148,7 @@ pub fn write_request(stream: &mut dyn Write, request: &Request) -> Result<()> {
 /// [`ErrorKind::Damaged`] for anything that [`write_request`] does not write.
 pub fn read_request(stream: &mut dyn Read) -> Result<Option<Request>> {
     let Some(message) = receive(stream)? else { return Ok(None) };
-    let mut fields = Reader(&message);
+    let mut fields = MessageReader(&message);
     let request = match fields.byte()? {
         1 => Request::Push(PushRequest {
             system: fields.system()?,
@@ -185,7 +185,7 @@ pub fn read_request(stream: &mut dyn Read) -> Result<Option<Request>> {
 /// # Errors
 /// [`ErrorKind::Unavailable`] when the other side has disconnected.
 pub fn write_answer(stream: &mut dyn Write, answer: &Answer) -> Result<()> {
-    let mut message = Writer::default();
+    let mut message = MessageWriter::default();
     match answer {
         Answer::Stored => message.byte(1),
         Answer::Fetched { path, instead } => {
@@ -221,7 +221,7 @@ pub fn write_answer(stream: &mut dyn Write, answer: &Answer) -> Result<()> {
 /// [`ErrorKind::Damaged`] for anything that [`write_answer`] does not write.
 pub fn read_answer(stream: &mut dyn Read) -> Result<Option<Answer>> {
     let Some(message) = receive(stream)? else { return Ok(None) };
-    let mut fields = Reader(&message);
+    let mut fields = MessageReader(&message);
     let answer = match fields.byte()? {
         1 => Answer::Stored,
         2 => Answer::Fetched {
@@ -287,9 +287,9 @@ fn receive(stream: &mut dyn Read) -> Result<Option<Vec<u8>>> {
 }
 
 #[derive(Default)]
-struct Writer(Vec<u8>);
+struct MessageWriter(Vec<u8>);
 
-impl Writer {
+impl MessageWriter {
     fn byte(&mut self, value: u8) {
         self.0.push(value);
     }
@@ -334,9 +334,9 @@ impl Writer {
     }
 }
 
-struct Reader<'a>(&'a [u8]);
+struct MessageReader<'a>(&'a [u8]);
 
-impl<'a> Reader<'a> {
+impl<'a> MessageReader<'a> {
     fn take(&mut self, length: usize) -> Result<&'a [u8]> {
         let (taken, rest) = self.0.split_at_checked(length).ok_or_else(nonsense)?;
         self.0 = rest;

@@ -8,6 +8,7 @@ use crate::agent::histories::Histories;
 use crate::agent::places::Places;
 use crate::agent::ready;
 use crate::config::Compression;
+use crate::durable::Disk;
 use crate::error::{Error, ErrorKind, Result};
 use crate::postgres::{SegmentName, SegmentSize, TimelineId, WalFileName};
 use crate::repository::Repository;
@@ -31,6 +32,8 @@ pub struct ServerFiles {
     pub pg_wal: PathBuf,
     /// Its segment size.
     pub segment_size: SegmentSize,
+    /// The disk through which they are read.
+    pub disk: Arc<dyn Disk>,
     /// Which histories are stored.
     pub histories: Arc<Histories>,
 }
@@ -49,7 +52,7 @@ pub struct Jobs {
 impl ServerFiles {
     /// The identity of the file that has a name now; `None` if there is none.
     pub fn identity(&self, name: WalFileName) -> Option<FileIdentity> {
-        FileIdentity::of(&self.path(name)).ok()
+        FileIdentity::of(self.disk.as_ref(), &self.path(name)).ok()
     }
 
     /// The directory of the marks.
@@ -81,6 +84,7 @@ impl Jobs {
             path: server.path(name),
             segment_size: server.segment_size,
             pages: PageCheck::FirstPage,
+            disk: server.disk.clone(),
         };
         let (repository, scratch) = (&server.repository, self.spool.directory());
         let stored = guarded(|| {
@@ -104,6 +108,7 @@ impl Jobs {
         let backfill = Backfill {
             timeline,
             pg_wal: server.pg_wal.clone(),
+            disk: server.disk.clone(),
             segment_size: server.segment_size,
             compression: self.compression,
             scratch: self.spool.directory().to_owned(),
@@ -125,7 +130,7 @@ fn confirm(server: &ServerFiles, name: WalFileName, stored: StoredAs) -> Event {
 
 /// Lists the ready files.
 fn list(server: &ServerFiles) -> Event {
-    let ready = guarded(|| ready::scan(&server.archive_status(), FILES_MAX));
+    let ready = guarded(|| ready::scan(server.disk.as_ref(), &server.archive_status(), FILES_MAX));
     Event::Listed { server: server.number, ready, unmarked: Vec::new() }
 }
 

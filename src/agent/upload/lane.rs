@@ -8,7 +8,7 @@ const RETRY_FIRST: Duration = Duration::from_millis(500);
 
 /// A period in which the repository cannot be reached or written to.
 #[derive(Debug)]
-pub struct Outage {
+pub struct UploadOutage {
     /// The last error.
     pub error: Error,
     /// When the first attempt failed.
@@ -21,7 +21,7 @@ pub struct Outage {
 #[derive(Debug)]
 pub struct Lane {
     transfers: usize,
-    outage: Option<Outage>,
+    outage: Option<UploadOutage>,
     retry_max: Duration,
 }
 
@@ -47,7 +47,7 @@ impl Lane {
     }
 
     /// The current outage.
-    pub fn outage(&self) -> Option<&Outage> {
+    pub fn outage(&self) -> Option<&UploadOutage> {
         self.outage.as_ref()
     }
 
@@ -57,12 +57,12 @@ impl Lane {
             None => (now, RETRY_FIRST),
             Some(outage) => (outage.since, (outage.pause * 2).min(self.retry_max)),
         };
-        self.outage = Some(Outage { error, since, pause, retry_at: now + pause });
+        self.outage = Some(UploadOutage { error, since, pause, retry_at: now + pause });
         pause
     }
 
     /// Ends the outage, because a file was stored.
-    pub fn end_outage(&mut self) -> Option<Outage> {
+    pub fn end_outage(&mut self) -> Option<UploadOutage> {
         self.outage.take()
     }
 

@@ -33,7 +33,7 @@ pub const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The server whose files are read ahead.
 #[derive(Debug)]
-struct Server {
+struct ArchivedServer {
     number: ServerNumber,
     last_asked: Instant,
     /// Whether `archive_status` was listed since the kernel last lost marks.
@@ -56,7 +56,7 @@ enum BackfillState {
 #[derive(Debug)]
 pub struct Machine {
     limits: Limits,
-    server: Option<Server>,
+    server: Option<ArchivedServer>,
     files: BTreeMap<WalFileName, TrackedFile>,
     lane: Lane,
     list_at: Instant,
@@ -142,7 +142,7 @@ impl Machine {
         for mut file in std::mem::take(&mut self.files).into_values() {
             actions.extend(file.waiters.drain(..).map(Action::Drop));
         }
-        self.server = Some(Server {
+        self.server = Some(ArchivedServer {
             number,
             last_asked: now,
             listed: false,

@@ -208,6 +208,7 @@ impl Task {
                 repository,
                 pg_wal,
                 segment_size: request.segment_size,
+                disk: self.jobs.places.disk().clone(),
                 histories: Arc::new(Histories::default()),
             };
             info!(pg_wal = %server.pg_wal.display(), system = %request.system, "reads ahead");

@@ -4,25 +4,24 @@ pub mod last_pack;
 pub mod lists;
 pub mod pages;
 
-use crate::backup::files::FileList;
-use crate::backup::files::source::{open, read_full};
+use crate::backup::files::{FileList, ServerFile};
 use crate::backup::increment::Increment;
 use crate::backup::increment::candidate::Candidate;
 use crate::config::Compression;
+use crate::durable::Disk;
 use crate::error::{Context, Error, Result};
 use crate::interruption::Interruption;
 use crate::monitor::Monitor;
 use crate::pace::Pace;
-use crate::postgres::ServerVersion;
 use crate::postgres::backup::incremental::incremental_path;
 use crate::postgres::page::PAGE_BYTES;
+use crate::postgres::{RelativeBlockNumber, ServerVersion};
 use crate::repository::Repository;
 use crate::repository::backup::Label;
 use crate::repository::backup::manifest::StoredPack;
 use crate::repository::backup::pack::{FinishedPack, PackOwner, PackWriter, PlacedFile, TARGET_RAW_BYTES};
 use pages::{PageFindings, PageRules, Piece};
 use std::cmp::Reverse;
-use std::fs::File;
 use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::os::unix::fs::MetadataExt;
@@ -40,6 +39,8 @@ const PING: Duration = Duration::from_secs(5);
 
 /// Source, destination and options of the copy.
 pub struct DataDirectoryCopy<'a> {
+    /// The disk through which the files are read.
+    pub disk: &'a dyn Disk,
     /// The destination repository.
     pub repository: &'a Repository,
     /// The backup.
@@ -81,7 +82,7 @@ pub struct Copied {
 
 /// A file that is being copied.
 struct Source<'a> {
-    file: &'a File,
+    file: &'a ServerFile<'a>,
     path: &'a [u8],
     location: &'a Path,
     /// The segment number within its relation's fork, if it is a relation file.
@@ -99,13 +100,13 @@ struct Queue<'a> {
 
 struct QueueState {
     /// Remaining steps; the next one is at the end.
-    steps: Vec<Step>,
+    steps: Vec<CopyStep>,
     next_pack: u32,
 }
 
 /// Content to pack.
 #[derive(Clone, Copy, Debug)]
-enum Step {
+enum CopyStep {
     /// All directories of a root, by its number.
     Directories(u32),
     /// A file, by its index in the list.
@@ -113,11 +114,11 @@ enum Step {
 }
 
 /// The next work of a worker.
-struct Work {
+struct AssignedStep {
     root: usize,
     /// Number of the new pack to begin first, if any.
     begin: Option<u32>,
-    step: Step,
+    step: CopyStep,
 }
 
 impl DataDirectoryCopy<'_> {
@@ -192,8 +193,8 @@ impl DataDirectoryCopy<'_> {
                 return Err(Error::damaged("there is no pack to write to"));
             };
             match work.step {
-                Step::Directories(_) => self.pack_directories(pack, work.root)?,
-                Step::File(number) => {
+                CopyStep::Directories(_) => self.pack_directories(pack, work.root)?,
+                CopyStep::File(number) => {
                     read_bytes +=
                         self.copy_file(pack, work.root, number as usize, &mut buffer, &mut findings)?;
                 }
@@ -238,7 +239,7 @@ impl DataDirectoryCopy<'_> {
         }
         let location = self.files.location_of(&path);
         let what = || format!("could not read \"{}\"", location.display());
-        let Some(file) = open(&location).context(what)? else {
+        let Some(file) = ServerFile::open(self.disk, &location).context(what)? else {
             // The file was dropped after the directory was read; WAL contains the removal.
             self.monitor.advance(planned.bytes);
             return Ok(0);
@@ -310,7 +311,9 @@ impl DataDirectoryCopy<'_> {
             let bytes = buffer.get_mut(..wanted).unwrap_or_default();
             self.pace.take(wanted as u64);
             // Adds context to read errors only. Other errors come from the repository or from another worker.
-            let length = read_full(source.file, bytes, offset)
+            let length = source
+                .file
+                .read_full(bytes, offset)
                 .context(|| format!("could not read \"{}\"", source.location.display()))?;
             bytes.get_mut(length..).unwrap_or_default().fill(0);
             if let (Some(rules), Some(segment)) = (self.pages, source.segment) {
@@ -340,9 +343,9 @@ impl<'a> Queue<'a> {
         }
         // Sorts equal sizes by number to keep the order deterministic.
         let bytes_of = |root: usize| bytes.get(root).copied().unwrap_or_default();
-        let key = |step: &Step| match *step {
-            Step::Directories(root) => (Reverse(bytes_of(root as usize)), root, Reverse(u64::MAX), 0),
-            Step::File(number) => {
+        let key = |step: &CopyStep| match *step {
+            CopyStep::Directories(root) => (Reverse(bytes_of(root as usize)), root, Reverse(u64::MAX), 0),
+            CopyStep::File(number) => {
                 let file = files.files.get(number as usize);
                 let root = file.map_or(0, |file| files.root_of(file));
                 let length = file.map_or(0, |file| file.bytes);
@@ -350,20 +353,21 @@ impl<'a> Queue<'a> {
             }
         };
         let has_directories = |root: &u32| files.directories.iter().any(|found| found.root == *root as usize);
-        let directories = (0..files.roots.len() as u32).filter(has_directories).map(Step::Directories);
-        let mut steps: Vec<Step> = (0..files.files.len() as u32).map(Step::File).chain(directories).collect();
+        let directories = (0..files.roots.len() as u32).filter(has_directories).map(CopyStep::Directories);
+        let mut steps: Vec<CopyStep> =
+            (0..files.files.len() as u32).map(CopyStep::File).chain(directories).collect();
         steps.sort_unstable_by_key(|step| Reverse(key(step)));
         Queue { files, state: Mutex::new(QueueState { steps, next_pack: 1 }) }
     }
 
     /// The next work for a worker whose open pack belongs to a root and has this size; `None` if none is
     /// left.
-    fn take(&self, open: Option<(usize, u64)>) -> Option<Work> {
+    fn take(&self, open: Option<(usize, u64)>) -> Option<AssignedStep> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let step = state.steps.pop()?;
         let (root, bytes) = match step {
-            Step::Directories(root) => (root as usize, 0),
-            Step::File(number) => {
+            CopyStep::Directories(root) => (root as usize, 0),
+            CopyStep::File(number) => {
                 let file = self.files.files.get(number as usize)?;
                 (self.files.root_of(file), file.bytes)
             }
@@ -373,7 +377,7 @@ impl<'a> Queue<'a> {
         });
         let begin = if fits { None } else { Some(state.next_pack) };
         state.next_pack += u32::from(begin.is_some());
-        Some(Work { root, begin, step })
+        Some(AssignedStep { root, begin, step })
     }
 }
 
@@ -385,9 +389,9 @@ fn finish(pack: PackWriter, copied: &Mutex<Copied>) -> Result<()> {
     Ok(())
 }
 
-/// Groups consecutive numbers into ranges.
-fn runs(numbers: &[u32]) -> impl Iterator<Item = Range<u64>> + '_ {
-    let mut rest = numbers.iter().copied().map(u64::from).peekable();
+/// Groups consecutive blocks into ranges.
+fn runs(blocks: &[RelativeBlockNumber]) -> impl Iterator<Item = Range<u64>> + '_ {
+    let mut rest = blocks.iter().map(|block| u64::from(block.as_u32())).peekable();
     std::iter::from_fn(move || {
         let first = rest.next()?;
         let mut end = first + 1;
@@ -401,11 +405,67 @@ fn runs(numbers: &[u32]) -> impl Iterator<Item = Range<u64>> + '_ {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{Config, ConfigRequest};
+    use crate::data_directory::DataDirectory;
+    use crate::durable::{RealDisk, UnreadableDisk};
+    use crate::error::ErrorKind;
+    use crate::monitor::RecordingMonitor;
+    use crate::postgres::MajorVersion;
+    use crate::store::DirectoryStore;
+    use std::fs;
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicBool;
+
+    #[test]
+    fn a_file_that_cannot_be_read_is_named() {
+        let scratch = tempfile::tempdir().unwrap();
+        let [data, store] = ["data", "repository"].map(|name| scratch.path().join(name));
+        fs::create_dir_all(data.join("base/5")).unwrap();
+        fs::create_dir(&store).unwrap();
+        fs::write(data.join("base/5/1259"), b"content").unwrap();
+        let request = ConfigRequest {
+            cluster: Some("main".to_owned()),
+            repository: Some(store.display().to_string()),
+            data_directory: Some(data.clone()),
+            ..ConfigRequest::default()
+        };
+        let pace = Config::resolve(&request).unwrap().backup.pace;
+        let store = Arc::new(DirectoryStore::new(store, Arc::new(RealDisk)));
+        let repository = Repository::new(store, "main", "7301234567890123456".parse().unwrap()).unwrap();
+        repository.make().unwrap();
+        let (monitor, interrupted) = (RecordingMonitor::default(), AtomicBool::new(false));
+        let interruption = Interruption::new(&interrupted);
+        let version = MajorVersion::V15.into();
+        let data_directory = DataDirectory::open(&data).unwrap();
+        let files = FileList::scan(&data_directory, version, &monitor, &interruption).unwrap();
+        let copy = |disk: &dyn Disk| {
+            let copy = DataDirectoryCopy {
+                disk,
+                repository: &repository,
+                label: &"one".parse().unwrap(),
+                files: &files,
+                version,
+                pages: None,
+                increment: None,
+                compression: Compression::None,
+                owner: PackOwner { uid: 0, gid: 0 },
+                workers: NonZeroUsize::MIN,
+                pace: &Pace::new(pace),
+                monitor: &monitor,
+                interruption: &interruption,
+            };
+            copy.run(&mut || Ok(()))
+        };
+        let error = copy(&UnreadableDisk).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unavailable);
+        let path = data.join("base/5/1259");
+        assert_eq!(error.report(), format!("could not read \"{}\": input/output error", path.display()));
+    }
 
     #[test]
     fn neighbours_are_read_together() {
-        let ranges = |numbers: &[u32]| runs(numbers).collect::<Vec<_>>();
-        assert_eq!(ranges(&[]), []);
-        assert_eq!(ranges(&[0, 1, 2, 5, 7, 8]), [0..3, 5..6, 7..9]);
+        let blocks = [0, 1, 2, 5, 7, 8].map(RelativeBlockNumber::new);
+        assert_eq!(runs(&[]).count(), 0);
+        assert_eq!(runs(&blocks).collect::<Vec<_>>(), [0..3, 5..6, 7..9]);
     }
 }

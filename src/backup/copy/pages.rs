@@ -4,13 +4,12 @@
 //! restores all of it. A damaged page that has not changed since is damaged in the cluster itself: recovery
 //! would not repair it, and the operator has to know.
 
-use crate::backup::files::source::read_full;
+use crate::backup::files::ServerFile;
 use crate::error::{Context, Result};
-use crate::postgres::Lsn;
 use crate::postgres::page::{self, PAGE_BYTES, PageChecksums, PageVerdict};
+use crate::postgres::{BlockNumber, Lsn, RelativeBlockNumber};
 use crate::repository::backup::StoredText;
 use crate::repository::backup::manifest::{DamagedPage, DamagedPages};
-use std::fs::File;
 use std::thread;
 use std::time::Duration;
 
@@ -44,7 +43,7 @@ pub struct PageFindings {
 /// A piece of a relation file, as read.
 pub struct Piece<'a> {
     /// The file.
-    pub file: &'a File,
+    pub file: &'a ServerFile<'a>,
     /// Its path relative to the data directory.
     pub path: &'a [u8],
     /// The segment number within its relation's fork.
@@ -60,11 +59,9 @@ impl PageRules {
     /// Those of the operating system.
     pub fn check(&self, piece: &Piece<'_>, bytes: &mut [u8], findings: &mut PageFindings) -> Result<()> {
         let (pages, _) = bytes.as_chunks_mut::<PAGE_BYTES>();
-        let first =
-            u64::from(piece.segment) * u64::from(self.pages_per_file) + piece.offset / PAGE_BYTES as u64;
+        let first = BlockNumber::first_of_file(piece.segment, self.pages_per_file);
         for (page, number) in pages.iter_mut().zip(0_u64..) {
-            // Block numbers of a relation have 32 bits.
-            let block = (first + number) as u32;
+            let block = first.at(RelativeBlockNumber::from_index(piece.offset / PAGE_BYTES as u64 + number));
             let mut verdict = page::verify(page, block, PageChecksums::On);
             let mut reads = 1;
             while let Some((problem, lsn)) = problem_of(verdict) {
@@ -76,7 +73,7 @@ impl PageRules {
                 let mut again = [0; PAGE_BYTES];
                 let offset = piece.offset + number * PAGE_BYTES as u64;
                 let what = || format!("could not reread \"{}\"", String::from_utf8_lossy(piece.path));
-                if read_full(piece.file, &mut again, offset).context(what)? < again.len() {
+                if piece.file.read_full(&mut again, offset).context(what)? < again.len() {
                     // Truncated meanwhile; WAL contains the truncation.
                     break;
                 }
@@ -109,7 +106,7 @@ impl PageFindings {
         self.damaged
     }
 
-    fn add(&mut self, path: &[u8], block: u32, problem: String, lsn: Option<Lsn>, start: Lsn) {
+    fn add(&mut self, path: &[u8], block: BlockNumber, problem: String, lsn: Option<Lsn>, start: Lsn) {
         let page = DamagedPage { path: StoredText::new(path), block, problem };
         match lsn.filter(|lsn| *lsn >= start) {
             Some(lsn) if self.changed.len() < CHANGED_MAX => self.changed.push((page, lsn)),
@@ -131,6 +128,7 @@ fn problem_of(verdict: PageVerdict) -> Option<(String, Option<Lsn>)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::durable::RealDisk;
     use std::io::Write;
 
     fn page(lsn: u64, block: u32) -> [u8; PAGE_BYTES] {
@@ -140,7 +138,7 @@ mod tests {
         page[12..14].copy_from_slice(&24_u16.to_le_bytes());
         page[14..16].copy_from_slice(&8192_u16.to_le_bytes());
         page[16..18].copy_from_slice(&8192_u16.to_le_bytes());
-        let checksum = page::checksum(&page, block);
+        let checksum = page::checksum(&page, BlockNumber::new(block));
         page[8..10].copy_from_slice(&checksum.to_le_bytes());
         page
     }
@@ -156,7 +154,8 @@ mod tests {
         let pages = [page(500, 20), damaged(500, 21), damaged(1500, 22), damaged(9000, 23), [0; PAGE_BYTES]];
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(&pages.concat()).unwrap();
-        let piece = Piece { file: &file, path: b"base/5/1.2", segment: 2, offset: 0 };
+        let piece =
+            Piece { file: &ServerFile::of(&RealDisk, file), path: b"base/5/1.2", segment: 2, offset: 0 };
         let mut findings = PageFindings::default();
         let mut bytes = pages.concat();
         bytes.extend_from_slice(b"a part of a page");
@@ -165,7 +164,7 @@ mod tests {
         all.merge(findings);
         let judged = all.judge(Lsn::new(2000).unwrap());
         assert_eq!(judged.count, 2);
-        assert_eq!(judged.listed.iter().map(|page| page.block).collect::<Vec<_>>(), [21, 23]);
+        assert_eq!(judged.listed.iter().map(|page| page.block.as_u32()).collect::<Vec<_>>(), [21, 23]);
     }
 
     #[test]
@@ -177,7 +176,8 @@ mod tests {
         let mut torn = whole.to_vec();
         torn[4096..].fill(7);
         let mut findings = PageFindings::default();
-        let piece = Piece { file: &file, path: b"base/5/1", segment: 0, offset: 0 };
+        let piece =
+            Piece { file: &ServerFile::of(&RealDisk, file), path: b"base/5/1", segment: 0, offset: 0 };
         rules.check(&piece, &mut torn, &mut findings).unwrap();
         assert_eq!(torn, whole);
         assert_eq!(findings.judge(Lsn::new(2000).unwrap()), DamagedPages::default());

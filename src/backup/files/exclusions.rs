@@ -4,7 +4,7 @@
 //! `storage/file/reinit.c`, `parse_filename_for_nontemp_relation`; `storage/file/fd.c`,
 //! `looks_like_temp_rel_name`.
 
-use crate::postgres::ServerVersion;
+use crate::postgres::{ForkName, ServerVersion};
 
 /// How to handle a directory entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,26 +28,13 @@ const SKIPPED_AT_THE_TOP: [&[u8]; 3] = [b"standby.signal", b"recovery.signal", b
 /// that begins with `pg_` is or may be server data.
 const HARMLESS_AT_THE_TOP: [&[u8]; 3] = [b"pg_hba.conf", b"pg_ident.conf", b"pg_log"];
 
-/// Fork of a relation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fork {
-    /// The main data fork.
-    Main,
-    /// The free space map.
-    FreeSpaceMap,
-    /// The visibility map.
-    VisibilityMap,
-    /// The initial content of an unlogged relation after a crash.
-    Init,
-}
-
 /// A parsed relation file name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RelationFile<'a> {
     /// The relation's file number, in digits.
     pub number: &'a [u8],
     /// The fork.
-    pub fork: Fork,
+    pub fork: ForkName,
     /// The segment number within the fork, from 0.
     pub segment: u32,
 }
@@ -114,12 +101,10 @@ pub fn relation_file(name: &[u8]) -> Option<RelationFile<'_>> {
     let digits = name.iter().take_while(|byte| byte.is_ascii_digit()).count();
     let (number, rest) = name.split_at_checked(digits)?;
     let (fork, rest) = match rest.strip_prefix(b"_") {
-        None => (Fork::Main, rest),
-        Some(rest) => {
-            [(b"fsm".as_slice(), Fork::FreeSpaceMap), (b"vm", Fork::VisibilityMap), (b"init", Fork::Init)]
-                .into_iter()
-                .find_map(|(text, fork)| rest.strip_prefix(text).map(|rest| (fork, rest)))?
-        }
+        None => (ForkName::Main, rest),
+        Some(rest) => ForkName::SUFFIXED
+            .into_iter()
+            .find_map(|fork| rest.strip_prefix(fork.suffix().as_bytes()).map(|rest| (fork, rest)))?,
     };
     let segment = match rest.strip_prefix(b".") {
         None if rest.is_empty() => 0,
@@ -275,11 +260,11 @@ mod tests {
         let expected = |number: &'static str, fork, segment| {
             Some(RelationFile { number: number.as_bytes(), fork, segment })
         };
-        assert_eq!(file("16384"), expected("16384", Fork::Main, 0));
-        assert_eq!(file("16384.12"), expected("16384", Fork::Main, 12));
-        assert_eq!(file("16384_fsm"), expected("16384", Fork::FreeSpaceMap, 0));
-        assert_eq!(file("16384_vm.1"), expected("16384", Fork::VisibilityMap, 1));
-        assert_eq!(file("16384_init"), expected("16384", Fork::Init, 0));
+        assert_eq!(file("16384"), expected("16384", ForkName::Main, 0));
+        assert_eq!(file("16384.12"), expected("16384", ForkName::Main, 12));
+        assert_eq!(file("16384_fsm"), expected("16384", ForkName::FreeSpaceMap, 0));
+        assert_eq!(file("16384_vm.1"), expected("16384", ForkName::VisibilityMap, 1));
+        assert_eq!(file("16384_init"), expected("16384", ForkName::Init, 0));
         for name in [
             "",
             "a",

@@ -1,11 +1,12 @@
 //! A compact list of a cluster's files, with the meaning of their paths.
 
-use super::exclusions::{self, Fork};
+use super::exclusions;
 use crate::error::{Error, Result};
-use crate::postgres::ServerVersion;
+use crate::postgres::{DatabaseDirectory, ForkName, Oid, RelFileLocator, RelFileNumber, ServerVersion};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
+use std::str::FromStr;
 
 /// Permissions of a directory that replaces a link.
 pub(super) const DIRECTORY_MODE: u32 = 0o700;
@@ -21,7 +22,7 @@ pub struct FileList {
     /// Files, unordered.
     pub files: Vec<PlannedFile>,
     /// In-place tablespaces: directories instead of links.
-    pub in_place_tablespaces: Vec<u32>,
+    pub in_place_tablespaces: Vec<Oid>,
     names: Vec<u8>,
 }
 
@@ -29,7 +30,7 @@ pub struct FileList {
 #[derive(Debug)]
 pub struct Root {
     /// The tablespace; `None` for the data directory.
-    pub tablespace: Option<u32>,
+    pub tablespace: Option<Oid>,
     /// The link's target; empty for the data directory.
     pub target: Vec<u8>,
     /// Length of the path prefix, relative to the data directory, that leads to this root.
@@ -63,15 +64,24 @@ pub struct PlannedFile {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PlannedRelation {
     /// The tablespace.
-    pub tablespace: u32,
+    pub tablespace: Oid,
     /// The database; `None` for a shared relation.
-    pub database: Option<u32>,
-    /// The number in its name, PostgreSQL's `relfilenode`.
-    pub number: u32,
+    pub database: Option<Oid>,
+    /// The number in its name.
+    pub number: RelFileNumber,
     /// The fork.
-    pub fork: Fork,
+    pub fork: ForkName,
     /// The segment number within the fork, from 0.
     pub segment: u32,
+}
+
+impl PlannedRelation {
+    /// The relation's files.
+    pub fn locator(&self) -> RelFileLocator {
+        let database = self.database.unwrap_or(Oid::SHARED);
+        let directory = DatabaseDirectory { tablespace: self.tablespace, database };
+        RelFileLocator { directory, number: self.number }
+    }
 }
 
 impl FileList {
@@ -95,7 +105,7 @@ impl FileList {
     }
 
     /// Adds a tablespace behind a link; returns the index of its root.
-    pub fn add_tablespace(&mut self, oid: u32, target: Vec<u8>) -> usize {
+    pub fn add_tablespace(&mut self, oid: Oid, target: Vec<u8>) -> usize {
         let prefix_bytes = tablespace_prefix(oid).len();
         self.roots.push(Root { tablespace: Some(oid), target, prefix_bytes });
         self.roots.len() - 1
@@ -215,29 +225,25 @@ pub fn split(path: &[u8]) -> (&[u8], &[u8]) {
 }
 
 /// The tablespace of the relations in a directory.
-///
-/// Source: PostgreSQL `catalog/pg_tablespace.dat`.
-fn tablespace_of(directory: &[u8]) -> Option<u32> {
-    const PG_DEFAULT: u32 = 1663;
-    const PG_GLOBAL: u32 = 1664;
+fn tablespace_of(directory: &[u8]) -> Option<Oid> {
     let mut parts = directory.split(|byte| *byte == b'/');
     match parts.next()? {
-        b"global" => Some(PG_GLOBAL),
-        b"base" => Some(PG_DEFAULT),
+        b"global" => Some(Oid::PG_GLOBAL),
+        b"base" => Some(Oid::PG_DEFAULT),
         _ => number_of(parts.next()?),
     }
 }
 
 /// The prefix of a tablespace's paths, relative to the data directory.
-pub fn tablespace_prefix(oid: u32) -> String {
+pub fn tablespace_prefix(oid: Oid) -> String {
     format!("pg_tblspc/{oid}/")
 }
 
-pub(super) fn tablespace_oid(path: &[u8]) -> Option<u32> {
+pub(super) fn tablespace_oid(path: &[u8]) -> Option<Oid> {
     number_of(path.rsplit(|byte| *byte == b'/').next()?)
 }
 
-fn number_of(digits: &[u8]) -> Option<u32> {
+fn number_of<T: FromStr>(digits: &[u8]) -> Option<T> {
     std::str::from_utf8(digits).ok()?.parse().ok()
 }
 

@@ -3,7 +3,8 @@
 pub mod exclusions;
 mod list;
 pub mod required;
-pub mod source;
+mod server_file;
 pub mod walk;
 
 pub use list::{FileList, PlannedRelation, relation_at, split, tablespace_prefix};
+pub use server_file::ServerFile;

@@ -1,14 +1,16 @@
 //! Walks the data directory and its tablespaces as they are when the copy begins. WAL replay creates anything that
 //! appears later.
 
-use super::exclusions::{self, Decision, Fork};
+use super::exclusions::{self, Decision};
 use super::list::{DIRECTORY_MODE, FileList, join, tablespace_oid};
+use crate::data_directory::DataDirectory;
+use crate::durable::{Disk, Symlinks};
 use crate::error::{Context, Error, Result};
 use crate::interruption::Interruption;
 use crate::monitor::{Monitor, Warning};
-use crate::postgres::ServerVersion;
+use crate::postgres::{ForkName, ServerVersion};
 use std::collections::HashSet;
-use std::fs::{self, Metadata, ReadDir};
+use std::fs::{Metadata, ReadDir};
 use std::io;
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::MetadataExt;
@@ -18,17 +20,19 @@ use std::path::Path;
 const PERMISSIONS: u32 = 0o7777;
 
 impl FileList {
-    /// Walks the data directory at `base`.
+    /// Walks a data directory.
     ///
     /// # Errors
     /// Those of the operating system, except for vanished files; those of [`Interruption::check`].
     pub fn scan(
-        base: &Path,
+        data_directory: &DataDirectory,
         version: ServerVersion,
         monitor: &dyn Monitor,
         interruption: &Interruption<'_>,
     ) -> Result<FileList> {
+        let base = data_directory.path();
         let mut walk = Walk {
+            disk: data_directory.disk(),
             list: FileList::empty(base.to_owned()),
             version,
             monitor,
@@ -43,6 +47,7 @@ impl FileList {
 
 /// State of the walk.
 struct Walk<'a> {
+    disk: &'a dyn Disk,
     list: FileList,
     version: ServerVersion,
     monitor: &'a dyn Monitor,
@@ -56,7 +61,7 @@ struct Walk<'a> {
 impl Walk<'_> {
     fn run(&mut self, base: &Path) -> Result<()> {
         let what = || format!("could not inspect \"{}\"", base.display());
-        let metadata = fs::metadata(base).context(what)?;
+        let metadata = self.disk.data_metadata(base, Symlinks::Follow).context(what)?;
         self.find_linked(base)?;
         self.add_directory(Vec::new(), 0, &metadata, Walked::Yes);
         while let Some(index) = self.pending.pop() {
@@ -67,11 +72,11 @@ impl Walk<'_> {
     }
 
     fn find_linked(&mut self, base: &Path) -> Result<()> {
-        let Some(entries) = open_directory(&base.join("pg_tblspc"))? else { return Ok(()) };
+        let Some(entries) = open_directory(self.disk, &base.join("pg_tblspc"))? else { return Ok(()) };
         for entry in entries {
             let path = entry.context(|| "could not read \"pg_tblspc\"")?.path();
             if path.is_symlink()
-                && let Ok(metadata) = fs::metadata(&path)
+                && let Ok(metadata) = self.disk.data_metadata(&path, Symlinks::Follow)
             {
                 self.linked.insert((metadata.dev(), metadata.ino()));
             }
@@ -84,18 +89,18 @@ impl Walk<'_> {
         let (path, root) = (directory.path.clone(), directory.root);
         let location = self.list.location_of(&path);
         let unlogged = if exclusions::is_database(&path, self.version) {
-            unlogged_relations(&location)?
+            unlogged_relations(self.disk, &location)?
         } else {
             HashSet::new()
         };
-        let Some(entries) = open_directory(&location)? else { return Ok(()) };
+        let Some(entries) = open_directory(self.disk, &location)? else { return Ok(()) };
         for entry in entries {
             let name = entry
                 .context(|| format!("could not read \"{}\"", location.display()))?
                 .file_name()
                 .into_vec();
             let left_out = exclusions::relation_file(&name)
-                .is_some_and(|file| file.fork != Fork::Init && unlogged.contains(file.number));
+                .is_some_and(|file| file.fork != ForkName::Init && unlogged.contains(file.number));
             if !left_out {
                 self.take(index, &path, root, &name)?;
             }
@@ -110,7 +115,7 @@ impl Walk<'_> {
         }
         let path = join(parent, name);
         let location = self.list.location_of(&path);
-        let metadata = match fs::symlink_metadata(&location) {
+        let metadata = match self.disk.data_metadata(&location, Symlinks::NoFollow) {
             Ok(metadata) => metadata,
             // Removed since the directory was read.
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -159,7 +164,7 @@ impl Walk<'_> {
 
     fn follow_tablespace(&mut self, path: &[u8], location: &Path) -> Result<()> {
         let what = || format!("could not follow \"{}\"", location.display());
-        let target = match fs::read_link(location) {
+        let target = match self.disk.read_data_link(location) {
             // Dropped since the directory was read; WAL contains the removal.
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             other => other.context(what)?,
@@ -167,7 +172,7 @@ impl Walk<'_> {
         let Some(oid) = tablespace_oid(path) else { return Ok(()) };
         let index = self.list.add_tablespace(oid, target.into_os_string().into_vec());
         let directory = join(path, self.version.tablespace_directory().as_bytes());
-        match fs::symlink_metadata(self.list.location_of(&directory)) {
+        match self.disk.data_metadata(&self.list.location_of(&directory), Symlinks::NoFollow) {
             Ok(metadata) if metadata.is_dir() => {
                 self.add_directory(directory, index, &metadata, Walked::Yes);
                 Ok(())
@@ -216,12 +221,12 @@ enum Walked {
 }
 
 /// The numbers of the relations in a directory that have an init fork.
-fn unlogged_relations(directory: &Path) -> Result<HashSet<Vec<u8>>> {
+fn unlogged_relations(disk: &dyn Disk, directory: &Path) -> Result<HashSet<Vec<u8>>> {
     let mut numbers = HashSet::new();
-    for entry in open_directory(directory)?.into_iter().flatten() {
+    for entry in open_directory(disk, directory)?.into_iter().flatten() {
         let name =
             entry.context(|| format!("could not read \"{}\"", directory.display()))?.file_name().into_vec();
-        if let Some(file) = exclusions::relation_file(&name).filter(|file| file.fork == Fork::Init) {
+        if let Some(file) = exclusions::relation_file(&name).filter(|file| file.fork == ForkName::Init) {
             numbers.insert(file.number.to_vec());
         }
     }
@@ -229,8 +234,8 @@ fn unlogged_relations(directory: &Path) -> Result<HashSet<Vec<u8>>> {
 }
 
 /// Opens a directory; `None` if it no longer exists.
-fn open_directory(path: &Path) -> Result<Option<ReadDir>> {
-    match fs::read_dir(path) {
+fn open_directory(disk: &dyn Disk, path: &Path) -> Result<Option<ReadDir>> {
+    match disk.list_data(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         other => other.context(|| format!("could not read \"{}\"", path.display())).map(Some),
     }
@@ -240,9 +245,12 @@ fn open_directory(path: &Path) -> Result<Option<ReadDir>> {
 mod tests {
     use super::*;
     use crate::monitor::RecordingMonitor;
-    use crate::postgres::MajorVersion;
+    use crate::postgres::{MajorVersion, Oid, RelFileNumber};
+    use std::fs;
     use std::os::unix::ffi::OsStrExt;
     use std::os::unix::fs::symlink;
+    use std::path::PathBuf;
+    use std::sync::Arc;
     use std::sync::atomic::AtomicBool;
 
     fn make(base: &Path, files: &[&str]) {
@@ -252,6 +260,16 @@ mod tests {
             if !file.ends_with('/') {
                 fs::write(path, file).unwrap();
             }
+        }
+    }
+
+    /// A disk on which no symbolic link can be read.
+    #[derive(Debug)]
+    struct UnreadableLinks;
+
+    impl Disk for UnreadableLinks {
+        fn read_data_link(&self, _: &Path) -> io::Result<PathBuf> {
+            Err(io::Error::from_raw_os_error(nix::libc::EIO))
         }
     }
 
@@ -289,9 +307,27 @@ mod tests {
 
         let interrupted = AtomicBool::new(false);
         let monitor = RecordingMonitor::default();
-        let list =
-            FileList::scan(&base, MajorVersion::V15.into(), &monitor, &Interruption::new(&interrupted))
-                .unwrap();
+        let broken = DataDirectory::open(&base).unwrap().reading_through(Arc::new(UnreadableLinks));
+        let error = FileList::scan(
+            &broken,
+            MajorVersion::V15.into(),
+            &RecordingMonitor::default(),
+            &Interruption::new(&interrupted),
+        )
+        .unwrap_err();
+        let report = error.report();
+        assert!(
+            report.starts_with(&format!("could not follow \"{}/pg_tblspc/16400\"", base.display())),
+            "{report}"
+        );
+        assert!(report.contains("input/output error"), "{report}");
+        let list = FileList::scan(
+            &DataDirectory::open(&base).unwrap(),
+            MajorVersion::V15.into(),
+            &monitor,
+            &Interruption::new(&interrupted),
+        )
+        .unwrap();
         let mut files = list.files.clone();
         files.sort_by_key(|file| list.path_of(file));
         let paths: Vec<String> =
@@ -336,18 +372,21 @@ mod tests {
                 "pg_wal/archive_status",
             ]
         );
-        assert_eq!(list.in_place_tablespaces, [16500]);
+        assert_eq!(list.in_place_tablespaces, [Oid::new(16500)]);
         let in_space = files.iter().find(|file| list.root_of(file) != 0).unwrap();
         let root = list.root_of(in_space);
         assert_eq!(list.path_in_pack(root, &list.path_of(in_space)), b"PG_15_202209061/5/1");
-        assert_eq!(list.roots[root].tablespace, Some(16400));
+        assert_eq!(list.roots[root].tablespace, Some(Oid::new(16400)));
         assert_eq!(list.roots[root].target, space.as_os_str().as_bytes());
         assert_eq!(monitor.events().len(), 1, "the link to /etc/passwd");
         let relation = list.relation(&files[1], MajorVersion::V15.into()).unwrap();
-        assert_eq!((relation.database, relation.number, relation.segment), (Some(5), 1259, 0));
+        assert_eq!(
+            (relation.database, relation.number, relation.segment),
+            (Some(Oid::new(5)), RelFileNumber::new(1259), 0)
+        );
         let tablespaces = [1, 4, 5]
             .map(|at: usize| list.relation(&files[at], MajorVersion::V15.into()).unwrap().tablespace);
-        assert_eq!(tablespaces, [1663, 1664, 16400]);
+        assert_eq!(tablespaces, [Oid::PG_DEFAULT, Oid::PG_GLOBAL, Oid::new(16400)]);
         assert_eq!(list.relation(&files[0], MajorVersion::V15.into()), None);
         assert_eq!(list.relation(&files[4], MajorVersion::V15.into()).unwrap().database, None);
         let sorted: Vec<_> =

@@ -1,7 +1,6 @@
 //! A file that may be stored incrementally.
 
-use crate::backup::files::PlannedRelation;
-use std::fs::File;
+use crate::backup::files::{PlannedRelation, ServerFile};
 use std::path::Path;
 
 /// A file that may be stored incrementally.
@@ -11,7 +10,7 @@ pub struct Candidate<'a> {
     /// The relation that its path names.
     pub relation: PlannedRelation,
     /// The file.
-    pub file: &'a File,
+    pub file: &'a ServerFile<'a>,
     /// Its path in the file system.
     pub location: &'a Path,
     /// Its current length in bytes.

@@ -8,14 +8,14 @@ pub mod candidate;
 pub mod summaries;
 pub mod visibility;
 
-use crate::backup::files::exclusions::Fork;
-use crate::backup::files::source::read_full;
 use crate::backup::files::{FileList, PlannedRelation};
 use crate::error::{Context, Result};
 use crate::interruption::Interruption;
 use crate::pace::Pace;
 use crate::postgres::page::{self, PAGE_BYTES, PageBytes, PageChecksums, PageHeader, PageVerdict};
-use crate::postgres::{IncrementalHeader, Lsn, ServerVersion};
+use crate::postgres::{
+    BlockNumber, ForkName, IncrementalHeader, Lsn, Oid, RelativeBlockNumber, ServerVersion, Xid,
+};
 use crate::repository::Repository;
 use crate::repository::backup::manifest::StoredDatabase;
 use crate::repository::backup::{IndexEntry, StoredBackup, open_index};
@@ -144,7 +144,7 @@ impl Increment {
         if pages == 0 || !bytes.is_multiple_of(PAGE_BYTES as u64) || pages > u64::from(self.pages_per_file) {
             return Ok(None);
         }
-        let header = |changed: Vec<u32>| {
+        let header = |changed: Vec<RelativeBlockNumber>| {
             if changed.len() as u64 * 100 > pages * WHOLE_FROM_PERCENT {
                 return Ok(None);
             }
@@ -157,39 +157,40 @@ impl Increment {
                 FileChanges::Pages(changed) => header(changed.into_iter().collect()),
             };
         }
-        let first = u64::from(relation.segment) * u64::from(self.pages_per_file);
+        let first = BlockNumber::first_of_file(relation.segment, self.pages_per_file);
         let (mut changed, mut offset) = (Vec::new(), 0);
         while offset < bytes {
             interruption.check()?;
             pace.take(buffer.len() as u64);
-            let length = read_full(file, buffer, offset)
+            let length = file
+                .read_full(buffer, offset)
                 .context(|| format!("could not read \"{}\"", candidate.location.display()))?;
             *read_bytes += length as u64;
             let (read, _) = buffer.get(..length).unwrap_or_default().as_chunks::<PAGE_BYTES>();
             for (page, number) in read.iter().zip(offset / PAGE_BYTES as u64..) {
-                // Block numbers of a relation have 32 bits.
-                if number < pages && self.is_stored(page, number, (first + number) as u32, parent_bytes) {
-                    changed.push(number as u32);
+                let block = RelativeBlockNumber::from_index(number);
+                if number < pages && self.is_stored(page, number, first.at(block), parent_bytes) {
+                    changed.push(block);
                 }
             }
             offset += (read.len() * PAGE_BYTES) as u64;
             if read.is_empty() {
                 // The file was truncated meanwhile; WAL contains that. Missing pages are stored as zeros, as
                 // in a full backup.
-                changed.extend((offset / PAGE_BYTES as u64..pages).map(|page| page as u32));
+                changed.extend((offset / PAGE_BYTES as u64..pages).map(RelativeBlockNumber::from_index));
                 break;
             }
         }
         if self.checksums == PageChecksums::On {
-            let (pages, first) = (pages as u32, first as u32);
-            let marked = self.parent_maps.marked_since(candidate, pages, first, &changed, self.since)?;
+            let marked =
+                self.parent_maps.marked_since(candidate, pages as u32, first, &changed, self.since)?;
             changed.extend(marked);
             changed.sort_unstable();
         }
         header(changed)
     }
 
-    fn is_stored(&self, page: &PageBytes, number: u64, block: u32, parent_bytes: u64) -> bool {
+    fn is_stored(&self, page: &PageBytes, number: u64, block: BlockNumber, parent_bytes: u64) -> bool {
         let lsn = PageHeader::of(page).lsn.filter(|lsn| lsn.as_u64() > LSN_NO_CHANGE_MAX);
         (number + 1) * PAGE_BYTES as u64 > parent_bytes
             || lsn.is_none_or(|lsn| lsn >= self.since)
@@ -206,13 +207,13 @@ impl Increment {
 ///
 /// Source: PostgreSQL `access/heap/visibilitymap.c`, `visibilitymap_set`; `heapam.c`, `log_heap_visible`.
 pub fn leaves_out(relation: PlannedRelation, checksums: PageChecksums) -> bool {
-    checksums == PageChecksums::Off && relation.fork == Fork::VisibilityMap
+    checksums == PageChecksums::Off && relation.fork == ForkName::VisibilityMap
 }
 
 /// The files of a parent that an increment may build on, as far as paths tell.
 pub struct UsableFiles<'a> {
     /// Databases unchanged since the parent: their rows in `pg_database` were not written since.
-    databases: HashSet<u32>,
+    databases: HashSet<Oid>,
     /// Files with damage that the parent found; the server's disk may have returned wrong bytes only at that
     /// time.
     damaged: HashSet<&'a [u8]>,
@@ -221,7 +222,7 @@ pub struct UsableFiles<'a> {
 impl<'a> UsableFiles<'a> {
     /// Determines the usable files of a parent from the current databases.
     pub fn of(parent: &'a StoredBackup, databases: &[StoredDatabase]) -> UsableFiles<'a> {
-        let same: HashSet<(u32, u32)> = parent.databases.iter().map(|row| (row.oid, row.xmin)).collect();
+        let same: HashSet<(Oid, Xid)> = parent.databases.iter().map(|row| (row.oid, row.xmin)).collect();
         let known = databases.iter().filter(|row| same.contains(&(row.oid, row.xmin)));
         UsableFiles {
             databases: known.map(|row| row.oid).collect(),
@@ -233,7 +234,7 @@ impl<'a> UsableFiles<'a> {
     ///
     /// Visibility and free space maps change without a trace on the page; init forks are small.
     pub fn hold(&self, relation: PlannedRelation, path: &[u8]) -> bool {
-        relation.fork == Fork::Main
+        relation.fork == ForkName::Main
             && relation.database.is_none_or(|database| self.databases.contains(&database))
             && !self.damaged.contains(path)
     }

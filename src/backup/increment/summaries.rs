@@ -6,10 +6,12 @@
 
 use crate::backup::files::PlannedRelation;
 use crate::backup::server::session::Session;
-use crate::backup::server::summary_row::{Place, SummaryRange, SummaryRow};
+use crate::backup::server::summary_row::{SummaryRange, SummaryRow};
 use crate::error::{ErrorKind, Result};
 use crate::interruption::Interruption;
-use crate::postgres::{Lsn, TimelineHistory};
+use crate::postgres::{
+    BlockNumber, DatabaseDirectory, Lsn, RelFileLocator, RelFileNumber, RelativeBlockNumber, TimelineHistory,
+};
 use crate::repository::backup::manifest::BackupPoint;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::{Duration, Instant};
@@ -27,23 +29,22 @@ const ROWS_MAX: usize = 50_000;
 pub struct Summaries {
     /// Number of summaries that were read.
     pub count: usize,
-    relations: HashMap<Place, Changes>,
-    /// Tablespace and database of each created database.
-    databases: HashSet<(u32, u32)>,
+    relations: HashMap<RelFileLocator, Changes>,
+    /// The directories of created databases.
+    databases: HashSet<DatabaseDirectory>,
 }
 
 /// Changes in the main fork of a relation.
 #[derive(Debug, Default)]
 struct Changes {
-    /// Its shortest length, in pages; everything beyond it was created anew. `None` if it was never
-    /// truncated.
-    limit: Option<u64>,
-    pages: PageSet,
+    /// The lowest block that was removed; it and everything beyond was created anew. `None` if it was never truncated.
+    limit: Option<BlockNumber>,
+    blocks: BlockSet,
 }
 
-/// A set of page numbers: a bitmap of 64-bit words that stores only nonzero words.
+/// A set of blocks: a bitmap of 64-bit words that stores only nonzero words.
 #[derive(Debug, Default)]
-struct PageSet {
+struct BlockSet {
     words: std::collections::BTreeMap<u64, u64>,
 }
 
@@ -53,7 +54,7 @@ pub enum FileChanges {
     /// The whole file is new.
     Whole,
     /// The changed pages, numbered within the file; all others are unchanged.
-    Pages(BTreeSet<u32>),
+    Pages(BTreeSet<RelativeBlockNumber>),
 }
 
 impl Summaries {
@@ -107,23 +108,22 @@ impl Summaries {
     }
 
     fn add(&mut self, row: SummaryRow) {
-        if row.place.2 == 0 {
-            self.databases.insert((row.place.0, row.place.1));
+        if row.relation.number == RelFileNumber::WHOLE_DATABASE {
+            self.databases.insert(row.relation.directory);
             return;
         }
-        let changes = self.relations.entry(row.place).or_default();
+        let changes = self.relations.entry(row.relation).or_default();
         if row.is_limit {
-            changes.limit = Some(changes.limit.map_or(row.page, |limit| limit.min(row.page)));
+            changes.limit = Some(changes.limit.map_or(row.block, |limit| limit.min(row.block)));
         } else {
-            changes.pages.insert(row.page);
+            changes.blocks.insert(row.block);
         }
     }
 
     /// The shortest length of a main fork's file, in pages; `None` if it was never truncated.
-    pub fn truncated_to(&self, relation: PlannedRelation, pages_per_file: u32) -> Option<u64> {
-        let place = (relation.tablespace, relation.database.unwrap_or_default(), relation.number);
-        let first = u64::from(relation.segment) * u64::from(pages_per_file);
-        self.relations.get(&place)?.limit.map(|limit| limit.saturating_sub(first))
+    pub fn truncated_to(&self, relation: PlannedRelation, pages_per_file: u32) -> Option<u32> {
+        let first = BlockNumber::first_of_file(relation.segment, pages_per_file);
+        self.relations.get(&relation.locator())?.limit.map(|limit| limit.blocks_since(first))
     }
 
     /// The changes of a file of a main fork that has `pages` pages now and had `parent_pages` in the parent.
@@ -134,38 +134,43 @@ impl Summaries {
         parent_pages: u64,
         pages_per_file: u32,
     ) -> FileChanges {
-        let database = relation.database.unwrap_or_default();
-        if self.databases.contains(&(relation.tablespace, database)) {
+        let locator = relation.locator();
+        if self.databases.contains(&locator.directory) {
             return FileChanges::Whole;
         }
-        let first = u64::from(relation.segment) * u64::from(pages_per_file);
-        let changes = self.relations.get(&(relation.tablespace, database, relation.number));
-        let limit = changes.and_then(|changes| changes.limit).unwrap_or(u64::MAX);
-        if limit <= first {
+        let first = BlockNumber::first_of_file(relation.segment, pages_per_file);
+        let changes = self.relations.get(&locator);
+        let limit = changes.and_then(|changes| changes.limit);
+        if limit.is_some_and(|limit| limit <= first) {
             return FileChanges::Whole;
         }
-        let changed = changes.into_iter().flat_map(|changes| changes.pages.within(first, first + pages));
+        let changed = changes.into_iter().flat_map(|changes| changes.blocks.within(first, pages));
         // Pages beyond the parent's end, or truncated since: created anew, possibly without a trace in WAL.
-        let new = parent_pages.min(limit - first)..pages;
-        // A file of a relation has less than 2^32 pages.
-        FileChanges::Pages(
-            changed.map(|page| (page - first) as u32).chain(new.map(|page| page as u32)).collect(),
-        )
+        let kept_pages =
+            limit.map_or(parent_pages, |limit| parent_pages.min(limit.blocks_since(first).into()));
+        let new = (kept_pages..pages).map(RelativeBlockNumber::from_index);
+        FileChanges::Pages(changed.chain(new).collect())
     }
 }
 
-impl PageSet {
-    fn insert(&mut self, page: u64) {
-        *self.words.entry(page / 64).or_default() |= 1 << (page % 64);
+impl BlockSet {
+    fn insert(&mut self, block: BlockNumber) {
+        let block = u64::from(block.as_u32());
+        *self.words.entry(block / 64).or_default() |= 1 << (block % 64);
     }
 
-    fn within(&self, from: u64, to: u64) -> impl Iterator<Item = u64> + '_ {
+    /// The blocks of a file that begins with `first` and has `pages` pages.
+    fn within(&self, first: BlockNumber, pages: u64) -> impl Iterator<Item = RelativeBlockNumber> + '_ {
+        let from = u64::from(first.as_u32());
+        let to = from + pages;
         let words = self.words.range(from / 64..to.div_ceil(64).max(from / 64));
-        let pages = words.flat_map(|(word, bits)| {
+        let blocks = words.flat_map(|(word, bits)| {
             let (word, bits) = (*word, *bits);
             (0..64).filter(move |bit| bits >> bit & 1 == 1).map(move |bit| word * 64 + bit)
         });
-        pages.filter(move |page| (from..to).contains(page))
+        blocks
+            .filter(move |block| (from..to).contains(block))
+            .map(move |block| RelativeBlockNumber::from_index(block - from))
     }
 }
 
@@ -228,8 +233,7 @@ fn covering(available: &[SummaryRange], wanted: SummaryRange) -> std::result::Re
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backup::files::exclusions::Fork;
-    use crate::postgres::TimelineId;
+    use crate::postgres::{ForkName, Oid, TimelineId};
     use jiff::Timestamp;
 
     fn lsn(text: &str) -> Lsn {
@@ -292,25 +296,31 @@ mod tests {
     #[test]
     fn pages_come_from_the_right_file() {
         let mut summaries = Summaries::default();
-        let row = |number, page, is_limit| SummaryRow { place: (1663, 5, number), page, is_limit };
+        let file = |database, number, segment| PlannedRelation {
+            tablespace: Oid::PG_DEFAULT,
+            database: Some(Oid::new(database)),
+            number: RelFileNumber::new(number),
+            fork: ForkName::Main,
+            segment,
+        };
+        let row = |number, block, is_limit| SummaryRow {
+            relation: file(5, number, 0).locator(),
+            block: BlockNumber::new(block),
+            is_limit,
+        };
         for page in [0, 63, 64, 130, 199, 200, 1000] {
             summaries.add(row(7, page, false));
         }
         summaries.add(row(8, 150, true));
         summaries.add(row(8, 120, true));
         summaries.add(row(8, 121, false));
-        summaries.add(SummaryRow { place: (1663, 6, 0), page: 0, is_limit: true });
+        summaries.add(SummaryRow { relation: file(6, 0, 0).locator(), ..row(0, 0, true) });
         let of = |database, number, segment, pages, parent_pages| {
-            let relation = PlannedRelation {
-                tablespace: 1663,
-                database: Some(database),
-                number,
-                fork: Fork::Main,
-                segment,
-            };
-            summaries.of(relation, pages, parent_pages, 100)
+            summaries.of(file(database, number, segment), pages, parent_pages, 100)
         };
-        let pages = |numbers: &[u32]| FileChanges::Pages(numbers.iter().copied().collect());
+        let pages = |numbers: &[u32]| {
+            FileChanges::Pages(numbers.iter().copied().map(RelativeBlockNumber::new).collect())
+        };
         assert_eq!(of(5, 7, 0, 100, 100), pages(&[0, 63, 64]));
         assert_eq!(of(5, 7, 1, 100, 100), pages(&[30, 99]));
         assert_eq!(of(5, 7, 1, 40, 38), pages(&[30, 38, 39]));
@@ -319,11 +329,7 @@ mod tests {
         assert_eq!(of(5, 8, 1, 23, 80), pages(&[20, 21, 22]));
         assert_eq!(of(5, 8, 2, 10, 10), FileChanges::Whole);
         assert_eq!(of(6, 7, 0, 3, 3), FileChanges::Whole);
-        let truncated_to = |number, segment| {
-            let relation =
-                PlannedRelation { tablespace: 1663, database: Some(5), number, fork: Fork::Main, segment };
-            summaries.truncated_to(relation, 100)
-        };
+        let truncated_to = |number, segment| summaries.truncated_to(file(5, number, segment), 100);
         assert_eq!(
             [truncated_to(8, 0), truncated_to(8, 1), truncated_to(8, 2)],
             [Some(120), Some(20), Some(0)]

@@ -12,13 +12,11 @@
 //! Source: PostgreSQL `access/heap/visibilitymap.c`, `visibilitymap_set`; `heapam.c`, `log_heap_visible`.
 
 use super::candidate::Candidate;
-use crate::backup::files::PlannedRelation;
-use crate::backup::files::exclusions::Fork;
-use crate::backup::files::source::{open, read_full};
+use crate::backup::files::{PlannedRelation, ServerFile};
 use crate::error::{Context, ErrorKind, Result};
-use crate::postgres::Lsn;
-use crate::postgres::page::visibility_map::{BLOCKS_PER_PAGE, is_all_visible};
+use crate::postgres::page::visibility_map::{is_all_visible, map_block_of};
 use crate::postgres::page::{PAGE_BYTES, PageBytes, PageHeader};
+use crate::postgres::{BlockNumber, ForkName, Lsn, RelFileLocator, RelativeBlockNumber};
 use crate::repository::Repository;
 use crate::repository::backup::{FileEntry, FileForm, FilePlace, StoredBackup, StoredText, read_file};
 use crate::store::{ObjectKey, Store};
@@ -27,11 +25,11 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// The visibility maps of a parent, by tablespace, database and number of their relations.
+/// The visibility maps of a parent, by their relations.
 pub struct ParentMaps {
     store: Arc<dyn Store>,
     packs: Vec<(u32, ObjectKey)>,
-    maps: HashMap<(u32, Option<u32>, u32), StoredMap>,
+    maps: HashMap<RelFileLocator, StoredMap>,
 }
 
 /// Location, length and checksum of a stored map. Compact, because there may be as many maps as relations.
@@ -43,8 +41,8 @@ struct StoredMap {
 
 /// The pages of a map that cover one file of the heap.
 struct MapPart {
-    /// Page number of the first one within the map.
-    first: u32,
+    /// The first of them within the map.
+    first: BlockNumber,
     /// The pages; fewer if the map ends earlier.
     pages: Vec<PageBytes>,
 }
@@ -65,15 +63,16 @@ impl ParentMaps {
 
     /// Adds a file of the parent if it is a visibility map.
     pub fn add(&mut self, relation: PlannedRelation, entry: &FileEntry) {
-        if relation.fork == Fork::VisibilityMap && relation.segment == 0 && entry.form == FileForm::Whole {
+        if relation.fork == ForkName::VisibilityMap && relation.segment == 0 && entry.form == FileForm::Whole
+        {
             let FileEntry { bytes, crc32c, place, .. } = *entry;
-            self.maps.insert(place_of(relation), StoredMap { bytes, crc32c, place });
+            self.maps.insert(relation.locator(), StoredMap { bytes, crc32c, place });
         }
     }
 
     /// The stored map of a candidate's relation, from the parent's index.
     fn find(&self, candidate: &Candidate<'_>) -> Option<(&ObjectKey, FileEntry)> {
-        let StoredMap { bytes, crc32c, place } = *self.maps.get(&place_of(candidate.relation))?;
+        let StoredMap { bytes, crc32c, place } = *self.maps.get(&candidate.relation.locator())?;
         let (_, pack) = self.packs.iter().find(|(number, _)| *number == place.pack)?;
         // Used in messages; the remaining fields of the entry are not used.
         let path = StoredText::new(map_location(candidate).as_os_str().as_bytes());
@@ -90,15 +89,15 @@ impl ParentMaps {
         &self,
         candidate: &Candidate<'_>,
         pages: u32,
-        first_block: u32,
-        known: &[u32],
+        first_block: BlockNumber,
+        known: &[RelativeBlockNumber],
         since: Lsn,
-    ) -> Result<Vec<u32>> {
+    ) -> Result<Vec<RelativeBlockNumber>> {
         let Some(now) = MapPart::read(candidate, first_block, pages)? else { return Ok(Vec::new()) };
         let mut known = known.iter().peekable();
         let mut marked = Vec::new();
-        for page in 0..pages {
-            if known.next_if_eq(&&page).is_none() && now.is_set_since(first_block + page, since) {
+        for page in (0..pages).map(RelativeBlockNumber::new) {
+            if known.next_if_eq(&&page).is_none() && now.is_set_since(first_block.at(page), since) {
                 marked.push(page);
             }
         }
@@ -106,14 +105,14 @@ impl ParentMaps {
             return Ok(marked);
         }
         let before = self.of_parent(candidate, &now)?;
-        marked.retain(|page| !before.is_set(first_block + page));
+        marked.retain(|page| !before.is_set(first_block.at(*page)));
         Ok(marked)
     }
 
     /// The same pages of the parent's map; empty if the parent has none, or a damaged one.
     fn of_parent(&self, candidate: &Candidate<'_>, now: &MapPart) -> Result<MapPart> {
         let mut bytes = Vec::new();
-        let (mut skipped, wanted) = (now.first as usize * PAGE_BYTES, now.pages.len() * PAGE_BYTES);
+        let (mut skipped, wanted) = (now.first.as_u32() as usize * PAGE_BYTES, now.pages.len() * PAGE_BYTES);
         if let Some((pack, entry)) = self.find(candidate) {
             let read = read_file(self.store.as_ref(), pack, &entry, &mut |piece| {
                 let begin = skipped.min(piece.len());
@@ -135,29 +134,33 @@ impl ParentMaps {
 
 impl MapPart {
     /// Reads the part of the map that covers `pages` heap pages from `first_block` on; `None` if there is no map.
-    fn read(candidate: &Candidate<'_>, first_block: u32, pages: u32) -> Result<Option<MapPart>> {
+    fn read(candidate: &Candidate<'_>, first_block: BlockNumber, pages: u32) -> Result<Option<MapPart>> {
         let location = map_location(candidate);
         let what = || format!("could not read \"{}\"", location.display());
-        let Some(file) = open(&location).context(what)? else { return Ok(None) };
-        let first = first_block / BLOCKS_PER_PAGE;
-        let end = (first_block + pages.saturating_sub(1)) / BLOCKS_PER_PAGE + 1;
-        let mut bytes = vec![0; (end - first) as usize * PAGE_BYTES];
-        let length = read_full(&file, &mut bytes, u64::from(first) * PAGE_BYTES as u64).context(what)?;
+        let Some(file) = ServerFile::open(candidate.file.disk(), &location).context(what)? else {
+            return Ok(None);
+        };
+        let first = map_block_of(first_block);
+        let last = map_block_of(first_block.at(RelativeBlockNumber::new(pages.saturating_sub(1))));
+        let mut bytes = vec![0; (last.blocks_since(first) as usize + 1) * PAGE_BYTES];
+        let length =
+            file.read_full(&mut bytes, u64::from(first.as_u32()) * PAGE_BYTES as u64).context(what)?;
         bytes.truncate(length);
         Ok(Some(MapPart { first, pages: bytes.as_chunks::<PAGE_BYTES>().0.to_vec() }))
     }
 
-    fn page(&self, block: u32) -> Option<&PageBytes> {
-        self.pages.get((block / BLOCKS_PER_PAGE).checked_sub(self.first)? as usize)
+    fn page(&self, block: BlockNumber) -> Option<&PageBytes> {
+        let map_block = Some(map_block_of(block)).filter(|map_block| *map_block >= self.first)?;
+        self.pages.get(map_block.blocks_since(self.first) as usize)
     }
 
     /// Whether the all-visible bit of a block is set.
-    fn is_set(&self, block: u32) -> bool {
-        self.page(block).is_some_and(|page| is_all_visible(page, block % BLOCKS_PER_PAGE))
+    fn is_set(&self, block: BlockNumber) -> bool {
+        self.page(block).is_some_and(|page| is_all_visible(page, block))
     }
 
     /// Whether the bit of a block is set, on a page of the map that was written since.
-    fn is_set_since(&self, block: u32, since: Lsn) -> bool {
+    fn is_set_since(&self, block: BlockNumber, since: Lsn) -> bool {
         let changed = |page: &PageBytes| PageHeader::of(page).lsn.is_none_or(|lsn| lsn >= since);
         self.is_set(block) && self.page(block).is_some_and(changed)
     }
@@ -167,30 +170,29 @@ fn map_location(candidate: &Candidate<'_>) -> PathBuf {
     candidate.location.with_file_name(format!("{}_vm", candidate.relation.number))
 }
 
-fn place_of(relation: PlannedRelation) -> (u32, Option<u32>, u32) {
-    (relation.tablespace, relation.database, relation.number)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::durable::RealDisk;
+    use crate::postgres::page::visibility_map::BLOCKS_PER_PAGE;
+    use crate::postgres::{Oid, RelFileNumber};
     use std::fs::File;
 
     #[test]
     fn a_file_of_a_heap_finds_its_part_of_the_map() {
         let scratch = tempfile::tempdir().unwrap();
         let location = scratch.path().join("16384.1");
-        let file = File::create(&location).unwrap();
+        let file = ServerFile::of(&RealDisk, File::create(&location).unwrap());
         let relation = PlannedRelation {
-            tablespace: 1663,
-            database: Some(5),
-            number: 16384,
-            fork: Fork::Main,
+            tablespace: Oid::PG_DEFAULT,
+            database: Some(Oid::new(5)),
+            number: RelFileNumber::new(16384),
+            fork: ForkName::Main,
             segment: 1,
         };
         let candidate = Candidate { number: 0, relation, file: &file, location: &location, bytes: 0 };
         let first_block = 131_072;
-        assert!(MapPart::read(&candidate, first_block, 131_072).unwrap().is_none());
+        assert!(MapPart::read(&candidate, BlockNumber::new(first_block), 131_072).unwrap().is_none());
 
         // The file begins within the fifth page of the map and ends within the ninth, which does not exist yet.
         let mut map = vec![[0_u8; PAGE_BYTES]; 8];
@@ -204,11 +206,11 @@ mod tests {
             set(&mut map, block, lsn);
         }
         std::fs::write(scratch.path().join("16384_vm"), map.concat()).unwrap();
-        let part = MapPart::read(&candidate, first_block, 131_072).unwrap().unwrap();
-        assert_eq!((part.first, part.pages.len()), (4, 4));
+        let part = MapPart::read(&candidate, BlockNumber::new(first_block), 131_072).unwrap().unwrap();
+        assert_eq!((part.first, part.pages.len()), (BlockNumber::new(4), 4));
         let since = Lsn::new(5).unwrap();
-        let blocks = |is: &dyn Fn(u32) -> bool| {
-            (first_block..2 * first_block).filter(|block| is(*block)).collect::<Vec<_>>()
+        let blocks = |is: &dyn Fn(BlockNumber) -> bool| {
+            (first_block..2 * first_block).filter(|block| is(BlockNumber::new(*block))).collect::<Vec<_>>()
         };
         assert_eq!(blocks(&|block| part.is_set(block)), [first_block, first_block + 40_000, 261_375]);
         assert_eq!(blocks(&|block| part.is_set_since(block, since)), [first_block, 261_375]);

@@ -2,11 +2,12 @@
 
 use super::session::ServerFacts;
 use crate::data_directory::DataDirectory;
+use crate::durable::{Disk, read_data};
 use crate::monitor::{Monitor, UnsavedConfiguration, Warning};
 use crate::repository::backup::StoredText;
 use crate::repository::backup::manifest::StoredConfigurationFile;
-use std::fs::{self, File};
-use std::io::{self, Read};
+use std::fs;
+use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -28,7 +29,7 @@ pub fn read(
     let outside = |path: &&std::path::PathBuf| !lies_in(path, data_directory.path());
     let mut files = Vec::new();
     for path in paths.iter().filter(outside).take(FILES_MAX) {
-        let content = match read_file(path) {
+        let content = match read_file(data_directory.disk(), path) {
             Ok(content) => Some(StoredText::new(content)),
             // The server also runs without it.
             Err(error) if error.kind() == io::ErrorKind::NotFound && is_hosts_file(path, facts) => continue,
@@ -55,9 +56,8 @@ fn lies_in(path: &Path, directory: &Path) -> bool {
     }
 }
 
-fn read_file(path: &Path) -> io::Result<Vec<u8>> {
-    let mut content = Vec::new();
-    File::open(path)?.take(FILE_BYTES_MAX + 1).read_to_end(&mut content)?;
+fn read_file(disk: &dyn Disk, path: &Path) -> io::Result<Vec<u8>> {
+    let content = read_data(disk, path, FILE_BYTES_MAX + 1)?;
     if content.len() as u64 > FILE_BYTES_MAX {
         return Err(io::Error::other("it is longer than 1 MiB"));
     }
@@ -67,9 +67,11 @@ fn read_file(path: &Path) -> io::Result<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::durable::UnreadableDisk;
     use crate::monitor::RecordingMonitor;
     use crate::repository::backup::manifest::StoredCollations;
     use std::collections::BTreeMap;
+    use std::sync::Arc;
 
     #[test]
     fn what_lies_outside_is_saved() {
@@ -95,6 +97,12 @@ mod tests {
         let contents: Vec<_> = files.iter().map(|file| file.content.clone()).collect();
         assert_eq!(contents, [Some(StoredText::new(&b"outside"[..])), None, None]);
         assert_eq!(monitor.events().len(), 2);
+        let unreadable = DataDirectory::open(&data).unwrap().reading_through(Arc::new(UnreadableDisk));
+        assert_eq!(
+            read(&facts, &unreadable, &monitor).iter().filter(|file| file.content.is_some()).count(),
+            0
+        );
+        assert!(monitor.events()[2].contains("pg_hba.conf"), "{:?}", monitor.events());
         let facts = ServerFacts { configuration_files: None, ..facts };
         assert_eq!(read(&facts, &DataDirectory::open(&data).unwrap(), &monitor), []);
     }

@@ -12,7 +12,8 @@ use crate::interruption::Interruption;
 use crate::postgres::backup::label::BackupSource;
 use crate::postgres::version::facts::VersionFacts;
 use crate::postgres::{
-    ControlFile, Lsn, MajorVersion, SegmentName, ServerVersion, SystemIdentifier, TimelineId,
+    ControlFile, DatabaseDirectory, Lsn, MajorVersion, Oid, RelFileLocator, SegmentName, ServerVersion,
+    SystemIdentifier, TimelineId, Xid,
 };
 use crate::repository::backup::Label;
 use crate::repository::backup::manifest::{BackupPoint, RecordedCollation, StoredCollations, StoredDatabase};
@@ -78,7 +79,7 @@ pub struct ServerFacts {
     /// The databases.
     pub databases: Vec<StoredDatabase>,
     /// Names of tablespaces by object identifier.
-    pub tablespace_names: BTreeMap<u32, String>,
+    pub tablespace_names: BTreeMap<Oid, String>,
     /// The collation versions that the server reports.
     pub collations: StoredCollations,
     /// Settings by name.
@@ -319,7 +320,7 @@ impl Session {
                 oid: row.parsed(0)?,
                 name: row.text(1)?.to_owned(),
                 tablespace: row.parsed(2)?,
-                xmin: row.parsed(3)?,
+                xmin: Xid::new(row.parsed(3)?),
             });
         }
         let mut tablespace_names = BTreeMap::new();
@@ -443,8 +444,10 @@ impl Session {
                     return Ok(());
                 }
                 for row in rows {
-                    let place = (row.parsed(0)?, row.parsed(1)?, row.parsed(2)?);
-                    visit(SummaryRow { place, page: row.parsed(3)?, is_limit: row.is_true(4) });
+                    let directory =
+                        DatabaseDirectory { tablespace: row.parsed(0)?, database: row.parsed(1)? };
+                    let relation = RelFileLocator { directory, number: row.parsed(2)? };
+                    visit(SummaryRow { relation, block: row.parsed(3)?, is_limit: row.is_true(4) });
                 }
             }
         });

@@ -1,6 +1,6 @@
 //! Rows of the server's WAL summaries.
 
-use crate::postgres::{Lsn, TimelineId};
+use crate::postgres::{BlockNumber, Lsn, RelFileLocator, TimelineId};
 
 /// A stretch of WAL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,16 +13,14 @@ pub struct SummaryRange {
     pub end: Lsn,
 }
 
-/// A relation's files in one tablespace: tablespace, database, number.
-pub type Place = (u32, u32, u32);
-
 /// A row of `pg_wal_summary_contents`, of a main fork.
 #[derive(Clone, Copy, Debug)]
 pub struct SummaryRow {
-    /// Tablespace, database and number of the relation; number 0 denotes the creation of the database.
-    pub place: Place,
-    /// The changed page, or the length in pages to which the relation was truncated.
-    pub page: u64,
-    /// Whether `page` is a length.
+    /// The relation; [`RelFileNumber::WHOLE_DATABASE`](crate::postgres::RelFileNumber::WHOLE_DATABASE) denotes the
+    /// creation of its database.
+    pub relation: RelFileLocator,
+    /// The changed block, or the first block removed when the relation was truncated.
+    pub block: BlockNumber,
+    /// Whether `block` is the limit of a truncation.
     pub is_limit: bool,
 }

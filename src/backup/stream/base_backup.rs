@@ -8,7 +8,7 @@ use crate::config::Checkpoint;
 use crate::error::{Error, Result};
 use crate::interruption::Interruption;
 use crate::postgres::version::facts::BaseBackupForm;
-use crate::postgres::{Lsn, MajorVersion, TimelineId};
+use crate::postgres::{Lsn, MajorVersion, Oid, TimelineId};
 use crate::repository::backup::Label;
 use crate::server::{Incoming, ReplicationConnection, Row};
 use bytes::{Buf, Bytes};
@@ -22,7 +22,7 @@ pub struct BaseBackup<'a> {
     interruption: &'a Interruption<'a>,
     framing: Framing,
     /// The next part, if it is already known.
-    next: Option<Part>,
+    next: Option<BaseBackupPart>,
     /// Received but unread data of the current part.
     chunk: Bytes,
     in_part: bool,
@@ -34,19 +34,19 @@ pub struct BaseBackup<'a> {
 /// How parts are delimited.
 enum Framing {
     /// By stream: one for each of these parts, the manifest last.
-    Streams(VecDeque<Part>),
+    Streams(VecDeque<BaseBackupPart>),
     /// By messages within a single stream.
     Messages,
 }
 
 /// A part of the response.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Part {
+pub enum BaseBackupPart {
     /// The archive of the data directory.
     DataDirectory,
     /// The archive of a tablespace, with its location. A relative path denotes an in-place tablespace in the data
     /// directory.
-    Tablespace(u32, String),
+    Tablespace(Oid, String),
     /// The server's backup manifest.
     Manifest,
 }
@@ -67,7 +67,7 @@ pub struct Announcement {
     /// Estimated size of the data, in bytes. Covers all files, even if only changes are sent.
     pub bytes: u64,
     framing: Framing,
-    next: Option<Part>,
+    next: Option<BaseBackupPart>,
     warnings: Vec<String>,
 }
 
@@ -81,7 +81,7 @@ pub enum Extent {
 }
 
 /// The server's response to the command.
-pub enum Answer {
+pub enum BackupResponse {
     /// The backup has begun.
     Begins(Announcement),
     /// The server's state does not allow such a backup; the connection remains usable.
@@ -138,7 +138,7 @@ impl Announcement {
         checkpoint: Checkpoint,
         extent: Extent,
         interruption: &Interruption<'_>,
-    ) -> Result<Answer> {
+    ) -> Result<BackupResponse> {
         connection.send(&command(version, label, checkpoint, extent))?;
         let mut warnings = Vec::new();
         let mut sets: Vec<Vec<Row>> = Vec::new();
@@ -152,7 +152,7 @@ impl Announcement {
                         && code == SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE =>
                 {
                     while !matches!(connection.receive(interruption)?, Incoming::Ready) {}
-                    return Ok(Answer::Refused(error));
+                    return Ok(BackupResponse::Refused(error));
                 }
                 Incoming::Failed(_, error) => return Err(error),
                 Incoming::CopyBegins => break,
@@ -165,12 +165,12 @@ impl Announcement {
         let mut kibibytes = 0_u64;
         for row in archives {
             parts.push_back(match row.optional(0) {
-                None => Part::DataDirectory,
-                Some(_) => Part::Tablespace(row.parsed(0)?, row.text(1)?.to_owned()),
+                None => BaseBackupPart::DataDirectory,
+                Some(_) => BaseBackupPart::Tablespace(row.parsed(0)?, row.text(1)?.to_owned()),
             });
             kibibytes += row.optional(2).and_then(|size| size.parse::<u64>().ok()).unwrap_or_default();
         }
-        parts.push_back(Part::Manifest);
+        parts.push_back(BaseBackupPart::Manifest);
         let (framing, next) = match version.facts().base_backup {
             BaseBackupForm::Options => (Framing::Messages, None),
             BaseBackupForm::Words => {
@@ -179,7 +179,7 @@ impl Announcement {
             }
         };
         let bytes = kibibytes.saturating_mul(1024);
-        Ok(Answer::Begins(Announcement { start, bytes, framing, next, warnings }))
+        Ok(BackupResponse::Begins(Announcement { start, bytes, framing, next, warnings }))
     }
 }
 
@@ -207,7 +207,7 @@ impl<'a> BaseBackup<'a> {
     ///
     /// # Errors
     /// Those of [`Announcement::ask_for`].
-    pub fn next_part(&mut self) -> Result<Option<Part>> {
+    pub fn next_part(&mut self) -> Result<Option<BaseBackupPart>> {
         while self.in_part && self.fill()? {
             self.chunk.clear();
         }
@@ -282,15 +282,15 @@ impl<'a> BaseBackup<'a> {
         message.advance(1);
         match kind {
             b'd' => self.chunk = message,
-            b'm' => self.next = Some(Part::Manifest),
+            b'm' => self.next = Some(BaseBackupPart::Manifest),
             // The name of an archive and the location of its directory, each terminated by a NUL.
             b'n' => {
                 let mut fields = message.split(|byte| *byte == 0);
                 let name = String::from_utf8_lossy(fields.next().unwrap_or_default()).into_owned();
                 let location = String::from_utf8_lossy(fields.next().unwrap_or_default()).into_owned();
-                self.next = Some(match name.strip_suffix(".tar").map(str::parse::<u32>) {
-                    _ if name == "base.tar" => Part::DataDirectory,
-                    Some(Ok(oid)) => Part::Tablespace(oid, location),
+                self.next = Some(match name.strip_suffix(".tar").map(str::parse::<Oid>) {
+                    _ if name == "base.tar" => BaseBackupPart::DataDirectory,
+                    Some(Ok(oid)) => BaseBackupPart::Tablespace(oid, location),
                     _ => return Err(unexpected_response()),
                 });
             }

@@ -9,8 +9,8 @@ use super::built_on::BuiltOn;
 use super::sent::{SentFile, of_stream};
 use crate::backup::files::PlannedRelation;
 use crate::error::{Error, Result};
-use crate::postgres::IncrementalHeader;
 use crate::postgres::page::PAGE_BYTES;
+use crate::postgres::{IncrementalHeader, RelativeBlockNumber};
 use crate::repository::backup::pack::PackWriter;
 use std::io::{self, Read};
 
@@ -104,13 +104,13 @@ impl<R: Read> Read for Received<'_, R> {
 /// Adds the pages beyond the truncation point that were not sent.
 fn with_unused_room(
     sent: &IncrementalHeader,
-    truncated_to: Option<u64>,
+    truncated_to: Option<u32>,
     pages_per_file: u32,
 ) -> Result<IncrementalHeader> {
     let end = sent.truncation_pages();
-    // A value that does not fit into 32 bits lies beyond the end.
-    let from = truncated_to.map_or(end, |pages| u32::try_from(pages).map_or(end, |pages| pages.min(end)));
-    let mut pages: Vec<u32> = sent.pages().iter().copied().chain(from..end).collect();
+    let from = truncated_to.map_or(end, |pages| pages.min(end));
+    let unused = (from..end).map(RelativeBlockNumber::new);
+    let mut pages: Vec<RelativeBlockNumber> = sent.pages().iter().copied().chain(unused).collect();
     pages.sort_unstable();
     pages.dedup();
     IncrementalHeader::new(end, pages, pages_per_file)
@@ -120,14 +120,18 @@ fn with_unused_room(
 mod tests {
     use super::*;
 
+    fn blocks(numbers: &[u32]) -> Vec<RelativeBlockNumber> {
+        numbers.iter().copied().map(RelativeBlockNumber::new).collect()
+    }
+
     #[test]
     fn room_that_was_made_and_not_used_is_stored() {
-        let sent = IncrementalHeader::new(8, vec![1, 5, 9], 100).unwrap();
+        let sent = IncrementalHeader::new(8, blocks(&[1, 5, 9]), 100).unwrap();
         let stored = |truncated_to| with_unused_room(&sent, truncated_to, 100).unwrap();
         assert_eq!(stored(None), sent);
         assert_eq!(stored(Some(8)), sent);
-        assert_eq!(stored(Some(u64::MAX)), sent);
-        assert_eq!(stored(Some(4)).pages(), [1, 4, 5, 6, 7, 9]);
+        assert_eq!(stored(Some(u32::MAX)), sent);
+        assert_eq!(stored(Some(4)).pages(), blocks(&[1, 4, 5, 6, 7, 9]));
         assert_eq!((stored(Some(4)).truncation_pages(), stored(Some(4)).restored_pages()), (8, 10));
     }
 }

@@ -20,7 +20,7 @@ use crate::postgres::{BackupManifestWriter, ManifestFile, ManifestVersion, Timel
 use crate::repository::backup::manifest::{BackupPoint, StoredDatabase};
 use crate::repository::backup::{Chain, FileForm, IndexEntry, StoredBackup, open_index};
 use crate::server::ReplicationConnection;
-use base_backup::{Announcement, Answer, Extent};
+use base_backup::{Announcement, BackupResponse, Extent};
 use std::fs::File;
 use std::io::{BufWriter, Seek, Write};
 
@@ -116,8 +116,8 @@ impl StreamedBackup<'_> {
         if let Some(chain) = offered {
             let extent = Extent::Incremental;
             match Announcement::ask_for(replication, version, label, checkpoint, extent, self.interruption)? {
-                Answer::Begins(announced) => return Ok((announced, Some(chain))),
-                Answer::Refused(error) => {
+                BackupResponse::Begins(announced) => return Ok((announced, Some(chain))),
+                BackupResponse::Refused(error) => {
                     let (label, why) = (chain.newest().label.as_str(), &error.to_string());
                     self.monitor.warn(Warning::ParentUnusable { label, why });
                 }
@@ -125,8 +125,8 @@ impl StreamedBackup<'_> {
         }
         match Announcement::ask_for(replication, version, label, checkpoint, Extent::Full, self.interruption)?
         {
-            Answer::Begins(announced) => Ok((announced, None)),
-            Answer::Refused(error) => Err(error),
+            BackupResponse::Begins(announced) => Ok((announced, None)),
+            BackupResponse::Refused(error) => Err(error),
         }
     }
 

@@ -38,7 +38,7 @@ use crate::repository::backup::file_set::FileSetSum;
 use crate::repository::backup::manifest::{BackupPoint, DamagedPages, StoredConfigurationFile};
 use crate::repository::backup::{Label, NewLabel, StoredBackup, StoredText};
 use crate::server::{Connection, ReplicationConnection};
-use base_backup::{BaseBackup, Part};
+use base_backup::{BaseBackup, BaseBackupPart};
 use built_on::BuiltOn;
 use repack::{Repacked, Repacking};
 use std::fs::File;
@@ -72,7 +72,7 @@ pub struct StreamRequest<'a> {
 
 /// The facts about a server that must be known before it sends data.
 #[derive(Clone, Copy, Debug)]
-struct Server {
+struct StreamedServer {
     system: SystemIdentifier,
     build: Build,
     segment_size: SegmentSize,
@@ -139,7 +139,7 @@ pub fn run(
 }
 
 /// Queries the system identifier, version and build of the server.
-fn examine(session: &Session, interruption: &Interruption<'_>) -> Result<Server> {
+fn examine(session: &Session, interruption: &Interruption<'_>) -> Result<StreamedServer> {
     let sql = "SELECT system_identifier, catalog_version_no, \
                (SELECT setting FROM pg_settings WHERE name = 'wal_segment_size'), \
                (SELECT setting FROM pg_settings WHERE name = 'block_size'), \
@@ -156,7 +156,7 @@ fn examine(session: &Session, interruption: &Interruption<'_>) -> Result<Server>
         pages_per_file: row.parsed(4)?,
         data_checksums: row.is_true(5),
     };
-    Ok(Server { system: row.parsed(0)?, build, segment_size })
+    Ok(StreamedServer { system: row.parsed(0)?, build, segment_size })
 }
 
 /// Checks that both connections lead to the server of this repository: one host name may stand for several hosts.
@@ -184,7 +184,7 @@ struct StreamedBackup<'a> {
     repository: &'a Repository,
     session: &'a Session,
     primary: Option<&'a Primary>,
-    server: Server,
+    server: StreamedServer,
     interruption: &'a Interruption<'a>,
     monitor: &'a dyn Monitor,
 }
@@ -305,7 +305,7 @@ impl StreamedBackup<'_> {
         let mut listed = None;
         while let Some(part) = sending.next_part()? {
             match part {
-                Part::Manifest => listed = Some(read_manifest(sending)?),
+                BaseBackupPart::Manifest => listed = Some(read_manifest(sending)?),
                 archive => repacking.archive(sending, &archive, packed)?,
             }
         }

@@ -1,6 +1,6 @@
 //! Packs the data as the server sends it. Holds in memory one frame and the list entry of each file.
 
-use super::base_backup::{BaseBackup, Part};
+use super::base_backup::{BaseBackup, BaseBackupPart};
 use super::built_on::BuiltOn;
 use super::changes::IncrementalFile;
 use super::sent::{SentFile, of_stream};
@@ -92,16 +92,21 @@ impl Repacking<'_> {
     /// # Errors
     /// [`ErrorKind::Damaged`](crate::error::ErrorKind::Damaged) if the content cannot belong to a base backup; those of
     /// the server and the store.
-    pub fn archive(&self, backup: &mut BaseBackup<'_>, part: &Part, packed: &mut Repacked) -> Result<()> {
+    pub fn archive(
+        &self,
+        backup: &mut BaseBackup<'_>,
+        part: &BaseBackupPart,
+        packed: &mut Repacked,
+    ) -> Result<()> {
         let (root, prefix) = match part {
-            Part::DataDirectory | Part::Manifest => (DATA_DIRECTORY, String::new()),
+            BaseBackupPart::DataDirectory | BaseBackupPart::Manifest => (DATA_DIRECTORY, String::new()),
             // An in-place tablespace is part of the data directory.
-            Part::Tablespace(oid, location) if !location.starts_with('/') => {
+            BaseBackupPart::Tablespace(oid, location) if !location.starts_with('/') => {
                 packed.files.in_place_tablespaces.push(*oid);
                 self.add_directory(packed, tablespace_prefix(*oid).trim_end_matches('/').into(), 0o700, 0)?;
                 (DATA_DIRECTORY, tablespace_prefix(*oid))
             }
-            Part::Tablespace(oid, location) => {
+            BaseBackupPart::Tablespace(oid, location) => {
                 (packed.files.add_tablespace(*oid, location.clone().into_bytes()), tablespace_prefix(*oid))
             }
         };

@@ -1,6 +1,6 @@
 //! `pgark agent`: runs, detaches and stops the agent.
 
-use super::Context;
+use super::CommandContext;
 use super::output;
 use clap::{Args, Subcommand};
 use nix::sys::prctl::set_pdeathsig;
@@ -85,7 +85,7 @@ struct Stopped {
     stopped: bool,
 }
 
-pub fn run(context: &Context, arguments: AgentArguments) -> Result<ExitCode> {
+pub fn run(context: &CommandContext, arguments: AgentArguments) -> Result<ExitCode> {
     match arguments.command {
         Some(AgentCommand::Stop) => stop(context),
         None if arguments.detach => {
@@ -106,7 +106,7 @@ pub fn run(context: &Context, arguments: AgentArguments) -> Result<ExitCode> {
 
 /// Runs the agent and ends when its parent ends for any reason. In a container it would otherwise become a child of the
 /// server, which takes the death of a child by a signal as a crash.
-fn serve_for_parent(context: &Context) {
+fn serve_for_parent(context: &CommandContext) {
     // These stay pending until they are unblocked. No other signal is blocked, unlike in the parent process.
     let blocked = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT]);
     let _ = blocked.thread_set_mask();
@@ -137,7 +137,7 @@ fn serve_for_parent(context: &Context) {
 }
 
 /// Runs the agent in this process.
-fn serve(context: &Context, listening: impl FnOnce()) -> Result<ExitCode> {
+fn serve(context: &CommandContext, listening: impl FnOnce()) -> Result<ExitCode> {
     let config = Arc::new(context.config()?);
     DataDirectory::open(&config.data_directory)?;
     let spool = Spool::of(&config)?;
@@ -200,7 +200,7 @@ fn stderr_is_the_journal() -> bool {
 /// Spawns the agent and stays as its parent, so that neither the agent nor its exit status ever reaches the caller as a
 /// child of its own. In a container the caller may be PostgreSQL, which would take it as a crash. For the same reason
 /// only SIGKILL ends this process.
-fn detach(context: &Context) -> Result<()> {
+fn detach(context: &CommandContext) -> Result<()> {
     let what = || "could not detach the agent";
     // A relative path is valid only in this working directory.
     let handover = context.config()?.handover()?;
@@ -255,7 +255,7 @@ fn announce(answer: &Answer) {
 }
 
 /// Ends every agent of the spool that runs at the time of the call, whatever its configuration or version.
-fn stop(context: &Context) -> Result<ExitCode> {
+fn stop(context: &CommandContext) -> Result<ExitCode> {
     let config = context.config()?;
     DataDirectory::open(&config.data_directory)?;
     let spool = Spool::of(&config)?;

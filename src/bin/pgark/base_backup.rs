@@ -1,6 +1,6 @@
 //! `pgark base-backup`.
 
-use super::Context;
+use super::CommandContext;
 use clap::{Args, ValueEnum};
 use pgark::backup::stream::{self, StreamRequest};
 use pgark::backup::{self, BackupRequest, BackupSummary, BackupType};
@@ -90,7 +90,7 @@ enum CheckpointArgument {
     Spread,
 }
 
-pub fn run(context: &Context, arguments: BaseBackupArguments) -> Result<ExitCode> {
+pub fn run(context: &CommandContext, arguments: BaseBackupArguments) -> Result<ExitCode> {
     let config = context.config()?;
     let label = new_label(arguments.label.as_deref())?;
     let checkpoint = match arguments.checkpoint {
@@ -149,7 +149,7 @@ pub fn run(context: &Context, arguments: BaseBackupArguments) -> Result<ExitCode
 }
 
 /// The repository of the system to back up.
-fn repository(context: &Context, config: &Config, system: SystemIdentifier) -> Result<Repository> {
+fn repository(context: &CommandContext, config: &Config, system: SystemIdentifier) -> Result<Repository> {
     if let Some(configured) = config.system_identifier.filter(|configured| *configured != system) {
         return Err(Error::new(
             ErrorKind::Foreign,

@@ -1,6 +1,6 @@
 //! `pgark check`.
 
-use super::Context;
+use super::CommandContext;
 use super::output;
 use pgark::check::{Finding, Verdict, run as look};
 use pgark::error::Result;
@@ -27,7 +27,7 @@ struct Findings {
     findings: Vec<Finding>,
 }
 
-pub fn run(context: &Context) -> Result<ExitCode> {
+pub fn run(context: &CommandContext) -> Result<ExitCode> {
     let config = context.config()?;
     let interrupted = AtomicBool::new(false);
     let mut findings = Vec::new();

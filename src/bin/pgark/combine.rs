@@ -1,6 +1,6 @@
 //! `pgark combine`.
 
-use super::Context;
+use super::CommandContext;
 use super::base_backup::{interrupted_by_signals, new_label, text};
 use clap::Args;
 use pgark::backup::{CombineRequest, combine};
@@ -46,7 +46,7 @@ pub struct CombineArguments {
     system_identifier: Option<String>,
 }
 
-pub fn run(context: &Context, arguments: CombineArguments) -> Result<ExitCode> {
+pub fn run(context: &CommandContext, arguments: CombineArguments) -> Result<ExitCode> {
     let (store, config) = context.place(&arguments.place)?;
     let wanted = arguments.system_identifier.as_deref().map(str::parse).transpose()?;
     let system = choose_system(store.as_ref(), config.cluster.as_str(), wanted.or(config.system_identifier))?;

@@ -1,6 +1,6 @@
 //! `pgark config`.
 
-use super::Context;
+use super::CommandContext;
 use clap::Args;
 use pgark::config::{SettingOrigin, SettingValue};
 use pgark::error::Result;
@@ -27,14 +27,14 @@ pub struct ConfigArguments {
 }
 
 #[derive(Serialize)]
-struct Settings {
+struct SettingsDocument {
     file: Option<String>,
     defaults_file: Option<String>,
-    settings: Vec<Setting>,
+    settings: Vec<SettingDocument>,
 }
 
 #[derive(Serialize)]
-struct Setting {
+struct SettingDocument {
     name: &'static str,
     /// Times in seconds, sizes in bytes, rates in bytes per second.
     value: Option<TypedValue>,
@@ -73,7 +73,7 @@ fn typed(value: SettingValue) -> (TypedValue, Option<&'static str>) {
     }
 }
 
-pub fn run(context: &Context, arguments: ConfigArguments) -> Result<ExitCode> {
+pub fn run(context: &CommandContext, arguments: ConfigArguments) -> Result<ExitCode> {
     let config = context.resolve(&context.request_of(&arguments.place))?;
     let settings = config
         .effective()
@@ -88,7 +88,7 @@ pub fn run(context: &Context, arguments: ConfigArguments) -> Result<ExitCode> {
                 SettingOrigin::Default => ("default", None),
             };
             let (value, unit) = setting.value.map(typed).unzip();
-            Setting {
+            SettingDocument {
                 name: setting.name,
                 value,
                 unit: unit.flatten(),
@@ -101,7 +101,7 @@ pub fn run(context: &Context, arguments: ConfigArguments) -> Result<ExitCode> {
             }
         })
         .collect();
-    let settings = Settings {
+    let settings = SettingsDocument {
         file: config.path.as_deref().map(shown),
         defaults_file: config.defaults_file().map(shown),
         settings,
@@ -114,8 +114,9 @@ fn shown(path: &Path) -> String {
     path.display().to_string()
 }
 
-fn text(settings: &Settings) -> String {
-    let width = |of: fn(&Setting) -> usize| settings.settings.iter().map(of).max().unwrap_or_default();
+fn text(settings: &SettingsDocument) -> String {
+    let width =
+        |of: fn(&SettingDocument) -> usize| settings.settings.iter().map(of).max().unwrap_or_default();
     let (names, values) = (width(|s| s.name.len()), width(|s| s.text.len()));
     let mut text = format!("# {}\n", settings.file.as_deref().unwrap_or("no file"));
     for setting in &settings.settings {

@@ -1,6 +1,6 @@
 //! `pgark info`.
 
-use super::Context;
+use super::CommandContext;
 use clap::Args;
 use jiff::Timestamp;
 use pgark::error::Result;
@@ -37,7 +37,7 @@ pub struct InfoArguments {
     quick: bool,
 }
 
-pub fn run(context: &Context, arguments: InfoArguments) -> Result<ExitCode> {
+pub fn run(context: &CommandContext, arguments: InfoArguments) -> Result<ExitCode> {
     let (store, config) = context.place(&arguments.place)?;
     let search = if arguments.quick { WalSearch::Ends } else { WalSearch::EverySegment };
     let cluster = config.cluster.as_str();

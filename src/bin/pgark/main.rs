@@ -136,13 +136,13 @@ enum Command {
 }
 
 /// The context of every command.
-struct Context {
+struct CommandContext {
     request: ConfigRequest,
     assumed_version: Option<MajorVersion>,
     output: Output,
 }
 
-impl Context {
+impl CommandContext {
     /// The configuration selected by the command line or the environment.
     fn config(&self) -> Result<Config> {
         self.resolve(&self.request)
@@ -200,7 +200,7 @@ fn main() -> ExitCode {
         environment: Environment::new(env::vars_os()),
         ..ConfigRequest::default()
     };
-    let context = Context { request, assumed_version: arguments.assume_version, output };
+    let context = CommandContext { request, assumed_version: arguments.assume_version, output };
     panic::set_hook(Box::new(|information| output::say(&format!("pgark: internal error: {information}"))));
     let ran = panic::catch_unwind(panic::AssertUnwindSafe(|| run(&context, arguments.command)));
     let result = ran.unwrap_or_else(|_| {
@@ -233,7 +233,7 @@ fn without_set(words: impl IntoIterator<Item = OsString>) -> (Vec<OsString>, Vec
     (others, set)
 }
 
-fn run(context: &Context, command: Command) -> Result<ExitCode> {
+fn run(context: &CommandContext, command: Command) -> Result<ExitCode> {
     match command {
         Command::Config(arguments) => config::run(context, arguments),
         Command::BaseBackup(arguments) => base_backup::run(context, arguments),

@@ -1,6 +1,6 @@
 //! `pgark status`.
 
-use super::Context;
+use super::CommandContext;
 use pgark::agent::FailureStatus;
 use pgark::error::Result;
 use pgark::spool::AgentProcess;
@@ -20,7 +20,7 @@ Examples:
   pgark status
   pgark status --json";
 
-pub fn run(context: &Context) -> Result<ExitCode> {
+pub fn run(context: &CommandContext) -> Result<ExitCode> {
     let status = gather(&context.config()?, SystemTime::now())?;
     context.output.result(&status, || text(&status));
     Ok(ExitCode::SUCCESS)

@@ -1,6 +1,6 @@
 //! `pgark wal`: single WAL files of the repository.
 
-use super::Context;
+use super::CommandContext;
 use clap::{Args, Subcommand};
 use pgark::config::Config;
 use pgark::data_directory::DataDirectory;
@@ -58,7 +58,7 @@ struct GetArguments {
     system_identifier: Option<SystemIdentifier>,
 }
 
-pub fn run(context: &Context, arguments: WalArguments) -> Result<ExitCode> {
+pub fn run(context: &CommandContext, arguments: WalArguments) -> Result<ExitCode> {
     let WalCommand::Get(arguments) = arguments.command;
     let (store, config) = context.place(&arguments.place)?;
     let wanted = arguments.system_identifier.or(config.system_identifier).or_else(|| system_here(&config));

@@ -7,6 +7,7 @@
 
 use crate::error::{Error, Result};
 use crate::postgres::page::PAGE_BYTES;
+use crate::postgres::value::relation::RelativeBlockNumber;
 use std::io::{self, Read};
 
 /// Prefix of the name of an incremental file.
@@ -28,7 +29,7 @@ pub const UNCHANGED_BYTES: u64 = FIXED_BYTES as u64;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IncrementalHeader {
     truncation_pages: u32,
-    pages: Vec<u32>,
+    pages: Vec<RelativeBlockNumber>,
 }
 
 impl IncrementalHeader {
@@ -38,19 +39,25 @@ impl IncrementalHeader {
     /// # Errors
     /// [`ErrorKind::Damaged`](crate::error::ErrorKind::Damaged) if the pages are not in ascending order, or exceed a
     /// file of `pages_per_file` pages.
-    pub fn new(truncation_pages: u32, pages: Vec<u32>, pages_per_file: u32) -> Result<IncrementalHeader> {
+    pub fn new(
+        truncation_pages: u32,
+        pages: Vec<RelativeBlockNumber>,
+        pages_per_file: u32,
+    ) -> Result<IncrementalHeader> {
         let rising = pages.iter().zip(pages.iter().skip(1)).all(|(page, next)| page < next);
         if !rising {
             return Err(Error::damaged("the pages of an incremental file are not in order"));
         }
-        if truncation_pages > pages_per_file || pages.last().is_some_and(|last| *last >= pages_per_file) {
+        if truncation_pages > pages_per_file
+            || pages.last().is_some_and(|last| last.as_u32() >= pages_per_file)
+        {
             return Err(Error::damaged("an incremental file has more pages than a relation file can have"));
         }
         Ok(IncrementalHeader { truncation_pages, pages })
     }
 
     /// The numbers of the pages that follow, in ascending order.
-    pub fn pages(&self) -> &[u32] {
+    pub fn pages(&self) -> &[RelativeBlockNumber] {
         &self.pages
     }
 
@@ -61,7 +68,7 @@ impl IncrementalHeader {
 
     /// Number of pages of the restored file: covers the truncation length and all pages that follow.
     pub fn restored_pages(&self) -> u32 {
-        self.pages.last().map_or(0, |last| last.saturating_add(1)).max(self.truncation_pages)
+        self.pages.last().map_or(0, |last| last.count_through()).max(self.truncation_pages)
     }
 
     /// Size of the incremental file with header and pages, in bytes.
@@ -73,7 +80,8 @@ impl IncrementalHeader {
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(header_bytes(self.pages.len()) as usize);
         let count = self.pages.len() as u32;
-        for number in [MAGIC, count, self.truncation_pages].iter().chain(&self.pages) {
+        let pages = self.pages.iter().map(|page| page.as_u32());
+        for number in [MAGIC, count, self.truncation_pages].into_iter().chain(pages) {
             bytes.extend_from_slice(&number.to_le_bytes());
         }
         bytes.resize(header_bytes(self.pages.len()) as usize, 0);
@@ -104,7 +112,8 @@ impl IncrementalHeader {
             return Err(unreadable(io::ErrorKind::UnexpectedEof.into()));
         }
         let (numbers, _) = rest.as_chunks::<4>();
-        let pages = numbers.iter().take(count as usize).copied().map(u32::from_le_bytes).collect();
+        let numbers = numbers.iter().take(count as usize).copied().map(u32::from_le_bytes);
+        let pages = numbers.map(RelativeBlockNumber::new).collect();
         IncrementalHeader::new(truncation_pages, pages, pages_per_file)
     }
 }
@@ -150,6 +159,10 @@ mod tests {
 
     const PAGES_PER_FILE: u32 = 131_072;
 
+    fn blocks(numbers: &[u32]) -> Vec<RelativeBlockNumber> {
+        numbers.iter().copied().map(RelativeBlockNumber::new).collect()
+    }
+
     /// Files that `pg_basebackup --incremental` wrote for a table of 89 pages, of which pages 1 and 44 had changed.
     const SAMPLES: [&[u8]; 2] = [
         include_bytes!("../../../tests/fixtures/postgres/17/incremental.zst"),
@@ -162,7 +175,7 @@ mod tests {
             let bytes = zstd::decode_all(sample).unwrap();
             let mut input = bytes.as_slice();
             let header = IncrementalHeader::read(&mut input, PAGES_PER_FILE).unwrap();
-            assert_eq!((header.pages(), header.truncation_pages()), ([1, 44].as_slice(), 89));
+            assert_eq!((header.pages(), header.truncation_pages()), (blocks(&[1, 44]).as_slice(), 89));
             assert_eq!(header.restored_pages(), 89);
             assert_eq!(input.len(), 2 * PAGE_BYTES);
             assert_eq!(header.file_bytes(), bytes.len() as u64);
@@ -176,7 +189,12 @@ mod tests {
     #[test]
     fn a_header_fills_whole_pages() {
         for (count, pages) in [(1, 1), (2045, 1), (2046, 2), (4093, 2), (4094, 3)] {
-            let header = IncrementalHeader::new(5000, (0..count).collect(), PAGES_PER_FILE).unwrap();
+            let header = IncrementalHeader::new(
+                5000,
+                (0..count).map(RelativeBlockNumber::new).collect(),
+                PAGES_PER_FILE,
+            )
+            .unwrap();
             assert_eq!(header.to_bytes().len(), pages * PAGE_BYTES, "{count}");
             let read = IncrementalHeader::read(&mut header.to_bytes().as_slice(), PAGES_PER_FILE).unwrap();
             assert_eq!(read, header);
@@ -185,7 +203,7 @@ mod tests {
 
     #[test]
     fn a_file_may_have_grown_behind_its_truncation() {
-        let header = IncrementalHeader::new(3, vec![1, 7], PAGES_PER_FILE).unwrap();
+        let header = IncrementalHeader::new(3, blocks(&[1, 7]), PAGES_PER_FILE).unwrap();
         assert_eq!(header.restored_pages(), 8);
     }
 

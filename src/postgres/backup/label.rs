@@ -89,14 +89,14 @@ impl BackupLabel {
     /// [`ErrorKind::Damaged`](crate::error::ErrorKind::Damaged) if a field is missing, duplicate (a label that contains
     /// a line feed can forge one), contradicts another, or has a value that no server writes. Ignores unknown fields.
     pub fn parse(content: &[u8]) -> Result<BackupLabel> {
-        Fields::split("backup_label", content)?.label()
+        LabelFields::split("backup_label", content)?.label()
     }
 }
 
 impl BackupHistory {
     /// Parses the content of a backup history file; errors as for [`BackupLabel::parse`].
     pub fn parse(content: &[u8]) -> Result<BackupHistory> {
-        let fields = Fields::split("backup history file", content)?;
+        let fields = LabelFields::split("backup history file", content)?;
         let (stop_point, stop_segment) = fields.location("STOP WAL LOCATION")?;
         let stop_timeline = fields.parsed("STOP TIMELINE")?;
         let label = fields.label()?;
@@ -128,13 +128,13 @@ pub fn without_incremental_from(label: &[u8]) -> Vec<u8> {
 }
 
 /// The lines of a file as keys and values.
-struct Fields {
+struct LabelFields {
     file: &'static str,
     lines: Vec<(String, String)>,
 }
 
-impl Fields {
-    fn split(file: &'static str, content: &[u8]) -> Result<Fields> {
+impl LabelFields {
+    fn split(file: &'static str, content: &[u8]) -> Result<LabelFields> {
         if content.len() > BACKUP_LABEL_BYTES_MAX {
             return Err(Error::damaged(format!("{file} has {} bytes", content.len())));
         }
@@ -143,7 +143,7 @@ impl Fields {
             .filter_map(|line| line.split_once(": "))
             .map(|(key, value)| (key.to_owned(), value.to_owned()))
             .collect();
-        Ok(Fields { file, lines })
+        Ok(LabelFields { file, lines })
     }
 
     fn label(&self) -> Result<BackupLabel> {

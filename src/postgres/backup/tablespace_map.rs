@@ -1,6 +1,7 @@
 //! `tablespace_map`: the locations of a base backup's tablespaces.
 
 use crate::error::{Error, Result};
+use crate::postgres::value::relation::Oid;
 use crate::postgres::version::major::MajorVersion;
 
 /// Upper limit for the size of a `tablespace_map`, in bytes; a line is an object identifier and a path.
@@ -10,7 +11,7 @@ pub const TABLESPACE_MAP_BYTES_MAX: usize = 16 << 20;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TablespaceLocation {
     /// The tablespace's object identifier.
-    pub oid: u32,
+    pub oid: Oid,
     /// The target directory of the link: any bytes but NUL.
     pub path: Vec<u8>,
 }
@@ -54,7 +55,7 @@ pub fn parse_tablespace_map(content: &[u8], version: MajorVersion) -> Result<Vec
     if !line.is_empty() {
         return Err(Error::damaged("tablespace_map is truncated within a line"));
     }
-    let mut oids: Vec<u32> = locations.iter().map(|location| location.oid).collect();
+    let mut oids: Vec<Oid> = locations.iter().map(|location| location.oid).collect();
     oids.sort_unstable();
     if let Some(oid) =
         oids.iter().zip(oids.iter().skip(1)).find(|(oid, next)| oid == next).map(|(oid, _)| oid)
@@ -101,7 +102,7 @@ fn location_of(line: &[u8]) -> Option<TablespaceLocation> {
     let (oid, path) = line.split_at_checked(blank)?;
     let path = path.strip_prefix(b" ")?;
     let well_formed = oid.iter().all(u8::is_ascii_digit) && !path.is_empty() && !path.contains(&0);
-    let oid = std::str::from_utf8(oid).ok()?.parse().ok().filter(|oid| *oid != 0)?;
+    let oid = std::str::from_utf8(oid).ok()?.parse().ok().filter(|oid: &Oid| oid.is_valid())?;
     well_formed.then(|| TablespaceLocation { oid, path: path.to_vec() })
 }
 
@@ -110,7 +111,7 @@ mod tests {
     use super::*;
 
     fn location(oid: u32, path: &[u8]) -> TablespaceLocation {
-        TablespaceLocation { oid, path: path.to_vec() }
+        TablespaceLocation { oid: Oid::new(oid), path: path.to_vec() }
     }
 
     #[test]

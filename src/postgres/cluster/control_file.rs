@@ -177,7 +177,7 @@ impl ControlFile {
                 )),
             });
         }
-        Fields { content, insertions: facts.control_insertions }.read(assumed)
+        ControlFields { content, insertions: facts.control_insertions }.read(assumed)
     }
 
     /// The version; `None` if it is unknown and its format is assumed.
@@ -230,13 +230,13 @@ fn too_short(bytes: &[u8]) -> Error {
 }
 
 /// The content before the checksum. Fields are addressed by their offsets in version 13.
-struct Fields<'a> {
+struct ControlFields<'a> {
     content: &'a [u8],
     /// See [`VersionFacts::control_insertions`](crate::postgres::version::facts::VersionFacts::control_insertions).
     insertions: &'a [(usize, usize)],
 }
 
-impl Fields<'_> {
+impl ControlFields<'_> {
     fn read(&self, assumed: Option<MajorVersion>) -> Result<ControlFile> {
         let catalog_version = self.u32(12)?;
         let version = self.version(catalog_version, assumed)?;

@@ -7,6 +7,7 @@ pub mod visibility_map;
 
 use crate::postgres::value::little_endian::{u16_at, u32_at};
 use crate::postgres::value::lsn::Lsn;
+use crate::postgres::value::relation::BlockNumber;
 use multiversion::multiversion;
 
 /// The size of a data page in bytes. PostgreSQL can be built with another size, but no distribution does that.
@@ -103,8 +104,8 @@ impl PageHeader {
     }
 }
 
-/// Checks the page with number `block_number` in its relation's fork, counted over all files of the fork.
-pub fn verify(page: &PageBytes, block_number: u32, checksums: PageChecksums) -> PageVerdict {
+/// Checks the page with this number in its relation's fork.
+pub fn verify(page: &PageBytes, block_number: BlockNumber, checksums: PageChecksums) -> PageVerdict {
     let header = PageHeader::of(page);
     if header.is_new() {
         let zero = page.iter().all(|byte| *byte == 0);
@@ -123,8 +124,8 @@ pub fn verify(page: &PageBytes, block_number: u32, checksums: PageChecksums) -> 
 ///
 /// The page is 64 rows of 32 words. A variant of FNV-1a hashes each column; the 32 results are combined with the block
 /// number and reduced to 1 to 65535. Source: PostgreSQL `storage/checksum_impl.h`.
-pub fn checksum(page: &PageBytes, block_number: u32) -> u16 {
-    let folded = column_checksums(page) ^ block_number;
+pub fn checksum(page: &PageBytes, block_number: BlockNumber) -> u16 {
+    let folded = column_checksums(page) ^ block_number.as_u32();
     // At most 65535.
     (folded % 65535 + 1) as u16
 }
@@ -190,11 +191,11 @@ mod tests {
     /// Blocks 0 to 3 of a table of PostgreSQL 15 and blocks 0 to 2 of its index, from a cluster with checksums.
     const SAMPLE: &[u8] = include_bytes!("../../../tests/fixtures/postgres/15/pages.zst");
 
-    fn sample() -> Vec<(u32, PageBytes)> {
+    fn sample() -> Vec<(BlockNumber, PageBytes)> {
         let bytes = zstd::decode_all(SAMPLE).unwrap();
         let (pages, rest) = bytes.as_chunks::<PAGE_BYTES>();
         assert!(rest.is_empty());
-        [0, 1, 2, 3, 0, 1, 2].into_iter().zip(pages.iter().copied()).collect()
+        [0, 1, 2, 3, 0, 1, 2].map(BlockNumber::new).into_iter().zip(pages.iter().copied()).collect()
     }
 
     #[test]
@@ -211,9 +212,9 @@ mod tests {
 
     #[test]
     fn a_page_in_the_wrong_place_is_noticed() {
-        let (block, page) = sample()[1];
+        let (_, page) = sample()[1];
         let header = PageHeader::of(&page);
-        match verify(&page, block + 1, PageChecksums::On) {
+        match verify(&page, BlockNumber::new(2), PageChecksums::On) {
             PageVerdict::BadChecksum { expected, found, lsn } => {
                 assert_eq!((found, lsn), (header.checksum, header.lsn));
                 assert_ne!(expected, found);
@@ -237,11 +238,11 @@ mod tests {
 
     #[test]
     fn zeros_are_new_and_nothing_else_is() {
-        let mut page = [0; PAGE_BYTES];
-        assert_eq!(verify(&page, 7, PageChecksums::On), PageVerdict::New);
+        let (mut page, block) = ([0; PAGE_BYTES], BlockNumber::new(7));
+        assert_eq!(verify(&page, block, PageChecksums::On), PageVerdict::New);
         page[PAGE_BYTES - 1] = 1;
-        assert_eq!(verify(&page, 7, PageChecksums::On), PageVerdict::BadHeader { lsn: None });
-        assert_eq!(verify(&page, 7, PageChecksums::Off), PageVerdict::BadHeader { lsn: None });
+        assert_eq!(verify(&page, block, PageChecksums::On), PageVerdict::BadHeader { lsn: None });
+        assert_eq!(verify(&page, block, PageChecksums::Off), PageVerdict::BadHeader { lsn: None });
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! the page has its flag. Source: PostgreSQL `access/visibilitymapdefs.h`, `access/heap/visibilitymap.c`.
 
 use crate::postgres::page::{PAGE_BYTES, PageBytes};
+use crate::postgres::value::relation::BlockNumber;
 
 /// Offset of the bits in a page of the map: `MAXALIGN(SizeOfPageHeaderData)`.
 const BITS_OFFSET: usize = 24;
@@ -14,9 +15,15 @@ const BLOCKS_PER_BYTE: usize = 4;
 /// Number of heap pages that a page of the map covers, `HEAPBLOCKS_PER_PAGE`.
 pub const BLOCKS_PER_PAGE: u32 = ((PAGE_BYTES - BITS_OFFSET) * BLOCKS_PER_BYTE) as u32;
 
-/// Whether a page of the map marks heap page `block` as all-visible, counted from the first page that it covers.
-pub fn is_all_visible(map_page: &PageBytes, block: u32) -> bool {
-    let (byte, place) = (block as usize / BLOCKS_PER_BYTE, block as usize % BLOCKS_PER_BYTE);
+/// The page of the map that covers a heap page.
+pub fn map_block_of(heap_block: BlockNumber) -> BlockNumber {
+    BlockNumber::new(heap_block.as_u32() / BLOCKS_PER_PAGE)
+}
+
+/// Whether the page of the map that covers a heap page marks it as all-visible.
+pub fn is_all_visible(map_page: &PageBytes, heap_block: BlockNumber) -> bool {
+    let block = (heap_block.as_u32() % BLOCKS_PER_PAGE) as usize;
+    let (byte, place) = (block / BLOCKS_PER_BYTE, block % BLOCKS_PER_BYTE);
     map_page.get(BITS_OFFSET + byte).is_some_and(|bits| bits >> (2 * place) & 1 == 1)
 }
 
@@ -32,7 +39,12 @@ mod tests {
         page[24] = 0b_0011_0110;
         page[PAGE_BYTES - 1] = 0b_0100_0000;
         let visible: Vec<u32> =
-            (0..BLOCKS_PER_PAGE + 4).filter(|block| is_all_visible(&page, *block)).collect();
+            (0..BLOCKS_PER_PAGE).filter(|block| is_all_visible(&page, BlockNumber::new(*block))).collect();
         assert_eq!(visible, [1, 2, BLOCKS_PER_PAGE - 1]);
+        assert!(
+            is_all_visible(&page, BlockNumber::new(5 * BLOCKS_PER_PAGE + 2)),
+            "counted from the page's first"
+        );
+        assert_eq!(map_block_of(BlockNumber::new(5 * BLOCKS_PER_PAGE + 2)), BlockNumber::new(5));
     }
 }

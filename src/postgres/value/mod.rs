@@ -2,6 +2,8 @@
 
 pub(super) mod little_endian;
 pub mod lsn;
+#[cfg(feature = "companion")]
+pub mod relation;
 pub mod system_identifier;
 pub mod timeline;
 #[cfg(feature = "companion")]

@@ -1,13 +1,15 @@
 //! Transaction IDs.
 
 use crate::error::{Error, Result};
+use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
 
 /// A transaction ID without the epoch; 0 if a WAL record belongs to no transaction.
 ///
 /// Source: PostgreSQL `access/transam.h`; 1 and 2 are reserved.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
 pub struct Xid(u32);
 
 impl Xid {

@@ -4,6 +4,7 @@ use super::record::{CheckpointKind, RecordHeader, ResourceManager, TransactionEn
 use crate::postgres::cluster::control_file::ServerLimits;
 use crate::postgres::value::little_endian::{i64_at, u8_at, u16_at, u32_at, u64_at};
 use crate::postgres::value::lsn::Lsn;
+use crate::postgres::value::relation::Oid;
 use crate::postgres::value::timeline::TimelineId;
 use crate::postgres::value::timestamp::PgTimestamp;
 use crate::postgres::value::xid::Xid;
@@ -26,24 +27,24 @@ const KEPT_BYTES_MAX: usize = 4 + 1024;
 pub(super) struct PayloadDecoder {
     /// The subtransaction to search for in the ends of transactions.
     pub(super) wanted: Option<Xid>,
-    kind: Kind,
+    kind: RecordKind,
     version: MajorVersion,
     xid: Xid,
     body_bytes: u64,
     phase: Phase,
-    headers: Kept<HEADERS_BYTES_MAX>,
+    headers: KeptBytes<HEADERS_BYTES_MAX>,
     main: MainData,
 }
 
 /// State of the main data: its first bytes, or the parsed end of a transaction.
 struct MainData {
-    kept: Kept<KEPT_BYTES_MAX>,
+    kept: KeptBytes<KEPT_BYTES_MAX>,
     transaction: TransactionWalk,
 }
 
 /// Kind of the current record.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
+enum RecordKind {
     Commit,
     CommitPrepared,
     Abort,
@@ -70,32 +71,35 @@ enum Phase {
     Broken,
 }
 
-impl Kind {
+impl RecordKind {
     /// Source: PostgreSQL `catalog/pg_control.h`, `XLOG_*`; `access/xact.h`, `XLOG_XACT_*`.
-    fn of(header: &RecordHeader) -> Kind {
+    fn of(header: &RecordHeader) -> RecordKind {
         match (header.resource_manager, header.info & 0xF0) {
-            (ResourceManager::XLOG, 0x00) => Kind::Checkpoint(CheckpointKind::Shutdown),
-            (ResourceManager::XLOG, 0x10) => Kind::Checkpoint(CheckpointKind::Online),
-            (ResourceManager::XLOG, 0x40) => Kind::Switch,
-            (ResourceManager::XLOG, 0x50) => Kind::BackupEnd,
-            (ResourceManager::XLOG, 0x60) => Kind::ParameterChange,
-            (ResourceManager::XLOG, 0x70) => Kind::RestorePoint,
-            (ResourceManager::XLOG, 0x90) => Kind::EndOfRecovery,
-            (ResourceManager::TABLESPACE, 0x00) => Kind::TablespaceCreate,
+            (ResourceManager::XLOG, 0x00) => RecordKind::Checkpoint(CheckpointKind::Shutdown),
+            (ResourceManager::XLOG, 0x10) => RecordKind::Checkpoint(CheckpointKind::Online),
+            (ResourceManager::XLOG, 0x40) => RecordKind::Switch,
+            (ResourceManager::XLOG, 0x50) => RecordKind::BackupEnd,
+            (ResourceManager::XLOG, 0x60) => RecordKind::ParameterChange,
+            (ResourceManager::XLOG, 0x70) => RecordKind::RestorePoint,
+            (ResourceManager::XLOG, 0x90) => RecordKind::EndOfRecovery,
+            (ResourceManager::TABLESPACE, 0x00) => RecordKind::TablespaceCreate,
             // The highest bit indicates whether flags follow.
             (ResourceManager::TRANSACTION, info) => match info & 0x70 {
-                0x00 => Kind::Commit,
-                0x20 => Kind::Abort,
-                0x30 => Kind::CommitPrepared,
-                0x40 => Kind::AbortPrepared,
-                _ => Kind::Other,
+                0x00 => RecordKind::Commit,
+                0x20 => RecordKind::Abort,
+                0x30 => RecordKind::CommitPrepared,
+                0x40 => RecordKind::AbortPrepared,
+                _ => RecordKind::Other,
             },
-            _ => Kind::Other,
+            _ => RecordKind::Other,
         }
     }
 
     fn is_transaction_end(self) -> bool {
-        matches!(self, Kind::Commit | Kind::CommitPrepared | Kind::Abort | Kind::AbortPrepared)
+        matches!(
+            self,
+            RecordKind::Commit | RecordKind::CommitPrepared | RecordKind::Abort | RecordKind::AbortPrepared
+        )
     }
 }
 
@@ -103,19 +107,19 @@ impl PayloadDecoder {
     pub(super) fn new() -> PayloadDecoder {
         PayloadDecoder {
             wanted: None,
-            kind: Kind::Other,
+            kind: RecordKind::Other,
             version: MajorVersion::V13,
             xid: Xid::new(0),
             body_bytes: 0,
             phase: Phase::Headers,
-            headers: Kept::new(),
-            main: MainData { kept: Kept::new(), transaction: TransactionWalk::new() },
+            headers: KeptBytes::new(),
+            main: MainData { kept: KeptBytes::new(), transaction: TransactionWalk::new() },
         }
     }
 
     /// Begins a record with `body_bytes` bytes after its fixed header.
     pub(super) fn begin(&mut self, header: &RecordHeader, body_bytes: u64, version: MajorVersion) {
-        self.kind = Kind::of(header);
+        self.kind = RecordKind::of(header);
         self.version = version;
         self.xid = header.xid;
         self.body_bytes = body_bytes;
@@ -129,7 +133,7 @@ impl PayloadDecoder {
 
     /// Processes the next bytes of the body.
     pub(super) fn push(&mut self, bytes: &[u8]) {
-        if matches!(self.kind, Kind::Other | Kind::Switch) {
+        if matches!(self.kind, RecordKind::Other | RecordKind::Switch) {
             return;
         }
         let mut bytes = bytes;
@@ -166,20 +170,20 @@ impl PayloadDecoder {
         let timeline = |offset| u32_at(main, offset).and_then(TimelineId::new);
         let time = |offset| i64_at(main, offset).map(PgTimestamp::new);
         let transaction = || -> Option<TransactionEndRecord> {
-            let prepared = matches!(self.kind, Kind::CommitPrepared | Kind::AbortPrepared);
+            let prepared = matches!(self.kind, RecordKind::CommitPrepared | RecordKind::AbortPrepared);
             let xid = if prepared { self.main.transaction.prepared? } else { self.xid };
             let holds_wanted = self.main.transaction.holds_wanted;
             Some(TransactionEndRecord { xid, time: self.main.transaction.time?, holds_wanted })
         };
         Some(match self.kind {
-            Kind::Commit | Kind::CommitPrepared => WalPayload::Commit(transaction()?),
-            Kind::Abort | Kind::AbortPrepared => WalPayload::Abort(transaction()?),
-            Kind::RestorePoint => {
+            RecordKind::Commit | RecordKind::CommitPrepared => WalPayload::Commit(transaction()?),
+            RecordKind::Abort | RecordKind::AbortPrepared => WalPayload::Abort(transaction()?),
+            RecordKind::RestorePoint => {
                 let name = main.get(8..)?;
                 let length = name.iter().position(|byte| *byte == 0)?;
                 WalPayload::RestorePoint { time: time(0)?, name: name.get(..length)? }
             }
-            Kind::Checkpoint(kind) => WalPayload::Checkpoint {
+            RecordKind::Checkpoint(kind) => WalPayload::Checkpoint {
                 kind,
                 redo: lsn(0)?,
                 timeline: timeline(8)?,
@@ -188,19 +192,19 @@ impl PayloadDecoder {
                 // alignment in all versions.
                 next_xid: u64_at(main, 24)?,
             },
-            Kind::TablespaceCreate => {
+            RecordKind::TablespaceCreate => {
                 let path = main.get(4..)?;
                 let length = path.iter().position(|byte| *byte == 0)?;
-                WalPayload::TablespaceCreate { oid: u32_at(main, 0)?, path: path.get(..length)? }
+                WalPayload::TablespaceCreate { oid: Oid::new(u32_at(main, 0)?), path: path.get(..length)? }
             }
-            Kind::EndOfRecovery => WalPayload::EndOfRecovery {
+            RecordKind::EndOfRecovery => WalPayload::EndOfRecovery {
                 time: time(0)?,
                 timeline: timeline(8)?,
                 previous_timeline: timeline(12)?,
             },
-            Kind::BackupEnd => WalPayload::BackupEnd { start_point: lsn(0)? },
+            RecordKind::BackupEnd => WalPayload::BackupEnd { start_point: lsn(0)? },
             // Source: PostgreSQL `access/xlog_internal.h`, `xl_parameter_change`.
-            Kind::ParameterChange => WalPayload::ParameterChange {
+            RecordKind::ParameterChange => WalPayload::ParameterChange {
                 limits: ServerLimits {
                     max_connections: u32_at(main, 0)?,
                     max_worker_processes: u32_at(main, 4)?,
@@ -210,14 +214,14 @@ impl PayloadDecoder {
                 },
                 is_minimal: u32_at(main, 20)? == WAL_LEVEL_MINIMAL,
             },
-            Kind::Switch => WalPayload::Switch,
-            Kind::Other => WalPayload::Other,
+            RecordKind::Switch => WalPayload::Switch,
+            RecordKind::Other => WalPayload::Other,
         })
     }
 }
 
 impl MainData {
-    fn push(&mut self, kind: Kind, version: MajorVersion, bytes: &[u8]) {
+    fn push(&mut self, kind: RecordKind, version: MajorVersion, bytes: &[u8]) {
         if kind.is_transaction_end() {
             self.transaction.push(bytes, version);
         } else {
@@ -284,14 +288,14 @@ fn is_compressed(image_flags: u8, version: MajorVersion) -> bool {
 
 /// A buffer for the first bytes of the input, up to `N`.
 #[derive(Clone, Copy)]
-struct Kept<const N: usize> {
+struct KeptBytes<const N: usize> {
     bytes: [u8; N],
     length: usize,
 }
 
-impl<const N: usize> Kept<N> {
-    const fn new() -> Kept<N> {
-        Kept { bytes: [0; N], length: 0 }
+impl<const N: usize> KeptBytes<N> {
+    const fn new() -> KeptBytes<N> {
+        KeptBytes { bytes: [0; N], length: 0 }
     }
 
     fn get(&self) -> &[u8] {
@@ -317,8 +321,8 @@ impl<const N: usize> Kept<N> {
 struct TransactionWalk {
     has_flags: bool,
     flags: u32,
-    part: Option<Part>,
-    kept: Kept<8>,
+    part: Option<TransactionPart>,
+    kept: KeptBytes<8>,
     skipped_bytes: u64,
     time: Option<PgTimestamp>,
     prepared: Option<Xid>,
@@ -331,7 +335,7 @@ struct TransactionWalk {
 
 /// The parts of the main data in order; all but the first are optional.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Part {
+enum TransactionPart {
     Time,
     Flags,
     Database,
@@ -349,8 +353,8 @@ impl TransactionWalk {
         TransactionWalk {
             has_flags: false,
             flags: 0,
-            part: Some(Part::Time),
-            kept: Kept::new(),
+            part: Some(TransactionPart::Time),
+            kept: KeptBytes::new(),
             skipped_bytes: 0,
             time: None,
             prepared: None,
@@ -366,7 +370,8 @@ impl TransactionWalk {
             let skipped = self.skipped_bytes.min(bytes.len() as u64);
             self.skipped_bytes -= skipped;
             bytes = bytes.get(skipped as usize..).unwrap_or_default();
-            let wanted = if matches!(part, Part::Time | Part::Database) { 8 } else { 4 };
+            let wanted =
+                if matches!(part, TransactionPart::Time | TransactionPart::Database) { 8 } else { 4 };
             if self.skipped_bytes == 0 {
                 bytes = self.kept.push(bytes, wanted);
             }
@@ -380,67 +385,70 @@ impl TransactionWalk {
     }
 
     /// Processes the complete fixed bytes of a part.
-    fn take(&mut self, part: Part, version: MajorVersion) {
+    fn take(&mut self, part: TransactionPart, version: MajorVersion) {
         let kept = self.kept.get();
         // A four-byte value, or the count of a list.
         let number = u32_at(kept, 0).unwrap_or_default();
         let element_bytes = match part {
-            Part::Time => {
+            TransactionPart::Time => {
                 self.time = i64_at(kept, 0).map(PgTimestamp::new);
                 0
             }
-            Part::Flags => {
+            TransactionPart::Flags => {
                 self.flags = number;
                 0
             }
-            Part::Prepared => {
+            TransactionPart::Prepared => {
                 self.prepared = Some(Xid::new(number));
                 0
             }
-            Part::Database => 0,
-            Part::Subtransactions if self.wanted.is_some() => {
+            TransactionPart::Database => 0,
+            TransactionPart::Subtransactions if self.wanted.is_some() => {
                 self.subtransactions = number;
                 0
             }
-            Part::Subtransactions => 4,
-            Part::Subtransaction => {
+            TransactionPart::Subtransactions => 4,
+            TransactionPart::Subtransaction => {
                 self.subtransactions = self.subtransactions.saturating_sub(1);
                 self.holds_wanted |= self.wanted == Some(Xid::new(number));
                 0
             }
-            Part::Relations => 12,
-            Part::Statistics => version.facts().statistics_item_bytes,
-            Part::Invalidations => 16,
+            TransactionPart::Relations => 12,
+            TransactionPart::Statistics => version.facts().statistics_item_bytes,
+            TransactionPart::Invalidations => 16,
         };
         self.skipped_bytes = u64::from(number) * element_bytes;
     }
 
     /// The next part; `None` if nothing relevant follows.
-    fn after(&self, part: Part) -> Option<Part> {
-        const OPTIONAL: [(Part, u32); 6] = [
-            (Part::Database, 1 << 0),
-            (Part::Subtransactions, 1 << 1),
-            (Part::Relations, 1 << 2),
-            (Part::Statistics, 1 << 8),
-            (Part::Invalidations, 1 << 3),
-            (Part::Prepared, 1 << 4),
+    fn after(&self, part: TransactionPart) -> Option<TransactionPart> {
+        const OPTIONAL: [(TransactionPart, u32); 6] = [
+            (TransactionPart::Database, 1 << 0),
+            (TransactionPart::Subtransactions, 1 << 1),
+            (TransactionPart::Relations, 1 << 2),
+            (TransactionPart::Statistics, 1 << 8),
+            (TransactionPart::Invalidations, 1 << 3),
+            (TransactionPart::Prepared, 1 << 4),
         ];
-        if part == Part::Time {
-            return self.has_flags.then_some(Part::Flags);
+        if part == TransactionPart::Time {
+            return self.has_flags.then_some(TransactionPart::Flags);
         }
         let part = match part {
-            Part::Subtransactions | Part::Subtransaction if self.subtransactions > 0 => {
-                return Some(Part::Subtransaction);
+            TransactionPart::Subtransactions | TransactionPart::Subtransaction
+                if self.subtransactions > 0 =>
+            {
+                return Some(TransactionPart::Subtransaction);
             }
-            Part::Subtransaction => Part::Subtransactions,
+            TransactionPart::Subtransaction => TransactionPart::Subtransactions,
             other => other,
         };
-        let seeks_subtransaction = self.wanted.is_some() && matches!(part, Part::Flags | Part::Database);
+        let seeks_subtransaction =
+            self.wanted.is_some() && matches!(part, TransactionPart::Flags | TransactionPart::Database);
         if self.flags & (1 << 4) == 0 && !seeks_subtransaction {
             return None;
         }
         let mut following = OPTIONAL.iter();
-        if part != Part::Flags {
+        if part != TransactionPart::Flags {
             following.find(|(other, _)| *other == part)?;
         }
         following.find(|(_, flag)| self.flags & flag != 0).map(|(part, _)| *part)

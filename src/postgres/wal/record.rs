@@ -3,6 +3,7 @@
 use crate::postgres::cluster::control_file::ServerLimits;
 use crate::postgres::value::little_endian::{array_at, u8_at, u32_at, u64_at};
 use crate::postgres::value::lsn::Lsn;
+use crate::postgres::value::relation::Oid;
 use crate::postgres::value::timeline::TimelineId;
 use crate::postgres::value::timestamp::PgTimestamp;
 use crate::postgres::value::xid::Xid;
@@ -62,7 +63,7 @@ pub enum WalPayload<'a> {
     /// A tablespace was created.
     TablespaceCreate {
         /// Its object identifier.
-        oid: u32,
+        oid: Oid,
         /// Its directory; empty for a tablespace within the data directory.
         path: &'a [u8],
     },

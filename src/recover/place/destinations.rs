@@ -2,15 +2,15 @@
 
 use super::tablespaces::TablespacePlace;
 use crate::error::{Error, Result};
-use crate::postgres::MajorVersion;
 use crate::postgres::backup::tablespace_map::{TablespaceLocation, render_tablespace_map};
+use crate::postgres::{MajorVersion, Oid};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 /// The directories of a cluster that is being restored.
 #[derive(Clone, Debug)]
-pub struct Places {
+pub struct Destinations {
     data_directory: PathBuf,
     tablespaces: Vec<TablespacePlace>,
 }
@@ -18,10 +18,10 @@ pub struct Places {
 /// The directory that holds the links to tablespaces.
 const LINKS: &[u8] = b"pg_tblspc/";
 
-impl Places {
+impl Destinations {
     /// Combines the data directory and the tablespaces outside it.
-    pub fn new(data_directory: PathBuf, tablespaces: Vec<TablespacePlace>) -> Places {
-        Places { data_directory, tablespaces }
+    pub fn new(data_directory: PathBuf, tablespaces: Vec<TablespacePlace>) -> Destinations {
+        Destinations { data_directory, tablespaces }
     }
 
     /// The data directory.
@@ -72,7 +72,7 @@ impl Places {
     /// exists.
     ///
     /// # Errors
-    /// As [`Places::file`].
+    /// As [`Destinations::file`].
     pub fn directory(&self, path: &[u8]) -> Result<Option<PathBuf>> {
         let (root, below) = self.divide(path)?;
         Ok(match below {
@@ -82,7 +82,7 @@ impl Places {
     }
 
     /// The tablespace outside the data directory that a path of the backup belongs to, if any.
-    pub fn tablespace_of(&self, path: &[u8]) -> Option<u32> {
+    pub fn tablespace_of(&self, path: &[u8]) -> Option<Oid> {
         let oid = path.strip_prefix(LINKS)?.split(|byte| *byte == b'/').next()?;
         self.tablespaces
             .iter()
@@ -121,14 +121,14 @@ fn impossible(path: &[u8]) -> Error {
 mod tests {
     use super::*;
 
-    fn places() -> Places {
-        let tablespace = |oid: u32, new: &str| TablespacePlace {
-            oid,
+    fn places() -> Destinations {
+        let tablespace = |oid, new: &str| TablespacePlace {
+            oid: Oid::new(oid),
             name: "x".to_owned(),
             old: PathBuf::from("/old"),
             new: PathBuf::from(new),
         };
-        Places::new(PathBuf::from("/data"), vec![tablespace(16401, "/ts/a"), tablespace(164, "/ts/b")])
+        Destinations::new(PathBuf::from("/data"), vec![tablespace(16401, "/ts/a"), tablespace(164, "/ts/b")])
     }
 
     #[test]
@@ -144,7 +144,7 @@ mod tests {
         }
         assert_eq!(places().directory(b"pg_tblspc/16401").unwrap(), None);
         assert!(places().file(b"pg_tblspc/16401").is_err());
-        assert_eq!(places().tablespace_of(b"pg_tblspc/164/PG_15_202209061/5/1"), Some(164));
+        assert_eq!(places().tablespace_of(b"pg_tblspc/164/PG_15_202209061/5/1"), Some(Oid::new(164)));
         assert_eq!(places().tablespace_of(b"pg_tblspc/16402/x"), None);
         assert_eq!(places().tablespace_of(b"base/164/1"), None);
     }

@@ -1,6 +1,7 @@
 //! Destinations of the tablespaces of a recovered cluster.
 
 use crate::error::{Error, Result};
+use crate::postgres::Oid;
 use crate::repository::backup::manifest::{StoredBackup, StoredTablespace};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -19,7 +20,7 @@ pub struct TablespaceMapping {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TablespacePlace {
     /// Its OID, which is also the name of its link in `pg_tblspc`.
-    pub oid: u32,
+    pub oid: Oid,
     /// Its name, for messages.
     pub name: String,
     /// The directory of the original.
@@ -158,14 +159,14 @@ mod tests {
         [(16401, "fast", Some("/mnt/fast")), (16402, "slow", Some("/mnt/slow")), (16403, "inside", None)]
             .into_iter()
             .map(|(oid, name, path)| StoredTablespace {
-                oid,
+                oid: Oid::new(oid),
                 name: name.to_owned(),
                 path: path.map(StoredText::new),
             })
             .collect()
     }
 
-    fn placed(mappings: &[&str]) -> Result<Vec<(u32, String)>> {
+    fn placed(mappings: &[&str]) -> Result<Vec<(Oid, String)>> {
         let mappings: Vec<TablespaceMapping> = mappings.iter().map(|text| text.parse().unwrap()).collect();
         let places = place(&tablespaces(), &mappings, Path::new("/srv/data"))?;
         Ok(places.into_iter().map(|place| (place.oid, place.new.display().to_string())).collect())
@@ -173,7 +174,7 @@ mod tests {
 
     #[test]
     fn each_goes_to_its_mapping_or_stays() {
-        let stay = [(16401, "/mnt/fast".to_owned()), (16402, "/mnt/slow".to_owned())];
+        let stay = [(Oid::new(16401), "/mnt/fast".to_owned()), (Oid::new(16402), "/mnt/slow".to_owned())];
         assert_eq!(placed(&[]).unwrap(), stay);
         assert_eq!(placed(&["/mnt/slow=/srv/slow"]).unwrap()[1].1, "/srv/slow");
         let swapped = placed(&["/mnt/slow=/mnt/fast", "/mnt/fast=/mnt/slow"]).unwrap();

@@ -6,7 +6,8 @@ use super::request::{Mode, RecoverRequest};
 use crate::config::RepositoryUrl;
 use crate::durable::parent_directory;
 use crate::error::{Error, Result};
-use crate::recover::place::destinations::Places;
+use crate::postgres::Oid;
+use crate::recover::place::destinations::Destinations;
 use crate::recover::place::space::{SpaceNeed, check_space};
 use crate::recover::place::staging::{Found, refuse_nested};
 use crate::recover::server::settings::Archiving;
@@ -120,7 +121,7 @@ fn space_needs(
     repository: &Repository,
     chain: &Chain,
     left_out: &OmittedDatabases,
-    places: &Places,
+    places: &Destinations,
     found: Found,
     tablespaces_found: &[Found],
 ) -> Result<Vec<SpaceNeed>> {
@@ -132,7 +133,7 @@ fn space_needs(
         true => Some(whole_by_place(repository, backup, left_out, places)?),
         false => None,
     };
-    let packed = |oid: Option<u32>| -> u64 {
+    let packed = |oid: Option<Oid>| -> u64 {
         if let Some(whole) = &whole {
             return whole.get(&oid).copied().unwrap_or_default();
         }
@@ -159,10 +160,10 @@ fn whole_by_place(
     repository: &Repository,
     backup: &StoredBackup,
     left_out: &OmittedDatabases,
-    places: &Places,
-) -> Result<BTreeMap<Option<u32>, u64>> {
+    places: &Destinations,
+) -> Result<BTreeMap<Option<Oid>, u64>> {
     let mut index = open_index(repository, backup)?;
-    let mut whole: BTreeMap<Option<u32>, u64> = BTreeMap::new();
+    let mut whole: BTreeMap<Option<Oid>, u64> = BTreeMap::new();
     while let Some(entry) = index.next_entry()? {
         let IndexEntry::File(file) = entry else { continue };
         if left_out.is_omitted(file.path.as_bytes()) {

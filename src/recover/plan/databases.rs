@@ -5,6 +5,7 @@
 //! server reads them.
 
 use crate::error::{Error, Result};
+use crate::postgres::Oid;
 use crate::repository::backup::StoredBackup;
 use crate::repository::backup::manifest::StoredDatabase;
 use std::collections::BTreeMap;
@@ -18,7 +19,7 @@ const WHOLE: [&[u8]; 2] = [b"PG_VERSION", b"pg_filenode.map"];
 /// The omitted databases by OID; empty if all databases are restored.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OmittedDatabases {
-    databases: BTreeMap<u32, String>,
+    databases: BTreeMap<Oid, String>,
 }
 
 impl OmittedDatabases {
@@ -75,7 +76,7 @@ impl OmittedDatabases {
             Some(b"pg_tblspc") => parts.nth(2),
             _ => None,
         };
-        let oid = database.and_then(|oid| std::str::from_utf8(oid).ok()?.parse::<u32>().ok());
+        let oid = database.and_then(|oid| std::str::from_utf8(oid).ok()?.parse::<Oid>().ok());
         match (oid, parts.next(), parts.next()) {
             (Some(oid), Some(name), None) => self.databases.contains_key(&oid) && !WHOLE.contains(&name),
             _ => false,
@@ -94,12 +95,17 @@ impl OmittedDatabases {
 mod tests {
     use super::*;
     use crate::error::ErrorKind;
+    use crate::postgres::Xid;
     use crate::repository::backup::manifest::tests::sample;
 
     fn backup() -> StoredBackup {
         let mut backup = sample("a");
-        let database =
-            |oid, name: &str| StoredDatabase { oid, name: name.to_owned(), tablespace: 1663, xmin: 1 };
+        let database = |oid, name: &str| StoredDatabase {
+            oid: Oid::new(oid),
+            name: name.to_owned(),
+            tablespace: Oid::PG_DEFAULT,
+            xmin: Xid::new(1),
+        };
         backup.databases = vec![
             database(1, "template1"),
             database(5, "postgres"),

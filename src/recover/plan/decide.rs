@@ -10,7 +10,7 @@ use crate::durable::parent_directory;
 use crate::error::Result;
 use crate::postgres::{TargetAction, TargetSettings, TargetTimeline};
 use crate::recover::place::tablespaces::{in_place_note, tablespaces_in_place};
-use crate::recover::server::settings::{Part, RecoveryPath, RecoverySettings, restore_command};
+use crate::recover::server::settings::{RecoveryPath, RecoveryScope, RecoverySettings, restore_command};
 use crate::recover::server::standby::Role;
 use crate::recover::target::TargetPlan;
 use crate::repository::backup::manifest::StoredBackup;
@@ -73,7 +73,7 @@ fn settings(request: &RecoverRequest, survey: &Survey, config_path: &Path) -> Re
         role: request.role.clone(),
         archiving: request.archiving,
         place: place(&request.config, &request.data_directory, request.archiving, archive_get, config_path)?,
-        part: if survey.left_out.is_empty() { Part::Whole } else { Part::SomeDatabases },
+        part: if survey.left_out.is_empty() { RecoveryScope::Whole } else { RecoveryScope::SomeDatabases },
         in_place_tablespaces: target.new_in_place_tablespace || tablespaces_in_place(backup).next().is_some(),
         limits: target.limits.map_or(backup.limits(), |raised| raised.max(backup.limits())),
         version: backup.major_version()?,

@@ -3,7 +3,7 @@
 use crate::config::Config;
 use crate::error::Result;
 use crate::postgres::SystemIdentifier;
-use crate::recover::server::settings::{Archiving, Place, archive_command};
+use crate::recover::server::settings::{Archiving, RecoveredPlace, archive_command};
 use std::path::{Path, PathBuf};
 
 /// Destination of the cluster, as the request gives it.
@@ -43,20 +43,20 @@ pub fn place(
     archiving: Archiving,
     archive_get: &Path,
     configuration: &Path,
-) -> Result<Place> {
+) -> Result<RecoveredPlace> {
     if is_own_place(config, data_directory) {
-        return Ok(Place::Own);
+        return Ok(RecoveredPlace::Own);
     }
     let archive_command = match archiving {
         Archiving::Off => None,
         Archiving::On => Some(archive_command(&archive_get.with_file_name("archive-push"), configuration)?),
     };
-    Ok(Place::Other { archive_command })
+    Ok(RecoveredPlace::Other { archive_command })
 }
 
 /// A note about the `archive_command` of a cluster in another place.
-pub fn archiving_note(place: &Place) -> Option<String> {
-    let Place::Other { archive_command: Some(command) } = place else { return None };
+pub fn archiving_note(place: &RecoveredPlace) -> Option<String> {
+    let RecoveredPlace::Other { archive_command: Some(command) } = place else { return None };
     Some(format!(
         "archive_command is adapted to this host and directory, since the original cluster's was set for its own: {command}"
     ))

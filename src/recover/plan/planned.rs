@@ -4,7 +4,7 @@ use super::databases::OmittedDatabases;
 use crate::config::Config;
 use crate::error::Result;
 use crate::postgres::{RecoveryTarget, SystemIdentifier};
-use crate::recover::place::destinations::Places;
+use crate::recover::place::destinations::Destinations;
 use crate::recover::place::staging::{DIRECTORY_MODE, Found, GROUP_DIRECTORY_MODE};
 use crate::recover::server::settings::{RecoveryPath, RecoverySettings, restore_command};
 use crate::recover::server::standby::{Role, StandbySettings};
@@ -27,7 +27,7 @@ pub struct RecoveryPlan {
     /// System identifier of the cluster.
     pub system: SystemIdentifier,
     /// The destination of every path.
-    pub places: Places,
+    pub places: Destinations,
     /// What the data directory contains now.
     pub found: Found,
     /// What the tablespaces' directories contain now, in the same order.

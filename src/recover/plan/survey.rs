@@ -8,7 +8,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::monitor::{Monitor, Work};
 use crate::postgres::backup::tablespace_map::parse_tablespace_map;
 use crate::postgres::{ClusterState, RecoveryTarget, SegmentSize, SystemIdentifier};
-use crate::recover::place::destinations::Places;
+use crate::recover::place::destinations::Destinations;
 use crate::recover::place::staging::{
     Found, examine_data_directory, examine_for_delta, examine_tablespace, examine_tablespace_for_delta,
     refuse_shared,
@@ -36,7 +36,7 @@ pub struct Survey {
     /// The system identifier of the cluster.
     pub system: SystemIdentifier,
     /// The destination of every path.
-    pub places: Places,
+    pub places: Destinations,
     /// What the data directory contains now.
     pub found: Found,
     /// What the tablespaces' directories contain now, in the same order.
@@ -117,7 +117,7 @@ pub fn survey(
         target,
         left_out,
         system,
-        places: Places::new(request.data_directory.clone(), tablespaces),
+        places: Destinations::new(request.data_directory.clone(), tablespaces),
         found,
         tablespaces_found,
         own_configuration: own_configuration(&request.config, destination),

@@ -2,7 +2,7 @@
 
 use crate::durable::{self, Disk};
 use crate::error::{Context, Error, Result};
-use crate::recover::place::destinations::Places;
+use crate::recover::place::destinations::Destinations;
 use crate::recover::place::staging::{LOST_AND_FOUND, MARKER, interlock};
 use nix::unistd::Uid;
 use std::cmp::Ordering;
@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 /// File type of an existing path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum ExistingKind {
     /// A directory, or `pg_wal` as a link to one.
     Directory,
     /// A file owned by the expected user and without other hard links, so changing it has no effect
@@ -33,7 +33,7 @@ pub enum Kind {
 pub struct Existing {
     /// User ID that must own a file for it to be changed.
     owner: u32,
-    entries: Vec<(Vec<u8>, Kind)>,
+    entries: Vec<(Vec<u8>, ExistingKind)>,
     next: usize,
     /// Number of files and links that were or would be removed.
     pub removed: u64,
@@ -59,7 +59,7 @@ impl Existing {
     ///
     /// # Errors
     /// The operating system's.
-    pub fn walk(places: &Places, version_directory: &str) -> Result<Existing> {
+    pub fn walk(places: &Destinations, version_directory: &str) -> Result<Existing> {
         let mut existing = Existing::nothing();
         existing.walk_directory(places.data_directory(), b"")?;
         for tablespace in places.tablespaces() {
@@ -100,14 +100,14 @@ impl Existing {
         // A pg_wal on another disk is kept there.
         let is_wal = path == b"pg_wal" && metadata.is_symlink() && location.is_dir();
         let kind = if metadata.is_dir() || is_wal {
-            Kind::Directory
+            ExistingKind::Directory
         } else if metadata.is_file() && metadata.nlink() == 1 && metadata.uid() == self.owner {
-            Kind::File { bytes: metadata.len() }
+            ExistingKind::File { bytes: metadata.len() }
         } else {
-            Kind::Other
+            ExistingKind::Other
         };
         self.entries.push((path.to_vec(), kind));
-        if kind == Kind::Directory { self.walk_directory(location, path) } else { Ok(()) }
+        if kind == ExistingKind::Directory { self.walk_directory(location, path) } else { Ok(()) }
     }
 
     /// Returns what exists at `path`, where the backup holds a directory or a file. Removes everything before
@@ -115,7 +115,12 @@ impl Existing {
     ///
     /// # Errors
     /// The operating system's.
-    pub fn at(&mut self, path: &[u8], places: &Places, removal: Removal<'_>) -> Result<Option<Kind>> {
+    pub fn at(
+        &mut self,
+        path: &[u8],
+        places: &Destinations,
+        removal: Removal<'_>,
+    ) -> Result<Option<ExistingKind>> {
         while let Some((found, kind)) = self.entries.get(self.next) {
             match found.as_slice().cmp(path) {
                 Ordering::Less => self.remove(places, removal)?,
@@ -134,16 +139,16 @@ impl Existing {
     ///
     /// # Errors
     /// The operating system's.
-    pub fn finish(&mut self, places: &Places, removal: Removal<'_>) -> Result<()> {
+    pub fn finish(&mut self, places: &Destinations, removal: Removal<'_>) -> Result<()> {
         while self.next < self.entries.len() {
             self.remove(places, removal)?;
         }
         Ok(())
     }
 
-    fn remove(&mut self, places: &Places, removal: Removal<'_>) -> Result<()> {
+    fn remove(&mut self, places: &Destinations, removal: Removal<'_>) -> Result<()> {
         let Some((path, kind)) = self.entries.get(self.next) else { return Ok(()) };
-        self.removed += u64::from(*kind != Kind::Directory);
+        self.removed += u64::from(*kind != ExistingKind::Directory);
         if let Removal::Done(disk) = removal {
             // May already be removed with its directory.
             durable::remove_all(disk, &location_of(places, path)?)?;
@@ -155,7 +160,7 @@ impl Existing {
 
 /// The location of a path: below the data directory, or below a tablespace if it leads through that
 /// tablespace's link.
-fn location_of(places: &Places, path: &[u8]) -> Result<PathBuf> {
+fn location_of(places: &Destinations, path: &[u8]) -> Result<PathBuf> {
     match places.tablespace_of(path) {
         // The link itself.
         Some(oid) if path.strip_prefix(b"pg_tblspc/") == Some(oid.to_string().as_bytes()) => {
@@ -199,15 +204,15 @@ mod tests {
         fs::hard_link(data.join("PG_VERSION"), scratch.path().join("same")).unwrap();
         symlink(&other, data.join("pg_tblspc/164")).unwrap();
         symlink(&wal, data.join("pg_wal")).unwrap();
-        let places = Places::new(data.clone(), Vec::new());
+        let places = Destinations::new(data.clone(), Vec::new());
         let mut existing = Existing::walk(&places, "PG_15_1").unwrap();
         let mut at = |path: &str| existing.at(path.as_bytes(), &places, Removal::Done(&RealDisk)).unwrap();
-        assert_eq!(at("PG_VERSION"), Some(Kind::Other), "it has another name");
-        assert_eq!(at("base"), Some(Kind::Directory));
-        assert_eq!(at("base/1"), Some(Kind::Directory));
-        assert_eq!(at("base/1/2"), Some(Kind::File { bytes: 8 }));
+        assert_eq!(at("PG_VERSION"), Some(ExistingKind::Other), "it has another name");
+        assert_eq!(at("base"), Some(ExistingKind::Directory));
+        assert_eq!(at("base/1"), Some(ExistingKind::Directory));
+        assert_eq!(at("base/1/2"), Some(ExistingKind::File { bytes: 8 }));
         assert_eq!(at("base/2"), None);
-        assert_eq!(at("pg_wal"), Some(Kind::Directory));
+        assert_eq!(at("pg_wal"), Some(ExistingKind::Directory));
         existing.finish(&places, Removal::Done(&RealDisk)).unwrap();
         assert_eq!(existing.removed, 5);
         for path in ["base/1/1", "base/1.x", "extra", "pg_tblspc/164"] {

@@ -4,16 +4,16 @@
 //! directory claimed for them, because that directory contains no symbolic link while files are written;
 //! links are created last.
 
-use super::existing::{Existing, Kind, Removal};
+use super::existing::{Existing, ExistingKind, Removal};
+use super::file_output::{FileOutput, crc32c_of, not_created, set_mode};
 use super::manifest::{Content, RestoredFile, RestoredManifest};
-use super::output::{Output, crc32c_of, not_created, set_mode};
 use super::shares::{Job, Shares};
 use crate::durable::{self, Disk};
 use crate::error::{Context, Error, Result};
 use crate::monitor::Monitor;
 use crate::pace::Pace;
 use crate::postgres::backup::label::without_incremental_from;
-use crate::recover::place::destinations::Places;
+use crate::recover::place::destinations::Destinations;
 use crate::recover::place::staging::Found;
 use crate::recover::plan::RecoveryPlan;
 use crate::recover::plan::databases::OmittedDatabases;
@@ -109,7 +109,7 @@ struct Restore<'a> {
     repository: &'a Repository,
     chain: &'a Chain,
     left_out: &'a OmittedDatabases,
-    places: &'a Places,
+    places: &'a Destinations,
     workers: NonZeroUsize,
     pace: &'a Pace,
     disk: &'a dyn Disk,
@@ -175,8 +175,8 @@ impl Restore<'_> {
                     let existing =
                         match existing.at(file.path.as_bytes(), self.places, Removal::Done(self.disk))? {
                             None => None,
-                            Some(Kind::File { bytes }) => Some(bytes),
-                            Some(Kind::Directory | Kind::Other) => {
+                            Some(ExistingKind::File { bytes }) => Some(bytes),
+                            Some(ExistingKind::Directory | ExistingKind::Other) => {
                                 durable::remove_all(self.disk, &self.places.file(file.path.as_bytes())?)?;
                                 None
                             }
@@ -189,11 +189,11 @@ impl Restore<'_> {
         Ok(false)
     }
 
-    fn create_directory(&self, directory: &DirectoryEntry, found: Option<Kind>) -> Result<()> {
+    fn create_directory(&self, directory: &DirectoryEntry, found: Option<ExistingKind>) -> Result<()> {
         let Some(path) = self.places.directory(directory.path.as_bytes())? else { return Ok(()) };
         let mode = directory.mode & DIRECTORY_MODE_MASK | 0o700;
         let created = match found {
-            Some(Kind::Directory) => set_mode(&path, mode),
+            Some(ExistingKind::Directory) => set_mode(&path, mode),
             Some(_) => {
                 durable::remove_all(self.disk, &path)?;
                 self.disk.create_directory(&path, mode)
@@ -275,7 +275,7 @@ impl Restore<'_> {
         let mode = file.mode & FILE_MODE_MASK | 0o600;
         if emptied {
             self.monitor.advance(file.bytes);
-            Output::create(self.disk, &path, mode)?;
+            FileOutput::create(self.disk, &path, mode)?;
             file.bytes = 0;
             return Ok(RestoredFile { file, crc32c: 0 });
         }
@@ -294,8 +294,8 @@ impl Restore<'_> {
         let mut output = match existing {
             // A path that the index names twice, or that is a link, fails here because the file must not
             // exist.
-            None => Output::create(self.disk, &path, mode)?,
-            Some(_) => Output::over(self.disk, &path, mode)?,
+            None => FileOutput::create(self.disk, &path, mode)?,
+            Some(_) => FileOutput::over(self.disk, &path, mode)?,
         };
         if self.chain.increments() > 0 && file.path.as_bytes() == BACKUP_LABEL {
             let restored = self.restore_label(reader, file, &mut output, &what)?;
@@ -316,7 +316,7 @@ impl Restore<'_> {
         &self,
         reader: &mut ChainReader<'_>,
         mut file: ChainedFile,
-        output: &mut Output<'_>,
+        output: &mut FileOutput<'_>,
         what: &dyn Fn() -> String,
     ) -> Result<RestoredFile> {
         let recorded = self.chain.newest().backup_label.as_bytes();

@@ -1,8 +1,8 @@
 //! Forecasts how much data a recovery with `--delta` will move.
 
-use super::existing::{Existing, Kind, Removal};
+use super::existing::{Existing, ExistingKind, Removal};
+use super::file_output::crc32c_of;
 use super::files::{CONTROL_FILE, tablespace_version_directory};
-use super::output::crc32c_of;
 use crate::error::{Context, Error, Result};
 use crate::recover::place::staging::Found;
 use crate::recover::plan::RecoveryPlan;
@@ -74,7 +74,7 @@ pub fn forecast(
 
 fn compare_batch(
     plan: &RecoveryPlan,
-    batch: Vec<(ChainedFile, Option<Kind>)>,
+    batch: Vec<(ChainedFile, Option<ExistingKind>)>,
     workers: NonZeroUsize,
     forecast: &mut DeltaForecast,
 ) -> Result<()> {
@@ -102,8 +102,10 @@ fn compare_batch(
     })
 }
 
-fn is_unchanged(plan: &RecoveryPlan, file: &ChainedFile, found: Option<Kind>) -> Result<bool> {
-    let (Some(Kind::File { bytes }), Some(crc32c)) = (found, file.known_crc32c()) else { return Ok(false) };
+fn is_unchanged(plan: &RecoveryPlan, file: &ChainedFile, found: Option<ExistingKind>) -> Result<bool> {
+    let (Some(ExistingKind::File { bytes }), Some(crc32c)) = (found, file.known_crc32c()) else {
+        return Ok(false);
+    };
     if bytes != file.bytes || file.path.as_bytes() == CONTROL_FILE {
         return Ok(false);
     }

@@ -3,7 +3,7 @@
 use crate::durable::{self, Disk, DiskFile};
 use crate::error::{Context, Error, Result};
 use crate::postgres::{BackupManifestWriter, ManifestFile, ManifestVersion};
-use crate::recover::place::destinations::Places;
+use crate::recover::place::destinations::Destinations;
 use crate::repository::Repository;
 use crate::repository::backup::chain::ChainedFile;
 use crate::repository::backup::file_set::{
@@ -61,7 +61,7 @@ impl<'a> RestoredManifest<'a> {
         chain: &'a Chain,
         content: Content,
         map: Option<Vec<u8>>,
-        places: &Places,
+        places: &Destinations,
         disk: &'a dyn Disk,
     ) -> Result<RestoredManifest<'a>> {
         let path = places.file(NAME)?;

@@ -5,10 +5,10 @@
 //! again, starts over.
 
 mod existing;
+mod file_output;
 mod files;
 mod forecast;
 mod manifest;
-mod output;
 mod shares;
 
 pub use files::Kept;

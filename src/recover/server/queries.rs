@@ -21,7 +21,7 @@ pub(super) struct RecoveryStatus {
     /// The server's state if its recovery has ended or waits: [`ReachedState::Paused`], wherever that is.
     pub(super) state: Option<ReachedState>,
     /// Recovery progress.
-    pub(super) progress: Progress,
+    pub(super) progress: ReplayProgress,
     /// The timeline that it writes to.
     pub(super) timeline: Option<TimelineId>,
     /// Its values of the settings that a server in recovery must not undercut.
@@ -30,7 +30,7 @@ pub(super) struct RecoveryStatus {
 
 /// Replay progress of a server.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Progress {
+pub(super) struct ReplayProgress {
     pub(super) replayed: Option<Lsn>,
     pub(super) last_transaction: Option<PgTimestamp>,
     pub(super) streams: bool,
@@ -93,7 +93,7 @@ impl<'a> RecoveryQueries<'a> {
                 (_, Some("paused")) => Some(ReachedState::Paused),
                 _ => None,
             },
-            progress: Progress {
+            progress: ReplayProgress {
                 replayed: row.optional(2).and_then(|text| text.parse().ok()),
                 last_transaction: row.optional(3).and_then(|text| text.parse().ok()).map(PgTimestamp::new),
                 // A user without permission to see the receiver's state still sees that it exists.
@@ -133,7 +133,7 @@ pub(super) fn connect(
 impl RecoveryStatus {
     /// The point that the server has reached, in this state.
     pub(super) fn reached(&self, state: ReachedState) -> ReachedPoint {
-        let Progress { replayed, last_transaction, .. } = self.progress;
+        let ReplayProgress { replayed, last_transaction, .. } = self.progress;
         ReachedPoint { state, replayed, last_transaction, timeline: self.timeline }
     }
 }
@@ -148,7 +148,7 @@ impl StandbyProgress {
     pub(super) fn follows(
         &mut self,
         awaited: Awaited,
-        progress: &Progress,
+        progress: &ReplayProgress,
         now: Instant,
     ) -> Option<ReachedState> {
         let since = match self.0 {
@@ -176,7 +176,7 @@ mod tests {
         let mut standby_progress = StandbyProgress::default();
         let mut state = |awaited, replayed: &str, streams, after_s| {
             let progress =
-                Progress { replayed: Some(replayed.parse().unwrap()), last_transaction: None, streams };
+                ReplayProgress { replayed: Some(replayed.parse().unwrap()), last_transaction: None, streams };
             standby_progress.follows(awaited, &progress, began + Duration::from_secs(after_s))
         };
         assert_eq!(state(Awaited::Target, "0/1000028", true, 0), None);

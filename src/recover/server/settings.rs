@@ -40,7 +40,7 @@ pub enum Archiving {
 
 /// Which host and configuration the recovered cluster belongs to.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum RecoveredPlace {
     /// The place of the configured cluster, so the settings of its host apply unchanged.
     Own,
     /// Another place, where settings of the original would affect the original's host.
@@ -52,7 +52,7 @@ pub enum Place {
 
 /// How much of the cluster is recovered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Part {
+pub enum RecoveryScope {
     /// The entire cluster.
     Whole,
     /// Some databases only; the files of the others are empty.
@@ -71,9 +71,9 @@ pub struct RecoverySettings {
     /// Whether the server archives after recovery.
     pub archiving: Archiving,
     /// Which host and configuration the cluster belongs to.
-    pub place: Place,
+    pub place: RecoveredPlace,
     /// How much of the cluster is restored.
-    pub part: Part,
+    pub part: RecoveryScope,
     /// Whether the cluster has in-place tablespaces (directories instead of links).
     pub in_place_tablespaces: bool,
     /// Lower bounds for settings that a server in recovery must not undercut.
@@ -165,7 +165,7 @@ impl RecoverySettings {
             let staged = staged.iter().rev().find_map(|content| number_in(content, name));
             add(name, &staged.unwrap_or_default().max(u64::from(least)).to_string())?;
         }
-        if let Place::Other { archive_command } = &self.place {
+        if let RecoveredPlace::Other { archive_command } = &self.place {
             // The server would overwrite the original's PID file, and remove it at shutdown.
             add("external_pid_file", "")?;
             // If archiving is enabled later, it must not write into the original's archive.
@@ -190,7 +190,7 @@ impl RecoverySettings {
             // for the original.
             add("max_logical_replication_workers", "0")?;
         }
-        if self.part == Part::SomeDatabases {
+        if self.part == RecoveryScope::SomeDatabases {
             // WAL refers to pages that were not restored, and no process may read the empty databases until
             // they are dropped.
             add("ignore_invalid_pages", "on")?;
@@ -352,8 +352,8 @@ mod tests {
             },
             in_place_tablespaces: false,
             archiving: Archiving::Off,
-            place: Place::Other { archive_command: None },
-            part: Part::Whole,
+            place: RecoveredPlace::Other { archive_command: None },
+            part: RecoveryScope::Whole,
             limits: ServerLimits {
                 max_connections: 100,
                 max_worker_processes: 8,
@@ -420,14 +420,18 @@ mod tests {
         for name in ["external_pid_file", "archive_command", "archive_library", "synchronous_standby_names"] {
             assert!(copy.contains(&format!("{name} = ''\n")), "{name} in {copy}");
         }
-        let place = Place::Other { archive_command: Some("push %p".to_owned()) };
+        let place = RecoveredPlace::Other { archive_command: Some("push %p".to_owned()) };
         let archives =
             RecoverySettings { archiving: Archiving::On, place, version: MajorVersion::V14, ..settings() };
         let archives = archives.render(&[]).unwrap();
         assert!(archives.contains("archive_command = 'push %p'\n") && !archives.contains("archive_library"));
         let standby = Role::Standby(StandbySettings { primary: None, apply_delay: None });
-        let own =
-            RecoverySettings { place: Place::Own, role: standby, archiving: Archiving::On, ..settings() };
+        let own = RecoverySettings {
+            place: RecoveredPlace::Own,
+            role: standby,
+            archiving: Archiving::On,
+            ..settings()
+        };
         let own = own.render(&[]).unwrap();
         for name in ["external_pid_file", "archive_command", "archive_library", "synchronous_standby_names"] {
             assert!(!own.contains(&format!("\n{name}")), "{name} in {own}");

@@ -12,7 +12,7 @@ use std::ops::ControlFlow;
 
 /// Where the readable WAL ends.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct WalEnd {
+pub struct ReadableWalEnd {
     /// The last transaction that ended after the backup's stop point, if there is one.
     pub last_transaction: Option<TransactionEnd>,
     /// The start of the last complete record: the last position that a target can name.
@@ -21,10 +21,14 @@ pub struct WalEnd {
     pub end: Option<Lsn>,
 }
 
-impl WalEnd {
+impl ReadableWalEnd {
     /// The end that a forward read reached.
-    pub fn of(survey: &ReplaySurvey) -> WalEnd {
-        WalEnd { last_transaction: survey.last_transaction, last_record: survey.last_record, end: survey.end }
+    pub fn of(survey: &ReplaySurvey) -> ReadableWalEnd {
+        ReadableWalEnd {
+            last_transaction: survey.last_transaction,
+            last_record: survey.last_record,
+            end: survey.end,
+        }
     }
 }
 
@@ -44,8 +48,8 @@ pub struct TimeEvidence {
 ///
 /// # Errors
 /// Those of the archive.
-pub fn wal_end(archive: &dyn Archive, wal: &PathWal, floor: Lsn) -> Result<WalEnd> {
-    let mut found = WalEnd { last_transaction: None, last_record: None, end: None };
+pub fn wal_end(archive: &dyn Archive, wal: &PathWal, floor: Lsn) -> Result<ReadableWalEnd> {
+    let mut found = ReadableWalEnd { last_transaction: None, last_record: None, end: None };
     let Some(run) = wal.readable() else { return Ok(found) };
     let first = wal.path().segment_at(floor).max(run.first);
     let mut segment = run.last;

@@ -3,7 +3,7 @@
 //! Restore points and transactions are in `record.rs`; the errors and their hints are in `refusal.rs`.
 
 use super::choice::{BackupCandidate, none_on_path};
-use super::evidence::{self, TimeEvidence, WalEnd};
+use super::evidence::{self, ReadableWalEnd, TimeEvidence};
 use super::planned::{ExpectedEnd, TargetPlan};
 use super::replay_survey::{ReplaySurvey, SurveyEnd, survey};
 use super::request::{Goal, TargetRequest};
@@ -41,7 +41,7 @@ impl Planner<'_> {
         let end = match survey.ended {
             // Beyond the limit only the end is read.
             SurveyEnd::Limit => evidence::wal_end(self.archive, &wal, backup.stop_point)?,
-            _ => WalEnd::of(&survey),
+            _ => ReadableWalEnd::of(&survey),
         };
         self.check_no_hole(&wal, &end)?;
         let expected =
@@ -82,7 +82,7 @@ impl Planner<'_> {
         let found = match &survey.ended {
             SurveyEnd::Found(mark) => Some(mark.clone()),
             SurveyEnd::Limit => evidence::record_from(self.archive, &wal, lsn)?,
-            SurveyEnd::WalEnd | SurveyEnd::Minimal(_) => None,
+            SurveyEnd::ReadableWalEnd | SurveyEnd::Minimal(_) => None,
         };
         let Some(mark) = found else { return self.unreachable_target(backup, &wal, target, bound) };
         let end = match bound {
@@ -162,7 +162,7 @@ impl Planner<'_> {
                     let found = TimeEvidence { last, ..found };
                     return Ok(TimedEnd { backup, wal, survey, found });
                 }
-                SurveyEnd::WalEnd | SurveyEnd::Minimal(_) => None,
+                SurveyEnd::ReadableWalEnd | SurveyEnd::Minimal(_) => None,
             };
             // If a clock was set back, an older backup may be the right one.
             if beyond.is_none_or(|end| end.start >= backup.stop_point) {
@@ -196,7 +196,7 @@ impl Planner<'_> {
     }
 
     /// Refuses to recover to the end of the WAL if WAL continues after a gap.
-    fn check_no_hole(&self, wal: &PathWal, end: &WalEnd) -> Result<()> {
+    fn check_no_hole(&self, wal: &PathWal, end: &ReadableWalEnd) -> Result<()> {
         match wal.gap() {
             Some(gap) => Err(wal.hole(gap, &self.as_far_as_possible(end))),
             None => Ok(()),
@@ -220,11 +220,11 @@ impl Planner<'_> {
                     backup.label
                 )
             } else {
-                self.as_far_as_possible(&WalEnd::of(&survey))
+                self.as_far_as_possible(&ReadableWalEnd::of(&survey))
             }));
         }
         match survey.ended {
-            SurveyEnd::Minimal(point) => Err(self.written_with_minimal(point, &WalEnd::of(&survey))),
+            SurveyEnd::Minimal(point) => Err(self.written_with_minimal(point, &ReadableWalEnd::of(&survey))),
             _ => Ok(survey),
         }
     }

@@ -1,7 +1,7 @@
 //! Errors for targets that cannot be reached, with the command that reaches as far as possible.
 
 use super::choice::BackupCandidate;
-use super::evidence::{self, WalEnd};
+use super::evidence::{self, ReadableWalEnd};
 use super::planned::{ExpectedEnd, TargetPlan};
 use super::planner::Planner;
 use super::request::Consent;
@@ -50,7 +50,7 @@ impl Planner<'_> {
         )))
     }
 
-    pub(super) fn written_with_minimal(&self, point: Lsn, end: &WalEnd) -> Error {
+    pub(super) fn written_with_minimal(&self, point: Lsn, end: &ReadableWalEnd) -> Error {
         Error::new(
             ErrorKind::Hole,
             format!("WAL was written with wal_level = minimal after {point}: PostgreSQL cannot recover any further"),
@@ -62,7 +62,7 @@ impl Planner<'_> {
     }
 
     /// The sentence that explains how to recover as far as the WAL reaches.
-    pub(super) fn as_far_as_possible(&self, end: &WalEnd) -> String {
+    pub(super) fn as_far_as_possible(&self, end: &ReadableWalEnd) -> String {
         let Some(record) = end.last_record else {
             return "Only the end of the backup can be recovered: --target-immediate.".to_owned();
         };
@@ -107,7 +107,7 @@ impl Planner<'_> {
         self.plan(backup, wal, target, bound, expected)
     }
 
-    fn not_found(&self, target: &RecoveryTarget, wal: &PathWal, end: &WalEnd) -> Error {
+    fn not_found(&self, target: &RecoveryTarget, wal: &PathWal, end: &ReadableWalEnd) -> Error {
         let what = described(target);
         let oldest =
             self.candidates.last().map_or_else(|| wal.from(), |b| self.path.segment_at(b.start_point));
@@ -127,7 +127,7 @@ impl Planner<'_> {
     }
 
     /// The error for a time after the last transaction: the server waits for a later transaction, and fails.
-    fn after_the_end(&self, target: &RecoveryTarget, end: &WalEnd) -> Error {
+    fn after_the_end(&self, target: &RecoveryTarget, end: &ReadableWalEnd) -> Error {
         let command = &self.request.command;
         let timeline = self.timeline_argument();
         let known = match (&end.last_transaction, end.end) {

@@ -55,7 +55,7 @@ pub enum SurveyEnd {
     /// At the wanted record.
     Found(WalMark),
     /// At the end of the readable WAL.
-    WalEnd,
+    ReadableWalEnd,
     /// At a record after which WAL was written with `wal_level = minimal`; the server stops there with an
     /// error.
     Minimal(Lsn),
@@ -79,7 +79,7 @@ pub fn survey(
     wanted: &mut dyn FnMut(&WalMark) -> bool,
 ) -> Result<ReplaySurvey> {
     let mut survey = ReplaySurvey {
-        ended: SurveyEnd::WalEnd,
+        ended: SurveyEnd::ReadableWalEnd,
         last_transaction: None,
         last_record: None,
         end: None,
@@ -113,7 +113,7 @@ pub fn survey(
             }
             visited => visited?,
         };
-        if survey.ended != SurveyEnd::WalEnd {
+        if survey.ended != SurveyEnd::ReadableWalEnd {
             return Ok(survey);
         }
         first = last.next();

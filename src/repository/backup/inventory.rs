@@ -55,7 +55,7 @@ pub fn list(repository: &Repository, now: Timestamp) -> Result<Vec<ListedBackup>
 
 /// All backups with their manifests.
 #[derive(Debug, Default)]
-pub struct Survey {
+pub struct BackupInventory {
     /// The usable backups, ordered by the times of their stop points.
     pub usable: Vec<StoredBackup>,
     /// Damaged backups and those of a newer version.
@@ -69,8 +69,8 @@ pub struct Survey {
 ///
 /// # Errors
 /// As [`StoredBackup::read`], except for these.
-pub fn survey(repository: &Repository, now: Timestamp) -> Result<Survey> {
-    let mut survey = Survey::default();
+pub fn survey(repository: &Repository, now: Timestamp) -> Result<BackupInventory> {
+    let mut survey = BackupInventory::default();
     for label in labels(repository)? {
         let looked = match StoredBackup::read(repository, &label) {
             // A backup that was just published is found the next time.

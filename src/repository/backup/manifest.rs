@@ -8,8 +8,8 @@ use super::text::{StoredText, crc32_digits};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::postgres::cluster::control_file::{ControlFile, ServerLimits, WalLevel};
 use crate::postgres::{
-    Lsn, MajorVersion, SegmentName, SegmentSize, ServerVersion, SystemIdentifier, TimelineId, TimelineSwitch,
-    WalRange,
+    BlockNumber, Lsn, MajorVersion, Oid, SegmentName, SegmentSize, ServerVersion, SystemIdentifier,
+    TimelineId, TimelineSwitch, WalRange, Xid,
 };
 use crate::repository::version::check_version;
 use crate::repository::{Repository, object};
@@ -181,20 +181,20 @@ pub struct StoredSwitch {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoredDatabase {
     /// Its object identifier, the name of its directory.
-    pub oid: u32,
+    pub oid: Oid,
     /// Its name.
     pub name: String,
     /// The object identifier of its tablespace.
-    pub tablespace: u32,
+    pub tablespace: Oid,
     /// The transaction that wrote its row in `pg_database`.
-    pub xmin: u32,
+    pub xmin: Xid,
 }
 
 /// A tablespace.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoredTablespace {
     /// Its object identifier, the name in `pg_tblspc`.
-    pub oid: u32,
+    pub oid: Oid,
     /// Its name; empty if the catalog had none.
     pub name: String,
     /// The target of the link `pg_tblspc/<oid>`; `None`: it is a directory instead of a link, and the packs of the data
@@ -233,7 +233,7 @@ pub struct StoredPack {
     /// Its number, from 1.
     pub number: u32,
     /// The tablespace whose directory is the root of its paths; `None`: the data directory.
-    pub tablespace: Option<u32>,
+    pub tablespace: Option<Oid>,
     /// The length of the archive in bytes.
     pub raw_bytes: u64,
     /// The length of the object in bytes.
@@ -258,7 +258,7 @@ pub struct DamagedPage {
     /// The file, relative to the data directory.
     pub path: StoredText,
     /// The page's number within its relation's fork, counted across the fork's files.
-    pub block: u32,
+    pub block: BlockNumber,
     /// A description of the damage.
     pub problem: String,
 }
@@ -555,9 +555,14 @@ pub(crate) mod tests {
                 end: "0/5000100".parse().unwrap(),
             }],
             timeline_history: vec![],
-            databases: vec![StoredDatabase { oid: 5, name: "postgres".into(), tablespace: 1663, xmin: 1 }],
+            databases: vec![StoredDatabase {
+                oid: Oid::new(5),
+                name: "postgres".into(),
+                tablespace: Oid::PG_DEFAULT,
+                xmin: Xid::new(1),
+            }],
             tablespaces: vec![StoredTablespace {
-                oid: 16402,
+                oid: Oid::new(16402),
                 name: "fast".into(),
                 path: Some(StoredText::new(&b"/mnt/\xff"[..])),
             }],

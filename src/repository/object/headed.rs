@@ -2,7 +2,7 @@
 
 use super::{PutError, Writer};
 use crate::codec::Digest;
-use crate::error::{Context, Error};
+use crate::error::{Context, Error, Result};
 use crate::store::{NewObject, ObjectKey, PutOutcome, Store};
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -15,7 +15,7 @@ const MEMORY_BYTES_MAX: usize = 17 << 20;
 /// How much of that file is read at a time.
 const READ_BYTES: usize = 256 << 10;
 
-type Result<T, E = PutError> = std::result::Result<T, E>;
+type PutResult<T> = Result<T, PutError>;
 
 /// Writes an object whose header, of a fixed length, comes first and is known last.
 pub struct HeadedWriter<'a> {
@@ -51,7 +51,7 @@ impl<'a> HeadedWriter<'a> {
     ///
     /// # Errors
     /// Those of the store and the operating system, here and in the other functions.
-    pub fn append(&mut self, bytes: &[u8]) -> Result<()> {
+    pub fn append(&mut self, bytes: &[u8]) -> PutResult<()> {
         let content = match &mut self.content {
             Some(content) => content,
             None => self.content.insert(begin(self.store, self.key, self.header_bytes)?),
@@ -69,7 +69,7 @@ impl<'a> HeadedWriter<'a> {
     }
 
     /// Creates the object, durably, unless one of this name exists. `digest` is that of the decoded content.
-    pub fn finish(self, header: &[u8], digest: Digest) -> Result<PutOutcome> {
+    pub fn finish(self, header: &[u8], digest: Digest) -> PutResult<PutOutcome> {
         let content = match self.content {
             Some(content) => content,
             None => begin(self.store, self.key, self.header_bytes)?,
@@ -100,7 +100,7 @@ impl<'a> HeadedWriter<'a> {
     }
 }
 
-fn begin(store: &dyn Store, key: &ObjectKey, header_bytes: usize) -> Result<HeadedContent> {
+fn begin(store: &dyn Store, key: &ObjectKey, header_bytes: usize) -> PutResult<HeadedContent> {
     let capabilities = store.capabilities();
     // A store that keeps the digest must know it before the first byte.
     if !capabilities.header_last || capabilities.keeps_digest {
@@ -111,7 +111,7 @@ fn begin(store: &dyn Store, key: &ObjectKey, header_bytes: usize) -> Result<Head
 }
 
 /// Moves what is in memory to an unnamed file.
-fn spill(file: &mut Option<File>, memory: &mut Vec<u8>, scratch: &Path) -> Result<(), Error> {
+fn spill(file: &mut Option<File>, memory: &mut Vec<u8>, scratch: &Path) -> Result<()> {
     let what = || format!("could not write to \"{}\"", scratch.display());
     let file = match file {
         Some(file) => file,
@@ -123,7 +123,7 @@ fn spill(file: &mut Option<File>, memory: &mut Vec<u8>, scratch: &Path) -> Resul
 }
 
 /// Writes the content of the file from an offset on.
-fn write_spilled(mut file: File, from: u64, writer: &mut Writer) -> Result<()> {
+fn write_spilled(mut file: File, from: u64, writer: &mut Writer) -> PutResult<()> {
     let what = || "could not read a temporary file back";
     file.seek(SeekFrom::Start(from)).context(what).map_err(PutError::Local)?;
     let mut buffer = vec![0; READ_BYTES];

@@ -4,15 +4,14 @@
 use super::check::{HistoryLookup, WalExpectation, length_max};
 use crate::codec::{ContentPart, ContentSum, FRAME_RAW_BYTES, FrameEncoder};
 use crate::config::Compression;
+use crate::durable::{Disk, PageCache, read_full};
 use crate::error::{Context, Error, Result};
-use crate::failpoint;
 use crate::postgres::wal::header::{WAL_PAGE_BYTES, WalPageHeader};
 use crate::postgres::{Lsn, MajorVersion};
 use std::cell::Cell;
 use std::fs::File;
 use std::num::NonZeroUsize;
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -37,6 +36,8 @@ pub enum PageCheck {
 /// How to encode one file.
 #[derive(Clone, Copy, Debug)]
 pub struct Encoding<'a> {
+    /// The disk through which it is read.
+    pub disk: &'a dyn Disk,
     /// Its path, for messages.
     pub path: &'a Path,
     /// What it must be.
@@ -179,14 +180,16 @@ impl Encoding<'_> {
         let offset = frame * FRAME_RAW_BYTES as u64;
         let length = self.length_bytes.saturating_sub(offset).min(FRAME_RAW_BYTES as u64);
         raw.resize(length as usize, 0);
-        let read = failpoint::reading(source, raw.len()).and_then(|_| source.read_exact_at(raw, offset));
-        read.map_err(|error| match error.kind() {
-            std::io::ErrorKind::UnexpectedEof => Error::unavailable(format!(
+        let read = read_full(raw, offset, |rest, offset| {
+            self.disk.read_data_at(source, rest, offset, PageCache::Keep)
+        });
+        if read.map_err(|error| Error::io("could not read the file", error))? < raw.len() {
+            return Err(Error::unavailable(format!(
                 "the file had {} bytes when it was opened, but was truncated since",
                 self.length_bytes
-            )),
-            _ => Error::io("could not read the file", error),
-        })
+            )));
+        }
+        Ok(())
     }
 }
 

@@ -6,20 +6,20 @@ use super::encode::{Encoding, PageCheck};
 use super::{header, inventory};
 use crate::codec::ContentSum;
 use crate::config::Compression;
-use crate::durable;
+use crate::durable::{self, Disk, Symlinks};
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::failpoint;
 use crate::postgres::value::timeline::HISTORY_BYTES_MAX;
 use crate::postgres::{SegmentSize, TimelineHistory, TimelineId, WalFileName};
 use crate::repository::Repository;
 use crate::repository::object::{HeadedWriter, PutError};
 use crate::store::PutOutcome;
 use std::cell::Cell;
-use std::fs::{self, File, Metadata};
-use std::io::{self, Read};
+use std::fs::{File, Metadata};
+use std::io;
 use std::num::NonZeroUsize;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// A WAL file of the server.
 #[derive(Clone, Debug)]
@@ -32,6 +32,8 @@ pub struct WalSource {
     pub segment_size: SegmentSize,
     /// How thoroughly it is checked.
     pub pages: PageCheck,
+    /// The disk through which it is read.
+    pub disk: Arc<dyn Disk>,
 }
 
 /// Identifies the content of a file: any write or rename changes one of these.
@@ -67,8 +69,8 @@ impl FileIdentity {
     ///
     /// # Errors
     /// Those of the operating system.
-    pub fn of(path: &Path) -> io::Result<FileIdentity> {
-        fs::metadata(path).map(|metadata| FileIdentity::from(&metadata))
+    pub fn of(disk: &dyn Disk, path: &Path) -> io::Result<FileIdentity> {
+        disk.data_metadata(path, Symlinks::Follow).map(|metadata| FileIdentity::from(&metadata))
     }
 
     /// The identity of a file that does not exist, for tests.
@@ -153,7 +155,7 @@ fn put_as(
     };
     let history = |timeline| match repository.history(timeline) {
         Ok(Some(history)) => Ok(Some(history)),
-        Ok(None) => history_in(source.pg_wal(), timeline),
+        Ok(None) => history_in(source.disk.as_ref(), source.pg_wal(), timeline),
         Err(error) => {
             of_repository.set(true);
             Err(error)
@@ -221,9 +223,9 @@ fn read(
     history: HistoryLookup<'_>,
     output: &mut dyn FnMut(&[u8]) -> Result<()>,
 ) -> Result<(FileIdentity, ContentSum)> {
-    let path = &source.path;
+    let (path, disk) = (&source.path, source.disk.as_ref());
     let what = || format!("could not read \"{}\"", path.display());
-    let file = open_source(path).map_err(|error| match error.kind() {
+    let file = open_source(disk, path).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => Error::usage(format!("file \"{}\" does not exist", path.display())),
         io::ErrorKind::IsADirectory | io::ErrorKind::InvalidData => {
             Error::damaged(format!("\"{}\" is not a regular file", path.display()))
@@ -233,6 +235,7 @@ fn read(
     let identity = FileIdentity::from(&file.metadata().context(what)?);
     let expected = WalExpectation::of(repository, source.name, Some(source.segment_size));
     let encoding = Encoding {
+        disk,
         path,
         expected,
         length_bytes: identity.length_bytes,
@@ -242,16 +245,15 @@ fn read(
     };
     let sum = encoding.run(&file, history, output)?;
     let after = FileIdentity::from(&file.metadata().context(what)?);
-    if after == identity && FileIdentity::of(path).context(what)? == identity {
+    if after == identity && FileIdentity::of(disk, path).context(what)? == identity {
         return Ok((identity, sum));
     }
     Err(changed(path))
 }
 
 /// Opens a file of the server without blocking, as a FIFO in its place would.
-fn open_source(path: &Path) -> io::Result<File> {
-    failpoint::opening(path)?;
-    durable::open_regular(path)
+fn open_source(disk: &dyn Disk, path: &Path) -> io::Result<File> {
+    durable::only_regular(disk.open_data(path, Symlinks::Follow)?)
 }
 
 /// A timeline's history from the repository, or else from the server's `pg_wal`: after a promotion the new timeline's
@@ -261,24 +263,23 @@ fn open_source(path: &Path) -> io::Result<File> {
 /// [`ErrorKind::Damaged`]; those of the store; as [`PutError::Local`] those of the server's file.
 pub fn history_beside(
     repository: &Repository,
+    disk: &dyn Disk,
     pg_wal: &Path,
     timeline: TimelineId,
 ) -> std::result::Result<Option<TimelineHistory>, PutError> {
     match repository.history(timeline).map_err(PutError::Repository)? {
         Some(history) => Ok(Some(history)),
-        None => history_in(pg_wal, timeline).map_err(PutError::Local),
+        None => history_in(disk, pg_wal, timeline).map_err(PutError::Local),
     }
 }
 
-fn history_in(pg_wal: &Path, timeline: TimelineId) -> Result<Option<TimelineHistory>> {
+fn history_in(disk: &dyn Disk, pg_wal: &Path, timeline: TimelineId) -> Result<Option<TimelineHistory>> {
     let path = pg_wal.join(WalFileName::History(timeline).to_string());
-    match fs::metadata(&path) {
+    match disk.data_metadata(&path, Symlinks::Follow) {
         Ok(metadata) if metadata.is_file() && metadata.len() <= HISTORY_BYTES_MAX as u64 => {}
         _ => return Ok(None),
     }
-    let mut content = Vec::new();
-    open_source(&path)
-        .and_then(|file| file.take(HISTORY_BYTES_MAX as u64).read_to_end(&mut content))
+    let content = durable::read_data(disk, &path, HISTORY_BYTES_MAX as u64)
         .context(|| format!("could not read \"{}\"", path.display()))?;
     TimelineHistory::parse(timeline, &content).map(Some)
 }
@@ -302,4 +303,42 @@ fn confirm_same(repository: &Repository, name: WalFileName, ours: &ContentSum) -
         ErrorKind::Absent => error.with_kind(ErrorKind::Unavailable),
         _ => error,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::durable::{RealDisk, UnreadableDisk};
+    use crate::store::DirectoryStore;
+    use std::fs;
+
+    #[test]
+    fn a_source_that_cannot_be_read_is_this_hosts_failure() {
+        let scratch = tempfile::tempdir().unwrap();
+        let store = scratch.path().join("repository");
+        fs::create_dir(&store).unwrap();
+        let store = Arc::new(DirectoryStore::new(store, Arc::new(RealDisk)));
+        let repository = Repository::new(store, "main", "7301234567890123456".parse().unwrap()).unwrap();
+        repository.make().unwrap();
+        let path = scratch.path().join("00000002.history");
+        fs::write(&path, b"1\t0/300148\tno recovery target specified\n").unwrap();
+        let source = |disk: Arc<dyn Disk>| WalSource {
+            name: "00000002.history".parse().unwrap(),
+            path: path.clone(),
+            segment_size: SegmentSize::DEFAULT,
+            pages: PageCheck::FirstPage,
+            disk,
+        };
+        let put = |disk: Arc<dyn Disk>| {
+            put(&repository, &source(disk), Compression::None, scratch.path(), NonZeroUsize::MIN)
+        };
+        let Err(PutError::Local(error)) = put(Arc::new(UnreadableDisk)) else {
+            panic!("not a local failure")
+        };
+        assert_eq!(error.kind(), ErrorKind::Unavailable);
+        let report = error.report();
+        assert!(report.starts_with(&format!("could not read \"{}\"", path.display())), "{report}");
+        assert!(report.contains("input/output error"), "{report}");
+        assert!(put(Arc::new(RealDisk)).is_ok());
+    }
 }

@@ -3,7 +3,7 @@
 //! Source: `fe-secure-openssl.c`, `initialize_SSL`.
 
 use super::refusal::Refusal;
-use super::settings::{Place, Roots, SslMode, TlsSettings};
+use super::settings::{CertificateFile, Roots, SslMode, TlsSettings};
 use crate::error::{Error, Result};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
@@ -59,7 +59,7 @@ fn system() -> Result<Trust> {
     })
 }
 
-fn revoked(place: &Place) -> Result<Vec<CertificateRevocationListDer<'static>>> {
+fn revoked(place: &CertificateFile) -> Result<Vec<CertificateRevocationListDer<'static>>> {
     let Some((path, content)) = read(place, "the revocation lists")? else { return Ok(Vec::new()) };
     objects(&content, &format!("\"{}\"", path.display()), "revocation list")
 }
@@ -97,8 +97,8 @@ pub(super) fn own(settings: &TlsSettings, provider: &CryptoProvider) -> Result<O
 }
 
 /// The key, and its location.
-fn key(place: &Place, certificate: &str) -> Result<(String, PrivateKeyDer<'static>)> {
-    let (Place::Named(path) | Place::Usual(Some(path))) = place else {
+fn key(place: &CertificateFile, certificate: &str) -> Result<(String, PrivateKeyDer<'static>)> {
+    let (CertificateFile::Named(path) | CertificateFile::Usual(Some(path))) = place else {
         return Err(no_key(certificate, "the user has no home directory to search"));
     };
     let shown = format!("\"{}\"", path.display());
@@ -138,11 +138,11 @@ fn is_encrypted(pem: &[u8]) -> bool {
     holds(b"BEGIN ENCRYPTED PRIVATE KEY") || holds(b"Proc-Type: 4,ENCRYPTED")
 }
 
-fn read<'p>(place: &'p Place, what: &str) -> Result<Option<(&'p Path, Vec<u8>)>> {
-    let (Place::Named(path) | Place::Usual(Some(path))) = place else { return Ok(None) };
+fn read<'p>(place: &'p CertificateFile, what: &str) -> Result<Option<(&'p Path, Vec<u8>)>> {
+    let (CertificateFile::Named(path) | CertificateFile::Usual(Some(path))) = place else { return Ok(None) };
     match (fs::read(path), place) {
         (Ok(content), _) => Ok(Some((path, content))),
-        (Err(error), Place::Usual(_)) if is_absent(&error) => Ok(None),
+        (Err(error), CertificateFile::Usual(_)) if is_absent(&error) => Ok(None),
         (Err(error), _) => Err(Error::io(format!("could not read {what} in \"{}\"", path.display()), error)
             .with_kind(crate::error::ErrorKind::Usage)),
     }

@@ -38,7 +38,7 @@ pub(in crate::server) enum ChannelBinding {
 
 /// A file named by a setting, or libpq's default file.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Place {
+pub(super) enum CertificateFile {
     /// It must exist.
     Named(PathBuf),
     /// It may exist; `None` if there is no home directory.
@@ -48,7 +48,7 @@ pub(super) enum Place {
 /// The trusted certificates.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Roots {
-    File(Place),
+    File(CertificateFile),
     /// Those of the operating system.
     System,
     /// No verification.
@@ -71,10 +71,10 @@ pub(in crate::server) struct TlsSettings {
     pub(in crate::server) negotiation: Negotiation,
     pub(in crate::server) channel_binding: ChannelBinding,
     pub(super) roots: Roots,
-    pub(super) revoked: Place,
+    pub(super) revoked: CertificateFile,
     /// The client certificate; `None` sends none.
-    pub(super) certificate: Option<Place>,
-    pub(super) key: Place,
+    pub(super) certificate: Option<CertificateFile>,
+    pub(super) key: CertificateFile,
     pub(super) server_name_indication: bool,
     pub(super) oldest: Protocol,
     pub(super) newest: Protocol,
@@ -121,10 +121,10 @@ impl Sources<'_> {
         given.map(|(_, value)| value.clone()).or_else(variable).filter(|value| !value.is_empty())
     }
 
-    fn place(&self, name: &str, usual: &str) -> Place {
+    fn place(&self, name: &str, usual: &str) -> CertificateFile {
         match self.value(name) {
-            Some(path) => Place::Named(PathBuf::from(path)),
-            None => Place::Usual(self.home.map(|home| home.join(USUAL).join(usual))),
+            Some(path) => CertificateFile::Named(PathBuf::from(path)),
+            None => CertificateFile::Usual(self.home.map(|home| home.join(USUAL).join(usual))),
         }
     }
 
@@ -284,7 +284,7 @@ mod tests {
         let settings = read(&[], &[]).unwrap();
         assert_eq!(settings.mode, SslMode::Prefer);
         assert_eq!(settings.channel_binding, ChannelBinding::Prefer);
-        let usual = |name: &str| Place::Usual(Some(Path::new("/home/op/.postgresql").join(name)));
+        let usual = |name: &str| CertificateFile::Usual(Some(Path::new("/home/op/.postgresql").join(name)));
         assert_eq!(settings.roots, Roots::File(usual("root.crt")));
         assert_eq!(settings.revoked, usual("root.crl"));
         assert_eq!(settings.certificate, Some(usual("postgresql.crt")));
@@ -296,7 +296,7 @@ mod tests {
         let environment = [("PGSSLMODE", "require"), ("PGSSLROOTCERT", "/env.crt"), ("PGREQUIRESSL", "1")];
         let settings = read(&[("sslmode", "disable"), ("sslmode", "verify-ca")], &environment).unwrap();
         assert_eq!(settings.mode, SslMode::VerifyCa);
-        assert_eq!(settings.roots, Roots::File(Place::Named("/env.crt".into())));
+        assert_eq!(settings.roots, Roots::File(CertificateFile::Named("/env.crt".into())));
         assert_eq!(read(&[("sslmode", "")], &environment).unwrap().mode, SslMode::Require);
         assert_eq!(read(&[], &[("PGREQUIRESSL", "1")]).unwrap().mode, SslMode::Require);
     }

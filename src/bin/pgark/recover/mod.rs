@@ -5,7 +5,7 @@ mod text;
 
 pub use arguments::{MORE_HELP, RecoverArguments};
 
-use super::{Context, output};
+use super::{CommandContext, output};
 use pgark::config::{Config, ConfigRequest, Conninfo, PaceSettings};
 use pgark::error::{Context as _, Error, Result};
 use pgark::pace::Pace;
@@ -20,7 +20,7 @@ use std::env;
 use std::path::{Path, PathBuf, absolute};
 use std::process::ExitCode;
 
-pub fn run(context: &Context, arguments: RecoverArguments) -> Result<ExitCode> {
+pub fn run(context: &CommandContext, arguments: RecoverArguments) -> Result<ExitCode> {
     let (config, data_directory) = configuration(context, &arguments)?;
     let store = context.store(&config)?;
     let wanted = arguments.system()?.or(config.system_identifier);
@@ -80,7 +80,7 @@ pub fn run(context: &Context, arguments: RecoverArguments) -> Result<ExitCode> {
 }
 
 /// The settings of the original, from the file or the command line, and the target directory.
-fn configuration(context: &Context, arguments: &RecoverArguments) -> Result<(Config, PathBuf)> {
+fn configuration(context: &CommandContext, arguments: &RecoverArguments) -> Result<(Config, PathBuf)> {
     let target = arguments.target_directory.as_deref().map(absolutely).transpose()?;
     let request = ConfigRequest { data_directory: target.clone(), ..context.request_of(&arguments.place) };
     if request.is_without_file() && target.is_none() {

@@ -2,7 +2,7 @@
 
 use super::archiving;
 use pgark::error::Result;
-use pgark::postgres::{Lsn, PgTimestamp, RecoveryTarget, SegmentName, TargetAction, TargetBound};
+use pgark::postgres::{Lsn, Oid, PgTimestamp, RecoveryTarget, SegmentName, TargetAction, TargetBound};
 use pgark::recover::RecoveryOutcome;
 use pgark::recover::place::staging::Found;
 use pgark::recover::plan::{COLLATION_REPAIR, RecoveryPlan};
@@ -67,7 +67,7 @@ struct DeltaDocument {
 
 #[derive(Serialize)]
 struct TablespaceDocument {
-    oid: u32,
+    oid: Oid,
     name: String,
     old: String,
     new: String,

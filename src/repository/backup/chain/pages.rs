@@ -3,8 +3,8 @@
 use super::{Chain, ChainedFile, FilePart};
 use crate::codec::FRAME_RAW_BYTES;
 use crate::error::{Context, Error, Result};
-use crate::postgres::IncrementalHeader;
 use crate::postgres::page::{PAGE_BYTES, PageBytes};
+use crate::postgres::{IncrementalHeader, RelativeBlockNumber};
 use crate::repository::Repository;
 use crate::repository::backup::FileForm;
 use crate::repository::backup::pack::{FileReading, PackReader};
@@ -187,7 +187,10 @@ impl<'r, 'a> OpenPart<'r, 'a> {
             }
             PartPages::Base { .. } => false,
             PartPages::Changes { header, at } => {
-                let next = header.pages().get(*at).is_some_and(|next| u64::from(*next) == number);
+                let next = header
+                    .pages()
+                    .get(*at)
+                    .is_some_and(|next| *next == RelativeBlockNumber::from_index(number));
                 *at += usize::from(next);
                 next
             }

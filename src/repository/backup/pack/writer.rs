@@ -5,6 +5,7 @@ use super::tar_header::TarEntry;
 use crate::codec::{FRAME_RAW_BYTES, FrameEncoder};
 use crate::config::Compression;
 use crate::error::{Error, Result};
+use crate::postgres::Oid;
 use crate::repository::backup::StoredText;
 use crate::repository::backup::index::{FileEntry, FileForm, FilePlace};
 use crate::repository::backup::manifest::StoredPack;
@@ -76,7 +77,7 @@ pub struct FinishedPack {
 pub struct PackWriter {
     object: SummedWriter,
     number: u32,
-    tablespace: Option<u32>,
+    tablespace: Option<Oid>,
     owner: PackOwner,
     encoder: FrameEncoder,
     raw_bytes: u64,
@@ -111,7 +112,7 @@ impl PackWriter {
         store: &dyn Store,
         key: &ObjectKey,
         number: u32,
-        tablespace: Option<u32>,
+        tablespace: Option<Oid>,
         compression: Compression,
         owner: PackOwner,
     ) -> Result<PackWriter> {
@@ -137,7 +138,7 @@ impl PackWriter {
     }
 
     /// The tablespace of the pack.
-    pub fn tablespace(&self) -> Option<u32> {
+    pub fn tablespace(&self) -> Option<Oid> {
         self.tablespace
     }
 

@@ -14,7 +14,7 @@ const PAGE_BYTES: usize = 8192;
 const READ_BYTES: usize = 256 << 10;
 
 /// Sequential writer of one restored file.
-pub struct Output<'a> {
+pub struct FileOutput<'a> {
     disk: &'a dyn Disk,
     file: File,
     /// Position of the next byte in the file.
@@ -25,23 +25,23 @@ pub struct Output<'a> {
     old: Option<Vec<u8>>,
 }
 
-impl<'a> Output<'a> {
+impl<'a> FileOutput<'a> {
     /// Creates a file, which must not exist.
     ///
     /// # Errors
     /// As [`not_created`]; the operating system's, here and in the other functions.
-    pub fn create(disk: &'a dyn Disk, path: &Path, mode: u32) -> Result<Output<'a>> {
+    pub fn create(disk: &'a dyn Disk, path: &Path, mode: u32) -> Result<FileOutput<'a>> {
         let file = disk
             .create_new(path, mode)
             .map_err(|error| not_created(format!("could not write \"{}\"", path.display()), error))?;
-        Ok(Output { disk, file, offset: 0, written_bytes: 0, old: None })
+        Ok(FileOutput { disk, file, offset: 0, written_bytes: 0, old: None })
     }
 
     /// Opens an existing file to overwrite it.
-    pub fn over(disk: &'a dyn Disk, path: &Path, mode: u32) -> Result<Output<'a>> {
+    pub fn over(disk: &'a dyn Disk, path: &Path, mode: u32) -> Result<FileOutput<'a>> {
         let file =
             open_existing(disk, path, mode).context(|| format!("could not write \"{}\"", path.display()))?;
-        Ok(Output { disk, file, offset: 0, written_bytes: 0, old: Some(Vec::new()) })
+        Ok(FileOutput { disk, file, offset: 0, written_bytes: 0, old: Some(Vec::new()) })
     }
 
     /// Appends the next bytes of the content. Pages that already match are not written.
@@ -152,7 +152,7 @@ mod tests {
         ];
         for (old, written) in cases {
             std::fs::write(&path, &old).unwrap();
-            let mut output = Output::over(&crate::durable::RealDisk, &path, 0o600).unwrap();
+            let mut output = FileOutput::over(&crate::durable::RealDisk, &path, 0o600).unwrap();
             for piece in right.chunks(2 * PAGE_BYTES) {
                 output.write(piece).unwrap();
             }

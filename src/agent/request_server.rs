@@ -32,7 +32,7 @@ const CONNECTIONS_MAX: usize = 64;
 
 /// Answers requests, each on a connection of its own.
 #[derive(Clone, Debug)]
-pub struct Server {
+pub struct RequestServer {
     uploads: Uploads,
     fetcher: Arc<Fetcher>,
     spool: Spool,
@@ -42,15 +42,23 @@ pub struct Server {
     connections: Arc<Mutex<JoinSet<()>>>,
 }
 
-impl Server {
+impl RequestServer {
     pub fn new(
         uploads: Uploads,
         fetcher: Arc<Fetcher>,
         spool: Spool,
         idle: Option<Duration>,
         stop: watch::Sender<bool>,
-    ) -> Server {
-        Server { uploads, fetcher, spool, idle, stop, open: Arc::default(), connections: Arc::default() }
+    ) -> RequestServer {
+        RequestServer {
+            uploads,
+            fetcher,
+            spool,
+            idle,
+            stop,
+            open: Arc::default(),
+            connections: Arc::default(),
+        }
     }
 
     fn idle_from_now(&self) -> Option<Instant> {
@@ -118,7 +126,7 @@ impl Server {
         };
         let Some(request) = request else { return Ok(()) };
         let mut lent: Option<TempPath> = None;
-        let awaited = Awaited::of(&request);
+        let awaited = AwaitedRequest::of(&request);
         let (mut reading, mut writing) = stream.into_split();
         // An upload in flight is worth waiting for. A fetch is not: the next agent can repeat it.
         let wanted = if let Request::Get(get) = &request { Some(get.clone()) } else { None };
@@ -161,12 +169,12 @@ impl Server {
     }
 
     /// Waits until `at`, and returns why the client still waits.
-    async fn reason_at(&self, at: Instant, awaited: &Awaited) -> Option<Error> {
+    async fn reason_at(&self, at: Instant, awaited: &AwaitedRequest) -> Option<Error> {
         sleep_until(at).await;
         match awaited {
-            Awaited::Stored(name) => self.uploads.reason(*name).await,
-            Awaited::Fetched(request) => self.fetcher.reason(request),
-            Awaited::Nothing => pending().await,
+            AwaitedRequest::Stored(name) => self.uploads.reason(*name).await,
+            AwaitedRequest::Fetched(request) => self.fetcher.reason(request),
+            AwaitedRequest::Nothing => pending().await,
         }
     }
 
@@ -213,18 +221,18 @@ impl Server {
 }
 
 /// A request that may take long enough for the reason to be reported.
-enum Awaited {
+enum AwaitedRequest {
     Stored(WalFileName),
     Fetched(GetRequest),
     Nothing,
 }
 
-impl Awaited {
-    fn of(request: &Request) -> Awaited {
+impl AwaitedRequest {
+    fn of(request: &Request) -> AwaitedRequest {
         match request {
-            Request::Push(push) => Awaited::Stored(push.name),
-            Request::Get(get) => Awaited::Fetched(get.clone()),
-            Request::Status | Request::Stop => Awaited::Nothing,
+            Request::Push(push) => AwaitedRequest::Stored(push.name),
+            Request::Get(get) => AwaitedRequest::Fetched(get.clone()),
+            Request::Status | Request::Stop => AwaitedRequest::Nothing,
         }
     }
 }

@@ -104,7 +104,7 @@ const LOUD_EXCEPTIONS: &[(&str, &str)] = &[];
 
 /// The concrete stores. Except in tests, only the folder `store` and [`STORE_CHOICE`] may name them: everything else works
 /// with every store.
-const CONCRETE_STORES: &[&str] = &["DirectoryStore", "MutantStore", "S3Store"];
+const CONCRETE_STORES: &[&str] = &["DirectoryStore", "LoggedStore", "MutantStore", "S3Store"];
 
 /// The file that chooses one.
 const STORE_CHOICE: &str = "src/bin/pgark/store.rs";

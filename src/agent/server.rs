@@ -119,6 +119,7 @@ impl Server {
         let Some(request) = request else { return Ok(()) };
         let mut lent: Option<TempPath> = None;
         let awaited = Awaited::of(&request);
+        let (described, began) = (description(&request), Instant::now());
         let (mut reading, mut writing) = stream.into_split();
         // An upload in flight is worth waiting for. A fetch is not: the next agent can repeat it.
         let wanted = if let Request::Get(get) = &request { Some(get.clone()) } else { None };
@@ -149,6 +150,8 @@ impl Server {
         failpoint::step(if matches!(answer, Answer::Stored) { "acknowledge" } else { "say" });
         send(&mut writing, &answer).await?;
         failpoint::step("said");
+        let duration_ms = began.elapsed().as_millis() as u64;
+        debug!(request = described, duration_ms, "answered a request");
         if lent.is_some() {
             // The client renames or copies the file and then ends, in whatever way.
             let _ = timeout(LENT_MAX, gone(&mut reading)).await;
@@ -226,6 +229,16 @@ impl Awaited {
             Request::Get(get) => Awaited::Fetched(get.clone()),
             Request::Status | Request::Stop => Awaited::Nothing,
         }
+    }
+}
+
+/// A request for the log.
+fn description(request: &Request) -> String {
+    match request {
+        Request::Push(push) => format!("push {}", push.name),
+        Request::Get(get) => format!("get {}", get.name),
+        Request::Status => "status".to_owned(),
+        Request::Stop => "stop".to_owned(),
     }
 }
 

@@ -19,7 +19,7 @@ const LAYERS: &[&[&str]] = &[
     &["spool"],
     &["push", "get"],
     // All rows from here on require the feature `companion`.
-    &["monitor", "interruption"],
+    &["log", "monitor", "interruption"],
     &["pace"],
     &["server"],
     &["codec"],
@@ -45,7 +45,7 @@ const ROOMS: &[(&str, &[&[&str]])] = &[
     (
         "agent",
         &[
-            &["backfill", "competing_timelines", "histories", "log", "places", "ready", "status"],
+            &["backfill", "competing_timelines", "histories", "places", "ready", "status"],
             &["upload"],
             &["fetch"],
             &["instance", "server"],
@@ -65,6 +65,7 @@ const ROOMS: &[(&str, &[&[&str]])] = &[
             &["local", "stream", "combine"],
         ],
     ),
+    ("log", &[&["filter", "journal", "json", "rotating"], &["line", "syslog"], &["sink"]]),
     ("postgres", &[&["value"], &["version"], &["cluster"], &["wal"], &["page"], &["backup"], &["recovery"]]),
     ("recover", &[&["place"], &["target"], &["server"], &["plan"], &["restore"], &["journey"]]),
 ];

@@ -204,7 +204,7 @@ impl Server {
         let status = AgentStatus {
             process_id: std::process::id(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            log: self.spool.log().display().to_string(),
+            log: self.spool.log().file.display().to_string(),
             upload: self.uploads.status().await?,
             fetch: self.fetcher.status(),
         };

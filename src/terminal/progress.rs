@@ -19,6 +19,8 @@ const BAR_WITHOUT_TOTAL: &str = "{msg}  {binary_bytes}  {binary_bytes_per_sec}  
 pub enum Verbosity {
     /// Steps, progress and warnings.
     Normal,
+    /// The same in plain lines: log messages appear between them.
+    Verbose,
     /// Warnings only.
     Quiet,
 }
@@ -63,7 +65,7 @@ impl Progress {
 
 impl Monitor for Progress {
     fn step(&self, what: &str) {
-        if self.verbosity == Verbosity::Normal {
+        if self.verbosity != Verbosity::Quiet {
             self.say(what);
         }
     }
@@ -76,7 +78,8 @@ impl Monitor for Progress {
         if self.verbosity == Verbosity::Quiet {
             return;
         }
-        let bar = self.is_terminal.then(|| bar(what, total_bytes));
+        let draws = self.is_terminal && self.verbosity == Verbosity::Normal;
+        let bar = draws.then(|| bar(what, total_bytes));
         if bar.is_none() {
             say(&format!("{what}: {}", BinaryBytes(total_bytes)));
         }

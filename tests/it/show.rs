@@ -34,8 +34,11 @@ fn help_is_grouped_and_says_what_exit_statuses_mean() {
     let site = Site::without_server();
     let cluster = site.cluster("primary");
     let help = |arguments: &[&str]| cluster.pgark(arguments).run().expect(0).stdout;
-    for command in ["base-backup", "combine", "recover", "info", "check", "status", "config", "agent"] {
+    for command in
+        ["base-backup", "combine", "recover", "info", "check", "status", "config", "agent", "version"]
+    {
         let (short, long) = (help(&[command, "-h"]), help(&[command, "--help"]));
+        assert!(short.contains("-v, --verbose..."), "{short}");
         assert!(short.contains("General:") && !short.contains("--assume-version"), "{short}");
         assert!(long.contains("Exit status:") && long.contains("Example"), "{long}");
         assert!(long.contains("--assume-version") && !short.contains("Example"), "{command}");

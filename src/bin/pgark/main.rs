@@ -12,6 +12,7 @@ mod output;
 mod recover;
 mod status;
 mod store;
+mod version;
 mod wal;
 
 use clap::{ArgAction, Parser, Subcommand};
@@ -139,6 +140,9 @@ enum Command {
     /// Run or stop the agent, which archive-push and archive-get start on demand
     #[command(after_long_help = agent::MORE_HELP)]
     Agent(agent::AgentArguments),
+    /// Print the version; with --verbose, also how this pgark was built and what it supports
+    #[command(after_long_help = version::MORE_HELP)]
+    Version,
 }
 
 /// The context of every command.
@@ -268,6 +272,7 @@ fn run(context: &Context, command: Command) -> Result<ExitCode> {
         Command::Check => check::run(context),
         Command::Status => status::run(context),
         Command::Agent(arguments) => agent::run(context, arguments),
+        Command::Version => version::run(context),
     }
 }
 

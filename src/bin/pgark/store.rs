@@ -14,6 +14,9 @@ use pgark::store::S3Store;
 use pgark::store::{DirectoryStore, LoggedStore, Store};
 use std::sync::Arc;
 
+/// The kinds of stores that this pgark was built with.
+pub const STORES: &[&str] = if cfg!(feature = "s3") { &["directory", "s3"] } else { &["directory"] };
+
 /// The store of a configuration. Makes no request.
 ///
 /// # Errors

@@ -11,7 +11,7 @@
 //! # Layers
 //! Imports point downwards only; `tests/architecture.rs` enforces this order. [`error`] → [`postgres`] →
 //! [`config`] → [`failpoint`] → [`durable`], [`data_directory`] → [`spool`] → [`push`], [`get`] ═ the small
-//! programs end here ═ `monitor`, `interruption`, `pace` → `server` → `codec` → `store` → `repository` → `agent`, `backup`,
+//! programs end here ═ `log`, `monitor`, `interruption`, `pace` → `server` → `codec` → `store` → `repository` → `agent`, `backup`,
 //! `recover` and the other use cases → `terminal` → `bin`.
 //!
 //! Start reading at [`postgres`] for the terms, then at the use case that interests you.
@@ -36,6 +36,8 @@ pub mod get;
 pub mod info;
 #[cfg(feature = "companion")]
 pub mod interruption;
+#[cfg(feature = "companion")]
+pub mod log;
 #[cfg(feature = "companion")]
 pub mod monitor;
 #[cfg(feature = "companion")]

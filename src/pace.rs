@@ -5,7 +5,7 @@
 
 use crate::config::{IoPriority, Niceness, PaceSettings, Rate};
 use crate::error::{Context, Result};
-use crate::monitor::{Monitor, Warning};
+use crate::monitor::{CommandWarning, Monitor};
 use rustix::process::{getpriority_process, setpriority_process};
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -38,7 +38,7 @@ impl Pace {
         if let Err(error) = self.try_give_way()
             && !self.refused.swap(true, Ordering::Relaxed)
         {
-            monitor.warn(Warning::PriorityUnchanged { error: &error });
+            monitor.warn(CommandWarning::PriorityUnchanged { error: &error });
         }
     }
 

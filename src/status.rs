@@ -2,7 +2,7 @@
 //! server or the repository is unavailable.
 
 use crate::agent::{AgentStatus, FailureStatus};
-use crate::config::Config;
+use crate::config::{Config, LogDestination};
 use crate::data_directory::DataDirectory;
 use crate::durable::{Disk, Symlinks};
 use crate::error::{Context, Result};
@@ -38,6 +38,8 @@ pub struct Status {
     pub spool: Option<FailureStatus>,
     /// The agent's log file.
     pub agent_log: PathBuf,
+    /// Where the agent logs if the configuration says so.
+    pub agent_log_destination: Option<LogDestination>,
 }
 
 /// An agent that the next call would not use, or that does not respond.
@@ -94,7 +96,8 @@ pub fn gather(config: &Config, now: SystemTime) -> Result<Status> {
         agent,
         other_agents,
         spool: spool.trouble().map(|error| FailureStatus::new(None, &error, None)),
-        agent_log: spool.log(),
+        agent_log: config.log.file.clone(),
+        agent_log_destination: config.log.destination,
     })
 }
 

@@ -20,7 +20,7 @@ const LAYERS: &[&[&str]] = &[
     &["spool"],
     &["push", "get"],
     // All rows from here on require the feature `companion`.
-    &["monitor", "interruption"],
+    &["log", "monitor", "interruption"],
     &["pace"],
     &["server"],
     &["codec"],
@@ -46,7 +46,7 @@ const ROOMS: &[(&str, &[&[&str]])] = &[
     (
         "agent",
         &[
-            &["backfill", "competing_timelines", "histories", "log", "places", "ready", "status"],
+            &["backfill", "competing_timelines", "histories", "places", "ready", "status"],
             &["upload"],
             &["fetch"],
             &["instance", "request_server"],
@@ -66,6 +66,7 @@ const ROOMS: &[(&str, &[&[&str]])] = &[
             &["local", "stream", "combine"],
         ],
     ),
+    ("log", &[&["filter", "journal", "json", "rotating"], &["line", "syslog"], &["sink"]]),
     ("postgres", &[&["value"], &["version"], &["cluster"], &["wal"], &["page"], &["backup"], &["recovery"]]),
     ("recover", &[&["place"], &["target"], &["server"], &["plan"], &["restore"], &["journey"]]),
 ];
@@ -105,7 +106,7 @@ const LOUD_EXCEPTIONS: &[(&str, &str)] = &[];
 
 /// The concrete stores. Except in tests, only the folder `store` and [`STORE_CHOICE`] may name them: everything else works
 /// with every store.
-const CONCRETE_STORES: &[&str] = &["DirectoryStore", "MutantStore", "S3Store"];
+const CONCRETE_STORES: &[&str] = &["DirectoryStore", "LoggedStore", "MutantStore", "S3Store"];
 
 /// The file that chooses one.
 const STORE_CHOICE: &str = "src/bin/pgark/store.rs";

@@ -13,7 +13,6 @@ mod competing_timelines;
 mod fetch;
 mod histories;
 mod instance;
-mod log;
 mod places;
 mod ready;
 mod request_server;
@@ -21,7 +20,6 @@ mod status;
 mod upload;
 
 pub use instance::{Acquired, Instance};
-pub use log::RotatingLog;
 pub use status::{AgentStatus, FailureStatus};
 
 use crate::config::{AgentSettings, AgentStart, Config};

@@ -127,6 +127,7 @@ impl RequestServer {
         let Some(request) = request else { return Ok(()) };
         let mut lent: Option<TempPath> = None;
         let awaited = AwaitedRequest::of(&request);
+        let (described, began) = (description(&request), Instant::now());
         let (mut reading, mut writing) = stream.into_split();
         // An upload in flight is worth waiting for. A fetch is not: the next agent can repeat it.
         let wanted = if let Request::Get(get) = &request { Some(get.clone()) } else { None };
@@ -157,6 +158,8 @@ impl RequestServer {
         failpoint::step(if matches!(answer, Answer::Stored) { "acknowledge" } else { "say" });
         send(&mut writing, &answer).await?;
         failpoint::step("said");
+        let duration_ms = began.elapsed().as_millis() as u64;
+        debug!(request = described, duration_ms, "answered a request");
         if lent.is_some() {
             // The client renames or copies the file and then ends, in whatever way.
             let _ = timeout(LENT_MAX, gone(&mut reading)).await;
@@ -209,7 +212,7 @@ impl RequestServer {
         let status = AgentStatus {
             process_id: std::process::id(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            log: self.spool.log().display().to_string(),
+            log: self.spool.log().file.display().to_string(),
             upload: self.uploads.status().await?,
             fetch: self.fetcher.status(),
         };
@@ -234,6 +237,16 @@ impl AwaitedRequest {
             Request::Get(get) => AwaitedRequest::Fetched(get.clone()),
             Request::Status | Request::Stop => AwaitedRequest::Nothing,
         }
+    }
+}
+
+/// A request for the log.
+fn description(request: &Request) -> String {
+    match request {
+        Request::Push(push) => format!("push {}", push.name),
+        Request::Get(get) => format!("get {}", get.name),
+        Request::Status => "status".to_owned(),
+        Request::Stop => "stop".to_owned(),
     }
 }
 

@@ -12,7 +12,7 @@ use super::summary::BackupSummary;
 use crate::config::Compression;
 use crate::error::{Error, ErrorKind, Result};
 use crate::interruption::Interruption;
-use crate::monitor::{Monitor, Work};
+use crate::monitor::{MeasuredWork, Monitor};
 use crate::postgres::backup::label::without_incremental_from;
 use crate::postgres::{ManifestVersion, Oid, SegmentName};
 use crate::repository::Repository;
@@ -160,7 +160,7 @@ impl Combination<'_> {
         parent::check_intact(self.chain, self.repository)?;
         let labels = self.chain.labels();
         let labels: Vec<&str> = labels.iter().map(|label| label.as_str()).collect();
-        let work = Work::CombiningBackups { labels: &labels };
+        let work = MeasuredWork::CombiningBackups { labels: &labels };
         self.monitor.during(work, Some(newest.whole_bytes()), || self.pack())?;
         let stored = self.stored()?;
         publish(self.repository, &stored, Some(self.chain), running, self.interruption)?;

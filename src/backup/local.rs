@@ -22,7 +22,7 @@ use crate::config::{Checkpoint, Compression, Conninfo};
 use crate::data_directory::DataDirectory;
 use crate::error::{Error, ErrorKind, Result};
 use crate::interruption::Interruption;
-use crate::monitor::{Monitor, Step, Warning, Work};
+use crate::monitor::{CommandStep, CommandWarning, MeasuredWork, Monitor};
 use crate::pace::Pace;
 use crate::postgres::backup::label::{BackupLabel, BackupSource, IncrementalFrom, with_incremental_from};
 use crate::postgres::page::PAGE_BYTES;
@@ -182,7 +182,7 @@ impl Backup<'_> {
 
     fn start(&self) -> Result<BackupPoint> {
         let checkpoint = self.request.checkpoint;
-        self.monitor.step(Step::StartingBackup { label: self.label.as_str(), checkpoint });
+        self.monitor.step(CommandStep::StartingBackup { label: self.label.as_str(), checkpoint });
         self.session.start(self.label, checkpoint, self.interruption)
     }
 
@@ -252,12 +252,12 @@ impl Backup<'_> {
                 let increment = match summarized {
                     Ok(summaries) => {
                         let (count, parent) = (summaries.count, label.as_str());
-                        self.monitor.step(Step::FindingChangesInSummaries { count, parent });
+                        self.monitor.step(CommandStep::FindingChangesInSummaries { count, parent });
                         increment.with(summaries)
                     }
                     Err(why) => {
                         let why = Some(why.as_str()).filter(|why| !why.is_empty());
-                        self.monitor.step(Step::FindingChangesInFiles { parent: label.as_str(), why });
+                        self.monitor.step(CommandStep::FindingChangesInFiles { parent: label.as_str(), why });
                         increment
                     }
                 };
@@ -265,7 +265,7 @@ impl Backup<'_> {
             }
             Err(error) if error.kind() == ErrorKind::Damaged => {
                 let (label, why) = (label.as_str(), &error.to_string());
-                self.monitor.warn(Warning::ParentUnusable { label, why });
+                self.monitor.warn(CommandWarning::ParentUnusable { label, why });
                 Ok(None)
             }
             Err(error) => Err(error),
@@ -307,14 +307,14 @@ impl Backup<'_> {
     }
 
     fn copy_files(&self, copy: &DataDirectoryCopy<'_>, files: &FileList) -> Result<Copied> {
-        let work = Work::CopyingFiles { count: files.files.len() };
+        let work = MeasuredWork::CopyingFiles { count: files.files.len() };
         self.monitor.during(work, Some(files.total_bytes()), || {
             copy.run(&mut || self.session.ping(self.interruption))
         })
     }
 
     fn stop(&self, start: &BackupPoint, control: &ControlFile) -> Result<StoppedBackup> {
-        self.monitor.step(Step::StoppingBackup);
+        self.monitor.step(CommandStep::StoppingBackup);
         let stopped = self.session.stop(start, control, self.interruption)?;
         let label = BackupLabel::parse(&stopped.label)?;
         if label.source == BackupSource::Standby && stopped.stop.timeline != label.start_timeline {

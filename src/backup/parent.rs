@@ -1,7 +1,7 @@
 //! Chooses the parent of an incremental backup.
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::monitor::{Monitor, Warning};
+use crate::monitor::{CommandWarning, Monitor};
 use crate::postgres::page::PAGE_BYTES;
 use crate::postgres::{ControlFile, ServerVersion, TimelineHistory};
 use crate::repository::Repository;
@@ -70,7 +70,7 @@ pub fn choose(child: &Child<'_>, repository: &Repository, monitor: &dyn Monitor)
     }
     if child.build.page_bytes as usize != PAGE_BYTES {
         let why = &format!("pages have {} bytes", child.build.page_bytes);
-        monitor.warn(Warning::IncrementalImpossible { why });
+        monitor.warn(CommandWarning::IncrementalImpossible { why });
         return Ok(None);
     }
     let (mut backups, damaged) = inventory::read_usable(repository)?;
@@ -103,7 +103,7 @@ pub fn choose(child: &Child<'_>, repository: &Repository, monitor: &dyn Monitor)
     let why_not = why_not
         .or_else(|| damaged.first().map(|(label, error)| format!("not backup {label}: {error}")))
         .unwrap_or_else(|| "the repository has no suitable one".to_owned());
-    monitor.warn(Warning::NoParent { why: &why_not });
+    monitor.warn(CommandWarning::NoParent { why: &why_not });
     Ok(None)
 }
 

@@ -4,7 +4,7 @@ use super::parent;
 use super::running::RunningBackup;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::interruption::Interruption;
-use crate::monitor::{Monitor, Warning};
+use crate::monitor::{CommandWarning, Monitor};
 use crate::postgres::{TimelineHistory, TimelineId, WalFileName};
 use crate::repository::Repository;
 use crate::repository::backup::manifest::BackupPoint;
@@ -32,11 +32,11 @@ pub fn history(repository: &Repository, start: &BackupPoint) -> Result<Option<Ti
 pub fn warn_of_damage(stored: &StoredBackup, monitor: &dyn Monitor) {
     for page in &stored.damaged_pages.listed {
         let (path, problem) = (&page.path.to_string(), &page.problem);
-        monitor.warn(Warning::DamagedBlock { block: page.block, path, problem });
+        monitor.warn(CommandWarning::DamagedBlock { block: page.block, path, problem });
     }
     let unlisted = stored.damaged_pages.count.saturating_sub(stored.damaged_pages.listed.len() as u64);
     if unlisted > 0 {
-        monitor.warn(Warning::FurtherDamagedBlocks { count: unlisted });
+        monitor.warn(CommandWarning::FurtherDamagedBlocks { count: unlisted });
     }
 }
 

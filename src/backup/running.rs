@@ -2,7 +2,7 @@
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::interruption::Interruption;
-use crate::monitor::{Monitor, Step, Warning};
+use crate::monitor::{CommandStep, CommandWarning, Monitor};
 use crate::repository::Repository;
 use crate::repository::backup::inventory::{self, BackupState};
 use crate::repository::backup::{Label, NewLabel, Running};
@@ -170,14 +170,14 @@ fn abandoned_backup_error(label: &Label) -> Error {
 /// not require delete permission.
 pub fn sweep_abandoned(repository: &Repository, monitor: &dyn Monitor) {
     if let Err(error) = try_sweep_abandoned(repository, monitor) {
-        monitor.warn(Warning::AbandonedBackupsNotRemoved { error: &error });
+        monitor.warn(CommandWarning::AbandonedBackupsNotRemoved { error: &error });
     }
 }
 
 /// Removes temporary remains of dead writers below all backups. Remains take space but do no harm.
 pub fn sweep_store(repository: &Repository, monitor: &dyn Monitor) {
     if let Err(error) = repository.store().sweep() {
-        monitor.warn(Warning::AbandonedFilesNotRemoved { error: &error });
+        monitor.warn(CommandWarning::AbandonedFilesNotRemoved { error: &error });
     }
 }
 
@@ -187,14 +187,14 @@ fn try_sweep_abandoned(repository: &Repository, monitor: &dyn Monitor) -> Result
         match listed.state {
             BackupState::Abandoned => {
                 let label = listed.label.as_str();
-                monitor.step(Step::RemovingAbandonedBackup { label });
+                monitor.step(CommandStep::RemovingAbandonedBackup { label });
                 if let Err(error) = sweep(repository, &listed.label, now) {
-                    monitor.warn(Warning::AbandonedBackupNotRemoved { label, error: &error });
+                    monitor.warn(CommandWarning::AbandonedBackupNotRemoved { label, error: &error });
                 }
             }
             // Left unchanged: the backup may be alive, and its owner finds out at the next heartbeat.
             BackupState::Unknown(why) => {
-                monitor.warn(Warning::BackupStateUnknown { label: listed.label.as_str(), why: &why });
+                monitor.warn(CommandWarning::BackupStateUnknown { label: listed.label.as_str(), why: &why });
             }
             BackupState::Complete | BackupState::Running(_) => {}
         }

@@ -292,6 +292,32 @@ pub static KEYS: &[Key] = &[
         description: "The I/O priority of the agent.",
     },
     Key {
+        name: "log.destination",
+        kind: Kind::OneOf(&["file", "stderr", "syslog"]),
+        default: Absent("stderr if that is the systemd journal, else file"),
+        description: "Where the agent logs. A detached agent has no standard error: with stderr, it logs to log.file. With \
+                      syslog, it does so while /dev/log is unavailable.",
+    },
+    Key {
+        name: "log.file",
+        kind: Kind::AbsolutePath,
+        default: Absent("agent.log in spool.directory"),
+        description: "The file for the agent's log, one for each cluster. Its directory must exist. agent.log_max limits its \
+                      size.",
+    },
+    Key {
+        name: "log.format",
+        kind: Kind::OneOf(&["text", "json"]),
+        default: Text("text"),
+        description: "The format of the agent's log: text, or one JSON object in each line.",
+    },
+    Key {
+        name: "log.level",
+        kind: Kind::OneOf(&["error", "warn", "info", "debug", "trace"]),
+        default: Text("info"),
+        description: "The least severe messages in the agent's log.",
+    },
+    Key {
         name: "backup.workers",
         kind: WORKERS,
         default: Number(2),

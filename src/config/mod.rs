@@ -15,6 +15,7 @@ mod effective;
 mod fingerprint;
 pub mod keys;
 mod location;
+mod log;
 mod pace;
 mod quantity;
 mod read;
@@ -35,6 +36,7 @@ pub use conninfo::Conninfo;
 pub use effective::{EffectiveSetting, SettingValue};
 pub use fingerprint::Fingerprint;
 pub use location::{DIRECTORY, DIRECTORY_VARIABLE, ENVIRONMENT_VARIABLE};
+pub use log::{LOG_FILE_NAME, LogDestination, LogFormat, LogLevel, LogSettings};
 pub use pace::{IoPriority, Niceness, PaceSettings, Rate};
 pub use quantity::time_text;
 pub use request::ConfigRequest;
@@ -86,6 +88,8 @@ pub struct Config {
     pub get: GetSettings,
     /// `[agent]`
     pub agent: AgentSettings,
+    /// `[log]`
+    pub log: LogSettings,
     /// `[backup]`
     pub backup: BackupSettings,
     /// `[recover]`
@@ -107,8 +111,8 @@ impl Config {
         Config::build(Settings::new(files, given)?)
     }
 
-    /// The configuration of a copy of this cluster that was recovered into `data_directory`: with its own spool, and
-    /// without the connection to the original server (which may contain a password). It has no file yet.
+    /// The configuration of a copy of this cluster that was recovered into `data_directory`: with its own spool and
+    /// log, and without the connection to the original server (which may contain a password). It has no file yet.
     ///
     /// # Errors
     /// Usage: a path is not absolute, not UTF-8, or one holds the other or the repository.
@@ -125,7 +129,7 @@ impl Config {
         ];
         for setting in self.settings.all() {
             let replaced = given.iter().any(|given| given.key.name == setting.key.name);
-            let of_the_original = setting.key.section() == "connection";
+            let of_the_original = setting.key.section() == "connection" || setting.key.name == "log.file";
             if setting.origin != SettingOrigin::Default && !replaced && !of_the_original {
                 given.push(Setting { origin: SettingOrigin::Given, ..setting.clone() });
             }
@@ -170,6 +174,7 @@ impl Config {
             push: PushSettings::read(&settings),
             get: GetSettings::read(&settings),
             agent: AgentSettings::read(&settings),
+            log: LogSettings::read(&settings),
             backup: BackupSettings::read(&settings),
             recover: RecoverSettings::read(&settings),
             s3: S3Settings::read(&settings)?,
@@ -180,13 +185,14 @@ impl Config {
         Ok(config)
     }
 
-    /// Rejects a repository or a spool inside the data directory, which a backup would include.
+    /// Rejects a repository, a spool or a log inside the data directory, which a backup would include.
     fn check_places(&self) -> Result<()> {
         let repository = match &self.repository.url {
             RepositoryUrl::Directory(repository) => Some(("repository.url", repository)),
             RepositoryUrl::S3 { .. } => None,
         };
-        for (name, directory) in repository.into_iter().chain([("spool.directory", &self.spool.directory)]) {
+        let others = [("spool.directory", &self.spool.directory), ("log.file", &self.log.file)];
+        for (name, directory) in repository.into_iter().chain(others) {
             if directory.starts_with(&self.data_directory) {
                 let error = Error::usage(format!(
                     "\"{name}\" lies inside the data directory \"{}\"",

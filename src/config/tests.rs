@@ -72,6 +72,9 @@ fn three_lines_are_enough() {
     assert_eq!(config.agent.retry_max, Duration::from_secs(30));
     assert_eq!(config.agent.workers.get(), 2);
     assert_eq!(config.agent.log_max_bytes, 10 << 20);
+    assert_eq!((config.log.destination, config.log.format), (None, LogFormat::Text));
+    assert_eq!(config.log.file, Path::new("/var/spool/pgark/main/agent.log"));
+    assert_eq!(config.log.level, LogLevel::Info);
     assert_eq!(config.backup.workers.get(), 2);
     assert_eq!(config.backup.wal_deadline, Duration::from_secs(300));
     assert_eq!(config.backup.checkpoint, Checkpoint::Spread);
@@ -84,7 +87,7 @@ fn three_lines_are_enough() {
 }
 
 /// Every key except the required ones, each with a non-default value.
-const OTHER_VALUES: [&str; 53] = [
+const OTHER_VALUES: [&str; 57] = [
     "system_identifier = 7312345678901234567",
     "assume_version = 18",
     "connection.conninfo = \"host=/tmp\"",
@@ -106,6 +109,10 @@ const OTHER_VALUES: [&str; 53] = [
     "agent.log_max = \"1MB\"",
     "agent.nice = 19",
     "agent.io_priority = \"idle\"",
+    "log.destination = \"syslog\"",
+    "log.file = \"/var/log/pgark.log\"",
+    "log.format = \"json\"",
+    "log.level = \"debug\"",
     "backup.workers = 64",
     "backup.wal_deadline = \"1s\"",
     "backup.checkpoint = \"fast\"",
@@ -144,10 +151,11 @@ const OTHER_VALUES: [&str; 53] = [
 fn every_key_reaches_a_field_of_its_own() {
     // `settings` and `fingerprint` always differ.
     let fields = |config: Config| {
-        let Config { repository, connection, spool, push, get, agent, backup, recover, s3, .. } = &config;
+        let Config { repository, connection, spool, push, get, agent, log, backup, recover, s3, .. } =
+            &config;
         let sections = format!("{repository:?}{connection:?}{spool:?}{push:?}{get:?}{agent:?}{backup:?}");
         let single = (config.system_identifier, config.assumed_version, config.compression);
-        format!("{sections}{recover:?}{s3:?}{single:?}")
+        format!("{sections}{log:?}{recover:?}{s3:?}{single:?}")
     };
     let mut seen = vec![fields(parse(SMALLEST).unwrap())];
     for line in OTHER_VALUES {
@@ -538,13 +546,19 @@ fn recovery_needs_no_file() {
 
 #[test]
 fn a_recovered_copy_keeps_the_settings_that_do_not_lead_to_the_original() {
-    let config = with("agent.workers = 3\nconnection.conninfo = \"password=secret\"").unwrap();
+    let config = with(
+        "agent.workers = 3\nconnection.conninfo = \"password=secret\"\nlog.file = \"/var/log/pgark.log\"\n\
+         log.level = \"debug\"",
+    )
+    .unwrap();
     let system = SystemIdentifier::new(7).unwrap();
     let copy = config.of_recovered(Path::new("/restored"), Path::new("/restored.spool"), system).unwrap();
     assert_eq!((copy.data_directory.as_path(), copy.path.as_deref()), (Path::new("/restored"), None));
     assert_ne!(copy.fingerprint(), config.fingerprint());
     assert_eq!((copy.agent.workers.get(), copy.system_identifier), (3, Some(system)));
     assert_eq!(copy.spool.directory, Path::new("/restored.spool"));
+    assert_eq!(copy.log.file, Path::new("/restored.spool/agent.log"), "each agent has a log of its own");
+    assert_eq!(copy.log.level, LogLevel::Debug);
     assert!(!copy.to_toml().contains("secret"), "{}", copy.to_toml());
     assert!(config.of_recovered(Path::new("/a"), Path::new("/a/spool"), system).is_err());
 }

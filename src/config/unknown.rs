@@ -196,12 +196,12 @@ mod tests {
         assert_eq!(hint("repository.encryption"), "The only key of [repository] is url.");
         assert_eq!(
             hint("retention.days"),
-            "The sections are repository, connection, spool, compression, push, get, agent, backup, recover and s3."
+            "The sections are repository, connection, spool, compression, push, get, agent, log, backup, recover and s3."
         );
         assert_eq!(
             hint("x"),
             "The keys above the first section are cluster, data_directory, system_identifier and assume_version. The sections \
-             are repository, connection, spool, compression, push, get, agent, backup, recover and s3."
+             are repository, connection, spool, compression, push, get, agent, log, backup, recover and s3."
         );
     }
 

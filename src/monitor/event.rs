@@ -9,15 +9,15 @@ use std::path::Path;
 
 /// An event of a use case.
 #[derive(Debug)]
-pub enum Event<'a> {
+pub enum CommandEvent<'a> {
     /// A step began.
-    Step(Step<'a>),
+    Step(CommandStep<'a>),
     /// A condition worth reporting that does not stop the command.
-    Warning(Warning<'a>),
-    /// Work began whose progress [`super::Monitor::advance`] reports.
+    Warning(CommandWarning<'a>),
+    /// MeasuredWork began whose progress [`super::Monitor::advance`] reports.
     WorkStarted {
         /// The work.
-        work: Work<'a>,
+        work: MeasuredWork<'a>,
         /// Its size in bytes; `None` if it is unknown.
         total_bytes: Option<u64>,
     },
@@ -27,7 +27,7 @@ pub enum Event<'a> {
 
 /// A step of a command.
 #[derive(Debug)]
-pub enum Step<'a> {
+pub enum CommandStep<'a> {
     /// A backup starts with a checkpoint.
     StartingBackup {
         /// The backup.
@@ -84,9 +84,9 @@ pub enum Step<'a> {
     ServerProgress(Option<ReplayPosition>),
 }
 
-/// Work whose progress is counted in bytes.
+/// MeasuredWork whose progress is counted in bytes.
 #[derive(Debug)]
-pub enum Work<'a> {
+pub enum MeasuredWork<'a> {
     /// Files are copied into a backup.
     CopyingFiles {
         /// Their number.
@@ -110,7 +110,7 @@ pub enum Work<'a> {
 
 /// A condition worth reporting that does not stop the command.
 #[derive(Debug)]
-pub enum Warning<'a> {
+pub enum CommandWarning<'a> {
     /// The priority cannot be lowered.
     PriorityUnchanged {
         /// The failure.

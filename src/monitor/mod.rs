@@ -4,14 +4,16 @@
 
 mod event;
 
-pub use event::{Event, ReplayPosition, Step, UnsavedConfiguration, Warning, Work};
+pub use event::{
+    CommandEvent, CommandStep, CommandWarning, MeasuredWork, ReplayPosition, UnsavedConfiguration,
+};
 
 use std::sync::Mutex;
 
 /// Receives the events of the use cases, from any thread. Every call returns at once.
 pub trait Monitor: Send + Sync {
     /// Something happened.
-    fn record(&self, event: &Event<'_>);
+    fn record(&self, event: &CommandEvent<'_>);
 
     /// This number of further bytes of the current work is done. Apart from the events, because it is called for each
     /// buffer.
@@ -20,20 +22,20 @@ pub trait Monitor: Send + Sync {
 
 impl dyn Monitor + '_ {
     /// Records that a step began.
-    pub fn step(&self, step: Step<'_>) {
-        self.record(&Event::Step(step));
+    pub fn step(&self, step: CommandStep<'_>) {
+        self.record(&CommandEvent::Step(step));
     }
 
     /// Records a condition worth reporting that does not stop the command.
-    pub fn warn(&self, warning: Warning<'_>) {
-        self.record(&Event::Warning(warning));
+    pub fn warn(&self, warning: CommandWarning<'_>) {
+        self.record(&CommandEvent::Warning(warning));
     }
 
     /// Records that work of `total_bytes` began, and that it ended once `run` returns, whatever it returns.
-    pub fn during<T>(&self, work: Work<'_>, total_bytes: Option<u64>, run: impl FnOnce() -> T) -> T {
-        self.record(&Event::WorkStarted { work, total_bytes });
+    pub fn during<T>(&self, work: MeasuredWork<'_>, total_bytes: Option<u64>, run: impl FnOnce() -> T) -> T {
+        self.record(&CommandEvent::WorkStarted { work, total_bytes });
         let result = run();
-        self.record(&Event::WorkEnded);
+        self.record(&CommandEvent::WorkEnded);
         result
     }
 }
@@ -43,7 +45,7 @@ impl dyn Monitor + '_ {
 pub struct Silent;
 
 impl Monitor for Silent {
-    fn record(&self, _event: &Event<'_>) {}
+    fn record(&self, _event: &CommandEvent<'_>) {}
     fn advance(&self, _bytes: u64) {}
 }
 
@@ -61,7 +63,7 @@ impl RecordingMonitor {
 }
 
 impl Monitor for RecordingMonitor {
-    fn record(&self, event: &Event<'_>) {
+    fn record(&self, event: &CommandEvent<'_>) {
         if let Ok(mut events) = self.events.lock() {
             events.push(format!("{event:?}"));
         }

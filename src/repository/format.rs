@@ -8,7 +8,7 @@ use crate::store::{PutOutcome, Store, StoreExt, json_text};
 use serde::{Deserialize, Serialize};
 
 /// The version that this pgark writes. It reads all versions from 1 on.
-const VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 1;
 
 /// Far more than the object has.
 const FORMAT_BYTES_MAX: u64 = 64 << 10;
@@ -32,7 +32,7 @@ pub fn create(store: &dyn Store, layout: &Layout) -> Result<()> {
         return Ok(());
     }
     let format = PlaceFormat {
-        format: VERSION,
+        format: FORMAT_VERSION,
         cluster: layout.cluster().to_owned(),
         system_identifier: layout.system(),
         created_by: concat!("pgark ", env!("CARGO_PKG_VERSION")).to_owned(),
@@ -54,7 +54,7 @@ pub fn check(store: &dyn Store, layout: &Layout) -> Result<bool> {
     let Some(text) = store.read_small(&key, FORMAT_BYTES_MAX)? else { return Ok(false) };
     let format: PlaceFormat = serde_json::from_slice(&text)
         .map_err(|error| Error::damaged(format!("\"{}\" is damaged", store.locate(&key))).caused_by(error))?;
-    check_version(format.format, VERSION, || {
+    check_version(format.format, FORMAT_VERSION, || {
         let (location, cluster) = (store.location(), layout.cluster());
         format!("the repository \"{location}\" has format {} for cluster \"{cluster}\"", format.format)
     })?;

@@ -12,6 +12,7 @@ mod systems;
 mod version;
 pub mod wal;
 
+pub use format::FORMAT_VERSION;
 pub use layout::{Layout, use_of};
 pub use systems::choose_system;
 

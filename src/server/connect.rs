@@ -82,8 +82,15 @@ pub(super) async fn connect<T>(
         for endpoint in endpoints {
             let attempt = Attempt { parameters, place: &place, endpoint };
             match attempt.in_every_mode(&begin).await {
-                Ok(connected) => return Ok(connected),
-                Err(Failure::NotReached(error)) => last = error,
+                Ok((session, way)) => {
+                    let encrypted = way.handshake.is_some();
+                    tracing::debug!(endpoint = ?way.endpoint, encrypted, "connected to the server");
+                    return Ok((session, way));
+                }
+                Err(Failure::NotReached(error)) => {
+                    tracing::debug!(%error, "could not connect to one of the server's addresses");
+                    last = error;
+                }
                 Err(Failure::Refused(error) | Failure::Final(error)) => return Err(error),
             }
         }

@@ -214,8 +214,8 @@ fn too_late(spool: &Spool, reason: Option<Error>) -> Error {
         return reason.context("it did not finish before the deadline").with_kind(ErrorKind::Unavailable);
     }
     Error::unavailable("the agent did not respond before the deadline").hint(format!(
-        "The agent continues; its log is \"{}\". push.deadline and get.deadline set the deadlines.",
-        spool.log().display()
+        "The agent continues; its log is {}. push.deadline and get.deadline set the deadlines.",
+        spool.log()
     ))
 }
 

@@ -121,5 +121,5 @@ fn program(config: &Config) -> Result<PathBuf> {
 }
 
 fn log_hint(spool: &Spool) -> String {
-    format!("Its log is \"{}\".", spool.log().display())
+    format!("Its log is {}.", spool.log())
 }

@@ -1,7 +1,7 @@
 //! The paths within a spool.
 
 use super::process::AgentProcess;
-use crate::config::Config;
+use crate::config::{Config, LOG_FILE_NAME, LogSettings};
 use crate::data_directory::{DataDirectory, user_name};
 use crate::durable::{self, Disk};
 use crate::error::{Context, Error, Result};
@@ -23,6 +23,7 @@ pub const SOCKET_PATH_BYTES_MAX: usize = 107;
 pub struct Spool {
     directory: PathBuf,
     socket: PathBuf,
+    log: LogSettings,
 }
 
 impl Spool {
@@ -44,12 +45,12 @@ impl Spool {
             ))
             .hint("Set spool.directory to a shorter path."));
         }
-        Ok(Spool { directory, socket })
+        Ok(Spool { directory, socket, log: config.log.clone() })
     }
 
     /// The same spool with another agent's socket.
     pub fn with_socket(&self, socket: PathBuf) -> Spool {
-        Spool { directory: self.directory.clone(), socket }
+        Spool { socket, ..self.clone() }
     }
 
     /// The spool's directory.
@@ -101,9 +102,14 @@ impl Spool {
         self.directory.join("agent.lock")
     }
 
-    /// The agent's log.
-    pub fn log(&self) -> PathBuf {
-        self.directory.join("agent.log")
+    /// The log in the spool, for an agent that cannot write another one.
+    pub fn own_log(&self) -> PathBuf {
+        self.directory.join(LOG_FILE_NAME)
+    }
+
+    /// Where the agent logs, which need not be inside the spool.
+    pub fn log(&self) -> &LogSettings {
+        &self.log
     }
 
     /// The file that records which places in the repository exist.

@@ -8,6 +8,7 @@ mod directory;
 mod ext;
 mod json;
 mod key;
+mod logged;
 #[cfg(feature = "failpoints")]
 mod mutant;
 mod object;
@@ -19,6 +20,7 @@ pub use directory::DirectoryStore;
 pub use ext::StoreExt;
 pub use json::json_text;
 pub use key::ObjectKey;
+pub use logged::LoggedStore;
 #[cfg(feature = "failpoints")]
 pub use mutant::MutantStore;
 pub use object::{

@@ -1,7 +1,7 @@
 //! Progress on stderr: a bar with rate and remaining time on a terminal, plain lines now and then elsewhere.
 
 use super::sentence;
-use crate::monitor::{Event, Monitor, Work};
+use crate::monitor::{CommandEvent, MeasuredWork, Monitor};
 use indicatif::{BinaryBytes, HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::{self, IsTerminal, Write};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -20,6 +20,8 @@ const BAR_WITHOUT_TOTAL: &str = "{msg}  {binary_bytes}  {binary_bytes_per_sec}  
 pub enum Verbosity {
     /// Steps, progress and warnings.
     Normal,
+    /// The same in plain lines: log messages appear between them.
+    Verbose,
     /// Warnings only.
     Quiet,
 }
@@ -32,7 +34,7 @@ pub struct Progress {
     work: Mutex<Option<Measured>>,
 }
 
-/// Work in progress.
+/// MeasuredWork in progress.
 #[derive(Debug)]
 struct Measured {
     what: String,
@@ -53,9 +55,10 @@ impl Progress {
         self.work.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn start(&self, work: &Work<'_>, total_bytes: Option<u64>) {
+    fn start(&self, work: &MeasuredWork<'_>, total_bytes: Option<u64>) {
         let what = sentence::of_work(work);
-        let bar = self.is_terminal.then(|| bar(&what, total_bytes));
+        let draws = self.is_terminal && self.verbosity == Verbosity::Normal;
+        let bar = draws.then(|| bar(&what, total_bytes));
         if bar.is_none() {
             match total_bytes {
                 Some(bytes) => say(&format!("{what}: {}", BinaryBytes(bytes))),
@@ -85,14 +88,16 @@ impl Progress {
 }
 
 impl Monitor for Progress {
-    fn record(&self, event: &Event<'_>) {
+    fn record(&self, event: &CommandEvent<'_>) {
         let is_quiet = self.verbosity == Verbosity::Quiet;
         match event {
-            Event::Warning(warning) => self.say(&format!("WARNING: {}", sentence::of_warning(warning))),
-            Event::Step(step) if !is_quiet => self.say(&sentence::of_step(step)),
-            Event::WorkStarted { work, total_bytes } if !is_quiet => self.start(work, *total_bytes),
-            Event::Step(_) | Event::WorkStarted { .. } => {}
-            Event::WorkEnded => self.end(),
+            CommandEvent::Warning(warning) => {
+                self.say(&format!("WARNING: {}", sentence::of_warning(warning)))
+            }
+            CommandEvent::Step(step) if !is_quiet => self.say(&sentence::of_step(step)),
+            CommandEvent::WorkStarted { work, total_bytes } if !is_quiet => self.start(work, *total_bytes),
+            CommandEvent::Step(_) | CommandEvent::WorkStarted { .. } => {}
+            CommandEvent::WorkEnded => self.end(),
         }
     }
 

@@ -21,6 +21,7 @@ mod hostile_repository;
 mod hung_repository;
 mod incremental;
 mod killing;
+mod logs;
 mod low_impact;
 mod mutants;
 mod new_system;

@@ -34,8 +34,11 @@ fn help_is_grouped_and_says_what_exit_statuses_mean() {
     let site = Site::without_server();
     let cluster = site.cluster("primary");
     let help = |arguments: &[&str]| cluster.pgark(arguments).run().expect(0).stdout;
-    for command in ["base-backup", "combine", "recover", "info", "check", "status", "config", "agent"] {
+    for command in
+        ["base-backup", "combine", "recover", "info", "check", "status", "config", "agent", "version"]
+    {
         let (short, long) = (help(&[command, "-h"]), help(&[command, "--help"]));
+        assert!(short.contains("-v, --verbose..."), "{short}");
         assert!(short.contains("General:") && !short.contains("--assume-version"), "{short}");
         assert!(long.contains("Exit status:") && long.contains("Example"), "{long}");
         assert!(long.contains("--assume-version") && !short.contains("Example"), "{command}");
@@ -48,6 +51,29 @@ fn help_is_grouped_and_says_what_exit_statuses_mean() {
         .map(|head| recover.find(head))
         .into();
     assert!(places.iter().all(Option::is_some), "{recover}");
+}
+
+#[test]
+fn version_says_how_pgark_was_built() {
+    let site = Site::without_server();
+    let cluster = site.cluster("primary");
+    let version = |arguments: &[&str]| cluster.pgark(arguments).run().expect(0).stdout;
+    let line = version(&["version"]);
+    assert_eq!(line, version(&["--version"]));
+    assert_eq!(line, format!("pgark {}\n", env!("CARGO_PKG_VERSION")));
+    let long = version(&["version", "--verbose"]);
+    assert!(long.starts_with(&line), "{long}");
+    for part in
+        ["features     s3", "-linux-", "rustls", "13, 14, 15", "format 1", "lz4, zstd, none", "directory, s3"]
+    {
+        assert!(long.contains(part), "{part} is missing: {long}");
+    }
+    let json = json(&cluster.pgark(&["version", "--json"]).run().expect(0));
+    assert_eq!(json["version"], env!("CARGO_PKG_VERSION"));
+    assert_eq!((&json["repository_format"], &json["postgresql"][0]), (&Value::from(1), &Value::from(13)));
+    // A wrong configuration does not hide it.
+    let wrong = Run::new(pgark_program("pgark")).args(["version", "--config", "/nonexistent.toml"]).run();
+    assert_eq!(wrong.expect(0).stdout, line);
 }
 
 #[test]

@@ -7,7 +7,7 @@ use crate::data_directory::DataDirectory;
 use crate::durable::{Disk, Symlinks};
 use crate::error::{Context, Error, Result};
 use crate::interruption::Interruption;
-use crate::monitor::{Monitor, Warning};
+use crate::monitor::{CommandWarning, Monitor};
 use crate::postgres::{ForkName, ServerVersion};
 use std::collections::HashSet;
 use std::fs::{Metadata, ReadDir};
@@ -141,7 +141,7 @@ impl Walk<'_> {
             if exclusions::is_data(&path) {
                 return Err(not_a_file(kind, &location.display().to_string()));
             }
-            self.monitor.warn(Warning::NotPartOfBackup { kind, path: &location });
+            self.monitor.warn(CommandWarning::NotPartOfBackup { kind, path: &location });
             Ok(())
         }
     }

@@ -3,7 +3,7 @@
 use super::session::ServerFacts;
 use crate::data_directory::DataDirectory;
 use crate::durable::{Disk, read_data};
-use crate::monitor::{Monitor, UnsavedConfiguration, Warning};
+use crate::monitor::{CommandWarning, Monitor, UnsavedConfiguration};
 use crate::repository::backup::StoredText;
 use crate::repository::backup::manifest::StoredConfigurationFile;
 use std::fs;
@@ -23,7 +23,7 @@ pub fn read(
     monitor: &dyn Monitor,
 ) -> Vec<StoredConfigurationFile> {
     let Some(paths) = &facts.configuration_files else {
-        monitor.warn(Warning::ConfigurationNotSaved(UnsavedConfiguration::PathsHidden));
+        monitor.warn(CommandWarning::ConfigurationNotSaved(UnsavedConfiguration::PathsHidden));
         return Vec::new();
     };
     let outside = |path: &&std::path::PathBuf| !lies_in(path, data_directory.path());
@@ -34,7 +34,7 @@ pub fn read(
             // The server also runs without it.
             Err(error) if error.kind() == io::ErrorKind::NotFound && is_hosts_file(path, facts) => continue,
             Err(error) => {
-                monitor.warn(Warning::ConfigurationFileNotSaved { path, error: &error });
+                monitor.warn(CommandWarning::ConfigurationFileNotSaved { path, error: &error });
                 None
             }
         };

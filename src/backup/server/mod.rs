@@ -7,7 +7,7 @@ pub mod session;
 pub mod summary_row;
 pub mod wal;
 
-use crate::monitor::{Monitor, Warning};
+use crate::monitor::{CommandWarning, Monitor};
 use crate::postgres::ServerVersion;
 
 /// Application name of the connections in the server's views.
@@ -16,6 +16,6 @@ pub const APPLICATION_NAME: &str = "pgark base-backup";
 /// Warns that pgark has not been tested with this version.
 pub fn warn_of_assumption(version: ServerVersion, monitor: &dyn Monitor) {
     if version.is_assumed() {
-        monitor.warn(Warning::UnknownVersion { version });
+        monitor.warn(CommandWarning::UnknownVersion { version });
     }
 }

@@ -3,7 +3,7 @@
 use super::archiver;
 use crate::error::{Error, Result};
 use crate::interruption::Interruption;
-use crate::monitor::{Monitor, Step, Warning};
+use crate::monitor::{CommandStep, CommandWarning, Monitor};
 use crate::postgres::backup::label::BackupSource;
 use crate::postgres::{SegmentName, SegmentNumber, SegmentSize, TimelineHistory};
 use crate::repository::Repository;
@@ -53,7 +53,7 @@ impl WalWait<'_> {
         if self.source == BackupSource::Standby {
             names.push(SegmentName::holding(start.timeline, start.lsn, self.segment_size));
         }
-        self.wait(&names, &|| Step::CheckingArchiving { segment: before })?;
+        self.wait(&names, &|| CommandStep::CheckingArchiving { segment: before })?;
         self.warn_of_failing_archiver()
     }
 
@@ -62,7 +62,7 @@ impl WalWait<'_> {
     fn warn_of_failing_archiver(&self) -> Result<()> {
         let Some(connection) = self.archiving else { return Ok(()) };
         if let Some(failing) = archiver::state(connection, self.interruption)?.failing {
-            self.monitor.warn(Warning::ArchiverFails { file: &failing });
+            self.monitor.warn(CommandWarning::ArchiverFails { file: &failing });
         }
         Ok(())
     }
@@ -81,7 +81,7 @@ impl WalWait<'_> {
         for number in first..=last {
             let name = SegmentName::new(start.timeline, SegmentNumber::new(number), self.segment_size)
                 .ok_or_else(|| Error::damaged("the backup's WAL ends past the last segment"))?;
-            self.wait(&[name], &|| Step::WaitingForWal {
+            self.wait(&[name], &|| CommandStep::WaitingForWal {
                 segment: name,
                 number: number - first + 1,
                 count,
@@ -92,7 +92,7 @@ impl WalWait<'_> {
     }
 
     /// Waits for any of these segments; errors name the first.
-    fn wait(&self, names: &[SegmentName], step: &dyn Fn() -> Step<'static>) -> Result<()> {
+    fn wait(&self, names: &[SegmentName], step: &dyn Fn() -> CommandStep<'static>) -> Result<()> {
         let Some(&name) = names.first() else { return Ok(()) };
         let keys = names.iter().map(|name| self.repository.layout().segment(*name));
         let keys: Vec<ObjectKey> = keys.collect::<Result<_>>()?;

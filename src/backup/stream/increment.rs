@@ -15,7 +15,7 @@ use crate::backup::publish;
 use crate::backup::running::RunningBackup;
 use crate::backup::server::session::ServerFacts;
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::monitor::{Step, Warning};
+use crate::monitor::{CommandStep, CommandWarning};
 use crate::postgres::{BackupManifestWriter, ManifestFile, ManifestVersion, TimelineHistory, WalRange};
 use crate::repository::backup::manifest::{BackupPoint, StoredDatabase};
 use crate::repository::backup::{Chain, FileForm, IndexEntry, StoredBackup, open_index};
@@ -37,7 +37,7 @@ impl StreamedBackup<'_> {
             return Ok(None);
         }
         if let Some(why) = self.cannot_send_changes()? {
-            self.monitor.warn(Warning::IncrementalImpossible { why: &why });
+            self.monitor.warn(CommandWarning::IncrementalImpossible { why: &why });
             return Ok(None);
         }
         // The start point of the backup comes later than this position, so any backup that ends before it also ends
@@ -56,7 +56,8 @@ impl StreamedBackup<'_> {
         let Some(chain) = parent::choose(&child, self.repository, self.monitor)? else { return Ok(None) };
         let label = &chain.newest().label;
         let refuse = |why: &dyn std::fmt::Display| {
-            self.monitor.warn(Warning::ParentUnusable { label: label.as_str(), why: &why.to_string() });
+            self.monitor
+                .warn(CommandWarning::ParentUnusable { label: label.as_str(), why: &why.to_string() });
             Ok(None)
         };
         let began_on = chain.newest().start.timeline;
@@ -119,7 +120,7 @@ impl StreamedBackup<'_> {
                 BackupResponse::Begins(announced) => return Ok((announced, Some(chain))),
                 BackupResponse::Refused(error) => {
                     let (label, why) = (chain.newest().label.as_str(), &error.to_string());
-                    self.monitor.warn(Warning::ParentUnusable { label, why });
+                    self.monitor.warn(CommandWarning::ParentUnusable { label, why });
                 }
             }
         }
@@ -156,7 +157,7 @@ impl StreamedBackup<'_> {
             .map_err(|why| Error::unavailable(why).hint("Take the backup again, or a full one: --type full."))
             .context(what)?;
         let (count, parent) = (summaries.count, parent.label.as_str());
-        self.monitor.step(Step::FindingChangesInSummaries { count, parent });
+        self.monitor.step(CommandStep::FindingChangesInSummaries { count, parent });
         Ok(BuiltOn { chain, summaries })
     }
 

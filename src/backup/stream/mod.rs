@@ -28,7 +28,7 @@ use crate::backup::summary::BackupSummary;
 use crate::config::{Checkpoint, Compression, Conninfo};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::interruption::Interruption;
-use crate::monitor::{Monitor, Step, UnsavedConfiguration, Warning, Work};
+use crate::monitor::{CommandStep, CommandWarning, MeasuredWork, Monitor, UnsavedConfiguration};
 use crate::pace::Pace;
 use crate::postgres::backup::label::{BackupLabel, BackupSource, IncrementalFrom};
 use crate::postgres::cluster::control_file::CONTROL_FILE_BYTES;
@@ -201,7 +201,7 @@ impl StreamedBackup<'_> {
         let required = self.required()?;
         let offered = self.offer(replication, running, &facts)?;
         let checkpoint = self.request.checkpoint;
-        self.monitor.step(Step::StartingBackup { label: label.as_str(), checkpoint });
+        self.monitor.step(CommandStep::StartingBackup { label: label.as_str(), checkpoint });
         let (announced, chain) = self.begin(replication, offered)?;
         let start = self.session.point(announced.start.lsn, announced.start.timeline, self.interruption)?;
         let wal = self.wal_wait();
@@ -214,7 +214,7 @@ impl StreamedBackup<'_> {
         let mut packed = repacking.begin();
         let total_bytes = Some(announced.bytes).filter(|bytes| *bytes > 0);
         let mut sending = BaseBackup::receive(replication, announced, self.interruption);
-        let listed = self.monitor.during(Work::ReceivingBackup, total_bytes, || {
+        let listed = self.monitor.during(MeasuredWork::ReceivingBackup, total_bytes, || {
             self.receive(&mut sending, &repacking, &mut packed)
         })?;
         let ending = sending.end()?;
@@ -326,7 +326,7 @@ impl StreamedBackup<'_> {
             })
             .collect();
         if !files.is_empty() {
-            self.monitor.warn(Warning::ConfigurationNotSaved(UnsavedConfiguration::Streamed));
+            self.monitor.warn(CommandWarning::ConfigurationNotSaved(UnsavedConfiguration::Streamed));
         }
         files
     }

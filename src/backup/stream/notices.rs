@@ -5,7 +5,7 @@ use crate::backup::files::FileList;
 use crate::backup::files::exclusions;
 use crate::backup::files::walk::not_a_file;
 use crate::error::Result;
-use crate::monitor::{Monitor, Warning};
+use crate::monitor::{CommandWarning, Monitor};
 
 /// Shows the server's warnings, except those about damaged pages, which are reported elsewhere.
 ///
@@ -14,7 +14,7 @@ use crate::monitor::{Monitor, Warning};
 /// anything that is neither a directory nor a regular file, warns in the language of its messages, and continues.
 pub fn check(warnings: &[String], files: &FileList, monitor: &dyn Monitor) -> Result<()> {
     for warning in warnings.iter().filter(|warning| failed_page(warning).is_none()) {
-        monitor.warn(Warning::FromServer { message: warning });
+        monitor.warn(CommandWarning::FromServer { message: warning });
     }
     let named = warnings.iter().filter_map(|warning| path_in(warning));
     let skipped: Vec<(&str, Vec<u8>)> = named

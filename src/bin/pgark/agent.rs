@@ -1,15 +1,14 @@
 //! `pgark agent`: runs, detaches and stops the agent.
 
 use super::CommandContext;
+use super::log::{self, AgentStderr};
 use super::output;
 use clap::{Args, Subcommand};
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::unistd::{Pid, dup2_stdin, dup2_stdout, getppid, setsid};
-use pgark::agent::{Acquired, Instance, RotatingLog};
-use pgark::config::Config;
+use pgark::agent::{Acquired, Instance};
 use pgark::data_directory::DataDirectory;
-use pgark::durable::Disk;
 use pgark::error::{Context as _, Error, Result};
 use pgark::pace::Pace;
 use pgark::spool::{AgentProcess, Answer, Request, Spool, Until, ask_running, listener, write_answer};
@@ -17,20 +16,15 @@ use serde::Serialize;
 use std::collections::HashSet;
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::process::{Child, ExitCode, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tracing_subscriber::EnvFilter;
 
 /// How long an agent may take to confirm that it will stop.
 const STOP_ANSWER_MAX: Duration = Duration::from_secs(5);
 /// How long it may take to finish or abort the transfers in progress.
 const STOP_MAX: Duration = Duration::from_secs(15);
 const PAUSE: Duration = Duration::from_millis(10);
-
-/// The log filter without PGARK_LOG. At level info the AWS SDK logs the identifier of the access key that it found.
-const LOG_FILTER: &str = "info,aws_config=warn,aws_runtime=warn,aws_smithy_runtime=warn";
 
 /// Idle timeout of blocking threads; effectively never.
 const THREAD_KEEP_ALIVE: Duration = Duration::from_secs(365 * 86_400);
@@ -73,6 +67,13 @@ pub struct AgentArguments {
     announce: bool,
 }
 
+impl AgentArguments {
+    /// Whether this process becomes an agent.
+    pub fn serves(&self) -> bool {
+        self.command.is_none() && !self.detach
+    }
+}
+
 #[derive(Subcommand, Debug)]
 enum AgentCommand {
     /// Stop every agent of the spool, and wait up to 15 s for the transfers in progress
@@ -100,7 +101,7 @@ pub fn run(context: &CommandContext, arguments: AgentArguments) -> Result<ExitCo
             // If our parent has ended, the server receives this status.
             Ok(ExitCode::SUCCESS)
         }
-        None => serve(context, || {}),
+        None => serve(context, AgentStderr::Open, || {}),
     }
 }
 
@@ -118,7 +119,7 @@ fn serve_for_parent(context: &CommandContext) {
         Err(Error::unavailable("the program that started the agent has ended"))
     } else {
         close_inherited().context(|| "could not close inherited file descriptors").and_then(|()| {
-            serve(context, || {
+            serve(context, AgentStderr::Absent, || {
                 announced = true;
                 announce(&Answer::Ready);
                 let _ = blocked.thread_unblock();
@@ -137,7 +138,7 @@ fn serve_for_parent(context: &CommandContext) {
 }
 
 /// Runs the agent in this process.
-fn serve(context: &CommandContext, listening: impl FnOnce()) -> Result<ExitCode> {
+fn serve(context: &CommandContext, stderr: AgentStderr, listening: impl FnOnce()) -> Result<ExitCode> {
     let config = Arc::new(context.config()?);
     DataDirectory::open(&config.data_directory)?;
     let spool = Spool::of(&config)?;
@@ -151,7 +152,7 @@ fn serve(context: &CommandContext, listening: impl FnOnce()) -> Result<ExitCode>
     };
     // Two clusters that start at the same time both pass the first check.
     spool.claim(&config, disk.as_ref())?;
-    start_log(&config, &spool, disk.clone())?;
+    log::start_for_agent(context, &config, &spool, disk.clone(), stderr)?;
     if let Err(error) = Pace::new(config.agent.pace).try_give_way() {
         tracing::warn!(%error, "continuing with the current priority");
     }
@@ -173,28 +174,6 @@ fn serve(context: &CommandContext, listening: impl FnOnce()) -> Result<ExitCode>
     // A thread that hangs in the repository ends with the process; do not wait for it.
     runtime.shutdown_background();
     served.map(|()| ExitCode::SUCCESS)
-}
-
-/// Logs to the journal under systemd, otherwise to a file in the spool.
-fn start_log(config: &Config, spool: &Spool, disk: Arc<dyn Disk>) -> Result<()> {
-    let filter = EnvFilter::try_from_env("PGARK_LOG").unwrap_or_else(|_| EnvFilter::new(LOG_FILTER));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_target(false);
-    if stderr_is_the_journal() {
-        builder.without_time().with_writer(io::stderr).init();
-    } else {
-        let log = RotatingLog::open(disk, &spool.log(), config.agent.log_max_bytes)
-            .map_err(|error| spool.failed(error))?;
-        builder.with_writer(move || log.clone()).init();
-    }
-    Ok(())
-}
-
-/// Whether stderr is the stream of the systemd journal. A server started by systemd passes the variable on to its child
-/// processes, but not the stream. Source: `systemd.exec(5)`, `$JOURNAL_STREAM`.
-fn stderr_is_the_journal() -> bool {
-    let stderr =
-        std::fs::metadata("/proc/self/fd/2").map(|stream| format!("{}:{}", stream.dev(), stream.ino()));
-    std::env::var("JOURNAL_STREAM").is_ok_and(|stream| stderr.is_ok_and(|ours| ours == stream))
 }
 
 /// Spawns the agent and stays as its parent, so that neither the agent nor its exit status ever reaches the caller as a

@@ -11,7 +11,7 @@ use pgark::pace::Pace;
 use pgark::postgres::{PgTimestamp, SystemIdentifier};
 use pgark::repository::Repository;
 use pgark::repository::backup::NewLabel;
-use pgark::terminal::{Progress, Verbosity, counted};
+use pgark::terminal::{Progress, counted};
 use std::num::NonZeroUsize;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -102,8 +102,7 @@ pub fn run(context: &CommandContext, arguments: BaseBackupArguments) -> Result<E
         max_rate: arguments.max_rate.or(config.backup.pace.max_rate),
         ..config.backup.pace
     });
-    let verbosity = if context.output.is_quiet() { Verbosity::Quiet } else { Verbosity::Normal };
-    let monitor = Progress::new(verbosity);
+    let monitor = Progress::new(context.verbosity());
     let interrupted = interrupted_by_signals()?;
     let kind = match arguments.kind {
         TypeArgument::Full => BackupType::Full,

@@ -7,7 +7,7 @@ use pgark::backup::{CombineRequest, combine};
 use pgark::error::Result;
 use pgark::repository::Repository;
 use pgark::repository::choose_system;
-use pgark::terminal::{Progress, Verbosity};
+use pgark::terminal::Progress;
 use std::num::NonZeroUsize;
 use std::process::ExitCode;
 
@@ -58,9 +58,8 @@ pub fn run(context: &CommandContext, arguments: CombineArguments) -> Result<Exit
         workers: arguments.workers.unwrap_or(config.backup.workers),
         compression: config.compression,
     };
-    let verbosity = if context.output.is_quiet() { Verbosity::Quiet } else { Verbosity::Normal };
     let interrupted = interrupted_by_signals()?;
-    let summary = combine(&request, &repository, &interrupted, &Progress::new(verbosity))?;
+    let summary = combine(&request, &repository, &interrupted, &Progress::new(context.verbosity()))?;
     context.output.result(&summary, || text(&summary));
     Ok(ExitCode::SUCCESS)
 }

@@ -6,19 +6,22 @@ mod check;
 mod combine;
 mod config;
 mod info;
+mod log;
 mod memory;
 mod output;
 mod recover;
 mod status;
 mod store;
+mod version;
 mod wal;
 
-use clap::{Parser, Subcommand};
+use clap::{ArgAction, Parser, Subcommand};
 use output::Output;
-use pgark::config::{Config, ConfigRequest, Environment};
+use pgark::config::{Config, ConfigRequest, Environment, LogLevel};
 use pgark::error::{Error, ErrorKind, Result};
 use pgark::postgres::MajorVersion;
 use pgark::store::Store;
+use pgark::terminal::Verbosity;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -70,6 +73,10 @@ struct Arguments {
     /// Do not show progress
     #[arg(long, short, global = true, help_heading = "General")]
     quiet: bool,
+
+    /// Show debug messages on standard error: files, requests and their duration; -vv shows more
+    #[arg(long, short, global = true, help_heading = "General", action = ArgAction::Count)]
+    verbose: u8,
 
     /// Read the files of an unknown PostgreSQL version as those of this major version
     ///
@@ -133,6 +140,9 @@ enum Command {
     /// Run or stop the agent, which archive-push and archive-get start on demand
     #[command(after_long_help = agent::MORE_HELP)]
     Agent(agent::AgentArguments),
+    /// Print the version; with --verbose, also how this pgark was built and what it supports
+    #[command(after_long_help = version::MORE_HELP)]
+    Version,
 }
 
 /// The context of every command.
@@ -140,6 +150,8 @@ struct CommandContext {
     request: ConfigRequest,
     assumed_version: Option<MajorVersion>,
     output: Output,
+    /// `--verbose`: the level of messages on stderr.
+    verbose: Option<LogLevel>,
 }
 
 impl CommandContext {
@@ -149,7 +161,9 @@ impl CommandContext {
     }
 
     fn resolve(&self, request: &ConfigRequest) -> Result<Config> {
-        Ok(self.assuming(Config::resolve(request)?))
+        let config = self.assuming(Config::resolve(request)?);
+        log::tell_files(&config);
+        Ok(config)
     }
 
     /// Applies the assumed version from the command line to a configuration.
@@ -157,6 +171,15 @@ impl CommandContext {
         match self.assumed_version {
             Some(version) => config.assuming(version),
             None => config,
+        }
+    }
+
+    /// How much a command shows of its progress.
+    fn verbosity(&self) -> Verbosity {
+        match (self.output.is_quiet(), self.verbose) {
+            (true, _) => Verbosity::Quiet,
+            (false, Some(_)) => Verbosity::Verbose,
+            (false, None) => Verbosity::Normal,
         }
     }
 
@@ -192,6 +215,7 @@ fn main() -> ExitCode {
         Ok(arguments) => Arguments { set, ..arguments },
         Err(error) => return output::command_line(&error),
     };
+    let verbose = log::level(arguments.verbose);
     let output = Output::new(arguments.json, arguments.quiet);
     let request = ConfigRequest {
         file: arguments.config,
@@ -200,7 +224,7 @@ fn main() -> ExitCode {
         environment: Environment::new(env::vars_os()),
         ..ConfigRequest::default()
     };
-    let context = CommandContext { request, assumed_version: arguments.assume_version, output };
+    let context = CommandContext { request, assumed_version: arguments.assume_version, output, verbose };
     panic::set_hook(Box::new(|information| output::say(&format!("pgark: internal error: {information}"))));
     let ran = panic::catch_unwind(panic::AssertUnwindSafe(|| run(&context, arguments.command)));
     let result = ran.unwrap_or_else(|_| {
@@ -234,6 +258,10 @@ fn without_set(words: impl IntoIterator<Item = OsString>) -> (Vec<OsString>, Vec
 }
 
 fn run(context: &CommandContext, command: Command) -> Result<ExitCode> {
+    // An agent knows the destination of its log only after it has read the configuration.
+    if !matches!(&command, Command::Agent(arguments) if arguments.serves()) {
+        log::start(context.verbose);
+    }
     match command {
         Command::Config(arguments) => config::run(context, arguments),
         Command::BaseBackup(arguments) => base_backup::run(context, arguments),
@@ -244,6 +272,7 @@ fn run(context: &CommandContext, command: Command) -> Result<ExitCode> {
         Command::Check => check::run(context),
         Command::Status => status::run(context),
         Command::Agent(arguments) => agent::run(context, arguments),
+        Command::Version => version::run(context),
     }
 }
 

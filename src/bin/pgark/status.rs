@@ -2,6 +2,7 @@
 
 use super::CommandContext;
 use pgark::agent::FailureStatus;
+use pgark::config::LogDestination;
 use pgark::error::Result;
 use pgark::spool::AgentProcess;
 use pgark::status::{OtherAgent, OtherAgentState, Status, gather};
@@ -92,7 +93,11 @@ fn text(status: &Status) -> String {
     }
     lines.extend(status.spool.iter().map(failure));
     lines.extend(status.other_agents.iter().map(other_agent));
-    lines.push(format!("log       {}", status.agent_log.display()));
+    let file = status.agent_log.display();
+    lines.push(match status.agent_log_destination {
+        Some(LogDestination::Syslog) => format!("log       syslog; while that is unavailable, {file}"),
+        _ => format!("log       {file}"),
+    });
     lines.join("\n")
 }
 

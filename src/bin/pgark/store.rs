@@ -11,8 +11,11 @@ use pgark::repository;
 use pgark::store::MutantStore;
 #[cfg(feature = "s3")]
 use pgark::store::S3Store;
-use pgark::store::{DirectoryStore, Store};
+use pgark::store::{DirectoryStore, LoggedStore, Store};
 use std::sync::Arc;
+
+/// The kinds of stores that this pgark was built with.
+pub const STORES: &[&str] = if cfg!(feature = "s3") { &["directory", "s3"] } else { &["directory"] };
 
 /// The store of a configuration. Makes no request.
 ///
@@ -33,5 +36,6 @@ pub fn open(config: &Config) -> Result<Arc<dyn Store>> {
     };
     #[cfg(feature = "failpoints")]
     let store = MutantStore::of(store);
-    Ok(store)
+    tracing::debug!(location = store.location(), "opened the store");
+    Ok(LoggedStore::of(store))
 }

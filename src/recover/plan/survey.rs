@@ -5,7 +5,7 @@ use super::host_configuration::{Destination, own_configuration};
 use super::request::{Mode, RecoverRequest};
 use crate::data_directory::DataDirectory;
 use crate::error::{Error, ErrorKind, Result};
-use crate::monitor::{Monitor, Work};
+use crate::monitor::{MeasuredWork, Monitor};
 use crate::postgres::backup::tablespace_map::parse_tablespace_map;
 use crate::postgres::{ClusterState, RecoveryTarget, SegmentSize, SystemIdentifier};
 use crate::recover::place::destinations::Destinations;
@@ -80,8 +80,9 @@ pub fn survey(
     monitor: &dyn Monitor,
 ) -> Result<Survey> {
     let Usable { chains, unusable } = usable(request, repository)?;
-    let target = monitor
-        .during(Work::ReadingWal, None, || plan_with_sizes(&request.target, &chains, repository, monitor))?;
+    let target = monitor.during(MeasuredWork::ReadingWal, None, || {
+        plan_with_sizes(&request.target, &chains, repository, monitor)
+    })?;
     let chain = chains.into_iter().find(|chain| chain.newest().label.as_str() == target.backup);
     let chain = chain.ok_or_else(|| Error::damaged("the chosen backup is not in the repository"))?;
     for member in chain.members() {

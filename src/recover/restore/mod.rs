@@ -16,7 +16,7 @@ pub use forecast::{DeltaForecast, forecast};
 
 use crate::durable::{self, Disk};
 use crate::error::{Context, Error, Result};
-use crate::monitor::{Monitor, Step, Work};
+use crate::monitor::{CommandStep, MeasuredWork, Monitor};
 use crate::pace::Pace;
 use crate::postgres::backup::label::without_incremental_from;
 use crate::postgres::{ControlFile, SystemIdentifier};
@@ -97,13 +97,13 @@ pub fn restore(
         })
         .collect::<Result<Vec<_>>>()?;
 
-    let work = Work::RestoringBackup { label: plan.backup.label.as_str() };
+    let work = MeasuredWork::RestoringBackup { label: plan.backup.label.as_str() };
     let restored = monitor.during(work, Some(plan.backup.whole_bytes()), || {
         files::restore_files(repository, plan, workers, pace, disk, monitor)
     })?;
     check_restored(&plan.backup, &restored, data_directory, plan.system)?;
 
-    monitor.step(Step::ConfiguringRecovery);
+    monitor.step(CommandStep::ConfiguringRecovery);
     place_tablespaces(disk, plan)?;
     let access = copy_configuration_files(disk, plan)?;
     let wrote_configuration = settings::complete_configuration(
@@ -117,7 +117,7 @@ pub fn restore(
         durable::replace_file(disk, &plan.config_path, plan.config.to_toml().as_bytes(), FILE_MODE)?;
     }
 
-    monitor.step(Step::SyncingRestoredFiles);
+    monitor.step(CommandStep::SyncingRestoredFiles);
     for (path, opened) in &opened {
         disk.sync_file_system(opened).context(|| format!("could not make \"{}\" durable", path.display()))?;
     }

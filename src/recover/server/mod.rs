@@ -24,7 +24,7 @@ pub use programs::{find_pg_ctl, who_listens};
 pub use start::ServerStart;
 
 use crate::error::{Context, Error, Result};
-use crate::monitor::{Monitor, ReplayPosition, Step};
+use crate::monitor::{CommandStep, Monitor, ReplayPosition};
 use crate::postgres::cluster::control_file::ServerLimits;
 use crate::postgres::{ClusterState, ControlFile, PostmasterPid};
 use crate::recover::place::read_restored;
@@ -56,7 +56,7 @@ impl ServerStart {
     /// it exited with an error or waits in an unexpected place. The error quotes the server's log.
     pub fn run(&self, awaited: Awaited, monitor: &dyn Monitor) -> Result<ReachedPoint> {
         let log = LogMark::set(&self.data_directory, &self.log);
-        monitor.step(Step::StartingServer);
+        monitor.step(CommandStep::StartingServer);
         let mut pg_ctl = Some(self.start()?);
         let mut queries = RecoveryQueries::new(self.version, &self.conninfo);
         let mut standby_progress = StandbyProgress::default();
@@ -67,7 +67,7 @@ impl ServerStart {
                 match child.try_wait().context(|| "could not wait for pg_ctl")? {
                     Some(status) if status.success() => {
                         pg_ctl = None;
-                        monitor.step(Step::ReplayingWal);
+                        monitor.step(CommandStep::ReplayingWal);
                     }
                     Some(_) => return self.ended(awaited, &log, pg_ctl_output(child)),
                     None => {

@@ -1,7 +1,7 @@
 //! Monitors a server's progress, so that every wait is bounded.
 
 use crate::error::{Error, Result};
-use crate::monitor::{Monitor, ReplayPosition, Step};
+use crate::monitor::{CommandStep, Monitor, ReplayPosition};
 use std::time::{Duration, Instant};
 
 /// Interval between checks of the server.
@@ -50,7 +50,7 @@ impl ProgressWatch<'_> {
             self.there_since = Instant::now();
         }
         if self.reported.elapsed() >= REPORT_EVERY {
-            self.monitor.step(Step::ServerProgress(self.position));
+            self.monitor.step(CommandStep::ServerProgress(self.position));
             self.reported = Instant::now();
         }
         if self.there_since.elapsed() < STANDSTILL_MAX {

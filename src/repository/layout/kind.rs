@@ -3,7 +3,7 @@
 use Lock::{Locked, Unlocked};
 use ObjectClass::{Clear, Data, List};
 use Place::{Copied, Local};
-use Removal::{AtBackupEnd, ByAge, Never, WithBackup, WithDump, WithSegment, WithWal};
+use RemovalRule::{AtBackupEnd, ByAge, Never, WithBackup, WithDump, WithSegment, WithWal};
 use Verification::{Compared, Header, Manifest, Parsed};
 use Writing::{Once, Replaced};
 
@@ -148,7 +148,7 @@ pub enum Place {
 
 /// When an object is removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Removal {
+pub enum RemovalRule {
     /// Never.
     Never,
     /// With its backup, manifest first.
@@ -192,7 +192,7 @@ pub struct KindFacts {
     /// Whether a copy of the repository holds it.
     pub place: Place,
     /// When it is removed.
-    pub removal: Removal,
+    pub removal: RemovalRule,
     /// How it is verified.
     pub verification: Verification,
 }

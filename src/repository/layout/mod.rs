@@ -3,7 +3,7 @@
 mod kind;
 mod parse;
 
-pub use kind::{KindFacts, Lock, ObjectClass, ObjectKind, Place, Removal, Verification, Writing};
+pub use kind::{KindFacts, Lock, ObjectClass, ObjectKind, Place, RemovalRule, Verification, Writing};
 pub use parse::kind_of;
 
 use super::backup::Label;

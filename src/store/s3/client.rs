@@ -227,7 +227,10 @@ impl S3Client {
         loop {
             self.wait_for_rate().await;
             failpoint::step("request");
+            let began = Instant::now();
             let result = watched(stall, attempt(&connected)).await;
+            let duration_ms = began.elapsed().as_millis() as u64;
+            tracing::trace!(succeeded = matches!(result, Some(Ok(_))), duration_ms, "attempted a request");
             failpoint::step("answer");
             let failure = match result {
                 Some(Ok(output)) => {

@@ -65,7 +65,7 @@ pub use tally::Tally;
 pub use template::Template;
 pub use tls_proxy::{Begin, Proxy};
 pub use tls_scene::TlsScene;
-pub use wait::{PATIENCE, wait_until};
+pub use wait::{PATIENCE, wait_for, wait_until};
 pub use wal::{FakeWal, backup_history, history, segment_name, segment_number};
 
 /// Whether to run the long scenarios: `scripts/test --all`.

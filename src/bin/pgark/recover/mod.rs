@@ -15,7 +15,7 @@ use pgark::recover::server::settings::Archiving;
 use pgark::recover::server::{ServerStart, find_pg_ctl, who_listens};
 use pgark::recover::{Execution, execute};
 use pgark::repository::{Repository, choose_system};
-use pgark::terminal::{Progress, Verbosity};
+use pgark::terminal::Progress;
 use std::env;
 use std::path::{Path, PathBuf, absolute};
 use std::process::ExitCode;
@@ -47,8 +47,7 @@ pub fn run(context: &CommandContext, arguments: RecoverArguments) -> Result<Exit
         archiving: arguments.archiving()?,
         archive_get: archive_get()?,
     };
-    let verbosity = if context.output.is_quiet() { Verbosity::Quiet } else { Verbosity::Normal };
-    let monitor = Progress::new(verbosity);
+    let monitor = Progress::new(context.verbosity());
     let mut plan = plan(&request, &repository, &monitor)?;
     let start = server_start(&arguments, &plan, conninfo)?;
     plan.warnings.extend(check_port(&arguments, &plan)?);

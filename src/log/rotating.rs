@@ -1,4 +1,4 @@
-//! The agent's log: a file in the spool with a size limit.
+//! A log file with a size limit.
 
 use crate::durable::Disk;
 use crate::error::{Context, Result};

@@ -5,8 +5,8 @@
 //! after a crash. Does not own: checking and encoding WAL (that is `repository/`), and starting the agent
 //! (`spool/`).
 //!
-//! A push: [`server`] → [`upload`], which the `ready` watcher feeds ahead of requests. A get: `server` →
-//! [`fetch`], which prefetches without a request.
+//! A push: [`request_server`] → [`upload`], which the `ready` watcher feeds ahead of requests. A get:
+//! `request_server` → [`fetch`], which prefetches without a request.
 
 mod backfill;
 mod competing_timelines;

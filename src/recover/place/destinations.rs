@@ -121,7 +121,7 @@ fn impossible(path: &[u8]) -> Error {
 mod tests {
     use super::*;
 
-    fn places() -> Destinations {
+    fn destinations() -> Destinations {
         let tablespace = |oid, new: &str| TablespacePlace {
             oid: Oid::new(oid),
             name: "x".to_owned(),
@@ -140,13 +140,13 @@ mod tests {
             ("pg_tblspc/16402/x", "/data/pg_tblspc/16402/x"),
             ("pg_tblspc/1640/x", "/data/pg_tblspc/1640/x"),
         ] {
-            assert_eq!(places().file(path.as_bytes()).unwrap(), PathBuf::from(place));
+            assert_eq!(destinations().file(path.as_bytes()).unwrap(), PathBuf::from(place));
         }
-        assert_eq!(places().directory(b"pg_tblspc/16401").unwrap(), None);
-        assert!(places().file(b"pg_tblspc/16401").is_err());
-        assert_eq!(places().tablespace_of(b"pg_tblspc/164/PG_15_202209061/5/1"), Some(Oid::new(164)));
-        assert_eq!(places().tablespace_of(b"pg_tblspc/16402/x"), None);
-        assert_eq!(places().tablespace_of(b"base/164/1"), None);
+        assert_eq!(destinations().directory(b"pg_tblspc/16401").unwrap(), None);
+        assert!(destinations().file(b"pg_tblspc/16401").is_err());
+        assert_eq!(destinations().tablespace_of(b"pg_tblspc/164/PG_15_202209061/5/1"), Some(Oid::new(164)));
+        assert_eq!(destinations().tablespace_of(b"pg_tblspc/16402/x"), None);
+        assert_eq!(destinations().tablespace_of(b"base/164/1"), None);
     }
 
     #[test]
@@ -165,8 +165,8 @@ mod tests {
             "pg_tblspc/164/",
             "pg_tblspc/164/authorized_keys",
         ] {
-            assert!(places().file(path.as_bytes()).is_err(), "{path:?}");
-            assert!(places().directory(path.as_bytes()).is_err(), "{path:?}");
+            assert!(destinations().file(path.as_bytes()).is_err(), "{path:?}");
+            assert!(destinations().directory(path.as_bytes()).is_err(), "{path:?}");
         }
     }
 }

@@ -37,8 +37,15 @@ pub fn check_surroundings(request: &RecoverRequest) -> Result<()> {
 /// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage): too little space, or the path of the spool is too long; those
 /// of the store.
 pub fn check_plan(plan: &RecoveryPlan, repository: &Repository) -> Result<()> {
-    let (chain, left_out, places) = (&plan.chain, &plan.left_out, &plan.places);
-    check_space(&space_needs(repository, chain, left_out, places, plan.found, &plan.tablespaces_found)?)?;
+    let (chain, left_out, destinations) = (&plan.chain, &plan.left_out, &plan.destinations);
+    check_space(&space_needs(
+        repository,
+        chain,
+        left_out,
+        destinations,
+        plan.found,
+        &plan.tablespaces_found,
+    )?)?;
     Spool::of(&plan.config).map_err(|error| error.hint("Choose a shorter path with --spool-directory."))?;
     Ok(())
 }
@@ -121,7 +128,7 @@ fn space_needs(
     repository: &Repository,
     chain: &Chain,
     left_out: &OmittedDatabases,
-    places: &Destinations,
+    destinations: &Destinations,
     found: Found,
     tablespaces_found: &[Found],
 ) -> Result<Vec<SpaceNeed>> {
@@ -130,7 +137,7 @@ fn space_needs(
     const SEGMENTS_BESIDE: u64 = 4;
     let backup = chain.newest();
     let whole = match chain.increments() > 0 || !left_out.is_empty() {
-        true => Some(whole_by_place(repository, backup, left_out, places)?),
+        true => Some(whole_by_place(repository, backup, left_out, destinations)?),
         false => None,
     };
     let packed = |oid: Option<Oid>| -> u64 {
@@ -143,11 +150,11 @@ fn space_needs(
     };
     let wal = u64::from(backup.server.wal_segment_bytes).saturating_mul(SEGMENTS_BESIDE);
     let mut needs = vec![SpaceNeed {
-        directory: places.data_directory().to_owned(),
+        directory: destinations.data_directory().to_owned(),
         bytes: packed(None).saturating_add(wal),
         found,
     }];
-    for (tablespace, found) in places.tablespaces().iter().zip(tablespaces_found) {
+    for (tablespace, found) in destinations.tablespaces().iter().zip(tablespaces_found) {
         let bytes = packed(Some(tablespace.oid));
         needs.push(SpaceNeed { directory: tablespace.new.clone(), bytes, found: *found });
     }
@@ -160,7 +167,7 @@ fn whole_by_place(
     repository: &Repository,
     backup: &StoredBackup,
     left_out: &OmittedDatabases,
-    places: &Destinations,
+    destinations: &Destinations,
 ) -> Result<BTreeMap<Option<Oid>, u64>> {
     let mut index = open_index(repository, backup)?;
     let mut whole: BTreeMap<Option<Oid>, u64> = BTreeMap::new();
@@ -169,7 +176,7 @@ fn whole_by_place(
         if left_out.is_omitted(file.path.as_bytes()) {
             continue;
         }
-        let bytes = whole.entry(places.tablespace_of(file.path.as_bytes())).or_default();
+        let bytes = whole.entry(destinations.tablespace_of(file.path.as_bytes())).or_default();
         *bytes = bytes.saturating_add(file.whole_bytes());
     }
     Ok(whole)

@@ -41,7 +41,7 @@ pub fn decide(request: &RecoverRequest, survey: Survey) -> Result<RecoveryPlan> 
         chain: survey.chain,
         left_out: survey.left_out,
         system: survey.system,
-        places: survey.places,
+        destinations: survey.destinations,
         found: survey.found,
         tablespaces_found: survey.tablespaces_found,
         settings,

@@ -27,7 +27,7 @@ pub struct RecoveryPlan {
     /// System identifier of the cluster.
     pub system: SystemIdentifier,
     /// The destination of every path.
-    pub places: Destinations,
+    pub destinations: Destinations,
     /// What the data directory contains now.
     pub found: Found,
     /// What the tablespaces' directories contain now, in the same order.

@@ -36,7 +36,7 @@ pub struct Survey {
     /// The system identifier of the cluster.
     pub system: SystemIdentifier,
     /// The destination of every path.
-    pub places: Destinations,
+    pub destinations: Destinations,
     /// What the data directory contains now.
     pub found: Found,
     /// What the tablespaces' directories contain now, in the same order.
@@ -118,7 +118,7 @@ pub fn survey(
         target,
         left_out,
         system,
-        places: Destinations::new(request.data_directory.clone(), tablespaces),
+        destinations: Destinations::new(request.data_directory.clone(), tablespaces),
         found,
         tablespaces_found,
         own_configuration: own_configuration(&request.config, destination),

@@ -59,10 +59,10 @@ impl Existing {
     ///
     /// # Errors
     /// The operating system's.
-    pub fn walk(places: &Destinations, version_directory: &str) -> Result<Existing> {
+    pub fn walk(destinations: &Destinations, version_directory: &str) -> Result<Existing> {
         let mut existing = Existing::nothing();
-        existing.walk_directory(places.data_directory(), b"")?;
-        for tablespace in places.tablespaces() {
+        existing.walk_directory(destinations.data_directory(), b"")?;
+        for tablespace in destinations.tablespaces() {
             let below = [b"pg_tblspc/", tablespace.oid.to_string().as_bytes()].concat();
             let directory = tablespace.new.join(version_directory);
             if let Some(metadata) = metadata_of(&directory)? {
@@ -118,12 +118,12 @@ impl Existing {
     pub fn at(
         &mut self,
         path: &[u8],
-        places: &Destinations,
+        destinations: &Destinations,
         removal: Removal<'_>,
     ) -> Result<Option<ExistingKind>> {
         while let Some((found, kind)) = self.entries.get(self.next) {
             match found.as_slice().cmp(path) {
-                Ordering::Less => self.remove(places, removal)?,
+                Ordering::Less => self.remove(destinations, removal)?,
                 Ordering::Equal => {
                     let kind = *kind;
                     self.next += 1;
@@ -139,19 +139,19 @@ impl Existing {
     ///
     /// # Errors
     /// The operating system's.
-    pub fn finish(&mut self, places: &Destinations, removal: Removal<'_>) -> Result<()> {
+    pub fn finish(&mut self, destinations: &Destinations, removal: Removal<'_>) -> Result<()> {
         while self.next < self.entries.len() {
-            self.remove(places, removal)?;
+            self.remove(destinations, removal)?;
         }
         Ok(())
     }
 
-    fn remove(&mut self, places: &Destinations, removal: Removal<'_>) -> Result<()> {
+    fn remove(&mut self, destinations: &Destinations, removal: Removal<'_>) -> Result<()> {
         let Some((path, kind)) = self.entries.get(self.next) else { return Ok(()) };
         self.removed += u64::from(*kind != ExistingKind::Directory);
         if let Removal::Done(disk) = removal {
             // May already be removed with its directory.
-            durable::remove_all(disk, &location_of(places, path)?)?;
+            durable::remove_all(disk, &location_of(destinations, path)?)?;
         }
         self.next += 1;
         Ok(())
@@ -160,13 +160,13 @@ impl Existing {
 
 /// The location of a path: below the data directory, or below a tablespace if it leads through that
 /// tablespace's link.
-fn location_of(places: &Destinations, path: &[u8]) -> Result<PathBuf> {
-    match places.tablespace_of(path) {
+fn location_of(destinations: &Destinations, path: &[u8]) -> Result<PathBuf> {
+    match destinations.tablespace_of(path) {
         // The link itself.
         Some(oid) if path.strip_prefix(b"pg_tblspc/") == Some(oid.to_string().as_bytes()) => {
-            Ok(places.data_directory().join(std::ffi::OsStr::from_bytes(path)))
+            Ok(destinations.data_directory().join(std::ffi::OsStr::from_bytes(path)))
         }
-        _ => places.file(path),
+        _ => destinations.file(path),
     }
 }
 
@@ -204,16 +204,17 @@ mod tests {
         fs::hard_link(data.join("PG_VERSION"), scratch.path().join("same")).unwrap();
         symlink(&other, data.join("pg_tblspc/164")).unwrap();
         symlink(&wal, data.join("pg_wal")).unwrap();
-        let places = Destinations::new(data.clone(), Vec::new());
-        let mut existing = Existing::walk(&places, "PG_15_1").unwrap();
-        let mut at = |path: &str| existing.at(path.as_bytes(), &places, Removal::Done(&RealDisk)).unwrap();
+        let destinations = Destinations::new(data.clone(), Vec::new());
+        let mut existing = Existing::walk(&destinations, "PG_15_1").unwrap();
+        let mut at =
+            |path: &str| existing.at(path.as_bytes(), &destinations, Removal::Done(&RealDisk)).unwrap();
         assert_eq!(at("PG_VERSION"), Some(ExistingKind::Other), "it has another name");
         assert_eq!(at("base"), Some(ExistingKind::Directory));
         assert_eq!(at("base/1"), Some(ExistingKind::Directory));
         assert_eq!(at("base/1/2"), Some(ExistingKind::File { bytes: 8 }));
         assert_eq!(at("base/2"), None);
         assert_eq!(at("pg_wal"), Some(ExistingKind::Directory));
-        existing.finish(&places, Removal::Done(&RealDisk)).unwrap();
+        existing.finish(&destinations, Removal::Done(&RealDisk)).unwrap();
         assert_eq!(existing.removed, 5);
         for path in ["base/1/1", "base/1.x", "extra", "pg_tblspc/164"] {
             assert!(fs::symlink_metadata(data.join(path)).is_err(), "{path}");

@@ -81,16 +81,16 @@ pub fn restore_files(
     disk: &dyn Disk,
     monitor: &dyn Monitor,
 ) -> Result<Restored> {
-    let (chain, places) = (&plan.chain, &plan.places);
+    let (chain, destinations) = (&plan.chain, &plan.destinations);
     let mut existing = match plan.found {
-        Found::Kept => Existing::walk(places, &tablespace_version_directory(chain.newest())?)?,
+        Found::Kept => Existing::walk(destinations, &tablespace_version_directory(chain.newest())?)?,
         Found::Nothing | Found::Empty | Found::Unfinished => Existing::nothing(),
     };
     let mut restore = Restore {
         repository,
         chain,
         left_out: &plan.left_out,
-        places,
+        destinations,
         workers,
         pace,
         disk,
@@ -109,7 +109,7 @@ struct Restore<'a> {
     repository: &'a Repository,
     chain: &'a Chain,
     left_out: &'a OmittedDatabases,
-    places: &'a Destinations,
+    destinations: &'a Destinations,
     workers: NonZeroUsize,
     pace: &'a Pace,
     disk: &'a dyn Disk,
@@ -126,7 +126,7 @@ impl Restore<'_> {
             self.chain,
             content,
             self.map()?,
-            self.places,
+            self.destinations,
             self.disk,
         )?;
         loop {
@@ -144,7 +144,7 @@ impl Restore<'_> {
     fn map(&self) -> Result<Option<Vec<u8>>> {
         let backup = self.chain.newest();
         let Some(stored) = &backup.tablespace_map else { return Ok(None) };
-        let map = self.places.tablespace_map(backup.major_version()?)?;
+        let map = self.destinations.tablespace_map(backup.major_version()?)?;
         Ok((map != stored.as_bytes()).then_some(map))
     }
 
@@ -158,12 +158,15 @@ impl Restore<'_> {
         while batch.len() < BATCH_FILES_MAX {
             match files.next_entry()? {
                 None => {
-                    existing.finish(self.places, Removal::Done(self.disk))?;
+                    existing.finish(self.destinations, Removal::Done(self.disk))?;
                     return Ok(true);
                 }
                 Some(ChainEntry::Directory(directory)) => {
-                    let found =
-                        existing.at(directory.path.as_bytes(), self.places, Removal::Done(self.disk))?;
+                    let found = existing.at(
+                        directory.path.as_bytes(),
+                        self.destinations,
+                        Removal::Done(self.disk),
+                    )?;
                     self.create_directory(&directory, found)?;
                 }
                 Some(ChainEntry::File(file)) => {
@@ -172,15 +175,18 @@ impl Restore<'_> {
                     if file.path.as_bytes() == CONTROL_FILE {
                         self.restored.control_file = self.read_control_file(&file)?;
                     }
-                    let existing =
-                        match existing.at(file.path.as_bytes(), self.places, Removal::Done(self.disk))? {
-                            None => None,
-                            Some(ExistingKind::File { bytes }) => Some(bytes),
-                            Some(ExistingKind::Directory | ExistingKind::Other) => {
-                                durable::remove_all(self.disk, &self.places.file(file.path.as_bytes())?)?;
-                                None
-                            }
-                        };
+                    let existing = match existing.at(
+                        file.path.as_bytes(),
+                        self.destinations,
+                        Removal::Done(self.disk),
+                    )? {
+                        None => None,
+                        Some(ExistingKind::File { bytes }) => Some(bytes),
+                        Some(ExistingKind::Directory | ExistingKind::Other) => {
+                            durable::remove_all(self.disk, &self.destinations.file(file.path.as_bytes())?)?;
+                            None
+                        }
+                    };
                     let emptied = self.left_out.is_omitted(file.path.as_bytes());
                     batch.push(Job { file, existing, emptied });
                 }
@@ -190,7 +196,7 @@ impl Restore<'_> {
     }
 
     fn create_directory(&self, directory: &DirectoryEntry, found: Option<ExistingKind>) -> Result<()> {
-        let Some(path) = self.places.directory(directory.path.as_bytes())? else { return Ok(()) };
+        let Some(path) = self.destinations.directory(directory.path.as_bytes())? else { return Ok(()) };
         let mode = directory.mode & DIRECTORY_MODE_MASK | 0o700;
         let created = match found {
             Some(ExistingKind::Directory) => set_mode(&path, mode),
@@ -270,7 +276,7 @@ impl Restore<'_> {
             let crc32c = crc32c::crc32c(&self.restored.control_file);
             return Ok(RestoredFile { file, crc32c });
         }
-        let path = self.places.file(file.path.as_bytes())?;
+        let path = self.destinations.file(file.path.as_bytes())?;
         let what = || format!("could not write \"{}\"", path.display());
         let mode = file.mode & FILE_MODE_MASK | 0o600;
         if emptied {

@@ -45,8 +45,8 @@ pub fn forecast(
     if plan.found != Found::Kept {
         return Ok(None);
     }
-    let places = &plan.places;
-    let mut existing = Existing::walk(places, &tablespace_version_directory(&plan.backup)?)?;
+    let destinations = &plan.destinations;
+    let mut existing = Existing::walk(destinations, &tablespace_version_directory(&plan.backup)?)?;
     let mut files = ChainedFiles::open(repository, &plan.chain)?;
     let mut forecast = DeltaForecast::default();
     loop {
@@ -55,17 +55,17 @@ pub fn forecast(
             match files.next_entry()? {
                 None => ended = true,
                 Some(ChainEntry::Directory(directory)) => {
-                    existing.at(directory.path.as_bytes(), places, Removal::Counted)?;
+                    existing.at(directory.path.as_bytes(), destinations, Removal::Counted)?;
                 }
                 Some(ChainEntry::File(file)) => {
-                    let found = existing.at(file.path.as_bytes(), places, Removal::Counted)?;
+                    let found = existing.at(file.path.as_bytes(), destinations, Removal::Counted)?;
                     batch.push((file, found));
                 }
             }
         }
         compare_batch(plan, batch, workers, &mut forecast)?;
         if ended {
-            existing.finish(places, Removal::Counted)?;
+            existing.finish(destinations, Removal::Counted)?;
             forecast.removed = existing.removed;
             return Ok(Some(forecast));
         }
@@ -109,7 +109,7 @@ fn is_unchanged(plan: &RecoveryPlan, file: &ChainedFile, found: Option<ExistingK
     if bytes != file.bytes || file.path.as_bytes() == CONTROL_FILE {
         return Ok(false);
     }
-    let path = plan.places.file(file.path.as_bytes())?;
+    let path = plan.destinations.file(file.path.as_bytes())?;
     let found = crc32c_of(&path, bytes).context(|| format!("could not read \"{}\"", path.display()))?;
     Ok(found == Some(crc32c))
 }

@@ -61,10 +61,10 @@ impl<'a> RestoredManifest<'a> {
         chain: &'a Chain,
         content: Content,
         map: Option<Vec<u8>>,
-        places: &Destinations,
+        destinations: &Destinations,
         disk: &'a dyn Disk,
     ) -> Result<RestoredManifest<'a>> {
-        let path = places.file(NAME)?;
+        let path = destinations.file(NAME)?;
         let what = || format!("could not write \"{}\"", path.display());
         // The old list of an overwritten cluster is obsolete.
         durable::remove_all(disk, &path)?;

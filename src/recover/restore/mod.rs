@@ -65,10 +65,10 @@ pub fn restore(
     disk: &dyn Disk,
     monitor: &dyn Monitor,
 ) -> Result<RecoverySummary> {
-    let places = &plan.places;
-    let data_directory = places.data_directory();
+    let destinations = &plan.destinations;
+    let data_directory = destinations.data_directory();
     let tablespace_directories: Vec<&Path> =
-        places.tablespaces().iter().map(|tablespace| tablespace.new.as_path()).collect();
+        destinations.tablespaces().iter().map(|tablespace| tablespace.new.as_path()).collect();
     // From now on no server starts here.
     let mut claimed = match plan.found {
         Found::Kept => Staging::claim_kept(
@@ -81,14 +81,14 @@ pub fn restore(
         found => Staging::claim_data_directory(disk, data_directory, found, plan.directory_mode())?,
     };
     let mut claimed_tablespaces = Vec::new();
-    for (tablespace, found) in places.tablespaces().iter().zip(&plan.tablespaces_found) {
+    for (tablespace, found) in destinations.tablespaces().iter().zip(&plan.tablespaces_found) {
         claimed_tablespaces.push(Staging::claim(disk, &tablespace.new, *found, plan.directory_mode())?);
     }
 
     // Opened before the first write: the kernel reports a failed write only to descriptors that are open by
     // then.
     let roots =
-        places.tablespaces().iter().map(|tablespace| tablespace.new.as_path()).chain([data_directory]);
+        destinations.tablespaces().iter().map(|tablespace| tablespace.new.as_path()).chain([data_directory]);
     let wal_elsewhere = wal_elsewhere(data_directory);
     let opened = roots
         .chain(wal_elsewhere.as_deref())
@@ -186,19 +186,19 @@ fn check_restored(
 /// Links the tablespaces and writes a matching `tablespace_map`. The server recreates the links from that
 /// map, and the backup's would lead to the original's directories.
 fn place_tablespaces(disk: &dyn Disk, plan: &RecoveryPlan) -> Result<()> {
-    let places = &plan.places;
-    for tablespace in places.tablespaces() {
-        let link = places.link(tablespace);
+    let destinations = &plan.destinations;
+    for tablespace in destinations.tablespaces() {
+        let link = destinations.link(tablespace);
         disk.create_link(&tablespace.new, &link)
             .context(|| format!("could not create link \"{}\"", link.display()))?;
     }
-    let map_path = places.data_directory().join("tablespace_map");
+    let map_path = destinations.data_directory().join("tablespace_map");
     // The server wrote its map when the backup began. It still contains a tablespace that was dropped before
     // the files were listed, and the link would lead to the original's directory, whatever uses that now.
-    if places.tablespaces().is_empty() && plan.backup.tablespace_map.is_none() {
+    if destinations.tablespaces().is_empty() && plan.backup.tablespace_map.is_none() {
         return Ok(());
     }
-    let map = places.tablespace_map(plan.backup.major_version()?)?;
+    let map = destinations.tablespace_map(plan.backup.major_version()?)?;
     durable::replace_file(disk, &map_path, &map, FILE_MODE)
 }
 

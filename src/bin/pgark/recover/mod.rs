@@ -123,7 +123,7 @@ fn server_start(
         return Err(Error::usage(format!("pg_ctl of PostgreSQL {version} was not found on this host"))
             .hint("Install that version, or give the directory of its programs with --pg-bin."));
     }
-    let data_directory = plan.places.data_directory().to_owned();
+    let data_directory = plan.destinations.data_directory().to_owned();
     let mut log = data_directory.clone().into_os_string();
     log.push(".log");
     let start = ServerStart {

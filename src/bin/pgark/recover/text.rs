@@ -141,9 +141,9 @@ impl PlanDocument {
             backup_stopped: plan.backup.stop.time.to_string(),
             system_identifier: plan.system.to_string(),
             postgresql: plan.backup.server.version_num,
-            data_directory: plan.places.data_directory().display().to_string(),
+            data_directory: plan.destinations.data_directory().display().to_string(),
             tablespaces: plan
-                .places
+                .destinations
                 .tablespaces()
                 .iter()
                 .map(|tablespace| TablespaceDocument {
@@ -227,7 +227,7 @@ pub fn plan(plan: &RecoveryPlan, delta: Option<DeltaForecast>) -> String {
     let target = &plan.target;
     let mut lines = vec![
         format!("recover cluster {} (system {})", plan.config.cluster, plan.system),
-        format!("  into         {}", plan.places.data_directory().display()),
+        format!("  into         {}", plan.destinations.data_directory().display()),
         format!(
             "  from backup  {}, which ended {} (LSN {}, timeline {})",
             target.backup,
@@ -266,7 +266,7 @@ pub fn plan(plan: &RecoveryPlan, delta: Option<DeltaForecast>) -> String {
         ),
         None => {}
     }
-    for tablespace in plan.places.tablespaces() {
+    for tablespace in plan.destinations.tablespaces() {
         lines.push(format!("  tablespace   {} goes to {}", tablespace.name, tablespace.new.display()));
     }
     lines.push(format!(

@@ -143,7 +143,7 @@ fn a_gap_that_the_back_fill_cannot_close_is_reported() {
     wait_until("what the standby still has is there", PATIENCE, || pair.archive.holds(&segments[0]));
     wait_until("the gap is reported", PATIENCE, || {
         let status = pair.standby.pgark(&["status"]).run().expect(0).stdout;
-        status.contains(&format!("missing   1 WAL segments, {lost} to {lost}"))
+        status.contains(&format!("missing   1 WAL segment, {lost} to {lost}"))
     });
     let info = pair.standby.pgark(&["info"]).run().expect(0).stdout;
     assert!(info.contains(&format!("missing on timeline 1: 1 segment, {lost}")), "{info}");

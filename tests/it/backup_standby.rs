@@ -1,6 +1,6 @@
 //! `pgark base-backup` on a standby: its backup is equivalent to the primary's, and a promotion ends it.
 
-use crate::support::{Archive, Cluster, Outcome, PATIENCE, Running, Site, Stop, wait_until};
+use crate::support::{Archive, Cluster, Outcome, PATIENCE, Running, Site, Stop, used_summaries, wait_until};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
@@ -235,7 +235,7 @@ fn a_chain_goes_on_from_the_primary_to_its_standby_and_back() {
         pair.primary.psql("VACUUM u");
         pair.catch_up();
         let taken = take(if from_standby { &pair.standby } else { &pair.primary }, "incremental", label);
-        let summarized = taken.stderr.contains("\nusing ");
+        let summarized = used_summaries(&taken.stderr, parent);
         assert_eq!(summarized, pair.primary.is_from(17), "{taken}");
         assert_eq!(kind_of(&pair, label), (parent.to_owned(), from_standby), "{label}");
         states.insert(label, pair.primary.psql(state));

@@ -60,7 +60,7 @@ pub use recording::{Operation, PowerCuts, Recording};
 pub use run::{Outcome, Run, Running};
 pub use site::Site;
 pub use small_disk::SmallDisk;
-pub use story::{Story, expect_not_startable, hinted_command};
+pub use story::{Story, expect_not_startable, hinted_command, used_summaries};
 pub use tally::Tally;
 pub use template::Template;
 pub use tls_proxy::{Begin, Proxy};

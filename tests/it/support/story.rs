@@ -128,6 +128,17 @@ impl Cluster {
     }
 }
 
+/// Whether a backup reported that it used WAL summaries to find the changes since `parent`.
+pub fn used_summaries(stderr: &str, parent: &str) -> bool {
+    let end = format!(" to find changes since backup {parent}");
+    let mut used = stderr.lines().filter_map(|line| line.strip_prefix("using ")?.strip_suffix(&end));
+    used.any(|used| match used.split_once(" WAL ") {
+        Some((count, "summary")) => count == "1",
+        Some((count, "summaries")) => count.parse::<u64>().is_ok_and(|count| count > 1),
+        _ => false,
+    })
+}
+
 /// Asserts that PostgreSQL refuses to start from a directory.
 #[track_caller]
 pub fn expect_not_startable(data: &Path) {

@@ -11,16 +11,12 @@ const MAGIC: u16 = 0xD1F0;
 const CONTROL_VERSION: u32 = 9900;
 const CATALOG_VERSION: u32 = 209_901_011;
 
-fn major(cluster: &Cluster) -> u32 {
-    String::from_utf8(cluster.read("PG_VERSION")).unwrap().trim().parse().unwrap()
-}
-
 /// A stopped cluster whose `pg_control` has an unknown version, in the format of its actual one.
 fn unknown_cluster(site: &Site) -> Cluster {
     let cluster = site.cluster("primary");
     let mut control = cluster.read("global/pg_control");
     // Source: PostgreSQL `catalog/pg_control.h`, `ControlFileData`.
-    let end = match major(&cluster) {
+    let end = match cluster.major() {
         ..=17 => 288,
         18 => 292,
         _ => 308,
@@ -52,7 +48,7 @@ fn wal_of_an_unknown_version_is_archived_and_restored_under_an_assumption_only()
     assert!(site.archive_of(&cluster).names().is_empty());
     cluster.get(&name, "pg_wal/RECOVERYXLOG").expect(126).says("assume_version");
 
-    cluster.config.set("assume_version", major(&cluster));
+    cluster.config.set("assume_version", cluster.major());
     cluster.push(&path).expect(0);
     assert_eq!(site.archive_of(&cluster).raw(&name), bytes);
     cluster.agent().kill(); // another one reads what is stored
@@ -75,7 +71,7 @@ fn a_wrong_assumption_is_refused_by_the_checksum() {
     let site = Site::without_server();
     let mut cluster = unknown_cluster(&site);
     let (name, _) = put_unknown_segment(&cluster);
-    cluster.config.set("assume_version", if major(&cluster) >= 18 { 17_u32 } else { 18 });
+    cluster.config.set("assume_version", if cluster.major() >= 18 { 17_u32 } else { 18 });
     let refused = cluster.push(&format!("pg_wal/{name}")).expect(4);
     refused.says("pg_control has checksum").says("assume_version");
     assert!(site.archive_of(&cluster).names().is_empty());
@@ -85,7 +81,7 @@ fn a_wrong_assumption_is_refused_by_the_checksum() {
 fn an_assumption_on_the_command_line_holds_for_the_call() {
     let site = Site::without_server();
     let cluster = unknown_cluster(&site);
-    let own = major(&cluster).to_string();
+    let own = cluster.major().to_string();
     let assuming = ["--assume-version", own.as_str()];
     for command in ["status", "base-backup"] {
         cluster.pgark(&[command]).run().expect(2).says("which pgark does not know");
@@ -104,7 +100,7 @@ fn an_assumption_on_the_command_line_holds_for_the_call() {
 #[test]
 fn a_backup_of_an_unknown_version_is_recovered_under_the_same_assumption_only() {
     let story = Story::tell();
-    let own = major(&story.primary);
+    let own = story.primary.major();
     HostileBackup::of(&story.site.archive_of(&story.primary), "first").tell(|manifest| {
         manifest["server"]["version_num"] = json!(990_000);
         manifest["server"]["catalog_version"] = json!(CATALOG_VERSION);

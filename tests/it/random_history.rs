@@ -210,8 +210,7 @@ impl History {
     fn switch_checksums(&mut self) {
         // A build of the server without this program borrows another version's, which does not find tablespaces.
         let version = self.primary.postgres_program("pg_checksums").arg("--version").run().expect(0).stdout;
-        let major = String::from_utf8(self.primary.read("PG_VERSION")).unwrap();
-        if !version.contains(&format!(" {}", major.trim())) {
+        if !version.contains(&format!(" (PostgreSQL) {}", self.primary.major())) {
             return;
         }
         let how = if self.primary.psql("SHOW data_checksums") == "on" { "--disable" } else { "--enable" };

@@ -421,9 +421,14 @@ impl Cluster {
         Run::new(postgres_program(name)).in_directory(&self.home)
     }
 
+    /// The major version of the data directory.
+    pub fn major(&self) -> u32 {
+        String::from_utf8(self.read("PG_VERSION")).unwrap().trim().parse().unwrap()
+    }
+
     /// Whether the major version is at least `major`.
     pub fn is_from(&self, major: u32) -> bool {
-        String::from_utf8(self.read("PG_VERSION")).unwrap().trim().parse::<u32>().unwrap() >= major
+        self.major() >= major
     }
 
     /// The directory of PostgreSQL's programs.

@@ -162,45 +162,17 @@ impl ForkName {
     }
 }
 
-impl FromStr for Oid {
-    type Err = ParseIntError;
-
-    /// Parses decimal digits.
-    fn from_str(text: &str) -> Result<Oid, ParseIntError> {
-        text.parse().map(Oid)
-    }
-}
-
-impl FromStr for RelFileNumber {
-    type Err = ParseIntError;
-
-    /// Parses decimal digits.
-    fn from_str(text: &str) -> Result<RelFileNumber, ParseIntError> {
-        text.parse().map(RelFileNumber)
-    }
-}
-
-impl FromStr for BlockNumber {
-    type Err = ParseIntError;
-
-    /// Parses decimal digits.
-    fn from_str(text: &str) -> Result<BlockNumber, ParseIntError> {
-        text.parse().map(BlockNumber)
-    }
-}
-
-impl FromStr for RelativeBlockNumber {
-    type Err = ParseIntError;
-
-    /// Parses decimal digits.
-    fn from_str(text: &str) -> Result<RelativeBlockNumber, ParseIntError> {
-        text.parse().map(RelativeBlockNumber)
-    }
-}
-
-/// They print as PostgreSQL prints them: decimal digits.
-macro_rules! prints_as_digits {
+/// Written and parsed as PostgreSQL does: decimal digits.
+macro_rules! decimal {
     ($($name:ident),*) => {$(
+        impl FromStr for $name {
+            type Err = ParseIntError;
+
+            fn from_str(text: &str) -> Result<$name, ParseIntError> {
+                text.parse().map($name)
+            }
+        }
+
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 write!(f, "{}", self.0)
@@ -215,7 +187,7 @@ macro_rules! prints_as_digits {
     )*};
 }
 
-prints_as_digits!(Oid, RelFileNumber, BlockNumber, RelativeBlockNumber);
+decimal!(Oid, RelFileNumber, BlockNumber, RelativeBlockNumber);
 
 #[cfg(test)]
 mod tests {

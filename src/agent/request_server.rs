@@ -19,6 +19,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Mutex, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
+use tracing::level_filters::LevelFilter;
 use tracing::{debug, warn};
 
 /// How long a client may take to send its request, and to take over a lent file.
@@ -127,7 +128,9 @@ impl RequestServer {
         let Some(request) = request else { return Ok(()) };
         let mut lent: Option<TempPath> = None;
         let awaited = AwaitedRequest::of(&request);
-        let (described, began) = (description(&request), Instant::now());
+        // Not `tracing::enabled!`; see `LoggedStore::of`.
+        let described = (LevelFilter::current() >= LevelFilter::DEBUG).then(|| description(&request));
+        let began = Instant::now();
         let (mut reading, mut writing) = stream.into_split();
         // An upload in flight is worth waiting for. A fetch is not: the next agent can repeat it.
         let wanted = if let Request::Get(get) = &request { Some(get.clone()) } else { None };
@@ -158,8 +161,10 @@ impl RequestServer {
         failpoint::step(if matches!(answer, Answer::Stored) { "acknowledge" } else { "say" });
         send(&mut writing, &answer).await?;
         failpoint::step("said");
-        let duration_ms = began.elapsed().as_millis() as u64;
-        debug!(request = described, duration_ms, "answered a request");
+        if let Some(request) = described {
+            let duration_ms = began.elapsed().as_millis() as u64;
+            debug!(request, duration_ms, "answered a request");
+        }
         if lent.is_some() {
             // The client renames or copies the file and then ends, in whatever way.
             let _ = timeout(LENT_MAX, gone(&mut reading)).await;

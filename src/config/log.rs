@@ -72,12 +72,9 @@ impl LogSettings {
                 "json" => LogFormat::Json,
                 _ => LogFormat::Text,
             },
-            level: match settings.word("log.level") {
-                "error" => LogLevel::Error,
-                "warn" => LogLevel::Warn,
-                "debug" => LogLevel::Debug,
-                "trace" => LogLevel::Trace,
-                _ => LogLevel::Info,
+            level: {
+                let word = settings.word("log.level");
+                LogLevel::ALL.into_iter().find(|level| level.word() == word).unwrap_or(LogLevel::Info)
             },
         }
     }
@@ -96,6 +93,10 @@ impl fmt::Display for LogSettings {
 }
 
 impl LogLevel {
+    /// All levels, in order.
+    pub const ALL: [LogLevel; 5] =
+        [LogLevel::Error, LogLevel::Warn, LogLevel::Info, LogLevel::Debug, LogLevel::Trace];
+
     /// The word in the configuration.
     pub fn word(self) -> &'static str {
         match self {

@@ -29,7 +29,7 @@ mod tests {
         assert_eq!(directives(LogLevel::Warn), "warn");
         assert!(directives(LogLevel::Info).starts_with("info,aws_config=warn,"));
         assert!(directives(LogLevel::Trace).starts_with("info,pgark=trace,aws_config=warn,"));
-        for level in [LogLevel::Error, LogLevel::Warn, LogLevel::Info, LogLevel::Debug, LogLevel::Trace] {
+        for level in LogLevel::ALL {
             assert!(EnvFilter::try_new(directives(level)).is_ok(), "{level:?}");
         }
     }

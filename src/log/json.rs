@@ -4,8 +4,8 @@ use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::{Map, Value};
 use std::fmt;
+use tracing::Event;
 use tracing::field::{Field, Visit};
-use tracing::{Event, Level};
 
 /// One line. A field's value is a number, a truth or a text.
 #[derive(Serialize)]
@@ -13,7 +13,7 @@ struct JsonLine<'a> {
     /// In RFC 3339 form, in UTC.
     timestamp: String,
     /// The word in the configuration.
-    level: &'static str,
+    level: String,
     message: String,
     /// The module that reports.
     target: &'a str,
@@ -71,16 +71,9 @@ pub(super) fn line(event: &Event<'_>, now: Timestamp) -> Result<String, fmt::Err
     let mut fields = Fields::default();
     event.record(&mut fields);
     let metadata = event.metadata();
-    let level = match *metadata.level() {
-        Level::ERROR => "error",
-        Level::WARN => "warn",
-        Level::INFO => "info",
-        Level::DEBUG => "debug",
-        Level::TRACE => "trace",
-    };
     let line = JsonLine {
         timestamp: format!("{now:.6}"),
-        level,
+        level: metadata.level().as_str().to_ascii_lowercase(),
         message: fields.message,
         target: metadata.target(),
         fields: fields.others,

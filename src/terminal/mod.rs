@@ -8,4 +8,4 @@ mod sentence;
 mod table;
 
 pub use progress::{Progress, Verbosity};
-pub use table::{bytes, counted, table};
+pub use table::{bytes, counted, seconds, table};

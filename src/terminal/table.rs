@@ -1,4 +1,6 @@
-//! Text tables.
+//! Text tables, and the form of what stands in them.
+
+use jiff::Timestamp;
 
 /// Aligns rows under headers, with two spaces between columns. The caller pads numeric columns.
 pub fn table(headers: &[&str], rows: &[Vec<String>]) -> String {
@@ -19,6 +21,11 @@ pub fn table(headers: &[&str], rows: &[Vec<String>]) -> String {
 /// A number with its noun in the right form: `1 file`, `2 files`. Regular plurals only.
 pub fn counted(number: u64, noun: &str) -> String {
     format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
+}
+
+/// A time in UTC, without fractions of a second, in the form that PostgreSQL reads.
+pub fn seconds(time: Timestamp) -> String {
+    time.strftime("%Y-%m-%d %H:%M:%S+00").to_string()
 }
 
 /// A number of bytes in readable form: three digits and a unit.

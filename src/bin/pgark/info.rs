@@ -2,11 +2,10 @@
 
 use super::CommandContext;
 use clap::Args;
-use jiff::Timestamp;
 use pgark::error::Result;
 use pgark::info::{ClusterInfo, Gap, RecoveryWindow, SystemInfo, TimelineInfo, Trouble, gather};
 use pgark::repository::wal::WalSearch;
-use pgark::terminal::{bytes, counted, table};
+use pgark::terminal::{bytes, counted, seconds, table};
 use std::process::ExitCode;
 
 pub const MORE_HELP: &str = "\
@@ -122,7 +121,7 @@ fn segments(gap: &Gap) -> String {
 fn window(window: &RecoveryWindow) -> String {
     let mut text = format!(
         "  from {} (end of backup {})\n  to   the end of {}, at the latest {}, on timeline {}\n",
-        second(window.earliest),
+        seconds(window.earliest),
         window.oldest_backup,
         window.last_segment,
         window.end_lsn,
@@ -161,7 +160,7 @@ fn backups(system: &SystemInfo) -> String {
             }
             vec![
                 backup.label.clone(),
-                second(backup.stop_time),
+                seconds(backup.stop_time),
                 format!("{}", backup.timeline),
                 backup.start_lsn.to_string(),
                 backup.stop_lsn.to_string(),
@@ -219,11 +218,6 @@ fn timelines(timelines: &[TimelineInfo]) -> String {
         }
     }
     table(&heads, &rows)
-}
-
-/// A time in UTC, in seconds.
-fn second(time: Timestamp) -> String {
-    time.strftime("%Y-%m-%d %H:%M:%S+00").to_string()
 }
 
 fn indented(text: &str) -> String {

@@ -11,7 +11,7 @@ use pgark::recover::server::settings::Archiving;
 use pgark::recover::server::standby::{Role, StandbySettings};
 use pgark::recover::server::{CollationMismatch, MismatchedCollations, ReachedPoint, ReachedState};
 use pgark::repository::wal::{TransactionEnd, TransactionOutcome};
-use pgark::terminal::{bytes, counted};
+use pgark::terminal::{bytes, counted, seconds};
 use serde::Serialize;
 
 /// The things that no physical backup can restore, with any tool.
@@ -231,7 +231,7 @@ pub fn plan(plan: &RecoveryPlan, delta: Option<DeltaForecast>) -> String {
         format!(
             "  from backup  {}, which ended {} (LSN {}, timeline {})",
             target.backup,
-            plan.backup.stop.time.strftime("%Y-%m-%d %H:%M:%S+00"),
+            seconds(plan.backup.stop.time),
             plan.backup.stop.lsn,
             plan.backup.stop.timeline
         ),

@@ -29,8 +29,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// Makes the temporary names of one process unique.
 static REPLACED: AtomicU64 = AtomicU64::new(0);
 
-/// The file system operations that durability depends on, and the reads of a data directory. The default methods call the operating system; an
-/// implementation overrides them to count or to fail.
+/// The file system operations that durability depends on, and the reads of a data directory. The default methods
+/// call the operating system; an implementation overrides them to count or to fail.
 pub trait Disk: Send + Sync + Debug {
     /// Opens a file for reading, as [`open_regular`] does.
     fn open(&self, path: &Path) -> io::Result<File> {

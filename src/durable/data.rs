@@ -1,5 +1,5 @@
-//! How the files of a server's data directory are read: without following links that nobody expects there, without
-//! waiting for the writer of a FIFO, and without displacing the server's pages from the kernel's page cache.
+//! Reads of a server's data directory. They do not follow unexpected symbolic links, do not wait for the writer of a
+//! FIFO, and do not displace the server's pages from the kernel's page cache.
 
 use super::{Disk, read_full};
 use nix::fcntl::OFlag;

@@ -1,7 +1,7 @@
 //! The host's syslog: RFC 3164 messages over its local socket.
 //!
-//! No crate is used for it: those for `tracing` call `syslog(3)`, which drops a message without an error while nobody
-//! listens, and blocks without limit.
+//! Not through `syslog(3)`, as the crates for `tracing` do: it drops a message without an error if no daemon is listening,
+//! and it can block without limit.
 
 use super::journal::priority;
 use super::rotating::RotatingLog;

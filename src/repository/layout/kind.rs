@@ -128,12 +128,12 @@ pub enum Writing {
     Replaced,
 }
 
-/// Whether a bucket with object lock keeps an object from being changed and removed for the time of the lock.
+/// Whether an object stays unchanged for the time of a lock that is configured for the bucket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lock {
     /// It does.
     Locked,
-    /// It does not: the object is replaced or removed in normal operation.
+    /// It does not: it is replaced or removed in normal operation, which adds a version or a delete marker.
     Unlocked,
 }
 
